@@ -1,0 +1,1 @@
+"""Computation on flat vectors with torch and numpy; knows nothing of models, files or MPI."""

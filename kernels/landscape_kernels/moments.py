@@ -1,0 +1,51 @@
+"""Ratio estimates from sums over samples: value sum(n) / sum(d) and its standard error, from one pass.
+
+A unit (a sample, or a batch where only batch values are known) gives a numerator n_i and a denominator d_i: the loss
+of one image and 1, or the summed loss of a text and its count of tokens. Keeping both sums apart weighs a short last
+batch, ignored targets and class weights right.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+MOMENTS = 6  # count, sum n, sum d, sum n^2, sum n d, sum d^2
+
+
+def moments_(out: Tensor, numerators: Tensor, denominators: Tensor | None) -> None:
+    """Write the six moments of one chunk's units into `out` (6,) float64; `denominators=None` means all ones."""
+    n = numerators.detach().to(torch.float64)
+    count = n.new_tensor(float(n.numel()))
+    total, squares = n.sum(), (n * n).sum()
+    if denominators is None:
+        sums = [count, total, count, squares, total, count]
+    else:
+        d = denominators.detach().to(torch.float64)
+        sums = [count, total, d.sum(), squares, (n * d).sum(), (d * d).sum()]
+    torch.stack(sums, out=out)
+
+
+def ratio(moments: npt.NDArray[np.float64]) -> tuple[float, float, int]:
+    """(value, standard error, units) of sum(n)/sum(d) from the six moments summed over all units.
+
+    stderr^2 = N/(N-1) sum_i (n_i - L d_i)^2 / (sum d)^2 with L the value: the linearised variance of a ratio of
+    means (Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13, without the finite-population factor); for d = 1 it
+    is the standard error of a mean. NaN for fewer than two units, and where the value is not finite.
+
+    >>> value, stderr, units = ratio(np.array([4.0, 10.0, 4.0, 30.0, 10.0, 4.0]))  # n = 1, 2, 3, 4
+    >>> value, round(stderr, 6), units
+    (2.5, 0.645497, 4)
+    """
+    count, n, d, nn, nd, dd = (float(m) for m in moments)
+    if d == 0:
+        return math.nan, math.nan, int(count)
+    value = n / d
+    if count < 2 or not math.isfinite(value):
+        return value, math.nan, int(count)
+    spread = max(nn - 2 * value * nd + value * value * dd, 0.0)
+    return value, math.sqrt(count / (count - 1) * spread) / abs(d), int(count)

@@ -1,0 +1,24 @@
+"""theta + sum_i c_i d_i into a given buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """out <- centre + sum_i coefficients[i] * directions[i], all (size,) on one device; returns `out`.
+
+    The sum runs in the order of the directions, coordinate by coordinate, so its bits depend on nothing else. A zero
+    coefficient leaves its direction out: the centre is met exactly.
+    """
+    terms = [(c, d) for c, d in zip(coefficients, directions, strict=True) if c != 0]
+    if not terms:
+        return out.copy_(centre)
+    (first, direction), *rest = terms
+    torch.add(centre, direction, alpha=first, out=out)
+    for coefficient, direction in rest:
+        out.add_(direction, alpha=coefficient)
+    return out

@@ -1,0 +1,57 @@
+"""The geometry of neural-network loss.
+
+>>> import landscape as ls
+>>> import torch
+>>> net = torch.nn.Linear(2, 2)
+>>> objective = ls.Objective(net, loss="cross_entropy", data=(torch.randn(8, 2), torch.zeros(8, dtype=torch.long)))
+>>> plane = ls.random_plane(objective, normalize="filter", ignore=("bias", "norm"), seed=0)
+>>> ls.measure_surface(objective, plane, x=(-1, 1, 5), y=(-1, 1, 3)).values["loss"].shape
+(3, 5)
+"""
+
+from landscape.checkpoint import load_checkpoint, read_state
+from landscape.claims import Progress
+from landscape.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError
+from landscape.exchange import (
+    read_loss_landscape_directions,
+    read_loss_landscape_surface,
+    write_loss_landscape_directions,
+    write_loss_landscape_surface,
+)
+from landscape.loop import run_task
+from landscape.objective import Objective
+from landscape.opening import merge_runs
+from landscape.opening import open_result as open  # the notebook's ls.open(path)
+from landscape.results import Estimate, Points, Surface
+from landscape.surface import measure_surface
+from landscape.vtk import write_vtk
+
+__all__ = [
+    "Estimate",
+    "InputError",
+    "LandscapeError",
+    "Objective",
+    "Plane",
+    "Points",
+    "Progress",
+    "RunFailedError",
+    "RunInterrupted",
+    "StoreError",
+    "Surface",
+    "load_checkpoint",
+    "measure_surface",
+    "merge_runs",
+    "open",
+    "pca_plane",
+    "plane_from_directions",
+    "plane_through",
+    "random_plane",
+    "read_loss_landscape_directions",
+    "read_loss_landscape_surface",
+    "read_state",
+    "run_task",
+    "write_loss_landscape_directions",
+    "write_loss_landscape_surface",
+    "write_vtk",
+]

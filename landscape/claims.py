@@ -1,0 +1,205 @@
+"""Claims over messages: rank 0 hands out items while it computes its own, and others ask one block ahead."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from landscape.comm import Communicator
+from landscape.schedule import Claims
+
+BYE, STOPPED, FAILED = 1.0, 2.0, 3.0  # how a rank left
+_ASKING = 0.0
+_BLOCK, _HALT, _GOODBYE = 0.0, 1.0, 2.0  # kinds of answers
+_REQUEST, _ANSWER = 1, 2  # message tags; one tag for all answers, since MPI keeps the order only within a tag
+_POLL = 1e-3  # seconds between looks for requests; they come one block ahead, so nobody waits for this
+_REPORT = 0.1  # seconds between two calls of the progress callback
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    done: int  # rows finished, those of earlier attempts included
+    total: int
+    computed: int  # rows finished in this attempt
+    elapsed: float  # seconds since this attempt began
+    minimum: float  # of the task's headline column in this attempt; NaN before the first row
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Estimated time left, NaN before the first row."""
+        return (self.total - self.done) * self.elapsed / self.computed if self.computed else math.nan
+
+
+class Tally:
+    """Counts finished rows and reports them, a few times a second."""
+
+    def __init__(self, report: Callable[[Progress], None] | None, done: int, total: int) -> None:
+        self._report, self._done, self._total = report, done, total
+        self._lock = threading.Lock()
+        self._computed, self._minimum = 0, math.nan
+        self._started = self._reported = time.monotonic()
+
+    def add(self, count: int, minimum: float) -> None:
+        """`count` more rows are finished, the smallest headline value among them `minimum`."""
+        with self._lock:
+            self._computed += count
+            self._minimum = float(np.fmin(self._minimum, minimum))
+            now = time.monotonic()
+            if self._report is None or (now - self._reported < _REPORT and self._done + self._computed < self._total):
+                return
+            self._reported = now
+            self._report(
+                Progress(self._done + self._computed, self._total, self._computed, now - self._started, self._minimum)
+            )
+
+
+class Source(Protocol):
+    """Where a rank gets its items from."""
+
+    def __iter__(self) -> Iterator[int]:
+        """The items of this rank, until none is left or the run is stopped."""
+
+    def finished(self, value: float) -> None:
+        """One row is finished; `value` is its headline."""
+
+    def close(self, how: float) -> None:
+        """This rank takes no more items: BYE, STOPPED or FAILED. The last two end the run for all."""
+
+
+class ManagedClaims:
+    """Rank 0's items, and the answers to every other rank's requests.
+
+    Requests are answered by a thread, so that a long item on rank 0 delays nobody; where the MPI library allows only
+    one thread to talk, between rank 0's items instead.
+    """
+
+    def __init__(self, claims: Claims, tally: Tally, comm: Communicator, others: list[int]) -> None:
+        self._claims, self._tally, self._comm = claims, tally, comm
+        self._present = set(others)  # ranks that have not left
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        if others and comm.concurrent:
+            self._thread = threading.Thread(target=self._serve, name="claims", daemon=True)
+            self._thread.start()
+
+    def __iter__(self) -> Iterator[int]:
+        while block := self._take():
+            for item in block:
+                if self._stopped:
+                    return
+                yield item
+                if self._thread is None:
+                    self._answer_waiting()
+
+    def finished(self, value: float) -> None:
+        self._tally.add(1, value)
+
+    def close(self, how: float) -> None:
+        if how != BYE:
+            self._stop()
+        if self._thread is None:
+            self._serve()
+        else:
+            while self._thread.is_alive():
+                self._thread.join(0.1)  # in slices, so that a signal is still handled
+
+    def _take(self) -> list[int]:
+        with self._lock:
+            return self._claims.take()
+
+    def _stop(self) -> None:
+        """Hand out nothing more, and tell the ranks that have items in hand."""
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            self._claims.stop()
+            for rank in self._present:
+                self._send(rank, _HALT)
+
+    def _serve(self) -> None:
+        while self._present:
+            if not self._answer_waiting():
+                time.sleep(_POLL)
+
+    def _answer_waiting(self) -> bool:
+        """Answer one request; False when there is none."""
+        request = self._comm.receive(_REQUEST, wait=False) if self._present else None
+        if request is None:
+            return False
+        sender, (state, count, minimum) = request
+        if count:
+            self._tally.add(int(count), minimum)
+        if state == _ASKING:
+            self._send(sender, _BLOCK, self._take())
+        else:
+            if state != BYE:
+                self._stop()
+            with self._lock:
+                self._present.discard(sender)
+            self._send(sender, _GOODBYE)
+        return True
+
+    def _send(self, rank: int, kind: float, items: list[int] | None = None) -> None:
+        self._comm.send(np.array([kind, *(items or [])], dtype=np.float64), rank, _ANSWER)
+
+
+class RequestedClaims:
+    """Items asked of rank 0: the next block is requested before the one in hand is begun."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
+        self._count, self._minimum = 0, math.nan
+        self._next: list[int] | None = None  # a block that arrived
+        self._halted = False
+
+    def __iter__(self) -> Iterator[int]:
+        self._tell(_ASKING)
+        while block := self._arrived():
+            self._tell(_ASKING)
+            for item in block:
+                yield item
+                self._hear(wait=False)
+                if self._halted:
+                    return
+
+    def finished(self, value: float) -> None:
+        self._count += 1
+        self._minimum = float(np.fmin(self._minimum, value))
+
+    def close(self, how: float) -> None:
+        self._tell(how)
+        # A block still under way is dropped: its items stay pending for the next attempt.
+        while self._hear(wait=True) != _GOODBYE:
+            pass
+
+    def _arrived(self) -> list[int]:
+        while self._next is None and not self._halted:
+            self._hear(wait=True)
+        block, self._next = self._next, None
+        return [] if self._halted or block is None else block
+
+    def _hear(self, *, wait: bool) -> float | None:
+        """Take in one message from rank 0, if there is one; returns its kind."""
+        message = self._comm.receive(_ANSWER, wait=wait)
+        if message is None:
+            return None
+        kind, *items = message[1]
+        if kind == _BLOCK:
+            self._next = [int(item) for item in items]
+        elif kind == _HALT:
+            self._halted = True
+        return float(kind)
+
+    def _tell(self, state: float) -> None:
+        self._comm.send(np.array([state, self._count, self._minimum]), 0, _REQUEST)
+        self._count, self._minimum = 0, math.nan

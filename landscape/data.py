@@ -1,0 +1,273 @@
+"""The data of an objective: read once in a fixed order, held in memory when it fits, checked for answering alike."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+
+from landscape.errors import InputError
+from landscape.trees import batch_size, map_tensors, tensor_bytes, tensors_in
+
+Batch = Any  # nested tuples, lists and mappings of tensors with a common first axis
+
+_READ_BATCH = 256  # samples collated at a time when a Dataset is read
+
+
+class Data:
+    """Batches in a fixed order.
+
+    `samples` is the number of samples, `digest` a hash of all values in their order, whatever the batching.
+    """
+
+    def __init__(
+        self, batches: Iterable[Batch], samples: int, digest: str, count: int, *, held: bool, divisible: bool
+    ) -> None:
+        self._batches = batches
+        self.samples = samples
+        self.digest = digest
+        self.count = count
+        self.held = held
+        self.divisible = divisible
+
+    def chunks(self, start: int = 0, step: int = 1) -> Iterator[tuple[int, Batch]]:
+        """(number, batch) of every `step`-th batch from `start` on."""
+        if isinstance(self._batches, Sequence):
+            for i in range(start, len(self._batches), step):
+                yield i, self._batches[i]
+            return
+        for i, batch in enumerate(self._batches):
+            if i % step == start:
+                yield i, batch
+
+    def divided(self, size: int) -> Data:
+        """The same samples in batches of `size`, the last one shorter; unchanged where batches are the user's own."""
+        if not self.divisible:
+            return self
+        count = -(-self.samples // size)
+        if isinstance(self._batches, _Stream):
+            stream = self._batches.with_batch_size(size)
+            return Data(stream, self.samples, self.digest, count, held=False, divisible=True)
+        (whole,) = self._batches
+        batches = [_rows(whole, i, i + size) for i in range(0, self.samples, size)]
+        return Data(batches, self.samples, self.digest, count, held=True, divisible=False)
+
+    def converted(self, convert: Any) -> Data:
+        """The same batches with `convert` applied to each tensor: at once where held, batch by batch where streamed."""
+        batches = (
+            [map_tensors(b, convert) for b in self._batches]
+            if isinstance(self._batches, Sequence)
+            else self._batches.converted(convert)  # type: ignore[attr-defined]
+        )
+        return Data(batches, self.samples, self.digest, self.count, held=self.held, divisible=self.divisible)
+
+
+def read_data(
+    data: Any, *, device: torch.device, dtype: torch.dtype, budget: int, divisible: bool, check: bool
+) -> Data:
+    """Read `data` once (with `check` twice, to see that it answers alike); hold it if it takes at most `budget` bytes.
+
+    `data` is a tuple (inputs, targets) of tensors or arrays, a mapping of tensors, a Dataset, a DataLoader, or any
+    re-iterable of batches. `divisible`: samples may be regrouped into other batches.
+    Raises InputError for data that is empty, can be iterated only once, or differs between two passes.
+    """
+    whole = _as_whole(data)
+    with _random_state_kept():
+        if whole is not None:
+            stream = _Stream([whole], device, dtype)
+            given_batches = False
+        else:
+            given_batches = not (isinstance(data, Dataset) and not isinstance(data, IterableDataset))
+            stream = _Stream(data, device, dtype)
+        first = _pass(stream, budget)
+        if first.samples == 0:
+            raise InputError(f"the data ({type(data).__name__}) is empty; at least one sample is needed")
+        if check and whole is None:
+            _compare(first, _pass(stream, 0))
+    if first.kept is None:
+        return Data(
+            stream, first.samples, first.digest, first.count, held=False, divisible=divisible and not given_batches
+        )
+    if divisible:
+        merged = _merge(first.kept)
+        if merged is not None:
+            return Data([merged], first.samples, first.digest, 1, held=True, divisible=True)
+    return Data(first.kept, first.samples, first.digest, first.count, held=True, divisible=False)
+
+
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
+    return map_tensors(batch, lambda tensor: tensor[start:stop])
+
+
+class _Stream:
+    """Batches made anew at each iteration, on the device, floating-point values in the working precision."""
+
+    def __init__(
+        self,
+        source: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        size: int = _READ_BATCH,
+        converts: tuple[Any, ...] = (),
+    ) -> None:
+        self._source, self._device, self._dtype, self._size, self._converts = source, device, dtype, size, converts
+
+    def with_batch_size(self, size: int) -> _Stream:
+        return _Stream(self._source, self._device, self._dtype, size, self._converts)
+
+    def converted(self, convert: Any) -> _Stream:
+        return _Stream(self._source, self._device, self._dtype, self._size, (*self._converts, convert))
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._raw():
+            moved = map_tensors(_as_tensors(batch), self._place)
+            for convert in self._converts:
+                moved = map_tensors(moved, convert)
+            yield moved
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype)
+
+    def _raw(self) -> Iterator[Batch]:
+        source = self._source
+        if isinstance(source, IterableDataset):
+            yield from DataLoader(source, batch_size=self._size)
+        elif isinstance(source, Dataset):
+            length = len(source)  # type: ignore[arg-type]
+            for start in range(0, length, self._size):
+                yield default_collate([source[i] for i in range(start, min(start + self._size, length))])
+        else:
+            yield from source
+
+
+class _Pass:
+    """What one pass over the data saw."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.count = 0
+        self.kept: list[Batch] | None = []
+        self.signatures: list[Tensor] = []  # per sample: the sum of its values, to tell reordering from change
+        self._hashes: list[Any] = []
+        self._bytes = 0
+
+    @property
+    def digest(self) -> str:
+        return hashlib.blake2b(b"".join(h.digest() for h in self._hashes), digest_size=16).hexdigest()
+
+    def add(self, batch: Batch, budget: int) -> None:
+        size = batch_size(batch)
+        self.count, self.samples = self.count + 1, self.samples + size
+        leaves = list(tensors_in(batch))
+        for i, leaf in enumerate(leaves):
+            if i == len(self._hashes):
+                kind = f"{leaf.dtype}{tuple(leaf.shape[1:])}"
+                self._hashes.append(hashlib.blake2b(kind.encode(), digest_size=16))
+            self._hashes[i].update(tensor_bytes(leaf))
+            self._bytes += leaf.numel() * leaf.element_size()
+        if all(leaf.ndim and leaf.shape[0] == size for leaf in leaves):
+            self.signatures.append(
+                sum((leaf.double().reshape(size, -1).sum(1) for leaf in leaves), torch.zeros(1)).cpu()
+            )
+        if self.kept is not None and self._bytes <= budget:
+            self.kept.append(batch)
+        else:
+            self.kept = None
+
+
+def _pass(stream: _Stream, budget: int) -> _Pass:
+    seen = _Pass()
+    for batch in stream:
+        seen.add(batch, budget)
+    return seen
+
+
+def _compare(first: _Pass, second: _Pass) -> None:
+    if (first.samples, first.count, first.digest) == (second.samples, second.count, second.digest):
+        return
+    if first.samples != second.samples:
+        raise InputError(
+            f"the data gave {first.samples} samples on a first pass and {second.samples} on a second; it must be the "
+            "same each time. Pass a Dataset, a list of batches or a DataLoader over a map-style Dataset."
+        )
+    a, b = (torch.cat(s.signatures).sort().values if s.signatures else torch.empty(0) for s in (first, second))
+    if a.shape == b.shape and torch.allclose(a, b, rtol=1e-9):
+        raise InputError(
+            "the data comes in another order on a second pass: it is shuffled. Build the DataLoader with "
+            "shuffle=False, or pass its dataset instead."
+        )
+    raise InputError(
+        "samples change from one pass to the next: the data is augmented at random (crops, flips, noise). Use the "
+        "evaluation transform, so that every pass sees the same values."
+    )
+
+
+def _merge(batches: list[Batch]) -> Batch | None:
+    """One batch of all samples; None where batches cannot be joined (padding to different lengths, say)."""
+    if len(batches) == 1:
+        return batches[0]
+    leaves = [list(tensors_in(batch)) for batch in batches]
+    shapes = [[(leaf.dtype, leaf.shape[1:]) for leaf in row] for row in leaves]
+    if any(row != shapes[0] for row in shapes) or any(leaf.ndim == 0 for leaf in leaves[0]):
+        return None
+    joined = iter([torch.cat(column) for column in zip(*leaves, strict=True)])
+    return map_tensors(batches[0], lambda _: next(joined))
+
+
+def _as_whole(data: Any) -> Batch | None:
+    """`data` as one batch when it is given as tensors; None for datasets and iterables of batches."""
+    if isinstance(data, TensorDataset):
+        return _checked_lengths(tuple(data.tensors))
+    if isinstance(data, Mapping):
+        return _checked_lengths(_as_tensors(data))
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[1], (Tensor, np.ndarray)):
+        return _checked_lengths(_as_tensors(tuple(data)))  # (inputs, targets), inputs one tensor or several
+    if isinstance(data, (str, bytes)) or not (isinstance(data, (Dataset, Iterable))):
+        raise InputError(
+            f"data of type {type(data).__name__} is not understood; give (inputs, targets), a Dataset, a DataLoader or "
+            "a list of batches"
+        )
+    if isinstance(data, Iterator):
+        raise InputError(
+            f"data of type {type(data).__name__} can be read only once, and every grid point needs it again; give a "
+            "list, a Dataset or a DataLoader"
+        )
+    return None
+
+
+def _as_tensors(tree: Any) -> Any:
+    if isinstance(tree, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(tree))
+    if isinstance(tree, Mapping):
+        return {key: _as_tensors(value) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return tuple(_as_tensors(value) for value in tree)
+    return tree
+
+
+def _checked_lengths(whole: Batch) -> Batch:
+    lengths = {int(t.shape[0]) if t.ndim else 0 for t in tensors_in(whole)}
+    if len(lengths) != 1:
+        raise InputError(f"inputs and targets have different numbers of samples: {sorted(lengths)}; they must agree")
+    if lengths == {0}:
+        raise InputError("the data is empty (0 samples); at least one is needed")
+    return whole
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Reading data may draw random numbers (a DataLoader does); the caller's streams go on as if it had not."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

@@ -1,0 +1,321 @@
+"""Planes: a centre, directions from it, and known points on them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.layout import Block, Layout
+from landscape_kernels.normalise import NORMALIZATIONS, normalise_, orthogonalise_
+from landscape_kernels.perturb import perturb_
+from landscape_kernels.probes import normal_vector
+from landscape_kernels.projection import gram, principal_axes, project
+from torch import Tensor
+
+from landscape.checkpoint import check_state, read_state, strip_prefixes
+from landscape.errors import InputError, nearest
+from landscape.objective import Objective, digest
+from landscape.results import FloatArray
+
+_KINDS = ("bias", "norm", "embedding", "weight")
+ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint
+
+
+@dataclass(frozen=True)
+class PlanePoints:
+    """Parameter vectors to be shown on a plane."""
+
+    kind: str  # "points" or "trajectory"
+    labels: tuple[str, ...]
+    vectors: tuple[Tensor, ...]  # m of (size,)
+    coordinates: FloatArray  # (m, axes)
+    distance: FloatArray  # (m,), from the plane
+    explained_variance: FloatArray | None = None  # (axes,), PCA only
+    buffers: tuple[Mapping[str, Tensor], ...] = ()  # m, where known
+
+
+@dataclass(frozen=True)
+class Plane:
+    """theta(c) = centre + sum_i c_i directions[i], for any number of axes."""
+
+    centre: Tensor  # (size,)
+    directions: tuple[Tensor, ...]  # (size,) each, x first
+    about: Mapping[str, Any] = field(default_factory=dict)  # how it was made, in plain values
+    points: PlanePoints | None = None
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # at the centre, where they vary over the plane
+    buffer_directions: tuple[Mapping[str, Tensor], ...] = ()  # change of the buffers along each axis
+
+    @property
+    def axes(self) -> int:
+        """Number of axes."""
+        return len(self.directions)
+
+    def point(self, coordinates: Sequence[float], out: Tensor | None = None) -> Tensor:
+        """theta at `coordinates`, into `out` where given."""
+        return perturb_(
+            torch.empty_like(self.centre) if out is None else out, self.centre, self.directions, coordinates
+        )
+
+    def buffers_at(self, coordinates: Sequence[float]) -> dict[str, Tensor]:
+        """Buffers interpolated along with the parameters; variances extrapolated below 0 are 0."""
+        result: dict[str, Tensor] = {}
+        for name, value in self.buffers.items():
+            if value.is_floating_point():
+                value = perturb_(
+                    torch.empty_like(value), value, [change[name] for change in self.buffer_directions], coordinates
+                )
+            result[name] = value.clamp(min=0) if name.endswith("running_var") else value
+        return result
+
+    def identity(self) -> dict[str, Any]:
+        """What fixes the plane's points, in plain values."""
+        return {
+            "centre": digest(self.centre),
+            "directions": [digest(d) for d in self.directions],
+            "points": digest(*self.points.vectors) if self.points else "",
+        }
+
+    def geometry(self) -> dict[str, Any]:
+        """Lengths of the directions and the cosines between them."""
+        products = gram(self.directions)
+        lengths = np.sqrt(products.diagonal())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            cosines = products / np.outer(lengths, lengths)
+        return {"lengths": lengths.tolist(), "cosines": np.nan_to_num(cosines).tolist()}
+
+
+def random_plane(
+    objective: Objective,
+    *,
+    normalize: str = "filter",
+    ignore: Sequence[str] = ("bias", "norm"),
+    seed: int = 0,
+    axes: int = 2,
+    orthogonal: bool = False,
+) -> Plane:
+    """Gaussian directions at the objective's centre, each from (seed, axis) alone, scaled to the parameters.
+
+    `normalize` is "none", "filter" (Li et al. 2018), "layer", "weight" or "model"; see
+    `landscape_kernels.normalise.normalise_` for the formulas. `ignore` names kinds ("bias", "norm", "embedding",
+    "weight") or patterns of parameter names whose directions are zero. `orthogonal` makes the directions exactly
+    orthogonal (cosine below 1e-13) while each keeps its norms; without it they are so only on average,
+    about 1/sqrt(size). Raises InputError for unknown names, or when everything is ignored.
+    """
+    if normalize not in NORMALIZATIONS:
+        raise InputError(f"normalize={normalize!r} is unknown; {nearest(normalize, NORMALIZATIONS)}")
+    if axes < 1:
+        raise InputError(f"axes={axes}; a plane has at least 1")
+    layout = objective.layout
+    ignored = _matching(layout, ignore)
+    if len(ignored) == len(layout.blocks):
+        raise InputError(f"ignore={tuple(ignore)} covers all {len(ignored)} parameter tensors; no direction is left")
+    theta = objective.theta.double().cpu()
+    directions: list[Tensor] = []
+    for axis in range(axes):
+        direction = normalise_(normal_vector(layout.size, seed, "direction", axis), theta, layout, normalize, ignored)
+        if orthogonal:
+            try:
+                orthogonalise_(direction, directions, theta, layout, normalize, ignored)
+            except ValueError as error:
+                raise InputError(
+                    f"axis {axis} cannot be made orthogonal with normalize={normalize!r}: {error}. Use fewer axes, "
+                    "normalize='model', or orthogonal=False."
+                ) from error
+        directions.append(direction)
+    for axis, direction in enumerate(directions):
+        if not bool(direction.any()):
+            raise InputError(
+                f"direction {axis} is zero: with normalize={normalize!r} it is scaled by parameters that are all zero. "
+                "Use normalize='none', or a trained model."
+            )
+    about = {
+        "kind": "random",
+        "normalize": normalize,
+        "ignore": list(ignore),
+        "seed": seed,
+        "orthogonal": orthogonal,
+    }
+    return Plane(objective.theta, _placed(objective, directions), about)
+
+
+def plane_from_directions(
+    objective: Objective, directions: Sequence[Any], *, centre: ThetaLike = None, labels: Sequence[str] = ()
+) -> Plane:
+    """The plane along given directions, flat vectors or {parameter name: tensor} (names left out are zero), as given.
+
+    `centre` is the objective's by default. Raises InputError for a wrong size, unknown names or a zero direction.
+    """
+    if not directions:
+        raise InputError("directions is empty; give at least one")
+    vectors = [_direction(objective, d, i) for i, d in enumerate(directions)]
+    middle = objective.theta if centre is None else _state(objective, centre)[0]
+    about: dict[str, Any] = {"kind": "given"}
+    if labels:
+        about["labels"] = list(labels)
+    return Plane(middle, tuple(vectors), about)
+
+
+def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: Sequence[str] = ()) -> Plane:
+    """The line through two models, the plane through three, in general n - 1 axes through n.
+
+    The first model is the centre and the second lies at x = 1. Further axes are orthogonal to those before and as long
+    as the first, so that the picture is to scale; the exact coordinates of all models are kept in `points`. Where the
+    models come with buffers (state dicts, modules, checkpoints) these vary with batchnorm="interpolated".
+    Raises InputError for fewer than two models, equal ones, or ones that lie on a common line (or plane).
+    """
+    if len(thetas) < 2:
+        raise InputError(f"{len(thetas)} models given; a line needs 2, a plane 3")
+    states = [_state(objective, theta) for theta in thetas]
+    vectors = [vector for vector, _ in states]
+    offsets = [v.double() - vectors[0].double() for v in vectors[1:]]
+    scale = torch.linalg.vector_norm(offsets[0])
+    if not bool(scale > 0):
+        raise InputError("the first two models are equal, so no line goes through them")
+    directions: list[Tensor] = []
+    # change[i, j]: how much of (model j+1 - model 0) direction i holds; buffers follow the same combination.
+    change = np.zeros((len(offsets), len(offsets)))
+    for i, offset in enumerate(offsets):
+        weights = np.zeros(len(offsets))
+        weights[i] = 1.0
+        rest = offset.clone()
+        for _ in range(2):  # twice: the second pass removes the rounding of the first
+            for j, earlier in enumerate(directions):
+                share = float(rest @ earlier / (earlier @ earlier))
+                rest -= share * earlier
+                weights -= share * change[j]
+        length = torch.linalg.vector_norm(rest)
+        if not bool(length > 1e-6 * torch.linalg.vector_norm(offset)):
+            raise InputError(f"model {i + 1} lies in the span of those before it; no further axis leads to it")
+        factor = float(scale / length) if i else 1.0
+        directions.append(rest * factor)
+        change[i] = weights * factor
+    buffers, buffer_directions = _buffer_plane([b for _, b in states], change)
+    placed = _placed(objective, directions)
+    names = tuple(labels) or tuple(_label(theta, i) for i, theta in enumerate(thetas))
+    if len(names) != len(thetas):
+        raise InputError(f"{len(names)} labels for {len(thetas)} models; give one each")
+    points = _points(vectors[0], placed, vectors, "points", names, [b for _, b in states])
+    return Plane(vectors[0], placed, {"kind": "through"}, points, buffers, buffer_directions)
+
+
+def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 2, labels: Sequence[str] = ()) -> Plane:
+    """The plane of the leading principal axes of a trajectory of checkpoints, through the objective's centre.
+
+    The axes are unit vectors: coordinates are distances in parameter space. Each checkpoint has least-squares
+    coordinates, its distance from the plane, and the axes the fraction of the trajectory's variance they explain
+    (principal axes of the checkpoints about their mean; Li et al. 2018, section 7). Raises InputError when the
+    checkpoints span too few directions.
+    """
+    vectors = [_state(objective, theta)[0] for theta in thetas]
+    try:
+        principal = principal_axes(vectors, axes)
+    except ValueError as error:
+        raise InputError(f"{error}; give more checkpoints, or fewer axes") from error
+    placed = _placed(objective, principal.axes)
+    names = tuple(labels) or tuple(_label(theta, i) for i, theta in enumerate(thetas))
+    centre = objective.theta
+    points = _points(centre, placed, vectors, "trajectory", names, [], principal.explained_variance)
+    return Plane(centre, placed, {"kind": "pca"}, points)
+
+
+def _points(
+    centre: Tensor,
+    directions: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    kind: str,
+    labels: tuple[str, ...],
+    buffers: Sequence[Mapping[str, Tensor]],
+    explained: FloatArray | None = None,
+) -> PlanePoints:
+    found = project(vectors, centre, directions)
+    known = tuple(buffers) if buffers and all(buffers) else ()
+    return PlanePoints(kind, labels, tuple(vectors), found.coordinates, found.distance, explained, known)
+
+
+def _buffer_plane(
+    buffers: Sequence[Mapping[str, Tensor]], change: FloatArray
+) -> tuple[dict[str, Tensor], tuple[dict[str, Tensor], ...]]:
+    """Buffers at the first model and their change along each axis; nothing unless every model has them."""
+    if not all(buffers):
+        return {}, ()
+    first = dict(buffers[0])
+    floating = [name for name, value in first.items() if value.is_floating_point()]
+    directions = tuple(
+        {
+            name: torch.stack([float(w) * (b[name] - first[name]) for w, b in zip(row, buffers[1:], strict=True)]).sum(
+                0
+            )
+            for name in floating
+        }
+        for row in change
+    )
+    return first, directions
+
+
+def _state(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str, Tensor]]:
+    """(flat vector, buffers) of a model given in any of the accepted forms; buffers empty where it brings none."""
+    source = "the given state"
+    if isinstance(theta, (str, Path)):
+        source = f"checkpoint {theta}"
+        theta = read_state(theta)
+    elif hasattr(theta, "state_dict"):
+        source = type(theta).__name__
+        theta = theta.state_dict()
+    if not isinstance(theta, Mapping):
+        return objective.vector(theta), {}
+    state = strip_prefixes(theta)
+    parameters = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
+    if set(state) == set(parameters):
+        check_state(state, parameters, source)
+        return objective.vector(objective.layout.flatten(state)), {}
+    check_state(state, objective.state_shapes, source)
+    buffers = {
+        name: state[name].to(value.device, value.dtype) if name in state else value
+        for name, value in objective.buffers.items()
+    }
+    return objective.vector(objective.layout.flatten(state)), buffers
+
+
+def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
+    if isinstance(direction, Mapping):
+        known = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
+        for name in direction:
+            if name not in known:
+                raise InputError(f"direction {number} names parameter {name!r}; {nearest(name, known)}")
+        full = {name: direction.get(name, torch.zeros(shape)) for name, shape in known.items()}
+        try:
+            direction = objective.layout.flatten({k: torch.as_tensor(v, dtype=torch.float64) for k, v in full.items()})
+        except ValueError as error:
+            raise InputError(f"direction {number}: {error}") from error
+    vector = objective.vector(direction)
+    if not bool(vector.any()):
+        raise InputError(f"direction {number} is zero everywhere; it leads nowhere")
+    return vector
+
+
+def _matching(layout: Layout, ignore: Sequence[str]) -> list[Block]:
+    if isinstance(ignore, str):
+        ignore = (ignore,)
+    matched: list[Block] = []
+    for pattern in ignore:
+        found = [b for b in layout.blocks if (b.kind == pattern or fnmatch.fnmatchcase(b.name, pattern))]
+        if not found and pattern not in _KINDS:
+            raise InputError(
+                f"ignore={pattern!r} matches no parameter; kinds are {', '.join(_KINDS)}, and of the names "
+                f"{nearest(pattern, layout.names)}"
+            )
+        matched += [b for b in found if b not in matched]
+    return matched
+
+
+def _placed(objective: Objective, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(objective.vector(direction) for direction in directions)
+
+
+def _label(theta: ThetaLike, number: int) -> str:
+    return Path(theta).stem if isinstance(theta, (str, Path)) else str(number)

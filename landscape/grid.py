@@ -1,0 +1,93 @@
+"""Axes of a grid and the order of its points: the first axis varies fastest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.results import FloatArray
+
+AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
+
+AxisLike = Sequence[float] | FloatArray
+
+
+def axis_values(name: str, axis: AxisLike) -> FloatArray:
+    """Coordinates along one axis, from (start, stop, n) with both ends included, or an increasing array of values.
+
+    Value i is ((n-1-i) start + i stop) / (n-1): symmetric, so the middle of (-1, 1, 51) is exactly 0.
+    Raises InputError for n < 1, start > stop, values that are not finite or not increasing.
+
+    >>> axis_values("x", (-1, 1, 5))
+    array([-1. , -0.5,  0. ,  0.5,  1. ])
+    """
+    if isinstance(axis, np.ndarray):
+        return _checked(name, axis.astype(np.float64))
+    values = list(axis)
+    if len(values) != 3:
+        raise InputError(f"{name} has {len(values)} entries; give (start, stop, n), or a numpy array of coordinates")
+    start, stop, n = (float(v) for v in values)
+    if not (math.isfinite(start) and math.isfinite(stop)):
+        raise InputError(f"{name} runs from {start} to {stop}; both ends must be finite numbers")
+    if n != int(n) or n < 1:
+        raise InputError(f"{name} has n={values[2]} points; n is a whole number of at least 1")
+    count = int(n)
+    if start > stop:
+        raise InputError(
+            f"{name} runs from {start} down to {stop}; give the smaller end first: ({stop}, {start}, {count})"
+        )
+    if count == 1:
+        if start != stop:
+            raise InputError(f"{name} has one point for the range {start} to {stop}; give n of at least 2")
+        return np.array([start])
+    if start == stop:
+        raise InputError(f"{name} has {count} points between {start} and {stop}; give two different ends, or n=1")
+    i = np.arange(count)
+    return np.asarray(((count - 1 - i) * start + i * stop) / (count - 1), dtype=np.float64)
+
+
+def _checked(name: str, values: FloatArray) -> FloatArray:
+    if values.ndim != 1 or values.size == 0:
+        raise InputError(
+            f"{name} has shape {values.shape}; coordinates are a one-dimensional array of at least 1 value"
+        )
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} holds {int((~np.isfinite(values)).sum())} coordinates that are NaN or infinite")
+    if (np.diff(values) <= 0).any():
+        raise InputError(
+            f"the coordinates of {name} must increase; they do not at index {int(np.argmin(np.diff(values)))}"
+        )
+    return values
+
+
+class Grid:
+    """The points of a grid in file order: index 0 at every axis' start, the first axis fastest.
+
+    >>> grid = Grid({"x": np.array([0.0, 1.0, 2.0]), "y": np.array([5.0, 6.0])})
+    >>> grid.shape, grid.coordinates(4)
+    ((2, 3), (1.0, 6.0))
+    """
+
+    def __init__(self, axes: Mapping[str, FloatArray]) -> None:
+        self.axes = dict(axes)
+        self.shape = tuple(len(values) for values in reversed(self.axes.values()))
+        self.size = math.prod(self.shape)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Grid:
+        """From {axis name: (start, stop, n) or array}. Raises InputError, see `axis_values`."""
+        return cls({name: axis_values(name, axis) for name, axis in given.items()})
+
+    def coordinates(self, index: int) -> tuple[float, ...]:
+        """Coordinates of point `index`, first axis first."""
+        places = np.unravel_index(index, self.shape)[::-1]
+        return tuple(float(values[place]) for values, place in zip(self.axes.values(), places, strict=True))
+
+    def nearest(self, coordinates: Sequence[float]) -> int:
+        """Index of the grid point whose coordinates are nearest, axis by axis."""
+        places = [int(np.abs(v - c).argmin()) for v, c in zip(self.axes.values(), coordinates, strict=True)]
+        return int(np.ravel_multi_index(places[::-1], self.shape))

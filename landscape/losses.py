@@ -1,0 +1,333 @@
+"""Losses and metrics as numerators and denominators per unit, from names, torch criteria or any callable."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name torch's own documentation uses)
+from torch import Tensor
+
+from landscape.errors import InputError, nearest
+from landscape.trees import batch_size, map_tensors, tensors_in
+
+LossLike = str | Callable[..., Any]
+_SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
+
+
+@dataclass(frozen=True)
+class Units:
+    """Numerators (B,) and denominators (B,) or None for ones; one unit per sample, or one for a whole batch."""
+
+    numerators: Tensor
+    denominators: Tensor | None
+    per_sample: bool
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One measured quantity: `units(outputs, targets)` gives its Units on a batch."""
+
+    name: str
+    describe: str
+    units: Callable[[Any, Any], Units]
+
+
+def named_losses() -> tuple[str, ...]:
+    """Names accepted as `loss`."""
+    return tuple(_LOSSES)
+
+
+def named_metrics() -> tuple[str, ...]:
+    """Names accepted in `metrics`."""
+    return tuple(_METRICS)
+
+
+def loss_quantity(loss: LossLike, outputs: Any, targets: Any) -> Quantity:
+    """The loss as a Quantity; `outputs, targets` is a trial batch that decides how a scalar callable reduces."""
+    if isinstance(loss, str):
+        if loss not in _LOSSES:
+            raise InputError(f"loss {loss!r} is unknown; {nearest(loss, _LOSSES)} A callable is accepted too.")
+        return _by_elements("loss", loss, _LOSSES[loss], _class_weights({}))
+    reducible = _unreduced(loss, next(tensors_in(outputs)).device)
+    if reducible is not None:
+        elements, settings = reducible
+        return _by_elements("loss", describe_callable(loss), elements, _class_weights(settings))
+    return callable_quantity("loss", loss, outputs, targets)
+
+
+def metric_quantities(
+    metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]], outputs: Any, targets: Any
+) -> list[Quantity]:
+    """The metrics as Quantities; a callable is named by its `__name__` or its key."""
+    items: list[tuple[str, str | Callable[..., Any]]] = (
+        list(metrics.items())
+        if isinstance(metrics, Mapping)
+        else [(m if isinstance(m, str) else getattr(m, "__name__", type(m).__name__), m) for m in metrics]
+    )
+    result: list[Quantity] = []
+    for name, metric in items:
+        if name == "loss" or name in {q.name for q in result}:
+            raise InputError(f"metric name {name!r} is taken; name it otherwise: metrics={{'my_name': function}}")
+        if isinstance(metric, str):
+            if metric not in _METRICS:
+                raise InputError(f"metric {metric!r} is unknown; {nearest(metric, _METRICS)} A callable works too.")
+            result.append(Quantity(name, metric, _METRICS[metric]))
+        else:
+            result.append(callable_quantity(name, metric, outputs, targets))
+    return result
+
+
+def values_as_units(value: Any, size: int, what: str) -> Units | None:
+    """Units from what a callable returned: (B,) values, or a (numerators, denominators) pair; None for a scalar."""
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        numerators, denominators = (torch.as_tensor(v).reshape(-1) for v in value)
+        if numerators.shape != denominators.shape:
+            raise InputError(
+                f"{what} returned numerators of shape {tuple(numerators.shape)} and denominators of shape "
+                f"{tuple(denominators.shape)}; they must agree"
+            )
+        return Units(numerators, denominators, per_sample=numerators.numel() == size)
+    tensor = torch.as_tensor(value)
+    if tensor.ndim == 0:
+        return None
+    if tensor.shape[0] != size:
+        raise InputError(
+            f"{what} returned shape {tuple(tensor.shape)} for a batch of {size} samples; return a scalar mean, "
+            f"({size},) values per sample, or a (numerators, denominators) pair"
+        )
+    if tensor.ndim > 1:
+        tensor = tensor.reshape(size, -1)
+        return Units(tensor.sum(1), tensor.new_full((size,), float(tensor.shape[1])), per_sample=True)
+    return Units(tensor, None, per_sample=True)
+
+
+def mean_as_unit(value: Any, size: int) -> Units:
+    """A batch mean as one unit of weight `size`."""
+    scalar = torch.as_tensor(value, dtype=torch.float64).reshape(1)
+    return Units(scalar * size, torch.full_like(scalar, float(size)), per_sample=False)
+
+
+def callable_quantity(name: str, function: Callable[..., Any], outputs: Any, targets: Any) -> Quantity:
+    """A Quantity from any callable of (outputs, targets).
+
+    Per-sample values and (numerators, denominators) pairs are used as they are. A scalar is a mean or a sum over the
+    batch; which, is decided on the trial batch by comparing it with its values on single samples, never assumed. A
+    scalar that is neither (a mean over tokens, say) cannot be weighted right and is refused.
+    """
+    what = f"{name} ({describe_callable(function)})"
+    size = batch_size(targets if targets is not None else outputs)
+    if values_as_units(function(outputs, targets), size, what) is not None:
+
+        def direct(o: Any, t: Any) -> Units:
+            units = values_as_units(function(o, t), batch_size(t if t is not None else o), what)
+            assert units is not None
+            return units
+
+        return Quantity(name, describe_callable(function), direct)
+    return Quantity(name, describe_callable(function), _scalar_units(function, outputs, targets, size, what))
+
+
+def describe_callable(function: Any) -> str:
+    """A stable text for a callable: module, name and settings, without memory addresses."""
+    if isinstance(function, functools.partial):
+        settings = ", ".join(f"{k}={_describe_value(v)}" for k, v in sorted(function.keywords.items()))
+        return f"{describe_callable(function.func)}({settings})"
+    name = getattr(function, "__qualname__", None)
+    if name is not None:
+        return f"{getattr(function, '__module__', '?')}.{name}{_code_digest(function)}"
+    settings = ", ".join(
+        f"{k}={_describe_value(v)}"
+        for k, v in sorted({**vars(function), **vars(function).get("_buffers", {})}.items())
+        if not k.startswith("_") and k != "training" and isinstance(v, (int, float, str, bool, Tensor, type(None)))
+    )
+    return f"{type(function).__module__}.{type(function).__qualname__}({settings})"
+
+
+def _code_digest(function: Any) -> str:
+    """Tells apart functions of one name, as lambdas are: a digest of what the user's own code compiles to."""
+    code = getattr(function, "__code__", None)
+    if code is None or str(function.__module__).startswith("torch."):
+        return ""
+    constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
+    text = repr((code.co_code, constants, code.co_names))
+    return "#" + hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _describe_value(value: Any) -> str:
+    return str(value.tolist()) if isinstance(value, Tensor) else repr(value)
+
+
+def _scalar_units(
+    function: Callable[..., Any], outputs: Any, targets: Any, size: int, what: str
+) -> Callable[[Any, Any], Units]:
+    trial_size = min(size, 16)
+
+    def head(tree: Any) -> Any:
+        return map_tensors(tree, lambda tensor: tensor[:trial_size])
+
+    def row(tree: Any, i: int) -> Any:
+        return map_tensors(tree, lambda tensor: tensor[i : i + 1])
+
+    def with_axis(tree: Any) -> Any:
+        return map_tensors(tree, lambda tensor: tensor.unsqueeze(0))
+
+    o, t = head(outputs), head(targets)
+    whole = torch.as_tensor(function(o, t)).double()
+    singles = torch.stack(
+        [torch.as_tensor(function(row(o, i), row(t, i))).double().reshape(()) for i in range(trial_size)]
+    )
+    scale = singles.abs().mean() * _SEPARABLE + 1e-12
+    is_mean = bool((whole - singles.mean()).abs() <= scale)
+    is_sum = bool((whole - singles.sum()).abs() <= scale * trial_size)
+    if not (is_mean or is_sum):
+        raise InputError(
+            f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
+            f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot be "
+            "weighted right from that. Return values per sample, or a (numerators, denominators) pair."
+        )
+
+    def per_sample(o: Any, t: Any) -> Units:
+        values = torch.vmap(lambda a, b: function(with_axis(a), with_axis(b)))(o, t)
+        return Units(values.reshape(values.shape[0], -1)[:, 0], None, per_sample=True)
+
+    def per_batch(o: Any, t: Any) -> Units:
+        value, n = function(o, t), batch_size(t if t is not None else o)
+        return mean_as_unit(value if is_mean else torch.as_tensor(value).double() / n, n)
+
+    # vmap refuses data-dependent code in several ways; whole batches as units are right for any callable.
+    try:
+        vmapped = per_sample(o, t).numerators.double()
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return per_batch
+    return per_sample if bool(((vmapped - singles).abs() <= scale).all()) else per_batch
+
+
+def _by_elements(
+    name: str,
+    describe: str,
+    elements: Callable[[Any, Any], Tensor],
+    weigh: Callable[[Any, Any, Tensor], Tensor | None],
+) -> Quantity:
+    """Units from element-wise values: summed over everything but the first axis; the weights decide the denominator."""
+
+    def units(outputs: Any, targets: Any) -> Units:
+        outputs, targets = _aligned(outputs, targets, describe)
+        values = elements(outputs, targets)
+        weights = weigh(outputs, targets, values)
+        if weights is None and values.ndim == 1:
+            return Units(values, None, per_sample=True)
+        size = values.shape[0]
+        if weights is None:
+            per = float(values[0].numel()) if size else 1.0
+            return Units(values.reshape(size, -1).sum(1), values.new_full((size,), per), per_sample=True)
+        return Units(values.reshape(size, -1).sum(1), weights.reshape(size, -1).sum(1), per_sample=True)
+
+    return Quantity(name, describe, units)
+
+
+def _aligned(outputs: Any, targets: Any, describe: str) -> tuple[Tensor, Any]:
+    """Outputs in float32 or better; (B, L, C) scores with (B, L) labels turned into torch's (B, C, L)."""
+    outputs = main_output(outputs)
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"the model returned {type(outputs).__name__}, and loss {describe!r} needs a tensor; give "
+            "forward=lambda model, batch: (outputs, targets)"
+        )
+    if outputs.dtype in (torch.bfloat16, torch.float16):
+        outputs = outputs.float()
+    labels = isinstance(targets, Tensor) and not targets.is_floating_point()
+    if isinstance(targets, Tensor) and targets.is_floating_point() and targets.shape != outputs.shape:
+        raise InputError(
+            f"outputs of shape {tuple(outputs.shape)} meet targets of shape {tuple(targets.shape)} in {describe}; "
+            "broadcasting them would compare every sample with every other. Reshape one to the other's shape."
+        )
+    if labels and outputs.ndim == 3 and targets.ndim == 2 and outputs.shape[2] != targets.shape[1]:
+        outputs = outputs.transpose(1, 2)
+    return outputs, targets
+
+
+def main_output(outputs: Any) -> Any:
+    """The scores in what a model returns: `.logits` of a transformers output, else the thing itself."""
+    return getattr(outputs, "logits", outputs)
+
+
+def _unreduced(
+    loss: Callable[..., Any], device: torch.device
+) -> tuple[Callable[[Any, Any], Tensor], dict[str, Any]] | None:
+    """Element-wise form and settings of a torch criterion, a functional loss or a partial of one; None for others."""
+    if getattr(loss, "reduction", None) in ("mean", "sum", "none") and type(loss).__module__.startswith("torch."):
+        criterion: Any = copy.deepcopy(loss)
+        criterion.to(device)
+        criterion.reduction = "none"
+        settings = {k: getattr(criterion, k, None) for k in ("weight", "ignore_index")}
+        return criterion, settings if "CrossEntropy" in type(loss).__name__ or "NLL" in type(loss).__name__ else {}
+    base = loss.func if isinstance(loss, functools.partial) else loss
+    given = dict(loss.keywords) if isinstance(loss, functools.partial) else {}
+    if getattr(base, "__module__", None) == "torch.nn.functional" and "reduction" in inspect.signature(base).parameters:
+        settings = {"weight": given.get("weight"), "ignore_index": given.get("ignore_index", -100)}
+        classes = base in (F.cross_entropy, F.nll_loss)
+        return functools.partial(loss, reduction="none"), settings if classes else {}
+    return None
+
+
+def _class_weights(settings: Mapping[str, Any]) -> Callable[[Any, Any, Tensor], Tensor | None]:
+    """Weight of each element of a class loss in torch's mean: 0 where ignored, the class weight, else 1."""
+    weight, ignore = settings.get("weight"), settings.get("ignore_index", -100)
+
+    def weigh(outputs: Any, targets: Any, values: Tensor) -> Tensor | None:
+        if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.shape != values.shape:
+            return None
+        kept = targets != ignore
+        if weight is None:
+            return None if values.ndim == 1 and bool(kept.all()) else kept.to(values.dtype)
+        return torch.where(kept, weight.to(values)[targets.clamp(min=0)], torch.zeros_like(values))
+
+    return weigh
+
+
+def _correct(outputs: Any, targets: Any) -> Units:
+    scores, labels = _aligned(outputs, targets, "accuracy")
+    if not isinstance(labels, Tensor):
+        raise InputError(f"accuracy needs class labels as a tensor, the targets are {type(labels).__name__}")
+    if labels.is_floating_point() and labels.shape == scores.shape and scores.ndim > 1 and scores.shape[1] > 1:
+        labels = labels.argmax(dim=1)
+    if scores.ndim == labels.ndim:
+        hit = (scores > 0) == (labels > 0.5)  # one logit per label
+        kept = torch.ones_like(hit)
+    else:
+        hit, kept = scores.argmax(dim=1) == labels, labels != -100
+    size = hit.shape[0]
+    right = (hit & kept).reshape(size, -1).sum(1).double()
+    if hit.ndim == 1 and bool(kept.all()):
+        return Units(right, None, per_sample=True)
+    return Units(right, kept.reshape(size, -1).sum(1).double(), per_sample=True)
+
+
+def _wrong(outputs: Any, targets: Any) -> Units:
+    units = _correct(outputs, targets)
+    total = torch.ones_like(units.numerators) if units.denominators is None else units.denominators
+    return Units(total - units.numerators, units.denominators, per_sample=True)
+
+
+def _elements(function: Callable[..., Tensor]) -> Callable[[Any, Any], Tensor]:
+    return functools.partial(function, reduction="none")
+
+
+_LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {
+    "cross_entropy": _elements(F.cross_entropy),
+    "nll": _elements(F.nll_loss),
+    "mse": _elements(F.mse_loss),
+    "l1": _elements(F.l1_loss),
+    "smooth_l1": _elements(F.smooth_l1_loss),
+    "huber": _elements(F.huber_loss),
+    "binary_cross_entropy_with_logits": _elements(F.binary_cross_entropy_with_logits),
+    "multi_margin": _elements(F.multi_margin_loss),
+}
+_METRICS: dict[str, Callable[[Any, Any], Units]] = {"accuracy": _correct, "error": _wrong}

@@ -1,0 +1,286 @@
+"""The one file that knows nn.Module: a model's parameters as a flat vector, bound for a while and then restored."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import torch
+from landscape_kernels.layout import Filters, Layout
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from landscape.errors import InputError
+from landscape.trees import tensors_in
+
+_NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
+
+
+def parameter_layout(model: nn.Module) -> Layout:
+    """Layout of the trainable parameters in `named_parameters` order, each tensor once however often it is tied.
+
+    A filter holds the weights of one output unit: a row of Linear, Embedding, recurrent and attention projections
+    (axis 0, so each of q, k, v of a packed projection has its own rows), an output channel of a convolution (grouped
+    or not), and an output channel of each group of a transposed convolution, whose axis 0 counts inputs. The
+    (in, out) weight of transformers' `Conv1D` has a filter per column.
+    """
+    owners: dict[int, tuple[nn.Module, str]] = {}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), (module, name))
+    shapes: dict[str, tuple[int, ...]] = {}
+    kinds: dict[str, str] = {}
+    filters: dict[str, Filters | None] = {}
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise InputError(f"parameter {name} has no shape yet; run the model once on one batch before measuring")
+        if not parameter.requires_grad:
+            continue
+        if not parameter.is_floating_point():
+            raise InputError(
+                f"parameter {name} is {parameter.dtype}; only real floating-point parameters are supported"
+            )
+        module, local = owners[id(parameter)]
+        shapes[name] = tuple(parameter.shape)
+        kinds[name] = _kind(module, local, parameter)
+        filters[name] = _filters(module, parameter)
+    return Layout.of(shapes, kinds, filters)
+
+
+def _kind(module: nn.Module, local: str, parameter: Tensor) -> str:
+    if parameter.ndim <= 1 and _NORM_NAME.search(type(module).__name__):
+        return "norm"
+    if "bias" in local:
+        return "bias"
+    return "embedding" if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else "weight"
+
+
+def _filters(module: nn.Module, parameter: Tensor) -> Filters | None:
+    shape = tuple(parameter.shape)
+    if len(shape) < 2:
+        return None
+    if isinstance(module, _ConvTransposeNd) and len(shape) > 2:
+        inputs, outputs = shape[0] // module.groups, shape[1]
+        return Filters((module.groups, inputs, outputs, math.prod(shape[2:])), (1, 3))
+    if type(module).__name__ == "Conv1D" and len(shape) == 2:
+        return Filters(shape, (0,))
+    return Filters((shape[0], math.prod(shape[1:])), (1,))
+
+
+class BoundModel:
+    """A user's model whose parameters and buffers can be replaced for the length of a `with` block.
+
+    Nothing of the model is copied but its values: hooks, closures over the model and tied tensors keep their meaning,
+    because the Parameter objects stay and only what they point to is exchanged.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model
+        self.device = device
+        self.dtype = dtype
+        self.layout = parameter_layout(model)
+        named = dict(model.named_parameters())
+        self._trainable = [named.pop(name) for name in self.layout.names]
+        if not self._trainable:
+            raise InputError(f"{type(model).__name__} has no trainable parameter; set requires_grad on those to vary")
+        self._frozen = list(named.values())
+        self.frozen_values = [self._to_device(p.data) for p in self._frozen]
+        self.centre = torch.cat([self._to_device(p.data).reshape(-1) for p in self._trainable])
+        self._modules = list(model.modules())
+        names = {id(buffer): name for name, buffer in model.named_buffers()}
+        self._buffer_slots = [
+            (module, key, names[id(buffer)])
+            for module in self._modules
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self.buffers = {name: self._to_device(buffer).clone() for name, buffer in model.named_buffers()}
+        self._check_batchnorm()
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of every entry of the model's state_dict, in its order."""
+        return {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+
+    @property
+    def has_convolutions(self) -> bool:
+        """Whether a 2-D convolution is inside, so that a channels-last layout of images may pay."""
+        return any(isinstance(m, _ConvNd) and m.weight.ndim == 4 for m in self._modules)
+
+    @property
+    def batchnorm_names(self) -> list[str]:
+        """Names of the BatchNorm modules."""
+        return [name for name, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
+
+    @contextmanager
+    def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """The model in eval mode at `theta` (size,), with `buffers` in place of those it had at the start.
+
+        Parameters, buffers, modes and torch's random state are put back on every way out.
+        """
+        saved_data = [p.data for p in self._trainable]
+        saved_frozen = [p.data for p in self._frozen]
+        saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
+        training = [module for module in self._modules if module.training]
+        working = {name: (buffers or {}).get(name, value).clone() for name, value in self.buffers.items()}
+        rng = torch.get_rng_state()
+        with ExitStack() as stack:
+            if self.device.type == "cuda":
+                stack.enter_context(torch.random.fork_rng([self.device]))
+                stack.enter_context(torch.cuda.device(self.device))
+                # float32 means float32, and the same kernels every time.
+                stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
+            try:
+                for parameter, block in zip(self._trainable, self.layout.blocks, strict=True):
+                    parameter.data = theta[block.slice].view(block.shape)
+                for parameter, value in zip(self._frozen, self.frozen_values, strict=True):
+                    parameter.data = value
+                for module, key, name in self._buffer_slots:
+                    module._buffers[key] = working[name]
+                for module in training:
+                    module.training = False
+                yield self.model
+            finally:
+                for parameter, data in zip(self._trainable, saved_data, strict=True):
+                    parameter.data = data
+                for parameter, data in zip(self._frozen, saved_frozen, strict=True):
+                    parameter.data = data
+                for (module, key, _), saved in zip(self._buffer_slots, saved_buffers, strict=True):
+                    module._buffers[key] = saved
+                for module in training:
+                    module.training = True
+                torch.set_rng_state(rng)
+
+    def reestimate(
+        self, theta: Tensor, chunks: Sequence[Any], forward: Callable[[nn.Module, Any], object]
+    ) -> dict[str, Tensor]:
+        """Running statistics of every BatchNorm at `theta` from the given data; returns {buffer name: value}.
+
+        They equal what torch stores after one training-mode pass over the data as a single batch with momentum 1:
+        mean and unbiased variance, pooled over all samples and positions in float64, every layer fed by layers that
+        normalise with their own pooled statistics. With one chunk that takes one pass; with more, one pass per
+        BatchNorm layer, since a layer's input is known only when those before it are settled.
+        """
+        names: dict[nn.Module, str] = {
+            module: name for name, module in self.model.named_modules() if isinstance(module, _BatchNorm)
+        }
+        pooled = _PooledStatistics(names)
+        handles = [module.register_forward_pre_hook(pooled.observe) for module in names]
+        try:
+            with self.at(theta) as model, torch.no_grad():
+                while True:
+                    for chunk in chunks:
+                        pooled.start_chunk(only=len(chunks) == 1)
+                        with suppress(_LayerReached):
+                            forward(model, chunk)
+                    if not pooled.settle():
+                        return pooled.buffers()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def largest_activation(self, forward: Callable[[], object]) -> int:
+        """Values in the largest output of any module during `forward()`, at least 1."""
+        largest = 1
+
+        def measure(_module: nn.Module, _inputs: object, output: object) -> None:
+            nonlocal largest
+            for tensor in tensors_in(output):
+                largest = max(largest, tensor.numel())
+
+        handles = [module.register_forward_hook(measure) for module in self._modules]
+        try:
+            forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return largest
+
+    def stochastic_modules(self) -> list[str]:
+        """Names of modules that draw random numbers by design (dropout and its kin), for messages."""
+        pattern = re.compile(r"drop|noise|stochastic", re.IGNORECASE)
+        return [name for name, module in self.model.named_modules() if pattern.search(type(module).__name__)]
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(self.device, dtype)
+
+    def _check_batchnorm(self) -> None:
+        for name, module in self.model.named_modules():
+            if isinstance(module, _BatchNorm) and module.running_mean is None:
+                raise InputError(
+                    f"BatchNorm {name!r} has track_running_stats=False: it normalises by whatever batch it meets, so "
+                    "the loss of one sample depends on its neighbours. Build the model with track_running_stats=True "
+                    "and measure with batchnorm='reestimated'."
+                )
+
+
+class _LayerReached(Exception):  # noqa: N818  (not an error: it cuts a forward pass short)
+    """The layer whose statistics are being pooled has seen this chunk; the rest of the forward pass is not needed."""
+
+
+class _PooledStatistics:
+    """Mean and variance of the input of each BatchNorm, settled in the order in which they are called."""
+
+    def __init__(self, names: Mapping[nn.Module, str]) -> None:
+        self._names = names
+        self._counts: dict[nn.Module, int] = {}  # settled layer -> values per channel behind its statistics
+        self._layer: nn.Module | None = None  # the layer whose statistics this pass pools
+        self._parts: list[tuple[int, Tensor, Tensor]] = []  # count, mean, variance of each chunk
+        self._seen: set[nn.Module] = set()
+        self._only_chunk = False
+
+    def start_chunk(self, *, only: bool) -> None:
+        """A new chunk begins; `only`: it is all the data, so a layer is settled as soon as it is met."""
+        self._only_chunk = only
+        self._seen.clear()
+
+    def observe(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Forward pre-hook of every BatchNorm."""
+        if module in self._seen:
+            raise InputError(
+                f"BatchNorm {self._names[module]!r} is called more than once in a forward pass; its statistics have no "
+                "single value to re-estimate. Use batchnorm='frozen'."
+            )
+        self._seen.add(module)
+        if module in self._counts or self._layer not in (None, module):
+            return
+        self._layer = module
+        x = inputs[0].detach().double()
+        variance, mean = torch.var_mean(x, dim=[axis for axis in range(x.ndim) if axis != 1], correction=0)
+        self._parts.append((x.numel() // x.shape[1], mean, variance))
+        if not self._only_chunk:
+            raise _LayerReached
+        self.settle()
+
+    def settle(self) -> bool:
+        """Set the statistics of this pass' layer; False when no unsettled layer was met, which ends the estimation."""
+        if self._layer is None:
+            return False
+        count = sum(n for n, _, _ in self._parts)
+        if count < 2:
+            raise InputError(
+                f"BatchNorm {self._names[self._layer]!r} sees {count} value per channel in the statistics data; a "
+                "variance needs at least 2. Give more samples as statistics=."
+            )
+        zero = torch.zeros_like(self._parts[0][1])
+        mean = sum((n * m for n, m, _ in self._parts), zero) / count
+        variance = sum((n * (v + (m - mean) ** 2) for n, m, v in self._parts), zero) / count
+        self._layer.get_buffer("running_mean").copy_(mean)
+        self._layer.get_buffer("running_var").copy_(variance)
+        self._counts[self._layer] = count
+        self._layer, self._parts = None, []
+        return True
+
+    def buffers(self) -> dict[str, Tensor]:
+        """{buffer name: value} of all settled layers, the variance made unbiased as torch stores it."""
+        result: dict[str, Tensor] = {}
+        for module, count in self._counts.items():
+            name = self._names[module]
+            result[f"{name}.running_mean"] = module.get_buffer("running_mean").clone()
+            result[f"{name}.running_var"] = module.get_buffer("running_var") * (count / (count - 1))
+        return result

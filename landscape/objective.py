@@ -1,0 +1,423 @@
+"""The loss of a model on data as a function of its flat parameter vector."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from landscape_kernels.layout import Layout
+from landscape_kernels.moments import MOMENTS, moments_, ratio
+from torch import Tensor, nn
+
+from landscape.comm import SERIAL, Communicator, local_rank
+from landscape.data import Batch, Data, read_data
+from landscape.errors import InputError
+from landscape.losses import (
+    LossLike,
+    Quantity,
+    Units,
+    describe_callable,
+    loss_quantity,
+    main_output,
+    mean_as_unit,
+    metric_quantities,
+    values_as_units,
+)
+from landscape.model import BoundModel
+from landscape.results import Estimate
+from landscape.trees import batch_size, map_tensors, tensor_bytes, tensors_in
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "float64", "bf16")
+BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")
+_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+# The largest activation of one chunk: about the cache a core has on CPUs (measured best for convolutions: 64 CIFAR
+# images of a ResNet-20), far above launch overhead on GPUs.
+_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
+_SMALLEST_CHUNK = 8
+# A statistics pass is one chunk (and one pass, whatever the depth) while its largest activation stays below this.
+_STATISTICS_BYTES = 1 << 30
+_ALIKE = 1e-3  # relative gap between two evaluations that rounding may cause, and no more
+
+
+class Objective:
+    """Loss and metrics of `model` on `data` at any parameter vector theta.
+
+    `loss` is a name (see `landscape.losses.named_losses`), a torch criterion, or a callable of (outputs, targets)
+    that returns a mean or sum over the batch, values per sample, or (numerators, denominators). The value is always
+    sum(numerators) / sum(denominators) over all data: the mean per sample, per element or per kept token, so a short
+    last batch weighs what it holds. `loss=None` means that `forward` returns the loss itself in one of those forms
+    (a scalar then counts as the mean over the batch).
+
+    `data` is (inputs, targets), a Dataset, a DataLoader, or a re-iterable of batches, tuples `(*inputs, targets)` or
+    mappings with a label key. `forward(model, batch)` replaces that convention: it returns (outputs, targets).
+
+    `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
+    buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
+    (autocast over float32 parameters); by default that of the model's parameters. `device` defaults to this rank's
+    GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each evaluation. `check`
+    reads the data twice and refuses it when the passes differ.
+
+    Raises InputError for anything that would give numbers that mean something else than asked.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossLike | None = "cross_entropy",
+        data: Any = None,
+        *,
+        metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        device: str | torch.device | None = None,
+        precision: str | None = None,
+        memory_budget: int = 4 << 30,
+        check: bool = True,
+    ) -> None:
+        if data is None:
+            raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
+        if loss is None and forward is None:
+            raise InputError("loss=None needs forward=, a function (model, batch) that returns the loss")
+        if loss is None and metrics:
+            raise InputError("metrics need outputs and targets: give loss=, and let forward return (outputs, targets)")
+        self.precision = precision or _default_precision(model)
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+        self.dtype = torch.float64 if self.precision == "float64" else torch.float32
+        self.device = _device(device)
+        self._forward = forward
+        self._loss_is_returned = loss is None
+        self._memory_budget = memory_budget
+        self._check = check
+        self._needs_grad = False
+        self._channels_last = False
+        self._model = BoundModel(model, self.device, self.dtype)
+        self._data = self.read(data)
+        trial = self._trial_batch()
+        self._settle_grad_mode(trial)
+        self._settle_memory_format(trial)
+        self._values_per_sample = self._largest_activation(trial)
+        self.chunk = self._chunk_size(trial)
+        self._undivided, self._data = self._data, self._data.divided(self.chunk)
+        self._quantities = self._settle_quantities(loss, metrics)
+        self._check_determinism()
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def theta(self) -> Tensor:
+        """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
+        return self._model.centre.clone()
+
+    @property
+    def layout(self) -> Layout:
+        """Names, shapes, kinds and filters of the parameters in the flat vector."""
+        return self._model.layout
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of the model's state_dict, in its order."""
+        return self._model.state_shapes
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """The model's buffers at the centre by name (copies)."""
+        return {name: value.clone() for name, value in self._model.buffers.items()}
+
+    @property
+    def batchnorm_names(self) -> list[str]:
+        """Names of the model's BatchNorm modules."""
+        return self._model.batchnorm_names
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the data."""
+        return self._data.samples
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of what `evaluate` returns: "loss", then the metrics."""
+        return tuple(q.name for q in self._quantities)
+
+    def identity(self) -> dict[str, Any]:
+        """What the values depend on, as plain text and numbers: two objectives that agree here give the same values."""
+        return {
+            "model": f"{type(self._model.model).__module__}.{type(self._model.model).__qualname__}",
+            "parameters": self.layout.size,
+            "layout": _digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
+            "centre": digest(self._model.centre),
+            "fixed": digest(*self._model.buffers.values(), *self._model.frozen_values),
+            "data": self._data.digest,
+            "samples": self.samples,
+            "loss": self._quantities[0].describe,
+            "metrics": {q.name: q.describe for q in self._quantities[1:]},
+            "forward": describe_callable(self._forward) if self._forward else "",
+            "precision": self.precision,
+            "chunk": self.chunk,
+        }
+
+    # -- what it does -------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        theta: Any = None,
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+        full_precision: bool = False,
+    ) -> dict[str, Estimate]:
+        """{"loss": Estimate, metric: Estimate, ...} at `theta` (size,), the centre by default.
+
+        `buffers` {name: value} replace the model's own (BatchNorm statistics). The ranks of `group` share the data's
+        chunks; their sums are added in chunk order, so the result has the same bits for any number of ranks.
+        `full_precision` leaves autocast off. Raises InputError when theta has another size.
+        """
+        vector = self._model.centre if theta is None else self.vector(theta)
+        sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
+        per_sample = [True] * len(self._quantities)
+        with self._model.at(vector, buffers) as model, self._context(full_precision):
+            for number, batch in self._data.chunks(group.rank, group.size):
+                for k, units in enumerate(self._units(model, batch)):
+                    moments_(sums[number, k], units.numerators, units.denominators)
+                    per_sample[k] &= units.per_sample
+        array: npt.NDArray[np.float64] = sums.cpu().numpy()
+        group.allreduce_(array)
+        totals = np.add.reduce(array, axis=0)  # adds whole chunks one after the other: the order is fixed
+        estimates: dict[str, Estimate] = {}
+        for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
+            value, stderr, n = ratio(moments)
+            estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
+        return estimates
+
+    def reestimate(self, theta: Any, statistics: Data | None = None) -> dict[str, Tensor]:
+        """BatchNorm statistics at `theta` from `statistics` (see `read`), by default the objective's own data.
+
+        {buffer name: value}, to be given to `evaluate` as `buffers`: mean and unbiased variance pooled over all
+        samples and positions, as torch stores them after one training-mode pass over the data as one batch.
+        """
+        data = self.read_statistics() if statistics is None else statistics
+        batches = [batch for _, batch in data.chunks()]
+
+        def forward(model: nn.Module, batch: Batch) -> None:
+            with self._context(True):
+                self._call(model, batch)
+
+        return self._model.reestimate(self.vector(theta), batches, forward)
+
+    def read_statistics(self, data: Any = None) -> Data:
+        """Data to re-estimate BatchNorm on, by default the objective's own, in as few chunks as memory allows."""
+        read = self._undivided if data is None else self.read(data).converted(self._format)
+        return read.divided(max(1, _STATISTICS_BYTES // (self._values_per_sample * self.dtype.itemsize)))
+
+    def read(self, data: Any) -> Data:
+        """Read data in one of the forms the constructor takes."""
+        return read_data(
+            data,
+            device=self.device,
+            dtype=self.dtype,
+            budget=self._memory_budget,
+            divisible=self._forward is None,
+            check=self._check,
+        )
+
+    def vector(self, theta: Any) -> Tensor:
+        """`theta` as a vector on the device in the working precision. Raises InputError for another size."""
+        tensor = torch.as_tensor(theta).detach().to(self.device, self.dtype).reshape(-1)
+        if tensor.numel() != self.layout.size:
+            raise InputError(
+                f"theta has {tensor.numel()} values, the model {self.layout.size} trainable ones "
+                f"({len(self.layout.blocks)} tensors from {self.layout.names[0]!r} on)"
+            )
+        return tensor
+
+    # -- settled once, at construction --------------------------------------------------------------------------
+
+    def _trial_batch(self) -> Batch:
+        """A few samples (or the first of the user's own batches) to settle questions on."""
+        _, batch = next(self._data.chunks())
+        return map_tensors(batch, lambda t: t[:16]) if self._data.divisible else batch
+
+    def _settle_grad_mode(self, trial: Batch) -> None:
+        """Losses with derivatives inside (physics-informed ones) need autograd on; most are faster without."""
+        try:
+            self._run(trial)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            self._needs_grad = True
+            self._run(trial)
+
+    def _settle_memory_format(self, trial: Batch) -> None:
+        """Channels-last images make convolutions faster; used where the model takes them and answers alike."""
+        if not self._model.has_convolutions or not any(t.ndim == 4 for t in tensors_in(trial)):
+            return
+        plain = self._run(trial)
+        self._channels_last = True
+        try:
+            other = self._run(map_tensors(trial, self._format))
+        except RuntimeError as error:
+            logger.info("channels-last inputs are not used: %s", error)
+            self._channels_last = False
+            return
+        self._channels_last = _alike(_values(plain), _values(other))
+        if self._channels_last:
+            self._data = self._data.converted(self._format)
+
+    def _chunk_size(self, trial: Batch) -> int:
+        """Samples per chunk, a power of two: fixed by the model and the device kind, so that bits do not vary."""
+        if not self._data.divisible:
+            return batch_size(trial)
+        width = 2 if self.precision == "bf16" else self.dtype.itemsize
+        fitting = _CHUNK_BYTES[self.device.type] // (self._values_per_sample * width)
+        return max(_SMALLEST_CHUNK, 1 << max(fitting, 1).bit_length() - 1)
+
+    def _settle_quantities(
+        self, loss: LossLike | None, metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
+    ) -> list[Quantity]:
+        trial = self._trial_batch()
+        outputs, targets = self._run(trial)
+        if loss is None:
+
+            def units(values: Any, batch: Batch) -> Units:
+                return values_as_units(values, batch_size(batch), "forward") or mean_as_unit(values, batch_size(batch))
+
+            return [Quantity("loss", "returned by forward", units)]
+        with self._context(False):
+            return [loss_quantity(loss, outputs, targets), *metric_quantities(metrics, outputs, targets)]
+
+    def _check_determinism(self) -> None:
+        """The same batch twice, and half of it alone: refuse models that draw random numbers or couple samples."""
+        _, batch = next(self._data.chunks())
+        first, second = self._trial_units(batch), self._trial_units(batch)
+        if not _alike([first.numerators], [second.numerators]):
+            names = self._model.stochastic_modules()
+            raise InputError(
+                "the model answers differently to the same batch in eval mode: it draws random numbers"
+                + (f" (modules that may: {', '.join(names[:5])})" if names else " in its forward or loss")
+                + ". Make functional dropout depend on self.training, or fix the noise."
+            )
+        size = batch_size(batch)
+        if self._forward is None and first.per_sample and size > 1:
+            half = self._trial_units(map_tensors(batch, lambda t: t[: size // 2]))
+            if not _alike([first.numerators[: size // 2]], [half.numerators]):
+                raise InputError(
+                    "the loss of a sample changes with the other samples of its batch, so its mean depends on the "
+                    "batching. Normalise per sample or with fixed statistics, or say how batches are made: pass a "
+                    "list of batches with forward=."
+                )
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _context(self, full_precision: bool) -> Iterator[None]:
+        autocast = self.precision == "bf16" and not full_precision
+        with (
+            torch.set_grad_enabled(self._needs_grad),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=autocast),
+        ):
+            yield
+
+    def _call(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+        """(outputs, targets) of one batch; with loss=None the loss values and the batch."""
+        if self._forward is not None:
+            result = self._forward(model, batch)
+            if self._loss_is_returned:
+                return result, batch
+            if not (isinstance(result, tuple) and len(result) == 2):
+                raise InputError(
+                    f"forward returned {type(result).__name__}; with a loss it returns (outputs, targets), and with "
+                    "loss=None the loss itself"
+                )
+            return result
+        if isinstance(batch, Mapping):
+            key = next((k for k in _LABEL_KEYS if k in batch), None)
+            if key is None:
+                raise InputError(
+                    f"a batch with keys {sorted(batch)} has no label key ({', '.join(_LABEL_KEYS)}); give "
+                    "forward=lambda model, batch: (outputs, targets)"
+                )
+            return main_output(model(**{k: v for k, v in batch.items() if k != key})), batch[key]
+        if isinstance(batch, Tensor) or len(batch) < 2:
+            raise InputError("a batch holds no targets; give forward=lambda model, batch: (outputs, targets)")
+        *inputs, targets = batch
+        if len(inputs) == 1 and isinstance(inputs[0], tuple):
+            inputs = list(inputs[0])
+        return main_output(model(*inputs)), targets
+
+    def _run(self, batch: Batch) -> tuple[Any, Any]:
+        with self._model.at(self._model.centre) as model, self._context(False):
+            outputs, targets = self._call(model, batch)
+            return map_tensors(outputs, Tensor.detach), targets
+
+    def _units(self, model: nn.Module, batch: Batch) -> list[Units]:
+        outputs, targets = self._call(model, batch)
+        return [quantity.units(outputs, targets) for quantity in self._quantities]
+
+    def _trial_units(self, batch: Batch) -> Units:
+        with self._model.at(self._model.centre) as model, self._context(False):
+            return self._units(model, batch)[0]
+
+    def _format(self, tensor: Tensor) -> Tensor:
+        if self._channels_last and tensor.ndim == 4 and tensor.is_floating_point():
+            return tensor.contiguous(memory_format=torch.channels_last)
+        return tensor
+
+    def _largest_activation(self, trial: Batch) -> int:
+        """Values of the largest tensor met per sample, the input included."""
+        inside = self._model.largest_activation(lambda: self._run(trial))
+        inputs = max(t.numel() for t in tensors_in(trial))
+        return -(-max(inside, inputs) // batch_size(trial))
+
+
+def digest(*tensors: Tensor) -> str:
+    """Hash of the values, shapes and types of the tensors."""
+    state = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        state.update(tensor_bytes(tensor))
+    return state.hexdigest()
+
+
+def _digest_text(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _default_precision(model: nn.Module) -> str:
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return "float64" if parameter is not None and parameter.dtype == torch.float64 else "float32"
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    chosen = torch.device(device)
+    if chosen.type not in _CHUNK_BYTES:
+        raise InputError(f"device {device!r} is not supported; use 'cpu' or 'cuda' (float64 sums are needed)")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {device!r} is asked for, but torch sees no CUDA device; leave device out, or use 'cpu'"
+        )
+    return chosen
+
+
+def _values(tree: Any) -> list[Tensor]:
+    return [t for t in tensors_in(tree) if t.is_floating_point()]
+
+
+def _alike(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    """Whether two lists of tensors agree up to rounding, NaN and Inf in the same places."""
+    for a, b in zip(first, second, strict=True):
+        finite = a.isfinite() & b.isfinite()
+        scale = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
+        if not torch.allclose(a, b, rtol=_ALIKE, atol=_ALIKE * scale, equal_nan=True):
+            return False
+    return True

@@ -1,0 +1,69 @@
+"""Where a result comes from: versions, machine, command, revision."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_LIBRARIES = ("torch", "numpy", "scipy", "h5py", "mpi4py")
+
+
+def engine_version() -> str:
+    """Version of this distribution, "unknown" when it runs from sources that were never installed."""
+    try:
+        return importlib.metadata.version("loss-landscape-engine")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def time_now() -> str:
+    """UTC time, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def attempt_record(ranks: int) -> dict[str, Any]:
+    """Who runs, where and with what, in plain values."""
+    return {
+        "started": time_now(),
+        "ranks": ranks,
+        "threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "command": " ".join(sys.argv),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "engine": engine_version(),
+        "git": git_revision(Path.cwd()),
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }
+
+
+def git_revision(folder: Path) -> str:
+    """Commit of the checkout around `folder`, with "+changes" when files differ from it; "" outside any checkout."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

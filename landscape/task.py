@@ -1,0 +1,58 @@
+"""What the run loop runs: a numbered family of independent items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from landscape.comm import Communicator
+from landscape.results import BoolArray, FloatArray
+
+Row = Mapping[str, float | FloatArray]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A task in plain JSON values, written into the run folder so that its rows can be read without its objects."""
+
+    name: str  # also the group of the final file
+    columns: Mapping[str, tuple[int, ...]]  # column -> shape of one item's value, () for a number
+    identity: Mapping[str, Any]  # what the values depend on: rows are reused only where all of it agrees
+    about: Mapping[str, Any]  # what else is needed to make a result of the rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of items 0..n-1; those not computed yet are False in `done` and NaN in the columns."""
+
+    columns: Mapping[str, FloatArray]  # column -> (n, *shape)
+    done: BoolArray  # (n,)
+
+    @classmethod
+    def empty(cls, columns: Mapping[str, tuple[int, ...]], count: int) -> Rows:
+        """No row computed."""
+        return cls({k: np.full((count, *shape), np.nan) for k, shape in columns.items()}, np.zeros(count, dtype=bool))
+
+
+class Task(Protocol):
+    """A numbered family of independent items, evaluated in any order on any rank.
+
+    `evaluate(index)` must depend on the index alone: what is random in it derives from a seed, the task and the index.
+    After all of items 0..n-1 are done, `extend(rows)` says how many there are in all: more than n starts another
+    round (to refine, say), n ends the run. It is a pure function of the rows, so a resumed run takes the same rounds.
+    """
+
+    count: int  # items of the first round
+    headline: str  # the column whose running minimum is shown while it runs
+
+    def describe(self) -> Description:
+        """The task as plain values."""
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """The row of one item; the ranks of `group` may share its work, and all of them call this."""
+
+    def extend(self, rows: Rows) -> int:
+        """Number of items once `rows` are done."""

@@ -1,0 +1,50 @@
+"""Walking nested tuples, lists and mappings of tensors, the shape that batches and model outputs come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+
+
+def tensors_in(tree: object) -> Iterator[Tensor]:
+    """All tensors, in order."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from tensors_in(value)
+    elif isinstance(tree, (tuple, list)):
+        for value in tree:
+            yield from tensors_in(value)
+
+
+def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
+    """The same nesting with `function` applied to each tensor; lists stay lists, tuples tuples, mappings dicts."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: map_tensors(value, function) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [map_tensors(value, function) for value in tree]
+    if isinstance(tree, tuple):
+        return tuple(map_tensors(value, function) for value in tree)
+    return tree
+
+
+def batch_size(tree: object) -> int:
+    """Length of the first axis of the first tensor that has one. Raises InputError where there is none."""
+    for tensor in tensors_in(tree):
+        if tensor.ndim:
+            return int(tensor.shape[0])
+    raise InputError("a batch holds no tensor with a batch axis, so its samples cannot be counted")
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The values of a tensor as bytes in row-major order, for hashing."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]  (numpy 2.4 stubs: an ndarray is a Buffer)
