@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +51,27 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return strip_prefixes(tensors)
 
 
-def strip_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what DataParallel and torch.compile put before all of them.
+def strip_prefixes(state: Mapping[str, Tensor], like: Iterable[str] = ()) -> dict[str, Tensor]:
+    """Names without what DataParallel and torch.compile put before all of them, unless the names in `like` have it too.
 
     >>> list(strip_prefixes({"module.a": torch.zeros(1), "module.b": torch.zeros(1)}))
     ['a', 'b']
     """
-    result = dict(state)
-    while True:
+    added, own = len(_prefix(state)), _prefix(like)
+    return {own + name[added:]: value for name, value in state.items()}
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """What wrappers put before all of the names."""
+    names, found = list(names), ""
+    while names:
         for prefix in _PREFIXES:
-            if result and all(name.startswith(prefix) for name in result):
-                result = {name.removeprefix(prefix): value for name, value in result.items()}
+            if all(name.startswith(found + prefix) for name in names):
+                found += prefix
                 break
         else:
-            return result
+            break
+    return found
 
 
 def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
@@ -94,5 +101,7 @@ def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
 def load_checkpoint(model: Any, path: str | Path) -> None:
     """Load a checkpoint into `model` (an nn.Module); raises InputError naming every key that does not fit."""
     state = read_state(path)
-    check_state(state, {n: tuple(v.shape) for n, v in model.state_dict().items()}, f"checkpoint {path}")
+    shapes = {n: tuple(v.shape) for n, v in model.state_dict().items()}
+    state = strip_prefixes(state, shapes)
+    check_state(state, shapes, f"checkpoint {path}")
     model.load_state_dict(state, strict=False)

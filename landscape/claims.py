@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +15,8 @@ import numpy as np
 
 from landscape.comm import Communicator
 from landscape.schedule import Claims
+
+logger = logging.getLogger(__name__)
 
 BYE, STOPPED, FAILED = 1.0, 2.0, 3.0  # how a rank left
 _ASKING = 0.0
@@ -56,9 +60,15 @@ class Tally:
             if self._report is None or (now - self._reported < _REPORT and self._done + self._computed < self._total):
                 return
             self._reported = now
-            self._report(
-                Progress(self._done + self._computed, self._total, self._computed, now - self._started, self._minimum)
-            )
+            try:
+                self._report(
+                    Progress(
+                        self._done + self._computed, self._total, self._computed, now - self._started, self._minimum
+                    )
+                )
+            except Exception:  # a closed terminal must not cost a run
+                logger.exception("the progress report failed; it is switched off, the run goes on")
+                self._report = None
 
 
 class Source(Protocol):
@@ -81,14 +91,16 @@ class ManagedClaims:
     one thread to talk, between rank 0's items instead.
     """
 
-    def __init__(self, claims: Claims, tally: Tally, comm: Communicator, others: list[int]) -> None:
-        self._claims, self._tally, self._comm = claims, tally, comm
+    def __init__(
+        self, claims: Claims, tally: Tally, comm: Communicator, others: list[int], stopping: Callable[[], bool]
+    ) -> None:
+        self._claims, self._tally, self._comm, self._stopping = claims, tally, comm, stopping
         self._present = set(others)  # ranks that have not left
         self._stopped = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         if others and comm.concurrent:
-            self._thread = threading.Thread(target=self._serve, name="claims", daemon=True)
+            self._thread = threading.Thread(target=self._serve_or_abort, name="claims", daemon=True)
             self._thread.start()
 
     def __iter__(self) -> Iterator[int]:
@@ -97,8 +109,8 @@ class ManagedClaims:
                 if self._stopped:
                     return
                 yield item
-                if self._thread is None:
-                    self._answer_waiting()
+                while self._thread is None and self._answer_waiting():
+                    pass
 
     def finished(self, value: float) -> None:
         self._tally.add(1, value)
@@ -126,8 +138,16 @@ class ManagedClaims:
             for rank in self._present:
                 self._send(rank, _HALT)
 
+    def _serve_or_abort(self) -> None:
+        try:
+            self._serve()
+        except Exception:  # nobody else would answer, and all would wait for ever
+            self._comm.abort(traceback.format_exc())
+
     def _serve(self) -> None:
         while self._present:
+            if self._stopping():
+                self._stop()
             if not self._answer_waiting():
                 time.sleep(_POLL)
 

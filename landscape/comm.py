@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,14 +17,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from landscape.errors import InputError
+from landscape.errors import InputError, RunFailedError, RunInterrupted
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 logger = logging.getLogger(__name__)
 
-_POLL = 1e-3  # seconds between looks for a message: ranks that wait leave the core to ranks that work
+# Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
+_FIRST_POLL, _LAST_POLL = 2e-5, 1e-3
+
+
+class PartnerFailedError(RuntimeError):
+    """Another rank left the group instead of meeting this one; the reason is that rank's to tell."""
 
 
 class Communicator(Protocol):
@@ -43,6 +49,9 @@ class Communicator(Protocol):
 
     def groups_of(self, size: int) -> Communicator:
         """The group of `size` neighbouring ranks this rank belongs to."""
+
+    def leave(self) -> None:
+        """Take no more part: ranks that wait for this one, or come to wait, get PartnerFailedError."""
 
     def send(self, value: npt.NDArray[np.float64], to: int, tag: int) -> None:
         """Send an array of float64."""
@@ -76,8 +85,13 @@ class Serial:
 
     def groups_of(self, size: int) -> Communicator:
         if size != 1:
-            raise InputError(f"ranks_per_item={size} needs at least {size} MPI ranks; this run has 1")
+            raise InputError(
+                f"ranks_per_item={size} on 1 rank; use 1, or start a multiple of {max(size, 2)} ranks with mpiexec"
+            )
         return self
+
+    def leave(self) -> None:
+        return None
 
     def send(self, value: npt.NDArray[np.float64], to: int, tag: int) -> None:
         raise RuntimeError("one rank has nobody to send to")
@@ -99,6 +113,8 @@ class Mpi:
         self._comm = comm
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
+        self._splits: dict[int, MPI.Intracomm] = {}  # kept, since an MPI library has few communicators to give
+        self._broken = False
 
     @property
     def concurrent(self) -> bool:
@@ -107,26 +123,35 @@ class Mpi:
         return MPI.Query_thread() >= MPI.THREAD_MULTIPLE
 
     def broadcast(self, value: Any) -> Any:
-        self._wait(self._comm.Ibarrier())
+        self._meet()
         return self._comm.bcast(value, root=0)
 
     def gather_all(self, value: Any) -> list[Any]:
-        self._wait(self._comm.Ibarrier())
+        self._meet()
         return self._comm.allgather(value)
 
     def allreduce_(self, array: npt.NDArray[np.float64]) -> None:
         from mpi4py import MPI
 
+        self._meet()
         self._comm.Allreduce(MPI.IN_PLACE, array)
 
     def groups_of(self, size: int) -> Communicator:
-        if self.size % size:
+        if size < 1 or self.size % size:
             raise InputError(
-                f"ranks_per_item={size} does not divide the {self.size} ranks of this run; start a multiple of {size}"
+                f"ranks_per_item={size} does not divide the {self.size} ranks of this run; use a divisor of "
+                f"{self.size}, or start another number of ranks"
             )
         if size == 1:
             return SERIAL
-        return Mpi(type(self._comm)(self._comm.Split(self.rank // size, self.rank)))
+        if size not in self._splits:
+            self._splits[size] = type(self._comm)(self._comm.Split(self.rank // size, self.rank))
+        return Mpi(self._splits[size])
+
+    def leave(self) -> None:
+        if not self._broken:
+            with contextlib.suppress(PartnerFailedError):
+                self._meet(leaving=True)
 
     def send(self, value: npt.NDArray[np.float64], to: int, tag: int) -> None:
         self._wait(self._comm.Isend(value, dest=to, tag=tag))
@@ -135,23 +160,36 @@ class Mpi:
         from mpi4py import MPI
 
         status = MPI.Status()
-        while not self._comm.Iprobe(source=MPI.ANY_SOURCE, tag=tag, status=status):
-            if not wait:
-                return None
-            time.sleep(_POLL)
+
+        def waiting() -> bool:
+            return bool(self._comm.Iprobe(source=MPI.ANY_SOURCE, tag=tag, status=status))
+
+        if wait:
+            _until(waiting)
+        elif not waiting():
+            return None
         array = np.empty(status.Get_count(MPI.DOUBLE))
         self._comm.Recv(array, source=status.Get_source(), tag=tag)
         return status.Get_source(), array
 
     def abort(self, message: str) -> None:
         sys.stderr.write(f"rank {self.rank} ends the job: {message}\n")
-        sys.stderr.flush()
+        _flush()
         self._comm.Abort(1)
+
+    def _meet(self, *, leaving: bool = False) -> None:
+        """Wait for all ranks; every collective begins with it, so that a rank that fails keeps nobody waiting."""
+        from mpi4py import MPI
+
+        left = np.array([leaving], dtype=np.int32)
+        self._wait(self._comm.Iallreduce(MPI.IN_PLACE, left, op=MPI.MAX))
+        if left[0]:
+            self._broken = True
+            raise PartnerFailedError("another rank of this group failed")
 
     @staticmethod
     def _wait(request: MPI.Request) -> None:
-        while not request.Test():
-            time.sleep(_POLL)
+        _until(request.Test)
 
 
 @dataclass(frozen=True)
@@ -221,11 +259,27 @@ def processor_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _until(ready: Callable[[], bool]) -> None:
+    pause = _FIRST_POLL
+    while not ready():
+        time.sleep(pause)
+        pause = min(2 * pause, _LAST_POLL)
+
+
+def _flush() -> None:
+    """MPI's Abort ends the process without it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
 def _abort_all(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """An exception nobody caught on one rank would leave the others waiting for it for ever."""
     from mpi4py import MPI
 
-    sys.stderr.write(f"rank {MPI.COMM_WORLD.Get_rank()} failed:\n")
+    rank = MPI.COMM_WORLD.Get_rank()
+    if rank != 0 and isinstance(error, (RunFailedError, RunInterrupted)):
+        return  # the run loop raises these on every rank: rank 0 tells it once, and ends all
+    sys.stderr.write(f"rank {rank} failed:\n")
     traceback.print_exception(kind, error, trace)
-    sys.stderr.flush()
+    _flush()
     MPI.COMM_WORLD.Abort(1)

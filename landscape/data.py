@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
 
 from landscape.errors import InputError
-from landscape.trees import batch_size, map_tensors, tensor_bytes, tensors_in
+from landscape.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
 
 Batch = Any  # nested tuples, lists and mappings of tensors with a common first axis
 
@@ -79,21 +80,20 @@ def read_data(
     Raises InputError for data that is empty, can be iterated only once, or differs between two passes.
     """
     whole = _as_whole(data)
-    with _random_state_kept():
-        if whole is not None:
-            stream = _Stream([whole], device, dtype)
-            given_batches = False
-        else:
-            given_batches = not (isinstance(data, Dataset) and not isinstance(data, IterableDataset))
-            stream = _Stream(data, device, dtype)
-        first = _pass(stream, budget)
+    source = data if whole is None else _Whole(_checked_lengths(whole)) if divisible else [whole]
+    stream = _Stream(source, device, dtype)
+    with random_state_kept():
+        first = _pass(stream, 0 if isinstance(source, _Whole) else budget)
         if first.samples == 0:
             raise InputError(f"the data ({type(data).__name__}) is empty; at least one sample is needed")
         if check and whole is None:
-            _compare(first, _pass(stream, 0))
+            _compare(first, _pass(stream, 0), data)
+    if isinstance(source, _Whole) and first.bytes <= budget:
+        held = [stream.placed(whole)]
+        return Data(held, first.samples, first.digest, 1, held=True, divisible=True)
     if first.kept is None:
         return Data(
-            stream, first.samples, first.digest, first.count, held=False, divisible=divisible and not given_batches
+            stream, first.samples, first.digest, first.count, held=False, divisible=divisible and stream.has_rows
         )
     if divisible:
         merged = _merge(first.kept)
@@ -119,6 +119,11 @@ class _Stream:
     ) -> None:
         self._source, self._device, self._dtype, self._size, self._converts = source, device, dtype, size, converts
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether single samples can be asked for, so that the size of the batches is free."""
+        return isinstance(self._source, (_Whole, Dataset)) and not isinstance(self._source, IterableDataset)
+
     def with_batch_size(self, size: int) -> _Stream:
         return _Stream(self._source, self._device, self._dtype, size, self._converts)
 
@@ -127,24 +132,51 @@ class _Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._raw():
-            moved = map_tensors(_as_tensors(batch), self._place)
-            for convert in self._converts:
-                moved = map_tensors(moved, convert)
-            yield moved
+            yield self.placed(batch)
+
+    def placed(self, batch: Any) -> Batch:
+        """One batch as the objective sees it."""
+        moved = map_tensors(_as_tensors(batch), self._place)
+        for convert in self._converts:
+            moved = map_tensors(moved, convert)
+        return moved
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(self._device, self._dtype if tensor.is_floating_point() else tensor.dtype)
 
     def _raw(self) -> Iterator[Batch]:
         source = self._source
-        if isinstance(source, IterableDataset):
+        if isinstance(source, _Whole):
+            for start in range(0, len(source), self._size):
+                yield _rows(source.batch, start, start + self._size)
+        elif isinstance(source, IterableDataset):
             yield from DataLoader(source, batch_size=self._size)
         elif isinstance(source, Dataset):
             length = len(source)  # type: ignore[arg-type]
             for start in range(0, length, self._size):
-                yield default_collate([source[i] for i in range(start, min(start + self._size, length))])
+                yield _collated([source[i] for i in range(start, min(start + self._size, length))])
         else:
             yield from source
+
+
+class _Whole:
+    """Data given as one batch of all samples."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return batch_size(self.batch)
+
+
+def _collated(samples: list[Any]) -> Batch:
+    try:
+        return default_collate(samples)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"samples of the Dataset cannot be put together into a batch: {error}. Return tensors of one shape, or "
+            "pass a DataLoader with your collate_fn."
+        ) from error
 
 
 class _Pass:
@@ -156,7 +188,7 @@ class _Pass:
         self.kept: list[Batch] | None = []
         self.signatures: list[Tensor] = []  # per sample: the sum of its values, to tell reordering from change
         self._hashes: list[Any] = []
-        self._bytes = 0
+        self.bytes = 0
 
     @property
     def digest(self) -> str:
@@ -171,12 +203,11 @@ class _Pass:
                 kind = f"{leaf.dtype}{tuple(leaf.shape[1:])}"
                 self._hashes.append(hashlib.blake2b(kind.encode(), digest_size=16))
             self._hashes[i].update(tensor_bytes(leaf))
-            self._bytes += leaf.numel() * leaf.element_size()
-        if all(leaf.ndim and leaf.shape[0] == size for leaf in leaves):
-            self.signatures.append(
-                sum((leaf.double().reshape(size, -1).sum(1) for leaf in leaves), torch.zeros(1)).cpu()
-            )
-        if self.kept is not None and self._bytes <= budget:
+            self.bytes += leaf.numel() * leaf.element_size()
+        if has_batch_axis(batch):
+            flat = [leaf.double().reshape(size, math.prod(leaf.shape[1:])).sum(1).cpu() for leaf in leaves]
+            self.signatures.append(torch.stack(flat).sum(0))
+        if self.kept is not None and self.bytes <= budget:
             self.kept.append(batch)
         else:
             self.kept = None
@@ -189,7 +220,7 @@ def _pass(stream: _Stream, budget: int) -> _Pass:
     return seen
 
 
-def _compare(first: _Pass, second: _Pass) -> None:
+def _compare(first: _Pass, second: _Pass, data: Any) -> None:
     if (first.samples, first.count, first.digest) == (second.samples, second.count, second.digest):
         return
     if first.samples != second.samples:
@@ -198,7 +229,8 @@ def _compare(first: _Pass, second: _Pass) -> None:
             "same each time. Pass a Dataset, a list of batches or a DataLoader over a map-style Dataset."
         )
     a, b = (torch.cat(s.signatures).sort().values if s.signatures else torch.empty(0) for s in (first, second))
-    if a.shape == b.shape and torch.allclose(a, b, rtol=1e-9):
+    sampled = isinstance(getattr(data, "sampler", None), RandomSampler)  # with drop_last it drops others each time
+    if sampled or (a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, equal_nan=True)):
         raise InputError(
             "the data comes in another order on a second pass: it is shuffled. Build the DataLoader with "
             "shuffle=False, or pass its dataset instead."
@@ -211,11 +243,13 @@ def _compare(first: _Pass, second: _Pass) -> None:
 
 def _merge(batches: list[Batch]) -> Batch | None:
     """One batch of all samples; None where batches cannot be joined (padding to different lengths, say)."""
+    if not all(has_batch_axis(batch) for batch in batches):
+        return None
     if len(batches) == 1:
         return batches[0]
     leaves = [list(tensors_in(batch)) for batch in batches]
     shapes = [[(leaf.dtype, leaf.shape[1:]) for leaf in row] for row in leaves]
-    if any(row != shapes[0] for row in shapes) or any(leaf.ndim == 0 for leaf in leaves[0]):
+    if any(row != shapes[0] for row in shapes):
         return None
     joined = iter([torch.cat(column) for column in zip(*leaves, strict=True)])
     return map_tensors(batches[0], lambda _: next(joined))
@@ -224,11 +258,11 @@ def _merge(batches: list[Batch]) -> Batch | None:
 def _as_whole(data: Any) -> Batch | None:
     """`data` as one batch when it is given as tensors; None for datasets and iterables of batches."""
     if isinstance(data, TensorDataset):
-        return _checked_lengths(tuple(data.tensors))
-    if isinstance(data, Mapping):
-        return _checked_lengths(_as_tensors(data))
-    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[1], (Tensor, np.ndarray)):
-        return _checked_lengths(_as_tensors(tuple(data)))  # (inputs, targets), inputs one tensor or several
+        return tuple(data.tensors)
+    if isinstance(data, (Tensor, np.ndarray, Mapping)):
+        return _as_tensors(data)
+    if isinstance(data, tuple) and data and isinstance(data[-1], (Tensor, np.ndarray)):
+        return _as_tensors(data)  # (inputs, targets), inputs one tensor or several
     if isinstance(data, (str, bytes)) or not (isinstance(data, (Dataset, Iterable))):
         raise InputError(
             f"data of type {type(data).__name__} is not understood; give (inputs, targets), a Dataset, a DataLoader or "
@@ -244,7 +278,12 @@ def _as_whole(data: Any) -> Batch | None:
 
 def _as_tensors(tree: Any) -> Any:
     if isinstance(tree, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(tree))
+        try:
+            return torch.as_tensor(np.ascontiguousarray(tree) if tree.ndim else tree)
+        except TypeError as error:
+            raise InputError(
+                f"an array of {tree.dtype} values is in the data, which torch cannot hold: {error}"
+            ) from error
     if isinstance(tree, Mapping):
         return {key: _as_tensors(value) for key, value in tree.items()}
     if isinstance(tree, (tuple, list)):
@@ -254,6 +293,8 @@ def _as_tensors(tree: Any) -> Any:
 
 def _checked_lengths(whole: Batch) -> Batch:
     lengths = {int(t.shape[0]) if t.ndim else 0 for t in tensors_in(whole)}
+    if not lengths:
+        raise InputError("the data holds no tensor or array; give (inputs, targets), a Dataset or a list of batches")
     if len(lengths) != 1:
         raise InputError(f"inputs and targets have different numbers of samples: {sorted(lengths)}; they must agree")
     if lengths == {0}:
@@ -262,12 +303,22 @@ def _checked_lengths(whole: Batch) -> Batch:
 
 
 @contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Reading data may draw random numbers (a DataLoader does); the caller's streams go on as if it had not."""
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+def random_state_kept() -> Iterator[None]:
+    """Whatever draws random numbers inside (a DataLoader does), the caller's streams go on as if it had not."""
+    states = np.random.get_state(), random.getstate()
+    try:
+        with torch_random_state_kept():
+            yield
+    finally:
+        np.random.set_state(states[0])
+        random.setstate(states[1])
+
+
+@contextmanager
+def torch_random_state_kept() -> Iterator[None]:
+    """The same for torch's own stream on the CPU alone."""
+    state = torch.get_rng_state()
     try:
         yield
     finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+        torch.set_rng_state(state)

@@ -78,6 +78,7 @@ class Plane:
             "centre": digest(self.centre),
             "directions": [digest(d) for d in self.directions],
             "points": digest(*self.points.vectors) if self.points else "",
+            "buffers": digest(*self.buffers.values(), *(v for d in self.buffer_directions for v in d.values())),
         }
 
     def geometry(self) -> dict[str, Any]:
@@ -103,17 +104,19 @@ def random_plane(
     `normalize` is "none", "filter" (Li et al. 2018), "layer", "weight" or "model"; see
     `landscape_kernels.normalise.normalise_` for the formulas. `ignore` names kinds ("bias", "norm", "embedding",
     "weight") or patterns of parameter names whose directions are zero. `orthogonal` makes the directions exactly
-    orthogonal (cosine below 1e-13) while each keeps its norms; without it they are so only on average,
+    orthogonal (cosine below 1e-13, before they are rounded to the objective's precision) while each keeps its norms;
+    without it they are so only on average,
     about 1/sqrt(size). Raises InputError for unknown names, or when everything is ignored.
     """
     if normalize not in NORMALIZATIONS:
         raise InputError(f"normalize={normalize!r} is unknown; {nearest(normalize, NORMALIZATIONS)}")
     if axes < 1:
         raise InputError(f"axes={axes}; a plane has at least 1")
+    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     layout = objective.layout
     ignored = _matching(layout, ignore)
     if len(ignored) == len(layout.blocks):
-        raise InputError(f"ignore={tuple(ignore)} covers all {len(ignored)} parameter tensors; no direction is left")
+        raise InputError(f"ignore={ignore} covers all {len(ignored)} parameter tensors; no direction is left")
     theta = objective.theta.double().cpu()
     directions: list[Tensor] = []
     for axis in range(axes):
@@ -150,7 +153,7 @@ def plane_from_directions(
 
     `centre` is the objective's by default. Raises InputError for a wrong size, unknown names or a zero direction.
     """
-    if not directions:
+    if len(directions) == 0:
         raise InputError("directions is empty; give at least one")
     vectors = [_direction(objective, d, i) for i, d in enumerate(directions)]
     middle = objective.theta if centre is None else _state(objective, centre)[0]
@@ -189,7 +192,9 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
                 rest -= share * earlier
                 weights -= share * change[j]
         length = torch.linalg.vector_norm(rest)
-        if not bool(length > 1e-6 * torch.linalg.vector_norm(offset)):
+        # The models themselves are rounded: three on a line leave a rest of eps |theta|.
+        rounding = torch.finfo(objective.dtype).eps * torch.linalg.vector_norm(vectors[i + 1].double())
+        if not bool(length > 1e-6 * torch.linalg.vector_norm(offset) + rounding):
             raise InputError(f"model {i + 1} lies in the span of those before it; no further axis leads to it")
         factor = float(scale / length) if i else 1.0
         directions.append(rest * factor)
@@ -211,6 +216,8 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
     (principal axes of the checkpoints about their mean; Li et al. 2018, section 7). Raises InputError when the
     checkpoints span too few directions.
     """
+    if axes < 1 or len(thetas) <= axes:
+        raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
     vectors = [_state(objective, theta)[0] for theta in thetas]
     try:
         principal = principal_axes(vectors, axes)
@@ -268,12 +275,18 @@ def _state(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str, Te
         theta = theta.state_dict()
     if not isinstance(theta, Mapping):
         return objective.vector(theta), {}
-    state = strip_prefixes(theta)
+    state = strip_prefixes(theta, objective.state_shapes)
     parameters = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
     if set(state) == set(parameters):
         check_state(state, parameters, source)
         return objective.vector(objective.layout.flatten(state)), {}
     check_state(state, objective.state_shapes, source)
+    for name, value in objective.frozen.items():
+        if name in state and not torch.equal(state[name].to(value.device, value.dtype), value):
+            raise InputError(
+                f"{source} has another value of {name!r}, which is frozen (requires_grad=False) and so the same all "
+                "over the plane; set requires_grad on the parameters that differ between the models"
+            )
     buffers = {
         name: state[name].to(value.device, value.dtype) if name in state else value
         for name, value in objective.buffers.items()
@@ -289,18 +302,20 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
                 raise InputError(f"direction {number} names parameter {name!r}; {nearest(name, known)}")
         full = {name: direction.get(name, torch.zeros(shape)) for name, shape in known.items()}
         try:
-            direction = objective.layout.flatten({k: torch.as_tensor(v, dtype=torch.float64) for k, v in full.items()})
+            direction = objective.layout.flatten(
+                {k: torch.as_tensor(v, dtype=torch.float64, device="cpu") for k, v in full.items()}
+            )
         except ValueError as error:
             raise InputError(f"direction {number}: {error}") from error
     vector = objective.vector(direction)
+    if not bool(vector.isfinite().all()):
+        raise InputError(f"direction {number} has {int((~vector.isfinite()).sum())} values that are NaN or infinite")
     if not bool(vector.any()):
         raise InputError(f"direction {number} is zero everywhere; it leads nowhere")
     return vector
 
 
 def _matching(layout: Layout, ignore: Sequence[str]) -> list[Block]:
-    if isinstance(ignore, str):
-        ignore = (ignore,)
     matched: list[Block] = []
     for pattern in ignore:
         found = [b for b in layout.blocks if (b.kind == pattern or fnmatch.fnmatchcase(b.name, pattern))]

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -185,7 +185,7 @@ def _read_direction(where: str, group: hdf5.Group, objective: Objective) -> torc
     shapes = parameters if len(entries) == len(parameters) else objective.state_shapes
     tensors: dict[str, torch.Tensor] = {}
     for i, (name, shape) in enumerate(shapes.items()):
-        values: npt.NDArray[np.floating] = entries[str(i)].data
+        values: npt.NDArray[Any] = entries[str(i)].data
         if values.shape != tuple(shape):
             raise InputError(
                 f"{where}/{i} has shape {values.shape}, {name} of this model {tuple(shape)}. The file was written for "

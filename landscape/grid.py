@@ -13,7 +13,7 @@ from landscape.results import FloatArray
 
 AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
 
-AxisLike = Sequence[float] | FloatArray
+AxisLike = Any  # (start, stop, n), or an array (numpy, torch, pandas, xarray) of coordinates
 
 
 def axis_values(name: str, axis: AxisLike) -> FloatArray:
@@ -25,16 +25,16 @@ def axis_values(name: str, axis: AxisLike) -> FloatArray:
     >>> axis_values("x", (-1, 1, 5))
     array([-1. , -0.5,  0. ,  0.5,  1. ])
     """
-    if isinstance(axis, np.ndarray):
-        return _checked(name, axis.astype(np.float64))
-    values = list(axis)
-    if len(values) != 3:
-        raise InputError(f"{name} has {len(values)} entries; give (start, stop, n), or a numpy array of coordinates")
-    start, stop, n = (float(v) for v in values)
+    if hasattr(axis, "__array__"):
+        return _checked(name, np.array(axis, dtype=np.float64))
+    try:
+        start, stop, n = (float(v) for v in axis)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}={axis!r}; give (start, stop, n), or a numpy array of coordinates") from error
     if not (math.isfinite(start) and math.isfinite(stop)):
         raise InputError(f"{name} runs from {start} to {stop}; both ends must be finite numbers")
-    if n != int(n) or n < 1:
-        raise InputError(f"{name} has n={values[2]} points; n is a whole number of at least 1")
+    if not n.is_integer() or n < 1:
+        raise InputError(f"{name} has n={n:g} points; n is a whole number of at least 1")
     count = int(n)
     if start > stop:
         raise InputError(
@@ -47,7 +47,9 @@ def axis_values(name: str, axis: AxisLike) -> FloatArray:
     if start == stop:
         raise InputError(f"{name} has {count} points between {start} and {stop}; give two different ends, or n=1")
     i = np.arange(count)
-    return np.asarray(((count - 1 - i) * start + i * stop) / (count - 1), dtype=np.float64)
+    values = ((count - 1 - i) * start + i * stop) / (count - 1)
+    values[[0, -1]] = start, stop  # the ends as given, without rounding
+    return _checked(name, values)
 
 
 def _checked(name: str, values: FloatArray) -> FloatArray:

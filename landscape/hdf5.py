@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import StoreError
+from landscape.files import sync_replace as sync_replace
+from landscape.files import write_durably
 
 # Attributes of the netCDF-4 machinery, not of the content.
 _INTERNAL = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
@@ -37,20 +38,20 @@ class Group:
 
 
 def write(path: str | Path, tree: Group) -> Path:
-    """Write `tree` as one file: to a temporary name beside `path`, fsync, then rename over it.
+    """Write `tree` as one file, whole or not at all (see `write_durably`).
 
     Raises StoreError when the file cannot be written; an older file at `path` is then untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # In memory first: HDF5 cannot close a file any more when the disk is full, and complains until the process ends.
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        _write_group(file, tree)
+        file.flush()
+        image = file.id.get_file_image()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # locking off: some parallel file systems refuse flock, and only this process knows the temporary name.
-        with h5py.File(temporary, "w", locking=False) as file:
-            _write_group(file, tree)
-        sync_replace(temporary, path)
+        write_durably(path, image)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path}: {error}. Free space or choose a folder you may write to, then run the same "
             "command again; finished rows are kept."
@@ -64,10 +65,11 @@ def read(path: str | Path) -> Group:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return _read_group(file)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise StoreError(f"cannot read {path} as HDF5: {error}. It may be missing, truncated or another format.") from (
-            error
-        )
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:  # what h5py makes of damage
+        raise StoreError(
+            f"cannot read {path} as HDF5: {error}. It may be missing, truncated or another format; a run folder's "
+            "result is written again from its rows by repeating the run's command."
+        ) from error
 
 
 def is_hdf5(path: str | Path) -> bool:
@@ -75,24 +77,13 @@ def is_hdf5(path: str | Path) -> bool:
     return bool(h5py.is_hdf5(Path(path)))
 
 
-def sync_replace(temporary: Path, path: Path) -> None:
-    """Make `temporary` durable and give it its final name: fsync of the file, rename, fsync of the folder."""
-    with temporary.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _write_group(target: h5py.Group, group: Group) -> None:
-    for name, value in group.attributes.items():
-        target.attrs[name] = value
+    _write_attributes(target, group.attributes)
     sizes: dict[str, int] = {}
     for name, variable in group.variables.items():
-        for dim, size in zip(variable.dims or (), variable.data.shape, strict=True):
+        if variable.dims is None:
+            continue
+        for dim, size in zip(variable.dims, variable.data.shape, strict=True):
             if sizes.setdefault(dim, size) != size:
                 raise ValueError(f"variable {name}: dimension {dim} has size {size}, elsewhere {sizes[dim]}")
     # Dimension scales first, so that the others can attach to them.
@@ -123,9 +114,14 @@ def _create(target: h5py.Group, name: str, variable: Variable) -> h5py.Dataset:
         dataset = target.create_dataset(name, data=data.astype(object), dtype=h5py.string_dtype())
     else:
         dataset = target.create_dataset(name, data=data)
-    for key, value in attributes.items():
-        dataset.attrs[key] = value
+    _write_attributes(dataset, attributes)
     return dataset
+
+
+def _write_attributes(target: h5py.Group | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        # netCDF has no booleans, and its readers drop an attribute of HDF5's.
+        target.attrs[name] = int(value) if isinstance(value, (bool, np.bool_)) else value
 
 
 def _read_group(source: h5py.Group) -> Group:

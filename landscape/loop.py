@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from landscape.claims import BYE, FAILED, STOPPED, ManagedClaims, Progress, RequestedClaims, Source, Tally
-from landscape.comm import Communicator, world
+from landscape.comm import Communicator, PartnerFailedError, world
 from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted
 from landscape.provenance import attempt_record, time_now
 from landscape.schedule import Claims
 from landscape.signals import StopSignals
-from landscape.store import ShardWriter, Store
-from landscape.task import Description, Row, Rows, Task
+from landscape.store import History, ShardWriter, Store
+from landscape.task import Description, Row, Rows, Task, checked_row
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Outcome:
     rows: Rows
     store: Store | None
     computed: int  # rows computed in this attempt, over all ranks
+    history: History
 
     @property
     def complete(self) -> bool:
@@ -76,15 +78,22 @@ def run_task(
     group = agree(comm, lambda: comm.groups_of(ranks_per_item))
     description = agree(comm, task.describe)
     book = _Book(description, task.count, out, comm, known or {}, job)
-    with StopSignals() as signals:
-        rows, computed = _Run(task, book, comm, group, ranks_per_item, progress).until_done(limit, signals)
-        book.end(rows, computed, signals.received)
-    if signals.received is not None and not rows.done.all():
-        place = f"; the same command goes on from {out}" if out is not None else ""
-        raise RunInterrupted(
-            f"stopped by {signals.received} with {int(rows.done.sum())} of {len(rows.done)} rows finished{place}"
+    run = _Run(task, description.columns, book, comm, group, ranks_per_item, progress)
+    try:
+        with StopSignals() as signals:
+            rows, computed, stopped = run.until_done(limit, signals)
+    except LandscapeError as error:
+        with contextlib.suppress(LandscapeError):  # a full disk refuses this, too; the first reason is the one to tell
+            book.end({"failure": str(error)})
+        raise
+    done = int(rows.done.sum())
+    history = book.end({"computed": computed, "done": done, "signal": stopped})
+    if stopped is not None and not rows.done.all():
+        place = (
+            f"the same command goes on from {out}" if out is not None else "they were in memory only; out= keeps them"
         )
-    return Outcome(rows, book.store, computed)
+        raise RunInterrupted(f"stopped by {stopped} with {done} of {len(rows.done)} rows finished; {place}")
+    return Outcome(rows, book.store, computed, history)
 
 
 class _Book:
@@ -101,30 +110,31 @@ class _Book:
     ) -> None:
         self._comm = comm
         self._columns = description.columns
-        self._count = count
+        self._job = job
         self._memory: dict[int, Row] = dict(known) if comm.rank == 0 else {}
-        self._attempt = 0
-        self.store: Store | None = None
-        if out is not None:
-            self.store = Store(out)
-            begun = agree(comm, lambda: self._begin(out, description, known, job) if comm.rank == 0 else None)
-            self._attempt, self._count = comm.broadcast(begun)
+        self.store: Store | None = None if out is None else Store(out)
+        begun = agree(comm, lambda: self._begin(out, description, count, known) if comm.rank == 0 else None)
+        self._attempt, self._count, self._record = comm.broadcast(begun)
+        # One for all rounds: it numbers this rank's shards.
+        self.writer: ShardWriter | _MemoryWriter = _MemoryWriter(self._memory)
+        if self.store is not None:
+            self.writer = self.store.writer(self._attempt, comm.rank, self._columns, ranks=comm.size)
 
-    def _begin(self, out: str | Path, description: Description, known: Mapping[int, Row], job: str) -> tuple[int, int]:
-        store = Store.create(out, description, self._count, job)
-        attempt = store.begin_attempt(attempt_record(self._comm.size))
+    def _begin(
+        self, out: str | Path | None, description: Description, count: int, known: Mapping[int, Row]
+    ) -> tuple[int, int, dict[str, Any]]:
+        """(number of this attempt, items, record of the attempt)."""
+        record = {**attempt_record(self._comm.size), "rows_taken_over": len(known)}
+        if out is None:
+            return 0, count, record
+        store = Store.create(out, description, count, self._job)
+        attempt = store.begin_attempt(record)
         if known and not store.rows().done.any():
             writer = store.writer(0, 0, self._columns)
             for item, row in known.items():
                 writer.add(item, row)
             writer.flush()
-        return attempt, store.count
-
-    def writer(self) -> ShardWriter | _MemoryWriter:
-        """Where this rank puts its rows."""
-        if self.store is None:
-            return _MemoryWriter(self._memory)
-        return self.store.writer(self._attempt, self._comm.rank, self._columns)
+        return attempt, store.count, record
 
     def rows(self) -> Rows:
         """All rows so far, the same on every rank."""
@@ -148,11 +158,18 @@ class _Book:
             store = self.store
             agree(self._comm, lambda: store.add_round(count) if self._comm.rank == 0 else None)
 
-    def end(self, rows: Rows, computed: int, signal: str | None) -> None:
-        """Note how the attempt ended."""
-        if self.store is not None and self._comm.rank == 0:
-            outcome = {"ended": time_now(), "computed": computed, "done": int(rows.done.sum()), "signal": signal}
-            self.store.end_attempt(self._attempt, outcome)
+    def end(self, outcome: Mapping[str, Any]) -> History:
+        """Note how the attempt ended; returns all attempts, the same on every rank."""
+        ended = agree(self._comm, lambda: self._end(outcome) if self._comm.rank == 0 else None)
+        history: History = self._comm.broadcast(ended)
+        return history
+
+    def _end(self, outcome: Mapping[str, Any]) -> History:
+        record = {**self._record, "ended": time_now(), **outcome}
+        if self.store is None:
+            return History((record,), self._job)
+        self.store.end_attempt(self._attempt, record)
+        return self.store.history()
 
 
 class _MemoryWriter:
@@ -172,77 +189,97 @@ class _Run:
     def __init__(
         self,
         task: Task,
+        columns: Mapping[str, tuple[int, ...]],
         book: _Book,
         comm: Communicator,
         group: Communicator,
         group_size: int,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._task, self._book, self._comm, self._group = task, book, comm, group
+        self._task, self._columns, self._book, self._comm, self._group = task, columns, book, comm, group
         self._leaders = list(range(0, comm.size, group_size))
         self._progress = progress
 
-    def until_done(self, limit: int | None, signals: StopSignals) -> tuple[Rows, int]:
-        """Round after round; returns the rows known at the end, complete or not, and how many were computed."""
+    def until_done(self, limit: int | None, signals: StopSignals) -> tuple[Rows, int, str | None]:
+        """Round after round; returns the rows known at the end, how many were computed, and the signal that stopped it.
+
+        A signal reaches the ranks at different moments, so all they decide here rests on what they told each other.
+        """
         rows, computed = self._book.rows(), 0
-        while not signals.received:
+        stopped: str | None = None
+        while True:
             left = None if limit is None else limit - computed
             if not rows.done.all() and left != 0:
-                computed += self._round(rows, left, signals)
+                more, stopped = self._round(rows, left, signals)
+                computed += more
                 rows = self._book.rows()
             if not rows.done.all():
                 break
             count = self._extended(rows)
             if count <= len(rows.done):
                 break
-            self._book.extend(count)
+            self._book.extend(count)  # also when stopped, so that finished rounds do not look like a finished run
             rows = self._book.rows()
-        return rows, computed
+            if stopped is not None:
+                break
+        return rows, computed, stopped
 
     def _extended(self, rows: Rows) -> int:
         return agree(self._comm, lambda: self._task.extend(rows))
 
-    def _round(self, rows: Rows, limit: int | None, signals: StopSignals) -> int:
-        """Compute pending rows until none is left or a rank stops; returns the number computed on all ranks."""
-        writer = self._book.writer()
-        source = self._source(rows, limit)
+    def _round(self, rows: Rows, limit: int | None, signals: StopSignals) -> tuple[int, str | None]:
+        """Compute pending rows until none is left or a rank stops.
+
+        Returns the number computed on all ranks, and the first signal any of them received.
+        """
+        writer = self._book.writer
+        signals.at_once = writer.flush
+        source = self._source(rows, limit, signals)
         failure: LandscapeError | None = None
+        partner_failed = False
         computed = 0
         try:
             for item in self._items(source, signals):
-                row = self._task.evaluate(item, self._group)
+                row = checked_row(self._task.evaluate(item, self._group), self._columns)
                 if source is not None:
                     writer.add(item, row)
                     source.finished(float(np.min(row[self._task.headline])))
                     computed += 1
+        except PartnerFailedError:
+            partner_failed = True
         except Exception as error:
             failure = _told(error)
-            if self._group.size > 1:
-                self._comm.abort(str(failure))  # its partners wait inside a collective: only this frees them
+            self._group.leave()
+        except BaseException as error:  # a second Ctrl-C, or an exit from inside an item
+            with contextlib.suppress(LandscapeError):
+                writer.flush()
+            if self._comm.size > 1:
+                self._comm.abort(repr(error))
+            raise
         try:
             writer.flush()
         except LandscapeError as error:
             failure = failure or error
         if source is not None:
-            source.close(FAILED if failure else STOPPED if signals.received else BYE)
+            source.close(FAILED if failure or partner_failed else STOPPED if signals.received else BYE)
         states = self._comm.gather_all((failure, computed, signals.received))
         _raise_first([state[0] for state in states])
-        signals.received = next((state[2] for state in states if state[2]), None)
-        return sum(state[1] for state in states)
+        return sum(state[1] for state in states), next((state[2] for state in states if state[2]), None)
 
     def _items(self, source: Source | None, signals: StopSignals) -> Iterator[int]:
-        """This rank's items: those it claims, or in a group those its leader does."""
-        if source is None:
-            while (item := int(self._group.broadcast(None))) >= 0:
-                yield item
-            return
-        for item in source:
-            if signals.received:
-                break
-            yield int(self._group.broadcast(item))
-        self._group.broadcast(-1)
+        """This rank's items: those it claims or, in a group, those its leader does; none after a signal."""
+        claimed = iter(source) if source is not None else None
+        while True:
+            item = next(claimed, None) if claimed is not None and not signals.received else None
+            told = self._group.gather_all((item, signals.received))
+            item, received = told[0][0], next((signal for _, signal in told if signal), None)
+            if received is not None:
+                signals.received = received
+            if item is None or received is not None:
+                return
+            yield item
 
-    def _source(self, rows: Rows, limit: int | None) -> Source | None:
+    def _source(self, rows: Rows, limit: int | None, signals: StopSignals) -> Source | None:
         """Where this rank's items come from; None for the ranks of a group that follow its leader."""
         if self._group.rank != 0:
             return None
@@ -250,7 +287,8 @@ class _Run:
             return RequestedClaims(self._comm)
         pending = np.flatnonzero(~rows.done).tolist()
         tally = Tally(self._progress, int(rows.done.sum()), len(rows.done))
-        return ManagedClaims(Claims(pending, len(self._leaders), limit), tally, self._comm, self._leaders[1:])
+        claims = Claims(pending, len(self._leaders), limit)
+        return ManagedClaims(claims, tally, self._comm, self._leaders[1:], lambda: signals.received is not None)
 
 
 def _told(error: Exception) -> LandscapeError:

@@ -7,17 +7,19 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  (the name torch's own documentation uses)
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from landscape.errors import InputError, nearest
 from landscape.trees import batch_size, map_tensors, tensors_in
 
 LossLike = str | Callable[..., Any]
+_PLAIN = (int, float, str, bool, Tensor, type(None))  # settings of a callable that its description shows
 _SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
 
 
@@ -37,6 +39,7 @@ class Quantity:
     name: str
     describe: str
     units: Callable[[Any, Any], Units]
+    ignored: int = -100  # the label that marks targets left out
 
 
 def named_losses() -> tuple[str, ...]:
@@ -54,18 +57,22 @@ def loss_quantity(loss: LossLike, outputs: Any, targets: Any) -> Quantity:
     if isinstance(loss, str):
         if loss not in _LOSSES:
             raise InputError(f"loss {loss!r} is unknown; {nearest(loss, _LOSSES)} A callable is accepted too.")
-        return _by_elements("loss", loss, _LOSSES[loss], _class_weights({}))
-    reducible = _unreduced(loss, next(tensors_in(outputs)).device)
+        return _by_elements("loss", loss, _LOSSES[loss], _class_weights(_NAMED_SETTINGS.get(loss, {})))
+    reducible = _unreduced(loss, next(tensors_in(outputs), None))
     if reducible is not None:
         elements, settings = reducible
-        return _by_elements("loss", describe_callable(loss), elements, _class_weights(settings))
+        quantity = _by_elements("loss", describe_callable(loss), elements, _class_weights(settings))
+        return replace(quantity, ignored=settings.get("ignore_index", -100))
     return callable_quantity("loss", loss, outputs, targets)
 
 
 def metric_quantities(
-    metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]], outputs: Any, targets: Any
+    metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]],
+    outputs: Any,
+    targets: Any,
+    ignored: int = -100,
 ) -> list[Quantity]:
-    """The metrics as Quantities; a callable is named by its `__name__` or its key."""
+    """The metrics as Quantities; a callable is named by its `__name__` or its key, `ignored` labels do not count."""
     items: list[tuple[str, str | Callable[..., Any]]] = (
         list(metrics.items())
         if isinstance(metrics, Mapping)
@@ -78,7 +85,8 @@ def metric_quantities(
         if isinstance(metric, str):
             if metric not in _METRICS:
                 raise InputError(f"metric {metric!r} is unknown; {nearest(metric, _METRICS)} A callable works too.")
-            result.append(Quantity(name, metric, _METRICS[metric]))
+            units = functools.partial(_METRICS[metric], ignored=ignored)
+            result.append(Quantity(name, metric, units, ignored))
         else:
             result.append(callable_quantity(name, metric, outputs, targets))
     return result
@@ -87,7 +95,7 @@ def metric_quantities(
 def values_as_units(value: Any, size: int, what: str) -> Units | None:
     """Units from what a callable returned: (B,) values, or a (numerators, denominators) pair; None for a scalar."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
-        numerators, denominators = (torch.as_tensor(v).reshape(-1) for v in value)
+        numerators, denominators = (_per_sample_sums(torch.as_tensor(v), size) for v in value)
         if numerators.shape != denominators.shape:
             raise InputError(
                 f"{what} returned numerators of shape {tuple(numerators.shape)} and denominators of shape "
@@ -103,9 +111,15 @@ def values_as_units(value: Any, size: int, what: str) -> Units | None:
             f"({size},) values per sample, or a (numerators, denominators) pair"
         )
     if tensor.ndim > 1:
-        tensor = tensor.reshape(size, -1)
-        return Units(tensor.sum(1), tensor.new_full((size,), float(tensor.shape[1])), per_sample=True)
+        return Units(_per_sample_sums(tensor, size), _per_sample_sums(torch.ones_like(tensor), size), per_sample=True)
     return Units(tensor, None, per_sample=True)
+
+
+def _per_sample_sums(tensor: Tensor, size: int) -> Tensor:
+    """(size,) sums over all but the first axis, in float64; values of another length stay as they are, flat."""
+    if tensor.ndim < 2 or tensor.shape[0] != size:
+        return tensor.reshape(-1)
+    return tensor.flatten(1).sum(1, dtype=torch.float64)
 
 
 def mean_as_unit(value: Any, size: int) -> Units:
@@ -137,17 +151,19 @@ def callable_quantity(name: str, function: Callable[..., Any], outputs: Any, tar
 def describe_callable(function: Any) -> str:
     """A stable text for a callable: module, name and settings, without memory addresses."""
     if isinstance(function, functools.partial):
-        settings = ", ".join(f"{k}={_describe_value(v)}" for k, v in sorted(function.keywords.items()))
-        return f"{describe_callable(function.func)}({settings})"
+        settings = [_describe_value(v) for v in function.args]
+        settings += [f"{k}={_describe_value(v)}" for k, v in sorted(function.keywords.items())]
+        return f"{describe_callable(function.func)}({', '.join(settings)})"
     name = getattr(function, "__qualname__", None)
     if name is not None:
         return f"{getattr(function, '__module__', '?')}.{name}{_code_digest(function)}"
-    settings = ", ".join(
+    given = {**getattr(function, "__dict__", {}), **getattr(function, "_buffers", {})}
+    settings = [
         f"{k}={_describe_value(v)}"
-        for k, v in sorted({**vars(function), **vars(function).get("_buffers", {})}.items())
-        if not k.startswith("_") and k != "training" and isinstance(v, (int, float, str, bool, Tensor, type(None)))
-    )
-    return f"{type(function).__module__}.{type(function).__qualname__}({settings})"
+        for k, v in sorted(given.items())
+        if not k.startswith("_") and k != "training" and isinstance(v, _PLAIN)
+    ]
+    return f"{type(function).__module__}.{type(function).__qualname__}({', '.join(settings)})"
 
 
 def _code_digest(function: Any) -> str:
@@ -155,9 +171,20 @@ def _code_digest(function: Any) -> str:
     code = getattr(function, "__code__", None)
     if code is None or str(function.__module__).startswith("torch."):
         return ""
-    constants = [c for c in code.co_consts if not hasattr(c, "co_code")]
-    text = repr((code.co_code, constants, code.co_names))
+    captured = [cell.cell_contents for cell in function.__closure__ or ()]
+    given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *captured]
+    text = repr(_code_parts(code)) + "".join(
+        _describe_value(v) if isinstance(v, _PLAIN) else getattr(v, "__qualname__", type(v).__qualname__) for v in given
+    )
     return "#" + hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _code_parts(code: CodeType) -> tuple[Any, ...]:
+    constants = [
+        _code_parts(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else c
+        for c in code.co_consts
+    ]
+    return (code.co_code, constants, code.co_names)
 
 
 def _describe_value(value: Any) -> str:
@@ -179,6 +206,8 @@ def _scalar_units(
         return map_tensors(tree, lambda tensor: tensor.unsqueeze(0))
 
     o, t = head(outputs), head(targets)
+    if size == 1:  # a mean and a sum differ only on more than one sample
+        o, t, trial_size = *(map_tensors(tree, lambda tensor: torch.cat([tensor, tensor])) for tree in (o, t)), 2
     whole = torch.as_tensor(function(o, t)).double()
     singles = torch.stack(
         [torch.as_tensor(function(row(o, i), row(t, i))).double().reshape(()) for i in range(trial_size)]
@@ -220,14 +249,14 @@ def _by_elements(
     def units(outputs: Any, targets: Any) -> Units:
         outputs, targets = _aligned(outputs, targets, describe)
         values = elements(outputs, targets)
+        if isinstance(targets, Tensor) and targets.shape != outputs.shape and values.ndim >= outputs.ndim:
+            raise _broadcast_error(outputs, targets, describe)
         weights = weigh(outputs, targets, values)
         if weights is None and values.ndim == 1:
             return Units(values, None, per_sample=True)
         size = values.shape[0]
-        if weights is None:
-            per = float(values[0].numel()) if size else 1.0
-            return Units(values.reshape(size, -1).sum(1), values.new_full((size,), per), per_sample=True)
-        return Units(values.reshape(size, -1).sum(1), weights.reshape(size, -1).sum(1), per_sample=True)
+        weights = torch.ones_like(values) if weights is None else weights
+        return Units(_per_sample_sums(values, size), _per_sample_sums(weights, size), per_sample=True)
 
     return Quantity(name, describe, units)
 
@@ -244,13 +273,24 @@ def _aligned(outputs: Any, targets: Any, describe: str) -> tuple[Tensor, Any]:
         outputs = outputs.float()
     labels = isinstance(targets, Tensor) and not targets.is_floating_point()
     if isinstance(targets, Tensor) and targets.is_floating_point() and targets.shape != outputs.shape:
-        raise InputError(
-            f"outputs of shape {tuple(outputs.shape)} meet targets of shape {tuple(targets.shape)} in {describe}; "
-            "broadcasting them would compare every sample with every other. Reshape one to the other's shape."
-        )
-    if labels and outputs.ndim == 3 and targets.ndim == 2 and outputs.shape[2] != targets.shape[1]:
-        outputs = outputs.transpose(1, 2)
+        raise _broadcast_error(outputs, targets, describe)
+    if labels and outputs.ndim == 3 and targets.ndim == 2:
+        scores_last = outputs.shape[1] == targets.shape[1]
+        if scores_last and outputs.shape[2] == targets.shape[1]:
+            raise InputError(
+                f"outputs of shape {tuple(outputs.shape)} with labels of shape {tuple(targets.shape)}: either of the "
+                f"last two axes could hold the classes, in {describe}. Return (B*L, C) outputs and (B*L,) labels."
+            )
+        if scores_last:
+            outputs = outputs.transpose(1, 2)
     return outputs, targets
+
+
+def _broadcast_error(outputs: Tensor, targets: Tensor, describe: str) -> InputError:
+    return InputError(
+        f"outputs of shape {tuple(outputs.shape)} meet targets of shape {tuple(targets.shape)} in {describe}; "
+        "broadcasting them would compare every sample with every other. Reshape one to the other's shape."
+    )
 
 
 def main_output(outputs: Any) -> Any:
@@ -259,50 +299,70 @@ def main_output(outputs: Any) -> Any:
 
 
 def _unreduced(
-    loss: Callable[..., Any], device: torch.device
+    loss: Callable[..., Any], like: Tensor | None
 ) -> tuple[Callable[[Any, Any], Tensor], dict[str, Any]] | None:
     """Element-wise form and settings of a torch criterion, a functional loss or a partial of one; None for others."""
     if getattr(loss, "reduction", None) in ("mean", "sum", "none") and type(loss).__module__.startswith("torch."):
         criterion: Any = copy.deepcopy(loss)
-        criterion.to(device)
+        if like is not None:  # class weights follow the scores, which losses see in float32 or better
+            criterion.to(like.device, torch.promote_types(like.dtype, torch.float32))
         criterion.reduction = "none"
-        settings = {k: getattr(criterion, k, None) for k in ("weight", "ignore_index")}
-        return criterion, settings if "CrossEntropy" in type(loss).__name__ or "NLL" in type(loss).__name__ else {}
+        classes = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
+        return criterion, {k: getattr(criterion, k) for k in ("weight", "ignore_index")} if classes else {}
     base = loss.func if isinstance(loss, functools.partial) else loss
     given = dict(loss.keywords) if isinstance(loss, functools.partial) else {}
     if getattr(base, "__module__", None) == "torch.nn.functional" and "reduction" in inspect.signature(base).parameters:
-        settings = {"weight": given.get("weight"), "ignore_index": given.get("ignore_index", -100)}
+        weight = given.get("weight")
+        if isinstance(weight, Tensor) and like is not None:
+            given["weight"] = weight = weight.to(like.device, torch.promote_types(like.dtype, torch.float32))
+        settings = {"weight": weight, "ignore_index": given.get("ignore_index", -100)}
         classes = base in (F.cross_entropy, F.nll_loss)
-        return functools.partial(loss, reduction="none"), settings if classes else {}
+        arguments = loss.args if isinstance(loss, functools.partial) else ()
+        return functools.partial(base, *arguments, **{**given, "reduction": "none"}), settings if classes else {}
     return None
 
 
 def _class_weights(settings: Mapping[str, Any]) -> Callable[[Any, Any, Tensor], Tensor | None]:
-    """Weight of each element of a class loss in torch's mean: 0 where ignored, the class weight, else 1."""
+    """Weight of each element of a class loss in torch's mean: 0 where ignored, the class weight, else 1.
+
+    None, for all ones, where nothing is ignored or weighted, and for any other loss, which has no settings.
+    """
     weight, ignore = settings.get("weight"), settings.get("ignore_index", -100)
 
     def weigh(outputs: Any, targets: Any, values: Tensor) -> Tensor | None:
-        if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.shape != values.shape:
+        if (
+            not settings
+            or not isinstance(targets, Tensor)
+            or targets.is_floating_point()
+            or targets.shape != values.shape
+        ):
             return None
         kept = targets != ignore
         if weight is None:
             return None if values.ndim == 1 and bool(kept.all()) else kept.to(values.dtype)
-        return torch.where(kept, weight.to(values)[targets.clamp(min=0)], torch.zeros_like(values))
+        return torch.where(kept, weight.to(values)[targets.where(kept, 0)], torch.zeros_like(values))
 
     return weigh
 
 
-def _correct(outputs: Any, targets: Any) -> Units:
+def _correct(outputs: Any, targets: Any, ignored: int = -100) -> Units:
     scores, labels = _aligned(outputs, targets, "accuracy")
     if not isinstance(labels, Tensor):
         raise InputError(f"accuracy needs class labels as a tensor, the targets are {type(labels).__name__}")
+    if scores.ndim == labels.ndim + 1 and scores.shape[1] == 1:
+        scores = scores.squeeze(1)
     if labels.is_floating_point() and labels.shape == scores.shape and scores.ndim > 1 and scores.shape[1] > 1:
+        if bool(((labels == labels.amax(1, keepdim=True)).sum(1) != 1).any()):
+            raise InputError(
+                "accuracy compares the largest score with the largest target, and some targets have no single largest "
+                "one (several labels at once?); give a callable of (outputs, targets) that says what counts as right"
+            )
         labels = labels.argmax(dim=1)
     if scores.ndim == labels.ndim:
         hit = (scores > 0) == (labels > 0.5)  # one logit per label
         kept = torch.ones_like(hit)
     else:
-        hit, kept = scores.argmax(dim=1) == labels, labels != -100
+        hit, kept = scores.argmax(dim=1) == labels, labels != ignored
     size = hit.shape[0]
     right = (hit & kept).reshape(size, -1).sum(1).double()
     if hit.ndim == 1 and bool(kept.all()):
@@ -310,10 +370,22 @@ def _correct(outputs: Any, targets: Any) -> Units:
     return Units(right, kept.reshape(size, -1).sum(1).double(), per_sample=True)
 
 
-def _wrong(outputs: Any, targets: Any) -> Units:
-    units = _correct(outputs, targets)
+def _wrong(outputs: Any, targets: Any, ignored: int = -100) -> Units:
+    units = _correct(outputs, targets, ignored)
     total = torch.ones_like(units.numerators) if units.denominators is None else units.denominators
     return Units(total - units.numerators, units.denominators, per_sample=True)
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """F.cross_entropy with reduction="none"; on CPUs many samples of few classes go by columns.
+
+    There torch's softmax along a short last axis takes 20 times as long as along the first (10 classes, 1,800 samples),
+    more than the rest of a small network.
+    """
+    tall = outputs.ndim == 2 and outputs.shape[0] > outputs.shape[1] and outputs.device.type == "cpu"
+    if not tall or targets.is_floating_point():
+        return F.cross_entropy(outputs, targets, reduction="none")
+    return F.nll_loss(outputs.t().contiguous().log_softmax(0).t(), targets, reduction="none")
 
 
 def _elements(function: Callable[..., Tensor]) -> Callable[[Any, Any], Tensor]:
@@ -321,7 +393,7 @@ def _elements(function: Callable[..., Tensor]) -> Callable[[Any, Any], Tensor]:
 
 
 _LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {
-    "cross_entropy": _elements(F.cross_entropy),
+    "cross_entropy": _cross_entropy,
     "nll": _elements(F.nll_loss),
     "mse": _elements(F.mse_loss),
     "l1": _elements(F.l1_loss),
@@ -330,4 +402,5 @@ _LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {
     "binary_cross_entropy_with_logits": _elements(F.binary_cross_entropy_with_logits),
     "multi_margin": _elements(F.multi_margin_loss),
 }
-_METRICS: dict[str, Callable[[Any, Any], Units]] = {"accuracy": _correct, "error": _wrong}
+_NAMED_SETTINGS = {"cross_entropy": {"ignore_index": -100}, "nll": {"ignore_index": -100}}
+_METRICS: dict[str, Callable[..., Units]] = {"accuracy": _correct, "error": _wrong}

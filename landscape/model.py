@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -13,8 +13,10 @@ from landscape_kernels.layout import Filters, Layout
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.errors import InputError
+from landscape.data import random_state_kept, torch_random_state_kept
+from landscape.errors import InputError, nearest
 from landscape.trees import tensors_in
 
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
@@ -26,10 +28,14 @@ def parameter_layout(model: nn.Module) -> Layout:
     A filter holds the weights of one output unit: a row of Linear, Embedding, recurrent and attention projections
     (axis 0, so each of q, k, v of a packed projection has its own rows), an output channel of a convolution (grouped
     or not), and an output channel of each group of a transposed convolution, whose axis 0 counts inputs. The
-    (in, out) weight of transformers' `Conv1D` has a filter per column.
+    (in, out) weight of transformers' `Conv1D` has a filter per column, and a (1, N, D) table of positions one per
+    position, like an Embedding.
     """
     owners: dict[int, tuple[nn.Module, str]] = {}
     for module in model.modules():
+        for name, parts in getattr(module, "parametrizations", {}).items():  # spectral_norm and its kin
+            for parameter in parts.parameters():
+                owners.setdefault(id(parameter), (module, name))
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(id(parameter), (module, name))
     shapes: dict[str, tuple[int, ...]] = {}
@@ -52,23 +58,51 @@ def parameter_layout(model: nn.Module) -> Layout:
 
 
 def _kind(module: nn.Module, local: str, parameter: Tensor) -> str:
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        return "norm"
     if parameter.ndim <= 1 and _NORM_NAME.search(type(module).__name__):
         return "norm"
     if "bias" in local:
         return "bias"
-    return "embedding" if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) else "weight"
+    table = isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or _is_positions(module, parameter)
+    return "embedding" if table else "weight"
+
+
+def _is_positions(module: nn.Module, parameter: Tensor) -> bool:
+    """(1, N, D) embeddings of N positions, or of one special token, that models hold without an Embedding."""
+    return parameter.ndim == 3 and parameter.shape[0] == 1 < parameter.shape[2] and not isinstance(module, _ConvNd)
 
 
 def _filters(module: nn.Module, parameter: Tensor) -> Filters | None:
     shape = tuple(parameter.shape)
-    if len(shape) < 2:
+    if len(shape) < 2 or isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
         return None
+    if _is_positions(module, parameter):
+        return Filters(shape[1:], (1,))
     if isinstance(module, _ConvTransposeNd) and len(shape) > 2:
         inputs, outputs = shape[0] // module.groups, shape[1]
         return Filters((module.groups, inputs, outputs, math.prod(shape[2:])), (1, 3))
     if type(module).__name__ == "Conv1D" and len(shape) == 2:
         return Filters(shape, (0,))
     return Filters((shape[0], math.prod(shape[1:])), (1,))
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The user's own module inside torch.compile and (Distributed)DataParallel."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
+            model = model.get_submodule("_orig_mod")
+        else:
+            break
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"module {name or type(module).__name__!r} is TorchScript, which takes no hooks and fixes its "
+                "parameters; give the module it was made from"
+            )
+    return model
 
 
 class BoundModel:
@@ -79,6 +113,7 @@ class BoundModel:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        model = _unwrapped(model)
         self.model = model
         self.device = device
         self.dtype = dtype
@@ -88,7 +123,8 @@ class BoundModel:
         if not self._trainable:
             raise InputError(f"{type(model).__name__} has no trainable parameter; set requires_grad on those to vary")
         self._frozen = list(named.values())
-        self.frozen_values = [self._to_device(p.data) for p in self._frozen]
+        self.frozen_names = tuple(named)
+        self.frozen_values = [self._to_device(p.data).clone() for p in self._frozen]
         self.centre = torch.cat([self._to_device(p.data).reshape(-1) for p in self._trainable])
         self._modules = list(model.modules())
         names = {id(buffer): name for name, buffer in model.named_buffers()}
@@ -99,6 +135,9 @@ class BoundModel:
             if buffer is not None
         ]
         self.buffers = {name: self._to_device(buffer).clone() for name, buffer in model.named_buffers()}
+        # Whether a forward pass may draw from numpy's or Python's random streams: keeping them costs more than all else
+        # here, so the objective finds out on a trial.
+        self.draws_elsewhere = True
         self._check_batchnorm()
 
     @property
@@ -120,45 +159,63 @@ class BoundModel:
     def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
         """The model in eval mode at `theta` (size,), with `buffers` in place of those it had at the start.
 
-        Parameters, buffers, modes and torch's random state are put back on every way out.
+        Parameters, their gradients, buffers, modes and random states are put back on every way out.
         """
-        saved_data = [p.data for p in self._trainable]
-        saved_frozen = [p.data for p in self._frozen]
+        parameters = [*self._trainable, *self._frozen]
+        saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
-        training = [module for module in self._modules if module.training]
-        working = {name: (buffers or {}).get(name, value).clone() for name, value in self.buffers.items()}
-        rng = torch.get_rng_state()
+        modes = [module.training for module in self._modules]
+        working = self._working_buffers(buffers or {})
         with ExitStack() as stack:
+            stack.enter_context(random_state_kept() if self.draws_elsewhere else torch_random_state_kept())
             if self.device.type == "cuda":
                 stack.enter_context(torch.random.fork_rng([self.device]))
                 stack.enter_context(torch.cuda.device(self.device))
                 # float32 means float32, and the same kernels every time.
                 stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
             try:
+                for parameter in parameters:
+                    parameter.grad = None
                 for parameter, block in zip(self._trainable, self.layout.blocks, strict=True):
                     parameter.data = theta[block.slice].view(block.shape)
                 for parameter, value in zip(self._frozen, self.frozen_values, strict=True):
                     parameter.data = value
                 for module, key, name in self._buffer_slots:
                     module._buffers[key] = working[name]
-                for module in training:
-                    module.training = False
+                for module in self._modules:
+                    if module.training:
+                        module.training = False
                 yield self.model
             finally:
-                for parameter, data in zip(self._trainable, saved_data, strict=True):
+                for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
+                    parameter.grad = None
                     parameter.data = data
-                for parameter, data in zip(self._frozen, saved_frozen, strict=True):
-                    parameter.data = data
-                for (module, key, _), saved in zip(self._buffer_slots, saved_buffers, strict=True):
-                    module._buffers[key] = saved
-                for module in training:
-                    module.training = True
-                torch.set_rng_state(rng)
+                    parameter.grad = grad
+                    parameter.requires_grad_(requires_grad)
+                for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
+                    module._buffers[key] = buffer
+                for module, mode in zip(self._modules, modes, strict=True):
+                    if module.training != mode:
+                        module.training = mode
+
+    def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""
+        unknown = sorted(set(given) - set(self.buffers))
+        if unknown:
+            raise InputError(f"the model has no buffer {unknown[0]!r}; {nearest(unknown[0], self.buffers)}")
+        return {
+            name: given.get(name, value).to(value.device, value.dtype, copy=True)
+            for name, value in self.buffers.items()
+        }
 
     def reestimate(
-        self, theta: Tensor, chunks: Sequence[Any], forward: Callable[[nn.Module, Any], object]
+        self,
+        theta: Tensor,
+        chunks: Callable[[], Iterable[Any]],
+        count: int,
+        forward: Callable[[nn.Module, Any], object],
     ) -> dict[str, Tensor]:
-        """Running statistics of every BatchNorm at `theta` from the given data; returns {buffer name: value}.
+        """Running statistics of every BatchNorm at `theta` from `count` chunks of data; returns {buffer name: value}.
 
         They equal what torch stores after one training-mode pass over the data as a single batch with momentum 1:
         mean and unbiased variance, pooled over all samples and positions in float64, every layer fed by layers that
@@ -173,8 +230,8 @@ class BoundModel:
         try:
             with self.at(theta) as model, torch.no_grad():
                 while True:
-                    for chunk in chunks:
-                        pooled.start_chunk(only=len(chunks) == 1)
+                    for chunk in chunks():
+                        pooled.start_chunk(only=count == 1)
                         with suppress(_LayerReached):
                             forward(model, chunk)
                     if not pooled.settle():
@@ -201,12 +258,18 @@ class BoundModel:
         return largest
 
     def stochastic_modules(self) -> list[str]:
-        """Names of modules that draw random numbers by design (dropout and its kin), for messages."""
+        """Names of modules that may draw random numbers in eval mode (custom dropout and its kin), for messages."""
         pattern = re.compile(r"drop|noise|stochastic", re.IGNORECASE)
-        return [name for name, module in self.model.named_modules() if pattern.search(type(module).__name__)]
+        return [
+            name or type(module).__name__
+            for name, module in self.model.named_modules()
+            if pattern.search(type(module).__name__) and not isinstance(module, _DropoutNd)
+        ]
 
     def _to_device(self, tensor: Tensor) -> Tensor:
-        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        dtype = tensor.dtype
+        if tensor.is_floating_point() or tensor.is_complex():
+            dtype = self.dtype.to_complex() if tensor.is_complex() else self.dtype
         return tensor.detach().to(self.device, dtype)
 
     def _check_batchnorm(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio
 from torch import Tensor, nn
 
 from landscape.comm import SERIAL, Communicator, local_rank
-from landscape.data import Batch, Data, read_data
+from landscape.data import Batch, Data, random_state_kept, read_data
 from landscape.errors import InputError
 from landscape.losses import (
     LossLike,
@@ -31,7 +32,7 @@ from landscape.losses import (
 )
 from landscape.model import BoundModel
 from landscape.results import Estimate
-from landscape.trees import batch_size, map_tensors, tensor_bytes, tensors_in
+from landscape.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,10 @@ _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
 _SMALLEST_CHUNK = 8
 # A statistics pass is one chunk (and one pass, whatever the depth) while its largest activation stays below this.
 _STATISTICS_BYTES = 1 << 30
-_ALIKE = 1e-3  # relative gap between two evaluations that rounding may cause, and no more
+# Relative gaps that rounding may cause, and no more: between batch sizes or memory formats, which sum in another order,
+# and between two runs on the same batch, whose order varies only by atomics on GPUs.
+_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
+_SAME = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 class Objective:
@@ -57,7 +61,9 @@ class Objective:
     (a scalar then counts as the mean over the batch).
 
     `data` is (inputs, targets), a Dataset, a DataLoader, or a re-iterable of batches, tuples `(*inputs, targets)` or
-    mappings with a label key. `forward(model, batch)` replaces that convention: it returns (outputs, targets).
+    mappings with a label key. Labels are used as they are: a language model that predicts the next token needs
+    `forward(model, batch)`, which replaces that convention and returns (outputs, targets), to shift them. Data given
+    as tensors are then one batch.
 
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
@@ -87,6 +93,8 @@ class Objective:
             raise InputError("loss=None needs forward=, a function (model, batch) that returns the loss")
         if loss is None and metrics:
             raise InputError("metrics need outputs and targets: give loss=, and let forward return (outputs, targets)")
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
         self.precision = precision or _default_precision(model)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
@@ -98,16 +106,19 @@ class Objective:
         self._check = check
         self._needs_grad = False
         self._channels_last = False
+        self._copies_inputs = False
         self._model = BoundModel(model, self.device, self.dtype)
-        self._data = self.read(data)
-        trial = self._trial_batch()
-        self._settle_grad_mode(trial)
-        self._settle_memory_format(trial)
-        self._values_per_sample = self._largest_activation(trial)
-        self.chunk = self._chunk_size(trial)
-        self._undivided, self._data = self._data, self._data.divided(self.chunk)
-        self._quantities = self._settle_quantities(loss, metrics)
-        self._check_determinism()
+        with random_state_kept():
+            self._data = self.read(data)
+            trial = self._trial_batch()
+            self._settle_call(trial)
+            self._settle_memory_format(trial)
+            self._values_per_sample = self._largest_activation(trial)
+            self.chunk = self._chunk_size(trial)
+            self._undivided, self._data = self._data, self._data.divided(self.chunk)
+            self._quantities = self._settle_quantities(loss, metrics)
+            self._check_determinism()
+            self._model.draws_elsewhere = self._draws_elsewhere()
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -130,6 +141,11 @@ class Objective:
     def buffers(self) -> dict[str, Tensor]:
         """The model's buffers at the centre by name (copies)."""
         return {name: value.clone() for name, value in self._model.buffers.items()}
+
+    @property
+    def frozen(self) -> dict[str, Tensor]:
+        """The parameters that do not vary, by name."""
+        return dict(zip(self._model.frozen_names, self._model.frozen_values, strict=True))
 
     @property
     def batchnorm_names(self) -> list[str]:
@@ -203,13 +219,15 @@ class Objective:
         samples and positions, as torch stores them after one training-mode pass over the data as one batch.
         """
         data = self.read_statistics() if statistics is None else statistics
-        batches = [batch for _, batch in data.chunks()]
+
+        def chunks() -> Iterator[Batch]:
+            return (batch for _, batch in data.chunks())
 
         def forward(model: nn.Module, batch: Batch) -> None:
             with self._context(True):
                 self._call(model, batch)
 
-        return self._model.reestimate(self.vector(theta), batches, forward)
+        return self._model.reestimate(self.vector(theta), chunks, data.count, forward)
 
     def read_statistics(self, data: Any = None) -> Data:
         """Data to re-estimate BatchNorm on, by default the objective's own, in as few chunks as memory allows."""
@@ -229,7 +247,13 @@ class Objective:
 
     def vector(self, theta: Any) -> Tensor:
         """`theta` as a vector on the device in the working precision. Raises InputError for another size."""
-        tensor = torch.as_tensor(theta).detach().to(self.device, self.dtype).reshape(-1)
+        try:
+            tensor = torch.as_tensor(theta).detach().to(self.device, self.dtype).reshape(-1)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"theta of type {type(theta).__name__} is not a vector of numbers ({error}); from a state dict or a "
+                "checkpoint, plane_through and pca_plane take it as it is"
+            ) from error
         if tensor.numel() != self.layout.size:
             raise InputError(
                 f"theta has {tensor.numel()} values, the model {self.layout.size} trainable ones "
@@ -244,8 +268,13 @@ class Objective:
         _, batch = next(self._data.chunks())
         return map_tensors(batch, lambda t: t[:16]) if self._data.divisible else batch
 
-    def _settle_grad_mode(self, trial: Batch) -> None:
-        """Losses with derivatives inside (physics-informed ones) need autograd on; most are faster without."""
+    def _settle_call(self, trial: Batch) -> None:
+        """Losses with derivatives inside (physics-informed ones) need autograd on; most are faster without.
+
+        A model that writes to its inputs gets copies, since the data held must stay what they are.
+        """
+        trial = map_tensors(trial, Tensor.clone)
+        versions = [t._version for t in tensors_in(trial)]
         try:
             self._run(trial)
         except RuntimeError as error:
@@ -253,20 +282,21 @@ class Objective:
                 raise
             self._needs_grad = True
             self._run(trial)
+        self._copies_inputs = versions != [t._version for t in tensors_in(trial)]
 
     def _settle_memory_format(self, trial: Batch) -> None:
         """Channels-last images make convolutions faster; used where the model takes them and answers alike."""
         if not self._model.has_convolutions or not any(t.ndim == 4 for t in tensors_in(trial)):
             return
-        plain = self._run(trial)
+        plain = self._run(trial, full_precision=True)
         self._channels_last = True
         try:
-            other = self._run(map_tensors(trial, self._format))
+            other = self._run(map_tensors(trial, self._format), full_precision=True)
         except RuntimeError as error:
             logger.info("channels-last inputs are not used: %s", error)
             self._channels_last = False
             return
-        self._channels_last = _alike(_values(plain), _values(other))
+        self._channels_last = _alike(_values(plain), _values(other), _ROUNDING[self.dtype])
         if self._channels_last:
             self._data = self._data.converted(self._format)
 
@@ -290,13 +320,14 @@ class Objective:
 
             return [Quantity("loss", "returned by forward", units)]
         with self._context(False):
-            return [loss_quantity(loss, outputs, targets), *metric_quantities(metrics, outputs, targets)]
+            quantity = loss_quantity(loss, outputs, targets)
+            return [quantity, *metric_quantities(metrics, outputs, targets, quantity.ignored)]
 
     def _check_determinism(self) -> None:
         """The same batch twice, and half of it alone: refuse models that draw random numbers or couple samples."""
         _, batch = next(self._data.chunks())
-        first, second = self._trial_units(batch), self._trial_units(batch)
-        if not _alike([first.numerators], [second.numerators]):
+        first, second = self._trial_units(batch, seed=0), self._trial_units(batch, seed=1)
+        if not _alike([first.numerators], [second.numerators], _SAME[self.dtype]):
             names = self._model.stochastic_modules()
             raise InputError(
                 "the model answers differently to the same batch in eval mode: it draws random numbers"
@@ -304,14 +335,28 @@ class Objective:
                 + ". Make functional dropout depend on self.training, or fix the noise."
             )
         size = batch_size(batch)
-        if self._forward is None and first.per_sample and size > 1:
-            half = self._trial_units(map_tensors(batch, lambda t: t[: size // 2]))
-            if not _alike([first.numerators[: size // 2]], [half.numerators]):
+        if self._forward is None and first.per_sample and size > 1 and has_batch_axis(batch):
+            half = self._trial_units(map_tensors(batch, lambda t: t[: size // 2]), seed=0)
+            if not _alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[self.dtype]):
                 raise InputError(
                     "the loss of a sample changes with the other samples of its batch, so its mean depends on the "
                     "batching. Normalise per sample or with fixed statistics, or say how batches are made: pass a "
                     "list of batches with forward=."
                 )
+
+    def _draws_elsewhere(self) -> bool:
+        """Whether evaluating the first batch moves numpy's or Python's random stream."""
+        _, batch = next(self._data.chunks())
+
+        def streams() -> tuple[Any, ...]:
+            _, state, place, *_ = np.random.get_state()
+            return bytes(state), place, random.getstate()  # type: ignore[arg-type]
+
+        before = streams()
+        self._model.draws_elsewhere = False
+        with self._model.at(self._model.centre) as model, self._context(False):
+            self._units(model, batch)
+        return streams() != before
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -326,8 +371,11 @@ class Objective:
 
     def _call(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch; with loss=None the loss values and the batch."""
+        if self._copies_inputs:
+            batch = map_tensors(batch, Tensor.clone)
         if self._forward is not None:
-            result = self._forward(model, batch)
+            # New tensors and containers: what it pops or sets requires_grad on is whole again the next time.
+            result = self._forward(model, map_tensors(batch, Tensor.detach))
             if self._loss_is_returned:
                 return result, batch
             if not (isinstance(result, tuple) and len(result) == 2):
@@ -345,23 +393,35 @@ class Objective:
                 )
             return main_output(model(**{k: v for k, v in batch.items() if k != key})), batch[key]
         if isinstance(batch, Tensor) or len(batch) < 2:
-            raise InputError("a batch holds no targets; give forward=lambda model, batch: (outputs, targets)")
+            raise InputError(
+                "a batch holds no targets; give data=(inputs, targets), a tuple, or batches of that form, or "
+                "forward=lambda model, batch: (outputs, targets)"
+            )
         *inputs, targets = batch
         if len(inputs) == 1 and isinstance(inputs[0], tuple):
             inputs = list(inputs[0])
         return main_output(model(*inputs)), targets
 
-    def _run(self, batch: Batch) -> tuple[Any, Any]:
-        with self._model.at(self._model.centre) as model, self._context(False):
-            outputs, targets = self._call(model, batch)
-            return map_tensors(outputs, Tensor.detach), targets
+    def _run(self, batch: Batch, full_precision: bool = False) -> tuple[Any, Any]:
+        with self._model.at(self._model.centre) as model, self._context(full_precision):
+            return self._outputs(model, batch)
+
+    def _outputs(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+        """`_call` with scores in float32 or better, so that losses do not sum in half precision."""
+        outputs, targets = self._call(model, batch)
+        half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
+        return outputs.float() if half else outputs, targets
 
     def _units(self, model: nn.Module, batch: Batch) -> list[Units]:
-        outputs, targets = self._call(model, batch)
+        outputs, targets = self._outputs(model, batch)
         return [quantity.units(outputs, targets) for quantity in self._quantities]
 
-    def _trial_units(self, batch: Batch) -> Units:
-        with self._model.at(self._model.centre) as model, self._context(False):
+    def _trial_units(self, batch: Batch, seed: int) -> Units:
+        """The loss with every random stream at `seed`, in full precision, where rounding says little."""
+        with self._model.at(self._model.centre) as model, self._context(True):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            random.seed(seed)
             return self._units(model, batch)[0]
 
     def _format(self, tensor: Tensor) -> Tensor:
@@ -413,11 +473,11 @@ def _values(tree: Any) -> list[Tensor]:
     return [t for t in tensors_in(tree) if t.is_floating_point()]
 
 
-def _alike(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether two lists of tensors agree up to rounding, NaN and Inf in the same places."""
-    for a, b in zip(first, second, strict=True):
+def _alike(first: Sequence[Tensor], second: Sequence[Tensor], gap: float) -> bool:
+    """Whether two lists of tensors agree up to a relative `gap`, NaN and Inf in the same places."""
+    for a, b in zip((t.detach() for t in first), (t.detach() for t in second), strict=True):
         finite = a.isfinite() & b.isfinite()
         scale = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
-        if not torch.allclose(a, b, rtol=_ALIKE, atol=_ALIKE * scale, equal_nan=True):
+        if not torch.allclose(a, b, rtol=gap, atol=gap * scale, equal_nan=True):
             return False
     return True

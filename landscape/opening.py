@@ -23,7 +23,7 @@ def open_result(path: str | Path, *, run: str | None = None) -> Surface:
     path = Path(path)
     if path.is_dir():
         store = Store.open(path)
-        return surface_from_rows(store.description(), store.rows(), store)
+        return surface_from_rows(store.description(), store.rows(), store.history())
     if not path.exists():
         raise StoreError(f"{path} does not exist; give a run folder or an HDF5 file")
     tree = hdf5.read(path)

@@ -53,7 +53,7 @@ def plot_surface(
     levels: str = "auto",
     count: int = 12,
 ) -> Figure:
-    """A picture of one quantity of a surface; coordinates in multiples of the directions, values in their unit.
+    """A picture of one quantity of a surface; coordinates in multiples of the directions, values as they are (unit 1).
 
     Kinds: "contour", filled contours with lines, the centre, and the surface's points (a trajectory is joined, its ends
     named, its explained variance told on the axes); "3d", the graph over the plane; "profile", the values along each
@@ -112,7 +112,8 @@ class _Cut:
 
     @property
     def finite(self) -> BoolArray:
-        return self.computed & np.isfinite(self.values)
+        finite: BoolArray = self.computed & np.isfinite(self.values)
+        return finite
 
     @property
     def nonfinite(self) -> BoolArray:
@@ -215,7 +216,7 @@ def _contour(surface: Surface, quantity: str, levels: str, count: int) -> Figure
     corners_x, corners_y = _corners(x), _corners(y)
     lines = min(cut.values.shape) > 1 and bool(cut.finite.any()) and not scale.constant
     if cut.finite.any():
-        drawn = np.ma.masked_invalid(np.where(cut.finite, scale.drawn(cut.values), np.nan))
+        drawn = np.where(cut.finite, scale.drawn(cut.values), np.nan)
         norm = BoundaryNorm(scale.levels, _COLOURS.N)
         mappable: Any = None
         if not (lines and cut.finite.all()):
@@ -224,7 +225,7 @@ def _contour(surface: Surface, quantity: str, levels: str, count: int) -> Figure
         if lines:
             mappable = ax.contourf(x, y, drawn, levels=scale.levels, cmap=_COLOURS, norm=norm)
             ax.contour(x, y, drawn, levels=scale.levels, colors="white", linewidths=0.6, linestyles="solid", alpha=0.8)
-        bar = figure.colorbar(mappable, ax=ax, label=_value_label(surface, quantity), ticks=scale.ticks)
+        bar = figure.colorbar(mappable, ax=ax, label=quantity, ticks=scale.ticks)
         scale.tick(bar.ax.yaxis)
     for where, look in ((~cut.computed, _MISSING), (cut.nonfinite, _NONFINITE)):
         if where.any():
@@ -268,9 +269,7 @@ def _graph(surface: Surface, quantity: str, levels: str, count: int) -> Figure:
         dots = ax.scatter(*lonely.T, c=lonely[:, 2], depthshade=False, label="single values", **colours)
         mappable = mappable or dots
     if mappable is not None:
-        bar = figure.colorbar(
-            mappable, ax=ax, label=_value_label(surface, quantity), ticks=scale.ticks, shrink=0.7, pad=0.12
-        )
+        bar = figure.colorbar(mappable, ax=ax, label=quantity, ticks=scale.ticks, shrink=0.7, pad=0.12)
         scale.tick(bar.ax.yaxis)
     ax.set_xlim(*_corners(x)[[0, -1]] if x.size == 1 else x[[0, -1]])
     ax.set_ylim(*_corners(y)[[0, -1]] if y.size == 1 else y[[0, -1]])
@@ -326,7 +325,7 @@ def _profile(surface: Surface, quantity: str, levels: str, count: int) -> Figure
             _mark_line(ax, surface.points, quantity, scale)
         ax.set_xlabel(_axis_label(surface, name, place))
         ax.set_title(quantity + (f" at {cut.place}" if cut.place else ""))
-    panels[0].set_ylabel(_value_label(surface, quantity))
+    panels[0].set_ylabel(quantity)
     if scale.log:
         panels[0].set_ylim(bottom=float(scale.levels[0]))
     scale.tick(panels[0].yaxis)
@@ -458,11 +457,6 @@ def _cells(where: BoolArray, x: FloatArray, y: FloatArray) -> Outline:
     i, j = np.nonzero(where)
     corners = [(x[j], y[i]), (x[j + 1], y[i]), (x[j + 1], y[i + 1]), (x[j], y[i + 1])]
     return Outline.make_compound_path_from_polys(np.stack([np.stack(c, axis=-1) for c in corners], axis=1))
-
-
-def _value_label(surface: Surface, quantity: str) -> str:
-    unit = surface.units[quantity]
-    return quantity if unit in ("", "1") else f"{quantity} ({unit})"
 
 
 def _axis_label(surface: Surface, name: str, place: int) -> str:

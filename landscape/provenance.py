@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import torch
 
 _LIBRARIES = ("torch", "numpy", "scipy", "h5py", "mpi4py")
 
@@ -32,22 +32,24 @@ def time_now() -> str:
 
 def attempt_record(ranks: int) -> dict[str, Any]:
     """Who runs, where and with what, in plain values."""
+    torch = sys.modules.get("torch")  # a task that does without it need not wait for it to load
     return {
         "started": time_now(),
         "ranks": ranks,
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if torch else 1,
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "engine": engine_version(),
         "git": git_revision(Path.cwd()),
         "libraries": {name: _version(name) for name in _LIBRARIES},
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "",
     }
 
 
+@functools.cache
 def git_revision(folder: Path) -> str:
     """Commit of the checkout around `folder`, with "+changes" when files differ from it; "" outside any checkout."""
     try:

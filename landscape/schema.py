@@ -126,7 +126,10 @@ def _points_group(points: Points, axes: tuple[str, ...]) -> hdf5.Group:
         "distance": over(("point",), points.distance, "Euclidean distance from the plane in parameter space"),
     }
     for i, axis in enumerate(axes):
-        variables[axis] = over(("point",), points.coordinates[:, i], f"least-squares coordinate along direction {axis}")
+        # Not named like the axis alone: as a tree, xarray shows the surface's axis under that name in here.
+        variables[f"{axis}_coordinate"] = over(
+            ("point",), points.coordinates[:, i], f"least-squares coordinate along direction {axis}"
+        )
     for name in points.true:
         variables[f"{name}_true"] = over(("point",), points.true[name], f"{name} at the point itself")
         variables[f"{name}_projected"] = over(
@@ -143,7 +146,7 @@ def _read_points(group: hdf5.Group) -> Points:
     v = group.variables
     axes = str(group.attributes["axes"]).split()
     quantities = [name.removesuffix("_true") for name in v if name.endswith("_true")]
-    coordinates: FloatArray = np.stack([v[axis].data for axis in axes], axis=1)
+    coordinates: FloatArray = np.stack([v[f"{axis}_coordinate"].data for axis in axes], axis=1)
     return Points(
         kind=str(group.attributes["kind"]),
         labels=tuple(str(label) for label in v["label"].data),

@@ -5,23 +5,26 @@
     shards/0001-00003-000007.npz rows of attempt 1, rank 3, seventh shard: items (n,), one array per column
     landscape.h5                 the result, once every row is there
 
-A shard is written to a temporary name, flushed to the disk and renamed, so it is whole or absent.
+All but the attempts' records are written once and durably (see `write_durably`), so they are whole or absent. Several
+runs may use one folder at once: each has its own attempt number and so its own shards, and rows that two of them
+compute are equal.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from landscape.errors import InputError, StoreError
-from landscape.hdf5 import sync_replace
+from landscape.files import create_durably, write_durably
 from landscape.task import Description, Row, Rows
 
 FORMAT = 1  # of run folders
@@ -29,6 +32,17 @@ RESULT = "landscape.h5"
 
 _FIRST_INTERVAL, _LAST_INTERVAL = 1.0, 60.0  # seconds of rows a killed rank may lose, early and late in a long run
 _INTERVAL_SHARE = 0.02  # in between: this share of the time run so far, which bounds the number of shards
+_SHARDS_PER_SECOND = 32  # of all ranks together, early in a run: file systems shared by 1,000 ranks take no more gladly
+
+_KEYS = ("format", "task", "columns", "identity", "about", "rounds", "job")  # of run.json
+
+
+@dataclass(frozen=True)
+class History:
+    """Who computed the rows."""
+
+    attempts: tuple[Mapping[str, Any], ...] = ()  # oldest first
+    job: str = ""  # text of the job file, "" for a call of the library
 
 
 class Store:
@@ -67,34 +81,42 @@ class Store:
             "rounds": [count],
             "job": job,
         }
-        manifest = json.loads(json.dumps(manifest, allow_nan=False))  # as it will be read back: tuples become lists
-        if store._manifest.exists():
-            store._require_same(manifest)
-            return store
-        clash = next((p for p in (store.result, store._shards, store._attempts) if p.exists()), None)
-        if clash is not None:
-            raise InputError(
-                f"{folder} holds {clash.name} but no run.json, so it is not this run's folder; name another one."
-            )
+        manifest = json.loads(json.dumps(manifest))  # as it will be read back: tuples become lists
         try:
-            store._shards.mkdir(parents=True, exist_ok=True)
+            if not store._manifest.exists():
+                clash = next((p for p in (store.result, store._shards, store._attempts) if p.exists()), None)
+                # run.json comes first, so its absence is no trace of a kill; another run may have begun since, though.
+                if clash is not None and not store._manifest.exists():
+                    raise InputError(
+                        f"{folder} holds {clash.name} but no run.json, so it is not this run's; name another folder."
+                    )
+                store.folder.mkdir(parents=True, exist_ok=True)
+                create_durably(store._manifest, _json(manifest))
+            store._require_same(manifest)  # also when it is new: of two runs that began at once, one made it
+            store._shards.mkdir(exist_ok=True)
             store._attempts.mkdir(exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot create the run folder {folder}: {error}. Choose one you may write to.") from error
-        _write_json(store._manifest, manifest)
+            raise StoreError(
+                f"cannot create the run folder {folder}: {error}. Make room, or choose a folder you may write to."
+            ) from error
         return store
 
     def manifest(self) -> dict[str, Any]:
         """The content of run.json. Raises StoreError when it is damaged or newer than this version."""
         try:
             manifest: dict[str, Any] = json.loads(self._manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"cannot read {self._manifest}: {error}") from error
-        if manifest.get("format", 0) > FORMAT:
+            if manifest["format"] > FORMAT:
+                raise StoreError(
+                    f"{self.folder} has run-folder format {manifest['format']}, this version reads up to {FORMAT}; "
+                    "update loss-landscape-engine"
+                )
+            if missing := [key for key in _KEYS if key not in manifest]:
+                raise ValueError(f"no {', '.join(missing)} in it")
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise StoreError(
-                f"{self.folder} has run-folder format {manifest['format']}, this version reads up to {FORMAT}; "
-                "update loss-landscape-engine"
-            )
+                f"cannot read {self._manifest}: {error!r}. It was edited or damaged; restore it from a copy, or start "
+                "again in another folder."
+            ) from error
         return manifest
 
     def description(self) -> Description:
@@ -106,19 +128,22 @@ class Store:
     @property
     def count(self) -> int:
         """Items in all rounds so far."""
-        return int(self.manifest()["rounds"][-1])
+        return int(max(self.manifest()["rounds"]))
 
     def add_round(self, count: int) -> None:
-        """Record that there are `count` items from now on."""
+        """Record that there are `count` items from now on; nothing where another run has recorded it."""
         manifest = self.manifest()
-        manifest["rounds"].append(count)
-        _write_json(self._manifest, manifest)
+        if count > max(manifest["rounds"]):
+            manifest["rounds"].append(count)
+            _write_json(self._manifest, manifest)
 
     def _require_same(self, manifest: Mapping[str, Any]) -> None:
         stored = self.manifest()
-        differences = list(_differences(stored["identity"], manifest["identity"]))
-        if stored["task"] != manifest["task"]:
-            differences.insert(0, f"task: {stored['task']} there, {manifest['task']} now")
+        there, now = (
+            {"task": m["task"], **m["identity"], "columns": m["columns"], "items": m["rounds"][0]}
+            for m in (stored, manifest)
+        )
+        differences = list(_differences(there, now))
         if differences:
             raise InputError(
                 f"{self.folder} holds a different run, and its rows cannot be used for this one:\n  "
@@ -130,18 +155,20 @@ class Store:
 
     def rows(self) -> Rows:
         """All finished rows. Raises StoreError for a shard that is damaged, naming it and the way out."""
+        # Shards before the manifest: another run records a round before it writes the round's rows.
+        paths = sorted(self._shards.glob("*.npz"))
         columns = self.description().columns
         rows = Rows.empty(columns, self.count)
-        for path in sorted(self._shards.glob("*.npz")):
+        for path in paths:
             items, values = _read_shard(path, columns, len(rows.done))
             rows.done[items] = True
             for name, value in values.items():
                 rows.columns[name][items] = value
         return rows
 
-    def writer(self, attempt: int, rank: int, columns: Mapping[str, tuple[int, ...]]) -> ShardWriter:
-        """Where a rank puts its rows during one attempt."""
-        return ShardWriter(self._shards, f"{attempt:04d}-{rank:05d}", columns)
+    def writer(self, attempt: int, rank: int, columns: Mapping[str, tuple[int, ...]], *, ranks: int = 1) -> ShardWriter:
+        """Where one of `ranks` puts its rows during one attempt."""
+        return ShardWriter(self._shards, f"{attempt:04d}-{rank:05d}", columns, ranks)
 
     # -- attempts -----------------------------------------------------------------------------------------------
 
@@ -150,20 +177,21 @@ class Store:
         number = len(list(self._attempts.glob("*.json"))) + 1
         while True:
             try:
-                handle = os.open(self._attempts / f"{number:04d}.json", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+                os.close(os.open(self._attempt(number), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                break
             except FileExistsError:
                 number += 1
-                continue
             except OSError as error:
-                raise StoreError(f"cannot write into {self._attempts}: {error}. Finished rows are kept.") from error
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(dict(record), file, indent=1)
-            return number
+                raise _unwritable(self._attempts, error) from error
+        _write_json(self._attempt(number), record)
+        return number
 
-    def end_attempt(self, number: int, outcome: Mapping[str, Any]) -> None:
-        """Add how an attempt ended to its record."""
-        path = self._attempts / f"{number:04d}.json"
-        _write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **outcome})
+    def end_attempt(self, number: int, record: Mapping[str, Any]) -> None:
+        """Replace the record of an attempt by one that tells how it ended."""
+        _write_json(self._attempt(number), record)
+
+    def _attempt(self, number: int) -> Path:
+        return self._attempts / f"{number:04d}.json"
 
     def attempts(self) -> list[dict[str, Any]]:
         """Records of all attempts, oldest first; one cut off while it was written is left out."""
@@ -175,51 +203,55 @@ class Store:
                 continue
         return records
 
+    def history(self) -> History:
+        """All attempts and the job they belong to."""
+        return History(tuple(self.attempts()), str(self.manifest()["job"]))
+
 
 class ShardWriter:
     """Collects a rank's rows and writes them as shards, often enough that a kill loses seconds of work."""
 
-    def __init__(self, folder: Path, prefix: str, columns: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: Path, prefix: str, columns: Mapping[str, tuple[int, ...]], ranks: int = 1) -> None:
         self._folder, self._prefix, self._columns = folder, prefix, columns
-        self._items: list[int] = []
-        self._rows: list[Row] = []
+        self._first_interval = min(max(_FIRST_INTERVAL, ranks / _SHARDS_PER_SECOND), _LAST_INTERVAL)
+        self._rows: list[tuple[int, Row]] = []
         self._number = 0
         self._started = self._flushed = time.monotonic()
 
     def add(self, item: int, row: Row) -> None:
         """Take one row; writes a shard when the last one is old enough."""
-        self._items.append(item)
-        self._rows.append(row)
+        self._rows.append((item, row))
         now = time.monotonic()
         share = (now - self._started) * _INTERVAL_SHARE
-        if now - self._flushed >= min(max(share, _FIRST_INTERVAL), _LAST_INTERVAL):
+        if now - self._flushed >= min(max(share, self._first_interval), _LAST_INTERVAL):
             self.flush()
 
     def flush(self) -> None:
-        """Write what was collected. Raises StoreError when the disk refuses; the rows stay collected."""
-        if self._items:
+        """Write what was collected. Raises StoreError when the disk refuses; the rows stay collected.
+
+        A signal handler may call it in the middle of `add` or of itself: rows are then written twice, and none is lost.
+        """
+        rows = list(self._rows)
+        if rows:
             self._number += 1
-            write_shard(self._folder / f"{self._prefix}-{self._number:06d}.npz", self._items, self._rows, self._columns)
-            self._items, self._rows = [], []
+            write_shard(self._folder / f"{self._prefix}-{self._number:06d}.npz", rows, self._columns)
+            del self._rows[: len(rows)]
         self._flushed = time.monotonic()
 
 
-def write_shard(path: Path, items: list[int], rows: list[Row], columns: Mapping[str, tuple[int, ...]]) -> None:
-    """Write rows as one immutable file: whole and on the disk, or not there."""
-    arrays = {
-        name: np.array([row[name] for row in rows], dtype=np.float64).reshape(len(rows), *shape)
+def write_shard(path: Path, rows: Sequence[tuple[int, Row]], columns: Mapping[str, tuple[int, ...]]) -> None:
+    """Write (item, row) pairs as one immutable file: whole and on the disk, or not there."""
+    arrays: dict[str, Any] = {
+        name: np.array([row[name] for _, row in rows], dtype=np.float64).reshape(len(rows), *shape)
         for name, shape in columns.items()
     }
-    temporary = path.with_name(f".{path.name}.tmp")
+    content = io.BytesIO()
+    np.savez(content, items=np.array([item for item, _ in rows], dtype=np.int64), **arrays)
     try:
-        with temporary.open("wb") as handle:
-            # savez has no annotation for arrays given by name beside its own option
-            np.savez(handle, items=np.array(items, dtype=np.int64), **arrays)  # type: ignore[arg-type]
-        sync_replace(temporary, path)
+        write_durably(path, content.getvalue())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
-            f"cannot write {len(items)} rows to {path}: {error}. Rows written before are safe; make room (or make the "
+            f"cannot write {len(rows)} rows to {path}: {error}. Rows written before are safe; make room (or make the "
             "folder writable) and resume."
         ) from error
 
@@ -236,7 +268,7 @@ def _read_shard(
         for name, shape in columns.items():
             if values[name].shape != (len(items), *shape):
                 raise ValueError(f"column {name} has shape {values[name].shape}")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # what zipfile and numpy raise at damage is no short list
         raise StoreError(
             f"shard {path} is damaged ({error}); a copy or a disk cut it off, since shards appear whole. Delete this "
             "file and resume: its rows will be computed again, all others are kept."
@@ -245,13 +277,20 @@ def _read_shard(
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-        sync_replace(temporary, path)
+        write_durably(path, _json(content))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"cannot write {path}: {error}. Finished rows are kept; make room and run again.") from error
+        raise _unwritable(path, error) from error
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(content), indent=1).encode()
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot write {path}: {error}. Finished rows are kept; make room (or make the folder writable) and resume."
+    )
 
 
 def _differences(there: Any, now: Any, path: str = "") -> Iterator[str]:
@@ -259,7 +298,7 @@ def _differences(there: Any, now: Any, path: str = "") -> Iterator[str]:
     if isinstance(there, dict) and isinstance(now, dict):
         for key in sorted({*there, *now}):
             yield from _differences(there.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif there != now:
+    elif json.dumps(there) != json.dumps(now):  # as text: NaN differs from itself
         yield f"{path}: {_short(there)} there, {_short(now)} now"
 
 

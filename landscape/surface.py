@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from landscape.claims import Progress
-from landscape.comm import Communicator, world
+from landscape.comm import SERIAL, Communicator, world
 from landscape.directions import Plane
 from landscape.errors import InputError
 from landscape.grid import AXIS_NAMES, Grid
 from landscape.loop import agree, run_task
 from landscape.objective import BATCHNORM_MODES, Objective
 from landscape.results import Points, Surface
-from landscape.store import Store
+from landscape.store import History, Store
 from landscape.task import Description, Row, Rows
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
@@ -68,7 +68,7 @@ class SurfaceTask:
         axes = {name: values.tolist() for name, values in self.grid.axes.items()}
         identity = {
             "objective": objective.identity(),
-            "plane": plane.identity(),
+            "plane": {**plane.identity(), "made": dict(plane.about)},
             "axes": axes,
             "batchnorm": self._batchnorm,
             "statistics": self._statistics.digest if self._statistics is not None else "",
@@ -153,7 +153,12 @@ def measure_surface(
 
     Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
     """
-    given = list(axes) if axes is not None else [axis for axis in (x, y, z) if axis is not None]
+    named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
+    if axes is not None and named:
+        raise InputError(f"both axes and {', '.join(named)} are given; give one or the other")
+    if list(named) != list(AXIS_NAMES[: len(named)]):
+        raise InputError(f"{', '.join(named)} given; axes are named in order: x, then y, then z")
+    given = list(axes) if axes is not None else list(named.values())
     if not 1 <= len(given) <= len(AXIS_NAMES):
         raise InputError(f"{len(given)} axes given; a grid has 1 to {len(AXIS_NAMES)}, as x=(-1, 1, 51), y=...")
     grid = Grid.of(dict(zip(AXIS_NAMES, given, strict=False)))
@@ -162,18 +167,18 @@ def measure_surface(
     outcome = run_task(
         task, out, ranks_per_item=ranks_per_item, limit=limit_items, known=taken, progress=progress, job=job
     )
-    return finish(task.describe(), outcome.rows, outcome.store)
+    return finish(task.describe(), outcome.rows, outcome.store, outcome.history)
 
 
-def finish(description: Description, rows: Rows, store: Store | None) -> Surface:
+def finish(description: Description, rows: Rows, store: Store | None, history: History) -> Surface:
     """The surface of the rows; written to the run folder's result file when it is complete."""
-    surface = surface_from_rows(description, rows, store)
+    surface = surface_from_rows(description, rows, history)
     if store is not None and surface.complete and bool(rows.done.all()):
         agree(world(), lambda: surface.save(store.result) if world().rank == 0 else None)
     return surface
 
 
-def surface_from_rows(description: Description, rows: Rows, store: Store | None = None) -> Surface:
+def surface_from_rows(description: Description, rows: Rows, history: History) -> Surface:
     """The result in the rows of a surface task, masked where rows are missing."""
     identity, about = description.identity, description.about
     axes = {name: np.array(values) for name, values in identity["axes"].items()}
@@ -185,7 +190,7 @@ def surface_from_rows(description: Description, rows: Rows, store: Store | None 
     points = None
     if about["points"] is not None:
         saved = about["points"]
-        m = len(saved["labels"])
+        m = len(saved["distance"])
         explained = saved["explained_variance"]
         points = Points(
             kind=saved["kind"],
@@ -196,12 +201,12 @@ def surface_from_rows(description: Description, rows: Rows, store: Store | None 
             projected={q: rows.columns[q][size + m : size + 2 * m] for q in quantities},
             explained_variance=None if explained is None else np.array(explained),
         )
-    attributes = _attributes(description, store)
+    attributes = _attributes(description, history)
     attributes |= _precision_error(description, rows, size)
     return Surface(axes, values, stderr, rows.done[:size].reshape(shape), points, attributes)
 
 
-def _attributes(description: Description, store: Store | None) -> dict[str, Any]:
+def _attributes(description: Description, history: History) -> dict[str, Any]:
     objective, plane = description.identity["objective"], description.about["plane"]
     attributes: dict[str, Any] = {
         "task": description.name,
@@ -218,14 +223,12 @@ def _attributes(description: Description, store: Store | None) -> dict[str, Any]
     }
     if "seed" in plane:
         attributes["seed"] = plane["seed"]
-    if store is not None:
-        attempts = store.attempts()
-        attributes |= {"job": store.manifest()["job"], "attempts": attempts}
-        if attempts:
-            last = attempts[-1]
-            keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
-            attributes |= {key: last[key] for key in keys if key in last}
-            attributes["started"] = attempts[0]["started"]
+    attributes |= {"job": history.job, "attempts": list(history.attempts)}
+    if history.attempts:
+        last = history.attempts[-1]
+        keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
+        attributes |= {key: last[key] for key in keys if key in last}
+        attributes["started"] = history.attempts[0]["started"]
     return attributes
 
 
@@ -278,26 +281,27 @@ def _known_rows(task: SurfaceTask, known: Surface) -> dict[int, Row]:
             "take the grid from the known one: x=known.x"
         )
     columns = task.describe().columns
-    items = [int(i) for i in np.flatnonzero(known.computed.ravel())]
+    quantities = [column for column in columns if not column.endswith("_stderr")]
+    if lacking := [quantity for quantity in quantities if quantity not in known.values]:
+        raise InputError(
+            f"the known surface has {', '.join(known.values)}, but not {', '.join(lacking)}; measure only what it has "
+            "(metrics=), or leave known out"
+        )
+    # A NaN may be a diverged loss or, in an imported file, a gap: computing it again settles that.
+    usable = known.computed & np.all([~np.isnan(known.values[quantity]) for quantity in quantities], axis=0)
+    items = [int(i) for i in np.flatnonzero(usable.ravel())]
     for item in items[:: max(1, len(items) // _KNOWN_CHECKED)][:_KNOWN_CHECKED]:
-        found, stored = task.evaluate(item, _serial())["loss"], known.values["loss"].ravel()[item]
+        found, stored = task.evaluate(item, SERIAL)["loss"], known.values["loss"].ravel()[item]
         if not np.isclose(float(np.asarray(found)), stored, rtol=_KNOWN_RTOL, atol=0, equal_nan=True):
             raise InputError(
                 f"the known surface has loss {stored:.9g} at {task.grid.coordinates(item)}, this objective and "
-                f"plane give {float(np.asarray(found)):.9g}: another model, data, loss or direction. Import the matching ones."
+                f"plane give {float(np.asarray(found)):.9g}: another model, data, loss or direction."
             )
     rows: dict[int, Row] = {}
     for item in items:
         row: dict[str, float] = {}
         for column in columns:
             source = known.stderr if column.endswith("_stderr") else known.values
-            values = source.get(column.removesuffix("_stderr"))
-            row[column] = float("nan") if values is None else float(values.ravel()[item])
+            row[column] = float(source[column.removesuffix("_stderr")].ravel()[item])
         rows[item] = row
     return rows
-
-
-def _serial() -> Communicator:
-    from landscape.comm import SERIAL
-
-    return SERIAL

@@ -37,6 +37,18 @@ class Rows:
         return cls({k: np.full((count, *shape), np.nan) for k, shape in columns.items()}, np.zeros(count, dtype=bool))
 
 
+def checked_row(row: Row, columns: Mapping[str, tuple[int, ...]]) -> Row:
+    """A copy of the row, each column an array of its shape. Raises ValueError where the row is another."""
+    if row.keys() != columns.keys():
+        raise ValueError(f"the row has columns {', '.join(row)}; the task describes {', '.join(columns)}")
+    checked: dict[str, FloatArray] = {}
+    for name, shape in columns.items():
+        checked[name] = np.array(row[name], dtype=np.float64)
+        if checked[name].shape != shape:
+            raise ValueError(f"column {name} has shape {checked[name].shape}; the task describes {shape}")
+    return checked
+
+
 class Task(Protocol):
     """A numbered family of independent items, evaluated in any order on any rank.
 

@@ -44,7 +44,13 @@ def batch_size(tree: object) -> int:
     raise InputError("a batch holds no tensor with a batch axis, so its samples cannot be counted")
 
 
+def has_batch_axis(tree: object) -> bool:
+    """Whether the first axis of every tensor runs over the same number of samples, so that rows can be cut out."""
+    lengths = {tensor.shape[0] if tensor.ndim else None for tensor in tensors_in(tree)}
+    return len(lengths) == 1 and None not in lengths
+
+
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The values of a tensor as bytes in row-major order, for hashing."""
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]  (numpy 2.4 stubs: an ndarray is a Buffer)
+    flat = tensor.detach().cpu().resolve_conj().contiguous().view(-1)
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

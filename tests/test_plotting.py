@@ -60,6 +60,7 @@ def cells(ax: Axes, label: str) -> set[tuple[float, float]]:
     patches = [p for p in ax.patches if isinstance(p, PathPatch) and p.get_label() == label]
     assert all(p.get_hatch() for p in patches)
     polygons = [p for patch in patches for p in patch.get_path().to_polygons()]
+    assert all(len({*map(tuple, p.tolist())}) == 4 for p in polygons)
     return {tuple(np.round((p.min(axis=0) + p.max(axis=0)) / 2, 9).tolist()) for p in polygons}
 
 
@@ -88,7 +89,7 @@ def test_labels_title_centre_and_colour_bar() -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("x (filter-normalised)", "y (filter-normalised)")
     assert plot_surface(bowl()).axes[0].get_xlabel() == "x (multiples of the direction)"
     assert ax.get_title() == "loss"
-    assert bar.get_ylabel().startswith("loss")
+    assert bar.get_ylabel() == plot_surface(line()).axes[0].get_ylabel() == "loss"
     (centre,) = (mark for mark in ax.lines if mark.get_label() == "centre")
     assert centre.get_xydata().tolist() == [[0.0, 0.0]]
     assert legend(figure) == ["centre"]
@@ -98,13 +99,6 @@ def test_labels_title_centre_and_colour_bar() -> None:
 def test_a_centre_outside_the_grid_is_not_drawn() -> None:
     figure = plot_surface(surface(lambda x, y: x + y, np.linspace(1, 2, 4), np.linspace(0, 1, 4)))
     assert legend(figure) == []
-
-
-def test_unit_of_the_quantity_stands_on_the_colour_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    for unit, label in (("nat", "loss (nat)"), ("1", "loss")):
-        monkeypatch.setattr(Surface, "units", {"loss": unit})
-        assert plot_surface(bowl()).axes[1].get_ylabel() == label
-        assert plot_surface(line()).axes[0].get_ylabel() == label
 
 
 @pytest.mark.parametrize(("spread", "levels", "log"), [(99, "auto", False), (101, "auto", True), (5, "log", True)])
@@ -161,11 +155,11 @@ def test_nan_and_inf_cells_are_shown_apart_and_counted() -> None:
 def test_a_value_between_missing_neighbours_is_still_coloured() -> None:
     alone = bowl()
     alone.computed[:] = False
-    alone.computed[2, 3] = True
+    alone.computed[2, 3] = alone.computed[0, 0] = True
     mesh = next(c for c in plot_surface(alone).axes[0].collections if isinstance(c, QuadMesh))
     shown = np.ma.masked_invalid(mesh.get_array())
-    assert shown.count() == 1
-    assert shown[2, 3] == alone.values["loss"][2, 3]
+    assert shown.count() == 2
+    assert [shown[2, 3], shown[0, 0]] == [alone.values["loss"][2, 3], alone.values["loss"][0, 0]]
 
 
 def test_trajectory_is_joined_named_and_explained() -> None:
@@ -197,7 +191,7 @@ def test_points_are_all_named_and_not_joined() -> None:
 
 def test_further_axes_are_cut_nearest_zero_and_the_title_says_where() -> None:
     volume = surface(
-        lambda x, y, z, u: x + 10 * z + 100 * u, np.linspace(0, 1, 4), np.linspace(0, 1, 3), [-0.5, 0.25, 1], [2.0, -1]
+        lambda x, y, z, u: x + 10 * z + 100 * u, np.linspace(0, 1, 4), np.linspace(0, 1, 3), [0.25, 1, 2], [2.0, -1]
     )
     figure = plot_surface(volume)
     assert figure.axes[0].get_title() == "loss at z = 0.25, u = -1"
@@ -396,6 +390,26 @@ def test_count_sets_about_how_many_levels() -> None:
     assert many is not None
     assert len(few.levels) <= 5
     assert 15 <= len(many.levels) <= 32
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "levels"),
+    [
+        (1.1, 1.9, "log"),  # within one step of 1, 2, 5
+        (0.1257302210933933, 0.1257302210933950, "auto"),  # a few roundings apart, finer than round numbers are
+        (3.0, 290.0, "log"),
+        (-0.37, 5.2, "auto"),
+    ],
+)
+def test_levels_cover_all_values_with_several_bands(low: float, high: float, levels: str) -> None:
+    ramp = surface(lambda x, y: low + (high - low) * x, [0, 1], [0, 1])
+    ramp.values["loss"][:, 1] = high
+    contours = filled(plot_surface(ramp, levels=levels).axes[0])
+    assert contours is not None
+    low, high = (np.log10(low), np.log10(high)) if levels == "log" else (low, high)
+    assert contours.levels[0] <= low < contours.levels[1]
+    assert contours.levels[-2] < high <= contours.levels[-1]
+    assert 5 <= len(contours.levels) <= 14
 
 
 def test_pyplot_is_never_loaded() -> None:

@@ -19,13 +19,13 @@ MOMENTS = 6  # count, sum n, sum d, sum n^2, sum n d, sum d^2
 
 def moments_(out: Tensor, numerators: Tensor, denominators: Tensor | None) -> None:
     """Write the six moments of one chunk's units into `out` (6,) float64; `denominators=None` means all ones."""
-    n = numerators.detach().to(torch.float64)
-    count = n.new_tensor(float(n.numel()))
+    n = numerators.detach().to(out)
+    count = n.new_full((), n.numel())
     total, squares = n.sum(), (n * n).sum()
     if denominators is None:
         sums = [count, total, count, squares, total, count]
     else:
-        d = denominators.detach().to(torch.float64)
+        d = denominators.detach().to(out)
         sums = [count, total, d.sum(), squares, (n * d).sum(), (d * d).sum()]
     torch.stack(sums, out=out)
 

@@ -54,9 +54,8 @@ def normalise_(direction: Tensor, theta: Tensor, layout: Layout, how: str, ignor
     if how not in NORMALIZATIONS:
         raise ValueError(f"normalisation {how!r} is not one of {', '.join(NORMALIZATIONS)}")
     skipped = {block.name for block in ignored}
-    for block in layout.blocks:
-        if block.name in skipped:
-            direction[block.slice] = 0
+    for block in ignored:
+        direction[block.slice] = 0
     if how == "weight":
         direction.mul_(theta.abs())
     elif how == "model":
@@ -95,8 +94,8 @@ def orthogonalise_(
         direction.sub_(basis @ (basis.T @ direction))
         if torch.linalg.vector_norm(direction) <= 1e-10 * before:
             break
-        if how in ("filter", "layer", "model"):
-            normalise_(direction, theta, layout, how, ignored)
+        # "weight" would scale each entry once more; what rounding left on ignored blocks goes with any normalisation.
+        normalise_(direction, theta, layout, "none" if how == "weight" else how, ignored)
         norm = torch.linalg.vector_norm(direction)
         if bool((basis.T @ direction).abs().max() <= _ORTHOGONAL * norm):
             return direction

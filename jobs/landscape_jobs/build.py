@@ -1,0 +1,251 @@
+"""From a job to the objects it names, and to its result."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import inspect
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import landscape as ls
+from landscape.comm import processor_count, world
+from landscape.errors import InputError, nearest
+from landscape.loop import agree
+from landscape.store import Store
+from landscape_jobs.spec import (
+    RETURNED,
+    DataTable,
+    DirectionsPlane,
+    Job,
+    ModelTable,
+    PcaPlane,
+    RandomPlane,
+    ThroughPlane,
+    parse_job,
+)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The objects a job names."""
+
+    objective: ls.Objective
+    plane: ls.Plane
+    axes: tuple[tuple[float, float, int], ...]
+    statistics: Any  # data to re-estimate BatchNorm on; None for the objective's own
+    known: ls.Surface | None
+
+
+def run_job(
+    job: Job, *, limit_items: int | None = None, progress: Callable[[ls.Progress], None] | None = None
+) -> ls.Surface:
+    """Run a job on all ranks and return its surface; see `landscape.measure_surface` for what is raised."""
+    built = build(job)
+    return ls.measure_surface(
+        built.objective,
+        built.plane,
+        axes=built.axes,
+        out=job.out,
+        batchnorm=job.surface.batchnorm,
+        statistics=built.statistics,
+        known=built.known,
+        ranks_per_item=job.run.ranks_per_item,
+        limit_items=limit_items,
+        progress=progress,
+        job=job.text(),
+    )
+
+
+def build(job: Job) -> Built:
+    """Import the job's factories and make what they name, on all ranks, with this rank's threads set.
+
+    Raises InputError for a callable that cannot be imported or called with its arguments, a checkpoint that does not
+    fit, and all that `landscape.Objective` and the planes refuse; what a factory raises comes through.
+    """
+    set_threads(job.run.threads)
+    return agree(world(), lambda: _build(job))
+
+
+def stored_job(folder: str | Path) -> Job:
+    """The job a run folder was made from, with that folder as its `out` even where it was moved.
+
+    Raises StoreError for what is no run folder, InputError for a run made from Python.
+    """
+    store = Store.open(folder)
+    text = store.manifest()["job"]
+    if not text:
+        raise InputError(
+            f"{folder} was made from Python, not from a job file, so it does not tell how to build its model. Call the "
+            f"same landscape.measure_surface(..., out={str(folder)!r}) again: it goes on from the rows that are there."
+        )
+    job = parse_job(text, Path(folder) / "run.json")
+    return job.model_copy(update={"run": job.run.model_copy(update={"out": store.folder.resolve()})})
+
+
+def set_threads(threads: int | None) -> None:
+    """Torch threads of this rank: as asked, else as OMP_NUM_THREADS says, else its share of the cores it may use."""
+    if threads is None and "OMP_NUM_THREADS" in os.environ:
+        return  # torch has read it
+    if threads is None:
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        place = (socket.gethostname(), cores)
+        sharing = world().gather_all(place).count(place)
+        threads = max(1, processor_count() // sharing)
+    torch.set_num_threads(threads)
+
+
+def _build(job: Job) -> Built:
+    for folder in (Path.cwd(), job.folder):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    checkpoints = _files(job, job.plane.checkpoints) if isinstance(job.plane, ThroughPlane | PcaPlane) else []
+    objective = _objective(job, checkpoints)
+    surface = job.surface
+    return Built(
+        objective,
+        _plane(job, objective, checkpoints),
+        surface.ranges,
+        _made("surface.statistics", surface.statistics) if surface.statistics is not None else None,
+        ls.open(job.path(surface.known)) if surface.known is not None else None,
+    )
+
+
+def _objective(job: Job, checkpoints: list[Path]) -> ls.Objective:
+    model = _made("model", job.model)
+    if not hasattr(model, "named_parameters"):
+        raise InputError(f"model.factory = {job.model.factory!r} returned {type(model).__name__}; return an nn.Module")
+    checkpoint = _centre(job, checkpoints)
+    if checkpoint is not None:
+        ls.load_checkpoint(model, checkpoint)
+    asked = job.objective
+    return ls.Objective(
+        model,
+        None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
+        _made("data", job.data),
+        metrics=[_named("objective.metrics", metric) for metric in asked.metrics],
+        forward=_imported("objective.forward", asked.forward) if asked.forward is not None else None,
+        precision=asked.precision,
+        device=asked.device,
+    )
+
+
+def _centre(job: Job, checkpoints: list[Path]) -> Path | None:
+    """The checkpoint the model gets; see `spec.ModelTable`."""
+    if job.model.checkpoint is not None:
+        return job.path(job.model.checkpoint)
+    if checkpoints:
+        return checkpoints[-1] if isinstance(job.plane, PcaPlane) else checkpoints[0]
+    return None
+
+
+def _plane(job: Job, objective: ls.Objective, checkpoints: list[Path]) -> ls.Plane:
+    plane, axes = job.plane, len(job.surface.ranges)
+    if isinstance(plane, RandomPlane):
+        return ls.random_plane(
+            objective,
+            normalize=plane.normalize,
+            ignore=plane.ignore,
+            seed=plane.seed,
+            axes=axes,
+            orthogonal=plane.orthogonal,
+        )
+    if isinstance(plane, DirectionsPlane):
+        directions = ls.read_loss_landscape_directions(job.path(plane.file), objective)
+        if len(directions) != axes:
+            raise InputError(
+                f"plane.file = {str(plane.file)!r} holds {len(directions)} directions, and [surface] has {axes} ranges "
+                f"({', '.join('xyz'[:axes])}); give one for each"
+            )
+        return ls.plane_from_directions(objective, directions)
+    if isinstance(plane, PcaPlane):
+        return ls.pca_plane(objective, checkpoints, axes=axes)
+    if len(checkpoints) != axes + 1:
+        raise InputError(
+            f"plane.checkpoints = {list(plane.checkpoints)} are {len(checkpoints)} models, and [surface] has {axes} "
+            f"ranges; n ranges go through n + 1 models"
+        )
+    return ls.plane_through(objective, checkpoints)
+
+
+def _files(job: Job, patterns: tuple[str, ...]) -> list[Path]:
+    """The files named, in order; those of a glob pattern in natural order, so that epoch10 follows epoch9."""
+    files: list[Path] = []
+    for pattern in patterns:
+        path = job.path(pattern)
+        if path.exists() or not glob.has_magic(pattern):
+            files.append(path)
+            continue
+        # not Path.glob: the pattern may be absolute, and the folder's own name may hold a "["
+        found = sorted((job.path(p) for p in glob.glob(pattern, root_dir=job.folder)), key=_natural)  # noqa: PTH207
+        if not found:
+            raise InputError(f"plane.checkpoints = {pattern!r} matches no file; it starts from {job.folder}")
+        files += found
+    return files
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _named(key: str, name: str) -> Any:
+    """A name the library knows as it is, the callable where it names one; a class (a criterion) is instantiated."""
+    if ":" not in name:
+        return name
+    found = _imported(key, name)
+    return found() if isinstance(found, type) else found
+
+
+def _made(key: str, table: ModelTable | DataTable) -> Any:
+    """What a factory returns. Raises InputError when its arguments do not fit its signature."""
+    factory = _imported(f"{key}.factory", table.factory)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some callables written in C have none
+        return factory(**table.args)
+    try:
+        signature.bind(**table.args)
+    except TypeError as error:
+        unknown = [name for name in table.args if name not in signature.parameters]
+        advice = "; ".join(f"{name}: {nearest(name, signature.parameters)}" for name in unknown)
+        raise InputError(
+            f"{key}.args = {table.args} do not fit {table.factory}{signature}: {error}"
+            + (f" ({advice})" if advice and signature.parameters else "")
+        ) from error
+    return factory(**table.args)
+
+
+def _imported(key: str, name: str) -> Callable[..., Any]:
+    """The callable "package.module:callable". Raises InputError saying what failed."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module can raise anything while it is executed
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        advice = (
+            f"install it, or put {module_name.partition('.')[0]} beside the job file or into the current folder"
+            if missing is not None and f"{module_name}.".startswith(f"{missing}.")
+            else f"install {missing!r}"
+            if missing is not None
+            else f"'python -c \"import {module_name}\"' shows where"
+        )
+        raise InputError(
+            f"{key} = {name!r}: module {module_name!r} cannot be imported, {type(error).__name__}: {error}. "
+            f"{advice[0].upper()}{advice[1:]}."
+        ) from error
+    if not hasattr(module, attribute):
+        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise InputError(f"{key} = {name!r}: {module_name} has no {attribute!r}; {nearest(attribute, public)}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise InputError(f"{key} = {name!r} is a {type(found).__name__}, not a callable")
+    return found  # type: ignore[no-any-return]

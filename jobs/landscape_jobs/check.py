@@ -1,0 +1,92 @@
+"""What a job would take, from two trial points; nothing is written."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from landscape.comm import SERIAL, world
+from landscape.grid import AXIS_NAMES, Grid
+from landscape.loop import agree
+from landscape.store import Store
+from landscape.surface import SurfaceTask
+from landscape_jobs.build import build
+from landscape_jobs.spec import Job
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What two trial points tell about a run."""
+
+    rows: int  # points to compute, those on the plane included
+    done: int  # of them, how many the run folder holds already
+    losses: tuple[float, ...]  # at the first grid point and at the one nearest 0
+    seconds: float  # for one row on one rank, the slowest of this run's ranks
+    threads: int  # of each rank
+    ranks: int  # of this run
+    memory: int  # bytes, largest so far of any rank's process
+    device_memory: int  # bytes, likewise on its GPU; 0 on the CPU
+    result: int  # bytes of the result's arrays
+    ranks_per_item: int
+
+    def duration(self, ranks: int) -> float:
+        """Estimated seconds for the missing rows on so many ranks, each with its own threads or GPU."""
+        groups = max(1, ranks // self.ranks_per_item)
+        return -(-(self.rows - self.done) // groups) * self.seconds / min(ranks, self.ranks_per_item)
+
+
+def check_job(job: Job) -> Trial:
+    """Build the job on all ranks, compare it with what its run folder holds, and time two points.
+
+    Raises what a run would raise for anything that cannot be measured as asked.
+    """
+    built = build(job)
+    grid = Grid.of(dict(zip(AXIS_NAMES, built.axes, strict=False)))
+    task = agree(
+        world(),
+        lambda: SurfaceTask(
+            built.objective, built.plane, grid, batchnorm=job.surface.batchnorm, statistics=built.statistics
+        ),
+    )
+    description = task.describe()
+    done = agree(world(), lambda: _done(job, task) if world().rank == 0 else 0)
+    losses, seconds = [], 0.0
+    for item in (0, grid.nearest([0.0] * len(grid.axes))):  # the first also warms up; the second is timed
+        started = time.perf_counter()
+        losses.append(agree(world(), partial(_loss_at, task, item)))
+        seconds = time.perf_counter() - started
+    scale = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    device_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    found = world().gather_all((seconds, memory, device_memory))
+    return Trial(
+        rows=task.count,
+        done=max(world().gather_all(done)),
+        losses=tuple(losses),
+        seconds=max(f[0] for f in found),
+        threads=torch.get_num_threads(),
+        ranks=world().size,
+        memory=max(f[1] for f in found),
+        device_memory=max(f[2] for f in found),
+        result=8 * len(description.columns) * task.count,
+        ranks_per_item=job.run.ranks_per_item,
+    )
+
+
+def _loss_at(task: SurfaceTask, item: int) -> float:
+    return float(np.asarray(task.evaluate(item, SERIAL)["loss"]))
+
+
+def _done(job: Job, task: SurfaceTask) -> int:
+    """Rows the run folder holds. Raises InputError where it belongs to another run."""
+    if not (job.out / "run.json").exists():
+        return 0
+    # A folder that has its run.json is only compared with the task, not written to.
+    store = Store.create(job.out, task.describe(), task.count, "")
+    return int(store.rows().done.sum())

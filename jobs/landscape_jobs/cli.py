@@ -1,0 +1,267 @@
+"""The command `landscape`.
+
+Exit codes: 0 all done, 1 a crash, 2 input that cannot be used, 3 work is left (stopped by a signal or a limit).
+What takes long to import is imported inside the commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from landscape_jobs.spec import Job
+
+T = TypeVar("T")
+
+COMPLETE, CRASHED, BAD_INPUT, WORK_LEFT = 0, 1, 2, 3
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).", show_default=False)]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, as in --set surface.x=[-1,1,5]."),
+]
+Source = Annotated[Path, typer.Argument(metavar="FILE_OR_RUN", help="Result file or run folder.", show_default=False)]
+RunName = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Which run of a merged file.")]
+
+
+def main() -> None:
+    """Entry point of the command `landscape`."""
+    app(prog_name="landscape")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"landscape {importlib.metadata.version('loss-landscape-engine')}")
+        raise typer.Exit(COMPLETE)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and end.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Loss landscapes of neural networks, on one process or under mpiexec."""
+
+
+@app.command(no_args_is_help=True)
+def run(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006  (typer reads it once and copies)
+    limit_items: Annotated[
+        int | None, typer.Option("--limit-items", min=0, metavar="N", help="End after N new rows.")
+    ] = None,
+) -> None:
+    """Run a job, or go on with it: rows its folder holds already are not computed again."""
+    with _exit_codes():
+        from landscape_jobs.spec import load_job
+
+        _run(lambda: load_job(job, overrides), limit_items)
+
+
+@app.command(no_args_is_help=True)
+def resume(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)]) -> None:
+    """Go on with the run in a folder, from the job text it keeps."""
+    with _exit_codes():
+        from landscape_jobs.build import stored_job
+
+        _run(lambda: stored_job(folder), None)
+
+
+@app.command(no_args_is_help=True)
+def check(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006
+    """Validate all of a job and estimate its time and memory from two trial points; writes nothing."""
+    with _exit_codes():
+        from landscape.comm import world
+        from landscape.loop import agree
+        from landscape_jobs.check import check_job
+        from landscape_jobs.spec import load_job
+        from landscape_jobs.tables import trial_table
+
+        trial = check_job(agree(world(), lambda: load_job(job, overrides)))
+        _on_rank_0(lambda: _show(trial_table(trial)))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to work in.")] = Path("landscape-demo"),
+) -> None:
+    """Train two small nets on handwritten digits, measure their surfaces, and leave one file and its pictures."""
+    with _exit_codes():
+        from landscape_jobs.demo import make_demo
+
+        left = make_demo(out)
+        _on_rank_0(lambda: typer.echo(left.text()))
+
+
+@app.command(no_args_is_help=True)
+def status(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+) -> None:
+    """How far runs are."""
+    with _exit_codes():
+        from landscape_jobs.tables import status_table
+
+        _on_rank_0(lambda: _show(status_table(folders)))
+
+
+@app.command(no_args_is_help=True)
+def merge(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="HDF5 file to write.", show_default=False)],
+) -> None:
+    """Write runs, finished or not, as one HDF5 file: a group for each, or for a single run its result."""
+    with _exit_codes():
+        import landscape as ls
+
+        def write() -> None:
+            path = ls.open(folders[0]).save(out) if len(folders) == 1 else ls.merge_runs(folders, out)
+            typer.echo(str(path))
+
+        _on_rank_0(write)
+
+
+@app.command(no_args_is_help=True)
+def show(source: Source, name: RunName = None) -> None:
+    """What was measured, on what, and how exact it is."""
+    with _exit_codes():
+        import landscape as ls
+        from landscape.opening import run_names
+        from landscape_jobs.tables import surface_tables
+
+        def tell() -> None:
+            names: list[str | None] = [name]
+            if name is None and source.is_file():
+                names = [*run_names(source)] or names
+            for run_name in names:
+                title = f"{source}, run {run_name}" if run_name else str(source)
+                _show(*surface_tables(ls.open(source, run=run_name), title))
+
+        _on_rank_0(tell)
+
+
+@app.command(no_args_is_help=True)
+def plot(
+    source: Source,
+    quantity: Annotated[str, typer.Option("-q", "--quantity", metavar="NAME", help="What to draw.")] = "loss",
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            "--kind", metavar="contour|3d|profile", help="Contour by default, profile where there is one axis."
+        ),
+    ] = None,
+    levels: Annotated[str, typer.Option("--levels", metavar="auto|linear|log", help="Spacing of the levels.")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Picture to write: .png, .pdf or .svg; by default beside."),
+    ] = None,
+    name: RunName = None,
+) -> None:
+    """Draw a quantity of a surface."""
+    with _exit_codes():
+        import landscape as ls
+        from landscape.plotting import plot_surface, save_figure
+
+        def draw() -> None:
+            surface = ls.open(source, run=name)
+            drawn = kind or ("profile" if len(surface.axes) == 1 else "contour")
+            figure = plot_surface(surface, quantity, drawn, levels=levels)
+            typer.echo(str(save_figure(figure, out or _beside(source, name, f"{quantity}_{drawn}.png"))))
+
+        _on_rank_0(draw)
+
+
+def _run(load: Callable[[], Job], limit_items: int | None) -> None:
+    from landscape.comm import world
+    from landscape.loop import agree
+    from landscape.store import Store
+    from landscape_jobs.build import run_job
+    from landscape_jobs.progress import ProgressDisplay
+
+    job = agree(world(), load)
+    with ProgressDisplay() as display:
+        run_job(job, limit_items=limit_items, progress=display)
+    store = Store(job.out)
+    done = _on_rank_0(lambda: store.rows().done)
+    if not done.all():
+        _tell(f"{int(done.sum())} of {len(done)} rows are done; go on with: landscape resume {_quoted(job.out)}")
+        raise typer.Exit(WORK_LEFT)
+    _on_rank_0(lambda: typer.echo(str(store.result)))
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """End with the code that belongs to an error, which rank 0 tells without a traceback."""
+    from landscape.errors import LandscapeError, RunFailedError, RunInterrupted
+
+    try:
+        yield
+    except RunInterrupted as stop:
+        _tell(f"landscape: {stop}")
+        raise typer.Exit(WORK_LEFT) from None
+    except LandscapeError as error:
+        _tell(f"landscape: {error}")
+        raise typer.Exit(CRASHED if isinstance(error, RunFailedError) else BAD_INPUT) from None
+
+
+def _on_rank_0(action: Callable[[], T]) -> T:
+    """What `action` returns on rank 0, on every rank; raises on all where it raises there."""
+    from landscape.comm import world
+    from landscape.loop import agree
+
+    result: T = world().broadcast(agree(world(), lambda: action() if world().rank == 0 else None))
+    return result
+
+
+def _tell(message: str) -> None:
+    """A message on rank 0's standard error; where the ranks do not find together, on the first of each machine."""
+    from landscape.comm import local_rank, world
+    from landscape.errors import InputError
+
+    try:
+        rank = world().rank
+    except InputError:
+        rank = local_rank()
+    if rank == 0:
+        typer.echo(message, err=True)
+
+
+def _show(*tables: RenderableType) -> None:
+    from rich.console import Console
+
+    from landscape.comm import launch
+
+    console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
+    for table in tables:
+        console.print(table)
+
+
+def _beside(source: Path, name: str | None, ending: str) -> Path:
+    """Where a picture goes by default: into the run folder, or beside the file under its name."""
+    prefix = f"{name}_" if name else ""
+    return source / f"{prefix}{ending}" if source.is_dir() else source.with_name(f"{source.stem}_{prefix}{ending}")
+
+
+def _quoted(path: Path) -> str:
+    import shlex
+
+    return shlex.quote(str(path))
+
+
+if __name__ == "__main__":
+    main()

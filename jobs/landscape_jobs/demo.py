@@ -1,0 +1,260 @@
+"""The demo: two small nets trained on handwritten digits, their surfaces, one file and its pictures.
+
+Its factories are named in the job files it leaves, which are meant to be copied.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import landscape as ls
+from landscape.comm import world
+from landscape.errors import InputError
+from landscape.loop import agree
+from landscape.plotting import plot_surface, save_figure
+from landscape_jobs.build import run_job, set_threads
+from landscape_jobs.progress import ProgressDisplay
+from landscape_jobs.spec import load_job
+
+_TRAINED_ON = 1297  # of the 1797 digits; the other 500 test
+_BATCH = 64
+
+_JOB = """\
+# The loss of {what} on the {count} handwritten digits it was trained on.
+# Try: landscape run {name}.toml --set surface.x=[-2,2,61] --set run.out=runs/{name}_wide
+
+[model]
+factory = "landscape_jobs.demo:{factory}"
+checkpoint = "{factory}.safetensors"
+
+[data]
+factory = "landscape_jobs.demo:digits"
+args = {{ split = "train" }}
+
+[objective]
+loss = "cross_entropy"
+metrics = ["accuracy"]
+
+[plane]
+{plane}
+
+[surface]
+x = [{x[0]}, {x[1]}, {nx}]
+y = [{y[0]}, {y[1]}, {ny}]
+
+[run]
+out = "runs/{name}"
+"""
+_RANDOM = 'kind = "random"\nnormalize = "filter"\nignore = ["bias", "norm"]\nseed = 1'
+_TRAJECTORY = 'kind = "pca"\ncheckpoints = "digits_mlp_epochs/epoch*.safetensors"'
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the demo leaves in its folder."""
+
+    folder: Path
+    file: Path
+    pictures: tuple[Path, ...]
+    jobs: tuple[Path, ...]
+    accuracies: dict[str, float]  # net -> on the test digits
+
+    def text(self) -> str:
+        """What is there, and what to try next."""
+        nets = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracies.items())
+        quoted = [shlex.quote(str(path)) for path in (self.file, self.folder, self.jobs[0])]
+        return "\n".join(
+            [
+                f"test accuracy: {nets}",
+                f"surfaces:      {self.file}",
+                *(f"picture:       {path}" for path in self.pictures),
+                *(f"job file:      {path}" for path in self.jobs),
+                "next:",
+                f"  landscape show {quoted[0]}",
+                f"  landscape plot {quoted[0]} --run convnet -q accuracy",
+                f"  landscape status {quoted[1]}/runs/*",
+                f"  landscape check {quoted[2]} --set surface.x=[-1,1,101] --set run.out=runs/fine",
+            ]
+        )
+
+
+def digits_convnet() -> nn.Module:
+    """A convolutional net with BatchNorm for 8 x 8 digits, untrained; 12,058 parameters."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 24, 3, padding=1, bias=False),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 10),
+    )
+
+
+def digits_mlp() -> nn.Module:
+    """A multilayer perceptron for 8 x 8 digits, untrained; 6,570 parameters."""
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def digits(split: str = "train") -> tuple[Tensor, Tensor]:
+    """(images (n, 64) in 0..1, labels (n,)) of scikit-learn's digits, `split` "train" or "test".
+
+    Raises InputError for another split, and when scikit-learn is not installed.
+    """
+    if split not in ("train", "test"):
+        raise InputError(f"split={split!r} is not one of train, test")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise InputError(
+            "the handwritten digits come with scikit-learn, which is not installed: pip install scikit-learn"
+        ) from error
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    chosen = order[:_TRAINED_ON] if split == "train" else order[_TRAINED_ON:]
+    return torch.from_numpy(images).float()[chosen] / 16, torch.from_numpy(labels)[chosen]
+
+
+def make_demo(out: str | Path, *, nx: int = 31, ny: int = 25, epochs: int = 20) -> Left:
+    """Train the nets, measure nx x ny surfaces on all ranks, write `demo.h5` and pictures into the folder `out`.
+
+    What an earlier call left there is used: checkpoints, job files, finished rows. Raises InputError without
+    scikit-learn, and what running a job raises.
+    """
+    folder = Path(out).resolve()
+    set_threads(None)
+    agree(world(), lambda: _prepare(folder, nx, ny, epochs) if world().rank == 0 else None)
+    jobs = {path.stem: path for path in _job_files(folder)}
+    for path in jobs.values():
+        job = agree(world(), lambda path=path: load_job(path))  # type: ignore[misc]
+        with ProgressDisplay() as display:
+            run_job(job, progress=display)
+    left = agree(world(), lambda: _finish(folder, jobs) if world().rank == 0 else None)
+    result: Left = world().broadcast(left)
+    return result
+
+
+def _job_files(folder: Path) -> list[Path]:
+    return [folder / f"{name}.toml" for name in ("convnet", "mlp", "mlp_trajectory")]
+
+
+def _prepare(folder: Path, nx: int, ny: int, epochs: int) -> None:
+    """Checkpoints and job files, those that are missing."""
+    digits()
+    history = folder / "digits_mlp_epochs"
+    history.mkdir(parents=True, exist_ok=True)
+    _trained(digits_convnet, folder, lambda: _adam_epochs(digits_convnet, epochs))
+    _trained(digits_mlp, folder, lambda: _sgd_epochs(digits_mlp, 2 * epochs), history)
+    convnet, mlp, trajectory = _job_files(folder)
+    one = {"x": (-1.0, 1.0), "y": (-1.0, 1.0), "nx": nx, "ny": ny, "count": _TRAINED_ON}
+    _write_job(convnet, what="a convolutional net", factory="digits_convnet", plane=_RANDOM, **one)
+    _write_job(mlp, what="a multilayer perceptron", factory="digits_mlp", plane=_RANDOM, **one)
+    if not trajectory.exists():
+        x, y = _extent(folder, history)
+        what = "a multilayer perceptron, over the plane of its training,"
+        _write_job(trajectory, what=what, factory="digits_mlp", plane=_TRAJECTORY, **(one | {"x": x, "y": y}))
+
+
+def _trained(
+    factory: Callable[[], nn.Module],
+    folder: Path,
+    epochs: Callable[[], Iterator[nn.Module]],
+    history: Path | None = None,
+) -> None:
+    """Train a net and save it; with `history`, as it was after every epoch too."""
+    checkpoint = folder / f"{factory.__name__}.safetensors"
+    if checkpoint.exists():
+        return
+    for epoch, net in enumerate(epochs()):
+        if history is not None:
+            _save(net, history / f"epoch{epoch}.safetensors")
+    _save(net, checkpoint)  # last: where it exists, the training was finished
+
+
+def _adam_epochs(factory: Callable[[], nn.Module], epochs: int) -> Iterator[nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = factory()
+    yield from _epochs(net, torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2), epochs)
+
+
+def _sgd_epochs(factory: Callable[[], nn.Module], epochs: int) -> Iterator[nn.Module]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = factory()
+    yield from _epochs(net, torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4), epochs)
+
+
+def _epochs(net: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> Iterator[nn.Module]:
+    """The net before training and after each epoch, in eval mode; the learning rate falls along a cosine to 0."""
+    inputs, targets = digits("train")
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(targets) // _BATCH))
+    shuffler = torch.Generator().manual_seed(1)
+    yield net.eval()
+    for _ in range(epochs):
+        net.train()
+        for batch in torch.randperm(len(targets), generator=shuffler).split(_BATCH):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(inputs[batch]), targets[batch])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        yield net.eval()
+
+
+def _save(net: nn.Module, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(net.state_dict(), temporary)
+    os.replace(temporary, path)  # noqa: PTH105
+
+
+def _write_job(path: Path, **words: object) -> None:
+    if not path.exists():  # a copy somebody edited stays
+        path.write_text(_JOB.format(name=path.stem, **words), encoding="utf-8")
+
+
+def _extent(folder: Path, history: Path) -> list[tuple[float, float]]:
+    """Ranges of x and y that hold the MLP's training with a margin."""
+    net = digits_mlp()
+    ls.load_checkpoint(net, folder / "digits_mlp.safetensors")
+    objective = ls.Objective(net, data=digits("train"), device="cpu")
+    plane = ls.pca_plane(objective, sorted(history.glob("epoch*.safetensors")))
+    assert plane.points is not None
+    low, high = plane.points.coordinates.min(axis=0), plane.points.coordinates.max(axis=0)
+    margin = 0.25 * (high - low).max()
+    return [(round(float(a - margin), 2), round(float(b + margin), 2)) for a, b in zip(low, high, strict=True)]
+
+
+def _finish(folder: Path, jobs: dict[str, Path]) -> Left:
+    surfaces = {name: ls.open(load_job(path).out) for name, path in jobs.items()}
+    file = ls.merge_runs({name: load_job(path).out for name, path in jobs.items()}, folder / "demo.h5")
+    kinds = {"mlp_trajectory": ("contour",)}
+    pictures = [
+        save_figure(plot_surface(surface, kind=kind), folder / f"{name}_{kind}.png")
+        for name, surface in surfaces.items()
+        for kind in kinds.get(name, ("contour", "3d"))
+    ]
+    accuracies = {factory.__name__: _accuracy(factory, folder) for factory in (digits_convnet, digits_mlp)}
+    return Left(folder, file, tuple(pictures), tuple(jobs.values()), accuracies)
+
+
+def _accuracy(factory: Callable[[], nn.Module], folder: Path) -> float:
+    net = factory()
+    ls.load_checkpoint(net, folder / f"{factory.__name__}.safetensors")
+    objective = ls.Objective(net, data=digits("test"), metrics=("accuracy",), device="cpu")
+    return float(objective.evaluate()["accuracy"])

@@ -1,0 +1,204 @@
+"""Results, runs and trials as tables for a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import RenderableType
+from rich.table import Table
+
+import landscape as ls
+from landscape.grid import Grid
+from landscape.results import FloatArray
+from landscape.store import Store
+from landscape_jobs.check import Trial
+
+_PROVENANCE = (
+    "engine_version",
+    "git",
+    "command",
+    "host",
+    "platform",
+    "python",
+    "libraries",
+    "gpu",
+    "ranks",
+    "threads",
+    "started",
+    "ended",
+    "checkpoint_hash",
+    "data_hash",
+    "origin",
+    "dir_file",
+)
+_WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
+
+
+def surface_tables(surface: ls.Surface, title: str) -> Iterator[RenderableType]:
+    """What was measured, on what, and how exact it is."""
+    about = {name: _plain(value) for name, value in surface.attributes.items()}
+    done, size = int(surface.computed.sum()), surface.computed.size
+    yield _pairs(
+        title,
+        {
+            "grid": " x ".join(str(len(values)) for values in surface.axes.values()) + f", {done} of {size} computed",
+            **{name: about[name] for name in _WHAT if about.get(name) not in (None, "", {}, 0)},
+            "errors": about.get("error", "unknown: this file came without them"),
+            **_precision(about),
+        },
+    )
+    plane: Mapping[str, Any] = about.get("plane") or {}
+    yield _axes(surface, plane)
+    if plane:
+        shown = {k: v for k, v in plane.items() if k not in ("lengths", "cosines")}
+        if len(surface.axes) > 1 and "cosines" in plane:
+            shown["cosines"] = ", ".join(
+                f"{a}{b} {plane['cosines'][i][j]:.3g}"
+                for i, a in enumerate(surface.axes)
+                for j, b in enumerate(surface.axes)
+                if i < j
+            )
+        yield _pairs("plane", shown)
+    yield _quantities(surface)
+    if surface.points is not None:
+        yield _points(surface.points, tuple(surface.axes), list(surface.values))
+    provenance = {name: about[name] for name in _PROVENANCE if about.get(name) not in (None, "")}
+    if provenance:
+        yield _pairs("provenance", provenance)
+
+
+def status_table(folders: Sequence[str | Path]) -> Table:
+    """One line per run folder: rows done, and how its last attempt stands. Raises StoreError for what is no run."""
+    table = _table("runs", "run", "rows", "result", "attempts", "last attempt")
+    for folder in folders:
+        store = Store.open(folder)
+        done = store.rows().done
+        attempts = store.attempts()
+        table.add_row(
+            str(folder),
+            f"{int(done.sum())} of {len(done)}",
+            store.result.name if store.result.exists() else "not yet",
+            str(len(attempts)),
+            _attempt(attempts[-1]) if attempts else "none",
+        )
+    return table
+
+
+def trial_table(trial: Trial) -> Table:
+    """The estimate of `landscape check`."""
+    many = (trial.ranks,) if trial.ranks > 1 else (8, 64)
+    per_rank = f"{trial.threads} thread{'s' if trial.threads > 1 else ''} each"
+    return _pairs(
+        "estimate",
+        {
+            "rows": f"{trial.rows}, of which {trial.done} are there already",
+            "loss at two trial points": ", ".join(f"{loss:.6g}" for loss in trial.losses),
+            "time per row": f"{trial.seconds:.3g} s",
+            **{
+                f"time on {ranks} rank{'s' if ranks > 1 else ''}, {per_rank}": str(
+                    timedelta(seconds=math.ceil(trial.duration(ranks)))
+                )
+                for ranks in (1, *many)
+            },
+            "memory per rank": _bytes(trial.memory),
+            **({"GPU memory per rank": _bytes(trial.device_memory)} if trial.device_memory else {}),
+            "size of the result": f"about {_bytes(trial.result)}",
+        },
+    )
+
+
+def _attempt(record: Mapping[str, Any]) -> str:
+    if "failure" in record:
+        how = f"failed, {str(record['failure']).strip().splitlines()[-1]}"
+    elif "ended" not in record:
+        how = f"began {record['started']}: still running, or killed"
+    else:
+        how = f"{'stopped by ' + record['signal'] if record.get('signal') else 'ended'} {record['ended']}"
+    return f"{how} ({record['ranks']} rank{'s' if record['ranks'] > 1 else ''}, {record['host']})"
+
+
+def _axes(surface: ls.Surface, plane: Mapping[str, Any]) -> Table:
+    table = _table("axes", "axis", "from", "to", "points", "length of its direction")
+    lengths = plane.get("lengths", [math.nan] * len(surface.axes))
+    for (name, values), length in zip(surface.axes.items(), lengths, strict=True):
+        table.add_row(name, f"{values[0]:.6g}", f"{values[-1]:.6g}", str(len(values)), f"{length:.6g}")
+    return table
+
+
+def _quantities(surface: ls.Surface) -> Table:
+    grid = Grid(surface.axes)
+    table = _table("values +- standard error", "quantity", "minimum", "maximum", "nearest to the centre", "NaN or Inf")
+    centre = grid.nearest([0.0] * len(grid.axes))
+    computed = surface.computed.ravel()
+    for name, array in surface.values.items():
+        values, stderr = array.ravel(), surface.stderr[name].ravel()
+        finite = np.flatnonzero(computed & np.isfinite(values))
+        places = [int(finite[values[finite].argmin()]), int(finite[values[finite].argmax()])] if len(finite) else []
+        texts = [_at(values, stderr, place, grid) for place in places] or ["-", "-"]
+        middle = _at(values, stderr, centre, grid) if computed[centre] else "not computed"
+        table.add_row(name, *texts, middle, str(int((computed & ~np.isfinite(values)).sum())))
+    return table
+
+
+def _at(values: FloatArray, stderr: FloatArray, place: int, grid: Grid) -> str:
+    where = ", ".join(f"{c:.4g}" for c in grid.coordinates(place))
+    error = f" +- {stderr[place]:.2g}" if np.isfinite(stderr[place]) else ""
+    return f"{values[place]:.6g}{error} at ({where})"
+
+
+def _points(points: ls.Points, axes: tuple[str, ...], quantities: Sequence[str]) -> Table:
+    explained = points.explained_variance
+    share = "" if explained is None else f"; variance explained {', '.join(f'{v:.1%}' for v in explained)}"
+    headings = [heading for q in quantities for heading in (f"{q} itself", f"{q} projected")]
+    table = _table(f"{points.kind} on the plane{share}", "point", *axes, "distance", *headings)
+    for i, label in enumerate(points.labels):
+        pairs = [(points.true[q][i], points.projected[q][i]) for q in quantities]
+        numbers = [*points.coordinates[i], points.distance[i], *(value for pair in pairs for value in pair)]
+        table.add_row(label, *(f"{number:.5g}" for number in numbers))
+    return table
+
+
+def _precision(about: Mapping[str, Any]) -> dict[str, str]:
+    if "precision_error_relative" not in about:
+        return {}
+    error, points = about["precision_error_relative"], about["precision_error_points"]
+    return {"precision error": f"at most {float(error):.2g} relative at {points} points also computed in float32"}
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as it was before a file kept it: JSON text of lists and tables becomes those again."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _pairs(title: str, content: Mapping[str, Any]) -> Table:
+    table = _table(title, "", "")
+    table.show_header = False
+    for name, value in content.items():
+        if isinstance(value, dict):
+            value = ", ".join(k if k == v else f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(str(v) for v in value)
+        table.add_row(name, str(value))
+    return table
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.3g} MB" if count < 2**30 else f"{count / 2**30:.3g} GB"

@@ -1,0 +1,65 @@
+"""What the tests share: starting MPI programs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent / "programs"
+GUARD = 240  # seconds after which a program counts as hanging; none needs a tenth of it
+
+sys.path.insert(0, str(PROGRAMS))
+
+_MPI_ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_btl": "^ofi",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def mpiexec() -> str | None:
+    """The launcher beside this Python, or else the one on the path."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    return str(beside) if beside.exists() else shutil.which("mpiexec")
+
+
+def mpi_environment() -> dict[str, str]:
+    """Variables that let Open MPI run as root, with more ranks than cores, and start fast."""
+    return {**os.environ, **_MPI_ENVIRONMENT}
+
+
+def mpi_command(ranks: int, program: str, *arguments: object) -> list[str]:
+    """The command line that starts one of the test programs."""
+    launcher = mpiexec()
+    if launcher is None:
+        pytest.skip("mpiexec is not installed: pip install 'loss-landscape-engine[mpi]'")
+    return [launcher, "-n", str(ranks), sys.executable, str(PROGRAMS / program), *map(str, arguments)]
+
+
+RunMpi = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_mpi() -> RunMpi:
+    """run_mpi(ranks, program, *arguments): the finished process."""
+
+    def run(ranks: int, program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            mpi_command(ranks, program, *arguments),
+            env=mpi_environment(),
+            capture_output=True,
+            text=True,
+            timeout=GUARD,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,52 @@
+"""Surfaces that must have the same bytes on any number of ranks: mpiexec -n 2 python surface_cases.py RESULT.json"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import landscape as ls
+from landscape.comm import world
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 16), torch.nn.BatchNorm1d(16), torch.nn.Tanh(), torch.nn.Linear(16, 3)
+    )
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(203, 6, generator=generator), torch.randint(3, (203,), generator=generator)
+
+
+def surface_bytes(**options: object) -> str:
+    objective = ls.Objective(network(), "cross_entropy", data(), metrics=("accuracy",))
+    plane = ls.random_plane(objective, seed=3)
+    surface = ls.measure_surface(objective, plane, x=(-1, 1, 5), y=(-0.5, 1, 4), **options)  # type: ignore[arg-type]
+    arrays = [surface.values["loss"], surface.stderr["loss"], surface.values["accuracy"]]
+    return b"".join(array.tobytes() for array in arrays).hex()
+
+
+def results() -> dict[str, str]:
+    size = 2 if world().size % 2 == 0 else 1
+    cases: dict[str, Callable[[], str]] = {
+        "items over ranks": surface_bytes,
+        "data over ranks": lambda: surface_bytes(ranks_per_item=size),
+        "batchnorm": lambda: surface_bytes(batchnorm="reestimated", ranks_per_item=size),
+    }
+    found = {name: case() for name, case in cases.items()}
+    assert len({json.dumps(f) for f in world().gather_all(found)}) == 1
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    found = results()
+    if world().rank == 0:
+        Path(sys.argv[1]).write_text(json.dumps(found))

@@ -1,0 +1,75 @@
+"""The demo on a small grid: what it leaves, and that a second call uses it."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+from landscape_jobs.demo import digits, digits_convnet, make_demo
+
+import landscape as ls
+from landscape.opening import run_names
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo") / "a demo"
+    make_demo(out, nx=5, ny=4, epochs=3)
+    return out
+
+
+def test_the_demo_leaves_one_file_with_the_three_surfaces(demo: Path) -> None:
+    assert run_names(demo / "demo.h5") == ["convnet", "mlp", "mlp_trajectory"]
+    for name in ("convnet", "mlp", "mlp_trajectory"):
+        surface = ls.open(demo / "demo.h5", run=name)
+        assert surface.complete
+        assert surface.values["loss"].shape == surface.values["accuracy"].shape == (4, 5)
+
+
+def test_the_trajectory_lies_inside_its_picture_and_ends_at_the_centre(demo: Path) -> None:
+    surface = ls.open(demo / "demo.h5", run="mlp_trajectory")
+    assert surface.points is not None
+    assert surface.points.labels == tuple(f"epoch{i}" for i in range(7))
+    for values, coordinates in zip(surface.axes.values(), surface.points.coordinates.T, strict=True):
+        assert values[0] < coordinates.min()
+        assert coordinates.max() < values[-1]
+    assert surface.points.distance[-1] == pytest.approx(0, abs=1e-5)
+    assert surface.points.true["loss"][-1] < 0.5 * surface.points.true["loss"][0]
+
+
+def test_a_second_call_computes_nothing_and_leaves_the_same(demo: Path) -> None:
+    kept = [*demo.glob("*.safetensors"), *demo.glob("*.toml"), *demo.glob("runs/*/shards/*")]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    left = make_demo(demo, nx=5, ny=4, epochs=3)
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+    assert sorted(demo.glob("runs/*/shards/*")) == sorted(p for p in kept if p.suffix == ".npz")
+    for path in (left.file, *left.pictures, *left.jobs):
+        assert path.is_file()
+        assert str(path) in left.text()
+    assert left.accuracies["digits_mlp"] > 0.5  # after three epochs; about 96 % after the usual number
+
+
+def test_the_digits_are_split_once_and_for_all() -> None:
+    images, labels = digits("train")
+    assert (images.shape, labels.shape) == ((1297, 64), (1297,))
+    assert (float(images.min()), float(images.max())) == (0, 1)
+    assert len(digits("test")[1]) == 500
+    with pytest.raises(ls.InputError, match="train, test"):
+        digits("validation")
+    assert digits_convnet()(images[:3]).shape == (3, 10)
+
+
+def test_without_scikit_learn_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = builtins.__import__
+
+    def missing(name: str, *arguments: Any, **options: Any) -> Any:
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ls.InputError, match="pip install scikit-learn"):
+        make_demo(tmp_path / "demo")
+    assert not (tmp_path / "demo").exists()

@@ -1,0 +1,307 @@
+"""Losses and metrics against torch's own mean over the whole set, in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from landscape_kernels.moments import MOMENTS, moments_, ratio
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+from landscape.losses import (
+    Quantity,
+    describe_callable,
+    loss_quantity,
+    metric_quantities,
+    named_losses,
+    named_metrics,
+    values_as_units,
+)
+
+N = 37
+
+
+def seeded(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def labels(*shape: int, classes: int, seed: int = 0) -> Tensor:
+    return torch.randint(classes, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def measured(quantity: Quantity, outputs: Any, targets: Any, size: int = 8) -> tuple[float, float, int]:
+    """Value, stderr and units over ragged batches."""
+    rows = range(0, len(targets), size)
+    sums = torch.zeros(len(rows), MOMENTS, dtype=torch.float64)
+    for out, i in zip(sums, rows, strict=True):
+        units = quantity.units(outputs[i : i + size], targets[i : i + size])
+        moments_(out, units.numerators, units.denominators)
+    return ratio(sums.sum(0).numpy())
+
+
+SCORES, TOKENS = seeded(N, 5), seeded(N, 7, 5)
+CLASSES, TOKEN_CLASSES = labels(N, classes=5), labels(N, 7, classes=5)
+IGNORED = CLASSES.where(CLASSES != 2, -100)
+HIDDEN = TOKEN_CLASSES.where(seeded(N, 7, seed=3) > 0, -100)
+VOID = CLASSES.where(CLASSES != 2, 255)
+WEIGHT = seeded(5).abs()
+SOFT = seeded(N, 5, seed=5).softmax(1)
+GRID = seeded(N, 5, seed=6)
+
+# outputs, targets, loss given, torch's own mean over everything at once
+CASES: dict[str, tuple[Tensor, Tensor, Any, Callable[[Tensor, Tensor], Tensor]]] = {
+    "cross_entropy": (SCORES, CLASSES, "cross_entropy", F.cross_entropy),
+    "nll": (SCORES.log_softmax(1), CLASSES, "nll", F.nll_loss),
+    "mse": (SCORES, GRID, "mse", F.mse_loss),
+    "l1": (SCORES, GRID, "l1", F.l1_loss),
+    "smooth_l1": (SCORES, GRID, "smooth_l1", F.smooth_l1_loss),
+    "huber": (SCORES, GRID, "huber", F.huber_loss),
+    "bce": (SCORES, SOFT, "binary_cross_entropy_with_logits", F.binary_cross_entropy_with_logits),
+    "multi_margin": (SCORES, CLASSES, "multi_margin", F.multi_margin_loss),
+    "mse of counts": (SCORES, CLASSES[:, None].repeat(1, 5) - 100, "mse", F.mse_loss),
+    "soft labels": (SCORES, SOFT, "cross_entropy", F.cross_entropy),
+    "default ignore": (SCORES, IGNORED, "cross_entropy", F.cross_entropy),
+    "tokens last": (
+        TOKENS,
+        TOKEN_CLASSES,
+        "cross_entropy",
+        lambda o, t: F.cross_entropy(o.reshape(-1, 5), t.reshape(-1)),
+    ),
+    "tokens ignored": (TOKENS, HIDDEN, "cross_entropy", lambda o, t: F.cross_entropy(o.transpose(1, 2), t)),
+    "classes second": (TOKENS.transpose(1, 2), HIDDEN, "cross_entropy", F.cross_entropy),
+    "criterion": (SCORES, CLASSES, nn.CrossEntropyLoss(), F.cross_entropy),
+    "criterion sum": (SCORES, CLASSES, nn.CrossEntropyLoss(reduction="sum"), F.cross_entropy),
+    "criterion none": (SCORES, CLASSES, nn.CrossEntropyLoss(reduction="none"), F.cross_entropy),
+    "float32 weights": (
+        SCORES,
+        CLASSES,
+        nn.CrossEntropyLoss(weight=WEIGHT.float()),
+        partial(F.cross_entropy, weight=WEIGHT.float().double()),
+    ),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "weights": {"weight": WEIGHT},
+    "smoothing": {"label_smoothing": 0.2},
+    "weights and smoothing": {"weight": WEIGHT, "label_smoothing": 0.2},
+    "weights, smoothing, ignored": {"weight": WEIGHT, "label_smoothing": 0.2, "ignore_index": 2},
+}
+for name, settings in SETTINGS.items():
+    CASES[f"criterion {name}"] = (
+        SCORES,
+        CLASSES,
+        nn.CrossEntropyLoss(**settings),
+        partial(F.cross_entropy, **settings),
+    )
+    CASES[f"partial {name}"] = (
+        SCORES,
+        CLASSES,
+        partial(F.cross_entropy, **settings),
+        partial(F.cross_entropy, **settings),
+    )
+void: dict[str, Any] = {"weight": WEIGHT, "ignore_index": 255}
+CASES |= {
+    "ignored label beyond the classes": (SCORES, VOID, nn.CrossEntropyLoss(**void), partial(F.cross_entropy, **void)),
+    "functional": (SCORES, CLASSES, F.cross_entropy, F.cross_entropy),
+    "functional sum": (SCORES, GRID, partial(F.mse_loss, reduction="sum"), F.mse_loss),
+    "mse criterion": (SCORES, GRID, nn.MSELoss(), F.mse_loss),
+    "kl batchmean": (
+        SCORES.log_softmax(1),
+        SOFT,
+        nn.KLDivLoss(reduction="batchmean"),
+        partial(F.kl_div, reduction="batchmean"),
+    ),
+    "poisson counts": (SCORES, CLASSES[:, None].repeat(1, 5), nn.PoissonNLLLoss(), F.poisson_nll_loss),
+    "lambda mean": (SCORES, CLASSES, lambda o, t: F.cross_entropy(o, t), F.cross_entropy),
+    "lambda sum": (SCORES, CLASSES, lambda o, t: F.cross_entropy(o, t, reduction="sum"), F.cross_entropy),
+    "lambda per sample": (SCORES, GRID, lambda o, t: ((o - t) ** 2).mean(1), F.mse_loss),
+    "lambda per element": (SCORES, GRID, lambda o, t: (o - t) ** 2, F.mse_loss),
+    "lambda pair": (
+        TOKENS,
+        HIDDEN,
+        lambda o, t: (F.cross_entropy(o.transpose(1, 2), t, reduction="none"), t != -100),
+        lambda o, t: F.cross_entropy(o.transpose(1, 2), t),
+    ),
+    "lambda pair of sums": (
+        TOKENS,
+        HIDDEN,
+        lambda o, t: (F.cross_entropy(o.transpose(1, 2), t, reduction="sum"), (t != -100).sum()),
+        lambda o, t: F.cross_entropy(o.transpose(1, 2), t),
+    ),
+    "lambda that vmap refuses": (
+        SCORES,
+        GRID,
+        lambda o, t: (o - t).pow(2).mean() if float(o[0, 0]) < 9 else o.sum(),
+        F.mse_loss,
+    ),
+    "booleans per token": (
+        TOKENS,
+        TOKEN_CLASSES,
+        lambda o, t: o.argmax(2) == t,
+        lambda o, t: (o.argmax(2) == t).double().mean(),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_value_is_torchs_mean_over_everything(case: str) -> None:
+    outputs, targets, loss, truth = CASES[case]
+    quantity = loss_quantity(loss, outputs[:16], targets[:16])
+    value, _, _ = measured(quantity, outputs, targets)
+    assert value == pytest.approx(float(truth(outputs, targets)), rel=1e-12)
+
+
+@pytest.mark.parametrize("case", ["cross_entropy", "mse", "lambda mean", "lambda sum", "lambda per element"])
+def test_stderr_is_that_of_the_per_sample_losses(case: str) -> None:
+    outputs, targets, loss, truth = CASES[case]
+    each = torch.stack([truth(outputs[i : i + 1], targets[i : i + 1]) for i in range(N)])
+    _, stderr, units = measured(loss_quantity(loss, outputs[:16], targets[:16]), outputs, targets)
+    assert stderr == pytest.approx(float(each.std() / math.sqrt(N)), rel=1e-9)
+    assert units == N
+
+
+def test_tokens_of_a_pair_are_added_up_per_sample() -> None:
+    outputs, targets, loss, _ = CASES["lambda pair"]
+    named = measured(loss_quantity("cross_entropy", outputs, targets), outputs, targets)
+    assert measured(loss_quantity(loss, outputs, targets), outputs, targets) == pytest.approx(named, rel=1e-12)
+    assert named[2] == N
+
+
+def test_a_sum_is_known_as_such_from_a_single_sample() -> None:
+    def total(o: Tensor, t: Tensor) -> Tensor:
+        if float(o[0, 0]) > 99:  # vmap refuses this, so that batches are units
+            raise ValueError
+        return ((o - t) ** 2).sum()
+
+    value, _, _ = measured(loss_quantity(total, SCORES[:1], GRID[:1]), SCORES, GRID)
+    assert value == pytest.approx(5 * float(F.mse_loss(SCORES, GRID)), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda o, t: F.cross_entropy(o.transpose(1, 2), t),  # mean over kept tokens
+        lambda o, t: F.cross_entropy(o[:, 0], t[:, 0].clamp(min=0)) ** 2,
+        lambda o, t: o.std(),
+    ],
+)
+def test_scalars_that_batches_cannot_weigh_are_refused(loss: Callable[..., Tensor]) -> None:
+    with pytest.raises(InputError, match=r"neither the mean .* nor the sum .* \(numerators, denominators\) pair"):
+        loss_quantity(loss, TOKENS, HIDDEN)
+
+
+def test_targets_that_would_broadcast_are_refused() -> None:
+    column, row = seeded(N, 1), seeded(N)
+    for loss in ("mse", nn.MSELoss(), F.l1_loss):
+        for outputs, targets in ((column, row), (row, column), (column, CLASSES), (SCORES[:5], CLASSES[:5])):
+            quantity = loss_quantity(loss, outputs, targets)
+            with pytest.raises(InputError, match="broadcasting"):
+                quantity.units(outputs, targets)
+
+
+def test_axes_that_both_could_hold_classes_are_refused() -> None:
+    outputs, targets = seeded(N, 5, 5), labels(N, 5, classes=5)
+    with pytest.raises(InputError, match="either of the last two axes"):
+        loss_quantity("cross_entropy", outputs, targets).units(outputs, targets)
+
+
+def test_shapes_that_cannot_be_units_are_refused() -> None:
+    with pytest.raises(InputError, match=r"shape \(3,\) for a batch of 4 samples"):
+        values_as_units(torch.zeros(3), 4, "it")
+    with pytest.raises(InputError, match="must agree"):
+        values_as_units((torch.zeros(4), torch.zeros(3)), 4, "it")
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(InputError, match="did you mean 'cross_entropy'"):
+        loss_quantity("crossentropy", SCORES, CLASSES)
+    with pytest.raises(InputError, match="did you mean 'accuracy'"):
+        metric_quantities(["acuracy"], SCORES, CLASSES)
+    with pytest.raises(InputError, match="taken"):
+        metric_quantities(["accuracy", "accuracy"], SCORES, CLASSES)
+    with pytest.raises(InputError, match="taken"):
+        metric_quantities({"loss": F.mse_loss}, SCORES, CLASSES)
+    assert "mse" in named_losses()
+    assert named_metrics() == ("accuracy", "error")
+
+
+LOGITS = seeded(N)
+METRIC_CASES: dict[str, tuple[Tensor, Tensor, int, Tensor]] = {
+    "classes": (SCORES, CLASSES, -100, (SCORES.argmax(1) == CLASSES).double().mean()),
+    "ignored": (SCORES, IGNORED, -100, (SCORES.argmax(1) == CLASSES)[CLASSES != 2].double().mean()),
+    "the loss' own ignored": (SCORES, CLASSES, 2, (SCORES.argmax(1) == CLASSES)[CLASSES != 2].double().mean()),
+    "tokens": (TOKENS, HIDDEN, -100, (TOKENS.argmax(2) == HIDDEN)[HIDDEN >= 0].double().mean()),
+    "one hot": (SCORES, F.one_hot(CLASSES, 5).double(), -100, (SCORES.argmax(1) == CLASSES).double().mean()),
+    "plus and minus one": (
+        SCORES,
+        2 * F.one_hot(CLASSES, 5).double() - 1,
+        -100,
+        (SCORES.argmax(1) == CLASSES).double().mean(),
+    ),
+    "one logit": (LOGITS, (CLASSES > 2).double(), -100, ((LOGITS > 0) == (CLASSES > 2)).double().mean()),
+    "one column": (LOGITS[:, None], (CLASSES > 2).long(), -100, ((LOGITS > 0) == (CLASSES > 2)).double().mean()),
+}
+
+
+@pytest.mark.parametrize("case", METRIC_CASES)
+def test_accuracy_and_error(case: str) -> None:
+    outputs, targets, ignored, truth = METRIC_CASES[case]
+    accuracy, error = metric_quantities(["accuracy", "error"], outputs, targets, ignored)
+    value, stderr, _ = measured(accuracy, outputs, targets)
+    assert value == pytest.approx(float(truth), rel=1e-12)
+    opposite, same_error, _ = measured(error, outputs, targets)
+    assert opposite == pytest.approx(1 - value, rel=1e-12)
+    assert same_error == pytest.approx(stderr, rel=1e-9)
+
+
+def test_accuracy_of_several_labels_is_refused() -> None:
+    several = (seeded(N, 5) > 0).double()
+    (accuracy,) = metric_quantities(["accuracy"], SCORES, several)
+    with pytest.raises(InputError, match="several labels at once"):
+        accuracy.units(SCORES, several)
+
+
+def test_metrics_are_named_by_key_or_function() -> None:
+    def top_two(o: Tensor, t: Tensor) -> Tensor:
+        return (o.topk(2, 1).indices == t[:, None]).any(1)
+
+    (quantity,) = metric_quantities([top_two], SCORES, CLASSES)
+    assert quantity.name == "top_two"
+    (renamed,) = metric_quantities({"second": top_two}, SCORES, CLASSES)
+    truth = float(top_two(SCORES, CLASSES).double().mean())
+    assert (renamed.name, measured(renamed, SCORES, CLASSES)[0]) == ("second", pytest.approx(truth))
+
+
+def make(alpha: float, table: frozenset[str] = frozenset()) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda o, t: alpha * F.mse_loss(o, t)
+
+
+def test_descriptions_tell_settings_apart_and_hold_no_addresses() -> None:
+    different = [
+        make(0.1),
+        make(0.2),
+        lambda o, t: (o - t).mean(),
+        lambda o, t: (o + t).mean(),
+        lambda o, t, k=1: (o + t).mean(),
+        lambda o, t, k=2: (o + t).mean(),
+        lambda o, t: sum(a * 2 for a in o),
+        lambda o, t: sum(a * 3 for a in o),
+        partial(F.huber_loss, delta=1.0),
+        partial(F.huber_loss, delta=2.0),
+        partial(make, 1.0),
+        partial(make, 2.0),
+        nn.CrossEntropyLoss(weight=WEIGHT),
+        nn.CrossEntropyLoss(weight=2 * WEIGHT),
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+    ]
+    texts = [describe_callable(f) for f in different]
+    assert len(set(texts)) == len(texts)
+    assert not any(" at 0x" in text for text in texts)
+    assert describe_callable(make(0.1)) == describe_callable(make(0.1))
+    assert describe_callable(nn.CrossEntropyLoss(reduction="none").eval()).count("reduction='none'") == 1
