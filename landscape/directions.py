@@ -201,9 +201,7 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
         change[i] = weights * factor
     buffers, buffer_directions = _buffer_plane([b for _, b in states], change)
     placed = _placed(objective, directions)
-    names = tuple(labels) or tuple(_label(theta, i) for i, theta in enumerate(thetas))
-    if len(names) != len(thetas):
-        raise InputError(f"{len(names)} labels for {len(thetas)} models; give one each")
+    names = _names(thetas, labels)
     points = _points(vectors[0], placed, vectors, "points", names, [b for _, b in states])
     return Plane(vectors[0], placed, {"kind": "through"}, points, buffers, buffer_directions)
 
@@ -224,7 +222,7 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
     except ValueError as error:
         raise InputError(f"{error}; give more checkpoints, or fewer axes") from error
     placed = _placed(objective, principal.axes)
-    names = tuple(labels) or tuple(_label(theta, i) for i, theta in enumerate(thetas))
+    names = _names(thetas, labels)
     centre = objective.theta
     points = _points(centre, placed, vectors, "trajectory", names, [], principal.explained_variance)
     return Plane(centre, placed, {"kind": "pca"}, points)
@@ -332,5 +330,9 @@ def _placed(objective: Objective, directions: Sequence[Tensor]) -> tuple[Tensor,
     return tuple(objective.vector(direction) for direction in directions)
 
 
-def _label(theta: ThetaLike, number: int) -> str:
-    return Path(theta).stem if isinstance(theta, (str, Path)) else str(number)
+def _names(thetas: Sequence[ThetaLike], labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels, or file names and numbers where there are none."""
+    if labels and len(labels) != len(thetas):
+        raise InputError(f"{len(labels)} labels for {len(thetas)} models; give one each")
+    named = (Path(t).stem if isinstance(t, (str, Path)) else str(i) for i, t in enumerate(thetas))
+    return tuple(labels) or tuple(named)

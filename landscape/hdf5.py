@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import StoreError
-from landscape.files import sync_replace as sync_replace
 from landscape.files import write_durably
 
 # Attributes of the netCDF-4 machinery, not of the content.
@@ -113,7 +112,8 @@ def _create(target: h5py.Group, name: str, variable: Variable) -> h5py.Dataset:
     if data.dtype.kind in "UO":
         dataset = target.create_dataset(name, data=data.astype(object), dtype=h5py.string_dtype())
     else:
-        dataset = target.create_dataset(name, data=data)
+        # A checksum on every chunk, so that a flipped bit is an error and not a value; scalars cannot have one.
+        dataset = target.create_dataset(name, data=data, fletcher32=data.size > 0 and data.ndim > 0)
     _write_attributes(dataset, attributes)
     return dataset
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.errors import InputError, nearest
 from landscape.trees import batch_size, map_tensors, tensors_in
@@ -307,7 +307,7 @@ def _unreduced(
         if like is not None:  # class weights follow the scores, which losses see in float32 or better
             criterion.to(like.device, torch.promote_types(like.dtype, torch.float32))
         criterion.reduction = "none"
-        classes = isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss))
+        classes = any(kind.__name__ in ("CrossEntropyLoss", "NLLLoss") for kind in type(loss).__mro__)
         return criterion, {k: getattr(criterion, k) for k in ("weight", "ignore_index")} if classes else {}
     base = loss.func if isinstance(loss, functools.partial) else loss
     given = dict(loss.keywords) if isinstance(loss, functools.partial) else {}

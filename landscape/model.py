@@ -22,6 +22,17 @@ from landscape.trees import tensors_in
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
 
 
+def default_precision(model: nn.Module) -> str:
+    """The precision of the first floating-point parameter: "float64", or "float32" for that and anything shorter.
+
+    Raises InputError for what is no nn.Module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return "float64" if parameter is not None and parameter.dtype == torch.float64 else "float32"
+
+
 def parameter_layout(model: nn.Module) -> Layout:
     """Layout of the trainable parameters in `named_parameters` order, each tensor once however often it is tied.
 

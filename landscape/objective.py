@@ -30,7 +30,7 @@ from landscape.losses import (
     metric_quantities,
     values_as_units,
 )
-from landscape.model import BoundModel
+from landscape.model import BoundModel, default_precision
 from landscape.results import Estimate
 from landscape.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
 
@@ -93,9 +93,8 @@ class Objective:
             raise InputError("loss=None needs forward=, a function (model, batch) that returns the loss")
         if loss is None and metrics:
             raise InputError("metrics need outputs and targets: give loss=, and let forward return (outputs, targets)")
-        if not isinstance(model, nn.Module):
-            raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
-        self.precision = precision or _default_precision(model)
+        natural = default_precision(model)
+        self.precision = precision or natural
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         self.dtype = torch.float64 if self.precision == "float64" else torch.float32
@@ -447,11 +446,6 @@ def digest(*tensors: Tensor) -> str:
 
 def _digest_text(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _default_precision(model: nn.Module) -> str:
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return "float64" if parameter is not None and parameter.dtype == torch.float64 else "float32"
 
 
 def _device(device: str | torch.device | None) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -461,7 +461,11 @@ def _cells(where: BoolArray, x: FloatArray, y: FloatArray) -> Outline:
 
 def _axis_label(surface: Surface, name: str, place: int) -> str:
     normalize = surface.attributes.get("normalize")
-    words = ["multiples of the direction" if normalize in (None, "", "none") else f"{normalize}-normalised"]
+    plane = surface.attributes.get("plane")
+    if isinstance(plane, Mapping) and plane.get("kind") == "pca":
+        words = ["distance in parameter space"]  # its directions are unit vectors
+    else:
+        words = ["multiples of the direction" if normalize in (None, "", "none") else f"{normalize}-normalised"]
     points = surface.points
     if points is not None and points.explained_variance is not None:
         words.append(f"{100 * points.explained_variance[place]:.1f} % of variance")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
+_STRUCTURED = ("plane", "metrics", "attempts", "libraries")  # root attributes that are JSON text in the file
+
 _LONG_NAMES = {
     "loss": "loss per sample",
     "accuracy": "fraction of predictions that are right",
@@ -76,7 +78,9 @@ def read_surface(tree: hdf5.Group, path: str | Path) -> Surface:
     except KeyError as error:
         raise StoreError(f"{path} is damaged: the group 'surface' misses {error}") from error
     attributes = {
-        name: value for name, value in tree.attributes.items() if name not in ("schema_version", "Conventions")
+        name: json.loads(value) if name in _STRUCTURED and isinstance(value, str) else value
+        for name, value in tree.attributes.items()
+        if name not in ("schema_version", "Conventions")
     }
     return Surface(axes, values, stderr, computed, points, attributes)
 

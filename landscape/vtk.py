@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import InputError, StoreError
-from landscape.hdf5 import sync_replace
+from landscape.files import write_durably
 from landscape.results import Surface
 
 _TYPES = {"f8": "double", "u1": "unsigned_char"}
@@ -67,13 +66,10 @@ def _line(*lines: str) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        sync_replace(temporary, path)
+        write_durably(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path}: {error}. Free space or choose a folder you may write to, then export again."
         ) from error

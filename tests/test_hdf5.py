@@ -266,3 +266,14 @@ def test_merged_runs(tmp_path: Path) -> None:
         assert tree["seed0/surface/loss"].dims == ("y", "x")
     with pytest.raises(InputError, match="cannot be a group name"):
         ls.merge_runs({"a/b": folders["seed0"]}, tmp_path / "b.h5")
+
+
+def test_a_flipped_bit_in_the_values_is_told_not_read(tmp_path: Path) -> None:
+    values = np.arange(1000.0)
+    path = hdf5.write(tmp_path / "a.h5", hdf5.Group({"x": hdf5.Variable(("x",), values)}))
+    content = bytearray(path.read_bytes())
+    place = bytes(content).index(values[500:502].tobytes())
+    content[place + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="cannot read"):
+        hdf5.read(path)

@@ -82,8 +82,8 @@ def test_signal_from_outside(name: str, target: str, run_mpi: RunMpi, tmp_path: 
     if name == "SIGUSR1" or target == "rank":  # mpiexec does not kill its ranks after these
         assert code == 0
         assert name in (tmp_path / "interrupted").read_text()
-    # Rows finished before the signal are safe, whatever mpiexec does after it.
-    assert len(set(noted(tmp_path / "log")) - set(np.flatnonzero(rows.done))) <= 3
+    # Rows finished before the signal are safe, whatever mpiexec does after it; lost are a few items of each rank.
+    assert len(set(noted(tmp_path / "log")) - set(np.flatnonzero(rows.done))) <= 12
     resumed = run_mpi(3, "stoppable.py", tmp_path, 2000, 0)
     assert resumed.returncode == 0, resumed.stderr
     assert Store.open(tmp_path / "run").rows().done.all()

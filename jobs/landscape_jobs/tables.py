@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -42,7 +41,7 @@ _WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batc
 
 def surface_tables(surface: ls.Surface, title: str) -> Iterator[RenderableType]:
     """What was measured, on what, and how exact it is."""
-    about = {name: _plain(value) for name, value in surface.attributes.items()}
+    about = surface.attributes
     done, size = int(surface.computed.sum()), surface.computed.size
     yield _pairs(
         title,
@@ -169,16 +168,6 @@ def _precision(about: Mapping[str, Any]) -> dict[str, str]:
         return {}
     error, points = about["precision_error_relative"], about["precision_error_points"]
     return {"precision error": f"at most {float(error):.2g} relative at {points} points also computed in float32"}
-
-
-def _plain(value: Any) -> Any:
-    """An attribute as it was before a file kept it: JSON text of lists and tables becomes those again."""
-    if isinstance(value, str) and value[:1] in ("{", "["):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _table(title: str, *columns: str) -> Table:
