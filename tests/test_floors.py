@@ -89,13 +89,15 @@ def test_one_gate_for_each_dependency(package: str) -> None:
 def test_modules_are_known_to_one_file() -> None:
     """`nn` is used in landscape/model.py alone.
 
-    Elsewhere it may stand in annotations, which say what a caller gives, and losses.py may name torch's criteria.
+    Elsewhere it may stand in annotations, which say what a caller gives.
     torch.nn.functional is arithmetic on tensors and free to all.
     """
     for path, tree in trees():
         names = set(imported(tree)) - {"torch.nn.functional"}
         # the demo defines networks, as a user would
-        if path in ("landscape/model.py", "landscape_jobs/demo.py") or not any(name.startswith("torch.nn") for name in names):
+        if path in ("landscape/model.py", "landscape_jobs/demo.py") or not any(
+            name.startswith("torch.nn") for name in names
+        ):
             continue
         assert {name for name in names if name.startswith("torch.nn")} == {"torch.nn"}, path
         assert not path.startswith("landscape_kernels/"), path
