@@ -39,7 +39,7 @@ class PlanePoints:
     buffers: tuple[Mapping[str, Tensor], ...] = ()  # m, where known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plane:
     """theta(c) = centre + sum_i c_i directions[i], for any number of axes."""
 
@@ -49,6 +49,11 @@ class Plane:
     points: PlanePoints | None = None
     buffers: Mapping[str, Tensor] = field(default_factory=dict)  # at the centre, where they vary over the plane
     buffer_directions: tuple[Mapping[str, Tensor], ...] = ()  # change of the buffers along each axis
+
+    def __repr__(self) -> str:
+        made = ", ".join(f"{key}={value!r}" for key, value in self.about.items())
+        shown = f"; {len(self.points.labels)} {self.points.kind} on it" if self.points is not None else ""
+        return f"Plane({self.axes} axes in {self.centre.numel():,} parameters: {made}{shown})"
 
     @property
     def axes(self) -> int:

@@ -119,6 +119,13 @@ class Objective:
             self._check_determinism()
             self._model.draws_elsewhere = self._draws_elsewhere()
 
+    def __repr__(self) -> str:
+        return (
+            f"Objective({type(self._model.model).__name__} with {self.layout.size:,} parameters, "
+            f"{', '.join(self.quantities)} on {self.samples:,} samples in chunks of {min(self.chunk, self.samples)}, "
+            f"{self.precision} on {self.device})"
+        )
+
     # -- what it is ---------------------------------------------------------------------------------------------
 
     @property

@@ -145,7 +145,7 @@ class _Scale:
     def text(self, level: float) -> str:
         """The value of a drawn level, in words."""
         if self.log and -4 < level < 4:
-            return f"{10.0**level:.3g}"
+            return f"{float(f'{10.0**level:.3g}'):g}"  # three digits, and 1000 rather than 1e+03
         exponent = math.floor(level + 1e-9) if self.log else self.exponent
         mantissa = f"{10.0 ** (level - exponent) if self.log else level:.3g}"
         if mantissa == "0" or exponent == 0:

@@ -73,7 +73,7 @@ class Points:
     explained_variance: FloatArray | None = None  # (axes,), fraction of the trajectory's variance, PCA planes only
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Surface:
     """Quantities on a grid of 1, 2, 3 or more axes: theta(x, y, ...) = centre + x d_x + y d_y + ...
 
@@ -86,6 +86,11 @@ class Surface:
     computed: BoolArray  # (..., ny, nx); False where no value was computed yet
     points: Points | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)  # plane, data, precision, provenance: see schema
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(str(len(values)) for values in self.axes.values())
+        done = int(self.computed.sum())
+        return f"Surface({', '.join(self.values)} at {sizes} points of ({', '.join(self.axes)}), {done} computed)"
 
     @property
     def x(self) -> FloatArray:

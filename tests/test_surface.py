@@ -421,3 +421,15 @@ def test_same_bytes_on_any_number_of_ranks(ranks: int, run_mpi: RunMpi, tmp_path
 def test_folder_that_is_not_there() -> None:
     with pytest.raises(StoreError, match="does not exist; give a run folder or an HDF5 file"):
         ls.open("nowhere")
+
+
+def test_objects_say_what_they_are() -> None:
+    objective = ls.Objective(torch.nn.Linear(3, 2), data=(torch.zeros(5, 3), torch.zeros(5, dtype=torch.long)))
+    plane = ls.random_plane(objective, seed=7)
+    surface = ls.measure_surface(objective, plane, x=(-1, 1, 4), y=(-1, 1, 3), limit_items=2)
+    assert repr(objective) == (
+        "Objective(Linear with 8 parameters, loss on 5 samples in chunks of 5, float32 on cpu)"
+    )
+    assert "2 axes in 8 parameters" in repr(plane)
+    assert "seed=7" in repr(plane)
+    assert repr(surface) == "Surface(loss at 4 x 3 points of (x, y), 2 computed)"
