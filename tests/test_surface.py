@@ -17,6 +17,7 @@ from conftest import RunMpi
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.directions import PlanePoints
 from landscape.errors import InputError, StoreError
 
 SIZE = 7
@@ -378,6 +379,14 @@ def test_batchnorm_modes(mode: str, tmp_path: Path) -> None:
             for name in ("running_mean", "running_var"):
                 getattr(norm, name).copy_(torch.lerp(*(getattr(n, name) for n in norms), float(x)))
         assert surface.values["loss"][i] == pytest.approx(naive_loss(model, data), rel=1e-5)
+    # the two models themselves: at t = 0 and 1 of their line, each with the statistics the mode gives it there
+    assert surface.points is not None
+    for kind in (surface.points.true, surface.points.projected):
+        np.testing.assert_allclose(kind["loss"], surface.values["loss"][[0, -1]], rtol=1e-6)
+    if mode == "interpolated":
+        np.testing.assert_allclose(
+            surface.points.true["loss"], [naive_loss(first, data), naive_loss(second, data)], rtol=1e-5
+        )
     stored = ls.open(tmp_path / "run" / "landscape.h5").attributes
     assert stored["batchnorm"] == mode
     assert stored["statistics_samples"] == (100 if mode == "reestimated" else 0)
@@ -393,6 +402,28 @@ def test_interpolated_buffers_are_part_of_the_run(tmp_path: Path) -> None:
     ls.measure_surface(objective, ls.plane_through(objective, [first, second]), **options)
     with pytest.raises(InputError, match="buffers: "):
         ls.measure_surface(objective, ls.plane_through(objective, [first, other]), **options)
+
+
+def test_a_plane_of_other_centre_or_points_is_another_run(tmp_path: Path) -> None:
+    """Directions and grid alike, all but the part that is changed."""
+    model, data = surface_cases.network(), surface_cases.data()
+    objective = ls.Objective(model, "cross_entropy", data)
+    theta = objective.theta
+    steps = [torch.zeros_like(theta), torch.zeros_like(theta)]
+    steps[0][0], steps[1][1] = 1.0, 1.0
+
+    def measured(centre: Tensor, moved: float, folder: str) -> ls.Surface:
+        plane = ls.plane_from_directions(objective, steps, centre=centre)
+        points = PlanePoints("points", ("p",), (centre + moved,), np.zeros((1, 2)), np.zeros(1))
+        return ls.measure_surface(
+            objective, replace(plane, points=points), x=(0, 1, 2), y=(0, 1, 2), out=tmp_path / folder
+        )
+
+    measured(theta, 0.1, "run")
+    with pytest.raises(InputError, match=r"plane\.centre: "):
+        measured(theta + 1, 0.1 - 1, "run")
+    with pytest.raises(InputError, match=r"plane\.points: "):
+        measured(theta, 0.2, "run")
 
 
 def test_interpolated_needs_buffers() -> None:
@@ -427,9 +458,7 @@ def test_objects_say_what_they_are() -> None:
     objective = ls.Objective(torch.nn.Linear(3, 2), data=(torch.zeros(5, 3), torch.zeros(5, dtype=torch.long)))
     plane = ls.random_plane(objective, seed=7)
     surface = ls.measure_surface(objective, plane, x=(-1, 1, 4), y=(-1, 1, 3), limit_items=2)
-    assert repr(objective) == (
-        "Objective(Linear with 8 parameters, loss on 5 samples in chunks of 5, float32 on cpu)"
-    )
+    assert repr(objective) == ("Objective(Linear with 8 parameters, loss on 5 samples in chunks of 5, float32 on cpu)")
     assert "2 axes in 8 parameters" in repr(plane)
     assert "seed=7" in repr(plane)
     assert repr(surface) == "Surface(loss at 4 x 3 points of (x, y), 2 computed)"
