@@ -34,7 +34,7 @@ class Progress:
     total: int
     computed: int  # rows finished in this attempt
     elapsed: float  # seconds since this attempt began
-    minimum: float  # of the task's headline column in this attempt; NaN before the first row
+    minimum: float  # of the task's headline column, earlier attempts included; NaN before the first row
 
     @property
     def remaining_seconds(self) -> float:
@@ -45,10 +45,12 @@ class Progress:
 class Tally:
     """Counts finished rows and reports them, a few times a second."""
 
-    def __init__(self, report: Callable[[Progress], None] | None, done: int, total: int) -> None:
+    def __init__(
+        self, report: Callable[[Progress], None] | None, done: int, total: int, minimum: float = math.nan
+    ) -> None:
         self._report, self._done, self._total = report, done, total
         self._lock = threading.Lock()
-        self._computed, self._minimum = 0, math.nan
+        self._computed, self._minimum = 0, minimum
         self._started = self._reported = time.monotonic()
 
     def add(self, count: int, minimum: float) -> None:

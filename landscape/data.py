@@ -89,7 +89,7 @@ def read_data(
         if check and whole is None:
             _compare(first, _pass(stream, 0), data)
     if isinstance(source, _Whole) and first.bytes <= budget:
-        held = [stream.placed(whole)]
+        held = [map_tensors(stream.placed(whole), Tensor.clone)]  # the caller's own may change
         return Data(held, first.samples, first.digest, 1, held=True, divisible=True)
     if first.kept is None:
         return Data(

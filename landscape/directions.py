@@ -219,9 +219,12 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
     (principal axes of the checkpoints about their mean; Li et al. 2018, section 7). Raises InputError when the
     checkpoints span too few directions.
     """
-    if axes < 1 or len(thetas) <= axes:
+    if axes < 1 or (not isinstance(thetas, (str, Path)) and len(thetas) <= axes):
         raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
-    vectors = [_state(objective, theta)[0] for theta in thetas]
+    if isinstance(thetas, (str, Path)):
+        raise InputError(f"thetas is one path, {str(thetas)!r}; give a list, as in sorted(glob.glob('epoch*.pt'))")
+    states = [_state(objective, theta) for theta in thetas]
+    vectors = [vector for vector, _ in states]
     try:
         principal = principal_axes(vectors, axes)
     except ValueError as error:
@@ -229,7 +232,8 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
     placed = _placed(objective, principal.axes)
     names = _names(thetas, labels)
     centre = objective.theta
-    points = _points(centre, placed, vectors, "trajectory", names, [], principal.explained_variance)
+    buffers = [buffers for _, buffers in states]
+    points = _points(centre, placed, vectors, "trajectory", names, buffers, principal.explained_variance)
     return Plane(centre, placed, {"kind": "pca"}, points)
 
 
@@ -310,7 +314,7 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
             )
         except ValueError as error:
             raise InputError(f"direction {number}: {error}") from error
-    vector = objective.vector(direction)
+    vector = objective.vector(direction).clone()  # the caller's own may change
     if not bool(vector.isfinite().all()):
         raise InputError(f"direction {number} has {int((~vector.isfinite()).sum())} values that are NaN or infinite")
     if not bool(vector.any()):

@@ -62,7 +62,13 @@ def read(path: str | Path) -> Group:
     """The whole content of an HDF5 file. Raises StoreError when it is missing, not HDF5 or damaged."""
     path = Path(path)
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        try:
+            file = h5py.File(path, "r", locking=False)
+        except OSError as error:
+            if "locking" not in str(error):
+                raise
+            file = h5py.File(path, "r")  # open elsewhere in this process, which fixed how it is locked
+        with file:
             return _read_group(file)
     except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:  # what h5py makes of damage
         raise StoreError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -13,12 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from landscape.claims import BYE, FAILED, STOPPED, ManagedClaims, Progress, RequestedClaims, Source, Tally
-from landscape.comm import Communicator, PartnerFailedError, world
+from landscape.comm import SERIAL, Communicator, PartnerFailedError, world
 from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted
 from landscape.provenance import attempt_record, time_now
 from landscape.schedule import Claims
 from landscape.signals import StopSignals
-from landscape.store import History, ShardWriter, Store
+from landscape.store import History, ShardWriter, Store, json_differences
 from landscape.task import Description, Row, Rows, Task, checked_row
 
 logger = logging.getLogger(__name__)
@@ -64,20 +65,26 @@ def run_task(
     known: Mapping[int, Row] | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
+    recheck: float | None = None,
 ) -> Outcome:
     """Compute the rows of `task` that are not in the folder `out` yet (in memory without one), on all ranks.
 
-    `limit` ends the run after that many new rows. `known` rows are taken over as finished into a new folder. Every
-    rank returns the same rows. Raises InputError for a folder of another task, StoreError when it cannot be written,
-    RunFailedError with the traceback of the item that failed, RunInterrupted after Ctrl-C or SIGTERM; rows finished
-    before any of these are kept, and the same call goes on from there.
+    All ranks must hold the same task. With `recheck`, two rows found in the folder are computed again and may be off by
+    that relative gap. `limit` ends the run after that many new rows. `known` rows are taken over as finished into a new
+    folder. Every rank returns the same rows. Raises InputError for a folder of another task, StoreError when it cannot
+    be written, RunFailedError with the traceback of the item that failed, RunInterrupted after Ctrl-C or SIGTERM; rows
+    finished before any of these are kept, and the same call goes on from there.
     """
     comm = world()
     if limit is not None and limit < 0:
         raise InputError(f"limit={limit} items; give 0 or more")
     group = agree(comm, lambda: comm.groups_of(ranks_per_item))
     description = agree(comm, task.describe)
+    _require_one_task(comm, description, task.count)
     book = _Book(description, task.count, out, comm, known or {}, job)
+    if recheck is not None and out is not None:
+        found = book.rows()
+        agree(comm, lambda: _recheck(task, found, recheck, out) if comm.rank == 0 else None)
     run = _Run(task, description.columns, book, comm, group, ranks_per_item, progress)
     try:
         with StopSignals() as signals:
@@ -94,6 +101,42 @@ def run_task(
         )
         raise RunInterrupted(f"stopped by {stopped} with {done} of {len(rows.done)} rows finished; {place}")
     return Outcome(rows, book.store, computed, history)
+
+
+def _require_one_task(comm: Communicator, description: Description, count: int) -> None:
+    """Refuse ranks that hold different models, data or settings: their rows would be mixed without a word."""
+    mine = json.loads(json.dumps({"task": description.name, **description.identity, "items": count}))
+    first = comm.broadcast(mine)
+
+    def check() -> None:
+        unlike = list(json_differences(first, mine))
+        if unlike:
+            raise InputError(
+                f"rank {comm.rank} would compute something else than rank 0:\n  "
+                + "\n  ".join(line.replace(" there, ", " on rank 0, ").replace(" now", " here") for line in unlike)
+                + "\nEvery rank must build the same model and data: seed it, or train once and load the checkpoint."
+            )
+
+    agree(comm, check)
+
+
+def _recheck(task: Task, rows: Rows, rtol: float, out: str | Path) -> None:
+    """Compute two finished rows again before the others are believed.
+
+    An identity holds what can be put into words; a loss that reads a global, say, it cannot see into. The headline may
+    be off by `rtol`, which other hardware explains, the other columns by 100 times that.
+    """
+    done = np.flatnonzero(rows.done)
+    for item in sorted({int(done[0]), int(done[len(done) // 2])}) if len(done) else ():
+        again = task.evaluate(item, SERIAL)
+        for name, values in rows.columns.items():
+            stored, known = values[item], np.isfinite(values[item])
+            allowed = rtol if name == task.headline else 100 * rtol
+            if not np.allclose(np.asarray(again[name])[known], stored[known], rtol=allowed, atol=allowed * 1e-3):
+                raise InputError(
+                    f"{out} holds {name} = {stored} for item {item}, and this run computes {again[name]}: the model, "
+                    "loss or a metric was changed since. Name another folder, or delete this one."
+                )
 
 
 class _Book:
@@ -286,7 +329,8 @@ class _Run:
         if self._comm.rank != 0:
             return RequestedClaims(self._comm)
         pending = np.flatnonzero(~rows.done).tolist()
-        tally = Tally(self._progress, int(rows.done.sum()), len(rows.done))
+        headline = rows.columns[self._task.headline]
+        tally = Tally(self._progress, int(rows.done.sum()), len(rows.done), float(np.fmin.reduce(headline, axis=None)))
         claims = Claims(pending, len(self._leaders), limit)
         return ManagedClaims(claims, tally, self._comm, self._leaders[1:], lambda: signals.received is not None)
 

@@ -20,6 +20,7 @@ from landscape.trees import batch_size, map_tensors, tensors_in
 
 LossLike = str | Callable[..., Any]
 _PLAIN = (int, float, str, bool, Tensor, type(None))  # settings of a callable that its description shows
+_RESERVED = {"loss", "computed", "items", "file", "x", "y", "z", "u", "v", "w"}  # names the result file gives itself
 _SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
 
 
@@ -40,6 +41,9 @@ class Quantity:
     describe: str
     units: Callable[[Any, Any], Units]
     ignored: int = -100  # the label that marks targets left out
+    threshold: float = 0.0  # score above which a single score per label means "yes"
+    # Raises InputError where batches of these outputs and targets cannot be weighted right; None where they always can.
+    verify: Callable[[Any, Any], None] | None = None
 
 
 def named_losses() -> tuple[str, ...]:
@@ -62,7 +66,10 @@ def loss_quantity(loss: LossLike, outputs: Any, targets: Any) -> Quantity:
     if reducible is not None:
         elements, settings = reducible
         quantity = _by_elements("loss", describe_callable(loss), elements, _class_weights(settings))
-        return replace(quantity, ignored=settings.get("ignore_index", -100))
+        # BCELoss scores are probabilities, those of every other loss with one score per label are logits
+        probabilities = any(name in quantity.describe for name in ("BCELoss(", ".binary_cross_entropy("))
+        threshold = 0.5 if probabilities or quantity.describe.endswith(".binary_cross_entropy") else 0.0
+        return replace(quantity, ignored=settings.get("ignore_index", -100), threshold=threshold)
     return callable_quantity("loss", loss, outputs, targets)
 
 
@@ -70,9 +77,9 @@ def metric_quantities(
     metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]],
     outputs: Any,
     targets: Any,
-    ignored: int = -100,
+    loss: Quantity,
 ) -> list[Quantity]:
-    """The metrics as Quantities; a callable is named by its `__name__` or its key, `ignored` labels do not count."""
+    """The metrics as Quantities, named by `__name__` or key; labels the loss ignores do not count."""
     items: list[tuple[str, str | Callable[..., Any]]] = (
         list(metrics.items())
         if isinstance(metrics, Mapping)
@@ -80,13 +87,18 @@ def metric_quantities(
     )
     result: list[Quantity] = []
     for name, metric in items:
-        if name == "loss" or name in {q.name for q in result}:
+        if name in _RESERVED or name.endswith("_stderr") or name in {q.name for q in result}:
             raise InputError(f"metric name {name!r} is taken; name it otherwise: metrics={{'my_name': function}}")
+        if not name.isidentifier():
+            raise InputError(
+                f"metric name {name!r} cannot name a variable of the result file; use letters, digits and _, and name "
+                "a function without a name of its own: metrics={'my_name': function}"
+            )
         if isinstance(metric, str):
             if metric not in _METRICS:
                 raise InputError(f"metric {metric!r} is unknown; {nearest(metric, _METRICS)} A callable works too.")
-            units = functools.partial(_METRICS[metric], ignored=ignored)
-            result.append(Quantity(name, metric, units, ignored))
+            units = functools.partial(_METRICS[metric], ignored=loss.ignored, threshold=loss.threshold)
+            result.append(Quantity(name, metric, units))
         else:
             result.append(callable_quantity(name, metric, outputs, targets))
     return result
@@ -145,7 +157,8 @@ def callable_quantity(name: str, function: Callable[..., Any], outputs: Any, tar
             return units
 
         return Quantity(name, describe_callable(function), direct)
-    return Quantity(name, describe_callable(function), _scalar_units(function, outputs, targets, size, what))
+    units, verify = _scalar_units(function, outputs, targets, size, what)
+    return Quantity(name, describe_callable(function), units, verify=verify)
 
 
 def describe_callable(function: Any) -> str:
@@ -193,7 +206,8 @@ def _describe_value(value: Any) -> str:
 
 def _scalar_units(
     function: Callable[..., Any], outputs: Any, targets: Any, size: int, what: str
-) -> Callable[[Any, Any], Units]:
+) -> tuple[Callable[[Any, Any], Units], Callable[[Any, Any], None]]:
+    """(units of a batch, check of a batch) of a callable that returns a scalar."""
     trial_size = min(size, 16)
 
     def head(tree: Any) -> Any:
@@ -208,19 +222,52 @@ def _scalar_units(
     o, t = head(outputs), head(targets)
     if size == 1:  # a mean and a sum differ only on more than one sample
         o, t, trial_size = *(map_tensors(tree, lambda tensor: torch.cat([tensor, tensor])) for tree in (o, t)), 2
-    whole = torch.as_tensor(function(o, t)).double()
-    singles = torch.stack(
-        [torch.as_tensor(function(row(o, i), row(t, i))).double().reshape(()) for i in range(trial_size)]
-    )
-    scale = singles.abs().mean() * _SEPARABLE + 1e-12
-    is_mean = bool((whole - singles.mean()).abs() <= scale)
-    is_sum = bool((whole - singles.sum()).abs() <= scale * trial_size)
-    if not (is_mean or is_sum):
-        raise InputError(
-            f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
-            f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot be "
-            "weighted right from that. Return values per sample, or a (numerators, denominators) pair."
+
+    def reduces(o: Any, t: Any) -> tuple[bool, bool, Tensor, Tensor]:
+        """(is a mean, is a sum, values of single samples, rounding allowed)."""
+        whole = torch.as_tensor(function(o, t)).double()
+        singles = torch.stack(
+            [torch.as_tensor(function(row(o, i), row(t, i))).double().reshape(()) for i in range(trial_size)]
         )
+        scale = singles.abs().mean() * _SEPARABLE + 1e-12
+        is_mean = bool((whole - singles.mean()).abs() <= scale)
+        is_sum = bool((whole - singles.sum()).abs() <= scale * trial_size)
+        if not (is_mean or is_sum):
+            raise InputError(
+                f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
+                f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot "
+                "be weighted right from that. Return values per sample, or a (numerators, denominators) pair."
+            )
+        return is_mean, is_sum, singles, scale
+
+    is_mean, is_sum, singles, scale = reduces(o, t)
+    if is_mean and is_sum:  # all zero, as an error is where the trial samples are all right: ask again on other scores
+        is_mean, is_sum, *_ = reduces(_disturbed(o), map_tensors(t, lambda tensor: tensor.roll(1, 0)))
+    if is_mean and is_sum:
+        raise InputError(
+            f"{what} is zero on all samples tried, so whether it is a mean or a sum over the batch cannot be told; "
+            "return values per sample"
+        )
+
+    def verify(o: Any, t: Any) -> None:
+        """The two halves of a batch must give the value of the whole."""
+        size = batch_size(t if t is not None else o)
+        if size < 2:
+            return
+        half = size // 2
+
+        def on(part: slice) -> Tensor:
+            return torch.as_tensor(function(*(map_tensors(tree, lambda tensor: tensor[part]) for tree in (o, t))))
+
+        first, second = on(slice(0, half)), on(slice(half, size))
+        joined = (first * half + second * (size - half)) / size if is_mean else first + second
+        whole = torch.as_tensor(function(o, t))
+        if whole.isfinite() and not torch.isclose(whole.double(), joined.double(), rtol=10 * _SEPARABLE, atol=1e-9):
+            raise InputError(
+                f"{what} is {float(whole):.6g} on a batch of {size} samples, but its halves give {float(joined):.6g}: "
+                "it is no plain mean or sum over samples (a mean over kept tokens?), and batches cannot be weighted "
+                "right. Return values per sample, or a (numerators, denominators) pair."
+            )
 
     def per_sample(o: Any, t: Any) -> Units:
         values = torch.vmap(lambda a, b: function(with_axis(a), with_axis(b)))(o, t)
@@ -234,8 +281,21 @@ def _scalar_units(
     try:
         vmapped = per_sample(o, t).numerators.double()
     except (RuntimeError, ValueError, TypeError, NotImplementedError):
-        return per_batch
-    return per_sample if bool(((vmapped - singles).abs() <= scale).all()) else per_batch
+        return per_batch, verify
+    return (per_sample if bool(((vmapped - singles).abs() <= scale).all()) else per_batch), verify
+
+
+def _disturbed(tree: Any) -> Any:
+    """Scores moved at random by about their own spread, the same way each time."""
+    generator = torch.Generator().manual_seed(0)
+
+    def move(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
+        return tensor + noise * (tensor.std() + 1e-3)
+
+    return map_tensors(tree, move)
 
 
 def _by_elements(
@@ -345,7 +405,7 @@ def _class_weights(settings: Mapping[str, Any]) -> Callable[[Any, Any, Tensor], 
     return weigh
 
 
-def _correct(outputs: Any, targets: Any, ignored: int = -100) -> Units:
+def _correct(outputs: Any, targets: Any, ignored: int = -100, threshold: float = 0.0) -> Units:
     scores, labels = _aligned(outputs, targets, "accuracy")
     if not isinstance(labels, Tensor):
         raise InputError(f"accuracy needs class labels as a tensor, the targets are {type(labels).__name__}")
@@ -359,7 +419,7 @@ def _correct(outputs: Any, targets: Any, ignored: int = -100) -> Units:
             )
         labels = labels.argmax(dim=1)
     if scores.ndim == labels.ndim:
-        hit = (scores > 0) == (labels > 0.5)  # one logit per label
+        hit = (scores > threshold) == (labels > 0.5)
         kept = torch.ones_like(hit)
     else:
         hit, kept = scores.argmax(dim=1) == labels, labels != ignored
@@ -370,8 +430,8 @@ def _correct(outputs: Any, targets: Any, ignored: int = -100) -> Units:
     return Units(right, kept.reshape(size, -1).sum(1).double(), per_sample=True)
 
 
-def _wrong(outputs: Any, targets: Any, ignored: int = -100) -> Units:
-    units = _correct(outputs, targets, ignored)
+def _wrong(outputs: Any, targets: Any, ignored: int = -100, threshold: float = 0.0) -> Units:
+    units = _correct(outputs, targets, ignored, threshold)
     total = torch.ones_like(units.numerators) if units.denominators is None else units.denominators
     return Units(total - units.numerators, units.denominators, per_sample=True)
 

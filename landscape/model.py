@@ -149,12 +149,34 @@ class BoundModel:
         # Whether a forward pass may draw from numpy's or Python's random streams: keeping them costs more than all else
         # here, so the objective finds out on a trial.
         self.draws_elsewhere = True
+        self._working: dict[str, Tensor] = {}
+        self._given: dict[str, Tensor] = {}
         self._check_batchnorm()
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """{name: shape} of every entry of the model's state_dict, in its order."""
         return {name: tuple(value.shape) for name, value in self.model.state_dict().items()}
+
+    @property
+    def structure(self) -> str:
+        """The model as text: its modules as they print, and the plain settings each of them holds."""
+        settings = [
+            f"{name}.{key}={value!r}"
+            for name, module in self.model.named_modules()
+            for key, value in sorted(vars(module).items())
+            if not key.startswith("_") and key != "training" and isinstance(value, (bool, int, float, str, tuple))
+        ]
+        return re.sub(r"0x[0-9a-f]+", "", "\n".join([repr(self.model), *settings]))
+
+    def buffers_were_written(self) -> bool:
+        """Inside `at`: whether a forward pass has changed a buffer."""
+        return any(not torch.equal(value, self._given[name]) for name, value in self._working.items())
+
+    def reset_buffers(self) -> None:
+        """Inside `at`: give the buffers the values they had on entry."""
+        for name, value in self._working.items():
+            value.copy_(self._given[name])
 
     @property
     def has_convolutions(self) -> bool:
@@ -177,6 +199,8 @@ class BoundModel:
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
         modes = [module.training for module in self._modules]
         working = self._working_buffers(buffers or {})
+        self._working = working
+        self._given = {**self.buffers, **(buffers or {})}
         with ExitStack() as stack:
             stack.enter_context(random_state_kept() if self.draws_elsewhere else torch_random_state_kept())
             if self.device.type == "cuda":
@@ -184,6 +208,8 @@ class BoundModel:
                 stack.enter_context(torch.cuda.device(self.device))
                 # float32 means float32, and the same kernels every time.
                 stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
+                stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+                torch.set_float32_matmul_precision("highest")
             try:
                 for parameter in parameters:
                     parameter.grad = None

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from landscape_kernels.layout import Layout
 from landscape_kernels.moments import MOMENTS, moments_, ratio
+from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
 from landscape.comm import SERIAL, Communicator, local_rank
@@ -106,18 +107,22 @@ class Objective:
         self._needs_grad = False
         self._channels_last = False
         self._copies_inputs = False
+        self._writes_buffers = False
         self._model = BoundModel(model, self.device, self.dtype)
         with random_state_kept():
             self._data = self.read(data)
             trial = self._trial_batch()
-            self._settle_call(trial)
+            self._try(trial)
             self._settle_memory_format(trial)
             self._values_per_sample = self._largest_activation(trial)
             self.chunk = self._chunk_size(trial)
             self._undivided, self._data = self._data, self._data.divided(self.chunk)
-            self._quantities = self._settle_quantities(loss, metrics)
+            self._quantities = self._settle_quantities(loss, (metrics,) if isinstance(metrics, str) else metrics)
             self._check_determinism()
-            self._model.draws_elsewhere = self._draws_elsewhere()
+            if forward is None:  # what a function of the user's returns need not be made by the model
+                self._check_moves()
+            self._check_all_batches()
+            self._settle_side_effects()
 
     def __repr__(self) -> str:
         return (
@@ -173,6 +178,7 @@ class Objective:
         return {
             "model": f"{type(self._model.model).__module__}.{type(self._model.model).__qualname__}",
             "parameters": self.layout.size,
+            "structure": _digest_text(self._model.structure),
             "layout": _digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
             "centre": digest(self._model.centre),
             "fixed": digest(*self._model.buffers.values(), *self._model.frozen_values),
@@ -206,6 +212,8 @@ class Objective:
         per_sample = [True] * len(self._quantities)
         with self._model.at(vector, buffers) as model, self._context(full_precision):
             for number, batch in self._data.chunks(group.rank, group.size):
+                if self._writes_buffers:  # no chunk may see what another left, whoever computes it
+                    self._model.reset_buffers()
                 for k, units in enumerate(self._units(model, batch)):
                     moments_(sums[number, k], units.numerators, units.denominators)
                     per_sample[k] &= units.per_sample
@@ -274,6 +282,18 @@ class Objective:
         _, batch = next(self._data.chunks())
         return map_tensors(batch, lambda t: t[:16]) if self._data.divisible else batch
 
+    def _try(self, trial: Batch) -> None:
+        """The first call of the model; what does not fit is told with the shapes that met."""
+        try:
+            self._settle_call(trial)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            shapes = ", ".join(f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(trial))
+            raise InputError(
+                f"the model cannot be evaluated on the data's first batch ({shapes}): {type(error).__name__}: {error}"
+            ) from error
+
     def _settle_call(self, trial: Batch) -> None:
         """Losses with derivatives inside (physics-informed ones) need autograd on; most are faster without.
 
@@ -325,9 +345,19 @@ class Objective:
                 return values_as_units(values, batch_size(batch), "forward") or mean_as_unit(values, batch_size(batch))
 
             return [Quantity("loss", "returned by forward", units)]
-        with self._context(False):
-            quantity = loss_quantity(loss, outputs, targets)
-            return [quantity, *metric_quantities(metrics, outputs, targets, quantity.ignored)]
+        try:
+            with self._context(False):
+                quantity = loss_quantity(loss, outputs, targets)
+                quantity.units(outputs, targets)
+                return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
+        except (RuntimeError, IndexError, TypeError) as error:
+            shapes = ", ".join(
+                f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in((outputs, targets))
+            )
+            raise InputError(
+                f"the loss or a metric cannot be computed from outputs and targets ({shapes}): {type(error).__name__}: "
+                f"{error}. Where forward returns the loss itself, give loss=None."
+            ) from error
 
     def _check_determinism(self) -> None:
         """The same batch twice, and half of it alone: refuse models that draw random numbers or couple samples."""
@@ -350,8 +380,41 @@ class Objective:
                     "list of batches with forward=."
                 )
 
-    def _draws_elsewhere(self) -> bool:
-        """Whether evaluating the first batch moves numpy's or Python's random stream."""
+    def _check_moves(self) -> None:
+        """Outputs must follow the parameters and come back; those of a forward pass that caches weights do not."""
+        trial = self._trial_batch()
+        centre = _values(self._run(trial, full_precision=True))
+        step = (
+            1e-2 * self._model.centre.abs().mean() * normal_vector(self.layout.size, 0, "moves").to(self._model.centre)
+        )
+        moved = _values(self._run(trial, full_precision=True, theta=self._model.centre + step))
+        back = _values(self._run(trial, full_precision=True))
+        if not _alike(centre, back, _SAME[self.dtype]):
+            raise InputError(
+                "the model answers differently at its own parameters after it was evaluated at others: its forward "
+                "keeps something from call to call. Compute it anew in each call."
+            )
+        finite = any(bool(t.isfinite().all()) and t.numel() for t in centre)
+        same = all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(centre, moved, strict=True))
+        if finite and same and bool(step.any()):
+            raise InputError(
+                "the model's outputs do not change when all its trainable parameters do: its forward uses something "
+                "made of them earlier (a cached weight?), or other parameters than those of the given model"
+            )
+
+    def _check_all_batches(self) -> None:
+        """Scalar callables are weighted by samples, which must be right for every batch and not only the trial's."""
+        checks = [quantity.verify for quantity in self._quantities if quantity.verify is not None]
+        if not checks:
+            return
+        with self._model.at(self._model.centre) as model, self._context(True):
+            for _, batch in self._data.chunks():
+                outputs, targets = self._outputs(model, batch)
+                for check in checks:
+                    check(outputs, targets)
+
+    def _settle_side_effects(self) -> None:
+        """Whether evaluating the first batch moves numpy's or Python's random stream, or writes to buffers."""
         _, batch = next(self._data.chunks())
 
         def streams() -> tuple[Any, ...]:
@@ -362,7 +425,8 @@ class Objective:
         self._model.draws_elsewhere = False
         with self._model.at(self._model.centre) as model, self._context(False):
             self._units(model, batch)
-        return streams() != before
+            self._writes_buffers = self._model.buffers_were_written()
+        self._model.draws_elsewhere = streams() != before
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -408,8 +472,8 @@ class Objective:
             inputs = list(inputs[0])
         return main_output(model(*inputs)), targets
 
-    def _run(self, batch: Batch, full_precision: bool = False) -> tuple[Any, Any]:
-        with self._model.at(self._model.centre) as model, self._context(full_precision):
+    def _run(self, batch: Batch, full_precision: bool = False, theta: Tensor | None = None) -> tuple[Any, Any]:
+        with self._model.at(self._model.centre if theta is None else theta) as model, self._context(full_precision):
             return self._outputs(model, batch)
 
     def _outputs(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:

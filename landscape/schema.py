@@ -77,6 +77,8 @@ def read_surface(tree: hdf5.Group, path: str | Path) -> Surface:
         points = _read_points(group.groups["points"]) if "points" in group.groups else None
     except KeyError as error:
         raise StoreError(f"{path} is damaged: the group 'surface' misses {error}") from error
+    except (IndexError, ValueError, AttributeError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: its group 'surface' cannot be read ({error!r})") from error
     attributes = {
         name: json.loads(value) if name in _STRUCTURED and isinstance(value, str) else value
         for name, value in tree.attributes.items()

@@ -143,7 +143,7 @@ class Store:
             {"task": m["task"], **m["identity"], "columns": m["columns"], "items": m["rounds"][0]}
             for m in (stored, manifest)
         )
-        differences = list(_differences(there, now))
+        differences = list(json_differences(there, now))
         if differences:
             raise InputError(
                 f"{self.folder} holds a different run, and its rows cannot be used for this one:\n  "
@@ -293,11 +293,11 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
     )
 
 
-def _differences(there: Any, now: Any, path: str = "") -> Iterator[str]:
+def json_differences(there: Any, now: Any, path: str = "") -> Iterator[str]:
     """Where two JSON values differ, one line each."""
     if isinstance(there, dict) and isinstance(now, dict):
         for key in sorted({*there, *now}):
-            yield from _differences(there.get(key), now.get(key), f"{path}.{key}" if path else key)
+            yield from json_differences(there.get(key), now.get(key), f"{path}.{key}" if path else key)
     elif json.dumps(there) != json.dumps(now):  # as text: NaN differs from itself
         yield f"{path}: {_short(there)} there, {_short(now)} now"
 

@@ -23,6 +23,8 @@ from landscape.task import Description, Row, Rows
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
+# Relative gap allowed when rows found in a run folder are computed again: other hardware sums in another order.
+_RECHECK_RTOL = {"float32": 1e-4, "float64": 1e-8, "bf16": 3e-2}
 _KNOWN_RTOL = 1e-5  # and how far they may be off: two float32 programs that sum in different orders
 
 
@@ -98,14 +100,18 @@ class SurfaceTask:
             if index < self.grid.size
             else self._extra[index - self.grid.size]
         )
-        known = self._plane.points.buffers if self._plane.points is not None else ()
+        buffers: Mapping[str, Tensor] | None = None
         if point is None:
             theta = self._plane.point(coordinates, self._theta)
-            buffers = self._buffers(theta, lambda: self._plane.buffers_at(coordinates))
-        else:
-            assert self._plane.points is not None
-            theta = self._plane.points.vectors[point]
-            buffers = self._buffers(theta, lambda: known[point])
+            if self._batchnorm == "interpolated":
+                buffers = self._plane.buffers_at(coordinates)
+        else:  # a model as it is, with its own statistics where it brought them
+            points = self._plane.points
+            assert points is not None
+            theta = points.vectors[point]
+            buffers = points.buffers[point] if points.buffers else None
+        if self._batchnorm == "reestimated":
+            buffers = self._objective.reestimate(theta, self._statistics)
         row: dict[str, float] = {}
         estimates = self._objective.evaluate(theta, buffers=buffers, group=group, full_precision=full)
         for name, estimate in estimates.items():
@@ -115,11 +121,6 @@ class SurfaceTask:
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return self.count
-
-    def _buffers(self, theta: Tensor, interpolated: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor] | None:
-        if self._batchnorm == "reestimated":
-            return self._objective.reestimate(theta, self._statistics)
-        return interpolated() if self._batchnorm == "interpolated" else None
 
 
 def measure_surface(
@@ -165,7 +166,14 @@ def measure_surface(
     task = agree(world(), lambda: SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics))
     taken = agree(world(), lambda: _known_rows(task, known)) if known is not None else None
     outcome = run_task(
-        task, out, ranks_per_item=ranks_per_item, limit=limit_items, known=taken, progress=progress, job=job
+        task,
+        out,
+        ranks_per_item=ranks_per_item,
+        limit=limit_items,
+        known=taken,
+        progress=progress,
+        job=job,
+        recheck=_RECHECK_RTOL[objective.precision],
     )
     return finish(task.describe(), outcome.rows, outcome.store, outcome.history)
 

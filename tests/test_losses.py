@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,9 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
 
 def labels(*shape: int, classes: int, seed: int = 0) -> Tensor:
     return torch.randint(classes, shape, generator=torch.Generator().manual_seed(seed))
+
+
+LOSS = Quantity("loss", "cross_entropy", lambda outputs, targets: None)  # type: ignore[arg-type,return-value]
 
 
 def measured(quantity: Quantity, outputs: Any, targets: Any, size: int = 8) -> tuple[float, float, int]:
@@ -221,11 +225,11 @@ def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'cross_entropy'"):
         loss_quantity("crossentropy", SCORES, CLASSES)
     with pytest.raises(InputError, match="did you mean 'accuracy'"):
-        metric_quantities(["acuracy"], SCORES, CLASSES)
+        metric_quantities(["acuracy"], SCORES, CLASSES, LOSS)
     with pytest.raises(InputError, match="taken"):
-        metric_quantities(["accuracy", "accuracy"], SCORES, CLASSES)
+        metric_quantities(["accuracy", "accuracy"], SCORES, CLASSES, LOSS)
     with pytest.raises(InputError, match="taken"):
-        metric_quantities({"loss": F.mse_loss}, SCORES, CLASSES)
+        metric_quantities({"loss": F.mse_loss}, SCORES, CLASSES, LOSS)
     assert "mse" in named_losses()
     assert named_metrics() == ("accuracy", "error")
 
@@ -251,7 +255,9 @@ METRIC_CASES: dict[str, tuple[Tensor, Tensor, int, Tensor]] = {
 @pytest.mark.parametrize("case", METRIC_CASES)
 def test_accuracy_and_error(case: str) -> None:
     outputs, targets, ignored, truth = METRIC_CASES[case]
-    accuracy, error = metric_quantities(["accuracy", "error"], outputs, targets, ignored)
+    accuracy, error = metric_quantities(
+        ["accuracy", "error"], outputs, targets, dataclasses.replace(LOSS, ignored=ignored)
+    )
     value, stderr, _ = measured(accuracy, outputs, targets)
     assert value == pytest.approx(float(truth), rel=1e-12)
     opposite, same_error, _ = measured(error, outputs, targets)
@@ -261,7 +267,7 @@ def test_accuracy_and_error(case: str) -> None:
 
 def test_accuracy_of_several_labels_is_refused() -> None:
     several = (seeded(N, 5) > 0).double()
-    (accuracy,) = metric_quantities(["accuracy"], SCORES, several)
+    (accuracy,) = metric_quantities(["accuracy"], SCORES, several, LOSS)
     with pytest.raises(InputError, match="several labels at once"):
         accuracy.units(SCORES, several)
 
@@ -270,9 +276,9 @@ def test_metrics_are_named_by_key_or_function() -> None:
     def top_two(o: Tensor, t: Tensor) -> Tensor:
         return (o.topk(2, 1).indices == t[:, None]).any(1)
 
-    (quantity,) = metric_quantities([top_two], SCORES, CLASSES)
+    (quantity,) = metric_quantities([top_two], SCORES, CLASSES, LOSS)
     assert quantity.name == "top_two"
-    (renamed,) = metric_quantities({"second": top_two}, SCORES, CLASSES)
+    (renamed,) = metric_quantities({"second": top_two}, SCORES, CLASSES, LOSS)
     truth = float(top_two(SCORES, CLASSES).double().mean())
     assert (renamed.name, measured(renamed, SCORES, CLASSES)[0]) == ("second", pytest.approx(truth))
 
@@ -305,3 +311,39 @@ def test_descriptions_tell_settings_apart_and_hold_no_addresses() -> None:
     assert not any(" at 0x" in text for text in texts)
     assert describe_callable(make(0.1)) == describe_callable(make(0.1))
     assert describe_callable(nn.CrossEntropyLoss(reduction="none").eval()).count("reduction='none'") == 1
+
+
+def test_a_sum_that_is_zero_on_the_trial_is_still_a_sum() -> None:
+    """The first samples all right: a count of errors is zero as a mean and as a sum."""
+    outputs = torch.eye(4)[torch.arange(40) % 4]
+    targets = (torch.arange(40) % 4) ^ (torch.arange(40) >= 20)
+
+    def wrong(o: Tensor, t: Tensor) -> Tensor:
+        return (o.argmax(1) != t).sum().float()
+
+    (quantity,) = metric_quantities({"wrong": wrong}, outputs, targets, LOSS)
+    value, _, _ = measured(quantity, outputs, targets)
+    assert value == pytest.approx(0.5)
+
+
+def test_a_scalar_that_is_always_zero_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot be told"):
+        metric_quantities({"nothing": lambda o, t: 0 * o.sum()}, SCORES, CLASSES, LOSS)
+
+
+@pytest.mark.parametrize("name", ["my metric", "a/b", "computed", "items", "x", "loss_stderr", "<lambda>"])
+def test_names_a_file_cannot_hold_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="metric name"):
+        metric_quantities({name: lambda o, t: (o.argmax(1) == t).float()}, SCORES, CLASSES, LOSS)
+
+
+def test_accuracy_of_probabilities() -> None:
+    """Sigmoid outputs and BCELoss: one half is the threshold, as 0 is for logits."""
+    probabilities = torch.tensor([0.2, 0.7, 0.4, 0.9])
+    truth = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    loss = loss_quantity(nn.BCELoss(), probabilities, truth)
+    (accuracy,) = metric_quantities(["accuracy"], probabilities, truth, loss)
+    assert measured(accuracy, probabilities, truth)[0] == pytest.approx(0.75)
+    loss = loss_quantity(nn.BCEWithLogitsLoss(), probabilities, truth)
+    (accuracy,) = metric_quantities(["accuracy"], probabilities.logit(), truth, loss)
+    assert measured(accuracy, probabilities.logit(), truth)[0] == pytest.approx(0.75)

@@ -482,3 +482,74 @@ def test_identity_tells_apart_what_changes_the_values() -> None:
         identity(forward=lambda model, batch: (model(batch[0]), batch[1])),
     ]
     assert len({plain, *others}) == 1 + len(others)
+
+
+# -- models that keep something, and losses that no trial shows -------------------------------------------
+
+
+class Cached(nn.Module):
+    """Its first call settles the weights it uses for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kept is None:
+            self.kept = self.layer.weight.detach().t() * 1
+        return x @ self.kept
+
+
+def test_cached_weights_are_refused() -> None:
+    with pytest.raises(InputError, match="do not change when all its trainable parameters do"):
+        Objective(Cached(), data=(torch.randn(20, 4), torch.zeros(20, dtype=torch.long)))
+
+
+class Counting(nn.Module):
+    """Scales by the number of calls, kept in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.layer(x) * self.calls
+
+
+def test_no_chunk_sees_what_another_left_in_a_buffer() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 4), torch.randint(0, 3, (40,))
+    objective = Objective(Counting(), data=(x, y))
+    whole = objective.evaluate()["loss"]
+    objective._data = objective._undivided.divided(8)
+    assert objective.evaluate()["loss"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_mean_over_kept_tokens_is_refused_wherever_the_padding_begins() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(64, 6, 4), torch.randint(1, 5, (64, 6))
+    y[40:, 3:] = 0
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=0)
+
+    with pytest.raises(InputError, match="halves"):
+        Objective(nn.Linear(4, 5), loss, (x, y))
+
+
+def test_shapes_are_named_where_the_model_and_the_data_do_not_fit() -> None:
+    with pytest.raises(InputError, match=r"float32 \(16, 7\)"):
+        Objective(nn.Linear(4, 3), data=(torch.randn(20, 7), torch.zeros(20, dtype=torch.long)))
+    with pytest.raises(InputError, match="loss or a metric cannot be computed"):
+        Objective(nn.Linear(4, 3), data=(torch.randn(20, 4), torch.full((20,), 9)))
+
+
+def test_the_data_held_are_the_objectives_own() -> None:
+    x, y = torch.randn(20, 4), torch.zeros(20, dtype=torch.long)
+    objective = Objective(nn.Linear(4, 3), data=(x, y))
+    before = float(objective.evaluate()["loss"])
+    x.zero_()
+    assert objective.evaluate()["loss"] == before

@@ -179,11 +179,11 @@ def test_partial_surface_is_masked_and_resumes(
         assert np.isnan(surface.values["loss"].ravel()[5:]).all()
     calls = counted(objective, monkeypatch)
     rest = grid_surface(objective, out=tmp_path / "run")
-    assert len(calls) == 7
+    assert len(calls) == 7 + 2  # two finished rows are checked
     assert rest.values["loss"].tobytes() == whole.values["loss"].tobytes()
     assert ls.open(tmp_path / "run" / "landscape.h5").values["loss"].tobytes() == whole.values["loss"].tobytes()
     grid_surface(objective, out=tmp_path / "run")
-    assert len(calls) == 7
+    assert len(calls) == 7 + 2 + 2
 
 
 def test_grid_uses_one_vector_for_all_points(objective: ls.Objective, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_nan_and_inf_are_results(tmp_path: Path) -> None:
         surface = ls.measure_surface(objective, plane, x=(-1, 1, 3), out=tmp_path / "run")
         assert surface.complete
         np.testing.assert_array_equal(surface.values["loss"], [np.nan, -np.inf, 0.0])
-        assert len(calls) == (0 if repeat else 3)
+        assert len(calls) == (2 if repeat else 3)  # of finished rows two are checked
 
 
 # -- what cannot be asked ---------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_known_points_are_taken_over(objective: ls.Objective, tmp_path: Path, mo
     known = replace(whole, computed=computed, attributes={"origin": "elsewhere"})
     calls = counted(objective, monkeypatch)
     surface = grid_surface(objective, known=known, out=tmp_path / "run")
-    assert len(calls) == 2 + 3  # the gaps, and the three that are checked
+    assert len(calls) == 2 + 3 + 2  # the gaps, the three that are checked, and two of the rows taken over
     assert surface.values["loss"].tobytes() == whole.values["loss"].tobytes()
     assert surface.attributes["attempts"][0]["rows_taken_over"] == 10
 
@@ -379,14 +379,14 @@ def test_batchnorm_modes(mode: str, tmp_path: Path) -> None:
             for name in ("running_mean", "running_var"):
                 getattr(norm, name).copy_(torch.lerp(*(getattr(n, name) for n in norms), float(x)))
         assert surface.values["loss"][i] == pytest.approx(naive_loss(model, data), rel=1e-5)
-    # the two models themselves: at t = 0 and 1 of their line, each with the statistics the mode gives it there
+    # the two models themselves, each with its own statistics; their projections, where the surface shows them
     assert surface.points is not None
-    for kind in (surface.points.true, surface.points.projected):
-        np.testing.assert_allclose(kind["loss"], surface.values["loss"][[0, -1]], rtol=1e-6)
-    if mode == "interpolated":
-        np.testing.assert_allclose(
-            surface.points.true["loss"], [naive_loss(first, data), naive_loss(second, data)], rtol=1e-5
-        )
+    true, projected = surface.points.true["loss"], surface.points.projected["loss"]
+    np.testing.assert_allclose(projected, surface.values["loss"][[0, -1]], rtol=1e-6)
+    if mode == "reestimated":
+        np.testing.assert_allclose(true, projected, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(true, [naive_loss(first, data), naive_loss(second, data)], rtol=1e-5)
     stored = ls.open(tmp_path / "run" / "landscape.h5").attributes
     assert stored["batchnorm"] == mode
     assert stored["statistics_samples"] == (100 if mode == "reestimated" else 0)
@@ -462,3 +462,47 @@ def test_objects_say_what_they_are() -> None:
     assert "2 axes in 8 parameters" in repr(plane)
     assert "seed=7" in repr(plane)
     assert repr(surface) == "Surface(loss at 4 x 3 points of (x, y), 2 computed)"
+
+
+FACTOR = 1.0
+
+
+def test_a_change_no_identity_sees_is_found_by_computing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that reads a global: the folder's rows belong to its old value."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return FACTOR * nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    def measured() -> ls.Surface:
+        objective = ls.Objective(surface_cases.network(), loss, surface_cases.data())
+        return ls.measure_surface(
+            objective, ls.random_plane(objective), x=(-1, 1, 3), y=(-1, 1, 2), out=tmp_path / "run"
+        )
+
+    measured()
+    measured()
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    with pytest.raises(InputError, match="was changed since"):
+        measured()
+
+
+def test_another_activation_is_another_model(tmp_path: Path) -> None:
+    def measured(activation: nn.Module) -> ls.Surface:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 8), activation, nn.Linear(8, 3))
+        objective = ls.Objective(model, data=(torch.ones(6, 4), torch.zeros(6, dtype=torch.long)))
+        return ls.measure_surface(
+            objective, ls.random_plane(objective), x=(-1, 1, 3), y=(-1, 1, 2), out=tmp_path / "run"
+        )
+
+    measured(nn.Tanh())
+    with pytest.raises(InputError, match=r"objective\.structure"):
+        measured(nn.ReLU())
+
+
+def test_trajectory_points_keep_their_own_batchnorm_statistics() -> None:
+    models, data = [trained(seed) for seed in (1, 2, 3)], surface_cases.data()
+    objective = ls.Objective(models[-1], "cross_entropy", data)
+    surface = ls.measure_surface(objective, ls.pca_plane(objective, models), x=(-1, 1, 2), y=(-1, 1, 2))
+    assert surface.points is not None
+    np.testing.assert_allclose(surface.points.true["loss"], [naive_loss(m, data) for m in models], rtol=1e-5)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,9 @@ class Left:
     def text(self) -> str:
         """What is there, and what to try next."""
         nets = ", ".join(f"{name} {value:.1%}" for name, value in self.accuracies.items())
+        program = (
+            "landscape" if shutil.which("landscape") else shlex.quote(str(Path(sys.executable).parent / "landscape"))
+        )
         quoted = [shlex.quote(str(path)) for path in (self.file, self.folder, self.jobs[0])]
         return "\n".join(
             [
@@ -78,10 +83,10 @@ class Left:
                 *(f"picture:       {path}" for path in self.pictures),
                 *(f"job file:      {path}" for path in self.jobs),
                 "next:",
-                f"  landscape show {quoted[0]}",
-                f"  landscape plot {quoted[0]} --run convnet -q accuracy",
-                f"  landscape status {quoted[1]}/runs/*",
-                f"  landscape check {quoted[2]} --set surface.x=[-1,1,101] --set run.out=runs/fine",
+                f"  {program} show {quoted[0]}",
+                f"  {program} plot {quoted[0]} --run convnet -q accuracy",
+                f"  {program} status {quoted[1]}/runs/*",
+                f"  {program} check {quoted[2]} --set surface.x=[-1,1,101] --set run.out=runs/fine",
             ]
         )
 

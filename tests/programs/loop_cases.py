@@ -419,6 +419,20 @@ def known_rows(folder: Path) -> str:
     return digest(outcome.rows)
 
 
+def unlike_ranks(folder: Path) -> str:
+    """Ranks that were given different models or data would mix their rows: refused on all before anything is written."""
+    out = folder / "run"
+    task = Toy(COUNT, identity={"model": "trained on this rank", "centre": world().rank})
+    if world().size == 1:
+        return digest(run_task(task, out).rows)
+    told = refused(InputError, lambda: run_task(task, out))
+    assert "something else than rank 0" in told
+    assert "centre: 0 on rank 0, 1 here" in told
+    together()
+    assert not out.exists()
+    return digest(run_task(Toy(COUNT), out).rows)
+
+
 CASES: tuple[Callable[[Path], str], ...] = (
     whole_run,
     memory_run,
@@ -438,6 +452,7 @@ CASES: tuple[Callable[[Path], str], ...] = (
     groups,
     other_job,
     known_rows,
+    unlike_ranks,
 )
 
 
