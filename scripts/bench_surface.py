@@ -201,7 +201,7 @@ def landscaper_run(model: nn.Module, data: tuple[Tensor, Tensor], steps: int) ->
 
 # One rank of the parallel measurements: `bench_surface.py --rank HALF OUT` measures half of the grid (0 or 1) or
 # all of it ("all"); it is started alone or by mpiexec.
-GRID = (24, 16)
+GRID = (20, 12)
 
 
 def rank_job(part: str, out: str, shared: Path) -> None:

@@ -420,7 +420,7 @@ def known_rows(folder: Path) -> str:
 
 
 def unlike_ranks(folder: Path) -> str:
-    """Ranks that were given different models or data would mix their rows: refused on all before anything is written."""
+    """Ranks that were given different models or data would mix their rows: refused before anything is written."""
     out = folder / "run"
     task = Toy(COUNT, identity={"model": "trained on this rank", "centre": world().rank})
     if world().size == 1:
