@@ -149,6 +149,7 @@ class BoundModel:
         # Whether a forward pass may draw from numpy's or Python's random streams: keeping them costs more than all else
         # here, so the objective finds out on a trial.
         self.draws_elsewhere = True
+        self.channels_last = False  # whether convolution weights are laid out like channels-last images
         self._working: dict[str, Tensor] = {}
         self._given: dict[str, Tensor] = {}
         self._check_batchnorm()
@@ -214,7 +215,13 @@ class BoundModel:
                 for parameter in parameters:
                     parameter.grad = None
                 for parameter, block in zip(self._trainable, self.layout.blocks, strict=True):
-                    parameter.data = theta[block.slice].view(block.shape)
+                    value = theta[block.slice].view(block.shape)
+                    # Once here rather than in every convolution of every chunk.
+                    parameter.data = (
+                        value.contiguous(memory_format=torch.channels_last)
+                        if self.channels_last and value.ndim == 4
+                        else value
+                    )
                 for parameter, value in zip(self._frozen, self.frozen_values, strict=True):
                     parameter.data = value
                 for module, key, name in self._buffer_slots:

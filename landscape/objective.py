@@ -323,6 +323,7 @@ class Objective:
             self._channels_last = False
             return
         self._channels_last = _alike(_values(plain), _values(other), _ROUNDING[self.dtype])
+        self._model.channels_last = self._channels_last
         if self._channels_last:
             self._data = self._data.converted(self._format)
 
