@@ -219,10 +219,10 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
     (principal axes of the checkpoints about their mean; Li et al. 2018, section 7). Raises InputError when the
     checkpoints span too few directions.
     """
-    if axes < 1 or (not isinstance(thetas, (str, Path)) and len(thetas) <= axes):
-        raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
     if isinstance(thetas, (str, Path)):
         raise InputError(f"thetas is one path, {str(thetas)!r}; give a list, as in sorted(glob.glob('epoch*.pt'))")
+    if axes < 1 or len(thetas) <= axes:
+        raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
     states = [_state(objective, theta) for theta in thetas]
     vectors = [vector for vector, _ in states]
     try:

@@ -289,9 +289,9 @@ class Objective:
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            shapes = ", ".join(f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(trial))
             raise InputError(
-                f"the model cannot be evaluated on the data's first batch ({shapes}): {type(error).__name__}: {error}"
+                f"the model cannot be evaluated on the data's first batch ({_shapes(trial)}): "
+                f"{type(error).__name__}: {error}"
             ) from error
 
     def _settle_call(self, trial: Batch) -> None:
@@ -352,11 +352,9 @@ class Objective:
                 quantity.units(outputs, targets)
                 return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
         except (RuntimeError, IndexError, TypeError) as error:
-            shapes = ", ".join(
-                f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in((outputs, targets))
-            )
             raise InputError(
-                f"the loss or a metric cannot be computed from outputs and targets ({shapes}): {type(error).__name__}: "
+                f"the loss or a metric cannot be computed from outputs and targets "
+                f"({_shapes((outputs, targets))}): {type(error).__name__}: "
                 f"{error}. Where forward returns the loss itself, give loss=None."
             ) from error
 
@@ -533,6 +531,11 @@ def _device(device: str | torch.device | None) -> torch.device:
             f"device {device!r} is asked for, but torch sees no CUDA device; leave device out, or use 'cpu'"
         )
     return chosen
+
+
+def _shapes(tree: Any) -> str:
+    """Types and shapes of the tensors in a batch, for messages."""
+    return ", ".join(f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(tree))
 
 
 def _values(tree: Any) -> list[Tensor]:
