@@ -23,3 +23,10 @@ def normal_vector(size: int, seed: int, *keys: str | int) -> Tensor:
     """Independent standard normal values, (size,) float64 on the CPU, from numpy's Philox counter generator."""
     generator = np.random.Generator(np.random.Philox(key=derive_seed(seed, *keys)))
     return torch.from_numpy(generator.standard_normal(size))
+
+
+def rademacher_vector(size: int, seed: int, *keys: str | int) -> Tensor:
+    """Independent signs, (size,) float64 of -1 and +1 on the CPU, from the bits of numpy's Philox counter generator."""
+    generator = np.random.Generator(np.random.Philox(key=derive_seed(seed, *keys)))
+    bits = np.unpackbits(np.frombuffer(generator.bytes((size + 7) // 8), dtype=np.uint8), count=size)
+    return torch.from_numpy(2.0 * bits - 1.0)

@@ -1,0 +1,56 @@
+"""What sampling of data does to eigenvalues: standard errors and bias, to second order in the sampling error."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def eigenvalue_errors(
+    forms: FloatArray, squares: FloatArray, cross: FloatArray, lengths: FloatArray, denominators: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """(stderr (k,), bias (k,)) of eigenvalues of H = sum_c H_c / sum_c d_c, the C chunks taken as independent draws.
+
+    For unit eigenvectors v_i, `forms` (C, k, k) are v_i' H_c v_j, `squares` (C, k) |H_c v_i|^2, `cross` (k,) the
+    products of Hv_i with sum_c d_c H_c v_i / sum_c d_c, `lengths` (k,) |Hv_i|^2, `denominators` (C,) d_c.
+
+    With E = sum_c (H_c - d_c H) / sum_c d_c the sampling error, perturbation theory gives (Kato 1966, II.2)
+
+        lambda_i(H + E) = lambda_i + v_i'Ev_i + sum_(j != i) (v_j'Ev_i)^2 / (lambda_i - lambda_j) + ...
+
+    The first term has mean 0 and gives the standard error (that of a ratio of means); the second is the bias (Jensen):
+    the sum over the other given eigenvectors, and all of E v_i that lies outside their span at distance lambda_i from
+    it, as if the rest of the spectrum were at 0. Nearly equal eigenvalues repel at most by the size of the error that
+    couples them. NaN for fewer than two chunks.
+    """
+    chunks, k, _ = forms.shape
+    if chunks < 2:
+        return np.full(k, np.nan), np.full(k, np.nan)
+    total = float(denominators.sum())
+    mean = forms.sum(0) / total
+    scale = chunks / (chunks - 1) / total**2
+    variances = scale * ((forms - denominators[:, None, None] * mean) ** 2).sum(0)  # of v_i' E v_j
+    whole = scale * (squares.sum(0) - 2 * total * cross + lengths * (denominators**2).sum())  # E |E v_i|^2
+    outside = np.maximum(whole - variances.sum(1), 0.0)
+    values = np.diag(mean)
+    gaps = values[:, None] - values[None, :]
+    least = np.sqrt(variances)
+    gaps = np.where(gaps < 0, -1.0, 1.0) * np.maximum(np.abs(gaps), least)
+    np.fill_diagonal(gaps, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside = np.where(variances > 0, variances / gaps, 0.0)
+        np.fill_diagonal(inside, 0.0)
+        rest = np.where(outside > 0, outside / values, 0.0)
+    return np.sqrt(np.diag(variances)), inside.sum(1) + rest
+
+
+def form_errors(forms: FloatArray, denominators: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(values (k,), stderr (k,)) of v_i'Hv_i from its chunks' parts (C, k), as ratios of means; NaN for one chunk."""
+    chunks, total = len(forms), float(denominators.sum())
+    values = forms.sum(0) / total
+    if chunks < 2:
+        return values, np.full(forms.shape[1], np.nan)
+    spread = ((forms - denominators[:, None] * values) ** 2).sum(0)
+    return values, np.sqrt(chunks / (chunks - 1) * spread) / total
