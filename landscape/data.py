@@ -19,6 +19,7 @@ from landscape.trees import batch_size, has_batch_axis, map_tensors, tensor_byte
 
 Batch = Any  # nested tuples, lists and mappings of tensors with a common first axis
 
+_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 _READ_BATCH = 256  # samples collated at a time when a Dataset is read
 
 
@@ -59,6 +60,34 @@ class Data:
         (whole,) = self._batches
         batches = [_rows(whole, i, i + size) for i in range(0, self.samples, size)]
         return Data(batches, self.samples, self.digest, count, held=True, divisible=False)
+
+    def taken(self, rows: Sequence[int]) -> Data:
+        """The samples of the given numbers, in their order, held as one batch. Raises InputError for fixed batches."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        if not self.divisible:
+            raise InputError(
+                "single samples cannot be taken out of batches that are the user's own (forward= or padded batches); "
+                "give the Objective fewer batches instead of asking for a sample"
+            )
+        if isinstance(self._batches, _Stream):
+            batch = self._batches.rows(index.tolist())
+        else:
+            (whole,) = self._batches
+            batch = map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
+        digest = hashlib.blake2b(f"{self.digest}{index.tolist()}".encode(), digest_size=16).hexdigest()
+        return Data([batch], len(index), digest, 1, held=True, divisible=True)
+
+    @property
+    def first(self) -> Batch:
+        """The first batch."""
+        return next(self.chunks())[1]
+
+    def head(self, count: int) -> Data:
+        """The first `count` samples as one batch, or the first batch as it is where it cannot be taken apart."""
+        if self.divisible:
+            return self.taken(range(min(count, self.samples)))
+        batch = self.first
+        return Data([batch], batch_size(batch), self.digest, 1, held=True, divisible=False)
 
     def converted(self, convert: Any) -> Data:
         """The same batches with `convert` applied to each tensor: at once where held, batch by batch where streamed."""
@@ -102,6 +131,30 @@ def read_data(
     return Data(first.kept, first.samples, first.digest, first.count, held=True, divisible=False)
 
 
+def inputs_and_targets(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """(positional inputs, named inputs, targets) of a batch: a tuple whose last is the targets, or a mapping.
+
+    A mapping has the targets under one of a few keys. Raises InputError for a batch without targets.
+    """
+    if isinstance(batch, Mapping):
+        key = next((k for k in _LABEL_KEYS if k in batch), None)
+        if key is None:
+            raise InputError(
+                f"a batch with keys {sorted(batch)} has no label key ({', '.join(_LABEL_KEYS)}); give "
+                "forward=lambda model, batch: (outputs, targets)"
+            )
+        return (), {k: v for k, v in batch.items() if k != key}, batch[key]
+    if isinstance(batch, Tensor) or len(batch) < 2:
+        raise InputError(
+            "a batch holds no targets; give data=(inputs, targets), a tuple, or batches of that form, or "
+            "forward=lambda model, batch: (outputs, targets)"
+        )
+    *inputs, targets = batch
+    if len(inputs) == 1 and isinstance(inputs[0], tuple):
+        inputs = list(inputs[0])
+    return tuple(inputs), {}, targets
+
+
 def _rows(batch: Batch, start: int, stop: int) -> Batch:
     return map_tensors(batch, lambda tensor: tensor[start:stop])
 
@@ -123,6 +176,13 @@ class _Stream:
     def has_rows(self) -> bool:
         """Whether single samples can be asked for, so that the size of the batches is free."""
         return isinstance(self._source, (_Whole, Dataset)) and not isinstance(self._source, IterableDataset)
+
+    def rows(self, numbers: Sequence[int]) -> Batch:
+        """One batch of the given samples."""
+        if isinstance(self._source, _Whole):
+            index = torch.as_tensor(numbers, dtype=torch.long)
+            return self.placed(map_tensors(self._source.batch, lambda tensor: tensor[index]))
+        return self.placed(_collated([self._source[i] for i in numbers]))
 
     def with_batch_size(self, size: int) -> _Stream:
         return _Stream(self._source, self._device, self._dtype, size, self._converts)

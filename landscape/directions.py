@@ -19,8 +19,9 @@ from torch import Tensor
 
 from landscape.checkpoint import check_state, read_state, strip_prefixes
 from landscape.errors import InputError, nearest
-from landscape.objective import Objective, digest
+from landscape.objective import Objective
 from landscape.results import FloatArray
+from landscape.trees import digest
 
 _KINDS = ("bias", "norm", "embedding", "weight")
 ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint

@@ -14,6 +14,10 @@ class InputError(LandscapeError, ValueError):
     """Something given by the user cannot be used; nothing was computed or written because of it."""
 
 
+class NumericalError(LandscapeError, ArithmeticError):
+    """A computation met values it cannot go on with (NaN, Inf); the message says where."""
+
+
 class StoreError(LandscapeError):
     """A run folder or result file cannot be read or written; rows finished before it are safe."""
 

@@ -4,22 +4,41 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
 from landscape_kernels.layout import Filters, Layout
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from landscape.comm import local_rank
 from landscape.data import random_state_kept, torch_random_state_kept
 from landscape.errors import InputError, nearest
 from landscape.trees import tensors_in
 
+DEVICES = ("cpu", "cuda")
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, by default this rank's GPU, else the CPU. Raises InputError for one that cannot be."""
+    if device is None:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    chosen = torch.device(device)
+    if chosen.type not in DEVICES:
+        raise InputError(f"device {device!r} is not supported; use 'cpu' or 'cuda' (float64 sums are needed)")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {device!r} is asked for, but torch sees no CUDA device; leave device out, or use 'cpu'"
+        )
+    return chosen
 
 
 def default_precision(model: nn.Module) -> str:
@@ -133,6 +152,8 @@ class BoundModel:
         self._trainable = [named.pop(name) for name in self.layout.names]
         if not self._trainable:
             raise InputError(f"{type(model).__name__} has no trainable parameter; set requires_grad on those to vary")
+        self._shapes = [block.shape for block in self.layout.blocks]
+        self._sizes = [block.size for block in self.layout.blocks]
         self._frozen = list(named.values())
         self.frozen_names = tuple(named)
         self.frozen_values = [self._to_device(p.data).clone() for p in self._frozen]
@@ -153,6 +174,11 @@ class BoundModel:
         self._working: dict[str, Tensor] = {}
         self._given: dict[str, Tensor] = {}
         self._check_batchnorm()
+
+    @property
+    def trainable(self) -> list[Tensor]:
+        """The trainable parameters themselves, in the layout's order."""
+        return list(self._trainable)
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -214,8 +240,9 @@ class BoundModel:
             try:
                 for parameter in parameters:
                     parameter.grad = None
-                for parameter, block in zip(self._trainable, self.layout.blocks, strict=True):
-                    value = theta[block.slice].view(block.shape)
+                parts = theta.split_with_sizes(self._sizes)
+                for parameter, shape, part in zip(self._trainable, self._shapes, parts, strict=True):
+                    value = part.view(shape)
                     # Once here rather than in every convolution of every chunk.
                     parameter.data = (
                         value.contiguous(memory_format=torch.channels_last)
@@ -284,6 +311,21 @@ class BoundModel:
             for handle in handles:
                 handle.remove()
 
+    @contextmanager
+    def twice_differentiable(self) -> Iterator[None]:
+        """Kernels that have second derivatives: attention by its plain formula, recurrences without cuDNN."""
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self._modules)
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if recurrent and self.device.type == "cuda":
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+
+    def call_with(self, values: Sequence[Tensor], function: Callable[[nn.Module, Any], Any], batch: Any) -> Any:
+        """`function(model, batch)` with `values` (dual numbers, say) in place of the trainable parameters."""
+        given = {f"model.{name}": value for name, value in zip(self.layout.names, values, strict=True)}
+        return torch.func.functional_call(_Calling(self.model, function), given, (batch,))
+
     def largest_activation(self, forward: Callable[[], object]) -> int:
         """Values in the largest output of any module during `forward()`, at least 1."""
         largest = 1
@@ -324,6 +366,18 @@ class BoundModel:
                     "the loss of one sample depends on its neighbours. Build the model with track_running_stats=True "
                     "and measure with batchnorm='reestimated'."
                 )
+
+
+class _Calling(nn.Module):
+    """A function of a model as a module, which is what torch can exchange parameters in."""
+
+    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Any], Any]) -> None:
+        super().__init__()
+        self.model = model
+        self._function = function
+
+    def forward(self, batch: Any) -> Any:
+        return self._function(self.model, batch)
 
 
 class _LayerReached(Exception):  # noqa: N818  (not an error: it cuts a forward pass short)

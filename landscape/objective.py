@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
-from landscape.comm import SERIAL, Communicator, local_rank
-from landscape.data import Batch, Data, random_state_kept, read_data
+from landscape.comm import SERIAL, Communicator
+from landscape.data import Batch, Data, inputs_and_targets, random_state_kept, read_data
 from landscape.errors import InputError
+from landscape.folding import Folding, settled_folding
 from landscape.losses import (
     LossLike,
     Quantity,
@@ -31,15 +32,24 @@ from landscape.losses import (
     metric_quantities,
     values_as_units,
 )
-from landscape.model import BoundModel, default_precision
+from landscape.model import BoundModel, choose_device, default_precision
 from landscape.results import Estimate
-from landscape.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
+from landscape.trees import (
+    alike,
+    batch_size,
+    digest,
+    digest_text,
+    floats_in,
+    has_batch_axis,
+    map_tensors,
+    shapes_in,
+    tensors_in,
+)
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "float64", "bf16")
 BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")
-_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 # The largest activation of one chunk: about the cache a core has on CPUs (measured best for convolutions: 64 CIFAR
 # images of a ResNet-20), far above launch overhead on GPUs.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
@@ -99,8 +109,9 @@ class Objective:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         self.dtype = torch.float64 if self.precision == "float64" else torch.float32
-        self.device = _device(device)
-        self._forward = forward
+        self.device = choose_device(device)
+        self._forward: Callable[[Any, Any], Any] | None = forward
+        self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
         self._loss_is_returned = loss is None
         self._memory_budget = memory_budget
         self._check = check
@@ -109,6 +120,7 @@ class Objective:
         self._copies_inputs = False
         self._writes_buffers = False
         self._model = BoundModel(model, self.device, self.dtype)
+        self._folding = Folding(self._model.model)
         with random_state_kept():
             self._data = self.read(data)
             trial = self._trial_batch()
@@ -117,12 +129,13 @@ class Objective:
             self._values_per_sample = self._largest_activation(trial)
             self.chunk = self._chunk_size(trial)
             self._undivided, self._data = self._data, self._data.divided(self.chunk)
-            self._quantities = self._settle_quantities(loss, (metrics,) if isinstance(metrics, str) else metrics)
+            self._quantities = self._settle_quantities()
             self._check_determinism()
             if forward is None:  # what a function of the user's returns need not be made by the model
                 self._check_moves()
             self._check_all_batches()
             self._settle_side_effects()
+            self._settle_folding()
 
     def __repr__(self) -> str:
         return (
@@ -178,8 +191,8 @@ class Objective:
         return {
             "model": f"{type(self._model.model).__module__}.{type(self._model.model).__qualname__}",
             "parameters": self.layout.size,
-            "structure": _digest_text(self._model.structure),
-            "layout": _digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
+            "structure": digest_text(self._model.structure),
+            "layout": digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
             "centre": digest(self._model.centre),
             "fixed": digest(*self._model.buffers.values(), *self._model.frozen_values),
             "data": self._data.digest,
@@ -210,7 +223,8 @@ class Objective:
         vector = self._model.centre if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
         per_sample = [True] * len(self._quantities)
-        with self._model.at(vector, buffers) as model, self._context(full_precision):
+        with self._model.at(vector, buffers), self._context(full_precision):
+            model = self._folding.applied()
             for number, batch in self._data.chunks(group.rank, group.size):
                 if self._writes_buffers:  # no chunk may see what another left, whoever computes it
                     self._model.reset_buffers()
@@ -259,6 +273,93 @@ class Objective:
             check=self._check,
         )
 
+    # -- for derivatives ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def differentiable(
+        self, theta: Any = None, buffers: Mapping[str, Tensor] | None = None
+    ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
+        """(model, its trainable parameters in the layout's order) at `theta`, autograd on, never in half precision.
+
+        Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
+        """
+        vector = self._model.centre if theta is None else self.vector(theta)
+        with (
+            self._model.at(vector, buffers) as model,
+            self._context(True),
+            torch.enable_grad(),
+            self._model.twice_differentiable(),
+        ):
+            yield model, self._model.trainable
+
+    def outputs(self, model: Any, batch: Batch) -> tuple[Any, Any]:
+        """(outputs, targets) of one batch inside `differentiable`; with loss=None the loss values and the batch."""
+        return self._outputs(model, batch)
+
+    def folded(self) -> Callable[..., Any]:
+        """The bound model with frozen BatchNorm folded into the layers before it where that is safe.
+
+        Its graph reaches the parameters, so derivatives of any order are right, and cheaper by the layers left out.
+        """
+        return self._folding.applied()
+
+    def loss_units(self, outputs: Any, targets: Any) -> Units:
+        """Numerators and denominators of the loss from what `outputs` returned."""
+        return self._quantities[0].units(outputs, targets)
+
+    def call_with(
+        self, values: Sequence[Tensor], function: Callable[[nn.Module, Batch], Tensor], batch: Batch
+    ) -> Tensor:
+        """`function(model, batch)` with `values` (dual numbers, say) as the trainable parameters."""
+        result: Tensor = self._model.call_with(values, function, batch)
+        return result
+
+    def batches(self, group: Communicator = SERIAL) -> Iterator[tuple[int, Batch]]:
+        """(number, batch) of the chunks that are this rank's share in `group`."""
+        return self._data.chunks(group.rank, group.size)
+
+    def batch(self, number: int) -> Batch:
+        """The chunk of that number."""
+        return next(self._data.chunks(number, self._data.count))[1]
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of the data."""
+        return self._data.count
+
+    @property
+    def loss_is_returned(self) -> bool:
+        """Whether `forward` returns the loss itself, so that there are no outputs to tell apart from it."""
+        return self._loss_is_returned
+
+    @property
+    def data(self) -> Data:
+        """The data as read, undivided where its batching is free."""
+        return self._undivided
+
+    @property
+    def loss_is_cross_entropy(self) -> bool:
+        """Whether the loss is "cross_entropy" by name: unweighted, labels of -100 ignored."""
+        return self._loss == "cross_entropy"
+
+    def on(self, data: Data, *, chunk: int | None = None, precision: str | None = None) -> Objective:
+        """The same model and loss on other data (see `read`), in chunks of another size or another precision.
+
+        Nothing is checked again.
+        """
+        other = copy.copy(self)
+        other.precision = precision or self.precision
+        if other.precision != self.precision:
+            other.dtype = torch.float64 if other.precision == "float64" else torch.float32
+            other._model = BoundModel(self._model.model, self.device, other.dtype)
+            other._model.channels_last = self._channels_last
+            data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
+        with random_state_kept():
+            other.chunk = chunk or self.chunk
+            other._undivided, other._data = data, data.divided(other.chunk)
+            other._quantities = other._settle_quantities()
+        return other
+
     def vector(self, theta: Any) -> Tensor:
         """`theta` as a vector on the device in the working precision. Raises InputError for another size."""
         try:
@@ -290,7 +391,7 @@ class Objective:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"the model cannot be evaluated on the data's first batch ({_shapes(trial)}): "
+                f"the model cannot be evaluated on the data's first batch ({shapes_in(trial)}): "
                 f"{type(error).__name__}: {error}"
             ) from error
 
@@ -322,7 +423,7 @@ class Objective:
             logger.info("channels-last inputs are not used: %s", error)
             self._channels_last = False
             return
-        self._channels_last = _alike(_values(plain), _values(other), _ROUNDING[self.dtype])
+        self._channels_last = alike(floats_in(plain), floats_in(other), _ROUNDING[self.dtype])
         self._model.channels_last = self._channels_last
         if self._channels_last:
             self._data = self._data.converted(self._format)
@@ -335,12 +436,10 @@ class Objective:
         fitting = _CHUNK_BYTES[self.device.type] // (self._values_per_sample * width)
         return max(_SMALLEST_CHUNK, 1 << max(fitting, 1).bit_length() - 1)
 
-    def _settle_quantities(
-        self, loss: LossLike | None, metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
-    ) -> list[Quantity]:
+    def _settle_quantities(self) -> list[Quantity]:
         trial = self._trial_batch()
         outputs, targets = self._run(trial)
-        if loss is None:
+        if self._loss is None:
 
             def units(values: Any, batch: Batch) -> Units:
                 return values_as_units(values, batch_size(batch), "forward") or mean_as_unit(values, batch_size(batch))
@@ -348,13 +447,13 @@ class Objective:
             return [Quantity("loss", "returned by forward", units)]
         try:
             with self._context(False):
-                quantity = loss_quantity(loss, outputs, targets)
+                quantity = loss_quantity(self._loss, outputs, targets)
                 quantity.units(outputs, targets)
-                return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
+                return [quantity, *metric_quantities(self._metrics, outputs, targets, quantity)]
         except (RuntimeError, IndexError, TypeError) as error:
             raise InputError(
                 f"the loss or a metric cannot be computed from outputs and targets "
-                f"({_shapes((outputs, targets))}): {type(error).__name__}: "
+                f"({shapes_in((outputs, targets))}): {type(error).__name__}: "
                 f"{error}. Where forward returns the loss itself, give loss=None."
             ) from error
 
@@ -362,7 +461,7 @@ class Objective:
         """The same batch twice, and half of it alone: refuse models that draw random numbers or couple samples."""
         _, batch = next(self._data.chunks())
         first, second = self._trial_units(batch, seed=0), self._trial_units(batch, seed=1)
-        if not _alike([first.numerators], [second.numerators], _SAME[self.dtype]):
+        if not alike([first.numerators], [second.numerators], _SAME[self.dtype]):
             names = self._model.stochastic_modules()
             raise InputError(
                 "the model answers differently to the same batch in eval mode: it draws random numbers"
@@ -372,7 +471,7 @@ class Objective:
         size = batch_size(batch)
         if self._forward is None and first.per_sample and size > 1 and has_batch_axis(batch):
             half = self._trial_units(map_tensors(batch, lambda t: t[: size // 2]), seed=0)
-            if not _alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[self.dtype]):
+            if not alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[self.dtype]):
                 raise InputError(
                     "the loss of a sample changes with the other samples of its batch, so its mean depends on the "
                     "batching. Normalise per sample or with fixed statistics, or say how batches are made: pass a "
@@ -382,13 +481,13 @@ class Objective:
     def _check_moves(self) -> None:
         """Outputs must follow the parameters and come back; those of a forward pass that caches weights do not."""
         trial = self._trial_batch()
-        centre = _values(self._run(trial, full_precision=True))
+        centre = floats_in(self._run(trial, full_precision=True))
         step = (
             1e-2 * self._model.centre.abs().mean() * normal_vector(self.layout.size, 0, "moves").to(self._model.centre)
         )
-        moved = _values(self._run(trial, full_precision=True, theta=self._model.centre + step))
-        back = _values(self._run(trial, full_precision=True))
-        if not _alike(centre, back, _SAME[self.dtype]):
+        moved = floats_in(self._run(trial, full_precision=True, theta=self._model.centre + step))
+        back = floats_in(self._run(trial, full_precision=True))
+        if not alike(centre, back, _SAME[self.dtype]):
             raise InputError(
                 "the model answers differently at its own parameters after it was evaluated at others: its forward "
                 "keeps something from call to call. Compute it anew in each call."
@@ -427,18 +526,26 @@ class Objective:
             self._writes_buffers = self._model.buffers_were_written()
         self._model.draws_elsewhere = streams() != before
 
+    def _settle_folding(self) -> None:
+        """Frozen BatchNorm is folded where that is safe: not for functions of the user's, which may call submodules."""
+        if self._forward is None and not self._needs_grad and not self._writes_buffers:
+            with self._context(True):
+                self._folding = settled_folding(self._model, self._call, self._trial_batch(), _ROUNDING[self.dtype])
+
     # -- inside -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _context(self, full_precision: bool) -> Iterator[None]:
         autocast = self.precision == "bf16" and not full_precision
+        # Entered only where it says something, for its time; the caller's own counts for nothing here.
+        switch = autocast or torch.is_autocast_enabled(self.device.type)
         with (
             torch.set_grad_enabled(self._needs_grad),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=autocast),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=autocast) if switch else nullcontext(),
         ):
             yield
 
-    def _call(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+    def _call(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch; with loss=None the loss values and the batch."""
         if self._copies_inputs:
             batch = map_tensors(batch, Tensor.clone)
@@ -453,35 +560,20 @@ class Objective:
                     "loss=None the loss itself"
                 )
             return result
-        if isinstance(batch, Mapping):
-            key = next((k for k in _LABEL_KEYS if k in batch), None)
-            if key is None:
-                raise InputError(
-                    f"a batch with keys {sorted(batch)} has no label key ({', '.join(_LABEL_KEYS)}); give "
-                    "forward=lambda model, batch: (outputs, targets)"
-                )
-            return main_output(model(**{k: v for k, v in batch.items() if k != key})), batch[key]
-        if isinstance(batch, Tensor) or len(batch) < 2:
-            raise InputError(
-                "a batch holds no targets; give data=(inputs, targets), a tuple, or batches of that form, or "
-                "forward=lambda model, batch: (outputs, targets)"
-            )
-        *inputs, targets = batch
-        if len(inputs) == 1 and isinstance(inputs[0], tuple):
-            inputs = list(inputs[0])
-        return main_output(model(*inputs)), targets
+        inputs, named, targets = inputs_and_targets(batch)
+        return main_output(model(*inputs, **named)), targets
 
     def _run(self, batch: Batch, full_precision: bool = False, theta: Tensor | None = None) -> tuple[Any, Any]:
         with self._model.at(self._model.centre if theta is None else theta) as model, self._context(full_precision):
             return self._outputs(model, batch)
 
-    def _outputs(self, model: nn.Module, batch: Batch) -> tuple[Any, Any]:
+    def _outputs(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:
         """`_call` with scores in float32 or better, so that losses do not sum in half precision."""
         outputs, targets = self._call(model, batch)
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
         return outputs.float() if half else outputs, targets
 
-    def _units(self, model: nn.Module, batch: Batch) -> list[Units]:
+    def _units(self, model: Callable[..., Any], batch: Batch) -> list[Units]:
         outputs, targets = self._outputs(model, batch)
         return [quantity.units(outputs, targets) for quantity in self._quantities]
 
@@ -503,50 +595,3 @@ class Objective:
         inside = self._model.largest_activation(lambda: self._run(trial))
         inputs = max(t.numel() for t in tensors_in(trial))
         return -(-max(inside, inputs) // batch_size(trial))
-
-
-def digest(*tensors: Tensor) -> str:
-    """Hash of the values, shapes and types of the tensors."""
-    state = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        state.update(tensor_bytes(tensor))
-    return state.hexdigest()
-
-
-def _digest_text(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", local_rank() % torch.cuda.device_count())
-    chosen = torch.device(device)
-    if chosen.type not in _CHUNK_BYTES:
-        raise InputError(f"device {device!r} is not supported; use 'cpu' or 'cuda' (float64 sums are needed)")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            f"device {device!r} is asked for, but torch sees no CUDA device; leave device out, or use 'cpu'"
-        )
-    return chosen
-
-
-def _shapes(tree: Any) -> str:
-    """Types and shapes of the tensors in a batch, for messages."""
-    return ", ".join(f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(tree))
-
-
-def _values(tree: Any) -> list[Tensor]:
-    return [t for t in tensors_in(tree) if t.is_floating_point()]
-
-
-def _alike(first: Sequence[Tensor], second: Sequence[Tensor], gap: float) -> bool:
-    """Whether two lists of tensors agree up to a relative `gap`, NaN and Inf in the same places."""
-    for a, b in zip((t.detach() for t in first), (t.detach() for t in second), strict=True):
-        finite = a.isfinite() & b.isfinite()
-        scale = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
-        if not torch.allclose(a, b, rtol=gap, atol=gap * scale, equal_nan=True):
-            return False
-    return True

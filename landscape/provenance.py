@@ -17,6 +17,7 @@ from typing import Any
 _LIBRARIES = ("torch", "numpy", "scipy", "h5py", "mpi4py")
 
 
+@functools.cache
 def engine_version() -> str:
     """Version of this distribution, "unknown" when it runs from sources that were never installed."""
     try:
@@ -64,6 +65,7 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
+@functools.cache  # a look through the installed files, milliseconds each
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)

@@ -1,8 +1,9 @@
-"""Walking nested tuples, lists and mappings of tensors, the shape that batches and model outputs come in."""
+"""Nested tuples, lists and mappings of tensors, as batches and outputs are: walking, hashing, comparing them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,3 +55,37 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     """The values of a tensor as bytes in row-major order, for hashing."""
     flat = tensor.detach().cpu().resolve_conj().contiguous().view(-1)
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def digest(*tensors: Tensor) -> str:
+    """Hash of the values, shapes and types of the tensors."""
+    state = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        state.update(tensor_bytes(tensor))
+    return state.hexdigest()
+
+
+def digest_text(text: str) -> str:
+    """Hash of a text."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def shapes_in(tree: Any) -> str:
+    """Types and shapes of the tensors in a batch, for messages."""
+    return ", ".join(f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(tree))
+
+
+def floats_in(tree: Any) -> list[Tensor]:
+    """The tensors of floating-point values."""
+    return [t for t in tensors_in(tree) if t.is_floating_point()]
+
+
+def alike(first: Sequence[Tensor], second: Sequence[Tensor], gap: float) -> bool:
+    """Whether two lists of tensors agree up to a relative `gap`, NaN and Inf in the same places."""
+    for a, b in zip((t.detach() for t in first), (t.detach() for t in second), strict=True):
+        finite = a.isfinite() & b.isfinite()
+        scale = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
+        if not torch.allclose(a, b, rtol=gap, atol=gap * scale, equal_nan=True):
+            return False
+    return True

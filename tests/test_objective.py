@@ -244,6 +244,17 @@ def test_any_form_of_data_held_or_streamed(form: str) -> None:
         assert streamed.evaluate()["loss"] == held.evaluate()["loss"]
 
 
+def test_autocast_around_a_call_changes_nothing() -> None:
+    low, full = (Objective(built("mlp")[0].float(), data=(X.float(), Y), precision=p) for p in ("bf16", "float32"))
+    expected = low.evaluate()["loss"], low.evaluate(full_precision=True)["loss"], full.evaluate()["loss"]
+    assert expected[0] != expected[1] == expected[2]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (low.evaluate()["loss"], low.evaluate(full_precision=True)["loss"], full.evaluate()["loss"]) == expected
+        assert torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", torch.float16):
+        assert low.evaluate()["loss"] == expected[0]
+
+
 def test_ranks_that_share_the_chunks_add_up_to_the_same_bits() -> None:
     class Group:
         """Two ranks, one after the other: the first leaves its sums, the second adds them."""
