@@ -11,35 +11,51 @@
 
 from landscape.checkpoint import load_checkpoint, read_state
 from landscape.claims import Progress
+from landscape.curvature import CurvatureOperator
+from landscape.curvature_map import eigenvector_plane, measure_curvature_map
 from landscape.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
-from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError
+from landscape.errors import InputError, LandscapeError, NumericalError, RunFailedError, RunInterrupted, StoreError
 from landscape.exchange import (
     read_loss_landscape_directions,
     read_loss_landscape_surface,
     write_loss_landscape_directions,
     write_loss_landscape_surface,
 )
+from landscape.layer_spectra import measure_layer_spectra
 from landscape.loop import run_task
 from landscape.objective import Objective
 from landscape.opening import merge_runs
 from landscape.opening import open_result as open  # the notebook's ls.open(path)
 from landscape.results import Estimate, Points, Surface
+from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
+from landscape.spectrum import measure_spectrum
 from landscape.surface import measure_surface
 from landscape.vtk import write_vtk
 
 __all__ = [
+    "CurvatureOperator",
+    "Density",
+    "Eigenpairs",
     "Estimate",
     "InputError",
     "LandscapeError",
+    "LayerSpectra",
+    "NumericalError",
     "Objective",
     "Plane",
     "Points",
     "Progress",
     "RunFailedError",
     "RunInterrupted",
+    "Spectrum",
     "StoreError",
     "Surface",
+    "Trace",
+    "eigenvector_plane",
     "load_checkpoint",
+    "measure_curvature_map",
+    "measure_layer_spectra",
+    "measure_spectrum",
     "measure_surface",
     "merge_runs",
     "open",

@@ -35,6 +35,8 @@ class Progress:
     computed: int  # rows finished in this attempt
     elapsed: float  # seconds since this attempt began
     minimum: float  # of the task's headline column, earlier attempts included; NaN before the first row
+    task: str = ""  # name of the task
+    note: str = ""  # how far the item in hand is, where the task tells (see `task.Telling`)
 
     @property
     def remaining_seconds(self) -> float:
@@ -46,11 +48,17 @@ class Tally:
     """Counts finished rows and reports them, a few times a second."""
 
     def __init__(
-        self, report: Callable[[Progress], None] | None, done: int, total: int, minimum: float = math.nan
+        self,
+        report: Callable[[Progress], None] | None,
+        done: int,
+        total: int,
+        minimum: float = math.nan,
+        *,
+        task: str = "",
     ) -> None:
-        self._report, self._done, self._total = report, done, total
+        self._report, self._done, self._total, self._task = report, done, total, task
         self._lock = threading.Lock()
-        self._computed, self._minimum = 0, minimum
+        self._computed, self._minimum, self._note = 0, minimum, ""
         self._started = self._reported = time.monotonic()
 
     def add(self, count: int, minimum: float) -> None:
@@ -58,19 +66,26 @@ class Tally:
         with self._lock:
             self._computed += count
             self._minimum = float(np.fmin(self._minimum, minimum))
-            now = time.monotonic()
-            if self._report is None or (now - self._reported < _REPORT and self._done + self._computed < self._total):
-                return
-            self._reported = now
-            try:
-                self._report(
-                    Progress(
-                        self._done + self._computed, self._total, self._computed, now - self._started, self._minimum
-                    )
-                )
-            except Exception:  # a closed terminal must not cost a run
-                logger.exception("the progress report failed; it is switched off, the run goes on")
-                self._report = None
+            self._note = ""
+            self._tell()
+
+    def note(self, text: str) -> None:
+        """How far the item in hand is."""
+        with self._lock:
+            self._note = text
+            self._tell()
+
+    def _tell(self) -> None:
+        now, done = time.monotonic(), self._done + self._computed
+        if self._report is None or (now - self._reported < _REPORT and done < self._total):
+            return
+        self._reported = now
+        elapsed = now - self._started
+        try:
+            self._report(Progress(done, self._total, self._computed, elapsed, self._minimum, self._task, self._note))
+        except Exception:  # a closed terminal must not cost a run
+            logger.exception("the progress report failed; it is switched off, the run goes on")
+            self._report = None
 
 
 class Source(Protocol):

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from landscape.errors import StoreError
 from landscape.files import write_durably
 
+# What h5py raises where a file is damaged.
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
 # Attributes of the netCDF-4 machinery, not of the content.
 _INTERNAL = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
 
@@ -70,7 +72,7 @@ def read(path: str | Path) -> Group:
             file = h5py.File(path, "r")  # open elsewhere in this process, which fixed how it is locked
         with file:
             return _read_group(file)
-    except (OSError, RuntimeError, LookupError, ValueError, TypeError) as error:  # what h5py makes of damage
+    except _DAMAGE as error:
         raise StoreError(
             f"cannot read {path} as HDF5: {error}. It may be missing, truncated or another format; a run folder's "
             "result is written again from its rows by repeating the run's command."
@@ -136,7 +138,7 @@ def _read_group(source: h5py.Group) -> Group:
     for name, item in source.items():
         if isinstance(item, h5py.Group):
             groups[name] = _read_group(item)
-        elif not str(item.attrs.get("NAME", "")).startswith("This is a netCDF dimension"):
+        elif not bytes(item.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension"):  # without coordinates
             variables[name] = _read_variable(name, item)
     return Group(variables, _attributes(source), groups)
 

@@ -20,7 +20,7 @@ from landscape.provenance import attempt_record, time_now
 from landscape.schedule import Claims
 from landscape.signals import StopSignals
 from landscape.store import History, ShardWriter, Store, json_differences
-from landscape.task import Description, Row, Rows, Task, checked_row
+from landscape.task import Description, ItemStopped, Row, Rows, Task, Telling, checked_row
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class Outcome:
     store: Store | None
     computed: int  # rows computed in this attempt, over all ranks
     history: History
+    stopped: str | None = None  # the signal that asked to stop; the rows were finished all the same
 
     @property
     def complete(self) -> bool:
@@ -85,7 +86,7 @@ def run_task(
     if recheck is not None and out is not None:
         found = book.rows()
         agree(comm, lambda: _recheck(task, found, recheck, out) if comm.rank == 0 else None)
-    run = _Run(task, description.columns, book, comm, group, ranks_per_item, progress)
+    run = _Run(task, description, book, comm, group, ranks_per_item, progress)
     try:
         with StopSignals() as signals:
             rows, computed, stopped = run.until_done(limit, signals)
@@ -100,7 +101,7 @@ def run_task(
             f"the same command goes on from {out}" if out is not None else "they were in memory only; out= keeps them"
         )
         raise RunInterrupted(f"stopped by {stopped} with {done} of {len(rows.done)} rows finished; {place}")
-    return Outcome(rows, book.store, computed, history)
+    return Outcome(rows, book.store, computed, history, stopped)
 
 
 def _require_one_task(comm: Communicator, description: Description, count: int) -> None:
@@ -232,14 +233,15 @@ class _Run:
     def __init__(
         self,
         task: Task,
-        columns: Mapping[str, tuple[int, ...]],
+        description: Description,
         book: _Book,
         comm: Communicator,
         group: Communicator,
         group_size: int,
         progress: Callable[[Progress], None] | None,
     ) -> None:
-        self._task, self._columns, self._book, self._comm, self._group = task, columns, book, comm, group
+        self._task, self._book, self._comm, self._group = task, book, comm, group
+        self._name, self._columns = description.name, description.columns
         self._leaders = list(range(0, comm.size, group_size))
         self._progress = progress
 
@@ -278,12 +280,17 @@ class _Run:
         writer = self._book.writer
         signals.at_once = writer.flush
         source = self._source(rows, limit, signals)
+        if isinstance(self._task, Telling):
+            self._task.stopping = lambda: signals.received is not None
         failure: LandscapeError | None = None
         partner_failed = False
         computed = 0
         try:
             for item in self._items(source, signals):
-                row = checked_row(self._task.evaluate(item, self._group), self._columns)
+                try:
+                    row = checked_row(self._task.evaluate(item, self._group), self._columns)
+                except ItemStopped:
+                    continue  # a signal reached this group, so there is no next item
                 if source is not None:
                     writer.add(item, row)
                     source.finished(float(np.min(row[self._task.headline])))
@@ -330,7 +337,10 @@ class _Run:
             return RequestedClaims(self._comm)
         pending = np.flatnonzero(~rows.done).tolist()
         headline = rows.columns[self._task.headline]
-        tally = Tally(self._progress, int(rows.done.sum()), len(rows.done), float(np.fmin.reduce(headline, axis=None)))
+        smallest = float(np.fmin.reduce(headline, axis=None))
+        tally = Tally(self._progress, int(rows.done.sum()), len(rows.done), smallest, task=self._name)
+        if isinstance(self._task, Telling):
+            self._task.report = tally.note
         claims = Claims(pending, len(self._leaders), limit)
         return ManagedClaims(claims, tally, self._comm, self._leaders[1:], lambda: signals.received is not None)
 

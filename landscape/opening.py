@@ -1,44 +1,68 @@
-"""Opening what a run left: a run folder (finished or not), a result file, or a surface file of loss-landscape."""
+"""Opening what runs left: a run folder (finished or not), a result file, or a surface file of loss-landscape."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from landscape import hdf5
 from landscape.errors import InputError, StoreError, nearest
 from landscape.exchange import read_loss_landscape_surface
+from landscape.layer_spectra import STAGES as LAYER_STAGES
+from landscape.layer_spectra import layers_from_folder
 from landscape.results import Surface
-from landscape.schema import check_version, merged_group, read_surface
-from landscape.store import Store
+from landscape.schema import check_version, file_tree, merged_group, read_surface, surface_group
+from landscape.spectra import LayerSpectra, Spectrum
+from landscape.spectral_schema import layers_group, read_layers, read_spectrum, spectrum_group
+from landscape.spectrum import STAGES as SPECTRUM_STAGES
+from landscape.spectrum import spectrum_from_folder
+from landscape.store import History, Store
 from landscape.surface import surface_from_rows
+from landscape.task import Description, Rows
+
+Result = Surface | Spectrum | LayerSpectra
+
+# Group of a file -> its reader; the first that a file holds is what it opens as.
+_READERS: dict[str, Callable[[hdf5.Group, str | Path], Result]] = {
+    "surface": read_surface,
+    "spectrum": read_spectrum,
+    "layer_spectra": read_layers,
+}
+_WRITERS: dict[type[Result], tuple[str, Callable[[Any], hdf5.Group]]] = {
+    Surface: ("surface", surface_group),
+    Spectrum: ("spectrum", spectrum_group),
+    LayerSpectra: ("layer_spectra", layers_group),
+}
+# Name of a run folder's task -> the result of its rows, masked where it is not finished.
+_FROM_ROWS: dict[str, Callable[[Description, Rows, History], Result]] = {"surface": surface_from_rows}
 
 
-def open_result(path: str | Path, *, run: str | None = None) -> Surface:
-    """The surface at `path`: a run folder, masked where it is not finished, or an HDF5 file.
+def open_result(path: str | Path, *, run: str | None = None, group: str | None = None) -> Result:
+    """The result at `path`: a run folder, masked where it is not finished, or an HDF5 file.
 
-    `run` names one of the runs in a merged file. Raises StoreError for what cannot be read, InputError for a run that
-    is not there.
+    `run` names one of the runs in a merged file. `group` names one of the results a file holds side by side,
+    "surface", "spectrum" or "layer_spectra"; by default the first of them in this order. Raises StoreError for what
+    cannot be read, InputError for a run or a result that is not there.
     """
     path = Path(path)
     if path.is_dir():
-        store = Store.open(path)
-        return surface_from_rows(store.description(), store.rows(), store.history())
+        return _of_kind(_open_folder(path), group, path)
     if not path.exists():
         raise StoreError(f"{path} does not exist; give a run folder or an HDF5 file")
     tree = hdf5.read(path)
     if "xcoordinates" in tree.variables:
-        return read_loss_landscape_surface(path)
+        return _of_kind(read_loss_landscape_surface(path), group, path)
     check_version(tree, path)
     names = str(tree.attributes["runs"]).split(" ") if "runs" in tree.attributes else []
     if not names:
-        return read_surface(tree, path)
+        return _read(tree, group, path)
     if run is None and len(names) > 1:
         raise InputError(f"{path} holds {len(names)} runs; say which: run= one of {', '.join(names)}")
     chosen = run or names[0]
     if chosen not in tree.groups:
         raise InputError(f"{path} holds no run {chosen!r}; {nearest(chosen, names)}")
-    return read_surface(tree.groups[chosen], path)
+    return _read(tree.groups[chosen], group, path)
 
 
 def run_names(path: str | Path) -> list[str]:
@@ -47,9 +71,85 @@ def run_names(path: str | Path) -> list[str]:
     return str(attributes["runs"]).split(" ") if "runs" in attributes else []
 
 
+def group_names(path: str | Path, *, run: str | None = None) -> list[str]:
+    """Names of the results that a file, or one run of a merged file, holds side by side."""
+    tree = hdf5.read(path)
+    if run is not None and run in tree.groups:
+        tree = tree.groups[run]
+    return [name for name in _READERS if name in tree.groups]
+
+
 def merge_runs(folders: Sequence[str | Path] | Mapping[str, str | Path], path: str | Path) -> Path:
     """Write several runs, finished or not, as one file with a group each, named by folder or by the mapping's keys."""
     named = folders if isinstance(folders, Mapping) else {Path(f).resolve().name.replace(" ", "_"): f for f in folders}
     if len(named) != len(folders):
         raise InputError("two run folders have the same name; give names: {'a': folder, 'b': folder}")
-    return hdf5.write(path, merged_group({name: open_result(folder) for name, folder in named.items()}))
+    return hdf5.write(path, merged_group({name: _tree([open_result(folder)]) for name, folder in named.items()}))
+
+
+def save_together(path: str | Path, *results: Result) -> Path:
+    """Write results of different kinds side by side into one file (a surface and a spectrum, say), atomically."""
+    kinds = [_WRITERS[type(result)][0] for result in results]
+    if not results or len(set(kinds)) < len(kinds):
+        given = ", ".join(kinds) or "nothing"
+        raise InputError(f"a file holds one result of each kind, given: {given}; write several runs with merge_runs")
+    return hdf5.write(path, _tree(results))
+
+
+def _tree(results: Iterable[Result]) -> hdf5.Group:
+    contents: dict[str, tuple[hdf5.Group, Mapping[str, Any]]] = {}
+    for result in results:
+        name, build = _WRITERS[type(result)]
+        contents[name] = (build(result), result.attributes)
+    return file_tree(contents)
+
+
+def run_stores(folder: str | Path) -> list[Store]:
+    """The stores of the tasks in a run folder, in the order of their computation.
+
+    A surface has one task, whose store the run folder is; a spectrum has a folder in it for each of its tasks. Raises
+    StoreError for what is no run folder.
+    """
+    folder = Path(folder)
+    return [Store.open(folder / name) for name in _stages(folder)] or [Store.open(folder)]
+
+
+def _stages(folder: Path) -> list[str]:
+    """Folders of tasks in a run folder; none where it is itself the folder of its task, or no run folder."""
+    if (folder / "run.json").is_file():
+        return []
+    names = LAYER_STAGES if (folder / LAYER_STAGES[0] / "run.json").is_file() else SPECTRUM_STAGES
+    return [name for name in names if (folder / name / "run.json").is_file()]
+
+
+def _open_folder(folder: Path) -> Result:
+    """The result in a run folder."""
+    stages = _stages(folder)
+    if stages:
+        return layers_from_folder(folder) if stages[0] == LAYER_STAGES[0] else spectrum_from_folder(folder)
+    store = Store.open(folder)
+    description = store.description()
+    if description.name in (*SPECTRUM_STAGES, *LAYER_STAGES):
+        raise StoreError(f"{folder} holds one part of a run, its {description.name}; open {folder.parent}")
+    if description.name not in _FROM_ROWS:
+        raise StoreError(
+            f"{folder} holds a run of the task {description.name!r}, whose rows this version cannot open (known: "
+            f"{', '.join(_FROM_ROWS)}); update loss-landscape-engine, or open the file it wrote"
+        )
+    return _FROM_ROWS[description.name](description, store.rows(), store.history())
+
+
+def _read(tree: hdf5.Group, group: str | None, path: Path) -> Result:
+    found = [name for name in _READERS if name in tree.groups]
+    chosen = group or (found[0] if found else "surface")
+    if group is not None and group not in found:
+        raise InputError(f"{path} holds no group {group!r}; {nearest(group, found) if found else 'it holds no result'}")
+    return _READERS[chosen](tree, path)
+
+
+def _of_kind(result: Result, group: str | None, path: Path) -> Result:
+    """The only result of its place, which must be the one that was asked for."""
+    kind = _WRITERS[type(result)][0]
+    if group not in (None, kind):
+        raise InputError(f"{path} holds no group {group!r}; known: {kind}")
+    return result

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-_STRUCTURED = ("plane", "metrics", "attempts", "libraries")  # root attributes that are JSON text in the file
+_JSON = "json_attributes"  # names of the attributes that are JSON text, separated by spaces
+_FIRST_JSON = "plane metrics attempts libraries"  # those of files that do not say
+_OF_THE_FILE = ("schema_version", "Conventions", _JSON)  # attributes that belong to the file, not to a result
 
 _LONG_NAMES = {
     "loss": "loss per sample",
@@ -35,9 +38,26 @@ def write_surface(path: str | Path, surface: Surface) -> Path:
 
 def root_group(surface: Surface) -> hdf5.Group:
     """The tree of a file that holds one surface: provenance at the root, arrays in the group "surface"."""
-    attributes = {"schema_version": SCHEMA_VERSION, "engine_version": engine_version(), "Conventions": "CF-1.11"}
-    attributes |= {name: _plain(value) for name, value in surface.attributes.items()}
-    return hdf5.Group({}, attributes, {"surface": surface_group(surface)})
+    return file_tree({"surface": (surface_group(surface), surface.attributes)})
+
+
+def file_tree(contents: Mapping[str, tuple[hdf5.Group, Mapping[str, Any]]]) -> hdf5.Group:
+    """The tree of a file that holds the given groups side by side, each with the attributes of its result.
+
+    What all results say alike stands at the root, what only some say on their own groups.
+    """
+    written = [_written(attributes) for _, attributes in contents.values()]
+    shared = {
+        name: value
+        for name, value in written[0].items()
+        if all(name in other and np.array_equal(other[name], value) for other in written[1:])
+    }
+    groups: dict[str, hdf5.Group] = {}
+    for (name, (group, _)), attributes in zip(contents.items(), written, strict=True):
+        own = {key: value for key, value in attributes.items() if key not in shared}
+        groups[name] = hdf5.Group(group.variables, own | dict(group.attributes), group.groups)
+    root = {"schema_version": SCHEMA_VERSION, "engine_version": engine_version(), "Conventions": "CF-1.11"}
+    return hdf5.Group({}, root | shared, groups)
 
 
 def surface_group(surface: Surface) -> hdf5.Group:
@@ -63,28 +83,41 @@ def surface_group(surface: Surface) -> hdf5.Group:
 
 def read_surface(tree: hdf5.Group, path: str | Path) -> Surface:
     """The surface in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
-    check_version(tree, path)
-    if "surface" not in tree.groups:
-        found = ", ".join(sorted(tree.groups)) or "no group at all"
-        raise StoreError(f"{path} holds no group 'surface', but {found}")
-    group = tree.groups["surface"]
-    try:
+    with reading(tree, "surface", path) as group:
         axes = {name: group.variables[name].data for name in str(group.attributes["axes"]).split()}
         names = str(group.attributes["quantities"]).split()
         values = {name: group.variables[name].data for name in names}
         stderr = {name: group.variables[f"{name}_stderr"].data for name in names}
         computed = group.variables["computed"].data
         points = _read_points(group.groups["points"]) if "points" in group.groups else None
-    except KeyError as error:
-        raise StoreError(f"{path} is damaged: the group 'surface' misses {error}") from error
-    except (IndexError, ValueError, AttributeError, TypeError) as error:
-        raise StoreError(f"{path} is damaged: its group 'surface' cannot be read ({error!r})") from error
-    attributes = {
-        name: json.loads(value) if name in _STRUCTURED and isinstance(value, str) else value
-        for name, value in tree.attributes.items()
-        if name not in ("schema_version", "Conventions")
-    }
+        attributes = read_attributes(tree, "surface", structure=("axes", "quantities"))
     return Surface(axes, values, stderr, computed, points, attributes)
+
+
+@contextmanager
+def reading(tree: hdf5.Group, name: str, path: str | Path) -> Iterator[hdf5.Group]:
+    """The group of that name, to be read inside `with`. StoreError says what is newer, missing or damaged."""
+    check_version(tree, path)
+    if name not in tree.groups:
+        found = ", ".join(sorted(tree.groups)) or "no group at all"
+        raise StoreError(f"{path} holds no group {name!r}, but {found}")
+    try:
+        yield tree.groups[name]
+    except KeyError as error:
+        raise StoreError(f"{path} is damaged: the group {name!r} misses {error}") from error
+    except (IndexError, ValueError, AttributeError, TypeError) as error:
+        raise StoreError(f"{path} is damaged: its group {name!r} cannot be read ({error!r})") from error
+
+
+def read_attributes(tree: hdf5.Group, name: str, structure: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Attributes of the result in a group, but for those that describe the file or the group's `structure`."""
+    found = {**tree.attributes, **tree.groups[name].attributes}
+    encoded = str(found.get(_JSON, _FIRST_JSON)).split()
+    return {
+        key: json.loads(value) if key in encoded and isinstance(value, str) else value
+        for key, value in found.items()
+        if key not in (*_OF_THE_FILE, *structure)
+    }
 
 
 def check_version(tree: hdf5.Group, path: str | Path) -> None:
@@ -101,17 +134,18 @@ def check_version(tree: hdf5.Group, path: str | Path) -> None:
 
 def surface_to_xarray(surface: Surface) -> xarray.Dataset:
     """The same variables and attributes as in the file's group, with the root's attributes on the Dataset."""
+    return to_xarray(surface_group(surface).variables, surface.attributes)
+
+
+def to_xarray(variables: Mapping[str, hdf5.Variable], attributes: Mapping[str, Any]) -> xarray.Dataset:
+    """Variables as they are in a file, as a Dataset with the attributes of a result."""
     import xarray
 
-    group = surface_group(surface)
-    variables = {
-        name: (variable.dims, variable.data, dict(variable.attributes)) for name, variable in group.variables.items()
-    }
-    coordinates = {name: variables.pop(name) for name in surface.axes}
-    return xarray.Dataset(variables, coordinates, {name: _plain(v) for name, v in surface.attributes.items()})
+    arrays = {name: (v.dims, v.data, dict(v.attributes)) for name, v in variables.items()}
+    return xarray.Dataset(arrays, attrs={name: _plain(value) for name, value in attributes.items()})
 
 
-def merged_group(runs: Mapping[str, Surface]) -> hdf5.Group:
+def merged_group(runs: Mapping[str, hdf5.Group]) -> hdf5.Group:
     """The tree of a file that holds several runs: one group each, arranged like a file of its own."""
     for name in runs:
         if not name or "/" in name:
@@ -119,7 +153,7 @@ def merged_group(runs: Mapping[str, Surface]) -> hdf5.Group:
     return hdf5.Group(
         {},
         {"schema_version": SCHEMA_VERSION, "engine_version": engine_version(), "runs": " ".join(runs)},
-        {name: root_group(surface) for name, surface in runs.items()},
+        runs,
     )
 
 
@@ -164,10 +198,18 @@ def _read_points(group: hdf5.Group) -> Points:
     )
 
 
+def _written(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as the file holds them, with a note of those that became JSON text."""
+    structured = [name for name, value in attributes.items() if not _is_plain(value)]
+    return {_JSON: " ".join(structured), **{name: _plain(value) for name, value in attributes.items()}}
+
+
 def _plain(value: Any) -> Any:
     """A value HDF5 attributes can hold: numbers, texts and arrays of them as they are, the rest as JSON text."""
-    if isinstance(value, (str, int, float, np.generic, np.ndarray)):
-        return value
-    if value is None:
-        return ""
-    return json.dumps(value)
+    if _is_plain(value):
+        return "" if value is None else value
+    return json.dumps(value, default=lambda array: array.tolist())
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, np.generic, np.ndarray))

@@ -45,6 +45,40 @@ class History:
     job: str = ""  # text of the job file, "" for a call of the library
 
 
+def result_attributes(description: Description, history: History) -> dict[str, Any]:
+    """Where a result comes from, for its file: the objective, the data, and who computed it when and with what."""
+    objective = description.identity["objective"]
+    attributes: dict[str, Any] = {
+        "task": description.name,
+        **{name: objective[name] for name in ("model", "parameters", "samples", "loss", "precision", "chunk")},
+        "metrics": objective["metrics"],
+        "checkpoint_hash": objective["centre"],
+        "data_hash": objective["data"],
+        "device": description.about["device"],
+        "job": history.job,
+        "attempts": list(history.attempts),
+    }
+    if history.attempts:
+        last = history.attempts[-1]
+        keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
+        attributes |= {key: last[key] for key in keys if key in last}
+        attributes["started"] = history.attempts[0]["started"]
+    return attributes
+
+
+def require_stages(folder: Path, stages: Sequence[str]) -> None:
+    """Raise InputError where a folder belongs to another run than one whose tasks have the folders `stages` in it.
+
+    Its `landscape.h5` would be replaced by a result of another kind.
+    """
+    for manifest in (folder / "run.json", *sorted(folder.glob("*/run.json"))):
+        if manifest.is_file() and (manifest.parent == folder or manifest.parent.name not in stages):
+            raise InputError(
+                f"{folder} holds a different run ({manifest.relative_to(folder)} is not of {', '.join(stages)}); name "
+                "another folder, or delete this one if it is no longer wanted."
+            )
+
+
 class Store:
     """One run folder. Every rank may open it; only rank 0 creates it and changes anything but shards."""
 

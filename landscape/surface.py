@@ -18,7 +18,7 @@ from landscape.grid import AXIS_NAMES, Grid
 from landscape.loop import agree, run_task
 from landscape.objective import BATCHNORM_MODES, Objective
 from landscape.results import Points, Surface
-from landscape.store import History, Store
+from landscape.store import History, Store, result_attributes
 from landscape.task import Description, Row, Rows
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
@@ -215,28 +215,16 @@ def surface_from_rows(description: Description, rows: Rows, history: History) ->
 
 
 def _attributes(description: Description, history: History) -> dict[str, Any]:
-    objective, plane = description.identity["objective"], description.about["plane"]
-    attributes: dict[str, Any] = {
-        "task": description.name,
-        **{name: objective[name] for name in ("model", "parameters", "samples", "loss", "precision", "chunk")},
-        "metrics": objective["metrics"],
-        "checkpoint_hash": objective["centre"],
-        "data_hash": objective["data"],
+    plane = description.about["plane"]
+    attributes = result_attributes(description, history) | {
         "batchnorm": description.identity["batchnorm"],
         "statistics_samples": description.about["statistics_samples"],
-        "device": description.about["device"],
         "normalize": plane.get("normalize", "none"),
         "plane": plane,
         "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
     }
     if "seed" in plane:
         attributes["seed"] = plane["seed"]
-    attributes |= {"job": history.job, "attempts": list(history.attempts)}
-    if history.attempts:
-        last = history.attempts[-1]
-        keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
-        attributes |= {key: last[key] for key in keys if key in last}
-        attributes["started"] = history.attempts[0]["started"]
     return attributes
 
 

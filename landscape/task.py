@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -68,3 +68,20 @@ class Task(Protocol):
 
     def extend(self, rows: Rows) -> int:
         """Number of items once `rows` are done."""
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A task whose items are so long that it tells how far the one in hand is, and may leave it unfinished.
+
+    Both are set by the run loop. `report`, on rank 0 alone, takes a short text for the progress. `stopping` says
+    whether this rank was asked to stop: where any rank of an item's group was, `evaluate` may keep what it has for the
+    next attempt and raise `ItemStopped` on all of them.
+    """
+
+    report: Callable[[str], None] | None
+    stopping: Callable[[], bool] | None
+
+
+class ItemStopped(Exception):  # noqa: N818  (a result, like StopIteration)
+    """An item was left unfinished because the run was asked to stop."""

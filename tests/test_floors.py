@@ -17,7 +17,7 @@ FLOORS = {
     "landscape_jobs": ROOT / "jobs" / "landscape_jobs",
 }
 ABOVE = {"landscape_kernels": {"landscape", "landscape_jobs"}, "landscape": {"landscape_jobs"}}
-PLOTTING = {"landscape/plotting.py"}
+PLOTTING = {"landscape/plotting.py", "landscape/spectral_plotting.py"}
 GATES = {
     "mpi4py": {"landscape/comm.py"},
     "h5py": {"landscape/hdf5.py"},
@@ -25,7 +25,7 @@ GATES = {
     "netCDF4": set(),
     "matplotlib": PLOTTING,
     "plotly": PLOTTING,
-    "pyhessian": {"landscape/operators.py"},  # not there yet
+    "pyhessian": {"landscape/compat.py"},
 }
 
 Tree = tuple[str, ast.Module]
@@ -83,21 +83,21 @@ def test_imports_only_go_down(floor: str) -> None:
 def test_one_gate_for_each_dependency(package: str) -> None:
     users = {path for path, tree in trees() if package in {name.split(".")[0] for name in imported(at_run_time(tree))}}
     assert users <= GATES[package]
-    assert len(users) <= 1
 
 
-def test_modules_are_known_to_one_file() -> None:
-    """`nn` is used in landscape/model.py alone.
+# parameters and buffers; BatchNorm folded away; per-sample gradients of each layer; networks as a user defines them
+KNOW_MODULES = {"landscape/model.py", "landscape/folding.py", "landscape/layers.py", "landscape_jobs/demo.py"}
+
+
+def test_modules_are_known_to_few_files() -> None:
+    """`nn` is used in the files above alone.
 
     Elsewhere it may stand in annotations, which say what a caller gives.
     torch.nn.functional is arithmetic on tensors and free to all.
     """
     for path, tree in trees():
         names = set(imported(tree)) - {"torch.nn.functional"}
-        # the demo defines networks, as a user would
-        if path in ("landscape/model.py", "landscape_jobs/demo.py") or not any(
-            name.startswith("torch.nn") for name in names
-        ):
+        if path in KNOW_MODULES or not any(name.startswith("torch.nn") for name in names):
             continue
         assert {name for name in names if name.startswith("torch.nn")} == {"torch.nn"}, path
         assert not path.startswith("landscape_kernels/"), path

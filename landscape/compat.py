@@ -1,0 +1,341 @@
+"""For users of PyHessian: its class with our algorithms behind it, and its products beside ours."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.krylov import KrylovState, eigenpairs, lanczos_quadrature
+from landscape_kernels.probes import normal_vector, rademacher_vector
+from torch import Tensor, nn
+
+from landscape.curvature import CurvatureOperator
+from landscape.data import Batch
+from landscape.eigen import check_tol
+from landscape.errors import InputError
+from landscape.losses import Units
+from landscape.objective import Objective
+from landscape.results import BoolArray, FloatArray
+
+logger = logging.getLogger(__name__)
+
+_LOOK = 10  # products from one look at how many eigenvalues are negative to the next
+_PROBES = 4  # share a pass over the data
+_LEAST_PROBES = 8  # before their spread is believed
+_MEAN = 1e-3  # relative gap allowed between a criterion's value and the mean over samples
+_EPS = 1000  # roundings by which two right products of a deep network may differ
+
+
+class PyHessian:
+    """`pyhessian.hessian` with the same methods, arguments and return types, computed by this package.
+
+    `model` and `criterion` as there: `criterion(model(inputs), targets)` is the mean loss of a batch; the network runs
+    in eval mode and all parameters with requires_grad take part. Either `data` (inputs, targets) is one batch, or
+    `dataloader` gives batches, which weigh as many samples as they hold. With `cuda` the work is done on the current
+    GPU, and it is an error where there is none.
+
+    What differs: the model is left as it is (there it stays in eval mode with gradients that hold the graph); its
+    parameters are read here, once. Data are read once, so a shuffled or augmented loader is refused, and samples that a
+    criterion ignores or weighs count as in its mean over all data (there every batch weighs its number of samples).
+    Products are checked before use (`landscape.routes.check_products`). `torch.manual_seed` fixes the random vectors.
+
+    Raises InputError for both or none of data and dataloader, a criterion whose value is not the mean over samples, and
+    whatever `Objective` refuses.
+
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> net = torch.nn.Linear(2, 1, bias=False)
+    >>> hessian = PyHessian(net, torch.nn.functional.mse_loss, data=(x, torch.zeros(2, 1)), cuda=False)
+    >>> values, vectors = hessian.eigenvalues(top_n=2)  # of 2 X'X / N
+    >>> [round(value, 4) for value in values], vectors[0][0].shape
+    ([4.0, 1.0], torch.Size([1, 2]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[[Any, Any], Any],
+        data: Any = None,
+        dataloader: Iterable[Any] | None = None,
+        cuda: bool = True,
+    ) -> None:
+        if (data is None) == (dataloader is None):
+            raise InputError("give either data=(inputs, targets), one batch, or dataloader=, an iterable of batches")
+        if cuda and not torch.cuda.is_available():
+            raise InputError("cuda=True, the default, and torch sees no CUDA device; give cuda=False")
+        given: Any = dataloader if data is None else tuple(data)  # a loader's batch is a list, which means batches
+        device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        self._objective = Objective(model, criterion, given, device=device)
+        _check_mean(self._objective, criterion)
+        self._check = CurvatureOperator(self._objective).check
+
+    def eigenvalues(
+        self, maxIter: int = 100, tol: float = 1e-3, top_n: int = 1
+    ) -> tuple[list[float], list[list[Tensor]]]:
+        """The `top_n` eigenvalues of largest magnitude, with sign, and unit eigenvectors as one tensor per parameter.
+
+        `tol` is a relative residual |Hv - lambda v| / |lambda| here (there: the change of the Rayleigh quotient in the
+        last step, which left residuals of 2 to 3 % at the default of 1e-3). `maxIter` products are spent for each
+        eigenvalue at most, by all of them together; pairs that did not make it are returned with a warning.
+        """
+        if not 1 <= top_n <= self._objective.layout.size:
+            raise InputError(f"top_n={top_n}; give 1 to {self._objective.layout.size}, the number of parameters")
+        if maxIter < 1:
+            raise InputError(f"maxIter={maxIter}; give 1 or more")
+        check_tol(tol, self._objective, self._check)
+        with self._operator() as H:
+            values, vectors, converged, products = _dominant(H, top_n, tol, maxIter * top_n, _drawn_seed())
+        if not converged.all():
+            logger.warning(
+                "%d of %d eigenpairs did not reach a residual of tol=%g in %d products; raise maxIter=%d",
+                int((~converged).sum()),
+                top_n,
+                tol,
+                products,
+                maxIter,
+            )
+        layout = self._objective.layout
+        return values.tolist(), [list(layout.unflatten(vector).values()) for vector in vectors]
+
+    def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:
+        """z'Hz of random signs z, one number per probe; their mean estimates the trace.
+
+        Stops when the standard error of the mean is at most `tol` of it, after `maxIter` probes at the latest: with
+        the default of 100 probes that is the rule, for one probe is off by some 10 % in large networks (there: when one
+        more probe changes the mean by less than `tol`, which says nothing of its error, and after two probes where it
+        is negative). The standard error is numpy.std(found, ddof=1) / len(found) ** 0.5. `measure_spectrum` has the
+        trace without probes where the network allows.
+        """
+        if maxIter < 1:
+            raise InputError(f"maxIter={maxIter}; give 1 or more")
+        seed = _drawn_seed()
+        found: list[float] = []
+        with self._operator() as H:
+            while len(found) < maxIter and not _settled(found, tol):
+                numbers = range(len(found), min(len(found) + _PROBES, maxIter))
+                probes = torch.stack([rademacher_vector(H.size, seed, "trace", n) for n in numbers])
+                probes = probes.to(H.device, H.dtype)
+                found += (probes * H.apply(probes)).sum(1, dtype=torch.float64).tolist()
+        return found
+
+    def density(self, iter: int = 100, n_v: int = 1) -> tuple[list[list[float]], list[list[float]]]:
+        """(eigenvalues, weights) of the spectral density: `n_v` lists of `iter` nodes, and weights of sum 1.
+
+        Stochastic Lanczos quadrature as there, reorthogonalised in full, with a solver that torch still has (there:
+        torch.eig, gone since torch 1.13, so that density() crashes). A Krylov space that is exhausted before `iter`
+        steps has fewer nodes; the list is then filled up with its largest node at weight 0.
+        """
+        if iter < 1 or n_v < 1:
+            raise InputError(f"iter={iter}, n_v={n_v}; give 1 or more of each")
+        seed = _drawn_seed()
+        nodes_of: list[list[float]] = []
+        weights_of: list[list[float]] = []
+        with self._operator() as H:
+            for n in range(n_v):
+                start = rademacher_vector(H.size, seed, "density", n).to(H.device, H.dtype)
+                nodes, weights = lanczos_quadrature(H, start, iter)
+                missing = iter - len(nodes)
+                nodes_of.append(list(np.pad(nodes, (0, missing), mode="edge")))
+                weights_of.append(list(np.pad(weights, (0, missing))))
+        return nodes_of, weights_of
+
+    def _operator(self) -> CurvatureOperator:
+        return CurvatureOperator(self._objective, check=self._check)
+
+
+def _check_mean(objective: Objective, criterion: Callable[[Any, Any], Any]) -> None:
+    """Raise InputError where the criterion's value on a batch is another multiple of the loss than its mean."""
+    batch = objective.data.head(16).first
+    with objective.differentiable() as (model, _):
+        outputs, targets = objective.outputs(model, batch)
+        given = torch.as_tensor(criterion(outputs, targets)).detach().double()
+        units = objective.loss_units(outputs, targets)
+    mean = float(units.numerators.detach().double().sum()) / _count(units)
+    if given.ndim == 0 and abs(float(given) - mean) > _MEAN * abs(mean):
+        raise InputError(
+            f"criterion gives {float(given):.6g} on a batch whose mean over samples is {mean:.6g} (reduction='sum'?), "
+            "so that eigenvalues would be another multiple than expected; give the mean"
+        )
+
+
+def _count(units: Units) -> float:
+    """Sum of the denominators."""
+    return float(units.numerators.numel() if units.denominators is None else units.denominators.double().sum())
+
+
+def _drawn_seed() -> int:
+    """A seed from torch's random stream: calls differ, and torch.manual_seed repeats them."""
+    return int(torch.randint(2**62, ()).item())
+
+
+def _settled(values: list[float], tol: float) -> bool:
+    """Whether the standard error of the mean is at most `tol` of it."""
+    if len(values) < _LEAST_PROBES:
+        return False
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) <= tol * abs(float(np.mean(values)))
+
+
+def _dominant(
+    H: CurvatureOperator, count: int, tol: float, most: int, seed: int
+) -> tuple[FloatArray, Tensor, BoolArray, int]:
+    """(values (count,), vectors (count, size), converged (count,), products) of the pairs of largest magnitude.
+
+    How many of them are negative shows in the projected matrix while one Krylov space grows for both ends: it is asked
+    anew every few products, and the pairs that it names have to converge.
+    """
+    states: list[KrylovState] = []
+    negative, limit = 0, min(2 * count + _LOOK, most)
+    while True:
+        found = eigenpairs(
+            H,
+            count - negative,
+            smallest=negative,
+            tol=tol,
+            seed=seed,
+            max_products=limit,
+            basis_limit=4 * count + 42,  # for both ends: the share of each may change
+            state=states[-1] if states else None,
+            save=lambda state: states.__setitem__(slice(None), [state]),
+        )
+        coefficients = states[-1].coefficients
+        projected = coefficients[: coefficients.shape[1]]
+        seen = np.linalg.eigvalsh((projected + projected.T) / 2)
+        before, negative = negative, int((seen[np.argsort(-np.abs(seen), kind="stable")[:count]] < 0).sum())
+        converged = np.concatenate([found.largest.converged, found.smallest.converged[:before]])
+        if negative == before and (converged.all() or found.products >= most):
+            break
+        limit = min(found.products + _LOOK, most)
+    values = np.concatenate([found.largest.values, found.smallest.values[:before]])
+    vectors = torch.cat([found.largest.vectors, found.smallest.vectors[:before]])
+    order = np.argsort(-np.abs(values), kind="stable")
+    return values[order], vectors[torch.from_numpy(order)], converged[order], found.products
+
+
+# -- beside PyHessian itself --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ProductComparison:
+    """Hessian products of this package beside those of pyhessian, for n random vectors."""
+
+    gaps: FloatArray  # (n,), |a - b| / |b|, b pyhessian's product
+    elementwise: FloatArray  # (n,), largest |a_j - b_j| over largest |b_j|
+    allowed: float  # gap that rounding in this precision explains
+    route: str  # how our products are computed
+    samples: int
+    batches: int  # that pyhessian's dataloader gave
+    precision: str
+
+    @property
+    def worst(self) -> float:
+        """The largest gap of all; NaN where a product is not finite."""
+        return float(np.max(np.concatenate([self.gaps, self.elementwise])))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all gaps are at most `allowed`."""
+        return self.worst <= self.allowed
+
+
+def compare_with_pyhessian(
+    objective: Objective,
+    *,
+    vectors: int = 3,
+    samples: int | None = 128,
+    precision: str | None = "float64",
+    seed: int = 0,
+) -> ProductComparison:
+    """Hessian products by `CurvatureOperator` and by pyhessian's `dataloader_hv_product`, on the same data.
+
+    `vectors` standard normal vectors; the first `samples` of the data, or all with None. pyhessian calls the model as
+    it is (without folding BatchNorm) and differentiates twice by torch.autograd, chunk by chunk. In float64 by default,
+    where both are right to rounding; with `precision=None` in that of the objective. In float32 a ReLU whose input is
+    zero to rounding falls on one side here and on the other there: one such value in one of 256 images changed the
+    product of a ResNet-20 by 2e-3.
+
+    Raises InputError where pyhessian has no answer: forward= or loss=None (it calls model(inputs) and a criterion), and
+    batches other than (inputs, targets) of one tensor each.
+    """
+    if objective.identity()["forward"]:
+        raise InputError(
+            "pyhessian calls criterion(model(inputs), targets) itself, so an Objective with forward= or loss=None "
+            "cannot be compared with it; build one with a model(inputs), a loss and (inputs, targets)"
+        )
+    if vectors < 1:
+        raise InputError(f"vectors={vectors}; give 1 or more")
+    if samples is not None:
+        if samples < 1:
+            raise InputError(f"samples={samples}; give 1 or more, or None to take all")
+        objective = objective.on(objective.data.head(samples))
+    if precision is not None:
+        objective = objective.on(objective.data, precision=precision)
+    _check_pairs(objective.batch(0))
+    size = objective.layout.size
+    directions = torch.stack([normal_vector(size, seed, "compare", n) for n in range(vectors)])
+    directions = directions.to(objective.device, objective.dtype)
+    with CurvatureOperator(objective) as H:
+        ours = H.apply(directions).double()
+    theirs = _pyhessian_products(objective, directions).double()
+    gap = (ours - theirs).abs()
+    # products of zero have no relative gap
+    norm, largest = (torch.where(x > 0, x, 1.0) for x in (theirs.norm(dim=1), theirs.abs().amax(1)))
+    eps = torch.finfo(objective.dtype).eps
+    return ProductComparison(
+        (gap.norm(dim=1) / norm).cpu().numpy(),
+        (gap.amax(1) / largest).cpu().numpy(),
+        max(_EPS * eps, 10 * H.check.rounding),
+        H.check.route,
+        objective.samples,
+        objective.chunks,
+        objective.precision,
+    )
+
+
+class _Batches:
+    """The chunks of an objective, cut from its data anew for whoever may write to them."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for _, (inputs, targets) in self._objective.batches():
+            yield inputs.clone(), targets.clone()
+
+
+def _check_pairs(batch: Batch) -> None:
+    if not (isinstance(batch, tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        kind = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else type(batch).__name__
+        raise InputError(
+            f"pyhessian reads batches (inputs, targets) of one tensor each, and the data has {kind}; wrap the model so "
+            "that it takes one tensor"
+        )
+
+
+def _pyhessian_products(objective: Objective, directions: Tensor) -> Tensor:
+    """pyhessian's products with the rows of `directions` (b, size)."""
+    from pyhessian import hessian
+
+    def criterion(outputs: Any, targets: Any) -> Tensor:
+        # pyhessian weighs a batch by its samples; the mean of the loss weighs it by its denominators
+        return objective.loss_units(outputs, targets).numerators.sum() / len(targets)
+
+    denominators = 0.0
+    with objective.differentiable() as (model, _), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*create_graph=True")
+        for batch in _Batches(objective):
+            with torch.no_grad():
+                denominators += _count(objective.loss_units(*objective.outputs(model, batch)))
+        peer = hessian(model, criterion, dataloader=_Batches(objective), cuda=objective.device.type == "cuda")
+        products = []
+        for direction in directions:
+            try:
+                _, product = peer.dataloader_hv_product(list(objective.layout.unflatten(direction).values()))
+            except (RuntimeError, TypeError, AssertionError) as error:  # an unused parameter, a loss linear in one
+                raise InputError(f"pyhessian has no product here: {str(error).partition(chr(10))[0]}") from error
+            products.append(torch.cat([part.detach().reshape(-1) for part in product]))
+    return torch.stack(products) * (objective.samples / denominators)

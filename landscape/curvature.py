@@ -1,0 +1,289 @@
+"""Hessian and Gauss-Newton products of an objective with vectors, chunk by chunk over its data."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.layout import Block
+from torch import Tensor
+
+from landscape.comm import SERIAL, Communicator
+from landscape.data import Batch
+from landscape.errors import InputError, NumericalError, nearest
+from landscape.objective import Objective
+from landscape.results import FloatArray
+from landscape.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.trees import batch_size
+
+OPERATORS = ("hessian", "ggn")
+# Standard errors rest on differences between chunks, so there are at least this many where the data allow it.
+_CHUNKS = 16
+# Graphs of chunks are kept from one product to the next up to this many bytes; a product then costs a third less.
+_GRAPH_BYTES = 6 << 30
+
+
+@dataclass(frozen=True)
+class ChunkProducts:
+    """Products with b vectors, and what differs between the data's C chunks.
+
+    With H_c the Hessian of chunk c's summed numerators and d_c its denominators, H = sum_c H_c / sum_c d_c.
+    """
+
+    images: Tensor  # (b, size), H v
+    forms: FloatArray  # (C, b, b), v_i' H_c v_j
+    squares: FloatArray  # (C, b), |H_c v|^2
+    weighted: Tensor  # (b, size), sum_c d_c H_c v / sum_c d_c
+    denominators: FloatArray  # (C,), d_c
+
+
+def select_blocks(objective: Objective, params: str | Sequence[str] | None) -> tuple[Block, ...]:
+    """Blocks of the flat vector that `params` names: a module ("layer1"), a parameter, or a pattern ("*.weight").
+
+    None means all. Raises InputError for a name without a match, listing the nearest.
+    """
+    blocks = objective.layout.blocks
+    if params is None:
+        return blocks
+    chosen: set[str] = set()
+    for pattern in [params] if isinstance(params, str) else list(params):
+        found = {b.name for b in blocks if b.name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(b.name, pattern)}
+        if not found:
+            modules = {name.rpartition(".")[0] for name in objective.layout.names} - {""}
+            raise InputError(
+                f"params={pattern!r} matches no trainable parameter; "
+                f"{nearest(pattern, {*objective.layout.names, *modules})}"
+            )
+        chosen |= found
+    if not chosen:
+        raise InputError("params is empty; leave it out to take all parameters, or name modules, parameters, patterns")
+    return tuple(block for block in blocks if block.name in chosen)
+
+
+class CurvatureOperator:
+    """The Hessian H (or Gauss-Newton matrix G = J'H_L J) of the mean loss at theta, as products with vectors.
+
+    H is the Hessian of what `Objective.evaluate` calls loss: numerators and denominators are summed apart over the
+    data, so a short last batch weighs what it holds. With `weight_decay` w, w I is added (the loss plus
+    w |theta|^2 / 2). `params` restricts it to the diagonal block of some parameters (see `select_blocks`). With
+    `weights` (samples,) sample i counts w_i times in the numerators, whose mean is then over `total` (importance
+    sampling, see `landscape.sampling`). The ranks of `group` share the chunks.
+
+    A context manager: the model is bound to theta inside `with`, and put back after. `check` tells by which route
+    products are computed and how well that was seen to work (see `landscape.routes.check_products`).
+
+    >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> with CurvatureOperator(Objective(torch.nn.Linear(2, 1), "mse", (x, torch.zeros(2, 1)))) as H:
+    ...     H.apply(torch.eye(3)).round(decimals=4)  # 2 X'X / N, the bias' column of ones last
+    tensor([[1., 0., 1.],
+            [0., 4., 2.],
+            [1., 2., 2.]])
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        operator: str = "hessian",
+        params: str | Sequence[str] | None = None,
+        theta: Any = None,
+        buffers: Mapping[str, Tensor] | None = None,
+        weight_decay: float = 0.0,
+        weights: Tensor | None = None,
+        total: float | None = None,
+        group: Communicator = SERIAL,
+        check: ProductCheck | None = None,
+    ) -> None:
+        if operator not in OPERATORS:
+            raise InputError(f"operator={operator!r} is not one of {', '.join(OPERATORS)}")
+        if operator == "ggn" and objective.loss_is_returned:
+            raise InputError(
+                "operator='ggn' needs outputs and a loss of them; with loss=None forward returns the loss itself. Let "
+                "forward return (outputs, targets) and give loss=, or use operator='hessian'"
+            )
+        if not (math.isfinite(weight_decay) and weight_decay >= 0):
+            raise InputError(f"weight_decay={weight_decay}; give a finite number of 0 or more")
+        self.operator = operator
+        self.blocks = select_blocks(objective, params)
+        self.size = sum(block.size for block in self.blocks)
+        self.dtype, self.device = objective.dtype, objective.device
+        self.products = self.passes = 0
+        self._theta = objective.theta if theta is None else objective.vector(theta)
+        self._buffers, self._weight_decay = buffers, weight_decay
+        self._weights, self._total, self._group = weights, total, group
+        self._objective = objective.on(objective.data, chunk=product_chunk(objective))
+        names = {block.name for block in self.blocks}
+        self._chosen = [i for i, name in enumerate(objective.layout.names) if name in names]
+        self.check = check or check_products(objective, operator, self._chosen, self._theta, buffers)
+        self._bound = ExitStack()
+        self._kept: dict[int, Chunk] = {}
+        self._room = _GRAPH_BYTES
+        self._denominators: FloatArray = np.zeros(self._objective.chunks)
+        self._summed_up = False  # whether the denominators are known for all chunks
+
+    def __enter__(self) -> CurvatureOperator:
+        with ExitStack() as stack:
+            _, self._parameters = stack.enter_context(self._objective.differentiable(self._theta, self._buffers))
+            self._bound = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kept.clear()
+        self._room = _GRAPH_BYTES
+        self._bound.close()
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of the data."""
+        return self._objective.chunks
+
+    @property
+    def keeps_graphs(self) -> bool:
+        """Whether the graphs of all the data fit in one rank's memory: a pass then costs no more than its products."""
+        return 0 < self.check.graph_bytes * self._objective.samples <= _GRAPH_BYTES
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """(b, size) products with the rows of `vectors` (b, size), in one pass over the data."""
+        total = torch.zeros((len(vectors), self.size), dtype=torch.float64, device=self.device)
+        for _, image in self._images(vectors):
+            total += image
+        return self._mean(vectors, self._over_ranks(total))
+
+    def by_chunk(self, vectors: Tensor) -> ChunkProducts:
+        """Products with the rows of `vectors` (b, size), and the parts that the chunks have in them."""
+        b, chunks = len(vectors), self.chunks
+        sums = torch.zeros((2, b, self.size), dtype=torch.float64, device=self.device)
+        small = torch.zeros((chunks, b, b + 1), dtype=torch.float64, device=self.device)
+        for number, image in self._images(vectors):
+            sums[0] += image
+            sums[1] += self._denominators[number] * image.double()
+            small[number, :, :b] = (vectors @ image.T).double()
+            small[number, :, b] = image.double().square().sum(1)
+        sums, small = self._over_ranks(sums), self._over_ranks(small)
+        table: FloatArray = small.cpu().numpy()
+        images = self._mean(vectors, sums[0])
+        decay = self._denominators[:, None, None] * self._weight_decay * (vectors @ vectors.T).double().cpu().numpy()
+        return ChunkProducts(
+            images,
+            table[:, :, :b] + decay,
+            table[:, :, b],
+            (sums[1] / self._denominators.sum()).to(self.dtype),
+            self._denominators.copy(),
+        )
+
+    def gradient(self) -> Tensor:
+        """(size,) gradient of the mean loss at theta."""
+        total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
+        for number, batch in self._batches():
+            loss, count = summed_loss(self._objective, batch, self._weights_of(number, batch))
+            self._note(number, batch, count)
+            total += _flat([part.detach() for part in gradient_parts(loss, self._selected)])
+        self._sum_up()
+        mean = self._over_ranks(total) / float(self._denominators.sum())
+        at = torch.cat([self._theta[block.slice] for block in self.blocks])
+        return mean.to(self.dtype) + self._weight_decay * at
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @property
+    def _selected(self) -> list[Tensor]:
+        return [self._parameters[i] for i in self._chosen]
+
+    def _batches(self) -> Iterator[tuple[int, Batch]]:
+        return self._objective.batches(self._group)
+
+    def _images(self, vectors: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """(number, (b, size) products of the summed loss) of this rank's chunks."""
+        if vectors.ndim != 2 or vectors.shape[1] != self.size:
+            raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
+        self.passes += 1
+        self.products += len(vectors)
+        directions = [self._parts(vector.to(self.device, self.dtype)) for vector in vectors]
+        for number, chunk in self._chunks():
+            image = torch.stack([_flat(chunk.image(direction)) for direction in directions])
+            if not bool(image.isfinite().all()):
+                first = number * self._objective.chunk
+                raise NumericalError(
+                    f"a {self.operator} product is not finite in chunk {number} (samples from number {first} on): the "
+                    "loss or a derivative overflows or is undefined there. Look at those samples, evaluate at other "
+                    "parameters, or use precision='float64'."
+                )
+            yield number, image
+        self._sum_up()
+
+    def _chunks(self) -> Iterator[tuple[int, Chunk]]:
+        """(number, products) of this rank's chunks; graphs are kept for the next pass while there is room."""
+        mine = range(self._group.rank, self.chunks, self._group.size)
+        if len(self._kept) == len(mine):  # nothing left to read the data for
+            yield from self._kept.items()
+            return
+        for number, batch in self._batches():
+            if number in self._kept:
+                yield number, self._kept[number]
+                continue
+            weights = self._weights_of(number, batch)
+            route = self.check.route
+            chunk = chunk_of(self._objective, self._parameters, self._chosen, batch, weights, self.operator, route)
+            self._note(number, batch, chunk.denominators)
+            if 0 < chunk.graph_bytes <= self._room:
+                self._room -= chunk.graph_bytes
+                self._kept[number] = chunk
+            yield number, chunk
+
+    def _weights_of(self, number: int, batch: Batch) -> Tensor | None:
+        start = number * self._objective.chunk
+        return None if self._weights is None else self._weights[start : start + batch_size(batch)]
+
+    def _parts(self, vector: Tensor) -> list[Tensor]:
+        """Views of `vector` shaped like the chosen parameters."""
+        parts: list[Tensor] = []
+        place = 0
+        for block in self.blocks:
+            parts.append(vector[place : place + block.size].view(block.shape))
+            place += block.size
+        return parts
+
+    def _note(self, number: int, batch: Batch, count: float) -> None:
+        """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
+        if not self._summed_up:
+            even = batch_size(batch) / self._objective.samples
+            self._denominators[number] = count if self._total is None else even * self._total
+
+    def _sum_up(self) -> None:
+        """Let every rank know all denominators; raises InputError where their sum says nothing."""
+        if self._summed_up:
+            return
+        self._group.allreduce_(self._denominators)
+        self._summed_up = True
+        if not self._denominators.sum() > 0:
+            raise InputError("the loss' denominators sum to 0 (is every target ignored?), so its mean is not defined")
+
+    def _over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum over the group's ranks, the same bytes on each."""
+        if self._group.size == 1:
+            return tensor
+        array = tensor.cpu().numpy()
+        self._group.allreduce_(array)
+        return torch.from_numpy(array).to(self.device)
+
+    def _mean(self, vectors: Tensor, total: Tensor) -> Tensor:
+        mean = (total / float(self._denominators.sum())).to(self.dtype)
+        return mean + self._weight_decay * vectors.to(mean) if self._weight_decay else mean
+
+
+def product_chunk(objective: Objective) -> int:
+    """Samples per chunk of a product: those of an evaluation, or fewer so that there are chunks to compare."""
+    return min(objective.chunk, max(1, -(-objective.samples // _CHUNKS)))
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts])

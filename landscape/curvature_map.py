@@ -1,0 +1,212 @@
+"""Largest and smallest Hessian eigenvalue on a grid over a plane, and the plane of leading eigenvectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.krylov import eigenpairs
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.claims import Progress
+from landscape.comm import Communicator, world
+from landscape.directions import Plane, plane_from_directions
+from landscape.eigen import Matrix, check_tol, pair_row
+from landscape.errors import InputError
+from landscape.grid import AXIS_NAMES, Grid
+from landscape.loop import agree, run_task
+from landscape.objective import Objective
+from landscape.results import FloatArray, Surface
+from landscape.spectra import Spectrum
+from landscape.spectrum import matrix_of
+from landscape.store import RESULT, History, result_attributes
+from landscape.task import Description, Row, Rows
+
+_ENDS = ("eigenvalue_max", "eigenvalue_min")
+_BATCHNORM = ("frozen", "reestimated")
+
+
+class CurvatureMapTask:
+    """Item j: the grid's line j along x, each point warm-started with the eigenvectors of the one before."""
+
+    headline = "products"
+
+    def __init__(
+        self, matrix: Matrix, plane: Plane, grid: Grid, *, tol: float, max_products: int, batchnorm: str, seed: int
+    ) -> None:
+        if len(grid.axes) != plane.axes:
+            raise InputError(f"the plane has {plane.axes} axes and the grid {len(grid.axes)}; give a range for each")
+        if batchnorm not in _BATCHNORM:
+            raise InputError(f"batchnorm={batchnorm!r} is not one of {', '.join(_BATCHNORM)}")
+        if max_products < 2:
+            raise InputError(f"max_products={max_products} for each point; give 2 or more")
+        check_tol(tol, matrix.sample.objective, matrix.check)
+        self._matrix, self._plane, self.grid, self._tol, self._seed = matrix, plane, grid, tol, seed
+        self._max_products, self._batchnorm = max_products, batchnorm
+        self._length = grid.shape[-1]
+        self.count = grid.size // self._length
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        columns: dict[str, tuple[int, ...]] = {"products": ()}
+        for end in _ENDS:
+            columns |= {end: (self._length,), f"{end}_stderr": (self._length,), f"{end}_residual": (self._length,)}
+        identity = {
+            **self._matrix.identity(),
+            "plane": {**self._plane.identity(), "made": dict(self._plane.about)},
+            "axes": {name: values.tolist() for name, values in self.grid.axes.items()},
+            "tol": self._tol,
+            "max_products": self._max_products,
+            "batchnorm": self._batchnorm,
+            "seed": self._seed,
+        }
+        about = {**self._matrix.about(), "plane": {**self._plane.about, **self._plane.geometry()}}
+        return Description("curvature_map", columns, identity, about)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self.describe().columns.items()}
+        products = 0
+        start: Tensor | None = None
+        for i in range(self._length):
+            theta = self._plane.point(self.grid.coordinates(index * self._length + i)).clone()
+            point, start, spent = self._point(theta, start, derive_seed(self._seed, "map", index), group)
+            products += spent
+            for name, value in point.items():
+                row[name][i] = value
+        return {**row, "products": products}
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: one round."""
+        return self.count
+
+    def _point(
+        self, theta: Tensor, start: Tensor | None, seed: int, group: Communicator
+    ) -> tuple[dict[str, float], Tensor, int]:
+        """({column: value}, the two eigenvectors, products) at one point."""
+        objective = self._matrix.sample.objective
+        buffers = objective.reestimate(theta) if self._batchnorm == "reestimated" else None
+        with self._matrix.moved(theta, buffers).bind(group) as H:
+            found = eigenpairs(H, 1, smallest=1, tol=self._tol, start=start, seed=seed, max_products=self._max_products)
+            vectors = torch.cat([found.largest.vectors, found.smallest.vectors])
+            parts = H.by_chunk(vectors)
+            products = H.products
+        point: dict[str, float] = {}
+        for i, (end, pairs) in enumerate(zip(_ENDS, (found.largest, found.smallest), strict=True)):
+            columns = pair_row(pairs.values, pairs.vectors, parts, i, self._tol, 1, "")
+            point[end] = float(columns["values"][0])
+            point[f"{end}_stderr"] = float(columns["stderr"][0])
+            point[f"{end}_residual"] = float(columns["residuals"][0])
+        return point, vectors, products
+
+
+def measure_curvature_map(
+    objective: Objective,
+    plane: Plane,
+    x: Any = None,
+    y: Any = None,
+    *,
+    tol: float = 1e-2,
+    max_products: int = 60,
+    params: str | Sequence[str] | None = None,
+    operator: str = "hessian",
+    weight_decay: float = 0.0,
+    batchnorm: str = "frozen",
+    seed: int = 0,
+    out: str | Path | None = None,
+    ranks_per_item: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    job: str = "",
+) -> Surface:
+    """The largest and smallest eigenvalue of the Hessian at every point of a grid, and how convex the loss is there.
+
+    The surface holds "eigenvalue_max" and "eigenvalue_min" with standard errors over chunks of data, their relative
+    residuals "eigenvalue_max_residual" and "eigenvalue_min_residual", and "convexity" = |eigenvalue_min /
+    eigenvalue_max|, near 0 where the loss is convex along all directions that matter (Li et al. 2018, section 6). Each
+    line along x is one item and each of its points starts from its neighbour's eigenvectors. An end stops at a
+    relative residual of `tol`, or for an eigenvalue near 0 at `max_products` for both; the residual tells.
+    """
+    named = {name: axis for name, axis in zip(AXIS_NAMES, (x, y), strict=False) if axis is not None}
+    if x is None:
+        raise InputError("x is missing; give (start, stop, n), and y for a plane")
+    grid = Grid.of(named)
+    matrix, _ = agree(
+        world(), lambda: matrix_of(objective, params, operator, plane.centre, None, weight_decay, None, "uniform", seed)
+    )
+    task = agree(
+        world(),
+        lambda: CurvatureMapTask(
+            matrix, plane, grid, tol=tol, max_products=max_products, batchnorm=batchnorm, seed=seed
+        ),
+    )
+    outcome = run_task(task, out, ranks_per_item=ranks_per_item, progress=progress, job=job)
+    surface = map_from_rows(task.describe(), outcome.rows, outcome.history)
+    if out is not None and surface.complete:
+        agree(world(), lambda: surface.save(Path(out) / RESULT) if world().rank == 0 else None)
+    return surface
+
+
+def map_from_rows(description: Description, rows: Rows, history: History) -> Surface:
+    """The surface in the rows of a curvature map, masked where lines are missing."""
+    identity = description.identity
+    axes = {name: np.array(values) for name, values in identity["axes"].items()}
+    shape = tuple(len(values) for values in reversed(axes.values()))
+    values: dict[str, FloatArray] = {}
+    stderr: dict[str, FloatArray] = {}
+    for end in _ENDS:
+        values[end] = rows.columns[end].reshape(shape)
+        stderr[end] = rows.columns[f"{end}_stderr"].reshape(shape)
+    for end in _ENDS:
+        values[f"{end}_residual"] = rows.columns[f"{end}_residual"].reshape(shape)
+        stderr[f"{end}_residual"] = np.zeros(shape)
+    high, low = (values[end] for end in _ENDS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values["convexity"] = np.abs(low / high)
+        relative: Mapping[str, FloatArray] = {end: stderr[end] / values[end] for end in _ENDS}
+        stderr["convexity"] = values["convexity"] * np.hypot(*(relative[end] for end in _ENDS))
+    attributes = result_attributes(description, history) | {
+        **{name: identity[name] for name in ("operator", "weight_decay", "params", "tol", "seed", "batchnorm")},
+        "plane": description.about["plane"],
+        "route": description.about["check"]["route"],
+        "error": "stderr is over chunks of data, for the population; residuals are |Hv - lambda v| / |lambda|",
+    }
+    computed = np.broadcast_to(rows.done.reshape(*shape[:-1], 1), shape).copy()
+    return Surface(axes, values, stderr, computed, None, attributes)
+
+
+def eigenvector_plane(objective: Objective, spectrum: Spectrum, axes: int = 2, *, smallest: bool = False) -> Plane:
+    """The plane of the leading eigenvectors of a spectrum, through the objective's centre; coordinates are distances.
+
+    With `smallest` the last axis is the eigenvector of the smallest eigenvalue. Raises InputError where the spectrum
+    keeps no such vectors, or has another size.
+    """
+    found = _rows(spectrum.largest.vectors)
+    if smallest:
+        low = _rows(spectrum.smallest.vectors)
+        if not len(low):
+            raise InputError("the spectrum keeps no vector of its lower end; measure it with smallest=1")
+        found = np.concatenate([found[: axes - 1], low[:1]])
+    if not 1 <= axes <= len(found):
+        raise InputError(f"axes={axes}, but the spectrum keeps {len(found)} eigenvectors; measure it with k={axes}")
+    names = list(spectrum.attributes["tensors"])
+    blocks = [block for block in objective.layout.blocks if block.name in names]
+    if [block.name for block in blocks] != names or sum(block.size for block in blocks) != found.shape[1]:
+        raise InputError("the spectrum is of another model: its parameters are not those of this objective")
+    directions: list[Tensor] = []
+    for row in found[:axes]:
+        direction = torch.zeros(objective.layout.size, dtype=torch.float64)
+        for block, part in zip(blocks, torch.split(torch.from_numpy(row), [b.size for b in blocks]), strict=True):
+            direction[block.slice] = part
+        directions.append(direction)
+    labels = [f"eigenvector {i + 1}" for i in range(axes)]
+    if smallest:
+        labels[-1] = "eigenvector of the smallest eigenvalue"
+    return plane_from_directions(objective, directions, labels=labels)
+
+
+def _rows(vectors: FloatArray | None) -> FloatArray:
+    return np.zeros((0, 0)) if vectors is None else vectors[~np.isnan(vectors).any(1)]

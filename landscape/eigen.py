@@ -1,0 +1,332 @@
+"""Extreme eigenpairs of a curvature operator as items of a Task: the whole matrix, or the block of each layer."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.krylov import Eigenpairs as RitzEnds
+from landscape_kernels.krylov import KrylovState, eigenpairs
+from landscape_kernels.perturbation import eigenvalue_errors, form_errors
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.comm import Communicator
+from landscape.curvature import ChunkProducts, CurvatureOperator, product_chunk, select_blocks
+from landscape.errors import InputError, StoreError
+from landscape.files import write_durably
+from landscape.objective import Objective
+from landscape.results import FloatArray
+from landscape.routes import ProductCheck
+from landscape.sampling import Sample
+from landscape.task import Description, ItemStopped, Row, Rows
+from landscape.trees import digest
+
+logger = logging.getLogger(__name__)
+
+# The Krylov state is written when this much time has passed since, and at least this many times what writing took.
+_SAVE_EVERY = 10.0
+_SAVE_SHARE = 20
+_FLOOR = 20  # residuals below this many eps |H| are rounding
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Which matrix is meant: of what loss, which part, at which point, and how its products are computed."""
+
+    sample: Sample
+    operator: str
+    params: tuple[str, ...] | None
+    weight_decay: float
+    theta: Tensor
+    buffers: Mapping[str, Tensor] | None
+    check: ProductCheck
+
+    def bind(self, group: Communicator, params: Sequence[str] | None = None, sample: Sample | None = None) -> Any:
+        """A `CurvatureOperator`, to be used with `with`."""
+        sample = sample or self.sample
+        return CurvatureOperator(
+            sample.objective,
+            operator=self.operator,
+            params=params or self.params,
+            theta=self.theta,
+            buffers=self.buffers,
+            weight_decay=self.weight_decay,
+            weights=sample.weights,
+            total=sample.total,
+            group=group,
+            check=self.check,
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{parameter name: number of values} of the rows, in order."""
+        return {block.name: block.size for block in select_blocks(self.sample.objective, self.params)}
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return sum(self.sizes.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters whose values are the rows, in order."""
+        return tuple(self.sizes)
+
+    def identity(self) -> dict[str, Any]:
+        """What its entries depend on."""
+        weights = self.sample.weights
+        return {
+            "objective": self.sample.objective.identity(),
+            "operator": self.operator,
+            "params": list(self.params) if self.params is not None else None,
+            "weight_decay": self.weight_decay,
+            "theta": digest(self.theta),
+            "buffers": digest(*(self.buffers or {}).values()),
+            "weights": "" if weights is None else digest(weights),
+        }
+
+    def about(self) -> dict[str, Any]:
+        """How products are computed, and what the rows are."""
+        return {
+            "device": str(self.sample.objective.device),
+            "check": asdict(self.check),
+            "size": self.size,
+            "tensors": {b.name: list(b.shape) for b in select_blocks(self.sample.objective, self.params)},
+        }
+
+    def moved(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> Matrix:
+        """The same at other parameters."""
+        return replace(self, theta=theta, buffers=buffers)
+
+    def as_gauss_newton(self, check: ProductCheck) -> Matrix:
+        """The Gauss-Newton matrix of the same loss, without weight decay."""
+        return replace(self, operator="ggn", weight_decay=0.0, check=check)
+
+
+class EigenTask:
+    """Item 0: the k largest and the `smallest` smallest eigenpairs, their residuals and errors over the data."""
+
+    headline = "residual_max"
+    count = 1
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        k: int,
+        *,
+        smallest: int,
+        tol: float,
+        block: int | None,
+        start: Tensor | None,
+        seed: int,
+        independent: Sample | None,
+        max_products: int | None,
+        state: Path | None = None,
+        save_every: float = _SAVE_EVERY,
+    ) -> None:
+        self._matrix, self._k, self._smallest, self._tol, self._block = matrix, k, smallest, tol, block
+        self._start, self._seed, self._independent, self._max_products = start, seed, independent, max_products
+        self._state_path, self._save_every = state, save_every
+        self.report: Callable[[str], None] | None = None  # see `task.Telling`
+        self.stopping: Callable[[], bool] | None = None
+        objective = matrix.sample.objective
+        self.size = matrix.size
+        for name, value in (("k", k), ("smallest", smallest)):
+            if not 0 <= value <= self.size:
+                raise InputError(f"{name}={value}; the matrix has {self.size} rows, so give 0 to {self.size}")
+        check_tol(tol, objective, matrix.check)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        k, low = self._k, self._smallest
+        columns = pair_columns(k, "") | pair_columns(low or min(k, self.size), "smallest_")
+        columns |= {"vectors": (k, self.size), "smallest_vectors": (low, self.size)}
+        columns |= {"independent": (k,), "independent_stderr": (k,), "residual_max": ()}
+        columns |= {"products": (), "passes": (), "chunk_values": (self._chunks, k), "denominators": (self._chunks,)}
+        identity = {
+            **self._matrix.identity(),
+            "k": k,
+            "smallest": low,
+            "tol": self._tol,
+            "block": self._block,
+            "seed": self._seed,
+            "start": "" if self._start is None else digest(self._start),
+            "max_products": self._max_products,
+        }
+        return Description("eigenpairs", columns, identity, self._matrix.about())
+
+    @property
+    def _chunks(self) -> int:
+        return product_chunks(self._matrix.sample.objective)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        k, low = self._k, self._smallest
+        with self._matrix.bind(group) as H:
+            found = self._eigenpairs(H, group)
+            top, bottom = found.largest.vectors, found.smallest.vectors[:low]
+            parts = H.by_chunk(torch.cat([top, bottom]))
+            # those of an earlier attempt, whose state was found, count too
+            products, passes = found.products + len(parts.images), found.passes + 1
+        row: dict[str, Any] = pair_row(found.largest.values, top, parts, 0, self._tol, k, "")
+        if low:
+            row |= pair_row(found.smallest.values, bottom, parts, len(top), self._tol, low, "smallest_")
+        else:
+            row |= seen_row(found, min(k, self.size))
+        independent = independent_stderr = np.full(k, np.nan)
+        if self._independent is not None:
+            with self._matrix.bind(group, sample=self._independent) as other:
+                apart = other.by_chunk(top)
+                products, passes = products + other.products, passes + other.passes
+            independent, independent_stderr = form_errors(_diagonals(apart), apart.denominators)
+        row |= {
+            "vectors": _padded(top.double().cpu().numpy(), k),
+            "smallest_vectors": _padded(bottom.double().cpu().numpy(), low),
+            "independent": _padded(independent, k),
+            "independent_stderr": _padded(independent_stderr, k),
+            "residual_max": float(np.max(row["residuals"], initial=0.0)),
+            "products": products,
+            "passes": passes,
+            "chunk_values": _padded(_diagonals(parts)[:, :k].T, k).T,
+            "denominators": parts.denominators,
+        }
+        return row
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: one round."""
+        return 1
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _eigenpairs(self, H: CurvatureOperator, group: Communicator) -> RitzEnds:
+        saved = time.monotonic()
+        pause = self._save_every
+
+        def save(state: KrylovState) -> None:
+            nonlocal saved, pause
+            stop = self.stopping is not None and any(group.gather_all(self.stopping()))
+            began = time.monotonic()
+            if self._state_path is not None and group.rank == 0 and (stop or began - saved >= pause):
+                buffer = io.BytesIO()
+                np.savez(buffer, allow_pickle=False, **state.to_arrays())
+                write_durably(self._state_path, buffer.getvalue())
+                saved = time.monotonic()
+                pause = max(self._save_every, _SAVE_SHARE * (saved - began))
+            if stop:
+                raise ItemStopped
+
+        def tell(products: int, converged: int) -> None:
+            if self.report is not None:
+                self.report(f"{products} products, {converged} of {self._k + self._smallest} pairs converged")
+
+        if self._k + self._smallest == 0:
+            raise InputError("k=0 and smallest=0: no eigenpair is asked for")
+        found = eigenpairs(
+            H,
+            self._k,
+            smallest=self._smallest,
+            tol=self._tol,
+            block=self._block or (1 if H.keeps_graphs else 2),
+            start=self._start,
+            seed=derive_seed(self._seed, "eigenpairs"),
+            max_products=self._max_products,
+            state=group.broadcast(self._stored() if group.rank == 0 else None),
+            save=save,
+            report=tell,
+        )
+        if not found.largest.converged.all():
+            logger.warning(
+                "%d of %d eigenpairs did not reach tol=%g in %d products; `converged` says which",
+                int((~found.largest.converged).sum()),
+                self._k,
+                self._tol,
+                found.products,
+            )
+        return found
+
+    def _stored(self) -> KrylovState | None:
+        """The Krylov state a killed run left."""
+        if self._state_path is None or not self._state_path.exists():
+            return None
+        try:
+            with np.load(self._state_path, allow_pickle=False) as arrays:
+                return KrylovState.from_arrays(dict(arrays))
+        except (OSError, ValueError, LookupError) as error:
+            raise StoreError(
+                f"cannot read the Krylov state {self._state_path}: {error}. Delete it; the eigenpairs then start anew."
+            ) from error
+
+
+def product_chunks(objective: Objective) -> int:
+    """Number of chunks that products with this objective's curvature have."""
+    return objective.on(objective.data, chunk=product_chunk(objective)).chunks
+
+
+def pair_columns(k: int, prefix: str) -> dict[str, tuple[int, ...]]:
+    """Columns of k eigenpairs."""
+    return {f"{prefix}{name}": (k,) for name in ("values", "residuals", "converged", "stderr", "bias")}
+
+
+def pair_row(
+    values: FloatArray, vectors: Tensor, parts: ChunkProducts, first: int, tol: float, k: int, prefix: str
+) -> dict[str, FloatArray]:
+    """The columns of pairs whose products are the rows of `parts` from `first` on, padded with NaN to k."""
+    place = slice(first, first + len(vectors))
+    images = parts.images[place].double()
+    count = len(images)
+    theta = torch.from_numpy(values[:count]).to(images.device)
+    gaps = torch.linalg.vector_norm(images - theta[:, None] * vectors.double(), dim=1).cpu().numpy()
+    norm = float(torch.linalg.vector_norm(parts.images.double(), dim=1).max()) if count else 0.0
+    size = np.abs(values[:count])
+    # zero to rounding: an exact eigenvalue 0 has no relative residual
+    zero = np.maximum(size, gaps) <= _FLOOR * torch.finfo(parts.images.dtype).eps * norm
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residuals = np.where(zero, 0.0, gaps / size)
+    cross = (images * parts.weighted[place].double()).sum(1).cpu().numpy()
+    lengths = images.square().sum(1).cpu().numpy()
+    stderr, bias = eigenvalue_errors(
+        parts.forms[:, place, place], parts.squares[:, place], cross, lengths, parts.denominators
+    )
+    columns = (values[:count], residuals, (residuals <= tol).astype(float), stderr, bias)
+    return {name: _padded(column, k) for name, column in zip(pair_columns(k, prefix), columns, strict=True)}
+
+
+def seen_row(found: RitzEnds, k: int) -> dict[str, FloatArray]:
+    """The columns of the lower end that was not asked for: what the run happened to see, without errors over data."""
+    low = found.smallest
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residuals = np.where(low.residuals > 0, low.residuals / np.abs(low.values), 0.0)
+    unknown = np.full(len(low.values), np.nan)
+    columns = (low.values, residuals, low.converged.astype(float), unknown, unknown)
+    return {name: _padded(column[:k], k) for name, column in zip(pair_columns(k, "smallest_"), columns, strict=True)}
+
+
+def _diagonals(parts: ChunkProducts) -> FloatArray:
+    """(C, b), v_i' H_c v_i."""
+    return np.diagonal(parts.forms, axis1=1, axis2=2)
+
+
+def _padded(values: FloatArray, k: int) -> FloatArray:
+    """`values` with NaN rows up to k of them."""
+    missing = k - len(values)
+    return np.concatenate([values, np.full((missing, *values.shape[1:]), np.nan)]) if missing else values
+
+
+def check_tol(tol: float, objective: Objective, check: ProductCheck) -> None:
+    """Raise InputError for a relative residual that products in this precision cannot reach."""
+    eps = torch.finfo(objective.dtype).eps
+    floor = max(_FLOOR * eps, check.rounding if check.route == "finite differences" else 0.0)
+    if not floor <= tol < 1:
+        way_out = "" if objective.precision == "float64" else ", or build the Objective with precision='float64'"
+        raise InputError(
+            f"tol={tol}: relative residuals of {floor:.1e} are the floor of {check.route} in "
+            f"{str(objective.dtype).removeprefix('torch.')}, and 1 is no accuracy; give a tol between{way_out}"
+        )

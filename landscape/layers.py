@@ -1,0 +1,656 @@
+"""What each kind of layer is to curvature: whether the network is piecewise linear, and its per-sample gradients."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from landscape.errors import InputError, nearest
+from landscape.trees import tensors_in
+
+# -- piecewise linear layer by layer ------------------------------------------------------------------------------
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Operations that are piecewise linear in all their real arguments together.
+_LINEAR = _words(
+    """
+    abs add hardshrink hardsigmoid hardtanh leaky_relu neg relu rsub softshrink sub threshold
+    amax amin clamp clamp_max clamp_min max maximum mean min minimum sort sum topk cumsum where
+    _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d avg_pool2d avg_pool3d
+    max_pool2d_with_indices max_pool3d_with_indices
+    _reshape_alias _to_copy _unsafe_view alias as_strided cat clone contiguous copy detach diagonal expand fill flip
+    lift_fresh masked_fill permute repeat roll select slice split split_with_sizes squeeze stack t transpose unbind
+    unfold unsqueeze view zero
+    constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+    replication_pad3d channel_shuffle native_channel_shuffle pixel_shuffle pixel_unshuffle im2col col2im
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_trilinear3d
+    embedding gather index index_add index_put index_select native_dropout scatter_add
+    """
+)
+# Operations that are linear in each of their real arguments; what is called a bias, and the first of the second line,
+# is added to a product of the others.
+_PRODUCTS = _words("mul mm bmm mv dot linear convolution _prelu_kernel")
+_SUMS_OF_PRODUCTS = _words("addmm baddbmm addbmm addmv")
+_BATCH_NORMS = _words(
+    "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
+    "_native_batch_norm_legit_no_training _batch_norm_no_update"
+)
+# Operations whose results do not depend on the values of their arguments.
+_CONSTANT = _words(
+    "bernoulli empty_like full_like new_empty new_empty_strided new_full new_ones new_zeros ones_like rand_like "
+    "randn_like zeros_like"
+)
+_NOTHING: frozenset[str] = frozenset()
+
+
+def piecewise_linear(model: nn.Module, call: Callable[[], object]) -> tuple[str, ...]:
+    """Reasons why diag(H) = diag(G) does not follow from how `call()` computes the outputs; empty when it does.
+
+    H = G + sum_k dL/dz_k d2z_k/dtheta2, and the second term has no diagonal (nor any block of a single tensor) where
+    every output z_k is piecewise linear in each parameter tensor with the others held fixed (Botev et al. 2017,
+    "Practical Gauss-Newton optimisation for deep learning"). That is decided from the operations that run, whichever
+    module or function they come from: each value is known to depend on a set of parameters; piecewise linear
+    operations unite these sets, a product needs disjoint ones (a weight used twice on a path meets itself there), and
+    every other operation on a value that depends on parameters is a reason. Trainable parameters count.
+
+    `call` runs `model` in the mode it is to be judged in, and returns the outputs the loss is a function of. The model
+    is left as it was.
+    """
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    running: list[str] = []
+    judge = _Judge(parameters, running)
+
+    def enter(title: str, _module: nn.Module, _inputs: object) -> None:
+        running.append(title)
+
+    def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
+        running.pop()
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            title = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
+            stack.callback(module.register_forward_pre_hook(partial(enter, title)).remove)
+            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
+        stack.enter_context(torch.enable_grad())
+        with judge:
+            outputs = list(tensors_in(call()))
+        return judge.verdict(outputs)
+
+
+class _Judge(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows which parameters each value depends on, by the memory it lies in, so that views and writes are seen."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], running: Sequence[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reasons: dict[str, None] = {}
+        self._running = running
+        self._parameters = {id(parameter): name for name, parameter in parameters.items()}
+        self._regions: dict[int, dict[tuple[int, int], frozenset[str]]] = {}
+        self._alive: list[object] = []  # storages: an address that was freed could be given to another value
+        for name, parameter in parameters.items():
+            self._mark(parameter, frozenset({name}))
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {a.name: value for a, value in zip(function._schema.arguments, args, strict=False)} | (kwargs or {})
+        sources = {name: self._depends(value) for name, value in given.items()}
+        result = function(*args, **(kwargs or {}))
+        united = _NOTHING.union(*sources.values())
+        name = function.overloadpacket.__name__.removesuffix("_")
+        known = function.namespace == "aten"
+        reals = [t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()]
+        if united and (reals or isinstance(result, float)) and not (known and name in _CONSTANT):
+            reason = self._objection(name, given, sources) if known else f"{function} is not a known operation"
+            if reason:
+                where = f" in {self._running[-1]}" if self._running else ""
+                self._reasons[reason + where] = None
+            for tensor in reals:
+                self._mark(tensor, united)
+        return result
+
+    def _objection(self, name: str, given: Mapping[str, Any], sources: Mapping[str, frozenset[str]]) -> str:
+        """Why a known operation is not piecewise linear in each parameter; empty when it is."""
+        if name in _LINEAR:
+            return ""
+        if name == "div":
+            bad = sources["other"] or given.get("rounding_mode")
+            return "a division by a value that depends on parameters, or a rounded one," if bad else ""
+        if name in _BATCH_NORMS:
+            if given.get("training") or sources["running_mean"] or sources["running_var"]:
+                return "normalisation by statistics that depend on parameters"
+        elif name not in _PRODUCTS and name not in _SUMS_OF_PRODUCTS:
+            return f"{name} is not known to be piecewise linear,"
+        added = {"bias", "self"} if name in _SUMS_OF_PRODUCTS else {"bias"}
+        met = Counter(parameter for argument in sources.keys() - added for parameter in sources[argument])
+        twice = sorted(parameter for parameter, times in met.items() if times > 1)
+        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        return f"{name} multiplies two values that both depend on {twice[0]}{more}," if twice else ""
+
+    def _depends(self, tree: object) -> frozenset[str]:
+        found = _NOTHING
+        for tensor in tensors_in(tree):
+            if tensor.is_floating_point() or tensor.is_complex():
+                address, (start, stop) = _extent(tensor)
+                regions = self._regions.get(address, {})
+                found = found.union(*(names for (a, b), names in regions.items() if a < stop and start < b))
+        return found
+
+    def _mark(self, tensor: Tensor, names: frozenset[str]) -> None:
+        address, extent = _extent(tensor)
+        if address not in self._regions:
+            self._alive.append(tensor.untyped_storage())
+        regions = self._regions.setdefault(address, {})
+        regions[extent] = regions.get(extent, _NOTHING) | names
+
+    def verdict(self, outputs: Sequence[Tensor]) -> tuple[str, ...]:
+        """All reasons, with those that the derivatives of the outputs reveal where operations were not seen."""
+        reached = set()
+        for node in _nodes(outputs, {}):
+            if isinstance(node, torch.autograd.function.BackwardCFunction):
+                self._reasons[f"{type(node).__name__.removesuffix('Backward')} has a derivative of its own"] = None
+            reached.add(self._parameters.get(id(getattr(node, "variable", None))))
+        for name in sorted(reached - {None} - self._depends(outputs), key=str):
+            self._reasons[f"how the outputs depend on {name} could not be followed"] = None
+        return tuple(self._reasons)
+
+
+def _extent(tensor: Tensor) -> tuple[int, tuple[int, int]]:
+    """(address of the storage, (first byte, end) of what the tensor covers of it)."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start, length = int(tensor.storage_offset()), int(last) + 1 if tensor.numel() else 0
+    address: int = tensor.untyped_storage()._cdata
+    return address, (start * tensor.element_size(), (start + length) * tensor.element_size())
+
+
+def _nodes(outputs: Iterable[Tensor], instead: Mapping[Node, Sequence[Node | None]]) -> set[Node]:
+    """Nodes of the graph behind `outputs`; behind a node named in `instead`, the search goes on at those given."""
+    waiting: list[Node | None] = [tensor.grad_fn for tensor in outputs]
+    found: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            waiting.extend(instead[node] if node in instead else (following for following, _ in node.next_functions))
+    return found
+
+
+# -- per-sample gradients -----------------------------------------------------------------------------------------
+
+# Per device: what is unfolded at a time should stay in a core's cache; so many bytes of gradients wait for each other.
+_BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
+_HELD_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer in the forward pass."""
+
+    inputs: Tensor  # (B, ...)
+    version: int  # of the inputs: writing to them afterwards changes it
+    before: Node | None  # where the graph goes on behind the layer
+    edge: GradientEdge  # the layer's output, whatever is written to it afterwards
+    shape: torch.Size
+
+
+class _Layer(ABC):
+    """Rule of one kind of module: squared norms of its parameters' per-sample gradients.
+
+    A module that is called several times has the sum of its calls' gradients, each a sum over positions: the positions
+    of all calls count together. `gradients` are those of the outputs (B, ...), one for each call.
+    """
+
+    parameters: ClassVar[tuple[str, ...]] = ("weight", "bias")
+
+    def __init__(self, title: str, module: Any) -> None:
+        self.title = title
+        self.module = module
+        self.columns: dict[str, int] = {}  # {name of a parameter in the module: its place in the result}
+        self.calls: list[_Call] = []
+
+    def refusal(self, inputs: Tensor | None = None) -> str:
+        """Why the rule does not hold for this module (and `inputs`); empty when it does."""
+        return ""
+
+    def prepare(self) -> None:  # noqa: B027 (most need nothing)
+        """Compute of the inputs what all seeds need."""
+
+    @abstractmethod
+    def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
+        """{parameter: (B,)} for one seed; what is better done for several at once is held, in one of `slots` places."""
+
+    def held_squares(self, slots: int) -> dict[str, Tensor]:
+        """{parameter: (B,)} summed over the seeds in the first `slots` places."""
+        return {}
+
+
+class _Product(_Layer):
+    """gradient_i = sum_l g_il a_il' for the weight (within each group of channels) and sum_l g_il for the bias.
+
+    The weight waits for several seeds, which make larger products of matrices.
+    """
+
+    def __init__(self, title: str, module: Any) -> None:
+        super().__init__(title, module)
+        # By call, (B, groups, slots, M, L). Kept for the next chunk of data: fresh memory costs more than its use.
+        self._held: dict[int, Tensor] = {}
+
+    @abstractmethod
+    def by_channel(self, values: Tensor) -> Tensor:
+        """(B, groups, channels of a group, L) view of the layer's input or output."""
+
+    def activations(self, inputs: Tensor, call: _Call) -> Tensor:
+        """(B, groups, K, L): what meets the gradient at each position."""
+        return self.by_channel(inputs)
+
+    def errors(self, gradient: Tensor, call: _Call) -> Tensor:
+        """(B, groups, M, L): the gradient at each position."""
+        return self.by_channel(gradient)
+
+    def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
+        if "weight" in self.columns:
+            for k, (call, gradient) in enumerate(zip(self.calls, gradients, strict=True)):
+                errors = self.errors(gradient, call)
+                self._room(k, errors, slots)[:, :, slot] = errors
+        if "bias" not in self.columns:
+            return {}
+        return {"bias": _norms(sum(self.by_channel(g).sum(-1) for g in gradients))}
+
+    def _room(self, k: int, errors: Tensor, slots: int) -> Tensor:
+        size, groups, rows, length = errors.shape
+        shape = (size, groups, slots, rows, length)
+        if k not in self._held or self._held[k].shape != shape or self._held[k].dtype != errors.dtype:
+            self._held.pop(k, None)
+            self._held[k] = (
+                errors.new_empty(shape)
+                if errors.stride(-1) == 1
+                else errors.new_empty(size, length, groups, slots, rows).permute(0, 2, 3, 4, 1)
+            )
+        return self._held[k]
+
+    def held_squares(self, slots: int) -> dict[str, Tensor]:
+        if "weight" not in self.columns:
+            return {}
+        calls = [(call, self._held[k][:, :, :slots].flatten(2, 3)) for k, call in enumerate(self.calls)]
+        bytes_each = sum(self.activations(call.inputs[:1], call).nbytes + errors[0].nbytes for call, errors in calls)
+        size = max(1, _BLOCK_BYTES[calls[0][1].device.type] // bytes_each)
+        blocks = [slice(start, start + size) for start in range(0, len(calls[0][1]), size)]
+        return {"weight": torch.cat([self._block_squares(calls, block) for block in blocks])}
+
+    def _block_squares(self, calls: list[tuple[_Call, Tensor]], block: slice) -> Tensor:
+        """By the gradient itself, M K L products, or as sum_{l,l'} (g_l.g_l')(a_l.a_l'), L^2 (M + K): the cheaper."""
+        a = _joined([self.activations(call.inputs[block], call) for call, _ in calls])
+        g = _joined([errors[block] for _, errors in calls])
+        M, K, L = g.shape[2], a.shape[2], a.shape[3]
+        if L * (M + K) < M * K:
+            return _inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a)
+        return _norms(g @ a.transpose(2, 3))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _inner(first: Tensor, second: Tensor) -> Tensor:
+    """Inner products (B,) of two (B, ...), in float64."""
+    return (first * second).flatten(1).sum(1, dtype=torch.float64)
+
+
+def _norms(vectors: Any) -> Tensor:
+    """Squared norms (B,) of vectors (B, ...)."""
+    return _inner(vectors, vectors)
+
+
+class _Linear(_Product):
+    def by_channel(self, values: Tensor) -> Tensor:
+        return values.reshape(len(values), 1, -1, values.shape[-1]).transpose(2, 3)
+
+
+class _Convolution(_Product):
+    def refusal(self, inputs: Tensor | None = None) -> str:
+        axes = len(self.module.kernel_size) + 2
+        return "" if inputs is None or inputs.ndim == axes else "its input has no axis of samples"
+
+    def by_channel(self, values: Tensor) -> Tensor:
+        return values.unflatten(1, (self.module.groups, -1)).flatten(3)  # type: ignore[no-any-return,no-untyped-call]
+
+    def activations(self, inputs: Tensor, call: _Call) -> Tensor:
+        mode = "constant" if self.module.padding_mode == "zeros" else self.module.padding_mode
+        padding = self.module._reversed_padding_repeated_twice
+        padded = F.pad(inputs, padding, mode) if any(padding) else inputs
+        return _patches(self.module, padded, call.shape[2:])
+
+
+class _TransposedConvolution(_Convolution):
+    """A convolution from the outputs to the inputs: the two change places."""
+
+    def activations(self, inputs: Tensor, call: _Call) -> Tensor:
+        return self.by_channel(inputs)
+
+    def errors(self, gradient: Tensor, call: _Call) -> Tensor:
+        padding = [size for size in reversed(self.module.padding) for _ in range(2)]
+        return _patches(self.module, F.pad(gradient, padding), call.inputs.shape[2:])
+
+
+def _patches(module: Any, padded: Tensor, positions: Sequence[int]) -> Tensor:
+    """(B, groups, K, L): for each of L positions of the kernel the K values under it."""
+    size, channels = padded.shape[:2]
+    n, length, each = len(positions), math.prod(positions), channels // module.groups
+    batch, channel, *space = padded.stride()
+    under = [s * d for s, d in zip(space, module.dilation, strict=True)]
+    steps = [s * d for s, d in zip(space, module.stride, strict=True)]
+    patches = padded.as_strided(
+        (size, module.groups, each, *module.kernel_size, *positions),
+        (batch, each * channel, channel, *under, *steps),
+        padded.storage_offset(),
+    )
+    if channel != 1 or channels == 1:
+        return patches.reshape(size, module.groups, -1, length)
+    # Channels last: long runs of memory stay together when positions come first.
+    positions_first = patches.permute(0, 1, *range(3 + n, 3 + 2 * n), *range(3, 3 + n), 2)
+    return positions_first.reshape(size, module.groups, length, -1).transpose(2, 3)
+
+
+class _Normalisation(_Layer):
+    """gradient_i = sum_l g_il x_il, elementwise, of the weight and sum_l g_il of the bias; x the normalised input."""
+
+    _factors: list[Tensor]
+
+    def refusal(self, inputs: Tensor | None = None) -> str:
+        if inputs is None or not isinstance(self.module, _BatchNorm):
+            return ""
+        batch = self.module.training or self.module.running_mean is None
+        return "it normalises by the statistics of the batch, which couples samples" if batch else ""
+
+    def prepare(self) -> None:
+        m = self.module
+        if isinstance(m, _BatchNorm):
+            normalise = partial(F.batch_norm, running_mean=m.running_mean, running_var=m.running_var, eps=m.eps)
+        elif isinstance(m, nn.GroupNorm):
+            normalise = partial(F.group_norm, num_groups=m.num_groups, eps=m.eps)
+        else:
+            function = F.rms_norm if isinstance(m, nn.RMSNorm) else F.layer_norm
+            normalise = partial(function, normalized_shape=m.normalized_shape, eps=m.eps)
+        self._factors = [normalise(call.inputs) for call in self.calls]
+
+    def _over_positions(self, values: Tensor) -> Tensor:
+        """Sums (B, ...) over what shares a parameter: all but channels, or all but the last axes."""
+        if not isinstance(self.module, (nn.LayerNorm, nn.RMSNorm)):
+            return values.flatten(2).sum(2) if values.ndim > 2 else values
+        positions = values.ndim - len(self.module.normalized_shape)
+        return values.flatten(1, positions - 1).sum(1) if positions > 1 else values
+
+    def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
+        result = {}
+        if "weight" in self.columns:
+            products = (g * x for g, x in zip(gradients, self._factors, strict=True))
+            result["weight"] = _norms(sum(map(self._over_positions, products)))
+        if "bias" in self.columns:
+            result["bias"] = _norms(sum(map(self._over_positions, gradients)))
+        return result
+
+
+class _Embedding(_Layer):
+    """gradient_i of row v = sum of g_il over the positions l where v stands; none for `padding_idx`."""
+
+    parameters = ("weight",)
+    _place: Tensor  # (B L,) of each position's gradient among the sums
+    _counts: Tensor  # (B, L, 1) whether it counts
+
+    def refusal(self, inputs: Tensor | None = None) -> str:
+        coupled = self.module.max_norm is not None or self.module.scale_grad_by_freq
+        return "max_norm and scale_grad_by_freq couple its rows" if coupled else ""
+
+    def prepare(self) -> None:
+        rows = torch.cat([call.inputs.flatten(1) for call in self.calls], 1)
+        # Each row of the table goes by the first position of the sample where it stands: no buffer of the whole table.
+        first = (rows[:, :, None] == rows[:, None, :]).to(torch.uint8).argmax(2)
+        starts = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1]
+        self._place = (first + starts).flatten()
+        padding = self.module.padding_idx
+        self._counts = torch.ones_like(rows)[:, :, None] if padding is None else (rows != padding)[:, :, None]
+
+    def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
+        by_position = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for g in gradients], 1) * self._counts
+        sums = torch.zeros_like(by_position).flatten(0, 1).index_add_(0, self._place, by_position.flatten(0, 1))
+        return {"weight": _norms(sums.view_as(by_position))}
+
+
+_RULES: dict[type[nn.Module], type[_Layer]] = {
+    nn.Linear: _Linear,
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _Convolution),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _TransposedConvolution),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _Normalisation),
+    **dict.fromkeys((nn.GroupNorm, nn.LayerNorm, nn.RMSNorm), _Normalisation),
+    nn.Embedding: _Embedding,
+}
+
+
+def _rule(module: nn.Module) -> type[_Layer] | None:
+    """The rule of a module whose forward pass is that of a known type."""
+    own = {"forward", "_conv_forward", "__call__"}
+    if own & set(vars(module)):
+        return None
+    for kind in type(module).__mro__:
+        if kind in _RULES or own & set(vars(kind)):
+            return _RULES.get(kind)
+    return None
+
+
+class GradientSquares:
+    """sum_s |gradient in p of <seed_s(i), outputs(i)>|^2 of every sample i and named parameter tensor p.
+
+    With seeds that factor the Hessian of the loss in the outputs, sum_s seed_s seed_s' = H_L(i), the mean over samples
+    is the trace of p's block of the Gauss-Newton matrix. One forward pass keeps the inputs of the layers; each seed is
+    one backward pass to their outputs, and norms come from the two by the rule of each layer, without the gradients of
+    single samples (Goodfellow 2015, "Efficient per-example gradient computations"; Rochette et al. 2019 for
+    convolutions).
+
+        squares = GradientSquares(model, names)
+        with squares.recording():
+            outputs = model(inputs)                        # (B, ...), samples first in every layer
+        squares.of(outputs, softmax_seeds(outputs))        # (B, len(names))
+
+    Raises InputError for a name that is no trainable parameter.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        for name in names:
+            if name not in parameters:
+                raise InputError(f"no trainable parameter is called {name!r}; {nearest(name, parameters)}")
+        self.names = tuple(names)
+        self._parameters = {id(parameters[name]): name for name in names}
+        self._layers: list[_Layer] = []
+        self._samples_seen_apart = False
+        self._reasons: dict[str, None] = {}
+        uses: dict[str, list[str]] = {}
+        for path, module in model.named_modules():
+            kind = _rule(module)
+            layer = kind(path or type(module).__name__, module) if kind else None
+            for local, parameter in module._parameters.items():
+                if id(parameter) not in self._parameters:
+                    continue
+                name = self._parameters[id(parameter)]
+                uses.setdefault(name, []).append(f"{path}.{local}")
+                if layer is None or local not in layer.parameters:
+                    self._refuse(f"{name} belongs to a {type(module).__name__}, which has no rule for it")
+                else:
+                    layer.columns[local] = self.names.index(name)
+            if layer and layer.columns:
+                self._layers.append(layer)
+                self._refuse(layer.refusal(), layer)
+        for paths in uses.values():
+            self._refuse(f"{' and '.join(paths)} are tied" if len(paths) > 1 else "")
+
+    @property
+    def unsupported(self) -> tuple[str, ...]:
+        """Reasons known so far, from the modules and from what was recorded; with any, `of` raises InputError."""
+        return tuple(self._reasons)
+
+    def _refuse(self, reason: str, layer: _Layer | None = None) -> None:
+        if reason:
+            self._reasons[f"{layer.title}: {reason}" if layer else reason] = None
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep the layers' inputs of the forward pass inside, in place of those kept before."""
+        with ExitStack() as stack:
+            for layer in self._layers:
+                layer.calls.clear()
+                # Before hooks of the user's, which may return another output.
+                record = partial(self._record, layer)
+                stack.callback(layer.module.register_forward_hook(record, prepend=True, with_kwargs=True).remove)
+            stack.enter_context(torch.enable_grad())
+            yield
+
+    def _record(self, layer: _Layer, _module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        inputs: Tensor = args[0] if args else kwargs["input"]
+        self._refuse(layer.refusal(inputs), layer)
+        if not output.requires_grad:
+            self._refuse("it runs without derivatives (no_grad, reentrant checkpoints)", layer)
+            return output
+        if output._is_view():
+            output = output.clone()  # writing to a view replaces its place in the graph
+        before = get_gradient_edge(inputs).node if inputs.requires_grad else None
+        edge = get_gradient_edge(output)
+        layer.calls.append(_Call(inputs.detach(), inputs._version, before, edge, output.shape))
+        return output
+
+    def of(self, outputs: Tensor, seeds: Tensor) -> Tensor:
+        """(B, len(names)) in float64, from the recorded outputs (B, ...) and seeds (S, B, ...).
+
+        Raises InputError when `unsupported` names any reason.
+        """
+        self._check(outputs)
+        total = torch.zeros((len(outputs), len(self.names)), dtype=torch.float64, device=outputs.device)
+        layers = [layer for layer in self._layers if layer.calls]
+        values = sum(call.shape.numel() for layer in layers for call in layer.calls if isinstance(layer, _Product))
+        slots = max(1, min(len(seeds), _HELD_BYTES[outputs.device.type] // (outputs.element_size() * max(1, values))))
+
+        def add(layer: _Layer, squares: Mapping[str, Tensor]) -> None:
+            for local, values in squares.items():
+                total[:, layer.columns[local]] += values
+
+        with torch.no_grad():
+            for layer in layers:
+                layer.prepare()
+            for group in seeds.split(slots) if layers else ():  # type: ignore[no-untyped-call]
+                for slot, seed in enumerate(group):
+                    for layer, gradients in self._gradients(outputs, seed):
+                        add(layer, layer.squares(gradients, slot, slots))
+                for layer in layers:
+                    add(layer, layer.held_squares(len(group)))
+        return total
+
+    def _gradients(self, outputs: Tensor, seed: Tensor) -> Iterator[tuple[_Layer, list[Tensor]]]:
+        """(layer, gradients of <seed, outputs> in the outputs of its calls) of every layer that was called."""
+        calls = [call for layer in self._layers for call in layer.calls]
+        edges = [call.edge for call in calls]
+        found = torch.autograd.grad([outputs], edges, [seed.to(outputs)], retain_graph=True, allow_unused=True)
+        filled = iter([outputs.new_zeros(c.shape) if g is None else g for c, g in zip(calls, found, strict=True)])
+        for layer in self._layers:
+            if layer.calls:
+                yield layer, [next(filled) for _ in layer.calls]
+
+    def _check(self, outputs: Tensor) -> None:
+        """Raise InputError unless every rule holds for what was recorded."""
+        calls = [(layer, call) for layer in self._layers for call in layer.calls]
+        for node in _nodes([outputs], {call.edge.node: [call.before] for _, call in calls}):
+            leaf = self._parameters.get(id(getattr(node, "variable", None)))
+            self._refuse(f"{leaf} is used outside the module it belongs to" if leaf else "")
+        for layer, call in calls:
+            if call.inputs._version != call.version:
+                self._refuse("its input is written to after it has run", layer)
+            if not call.inputs.ndim or not len(call.inputs) == call.shape[0] == len(outputs):
+                shape = tuple(call.inputs.shape)
+                self._refuse(f"the first axis of its input {shape} does not run over {len(outputs)} samples", layer)
+        if calls and not self._reasons and not self._samples_seen_apart and len(outputs) > 1:
+            half = len(outputs) // 2
+            seed = torch.ones_like(outputs)
+            seed[half:] = 0
+            for layer, gradients in self._gradients(outputs, seed):
+                if any(bool((gradient[half:].abs() > 0).any()) for gradient in gradients):
+                    self._refuse("samples meet behind it, or are not the first axis of its input", layer)
+            self._samples_seen_apart = True
+        if self._reasons:
+            raise InputError(
+                f"per-sample gradients cannot be had layer by layer: {'; '.join(self._reasons)}. Use a route that "
+                "needs none (probes), or leave these parameters out"
+            )
+
+
+# -- factors of the loss' Hessian in the outputs ------------------------------------------------------------------
+
+
+def softmax_seeds(outputs: Tensor) -> Tensor:
+    """Seeds (C-1, B, C) with sum_s seed_s seed_s' = diag(p) - pp', p the softmax of outputs (B, C).
+
+    The Cholesky factor in closed form (Tanabe & Sagae 1992): with the tails r_c = p_c + ... + p_C, seed s holds
+    sqrt(p_s r_{s+1} / r_s) at s and -p_c / r_{s+1} times that at c > s. Nothing is subtracted, so small p keep their
+    digits.
+    """
+    p = outputs.detach().softmax(1)
+    tails = p.flip(1).cumsum(1).flip(1).clamp_min(torch.finfo(p.dtype).tiny)
+    at = p[:, :-1].sqrt() * (tails[:, 1:] / tails[:, :-1]).sqrt()  # (B, C-1)
+    after = p[:, None, :] / tails[:, 1:, None] * at[:, :, None]  # (B, C-1, C)
+    return (F.pad(torch.diag_embed(at), (0, 1)) - after.triu(1)).movedim(1, 0)
+
+
+def output_seeds(loss_of_outputs: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
+    """Seeds (S, B, ...) with sum_s seed_s seed_s' = Hessian of sample i's loss in its outputs; S is the largest rank.
+
+    `loss_of_outputs` takes outputs (B, ...) in float64 and returns values (B,), each a function of its own sample's
+    outputs. Raises ValueError when it is not, or when a Hessian has a negative eigenvalue (beyond rounding).
+    """
+    z = outputs.detach().double().requires_grad_()
+    with torch.enable_grad():
+        values = loss_of_outputs(z)
+        if values.shape != z.shape[:1]:
+            raise InputError(f"the loss returns shape {tuple(values.shape)} for {len(z)} samples; give one value each")
+        hessian = _output_hessian(values, z)
+    eigenvalues, vectors = torch.linalg.eigh(hessian)
+    rounding = 1e3 * torch.finfo(torch.float64).eps * eigenvalues.abs().amax(1, keepdim=True)
+    if bool((eigenvalues < -rounding).any()):
+        worst = int(eigenvalues[:, 0].argmin())
+        raise InputError(
+            f"the loss of sample {worst} is not convex in its outputs: its Hessian there has the eigenvalue "
+            f"{float(eigenvalues[worst, 0]):.3g}, and the Gauss-Newton trace has no real factor"
+        )
+    kept = (eigenvalues > rounding).any(0)
+    seeds: Tensor = (vectors * eigenvalues.clamp_min(0).sqrt()[:, None, :])[:, :, kept]
+    return seeds.movedim(2, 0).reshape(-1, *outputs.shape).to(outputs.dtype)
+
+
+def _output_hessian(values: Tensor, z: Tensor) -> Tensor:
+    """(B, C, C) second derivatives of values (B,) in the C outputs of each sample z (B, ...)."""
+    hessian = z.new_zeros(len(z), z[0].numel(), z[0].numel())
+    if not values.requires_grad:
+        return hessian
+    half = len(z) // 2
+    (alone,) = torch.autograd.grad(values[:half].sum(), z, retain_graph=True)
+    if bool((alone[half:] != 0).any()):
+        raise InputError("the loss of a sample depends on the outputs of others; it has no factor per sample")
+    (gradient,) = torch.autograd.grad(values.sum(), z, create_graph=True)
+    if gradient.requires_grad:
+        for c, column in enumerate(gradient.flatten(1).unbind(1)):
+            (row,) = torch.autograd.grad(column.sum(), z, retain_graph=True)
+            hessian[:, c] = row.detach().flatten(1)
+    return hessian

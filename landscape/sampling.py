@@ -1,0 +1,111 @@
+"""Samples of an objective's data for curvature: uniform, or by importance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.layers import output_seeds, softmax_seeds
+from landscape.objective import Objective
+from landscape.results import FloatArray
+
+SAMPLINGS = ("uniform", "importance")
+# Part of the draws that is uniform: bounds how far the weight of a sample that the forward pass thinks flat can rise.
+_UNIFORM_PART = 0.2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some of an objective's samples and how they count."""
+
+    objective: Objective  # on these samples
+    weights: Tensor | None  # (n,), 1 / (n q_i); None where all count alike
+    total: float | None  # denominators of all data, which weighted sums are divided by
+
+
+def whole(objective: Objective) -> Sample:
+    """All of the data."""
+    return Sample(objective, None, None)
+
+
+def draw(
+    objective: Objective, samples: int, sampling: str, seed: int, *, theta: Any = None, buffers: Any = None
+) -> tuple[Sample, Sample | None]:
+    """(a sample of `samples` of the objective's samples, an independent one of the same size).
+
+    "uniform": without replacement, the two disjoint; the second is shorter where not enough is left, None where fewer
+    than two are. "importance": with replacement, sample i with probability q_i (see `importance`) and weight
+    1 / (n q_i), which leaves the mean as it is. Raises InputError for a number the data do not have.
+    """
+    if sampling not in SAMPLINGS:
+        raise InputError(f"sampling={sampling!r} is not one of {', '.join(SAMPLINGS)}")
+    if not 2 <= samples <= objective.samples:
+        raise InputError(
+            f"samples={samples}; give 2 to {objective.samples}, the number of samples in the data, or leave it out to "
+            "use all"
+        )
+    generator = np.random.Generator(np.random.Philox(key=derive_seed(seed, "sample", sampling)))
+    if sampling == "uniform":
+        order = generator.permutation(objective.samples)
+        first, second = np.sort(order[:samples]), np.sort(order[samples : 2 * samples])
+        other = Sample(objective.on(objective.data.taken(second.tolist())), None, None) if len(second) > 1 else None
+        return Sample(objective.on(objective.data.taken(first.tolist())), None, None), other
+    q, total = importance(objective, theta, buffers)
+    one, two = (np.sort(generator.choice(len(q), size=samples, p=q)) for _ in range(2))
+    return _weighted(objective, one, q, total), _weighted(objective, two, q, total)
+
+
+def _weighted(objective: Objective, rows: Any, q: FloatArray, total: float) -> Sample:
+    weights = torch.from_numpy(1 / (len(rows) * q[rows])).to(objective.device, objective.dtype)
+    return Sample(objective.on(objective.data.taken(rows.tolist())), weights, total)
+
+
+def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> tuple[FloatArray, float]:
+    """(q (N,), sum of the loss' denominators): how probable each sample is in a draw by importance.
+
+    q_i is the trace of the loss' Hessian in the outputs of sample i (1 - sum_c p_c^2 for softmax cross entropy), from
+    one forward pass, mixed with a uniform part of 0.2.
+    """
+    weights: list[FloatArray] = []
+    total = 0.0
+    with objective.differentiable(theta, buffers) as (model, _):
+        for _, batch in objective.batches():
+            with torch.no_grad():
+                outputs, targets = objective.outputs(model, batch)
+                units = objective.loss_units(outputs, targets)
+            total += float(units.numerators.numel() if units.denominators is None else units.denominators.sum())
+            weights.append(loss_seeds(objective, outputs, targets).double().square().sum((0, 2)).cpu().numpy())
+    curvature = np.concatenate(weights)
+    if len(curvature) != objective.samples:
+        raise InputError(
+            f"the model gives {len(curvature)} outputs for {objective.samples} samples, so they do not say "
+            "how much each sample counts; use sampling='uniform'"
+        )
+    flat = 1 / len(curvature)
+    mass = float(curvature.sum())
+    return (1 - _UNIFORM_PART) * curvature / mass + _UNIFORM_PART * flat if mass > 0 else np.full(
+        len(curvature), flat
+    ), total
+
+
+def loss_seeds(objective: Objective, outputs: Tensor, targets: Any) -> Tensor:
+    """(S, B, C) factor of each sample's output Hessian of the loss' numerators, outputs flattened to (B, C)."""
+    flat = outputs.detach().reshape(len(outputs), -1)
+    if objective.loss_is_cross_entropy and outputs.ndim == 2 and not targets.is_floating_point():
+        kept = (targets != -100).to(flat)
+        seeds: Tensor = softmax_seeds(flat) * kept[None, :, None]
+        return seeds
+
+    def loss_of(values: Tensor) -> Tensor:
+        units = objective.loss_units(values.reshape(outputs.shape), targets)
+        if not units.per_sample or len(units.numerators) != len(outputs):
+            raise InputError("the loss gives no value per sample of the outputs; return values per sample")
+        return units.numerators
+
+    return output_seeds(loss_of, flat)

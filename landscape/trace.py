@@ -1,0 +1,414 @@
+"""The trace of a curvature matrix as a Task: exact, by importance sampling, or by probes, each with its error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.moments import MOMENTS, moments_, ratio
+from landscape_kernels.operators import complement
+from landscape_kernels.probes import derive_seed, normal_vector, rademacher_vector
+from landscape_kernels.trace import two_way, xtrace
+from torch import Tensor
+
+from landscape.comm import Communicator
+from landscape.curvature import CurvatureOperator
+from landscape.eigen import Matrix, product_chunks
+from landscape.errors import InputError
+from landscape.layers import GradientSquares, piecewise_linear
+from landscape.results import BoolArray, FloatArray
+from landscape.sampling import importance, loss_seeds
+from landscape.spectra import Trace
+from landscape.task import Description, Row, Rows
+from landscape.trees import digest
+
+METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace")
+_PROBES = 4  # probes of one item: they share a pass over the data
+_FIRST_PROBES, _MOST_PROBES = 2, 16  # items of the first round and of all
+_DRAWS = 64  # draws of one item
+_FIRST_DRAWS = 4  # items
+_MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
+_XTRACE_PROBES = 20  # two products each
+_MOST_OUTPUTS = 1024  # the loss' Hessian in the outputs of one sample is formed up to this size
+_COORDINATES = 12
+_EQUAL = 1e-9  # relative gap of diag H and diag G; where the network is piecewise linear only rounding is between them
+
+
+def exact_reasons(matrix: Matrix) -> tuple[str, ...]:
+    """Why the trace cannot be had from per-sample gradients of the outputs; empty where it can.
+
+    tr H = tr G = mean_i sum_s |grad <seed_s, outputs_i>|^2 needs layers whose per-sample gradients are known and, for
+    the Hessian, a network piecewise linear layer by layer (Botev et al. 2017): decided from its modules and operations,
+    and verified on a few diagonal entries in float64.
+    """
+    gauss_newton = gauss_newton_reasons(matrix)
+    if gauss_newton or matrix.operator == "ggn":
+        return gauss_newton
+    objective = matrix.sample.objective
+    batch = objective.batch(0)
+    with objective.differentiable(matrix.theta, matrix.buffers) as (model, _):
+        reasons = piecewise_linear(model, lambda: objective.outputs(model, batch))
+    return reasons or _verify_diagonal(matrix)
+
+
+def gauss_newton_reasons(matrix: Matrix) -> tuple[str, ...]:
+    """Why per-sample gradient norms do not give tr G here; empty where they do."""
+    objective = matrix.sample.objective
+    if objective.loss_is_returned:
+        return ("forward returns the loss itself, so there are no outputs to differentiate",)
+    batch = objective.data.head(2).first
+    with objective.differentiable(matrix.theta, matrix.buffers) as (model, _):
+        squares = GradientSquares(model, matrix.names)
+        if squares.unsupported:
+            return squares.unsupported
+        try:
+            with squares.recording():
+                outputs, targets = objective.outputs(model, batch)
+            if not isinstance(outputs, Tensor) or outputs[0].numel() > _MOST_OUTPUTS:
+                return (f"the outputs of a sample are not one tensor of at most {_MOST_OUTPUTS} values",)
+            squares.of(outputs, loss_seeds(objective, outputs, targets).reshape(-1, *outputs.shape))
+        except (InputError, ValueError, RuntimeError) as error:
+            return (str(error).partition("\n")[0],)
+    return ()
+
+
+def _verify_diagonal(matrix: Matrix) -> tuple[str, ...]:
+    """A few entries of diag H and diag G on a few samples in float64: the reason where they differ."""
+    objective = matrix.sample.objective
+    few = objective.on(objective.data.head(8), precision="float64")
+    diagonals: list[FloatArray] = []
+    for operator in ("hessian", "ggn"):
+        with CurvatureOperator(
+            few,
+            operator=operator,
+            params=matrix.params,
+            theta=matrix.theta,
+            buffers=matrix.buffers,
+            check=matrix.check if operator == "hessian" else None,
+        ) as bound:
+            blocks = [bound.blocks[i] for i in np.linspace(0, len(bound.blocks) - 1, _COORDINATES).astype(int)]
+            places = sorted({b.offset + derive_seed(0, "diagonal", b.name) % b.size for b in blocks})
+            offset = {p: sum(b.size for b in bound.blocks if b.offset + b.size <= p) for p in places}
+            rows = [offset[p] + p - max(b.offset for b in bound.blocks if b.offset <= p) for p in places]
+            units = torch.zeros((len(rows), bound.size), dtype=torch.float64, device=bound.device)
+            units[range(len(rows)), rows] = 1
+            diagonals.append((bound.apply(units)[range(len(rows)), rows]).cpu().numpy())
+    gap = np.abs(diagonals[0] - diagonals[1]).max() / (np.abs(diagonals[1]).max() or 1.0)
+    return () if gap <= _EQUAL else (f"diagonal entries of H and G differ by {gap:.1e} of the largest",)
+
+
+def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
+    """The method that is meant; for `True` the cheapest one that is right. Raises InputError for what cannot be."""
+    if asked is not True and asked not in METHODS:
+        raise InputError(f"trace={asked!r} is not True, False or one of {', '.join(METHODS)}")
+    if asked == "sampled" and matrix.sample.weights is not None:
+        raise InputError("trace='sampled' draws from all data; leave samples= out, or let trace=True choose")
+    if asked == "deflated" and pairs == 0:
+        raise InputError("trace='deflated' takes out the largest eigenpairs, and k=0 asks for none")
+    if asked in ("exact", "sampled", True):
+        reasons = exact_reasons(matrix)
+        if not reasons:
+            return "exact" if asked is True else str(asked)
+        if asked is not True:
+            raise InputError(
+                f"trace={asked!r} needs layers with known per-sample gradients and, for the Hessian, a network that is "
+                "piecewise linear layer by layer:\n  " + "\n  ".join(reasons[:8]) + "\nUse trace=True, which takes "
+                "another way here."
+            )
+    if asked in ("split", True) and matrix.operator == "hessian":
+        reasons = gauss_newton_reasons(matrix)
+        if not reasons:
+            return "split"
+        if asked == "split":
+            raise InputError(
+                "trace='split' needs layers with known per-sample gradients:\n  " + "\n  ".join(reasons[:8])
+            )
+    if asked is True:
+        return "deflated" if pairs else "hutchinson"
+    return str(asked)
+
+
+def layers_of(names: Sequence[str]) -> dict[str, list[str]]:
+    """{module name: its parameters among `names`}, in order; a parameter of the model itself is its own layer."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    return layers
+
+
+class TraceTask:
+    """Items: chunks of data (the exact part), then batches of probes or draws until the relative error is `tol`."""
+
+    headline = "cost"
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        method: str,
+        *,
+        tol: float,
+        seed: int,
+        deflate: Tensor | None = None,
+        deflated: Deflated | None = None,
+        gauss_newton: Matrix | None = None,
+    ) -> None:
+        """`deflate` (j, size) are eigenvectors taken out, `deflated` their part; `gauss_newton` is G for "split"."""
+        if not 0 < tol < 1:
+            raise InputError(f"trace_tol={tol}; it is a relative standard error, give a number between 0 and 1")
+        self._matrix, self._method, self._tol, self._seed = matrix, method, tol, seed
+        self._deflate, self._deflated, self._gauss_newton = deflate, deflated, gauss_newton
+        self._layers = layers_of(matrix.names)
+        place = {name: i for i, names in enumerate(self._layers.values()) for name in names}
+        self._layer_of = torch.tensor([place[name] for name in matrix.names])
+        objective = matrix.sample.objective
+        self._exact = objective.chunks if method in ("exact", "split") else 0
+        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1}.get(method, _FIRST_PROBES)
+        self.count = self._exact + first
+        self._chunks = product_chunks(objective)
+        self._q: FloatArray = np.zeros(0)
+        self._total = 0.0
+        if method == "sampled":
+            self._q, self._total = importance(objective, matrix.theta, matrix.buffers)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        layers = len(self._layers)
+        columns: dict[str, tuple[int, ...]] = {"cost": ()}
+        if self._exact:
+            columns["moments"] = (layers + 1, MOMENTS)
+        if self._method == "sampled":
+            columns |= {"sums": (layers + 1,), "squares": (layers + 1,), "spread": ()}
+        elif self._method == "xtrace":
+            columns |= {"value": (), "stderr": ()}
+        elif self._method != "exact":
+            columns |= {"forms": (_PROBES, self._chunks), "blocks": (_PROBES, layers), "lengths": (_PROBES,)}
+            columns |= {"denominators": (self._chunks,)}
+        identity = {**self._matrix.identity(), "method": self._method, "tol": self._tol, "seed": self._seed}
+        identity["deflated"] = "" if self._deflate is None else digest(self._deflate)
+        about = {
+            **self._matrix.about(),
+            "exact_items": self._exact,
+            "samples": self._matrix.sample.objective.samples,
+            "layers": list(self._layers),
+            "decay": {
+                layer: self._matrix.weight_decay * sum(self._matrix.sizes[name] for name in names)
+                for layer, names in self._layers.items()
+            },
+        }
+        return Description("trace", columns, identity, about)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self.describe().columns.items()}
+        if index < self._exact:
+            return row | self._exact_row(index)
+        if self._method == "sampled":
+            return row | self._drawn_row(index - self._exact)
+        if self._method == "xtrace":
+            with self._matrix.bind(group) as H:
+                count = max(2, min(_XTRACE_PROBES, H.size))
+                probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
+                found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
+                return row | {"value": found.value, "stderr": found.stderr, "cost": H.products}
+        return row | self._probed_row(index - self._exact, group)
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: twice as many probes or draws until the error is small enough."""
+        count = len(rows.done)
+        random = count - self._exact
+        if self._method in ("exact", "xtrace"):
+            return count
+        trace = trace_from_rows(self.describe(), rows, self._deflated)
+        assert trace is not None  # all rows of the round are there
+        samples = self._matrix.sample.objective.samples
+        most = -(-_MOST_DRAWS * samples // _DRAWS) if self._method == "sampled" else _MOST_PROBES
+        if random >= most or trace.stderr_probes <= self._tol * abs(trace.value):
+            return count
+        return self._exact + min(2 * random, most)
+
+    # -- the kinds of items -------------------------------------------------------------------------------------
+
+    def _exact_row(self, index: int) -> dict[str, Any]:
+        objective = self._matrix.sample.objective
+        batch = objective.batch(index)
+        per_sample, denominators, passes = self._gradient_squares(batch, None)
+        weights = self._matrix.sample.weights
+        if weights is not None:
+            start = index * objective.chunk
+            per_sample = per_sample * weights[start : start + len(per_sample)].to(per_sample)[:, None]
+            scale = float(self._matrix.sample.total or 0.0) / objective.samples
+            denominators = torch.full_like(per_sample[:, 0], scale)
+        moments = torch.zeros((per_sample.shape[1] + 1, MOMENTS), dtype=torch.float64)
+        columns = [*per_sample.T, per_sample.sum(1)]
+        for row, column in zip(moments, columns, strict=True):
+            moments_(row, column.cpu(), None if denominators is None else denominators.cpu())
+        return {"moments": moments.numpy(), "cost": passes * len(per_sample)}
+
+    def _drawn_row(self, index: int) -> dict[str, Any]:
+        """Draws by importance; the seeds of a sample summed with random signs, whose square has their mean."""
+        objective = self._matrix.sample.objective
+        key = derive_seed(self._seed, "trace draws", index)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        rows = generator.choice(len(self._q), size=_DRAWS, p=self._q)
+        batch = objective.data.taken(rows.tolist()).first
+        per_sample, _, passes = self._gradient_squares(batch, key)
+        x = per_sample.cpu().numpy() / (self._q[rows, None] * self._total)
+        x = np.concatenate([x, x.sum(1, keepdims=True)], axis=1)
+        return {
+            "sums": x.sum(0),
+            "squares": (x**2).sum(0),
+            "spread": float((x[:, -1] ** 2 * self._q[rows]).sum()),
+            "cost": passes * _DRAWS,
+        }
+
+    def _gradient_squares(self, batch: Any, signs: int | None) -> tuple[Tensor, Tensor | None, float]:
+        """((B, tensors) squared gradient norms summed over seeds, denominators, backward passes) of one batch."""
+        objective = self._matrix.sample.objective
+        with objective.differentiable(self._matrix.theta, self._matrix.buffers) as (model, _):
+            squares = GradientSquares(model, self._matrix.names)
+            with squares.recording():
+                outputs, targets = objective.outputs(model, batch)
+            seeds = loss_seeds(objective, outputs, targets)
+            if signs is not None:
+                count = seeds.shape[0] * seeds.shape[1]
+                sign = rademacher_vector(count, signs, "signs").to(seeds).reshape(*seeds.shape[:2], 1)
+                seeds = (seeds * sign).sum(0, keepdim=True)
+            per_sample = self._by_layer(squares.of(outputs, seeds.reshape(-1, *outputs.shape)))
+            with torch.no_grad():
+                denominators = objective.loss_units(outputs, targets).denominators
+        return per_sample, denominators, float(len(seeds))
+
+    def _by_layer(self, by_tensor: Tensor) -> Tensor:
+        """(B, layers) sums of (B, tensors)."""
+        sums = by_tensor.new_zeros((len(by_tensor), len(self._layers)))
+        return sums.index_add_(1, self._layer_of.to(by_tensor.device), by_tensor)
+
+    def _probed_row(self, index: int, group: Communicator) -> dict[str, Any]:
+        matrix = self._matrix
+        with matrix.bind(group) as H:
+            size = H.size
+            numbers = range(index * _PROBES, (index + 1) * _PROBES)
+            probes = torch.stack([rademacher_vector(size, self._seed, "trace", n) for n in numbers]).to(matrix.theta)
+            if self._deflate is not None:
+                probes = complement(probes, self._deflate.to(probes))
+            parts = H.by_chunk(probes)
+            products = H.products
+        forms = np.diagonal(parts.forms, axis1=1, axis2=2).T
+        images = parts.images
+        if self._gauss_newton is not None:
+            with self._gauss_newton.bind(group) as G:
+                other = G.by_chunk(probes)
+                products += G.products
+            forms = forms - np.diagonal(other.forms, axis1=1, axis2=2).T
+            images = images - other.images
+        if self._deflate is not None:
+            images = complement(images, self._deflate.to(images))
+        by_tensor = (probes * images).double().split(list(matrix.sizes.values()), dim=1)
+        blocks = self._by_layer(torch.stack([part.sum(1) for part in by_tensor], dim=1))
+        return {
+            "forms": forms,
+            "blocks": blocks.cpu().numpy(),
+            "lengths": images.double().square().sum(1).cpu().numpy(),
+            "denominators": parts.denominators,
+            "cost": products,
+        }
+
+
+@dataclass(frozen=True)
+class Deflated:
+    """What the eigenpairs taken out contribute to a trace."""
+
+    values: FloatArray  # (k,)
+    chunk_values: FloatArray  # (C, k), v_i' H_c v_i
+    blocks: FloatArray  # (layers,), sum_i lambda_i |v_i|_layer^2
+
+
+def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | None) -> Trace | None:
+    """The trace in the rows of a trace task; None where too few of them are there yet."""
+    about, method = description.about, str(description.identity["method"])
+    names, exact = list(about["layers"]), int(about["exact_items"])
+    done: BoolArray = rows.done
+    decay = dict(about["decay"])
+    cost = rows.columns["cost"]
+    random = np.flatnonzero(done[exact:]) + exact
+    if not done[:exact].all() or (len(random) == 0 and method != "exact"):
+        return None
+    if method == "xtrace":
+        value, stderr = float(rows.columns["value"][0]), float(rows.columns["stderr"][0])
+        products = int(cost[0])
+        return Trace(value, stderr, stderr, math.nan, method, products, products, 0.0)
+    if method == "sampled":
+        return _sampled(rows, random, names, decay, about["samples"])
+    layers = dict.fromkeys(names, 0.0)
+    variances = dict.fromkeys(names, 0.0)
+    value = probes_part = 0.0
+    data_part, gradients = 0.0, 0.0
+    if exact:
+        moments = rows.columns["moments"][:exact].sum(0)
+        *blocks, total = (ratio(m) for m in moments)
+        value, data_part = total[0] + sum(decay.values()), total[1]
+        for name, (block, stderr, _) in zip(names, blocks, strict=True):
+            layers[name], variances[name] = block + decay[name], stderr**2
+        gradients = float(cost[:exact].sum()) / about["samples"]
+        if method == "exact":
+            errors = {name: math.sqrt(v) for name, v in variances.items()}
+            return Trace(value, data_part, 0.0, data_part, method, 0, 1, gradients, layers, errors)
+    forms = rows.columns["forms"][random].reshape(-1, rows.columns["forms"].shape[2])
+    weights = rows.columns["denominators"][random[0]]
+    fixed = deflated.chunk_values.sum(1) if deflated is not None else np.zeros(len(weights))
+    # per-chunk means, so that their weighted mean over chunks is the trace
+    table = (forms + fixed[None, :]) / weights[None, :]
+    estimate = two_way(table, weights)
+    value += estimate.value
+    probes_part = estimate.stderr_probes
+    data_part = math.hypot(data_part, estimate.stderr_data) if math.isfinite(estimate.stderr_data) else data_part
+    total_error = math.hypot(estimate.stderr, data_part) if exact else estimate.stderr
+    tensors = rows.columns["blocks"][random].reshape(-1, len(names))
+    squares = rows.columns["lengths"][random].reshape(-1)
+    extra = deflated.blocks if deflated is not None else np.zeros(len(names))
+    for i, name in enumerate(names):
+        layers[name] += float(tensors[:, i].mean() + extra[i])
+        variances[name] += float(tensors[:, i].var(ddof=1) / len(tensors))
+    frobenius = float(squares.mean()) + (float((deflated.values**2).sum()) if deflated is not None else 0.0)
+    frobenius_error = float(squares.std(ddof=1)) / math.sqrt(len(squares)) / (2 * math.sqrt(frobenius) or 1.0)
+    split = method == "split"
+    return Trace(
+        value,
+        total_error,
+        probes_part,
+        data_part,
+        method,
+        int(cost[random].sum()),
+        len(random),
+        gradients,
+        layers,
+        {name: math.sqrt(v) for name, v in variances.items()},
+        math.nan if split else math.sqrt(frobenius),
+        math.nan if split else frobenius_error,
+    )
+
+
+def _sampled(rows: Rows, items: Any, names: Sequence[str], decay: Mapping[str, float], samples: int) -> Trace:
+    sums, squares = rows.columns["sums"][items].sum(0), rows.columns["squares"][items].sum(0)
+    n = _DRAWS * len(items)
+    means = sums / n
+    errors = np.sqrt(np.maximum(squares / n - means**2, 0.0) / (n - 1))
+    # sum_i t_i^2 / N^2 from the draws; random signs make the t_i noisier than they are, so this errs upwards
+    second = float(rows.columns["spread"][items].sum()) / n
+    data = math.sqrt(max(second - means[-1] ** 2 / samples, 0.0))
+    return Trace(
+        float(means[-1]) + sum(decay.values()),
+        math.hypot(float(errors[-1]), data),
+        float(errors[-1]),
+        data,
+        "sampled",
+        0,
+        1,
+        float(rows.columns["cost"][items].sum()) / samples,
+        {name: float(m) + decay[name] for name, m in zip(names, means, strict=False)},
+        {name: float(e) for name, e in zip(names, errors, strict=False)},
+    )
