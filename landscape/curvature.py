@@ -67,6 +67,19 @@ def select_blocks(objective: Objective, params: str | Sequence[str] | None) -> t
     return tuple(block for block in blocks if block.name in chosen)
 
 
+def require_operator(objective: Objective, operator: str, weight_decay: float) -> None:
+    """Raise InputError for a matrix that this objective does not have."""
+    if operator not in OPERATORS:
+        raise InputError(f"operator={operator!r} is not one of {', '.join(OPERATORS)}")
+    if operator == "ggn" and objective.loss_is_returned:
+        raise InputError(
+            "operator='ggn' needs outputs and a loss of them; with loss=None forward returns the loss itself. Let "
+            "forward return (outputs, targets) and give loss=, or use operator='hessian'"
+        )
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise InputError(f"weight_decay={weight_decay}; give a finite number of 0 or more")
+
+
 class CurvatureOperator:
     """The Hessian H (or Gauss-Newton matrix G = J'H_L J) of the mean loss at theta, as products with vectors.
 
@@ -101,15 +114,7 @@ class CurvatureOperator:
         group: Communicator = SERIAL,
         check: ProductCheck | None = None,
     ) -> None:
-        if operator not in OPERATORS:
-            raise InputError(f"operator={operator!r} is not one of {', '.join(OPERATORS)}")
-        if operator == "ggn" and objective.loss_is_returned:
-            raise InputError(
-                "operator='ggn' needs outputs and a loss of them; with loss=None forward returns the loss itself. Let "
-                "forward return (outputs, targets) and give loss=, or use operator='hessian'"
-            )
-        if not (math.isfinite(weight_decay) and weight_decay >= 0):
-            raise InputError(f"weight_decay={weight_decay}; give a finite number of 0 or more")
+        require_operator(objective, operator, weight_decay)
         self.operator = operator
         self.blocks = select_blocks(objective, params)
         self.size = sum(block.size for block in self.blocks)

@@ -107,8 +107,8 @@ class Matrix:
         return replace(self, theta=theta, buffers=buffers)
 
     def as_gauss_newton(self, check: ProductCheck) -> Matrix:
-        """The Gauss-Newton matrix of the same loss, without weight decay."""
-        return replace(self, operator="ggn", weight_decay=0.0, check=check)
+        """The Gauss-Newton matrix of the same loss, weight decay included: H - G is without."""
+        return replace(self, operator="ggn", check=check)
 
 
 class EigenTask:
@@ -142,6 +142,12 @@ class EigenTask:
         for name, value in (("k", k), ("smallest", smallest)):
             if not 0 <= value <= self.size:
                 raise InputError(f"{name}={value}; the matrix has {self.size} rows, so give 0 to {self.size}")
+        for name, number in (("block", block), ("max_products", max_products)):
+            if number is not None and number < 1:
+                raise InputError(f"{name}={number}; give 1 or more, or leave it out")
+        if start is not None and (start.ndim > 2 or start.shape[-1] != self.size or not bool(start.isfinite().all())):
+            wrong = "NaN or Inf" if start.shape[-1:] == (self.size,) else f"shape {tuple(start.shape)}"
+            raise InputError(f"start holds {wrong}; give (j, {self.size}), one finite vector a row")
         check_tol(tol, objective, matrix.check)
 
     def describe(self) -> Description:

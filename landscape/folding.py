@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+import torch
 import torch.nn.functional as F
+from landscape_kernels.convolution import convolution
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
@@ -65,6 +67,8 @@ class Pair:
                 return type(layer).forward(layer, input)  # type: ignore[no-any-return]
             if isinstance(layer, nn.Linear):
                 return F.linear(input, weight, shift)
+            if torch.is_grad_enabled() and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+                return convolution(input, weight, shift, layer.stride, layer.padding, layer.dilation, layer.groups)
             return layer._conv_forward(input, weight, shift)  # type: ignore[no-any-return]
 
         def norm_forward(input: Tensor) -> Tensor:

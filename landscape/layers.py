@@ -552,7 +552,7 @@ class GradientSquares:
         with torch.no_grad():
             for layer in layers:
                 layer.prepare()
-            for group in seeds.split(slots) if layers else ():  # type: ignore[no-untyped-call]
+            for group in seeds.split(slots) if layers and len(seeds) else ():  # type: ignore[no-untyped-call]
                 for slot, seed in enumerate(group):
                     for layer, gradients in self._gradients(outputs, seed):
                         add(layer, layer.squares(gradients, slot, slots))

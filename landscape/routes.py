@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from landscape_kernels.probes import normal_vector
@@ -186,11 +187,14 @@ def chunk_of(
             image = finite_difference(lambda: summed_loss(objective, batch, weights)[0], selected, length)
             return Chunk(image, count, 0)
 
+        def plain(model: Any, batch: Batch) -> Tensor:  # folded convolutions have no forward derivatives
+            return _sums(objective.loss_units(*objective.outputs(model, batch)), weights)[0]
+
         def loss_at(values: Parts) -> Tensor:
             given = list(parameters)
             for i, value in zip(chosen, values, strict=True):
                 given[i] = value
-            return objective.call_with(given, lambda _, b: summed_loss(objective, b, weights)[0], batch)
+            return objective.call_with(given, plain, batch)
 
         return Chunk(forward_over_reverse(loss_at, selected), count, 0)
     saved = _SavedBytes()

@@ -72,6 +72,11 @@ def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> 
     q_i is the trace of the loss' Hessian in the outputs of sample i (1 - sum_c p_c^2 for softmax cross entropy), from
     one forward pass, mixed with a uniform part of 0.2.
     """
+    if objective.loss_is_returned:
+        raise InputError(
+            "sampling='importance' weighs samples by their outputs, and with loss=None forward returns the loss itself; "
+            "let forward return (outputs, targets) and give loss=, or use sampling='uniform'"
+        )
     weights: list[FloatArray] = []
     total = 0.0
     with objective.differentiable(theta, buffers) as (model, _):

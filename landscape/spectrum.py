@@ -13,7 +13,7 @@ from torch import Tensor
 
 from landscape.claims import Progress
 from landscape.comm import world
-from landscape.curvature import OPERATORS, select_blocks
+from landscape.curvature import require_operator, select_blocks
 from landscape.density import DensityTask, density_from_rows
 from landscape.eigen import EigenTask, Matrix
 from landscape.errors import InputError, RunInterrupted
@@ -197,7 +197,7 @@ def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
         )
     trace = trace_of_stage(stages)
     if "density" in stages and stages["density"].rows.done.any():
-        values = np.concatenate([pairs.values for pairs in _deflating(stages, largest, smallest)])
+        values = np.concatenate([nothing, *(pairs.values for pairs in _deflating(stages, largest, smallest))])
         curve = density_from_rows(stages["density"].rows, values, size)
     return Spectrum(largest, smallest, size, products, passes, trace, curve, attributes)
 
@@ -236,8 +236,7 @@ def matrix_of(
     seed: int,
 ) -> tuple[Matrix, Sample | None]:
     """The matrix that is meant, its products seen to be right, and an independent sample where it is of a sample."""
-    if operator not in OPERATORS:
-        raise InputError(f"operator={operator!r} is not one of {', '.join(OPERATORS)}")
+    require_operator(objective, operator, weight_decay)
     point = objective.theta if theta is None else objective.vector(theta)
     sample, independent = whole(objective), None
     if samples is not None:

@@ -365,7 +365,9 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
     estimate = two_way(table, weights)
     value += estimate.value
     probes_part = estimate.stderr_probes
-    data_part = math.hypot(data_part, estimate.stderr_data) if math.isfinite(estimate.stderr_data) else data_part
+    # one chunk tells no data error: not known without an exact part, which has one of its own
+    seen = math.isfinite(estimate.stderr_data) or not exact
+    data_part = math.hypot(data_part, estimate.stderr_data) if seen else data_part
     total_error = math.hypot(estimate.stderr, data_part) if exact else estimate.stderr
     tensors = rows.columns["blocks"][random].reshape(-1, len(names))
     squares = rows.columns["lengths"][random].reshape(-1)
