@@ -74,7 +74,7 @@ def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> 
     """
     if objective.loss_is_returned:
         raise InputError(
-            "sampling='importance' weighs samples by their outputs, and with loss=None forward returns the loss itself; "
+            "sampling='importance' weighs samples by their outputs; with loss=None forward returns the loss itself: "
             "let forward return (outputs, targets) and give loss=, or use sampling='uniform'"
         )
     weights: list[FloatArray] = []

@@ -19,7 +19,8 @@ from landscape.comm import Communicator
 from landscape.curvature import CurvatureOperator
 from landscape.eigen import Matrix, product_chunks
 from landscape.errors import InputError
-from landscape.layers import GradientSquares, piecewise_linear
+from landscape.layers import GradientSquares
+from landscape.piecewise import piecewise_linear
 from landscape.results import BoolArray, FloatArray
 from landscape.sampling import importance, loss_seeds
 from landscape.spectra import Trace
@@ -169,6 +170,7 @@ class TraceTask:
         first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1}.get(method, _FIRST_PROBES)
         self.count = self._exact + first
         self._chunks = product_chunks(objective)
+        self._squares: GradientSquares | None = None
         self._q: FloatArray = np.zeros(0)
         self._total = 0.0
         if method == "sampled":
@@ -269,7 +271,8 @@ class TraceTask:
         """((B, tensors) squared gradient norms summed over seeds, denominators, backward passes) of one batch."""
         objective = self._matrix.sample.objective
         with objective.differentiable(self._matrix.theta, self._matrix.buffers) as (model, _):
-            squares = GradientSquares(model, self._matrix.names)
+            # Kept for all chunks: it knows by then that samples do not meet, and has its memory.
+            self._squares = squares = self._squares or GradientSquares(model, self._matrix.names)
             with squares.recording():
                 outputs, targets = objective.outputs(model, batch)
             seeds = loss_seeds(objective, outputs, targets)
