@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from landscape_jobs.demo import digits, digits_convnet, make_demo
+from landscape_jobs.spec import load_job
 
 import landscape as ls
 from landscape.opening import run_names
@@ -16,20 +18,45 @@ from landscape.opening import run_names
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "a demo"
-    make_demo(out, nx=5, ny=4, epochs=3)
+    make_demo(out, nx=5, ny=4, epochs=3, k=2)
     return out
 
 
-def test_the_demo_leaves_one_file_with_the_three_surfaces(demo: Path) -> None:
-    assert run_names(demo / "demo.h5") == ["convnet", "mlp", "mlp_trajectory"]
+def test_the_demo_leaves_one_file_with_the_three_surfaces_and_the_spectrum(demo: Path) -> None:
+    assert run_names(demo / "demo.h5") == ["convnet", "mlp", "mlp_trajectory", "convnet_spectrum"]
     for name in ("convnet", "mlp", "mlp_trajectory"):
         surface = ls.open(demo / "demo.h5", run=name)
+        assert isinstance(surface, ls.Surface)
         assert surface.complete
         assert surface.values["loss"].shape == surface.values["accuracy"].shape == (4, 5)
 
 
+def test_the_spectrum_is_that_of_the_net_in_its_job_file(demo: Path) -> None:
+    spectrum = ls.open(demo / "demo.h5", run="convnet_spectrum")
+    assert isinstance(spectrum, ls.Spectrum)
+    assert spectrum.size == 12_058
+    assert spectrum.converged.tolist() == [True] * 2
+    net = digits_convnet()
+    ls.load_checkpoint(net, demo / "digits_convnet.safetensors")
+    assert spectrum.eigenvectors is not None
+    vectors = torch.from_numpy(spectrum.eigenvectors).float()
+    with ls.CurvatureOperator(ls.Objective(net, data=digits("train"), device="cpu")) as H:
+        images = H.apply(vectors)
+    gaps = torch.linalg.vector_norm(images - torch.from_numpy(spectrum.eigenvalues).float()[:, None] * vectors, dim=1)
+    assert (gaps.numpy() < 1.1e-3 * spectrum.eigenvalues).all()
+    assert spectrum.trace is not None
+    assert spectrum.trace.method == "exact"
+    assert spectrum.trace.value > spectrum.eigenvalues.sum()
+    assert spectrum.density is not None
+    assert len(spectrum.density.nodes) == 4
+    job = load_job(demo / "convnet_spectrum.toml")
+    assert job.spectrum is not None
+    assert (job.spectrum.k, job.out) == (2, demo / "runs/convnet_spectrum")
+
+
 def test_the_trajectory_lies_inside_its_picture_and_ends_at_the_centre(demo: Path) -> None:
     surface = ls.open(demo / "demo.h5", run="mlp_trajectory")
+    assert isinstance(surface, ls.Surface)
     assert surface.points is not None
     assert surface.points.labels == tuple(f"epoch{i}" for i in range(7))
     for values, coordinates in zip(surface.axes.values(), surface.points.coordinates.T, strict=True):
@@ -40,11 +67,13 @@ def test_the_trajectory_lies_inside_its_picture_and_ends_at_the_centre(demo: Pat
 
 
 def test_a_second_call_computes_nothing_and_leaves_the_same(demo: Path) -> None:
-    kept = [*demo.glob("*.safetensors"), *demo.glob("*.toml"), *demo.glob("runs/*/shards/*")]
+    kept = [*demo.glob("*.safetensors"), *demo.glob("*.toml"), *demo.glob("runs/**/shards/*")]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    left = make_demo(demo, nx=5, ny=4, epochs=3)
+    left = make_demo(demo, nx=5, ny=4, epochs=3, k=2)
     assert {path: path.stat().st_mtime_ns for path in kept} == before
-    assert sorted(demo.glob("runs/*/shards/*")) == sorted(p for p in kept if p.suffix == ".npz")
+    assert sorted(demo.glob("runs/**/shards/*")) == sorted(p for p in kept if p.suffix == ".npz")
+    kinds = ("spectrum", "density", "layers", "vectors")
+    assert {path.stem for path in left.pictures} >= {f"convnet_spectrum_{kind}" for kind in kinds}
     for path in (left.file, *left.pictures, *left.jobs):
         assert path.is_file()
         assert str(path) in left.text()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
-from landscape_jobs.spec import Job, PcaPlane, RandomPlane, load_job, parse_job
+from landscape_jobs.spec import Job, LayersTable, PcaPlane, RandomPlane, SpectrumTable, load_job, parse_job
 
+import landscape as ls
 from landscape.errors import InputError
 
 TEXT = """
@@ -22,6 +24,8 @@ y = [0, 2.5, 3]
 [run]
 out = "runs/a"
 """
+SPECTRUM = TEXT.replace("[surface]\nx = [-1, 1, 5]\ny = [0, 2.5, 3]\n", "[spectrum]\nk = 4\n")
+LAYERS = SPECTRUM.replace("[spectrum]", "[layers]")
 
 
 def refused(*overrides: str, text: str = TEXT) -> str:
@@ -34,6 +38,7 @@ def test_a_job_has_the_documented_defaults() -> None:
     job = parse_job(TEXT, "/somewhere/job.toml")
     assert job.plane == RandomPlane(kind="random", normalize="filter", ignore=("bias", "norm"), seed=0)
     assert job.objective.loss == "cross_entropy"
+    assert job.surface is not None
     assert job.surface.ranges == ((-1, 1, 5), (0, 2.5, 3))
     assert job.surface.batchnorm == "frozen"
     assert (job.run.threads, job.run.ranks_per_item) == (None, 1)
@@ -127,6 +132,91 @@ def test_what_is_required_and_missing_is_named() -> None:
     message = refused(text="[model]\nfactory = 'a:b'\n[surface]\ny = [0, 1, 2]\n")
     for key in ("data", "surface.x", "run"):
         assert f"{key} is missing" in message
+
+
+@pytest.mark.parametrize(
+    ("table", "function"), [(SpectrumTable, ls.measure_spectrum), (LayersTable, ls.measure_layer_spectra)]
+)
+def test_tables_of_curvature_are_the_arguments_of_their_function(
+    table: type[SpectrumTable | LayersTable], function: object
+) -> None:
+    """With the same defaults; what only a program can give is left out."""
+    assert callable(function)
+    parameters = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("objective", "out", "theta", "buffers", "start", "ranks_per_item", "progress", "job")
+    }
+    assert {name: field.default for name, field in table.model_fields.items()} == parameters
+
+
+def test_a_job_of_a_spectrum_reads_back_and_takes_overrides() -> None:
+    given = ("spectrum.trace=deflated", "spectrum.params=0", "spectrum.tol=0.01", "spectrum.samples=20")
+    job = parse_job(SPECTRUM, "/a/job.toml", given)
+    assert job.spectrum is not None
+    expected = {"k": 4, "trace": "deflated", "params": ("0",), "tol": 0.01, "samples": 20}
+    assert job.spectrum.arguments() == expected
+    assert parse_job(job.text(), "/elsewhere/run.json") == job
+    layers = parse_job(LAYERS, "/a/job.toml", ["layers.trace=false", 'layers.params=["0.weight", "*.bias"]']).layers
+    assert layers is not None
+    assert layers.arguments() == {"k": 4, "trace": False, "params": ("0.weight", "*.bias")}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("spectrun.k=1", "spectrun: unknown; did you mean 'spectrum'?"),
+        ("spectrum=3", "spectrum = 3: a table is needed here, [spectrum]"),
+        ("spectrum.max_product=9", "spectrum.max_product: unknown; did you mean 'max_products'?"),
+        ("spectrum.batchnorm=frozen", "spectrum.batchnorm: does not belong to [spectrum], but to [surface]"),
+        ("spectrum.k=-1", "spectrum.k = -1: Input should be greater than or equal to 0"),
+        ("spectrum.k=2.5", "spectrum.k = 2.5: Input should be a valid integer"),
+        ("spectrum.k=true", "spectrum.k = True: Input should be a valid integer"),
+        ("spectrum.smallest=-1", "spectrum.smallest = -1: Input should be greater than or equal to 0"),
+        ("spectrum.tol=0", "spectrum.tol = 0: a relative accuracy, so a number between 0 and 1"),
+        ("spectrum.tol=nan", "spectrum.tol = nan: a relative accuracy, so a number between 0 and 1"),
+        ("spectrum.trace_tol=1", "spectrum.trace_tol = 1: a relative accuracy, so a number between 0 and 1"),
+        (
+            "spectrum.trace=exakt",
+            "spectrum.trace = 'exakt': not true, false or a way to the trace; did you mean 'exact'",
+        ),
+        ("spectrum.trace=1", "spectrum.trace = 1: not true, false or a way to the trace; known: deflated, exact"),
+        ("spectrum.density=1", "spectrum.density = 1: Input should be a valid boolean"),
+        ("spectrum.params=[]", "spectrum.params = []: Value should have at least 1 item"),
+        ("spectrum.params=1.5", "spectrum.params.0 = 1.5: Input should be a valid string"),
+        ("spectrum.operator=gnn", "spectrum.operator = 'gnn': not one of hessian, ggn"),
+        ("spectrum.weight_decay=-1", "spectrum.weight_decay = -1: Input should be greater than or equal to 0"),
+        ("spectrum.weight_decay=inf", "spectrum.weight_decay = inf: Input should be a finite number"),
+        ("spectrum.samples=1", "spectrum.samples = 1: Input should be greater than or equal to 2"),
+        ("spectrum.sampling=importence", "spectrum.sampling = 'importence': not one of uniform, importance"),
+        ("spectrum.sampling=importance", "spectrum: sampling = 'importance' needs samples"),
+        ("spectrum.density_probes=0", "spectrum.density_probes = 0: Input should be greater than or equal to 1"),
+        ("spectrum.density_steps=0", "spectrum.density_steps = 0: Input should be greater than or equal to 1"),
+        ("spectrum.block=0", "spectrum.block = 0: Input should be greater than or equal to 1"),
+        ("spectrum.max_products=0", "spectrum.max_products = 0: Input should be greater than or equal to 1"),
+        ("spectrum.seed=x", "spectrum.seed = 'x': Input should be a valid integer"),
+        ("plane.seed=1", "[plane] belongs to [surface], and this job measures [spectrum]; leave it out"),
+        (
+            "surface.x=[0,1,2]",
+            "one of the tables [surface], [spectrum], [layers]; this one holds [surface], [spectrum]",
+        ),
+        ("layers.k=1", "this one holds [spectrum], [layers]"),
+    ],
+)
+def test_a_mistake_in_a_job_of_curvature_is_answered_alike(override: str, expected: str) -> None:
+    assert expected in refused(override, text=SPECTRUM)
+
+
+def test_tables_that_ask_for_nothing_or_for_what_cannot_be_are_refused() -> None:
+    off = ("spectrum.k=0", "spectrum.trace=false", "spectrum.density=false")
+    assert "nothing is asked for" in refused(*off, text=SPECTRUM)
+    assert "k = 0 asks for none" in refused("spectrum.k=0", "spectrum.trace=deflated", text=SPECTRUM)
+    assert "layers.k = 0" in refused("layers.k=0", text=LAYERS)
+    assert "layers.density: does not belong to [layers], but to [spectrum]" in refused(
+        "layers.density=true", text=LAYERS
+    )
+    assert "[layers] computes none" in refused("layers.trace=deflated", text=LAYERS)
+    assert "this one holds none of them" in refused(text=SPECTRUM.replace("[spectrum]\nk = 4\n", ""))
 
 
 def test_z_without_y_is_refused() -> None:

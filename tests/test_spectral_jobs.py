@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -206,6 +207,16 @@ def test_another_job_in_the_folder_is_refused_with_the_differences(folder: Path)
     assert contents(folder) == before
 
 
+def children(parent: int) -> list[int]:
+    """Processes that a process started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(status.read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                found.append(int(status.parent.name))
+    return found
+
+
 # -- stopping and going on ---------------------------------------------------------------------------------------------
 
 
@@ -225,14 +236,14 @@ def test_ctrl_c_stops_within_a_product_and_resume_goes_on_from_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claims, "_REPORT", 0.0)
-    done("run", folder / "job.toml", "--set", "run.out=whole")
-    job = load_job(folder / "job.toml")
+    done("run", folder / "job.toml", "--set", "spectrum.trace=false", "--set", "run.out=whole")
+    job = load_job(folder / "job.toml", ["spectrum.trace=false"])
     with pytest.raises(ls.RunInterrupted, match="stopped by SIGINT with 0 of 1 rows"):
         run_job(job, progress=interrupt_when("eigenpairs 0 7 products"))
     state = folder / "runs/a/eigenpairs/krylov.npz"
     with np.load(state) as arrays:
         assert arrays["counters"][0] == 8  # the product in hand was finished
-    assert not (folder / "runs/a/trace").exists()
+    assert not (folder / "runs/a/density").exists()
     assert "0 of 1" in done("status", folder / "runs/a")
 
     calls = []
@@ -296,8 +307,9 @@ def test_a_killed_job_goes_on_and_two_ranks_give_the_spectrum_of_one(folder: Pat
         assert time.monotonic() < deadline
         assert process.poll() is None, ended(process)
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(60)
+    for rank in children(process.pid):
+        os.kill(rank, signal.SIGKILL)
+    ended(process)
     assert not (folder / "runs/a/landscape.h5").exists()
     kept = contents(folder / "runs/a/eigenpairs/shards") | contents(folder / "runs/a/trace/shards")
     density = run_stores(folder / "runs/a")[-1].rows()
@@ -319,6 +331,26 @@ def test_a_killed_job_goes_on_and_two_ranks_give_the_spectrum_of_one(folder: Pat
     assert two.density is not None
     assert one.density is not None
     np.testing.assert_allclose(two.density.nodes, one.density.nodes, atol=1e-8)
+
+
+@pytest.mark.mpi
+def test_two_ranks_leave_their_eigenpairs_together(folder: Path) -> None:
+    """SIGUSR1 is what mpiexec passes on; the ranks hear it at different moments of one long item."""
+    more = ("spectrum.k=150", "spectrum.tol=1e-10", "model.args.width=200", "data.args.samples=2000")
+    words = [word for o in more for word in ("--set", o)]
+    process = start("run", folder / "job.toml", *words, ranks=2)
+    attempt = folder / "runs/a/eigenpairs/attempts/0001.json"
+    deadline = time.monotonic() + 60
+    while not attempt.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(1)
+    process.send_signal(signal.SIGUSR1)
+    code, _, err = ended(process)
+    assert code == 3, err
+    assert "stopped by SIGUSR1 with 0 of 1 rows" in err
+    assert (folder / "runs/a/eigenpairs/krylov.npz").exists()
+    assert json.loads(attempt.read_text())["signal"] == "SIGUSR1"
 
 
 @pytest.mark.mpi
@@ -466,7 +498,6 @@ def test_check_against_pyhessian(folder: Path, monkeypatch: pytest.MonkeyPatch) 
             ["ggn"],
         ),
         ("job", ["run.out=curved_nets.py/a"], ["curved_nets.py"]),
-        ("job", ["objective.precision=bf16"], ["bf16"]),
         ("layers", ["layers.density=true"], ["layers.density", "but to [spectrum]"]),
         ("layers", ["layers.params=nothing*"], ["matches no trainable parameter"]),
         ("layers", ["surface.x=[0,1,2]"], ["[surface], [layers]"]),

@@ -20,7 +20,7 @@ import landscape as ls
 from landscape.comm import processor_count, world
 from landscape.errors import InputError, nearest
 from landscape.loop import agree
-from landscape.store import Store
+from landscape.opening import Result, run_stores
 from landscape_jobs.spec import (
     RETURNED,
     DataTable,
@@ -29,33 +29,57 @@ from landscape_jobs.spec import (
     ModelTable,
     PcaPlane,
     RandomPlane,
+    SurfaceTable,
     ThroughPlane,
     parse_job,
 )
 
+# First task of a run -> the function of the library that runs it
+_MEASURE = {"surface": "measure_surface", "layers": "measure_layer_spectra"}
+
 
 @dataclass(frozen=True)
 class Built:
-    """The objects a job names."""
+    """The objects that a job of a surface names."""
 
     objective: ls.Objective
     plane: ls.Plane
     axes: tuple[tuple[float, float, int], ...]
+    batchnorm: str
     statistics: Any  # data to re-estimate BatchNorm on; None for the objective's own
     known: ls.Surface | None
 
 
 def run_job(
     job: Job, *, limit_items: int | None = None, progress: Callable[[ls.Progress], None] | None = None
-) -> ls.Surface:
-    """Run a job on all ranks and return its surface; see `landscape.measure_surface` for what is raised."""
+) -> Result:
+    """Run a job on all ranks and return what it measured.
+
+    Raises what `landscape.measure_surface`, `measure_spectrum` and `measure_layer_spectra` raise.
+    """
+    table = job.spectrum or job.layers
+    if table is not None:
+        if limit_items is not None:
+            raise InputError(
+                f"--limit-items={limit_items} counts points of a surface, and this job measures curvature. Leave it "
+                "out; Ctrl-C stops a run, and landscape resume goes on with it."
+            )
+        measure = ls.measure_spectrum if job.spectrum is not None else ls.measure_layer_spectra
+        return measure(
+            build_objective(job),
+            **table.arguments(),
+            out=job.out,
+            ranks_per_item=job.run.ranks_per_item,
+            progress=progress,
+            job=job.text(),
+        )
     built = build(job)
     return ls.measure_surface(
         built.objective,
         built.plane,
         axes=built.axes,
         out=job.out,
-        batchnorm=job.surface.batchnorm,
+        batchnorm=built.batchnorm,
         statistics=built.statistics,
         known=built.known,
         ranks_per_item=job.run.ranks_per_item,
@@ -66,7 +90,7 @@ def run_job(
 
 
 def build(job: Job) -> Built:
-    """Import the job's factories and make what they name, on all ranks, with this rank's threads set.
+    """Import the factories of a surface's job and make what they name, on all ranks, with this rank's threads set.
 
     Raises InputError for a callable that cannot be imported or called with its arguments, a checkpoint that does not
     fit, and all that `landscape.Objective` and the planes refuse; what a factory raises comes through.
@@ -75,20 +99,29 @@ def build(job: Job) -> Built:
     return agree(world(), lambda: _build(job))
 
 
+def build_objective(job: Job) -> ls.Objective:
+    """What a job measures, made like all that `build` makes."""
+    set_threads(job.run.threads)
+    return agree(world(), lambda: _objective(job, []))
+
+
 def stored_job(folder: str | Path) -> Job:
     """The job a run folder was made from, with that folder as its `out` even where it was moved.
 
+    Of several tasks in it, each with the job that began it, the first that is not finished says what is to be done.
     Raises StoreError for what is no run folder, InputError for a run made from Python.
     """
-    store = Store.open(folder)
+    stores = run_stores(folder)
+    store = next((store for store in stores if not store.rows().done.all()), stores[-1])
     text = store.manifest()["job"]
     if not text:
+        measure = _MEASURE.get(stores[0].description().name, "measure_spectrum")
         raise InputError(
             f"{folder} was made from Python, not from a job file, so it does not tell how to build its model. Call the "
-            f"same landscape.measure_surface(..., out={str(folder)!r}) again: it goes on from the rows that are there."
+            f"same landscape.{measure}(..., out={str(folder)!r}) again: it goes on from the rows that are there."
         )
     job = parse_job(text, Path(folder) / "run.json")
-    return job.model_copy(update={"run": job.run.model_copy(update={"out": store.folder.resolve()})})
+    return job.model_copy(update={"run": job.run.model_copy(update={"out": Path(folder).resolve()})})
 
 
 def set_threads(threads: int | None) -> None:
@@ -104,22 +137,30 @@ def set_threads(threads: int | None) -> None:
 
 
 def _build(job: Job) -> Built:
-    for folder in (Path.cwd(), job.folder):
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
+    surface = job.surface
+    assert surface is not None, "a job that measures curvature has no plane; see build_objective"
     checkpoints = _files(job, job.plane.checkpoints) if isinstance(job.plane, ThroughPlane | PcaPlane) else []
     objective = _objective(job, checkpoints)
-    surface = job.surface
     return Built(
         objective,
-        _plane(job, objective, checkpoints),
+        _plane(job, surface, objective, checkpoints),
         surface.ranges,
+        surface.batchnorm,
         _made("surface.statistics", surface.statistics) if surface.statistics is not None else None,
-        ls.open(job.path(surface.known)) if surface.known is not None else None,
+        _known(job.path(surface.known)) if surface.known is not None else None,
     )
 
 
+def _known(path: Path) -> ls.Surface:
+    found = ls.open(path, group="surface")
+    assert isinstance(found, ls.Surface)
+    return found
+
+
 def _objective(job: Job, checkpoints: list[Path]) -> ls.Objective:
+    for folder in (Path.cwd(), job.folder):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
     model = _made("model", job.model)
     if not hasattr(model, "named_parameters"):
         raise InputError(f"model.factory = {job.model.factory!r} returned {type(model).__name__}; return an nn.Module")
@@ -147,8 +188,8 @@ def _centre(job: Job, checkpoints: list[Path]) -> Path | None:
     return None
 
 
-def _plane(job: Job, objective: ls.Objective, checkpoints: list[Path]) -> ls.Plane:
-    plane, axes = job.plane, len(job.surface.ranges)
+def _plane(job: Job, surface: SurfaceTable, objective: ls.Objective, checkpoints: list[Path]) -> ls.Plane:
+    plane, axes = job.plane, len(surface.ranges)
     if isinstance(plane, RandomPlane):
         return ls.random_plane(
             objective,

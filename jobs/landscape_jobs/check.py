@@ -1,17 +1,20 @@
-"""What a job would take, from two trial points; nothing is written."""
+"""What a job of a surface would take, from two trial points; nothing is written."""
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from landscape.comm import SERIAL, world
+from landscape.errors import InputError
 from landscape.grid import AXIS_NAMES, Grid
 from landscape.loop import agree
 from landscape.store import Store
@@ -50,9 +53,7 @@ def check_job(job: Job) -> Trial:
     grid = Grid.of(dict(zip(AXIS_NAMES, built.axes, strict=False)))
     task = agree(
         world(),
-        lambda: SurfaceTask(
-            built.objective, built.plane, grid, batchnorm=job.surface.batchnorm, statistics=built.statistics
-        ),
+        lambda: SurfaceTask(built.objective, built.plane, grid, batchnorm=built.batchnorm, statistics=built.statistics),
     )
     description = task.describe()
     done = agree(world(), lambda: _done(job, task) if world().rank == 0 else 0)
@@ -61,10 +62,7 @@ def check_job(job: Job) -> Trial:
         started = time.perf_counter()
         losses.append(agree(world(), partial(_loss_at, task, item)))
         seconds = time.perf_counter() - started
-    scale = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    device_memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    found = world().gather_all((seconds, memory, device_memory))
+    found = world().gather_all((seconds, *peak_memory()))
     return Trial(
         rows=task.count,
         done=max(world().gather_all(done)),
@@ -79,12 +77,28 @@ def check_job(job: Job) -> Trial:
     )
 
 
+def peak_memory() -> tuple[int, int]:
+    """Bytes that this process has taken at most so far, and on its GPU."""
+    scale = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return memory, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def require_writable(out: Path) -> None:
+    """Raise InputError where a run folder could not be made or written to."""
+    there = next(folder for folder in (out, *out.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "may not be written to" if there.is_dir() else "is not a folder"
+        raise InputError(f"run.out = {str(out)!r}: {there} {reason}; name a folder that can be made or written to")
+
+
 def _loss_at(task: SurfaceTask, item: int) -> float:
     return float(np.asarray(task.evaluate(item, SERIAL)["loss"]))
 
 
 def _done(job: Job, task: SurfaceTask) -> int:
     """Rows the run folder holds. Raises InputError where it belongs to another run."""
+    require_writable(job.out)
     if not (job.out / "run.json").exists():
         return 0
     # A folder that has its run.json is only compared with the task, not written to.

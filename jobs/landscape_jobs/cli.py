@@ -37,6 +37,10 @@ Overrides = Annotated[
 ]
 Source = Annotated[Path, typer.Argument(metavar="FILE_OR_RUN", help="Result file or run folder.", show_default=False)]
 RunName = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Which run of a merged file.")]
+Group = Annotated[
+    str | None,
+    typer.Option("--group", metavar="NAME", help="Which result of a file that holds several, as surface or spectrum."),
+]
 
 
 def main() -> None:
@@ -64,7 +68,7 @@ def run(
     job: JobFile,
     overrides: Overrides = [],  # noqa: B006  (typer reads it once and copies)
     limit_items: Annotated[
-        int | None, typer.Option("--limit-items", min=0, metavar="N", help="End after N new rows.")
+        int | None, typer.Option("--limit-items", min=0, metavar="N", help="End after N new points of a surface.")
     ] = None,
 ) -> None:
     """Run a job, or go on with it: rows its folder holds already are not computed again."""
@@ -84,24 +88,42 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folde
 
 
 @app.command(no_args_is_help=True)
-def check(job: JobFile, overrides: Overrides = []) -> None:  # noqa: B006
-    """Validate all of a job and estimate its time and memory from two trial points; writes nothing."""
+def check(
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="pyhessian", help="Compare Hessian products with those of that package."),
+    ] = None,
+) -> None:
+    """Validate all of a job and estimate its time and memory from a small part of it; writes nothing."""
     with _exit_codes():
         from landscape.comm import world
+        from landscape.errors import InputError
         from landscape.loop import agree
         from landscape_jobs.check import check_job
         from landscape_jobs.spec import load_job
-        from landscape_jobs.tables import trial_table
+        from landscape_jobs.spectral_check import check_curvature
+        from landscape_jobs.tables import curvature_trial_table, trial_table
 
-        trial = check_job(agree(world(), lambda: load_job(job, overrides)))
-        _on_rank_0(lambda: _show(trial_table(trial)))
+        if against not in (None, "pyhessian"):
+            raise InputError(f"--against {against!r} is not known; products can be compared with those of pyhessian")
+        loaded = agree(world(), lambda: load_job(job, overrides))
+        curvature = loaded.spectrum or loaded.layers
+        if curvature is None:
+            shown = trial_table(check_job(loaded))
+        else:
+            shown = curvature_trial_table(check_curvature(loaded, curvature))
+        _on_rank_0(lambda: _show(shown))
+        if against is not None and not _agrees_with_pyhessian(loaded):
+            raise typer.Exit(CRASHED)
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to work in.")] = Path("landscape-demo"),
 ) -> None:
-    """Train two small nets on handwritten digits, measure their surfaces, and leave one file and its pictures."""
+    """Train two small nets on handwritten digits, measure surfaces and a spectrum, leave one file and its pictures."""
     with _exit_codes():
         from landscape_jobs.demo import make_demo
 
@@ -141,16 +163,20 @@ def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
     with _exit_codes():
         import landscape as ls
-        from landscape.opening import run_names
-        from landscape_jobs.tables import surface_tables
+        from landscape.opening import group_names, run_names
+        from landscape_jobs.spectral_tables import result_tables
 
         def tell() -> None:
-            names: list[str | None] = [name]
+            runs: list[str | None] = [name]
             if name is None and source.is_file():
-                names = [*run_names(source)] or names
-            for run_name in names:
+                runs = [*run_names(source)] or runs
+            for run_name in runs:
                 title = f"{source}, run {run_name}" if run_name else str(source)
-                _show(*surface_tables(ls.open(source, run=run_name), title))
+                groups: list[str | None] = [None]
+                if source.is_file():
+                    groups = [*group_names(source, run=run_name)] or groups
+                for group in groups:
+                    _show(*result_tables(ls.open(source, run=run_name, group=group), title))
 
         _on_rank_0(tell)
 
@@ -158,30 +184,45 @@ def show(source: Source, name: RunName = None) -> None:
 @app.command(no_args_is_help=True)
 def plot(
     source: Source,
-    quantity: Annotated[str, typer.Option("-q", "--quantity", metavar="NAME", help="What to draw.")] = "loss",
+    quantity: Annotated[
+        str | None, typer.Option("-q", "--quantity", metavar="NAME", help="What to draw of a surface; by default loss.")
+    ] = None,
     kind: Annotated[
         str | None,
         typer.Option(
-            "--kind", metavar="contour|3d|profile", help="Contour by default, profile where there is one axis."
+            "--kind",
+            metavar="NAME",
+            help="Of a surface contour (the default), 3d or profile (where there is one axis). Of a spectrum spectrum, "
+            "density, layers or vectors; by default all there is something for.",
         ),
     ] = None,
-    levels: Annotated[str, typer.Option("--levels", metavar="auto|linear|log", help="Spacing of the levels.")] = "auto",
+    levels: Annotated[
+        str | None,
+        typer.Option("--levels", metavar="auto|linear|log", help="Spacing of a surface's levels; by default auto."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Picture to write: .png, .pdf or .svg; by default beside."),
     ] = None,
     name: RunName = None,
+    group: Group = None,
 ) -> None:
-    """Draw a quantity of a surface."""
+    """Draw a quantity of a surface, or the pictures of a spectrum."""
     with _exit_codes():
         import landscape as ls
-        from landscape.plotting import plot_surface, save_figure
+        from landscape.errors import InputError
+        from landscape.plotting import save_figure
+        from landscape_jobs.pictures import pictures
 
         def draw() -> None:
-            surface = ls.open(source, run=name)
-            drawn = kind or ("profile" if len(surface.axes) == 1 else "contour")
-            figure = plot_surface(surface, quantity, drawn, levels=levels)
-            typer.echo(str(save_figure(figure, out or _beside(source, name, f"{quantity}_{drawn}.png"))))
+            drawn = list(pictures(ls.open(source, run=name, group=group), kind, quantity, levels))
+            if out is not None and len(drawn) > 1:
+                raise InputError(
+                    f"-o {out} names one file for {len(drawn)} pictures; say which with --kind: "
+                    + ", ".join(picture for picture, _ in drawn)
+                )
+            for picture, figure in drawn:
+                typer.echo(str(save_figure(figure, out or _beside(source, name, f"{picture}.png"))))
 
         _on_rank_0(draw)
 
@@ -189,19 +230,34 @@ def plot(
 def _run(load: Callable[[], Job], limit_items: int | None) -> None:
     from landscape.comm import world
     from landscape.loop import agree
-    from landscape.store import Store
+    from landscape.opening import run_stores
+    from landscape.store import RESULT
     from landscape_jobs.build import run_job
     from landscape_jobs.progress import ProgressDisplay
 
     job = agree(world(), load)
     with ProgressDisplay() as display:
         run_job(job, limit_items=limit_items, progress=display)
-    store = Store(job.out)
-    done = _on_rank_0(lambda: store.rows().done)
-    if not done.all():
-        _tell(f"{int(done.sum())} of {len(done)} rows are done; go on with: landscape resume {_quoted(job.out)}")
+    rows = _on_rank_0(lambda: [done for store in run_stores(job.out) for done in store.rows().done])
+    if not all(rows):
+        _tell(f"{sum(rows)} of {len(rows)} rows are done; go on with: landscape resume {_quoted(job.out)}")
         raise typer.Exit(WORK_LEFT)
-    _on_rank_0(lambda: typer.echo(str(store.result)))
+    _on_rank_0(lambda: typer.echo(str(job.out / RESULT)))
+
+
+def _agrees_with_pyhessian(job: Job) -> bool:
+    from landscape.compat import compare_with_pyhessian
+    from landscape_jobs.build import build_objective
+    from landscape_jobs.tables import comparison_table
+
+    objective = build_objective(job)
+
+    def compare() -> bool:
+        comparison = compare_with_pyhessian(objective)
+        _show(comparison_table(comparison))
+        return comparison.agrees
+
+    return _on_rank_0(compare)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The demo: two small nets trained on handwritten digits, their surfaces, one file and its pictures.
+"""The demo: two small nets trained on handwritten digits, their surfaces, a spectrum, one file and its pictures.
 
 Its factories are named in the job files it leaves, which are meant to be copied.
 """
@@ -21,17 +21,18 @@ import landscape as ls
 from landscape.comm import world
 from landscape.errors import InputError
 from landscape.loop import agree
-from landscape.plotting import plot_surface, save_figure
+from landscape.plotting import save_figure
 from landscape_jobs.build import run_job, set_threads
+from landscape_jobs.pictures import pictures
 from landscape_jobs.progress import ProgressDisplay
 from landscape_jobs.spec import load_job
 
 _TRAINED_ON = 1297  # of the 1797 digits; the other 500 test
 _BATCH = 64
 
-_JOB = """\
-# The loss of {what} on the {count} handwritten digits it was trained on.
-# Try: landscape run {name}.toml --set surface.x=[-2,2,61] --set run.out=runs/{name}_wide
+_HEAD = """\
+# {title} on the {count} handwritten digits it was trained on.
+# Try: landscape run {name}.toml --set {change} --set run.out=runs/{name}_{changed}
 
 [model]
 factory = "landscape_jobs.demo:{factory}"
@@ -41,6 +42,8 @@ checkpoint = "{factory}.safetensors"
 factory = "landscape_jobs.demo:digits"
 args = {{ split = "train" }}
 
+"""
+_SURFACE = """\
 [objective]
 loss = "cross_entropy"
 metrics = ["accuracy"]
@@ -51,6 +54,16 @@ metrics = ["accuracy"]
 [surface]
 x = [{x[0]}, {x[1]}, {nx}]
 y = [{y[0]}, {y[1]}, {ny}]
+
+[run]
+out = "runs/{name}"
+"""
+_SPECTRUM = """\
+[spectrum]
+k = {k}                                       # largest eigenvalues of the Hessian
+tol = 1e-3                                  # their relative residuals
+trace = true                                # the cheapest way that is right for this net
+density = true
 
 [run]
 out = "runs/{name}"
@@ -79,11 +92,12 @@ class Left:
         return "\n".join(
             [
                 f"test accuracy: {nets}",
-                f"surfaces:      {self.file}",
+                f"results:       {self.file}",
                 *(f"picture:       {path}" for path in self.pictures),
                 *(f"job file:      {path}" for path in self.jobs),
                 "next:",
                 f"  {program} show {quoted[0]}",
+                f"  {program} show {quoted[0]} --run convnet_spectrum",
                 f"  {program} plot {quoted[0]} --run convnet -q accuracy",
                 f"  {program} status {quoted[1]}/runs/*",
                 f"  {program} check {quoted[2]} --set surface.x=[-1,1,101] --set run.out=runs/fine",
@@ -135,15 +149,15 @@ def digits(split: str = "train") -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).float()[chosen] / 16, torch.from_numpy(labels)[chosen]
 
 
-def make_demo(out: str | Path, *, nx: int = 31, ny: int = 25, epochs: int = 20) -> Left:
-    """Train the nets, measure nx x ny surfaces on all ranks, write `demo.h5` and pictures into the folder `out`.
+def make_demo(out: str | Path, *, nx: int = 31, ny: int = 25, epochs: int = 20, k: int = 5) -> Left:
+    """Train the nets, measure nx x ny surfaces and a spectrum on all ranks, write `demo.h5` and pictures into `out`.
 
     What an earlier call left there is used: checkpoints, job files, finished rows. Raises InputError without
     scikit-learn, and what running a job raises.
     """
     folder = Path(out).resolve()
     set_threads(None)
-    agree(world(), lambda: _prepare(folder, nx, ny, epochs) if world().rank == 0 else None)
+    agree(world(), lambda: _prepare(folder, nx, ny, epochs, k) if world().rank == 0 else None)
     jobs = {path.stem: path for path in _job_files(folder)}
     for path in jobs.values():
         job = agree(world(), lambda path=path: load_job(path))  # type: ignore[misc]
@@ -155,24 +169,29 @@ def make_demo(out: str | Path, *, nx: int = 31, ny: int = 25, epochs: int = 20) 
 
 
 def _job_files(folder: Path) -> list[Path]:
-    return [folder / f"{name}.toml" for name in ("convnet", "mlp", "mlp_trajectory")]
+    return [folder / f"{name}.toml" for name in ("convnet", "mlp", "mlp_trajectory", "convnet_spectrum")]
 
 
-def _prepare(folder: Path, nx: int, ny: int, epochs: int) -> None:
+def _prepare(folder: Path, nx: int, ny: int, epochs: int, k: int) -> None:
     """Checkpoints and job files, those that are missing."""
     digits()
     history = folder / "digits_mlp_epochs"
     history.mkdir(parents=True, exist_ok=True)
     _trained(digits_convnet, folder, lambda: _adam_epochs(digits_convnet, epochs))
     _trained(digits_mlp, folder, lambda: _sgd_epochs(digits_mlp, 2 * epochs), history)
-    convnet, mlp, trajectory = _job_files(folder)
-    one = {"x": (-1.0, 1.0), "y": (-1.0, 1.0), "nx": nx, "ny": ny, "count": _TRAINED_ON}
-    _write_job(convnet, what="a convolutional net", factory="digits_convnet", plane=_RANDOM, **one)
-    _write_job(mlp, what="a multilayer perceptron", factory="digits_mlp", plane=_RANDOM, **one)
+    convnet, mlp, trajectory, spectrum = _job_files(folder)
+    one = {"x": (-1.0, 1.0), "y": (-1.0, 1.0), "nx": nx, "ny": ny, "change": "surface.x=[-2,2,61]", "changed": "wide"}
+    conv = "a convolutional net"
+    _write_job(convnet, _SURFACE, title=f"The loss of {conv}", factory="digits_convnet", plane=_RANDOM, **one)
+    perceptron = "The loss of a multilayer perceptron"
+    _write_job(mlp, _SURFACE, title=perceptron, factory="digits_mlp", plane=_RANDOM, **one)
     if not trajectory.exists():
-        x, y = _extent(folder, history)
-        what = "a multilayer perceptron, over the plane of its training,"
-        _write_job(trajectory, what=what, factory="digits_mlp", plane=_TRAJECTORY, **(one | {"x": x, "y": y}))
+        one["x"], one["y"] = _extent(folder, history)
+        title = f"{perceptron}, over the plane of its training,"
+        _write_job(trajectory, _SURFACE, title=title, factory="digits_mlp", plane=_TRAJECTORY, **one)
+    title = f"The curvature of the loss of {conv}"
+    more = {"k": k, "change": "spectrum.k=20", "changed": "more"}
+    _write_job(spectrum, _SPECTRUM, title=title, factory="digits_convnet", **more)
 
 
 def _trained(
@@ -228,9 +247,9 @@ def _save(net: nn.Module, path: Path) -> None:
     os.replace(temporary, path)  # noqa: PTH105
 
 
-def _write_job(path: Path, **words: object) -> None:
+def _write_job(path: Path, measured: str, **words: object) -> None:
     if not path.exists():  # a copy somebody edited stays
-        path.write_text(_JOB.format(name=path.stem, **words), encoding="utf-8")
+        path.write_text((_HEAD + measured).format(name=path.stem, count=_TRAINED_ON, **words), encoding="utf-8")
 
 
 def _extent(folder: Path, history: Path) -> list[tuple[float, float]]:
@@ -246,16 +265,16 @@ def _extent(folder: Path, history: Path) -> list[tuple[float, float]]:
 
 
 def _finish(folder: Path, jobs: dict[str, Path]) -> Left:
-    surfaces = {name: ls.open(load_job(path).out) for name, path in jobs.items()}
+    results = {name: ls.open(load_job(path).out) for name, path in jobs.items()}
     file = ls.merge_runs({name: load_job(path).out for name, path in jobs.items()}, folder / "demo.h5")
-    kinds = {"mlp_trajectory": ("contour",)}
-    pictures = [
-        save_figure(plot_surface(surface, kind=kind), folder / f"{name}_{kind}.png")
-        for name, surface in surfaces.items()
-        for kind in kinds.get(name, ("contour", "3d"))
-    ]
+    drawn: list[Path] = []
+    for name, result in results.items():
+        kinds = ("contour", "3d") if isinstance(result, ls.Surface) and name != "mlp_trajectory" else (None,)
+        for kind in kinds:
+            for picture, figure in pictures(result, kind):
+                drawn.append(save_figure(figure, folder / f"{name}_{picture.removeprefix('loss_')}.png"))
     accuracies = {factory.__name__: _accuracy(factory, folder) for factory in (digits_convnet, digits_mlp)}
-    return Left(folder, file, tuple(pictures), tuple(jobs.values()), accuracies)
+    return Left(folder, file, tuple(drawn), tuple(jobs.values()), accuracies)
 
 
 def _accuracy(factory: Callable[[], nn.Module], folder: Path) -> float:

@@ -1,4 +1,4 @@
-"""How far a run is, told while it runs: a bar on a terminal, a line a minute elsewhere."""
+"""How far a run is, told while it runs: a bar for each task on a terminal, a line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.progress import Progress as Bar
 from landscape import Progress
 
 _LINE_EVERY = 60.0  # seconds
+_WITH_MINIMUM = ("", "surface")  # tasks whose smallest headline value tells how they do; of others it is a cost
 
 
 class ProgressDisplay:
@@ -33,18 +34,22 @@ class ProgressDisplay:
 
     def __call__(self, progress: Progress) -> None:
         """Show `progress`, if it is time to."""
-        self._last = progress
+        before, self._last = self._last, progress
+        begun = before is None or before.task != progress.task
         if self._console.is_terminal:
             if self._bar is None:  # not earlier: only rank 0 is called
                 self._bar = Bar(BarColumn(), TextColumn("{task.description}"), console=self._console)
-                self._bar.add_task("")
                 self._bar.start()
+            if begun:
+                self._bar.add_task("")
             self._bar.update(
-                self._bar.task_ids[0],
+                self._bar.task_ids[-1],
                 description=progress_text(progress),
                 completed=progress.done,
                 total=progress.total,
             )
+        elif before is not None and begun:
+            self._write(before)
         elif time.monotonic() - self._written >= _LINE_EVERY:
             self._write(progress)
 
@@ -62,15 +67,24 @@ class ProgressDisplay:
 
 
 def progress_text(progress: Progress) -> str:
-    """One line: rows, rate, time left, smallest value.
+    """One line: the task, rows, rate, time left, smallest value, how far the item in hand is.
 
     >>> progress_text(Progress(done=50, total=200, computed=50, elapsed=10.0, minimum=0.25))
     '50 of 200 rows (25 %), 5/s, 0:00:30 left, minimum 0.25'
+    >>> progress_text(Progress(0, 1, 0, 9.0, math.nan, task="eigenpairs", note="21 products, 3 of 10 pairs converged"))
+    'eigenpairs: 0 of 1 rows (0 %), 21 products, 3 of 10 pairs converged, 0:00:09 so far'
     """
-    rate = progress.computed / progress.elapsed if progress.elapsed > 0 else math.nan
     left = progress.remaining_seconds
-    return (
-        f"{progress.done} of {progress.total} rows ({100 * progress.done // max(1, progress.total)} %), {rate:.3g}/s, "
-        f"{timedelta(seconds=round(left)) if math.isfinite(left) else 'unknown time'} left, "
-        f"minimum {progress.minimum:.6g}"
-    )
+    parts = [f"{progress.done} of {progress.total} rows ({100 * progress.done // max(1, progress.total)} %)"]
+    if progress.note:
+        parts += [progress.note, f"{_duration(progress.elapsed)} so far"]
+    else:
+        rate = progress.computed / progress.elapsed if progress.elapsed > 0 else math.nan
+        parts += [f"{rate:.3g}/s", f"{_duration(left) if math.isfinite(left) else 'unknown time'} left"]
+        if progress.task in _WITH_MINIMUM:
+            parts.append(f"minimum {progress.minimum:.6g}")
+    return (f"{progress.task}: " if progress.task else "") + ", ".join(parts)
+
+
+def _duration(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))

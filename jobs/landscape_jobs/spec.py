@@ -22,6 +22,16 @@
     [run]
     out = "runs/resnet20"
 
+In the place of [plane] and [surface], one of these measures curvature:
+
+    [spectrum]                              # eigenpairs, trace and density of the Hessian
+    k = 10
+    trace = true                            # or a way to it: exact, sampled, split, deflated, hutchinson, xtrace
+    density = true
+
+    [layers]                                # eigenvalues and trace of every layer's diagonal block
+    k = 1
+
 Relative paths start from the job file's folder, and so do those given with `--set`. `args` are handed to the factory
 as they stand.
 """
@@ -33,7 +43,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from landscape_kernels.normalise import NORMALIZATIONS
 from pydantic import (
@@ -43,6 +53,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    FiniteFloat,
     PositiveInt,
     Tag,
     ValidationError,
@@ -50,12 +61,16 @@ from pydantic import (
     model_validator,
 )
 
+from landscape.curvature import OPERATORS
 from landscape.errors import InputError, nearest
 from landscape.grid import axis_values
 from landscape.losses import named_losses, named_metrics
 from landscape.objective import BATCHNORM_MODES, PRECISIONS
+from landscape.sampling import SAMPLINGS
+from landscape.trace import METHODS
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
+MEASURED = ("surface", "spectrum", "layers")  # tables that say what is measured; a job holds one of them
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -99,9 +114,34 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _names(value: Any) -> Any:
+    # modules of a Sequential are named by numbers
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    return [str(name) if type(name) is int else name for name in listed]
+
+
+def _trace_way(value: Any) -> Any:
+    if not isinstance(value, bool) and value not in METHODS:
+        raise InputError(f"not true, false or a way to the trace; {nearest(str(value), METHODS)}")
+    return value
+
+
+def _accuracy(value: float) -> float:
+    if not 0 < value < 1:
+        raise InputError("a relative accuracy, so a number between 0 and 1")
+    return value
+
+
 CallableName = Annotated[str, AfterValidator(_callable_name)]
 Range = Annotated[tuple[float, float, int], BeforeValidator(_range)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+TraceWay = Annotated[bool | str, BeforeValidator(_trace_way)]
+Accuracy = Annotated[float, AfterValidator(_accuracy)]
+Flag = Annotated[bool, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
 
 
 class _Table(BaseModel):
@@ -213,6 +253,58 @@ class SurfaceTable(_Table):
         return tuple(r for r in (self.x, self.y, self.z) if r is not None)
 
 
+class _CurvatureTable(_Table):
+    """What [spectrum] and [layers] share."""
+
+    tol: Accuracy = 1e-3
+    trace: TraceWay = True
+    params: Names | None = Field(default=None, min_length=1)
+    operator: Annotated[str, _one_of(OPERATORS)] = "hessian"
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    trace_tol: Accuracy = 0.02
+    seed: Whole = 0
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the function that measures it, those given."""
+        return self.model_dump(exclude_unset=True)
+
+
+class SpectrumTable(_CurvatureTable):
+    """Eigenpairs, trace and density of the Hessian, see `landscape.measure_spectrum`."""
+
+    k: Count = 10
+    density: Flag = True
+    smallest: Count = 0
+    samples: Annotated[int, Field(strict=True, ge=2)] | None = None
+    sampling: Annotated[str, _one_of(SAMPLINGS)] = "uniform"
+    density_probes: Positive = 4
+    density_steps: Positive = 32
+    block: Positive | None = None
+    max_products: Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SpectrumTable:
+        if not (self.k or self.smallest or self.trace or self.density):
+            raise InputError("k = 0, smallest = 0, trace = false and density = false: nothing is asked for")
+        if self.samples is None and self.sampling != "uniform":
+            raise InputError(f"sampling = {self.sampling!r} needs samples, the number of samples to draw")
+        if self.trace == "deflated" and not self.k:
+            raise InputError("trace = 'deflated' takes out the largest eigenpairs, and k = 0 asks for none")
+        return self
+
+
+class LayersTable(_CurvatureTable):
+    """Eigenvalues and trace of every layer's diagonal block, see `landscape.measure_layer_spectra`."""
+
+    k: Positive = 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LayersTable:
+        if self.trace == "deflated":
+            raise InputError("trace = 'deflated' takes out eigenpairs of the whole matrix, and [layers] computes none")
+        return self
+
+
 class RunTable(_Table):
     """Where the run goes and how it is spread: the run folder, torch threads per rank, ranks that share one point."""
 
@@ -229,11 +321,21 @@ class Job(_Table):
     data: DataTable
     objective: ObjectiveTable = ObjectiveTable()
     plane: PlaneTable = RandomPlane()
-    surface: SurfaceTable
+    surface: SurfaceTable | None = None
+    spectrum: SpectrumTable | None = None
+    layers: LayersTable | None = None
     run: RunTable
 
     @model_validator(mode="after")
     def _consistent(self) -> Job:
+        given = [name for name in MEASURED if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise InputError(
+                f"a job measures one thing, so it holds one of the tables {_bracketed(MEASURED)}; this one holds "
+                f"{_bracketed(given) or 'none of them'}"
+            )
+        if self.surface is None and "plane" in self.model_fields_set:
+            raise InputError(f"[plane] belongs to [surface], and this job measures [{given[0]}]; leave it out")
         if self.objective.loss == RETURNED and self.objective.forward is None:
             raise InputError(f"objective.loss = {RETURNED!r} needs objective.forward, the function that returns it")
         return self
@@ -343,10 +445,22 @@ def _unknown_key(where: Sequence[str | int], content: Mapping[str, Any]) -> str:
     elif where[:2] == ["surface", "statistics"]:
         table = DataTable
     else:
-        annotation = Job.model_fields[str(where[0])].annotation
-        assert isinstance(annotation, type)
-        table = annotation
+        table = _table(str(where[0]))
+        owners = [f"[{other}]" for other in MEASURED if name in _table(other).model_fields]
+        if where[0] in MEASURED and owners:
+            return f"does not belong to [{where[0]}], but to {' and '.join(owners)}"
     return f"unknown; {nearest(name, table.model_fields)}"
+
+
+def _table(key: str) -> type[BaseModel]:
+    """The model of one of the job's tables, also where the table may be left out."""
+    annotation = Job.model_fields[key].annotation
+    found = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
+    return found[0]
+
+
+def _bracketed(names: Sequence[str]) -> str:
+    return ", ".join(f"[{name}]" for name in names)
 
 
 def _short(value: Any) -> str:

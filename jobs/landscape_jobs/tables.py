@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import RenderableType
@@ -14,9 +14,14 @@ from rich.table import Table
 
 import landscape as ls
 from landscape.grid import Grid
+from landscape.opening import run_stores
 from landscape.results import FloatArray
-from landscape.store import Store
+from landscape.store import RESULT
 from landscape_jobs.check import Trial
+
+if TYPE_CHECKING:
+    from landscape.compat import ProductComparison
+    from landscape_jobs.spectral_check import CurvatureTrial
 
 _PROVENANCE = (
     "engine_version",
@@ -73,43 +78,106 @@ def surface_tables(surface: ls.Surface, title: str) -> Iterator[RenderableType]:
 
 
 def status_table(folders: Sequence[str | Path]) -> Table:
-    """One line per run folder: rows done, and how its last attempt stands. Raises StoreError for what is no run."""
-    table = _table("runs", "run", "rows", "result", "attempts", "last attempt")
+    """A line per task of each run folder: rows done, and how its last attempt stands.
+
+    Raises StoreError for what is no run folder. The result is there once all tasks of a run are done; a surface is one
+    task, a spectrum several.
+    """
+    table = _table("runs", "run", "task", "rows", "result", "attempts", "last attempt")
     for folder in folders:
-        store = Store.open(folder)
-        done = store.rows().done
-        attempts = store.attempts()
-        table.add_row(
-            str(folder),
-            f"{int(done.sum())} of {len(done)}",
-            store.result.name if store.result.exists() else "not yet",
-            str(len(attempts)),
-            _attempt(attempts[-1]) if attempts else "none",
-        )
+        stores = run_stores(folder)
+        rows = [store.rows().done for store in stores]
+        result = Path(folder) / RESULT
+        complete = result.exists() and all(done.all() for done in rows)
+        for i, (store, done) in enumerate(zip(stores, rows, strict=True)):
+            attempts = store.attempts()
+            table.add_row(
+                "" if i else str(folder),
+                store.description().name,
+                f"{int(done.sum())} of {len(done)}",
+                "" if i else result.name if complete else "not yet",
+                str(len(attempts)),
+                _attempt(attempts[-1]) if attempts else "none",
+            )
     return table
 
 
 def trial_table(trial: Trial) -> Table:
     """The estimate of `landscape check`."""
-    many = (trial.ranks,) if trial.ranks > 1 else (8, 64)
-    per_rank = f"{trial.threads} thread{'s' if trial.threads > 1 else ''} each"
     return _pairs(
         "estimate",
         {
             "rows": f"{trial.rows}, of which {trial.done} are there already",
             "loss at two trial points": ", ".join(f"{loss:.6g}" for loss in trial.losses),
             "time per row": f"{trial.seconds:.3g} s",
-            **{
-                f"time on {ranks} rank{'s' if ranks > 1 else ''}, {per_rank}": str(
-                    timedelta(seconds=math.ceil(trial.duration(ranks)))
-                )
-                for ranks in (1, *many)
-            },
+            **_times(trial),
             "memory per rank": _bytes(trial.memory),
             **({"GPU memory per rank": _bytes(trial.device_memory)} if trial.device_memory else {}),
             "size of the result": f"about {_bytes(trial.result)}",
         },
     )
+
+
+def curvature_trial_table(trial: CurvatureTrial) -> Table:
+    """The estimate of `landscape check` for a job that measures curvature."""
+    matrix, check = trial.matrix, trial.matrix.check
+    products = [f"{name} about {count}" for name, count in trial.products.items()]
+    whole = "all" if matrix.size == trial.parameters else f"of {trial.parameters:,}"
+    in_gradients = trial.product_seconds / trial.gradient_seconds
+    return _pairs(
+        "estimate",
+        {
+            "matrix": f"{matrix.operator} of size {matrix.size:,} ({whole} parameters, {trial.layers} layers)",
+            "data": f"{matrix.sample.objective.samples:,} samples in {trial.chunks} chunks",
+            "route of products": check.route,
+            "seen on a few samples": f"off from central differences by {check.difference:.1e}, from symmetry by "
+            f"{check.symmetry:.1e}, from float64 by {check.rounding:.1e}",
+            **{f"not by {route}": reason for route, reason in check.refused.items()},
+            "trace": _trace_way(trial),
+            "products": ", ".join(products) or "none",
+            "time per product": f"{trial.product_seconds:.3g} s, {in_gradients:.2g} gradients of the loss",
+            **_times(trial),
+            "memory per rank": f"{_bytes(trial.memory)}, and {_bytes(trial.basis)} for vectors",
+            **({"GPU memory per rank": _bytes(trial.device_memory)} if trial.device_memory else {}),
+            "size of the result": f"about {_bytes(trial.result)}",
+            "there already": trial.done or "nothing",
+        },
+    )
+
+
+def comparison_table(comparison: ProductComparison) -> Table:
+    """Our products beside those of pyhessian."""
+    verdict = "they agree" if comparison.agrees else "they DIFFER by more than rounding explains"
+    return _pairs(
+        "products beside pyhessian's",
+        {
+            "verdict": verdict,
+            "gap of each, relative": ", ".join(f"{gap:.1e}" for gap in comparison.gaps),
+            "largest gap of an entry": ", ".join(f"{gap:.1e}" for gap in comparison.elementwise),
+            "explained by rounding": f"{comparison.allowed:.1e} in {comparison.precision}",
+            "our route": comparison.route,
+            "data": f"{comparison.samples:,} samples in {comparison.batches} batches",
+        },
+    )
+
+
+def _trace_way(trial: CurvatureTrial) -> str:
+    if not trial.method:
+        return "not asked for"
+    gradients = f", {trial.gradients:.3g} backward passes per sample" if trial.gradients else ""
+    more = "; more products until its error is small enough" if trial.products.get("trace") else ""
+    return trial.method + gradients + (more if trial.method != "xtrace" else "")
+
+
+def _times(trial: Trial | CurvatureTrial) -> dict[str, str]:
+    many = (trial.ranks,) if trial.ranks > 1 else (8, 64)
+    per_rank = f"{trial.threads} thread{'s' if trial.threads > 1 else ''} each"
+    return {
+        f"time on {ranks} rank{'s' if ranks > 1 else ''}, {per_rank}": str(
+            timedelta(seconds=math.ceil(trial.duration(ranks)))
+        )
+        for ranks in (1, *many)
+    }
 
 
 def _attempt(record: Mapping[str, Any]) -> str:
