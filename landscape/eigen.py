@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # The Krylov state is written when this much time has passed since, and at least this many times what writing took.
 _SAVE_EVERY = 10.0
 _SAVE_SHARE = 20
+_SEEN = 0.5  # relative residual up to which a pair that was not asked for is told
 _FLOOR = 20  # residuals below this many eps |H| are rounding
 
 
@@ -306,13 +307,20 @@ def pair_row(
 
 
 def seen_row(found: RitzEnds, k: int) -> dict[str, FloatArray]:
-    """The columns of the lower end that was not asked for: what the run happened to see, without errors over data."""
+    """The columns of the lower end that was not asked for: what the run happened to see, without errors over data.
+
+    It ends at the first Ritz pair that says little, by a residual above half its value; the rest is NaN.
+    """
     low = found.smallest
     with np.errstate(divide="ignore", invalid="ignore"):
         residuals = np.where(low.residuals > 0, low.residuals / np.abs(low.values), 0.0)
+    seen = int(np.argmax(np.append(residuals > _SEEN, True)))
     unknown = np.full(len(low.values), np.nan)
     columns = (low.values, residuals, low.converged.astype(float), unknown, unknown)
-    return {name: _padded(column[:k], k) for name, column in zip(pair_columns(k, "smallest_"), columns, strict=True)}
+    return {
+        name: _padded(column[: min(seen, k)], k)
+        for name, column in zip(pair_columns(k, "smallest_"), columns, strict=True)
+    }
 
 
 def _diagonals(parts: ChunkProducts) -> FloatArray:

@@ -34,7 +34,9 @@ ROUTES = {
 _TRIAL_SAMPLES = 8
 _AWAY = 1e-3  # the trial's distance from theta, relative to the mean size of its values
 _STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # relative to |theta|; long ones for models that round to float32 inside
-_AGREES = 1e-3  # relative gap allowed to differences; the silent faults known are off by tens of percent
+_AGREES = 1e-4  # relative gap allowed to differences; the silent faults known are off by tens of percent
+_CLOSE = 1e-6  # a gap that ends the search for a better step
+_DOUBT = 0.02  # more is allowed, up to this, where differences of two steps are further apart than that themselves
 _SYMMETRIC = 1e-7  # 1e-9 is seen where a model rounds to float32 inside, 1e-3 where a gradient is none of the loss
 _STEP_POWER = 1 / 3  # eps^(1/3) |theta|: where truncation and rounding of a central difference are alike
 
@@ -255,16 +257,17 @@ def check_products(
     refused: dict[str, str] = {}
     for route in ROUTES[operator]:
         try:
-            symmetry, difference, product = trial.judge(route)
+            symmetry, difference, doubt, product = trial.judge(route)
         except (RuntimeError, NotImplementedError, TypeError) as error:
             refused[route] = str(error).partition("\n")[0]
             continue
         if not (math.isfinite(difference) and math.isfinite(symmetry)):
             refused[route] = "its product, or a gradient it is compared with, is not finite on the first samples"
             continue
-        if difference > _AGREES or symmetry > _SYMMETRIC:
+        if difference > max(_AGREES, min(doubt, _DOUBT)) or symmetry > _SYMMETRIC:
             refused[route] = (
-                f"its product is off by {difference:.1e} of its size from central differences, and by {symmetry:.1e} from symmetry"
+                f"its product is off by {difference:.1e} of its size from central differences, and by {symmetry:.1e} "
+                "from symmetry"
             )
             continue
         rounding, graph_bytes = _Trial(native, operator, chosen, theta, buffers).rounding(route, product)
@@ -301,8 +304,8 @@ class _Trial:
         self._shapes = [block.shape for block in blocks]
         self._u, self._v = (self._parts(normal_vector(size, 0, "self-check", i)) for i in range(2))
 
-    def judge(self, route: str) -> tuple[float, float, Parts]:
-        """(gap to symmetry, gap to central differences, Hv) of a route."""
+    def judge(self, route: str) -> tuple[float, float, float, Parts]:
+        """(gap to symmetry, gap to central differences, least gap between two of these, Hv) of a route."""
         with self._objective.differentiable(self._theta, self._buffers) as (_, parameters):
             image = self._chunk(parameters, route).image
             hu, hv = (_detached(image(w)) for w in (self._u, self._v))
@@ -310,7 +313,7 @@ class _Trial:
             if scale == 0 and _norm(hu) == 0:  # a loss linear in the parameters: its differences must vanish, too
                 scale = _norm(gradient_parts(self._loss(), [parameters[i] for i in self._chosen])) or 1.0
             symmetry = abs(_dot(self._u, hv) - _dot(self._v, hu)) / (scale * _norm(self._u))
-            return symmetry, self._difference(parameters, hv, scale), hv
+            return symmetry, *self._difference(parameters, hv, scale), hv
 
     def rounding(self, route: str, exact: Parts) -> tuple[float, float]:
         """(relative gap of this precision's product to `exact`, and between two of them; graph bytes per sample)."""
@@ -331,13 +334,26 @@ class _Trial:
     def _loss(self) -> Tensor:
         return summed_loss(self._objective, self._batch(), None)[0]
 
-    def _difference(self, parameters: Parts, hv: Parts, scale: float) -> float:
-        """The smallest gap over a few steps: a long one crosses kinks of ReLUs, a short one loses digits."""
+    def _difference(self, parameters: Parts, hv: Parts, scale: float) -> tuple[float, float]:
+        """(smallest gap over a few steps, smallest gap between two steps that follow each other).
+
+        A long step crosses kinks of ReLUs, a short one loses digits.
+        """
         selected = [parameters[i] for i in self._chosen]
         lengths = [step * _norm(selected) for step in _STEPS]
         if self._operator == "hessian":
-            images = (finite_difference(self._loss, selected, length)(self._v) for length in lengths)
-            return _least(_norm([a - b for a, b in zip(image, hv, strict=True)]) / scale for image in images)
+            near: list[float] = []
+            apart: list[float] = []
+            before: Parts | None = None
+            for length in lengths:
+                image = finite_difference(self._loss, selected, length)(self._v)
+                near.append(_gap(image, hv) / scale)
+                if before is not None:
+                    apart.append(_gap(image, before) / scale)
+                before = image
+                if near[-1] <= _CLOSE:
+                    break
+            return _least(near), _least(apart)
         outputs, targets = self._objective.outputs(self._objective.folded(), self._batch())
         point = outputs.detach().requires_grad_()
         loss, _ = _sums(self._objective.loss_units(point, targets), None)
@@ -350,7 +366,7 @@ class _Trial:
                 torch.autograd.grad(slope, point, pushed, retain_graph=True)[0] if slope.requires_grad else 0 * pushed
             )
             gaps.append(abs(float((pushed * bent).sum()) - form) / (abs(form) or 1.0))
-        return _least(gaps)
+        return _least(gaps), 0.0
 
     @torch.no_grad()
     def _pushed(self, selected: Parts, length: float) -> Tensor:
@@ -385,6 +401,10 @@ def _detached(parts: Parts) -> Parts:
 
 def _norm(parts: Parts) -> float:
     return math.sqrt(sum(float(part.detach().double().square().sum()) for part in parts))
+
+
+def _gap(first: Parts, second: Parts) -> float:
+    return _norm([a - b for a, b in zip(first, second, strict=True)])
 
 
 def _dot(first: Parts, second: Parts) -> float:

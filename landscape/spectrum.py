@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from landscape.spectra import Density, Eigenpairs, Spectrum, Trace
 from landscape.store import RESULT, History, Store, require_stages, result_attributes
 from landscape.task import Description, Rows, Task
 from landscape.trace import Deflated, TraceTask, choose_method, layers_of, trace_from_rows
+
+logger = logging.getLogger(__name__)
 
 STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folder, each the run of one task
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
@@ -211,13 +214,15 @@ def _deflating(stages: Mapping[str, Stage], largest: Eigenpairs, smallest: Eigen
 
 def _pairs(row: Mapping[str, Any], prefix: str) -> Eigenpairs:
     vectors = row[f"{prefix}vectors"]
+    # pairs beyond the rows of the matrix, or not seen of an end that was not asked for
+    there = slice(None) if len(vectors) else ~np.isnan(row[f"{prefix}values"])
     independent = None if prefix or np.isnan(row["independent"]).all() else row["independent"]
     return Eigenpairs(
-        row[f"{prefix}values"],
-        row[f"{prefix}residuals"],
-        row[f"{prefix}converged"] == 1,
-        row[f"{prefix}stderr"],
-        row[f"{prefix}bias"],
+        row[f"{prefix}values"][there],
+        row[f"{prefix}residuals"][there],
+        row[f"{prefix}converged"][there] == 1,
+        row[f"{prefix}stderr"][there],
+        row[f"{prefix}bias"][there],
         vectors if len(vectors) else None,
         independent,
         None if independent is None else row["independent_stderr"],
@@ -237,6 +242,9 @@ def matrix_of(
 ) -> tuple[Matrix, Sample | None]:
     """The matrix that is meant, its products seen to be right, and an independent sample where it is of a sample."""
     require_operator(objective, operator, weight_decay)
+    if objective.precision == "bf16":
+        logger.info("products are computed in float32: half precision has no digits for second derivatives")
+        objective = objective.on(objective.data, precision="float32")
     point = objective.theta if theta is None else objective.vector(theta)
     sample, independent = whole(objective), None
     if samples is not None:
