@@ -52,9 +52,6 @@ class CurvatureMapTask:
 
     def describe(self) -> Description:
         """See `Task`."""
-        columns: dict[str, tuple[int, ...]] = {"products": ()}
-        for end in _ENDS:
-            columns |= {end: (self._length,), f"{end}_stderr": (self._length,), f"{end}_residual": (self._length,)}
         identity = {
             **self._matrix.identity(),
             "plane": {**self._plane.identity(), "made": dict(self._plane.about)},
@@ -65,11 +62,11 @@ class CurvatureMapTask:
             "seed": self._seed,
         }
         about = {**self._matrix.about(), "plane": {**self._plane.about, **self._plane.geometry()}}
-        return Description("curvature_map", columns, identity, about)
+        return Description("curvature_map", self._columns(), identity, about)
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
-        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self.describe().columns.items()}
+        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._columns().items()}
         products = 0
         start: Tensor | None = None
         for i in range(self._length):
@@ -83,6 +80,12 @@ class CurvatureMapTask:
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return self.count
+
+    def _columns(self) -> dict[str, tuple[int, ...]]:
+        columns: dict[str, tuple[int, ...]] = {"products": ()}
+        for end in _ENDS:
+            columns |= {end: (self._length,), f"{end}_stderr": (self._length,), f"{end}_residual": (self._length,)}
+        return columns
 
     def _point(
         self, theta: Tensor, start: Tensor | None, seed: int, group: Communicator

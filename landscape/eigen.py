@@ -274,7 +274,7 @@ class EigenTask:
 
 def product_chunks(objective: Objective) -> int:
     """Number of chunks that products with this objective's curvature have."""
-    return objective.on(objective.data, chunk=product_chunk(objective)).chunks
+    return -(-objective.samples // product_chunk(objective)) if objective.data.divisible else objective.chunks
 
 
 def pair_columns(k: int, prefix: str) -> dict[str, tuple[int, ...]]:

@@ -348,16 +348,18 @@ class Objective:
         Nothing is checked again.
         """
         other = copy.copy(self)
+        other.chunk = chunk or self.chunk
         other.precision = precision or self.precision
-        if other.precision != self.precision:
-            other.dtype = torch.float64 if other.precision == "float64" else torch.float32
-            other._model = BoundModel(self._model.model, self.device, other.dtype)
-            other._model.channels_last = self._channels_last
-            data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
-        with random_state_kept():
-            other.chunk = chunk or self.chunk
+        if other.precision == self.precision:
             other._undivided, other._data = data, data.divided(other.chunk)
-            other._quantities = other._settle_quantities()
+            return other
+        other.dtype = torch.float64 if other.precision == "float64" else torch.float32
+        other._model = BoundModel(self._model.model, self.device, other.dtype)
+        other._model.channels_last = self._channels_last
+        data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
+        other._undivided, other._data = data, data.divided(other.chunk)
+        with random_state_kept():
+            other._quantities = other._settle_quantities()  # class weights follow the precision
         return other
 
     def vector(self, theta: Any) -> Tensor:

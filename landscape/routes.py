@@ -353,7 +353,7 @@ class _Trial:
                 before = image
                 if near[-1] <= _CLOSE:
                     break
-            return _least(near), _least(apart)
+            return _least(near), _least(apart) if apart else 0.0
         outputs, targets = self._objective.outputs(self._objective.folded(), self._batch())
         point = outputs.detach().requires_grad_()
         loss, _ = _sums(self._objective.loss_units(point, targets), None)

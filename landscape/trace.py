@@ -178,17 +178,6 @@ class TraceTask:
 
     def describe(self) -> Description:
         """See `Task`."""
-        layers = len(self._layers)
-        columns: dict[str, tuple[int, ...]] = {"cost": ()}
-        if self._exact:
-            columns["moments"] = (layers + 1, MOMENTS)
-        if self._method == "sampled":
-            columns |= {"sums": (layers + 1,), "squares": (layers + 1,), "spread": ()}
-        elif self._method == "xtrace":
-            columns |= {"value": (), "stderr": ()}
-        elif self._method != "exact":
-            columns |= {"forms": (_PROBES, self._chunks), "blocks": (_PROBES, layers), "lengths": (_PROBES,)}
-            columns |= {"denominators": (self._chunks,)}
         identity = {**self._matrix.identity(), "method": self._method, "tol": self._tol, "seed": self._seed}
         identity["deflated"] = "" if self._deflate is None else digest(self._deflate)
         about = {
@@ -201,11 +190,11 @@ class TraceTask:
                 for layer, names in self._layers.items()
             },
         }
-        return Description("trace", columns, identity, about)
+        return Description("trace", self._columns(), identity, about)
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
-        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self.describe().columns.items()}
+        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._columns().items()}
         if index < self._exact:
             return row | self._exact_row(index)
         if self._method == "sampled":
@@ -231,6 +220,20 @@ class TraceTask:
         if random >= most or trace.stderr_probes <= self._tol * abs(trace.value):
             return count
         return self._exact + min(2 * random, most)
+
+    def _columns(self) -> dict[str, tuple[int, ...]]:
+        layers = len(self._layers)
+        columns: dict[str, tuple[int, ...]] = {"cost": ()}
+        if self._exact:
+            columns["moments"] = (layers + 1, MOMENTS)
+        if self._method == "sampled":
+            columns |= {"sums": (layers + 1,), "squares": (layers + 1,), "spread": ()}
+        elif self._method == "xtrace":
+            columns |= {"value": (), "stderr": ()}
+        elif self._method != "exact":
+            columns |= {"forms": (_PROBES, self._chunks), "blocks": (_PROBES, layers), "lengths": (_PROBES,)}
+            columns |= {"denominators": (self._chunks,)}
+        return columns
 
     # -- the kinds of items -------------------------------------------------------------------------------------
 
