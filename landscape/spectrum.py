@@ -86,9 +86,11 @@ def measure_spectrum(
     `trace` is True (the cheapest way that is right here), False, or a way: "exact" (per-sample gradients; networks
     piecewise linear layer by layer, or operator="ggn"), "sampled" (the same from draws by importance), "split" (tr G
     exactly, tr(H - G) by probes), "deflated" (the eigenpairs exactly, probes on the complement), "hutchinson",
-    "xtrace" (Epperly et al. 2024; its error estimate is seen to be up to 1.6 times too small). Ways with probes or draws go on until their relative standard error is `trace_tol`. `density` asks for
-    stochastic Lanczos quadrature with `density_probes` probes of `density_steps` products each, on the complement of
-    the eigenpairs.
+    "xtrace" (Epperly et al. 2024; its error estimate is seen to be up to 1.6 times too small). Ways with probes or
+    draws go on until their relative standard error is `trace_tol`, or 64 probes are spent.
+
+    `density` asks for stochastic Lanczos quadrature with `density_probes` probes of `density_steps` products each, on
+    the complement of the eigenpairs.
 
     `block` vectors share a pass over the data (at least the multiplicity of an eigenvalue finds all its copies); by
     default 1, or 2 where the graph of the data does not fit in memory. `start` (j, size) are guesses of eigenvectors.
