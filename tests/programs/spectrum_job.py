@@ -1,0 +1,97 @@
+"""A spectrum into FOLDER/run, and its numbers into FOLDER/numbers.json: python spectrum_job.py FOLDER [slow STAGE N].
+
+"slow" stops after N products of the stage "eigenpairs", or after N finished probes of the stage "density", says so by
+the file FOLDER/ready, and waits to be killed. Every product is counted where it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import spectrum_nets as nets
+import torch
+from torch import Tensor, nn
+
+import landscape as ls
+from landscape import eigen, store
+from landscape.comm import world
+from landscape.curvature import CurvatureOperator
+from landscape.density import DensityTask
+from landscape.objective import Objective
+
+torch.set_num_threads(1)
+made: Counter[str] = Counter()
+stage = ""
+
+
+def main(folder: Path, slow: str = "", after: int = 0) -> None:
+    folder.mkdir(exist_ok=True)
+    run = folder / "run"
+    apply, by_chunk, evaluate = CurvatureOperator.apply, CurvatureOperator.by_chunk, DensityTask.evaluate
+    # states and rows are stored as soon as they are there
+    eigen.EigenTask.__init__.__kwdefaults__["save_every"] = 0.0
+    eigen._SAVE_SHARE = 0
+    store._FIRST_INTERVAL = 0.0
+    probes = 0
+
+    def wait() -> None:
+        (folder / "ready").touch()
+        time.sleep(1000)
+
+    def now() -> str:
+        return next(name for name in ("density", "trace", "eigenpairs") if (run / name).exists())
+
+    def counted(self: CurvatureOperator, vectors: Tensor) -> Tensor:
+        name = now()
+        if slow == name == "eigenpairs" and made[name] >= after:
+            wait()
+        made[name] += len(vectors)
+        return apply(self, vectors)
+
+    def counted_by_chunk(self: CurvatureOperator, vectors: Tensor) -> object:
+        made[now()] += len(vectors)
+        return by_chunk(self, vectors)
+
+    def counted_item(self: DensityTask, index: int, group: object) -> object:
+        nonlocal probes
+        if slow == "density" and probes >= after:
+            wait()
+        probes += 1
+        time.sleep(0.1)
+        return evaluate(self, index, group)  # type: ignore[arg-type]
+
+    CurvatureOperator.apply = counted  # type: ignore[method-assign]
+    CurvatureOperator.by_chunk = counted_by_chunk  # type: ignore[method-assign,assignment]
+    DensityTask.evaluate = counted_item  # type: ignore[method-assign,assignment]
+    model = nets.settled(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)))
+    objective = Objective(model, "cross_entropy", (nets.seeded(61, 4), nets.labels(61)))
+    settings = {"smallest": 2, "trace": "hutchinson", "trace_tol": 0.2, "density_steps": 8}
+    found = ls.measure_spectrum(objective, 3, 1e-8, out=run, **settings)
+    products = {name: made[name] for name in ("eigenpairs", "trace", "density")}
+    whole = ls.measure_spectrum(objective, 0, trace="split", density_steps=8)
+    layers = ls.measure_layer_spectra(objective, 1, 1e-8)
+    if world().rank == 0:
+        assert found.trace is not None
+        assert found.density is not None
+        assert whole.trace is not None
+        assert whole.density is not None
+        numbers = {
+            "eigenvalues": found.eigenvalues.tolist(),
+            "smallest": found.smallest.values.tolist(),
+            "stderr": found.eigenvalue_stderr.tolist(),
+            "bias": found.largest.bias.tolist(),
+            "trace": [found.trace.value, found.trace.stderr, found.trace.stderr_probes, dict(found.trace.layers)],
+            "density": found.density.values.tolist(),
+            "whole_trace": [whole.trace.value, whole.trace.stderr, dict(whole.trace.layers)],
+            "whole_density": [whole.density.values.tobytes().hex(), whole.density.nodes.tobytes().hex()],
+            "layers": [layers.eigenvalues.tobytes().hex(), layers.trace.tobytes().hex()],
+            "made": products,
+        }
+        (folder / "numbers.json").write_text(json.dumps(numbers))
+
+
+main(Path(sys.argv[1]), *(sys.argv[3:4]), *(int(n) for n in sys.argv[4:5]))
