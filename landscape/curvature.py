@@ -25,7 +25,8 @@ from landscape.trees import batch_size
 
 OPERATORS = ("hessian", "ggn")
 # Standard errors rest on differences between chunks, so there are at least this many where the data allow it.
-_CHUNKS = 16
+_CHUNKS = 32
+_FEW = 8  # samples; smaller chunks cost more than they tell
 # Graphs of chunks are kept from one product to the next up to this many bytes; a product then costs a third less.
 _GRAPH_BYTES = 6 << 30
 
@@ -34,11 +35,12 @@ _GRAPH_BYTES = 6 << 30
 class ChunkProducts:
     """Products with b vectors, and what differs between the data's C chunks.
 
-    With H_c the Hessian of chunk c's summed numerators and d_c its denominators, H = sum_c H_c / sum_c d_c.
+    With H_c the Hessian of chunk c's summed numerators (weight decay d_c w I included) and d_c its denominators,
+    H = sum_c H_c / sum_c d_c.
     """
 
     images: Tensor  # (b, size), H v
-    forms: FloatArray  # (C, b, b), v_i' H_c v_j
+    forms: FloatArray  # (C, b, b + e), v_i' H_c w_j with w the vectors, then e others
     squares: FloatArray  # (C, b), |H_c v|^2
     weighted: Tensor  # (b, size), sum_c d_c H_c v / sum_c d_c
     denominators: FloatArray  # (C,), d_c
@@ -123,10 +125,12 @@ class CurvatureOperator:
         self._theta = objective.theta if theta is None else objective.vector(theta)
         self._buffers, self._weight_decay = buffers, weight_decay
         self._weights, self._total, self._group = weights, total, group
-        self._objective = objective.on(objective.data, chunk=product_chunk(objective))
         names = {block.name for block in self.blocks}
         self._chosen = [i for i, name in enumerate(objective.layout.names) if name in names]
         self.check = check or check_products(objective, operator, self._chosen, self._theta, buffers)
+        # A difference of two gradients has half the digits of one.
+        precision = "float64" if self.check.route == "finite differences" else None
+        self._objective = objective.on(objective.data, chunk=product_chunk(objective), precision=precision)
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
         self._room = _GRAPH_BYTES
@@ -163,27 +167,25 @@ class CurvatureOperator:
             total += image
         return self._mean(vectors, self._over_ranks(total))
 
-    def by_chunk(self, vectors: Tensor) -> ChunkProducts:
-        """Products with the rows of `vectors` (b, size), and the parts that the chunks have in them."""
-        b, chunks = len(vectors), self.chunks
-        sums = torch.zeros((2, b, self.size), dtype=torch.float64, device=self.device)
-        small = torch.zeros((chunks, b, b + 1), dtype=torch.float64, device=self.device)
+    def by_chunk(self, vectors: Tensor, others: Tensor | None = None) -> ChunkProducts:
+        """Products with the rows of `vectors` (b, size), and the parts that the chunks have in them.
+
+        `others` (e, size) are more vectors that the products are projected on.
+        """
+        rows = vectors if others is None else torch.cat([vectors, others])
+        sums = torch.zeros((2, len(vectors), self.size), dtype=torch.float64, device=self.device)
+        small = torch.zeros((self.chunks, len(vectors), len(rows) + 1), dtype=torch.float64, device=self.device)
         for number, image in self._images(vectors):
+            if self._weight_decay:
+                image = image + float(self._denominators[number]) * self._weight_decay * vectors
             sums[0] += image
             sums[1] += self._denominators[number] * image.double()
-            small[number, :, :b] = (vectors @ image.T).double()
-            small[number, :, b] = image.double().square().sum(1)
+            small[number, :, :-1] = (image @ rows.T).double()
+            small[number, :, -1] = image.double().square().sum(1)
         sums, small = self._over_ranks(sums), self._over_ranks(small)
+        images, weighted = (sums / float(self._denominators.sum())).to(self.dtype)
         table: FloatArray = small.cpu().numpy()
-        images = self._mean(vectors, sums[0])
-        decay = self._denominators[:, None, None] * self._weight_decay * (vectors @ vectors.T).double().cpu().numpy()
-        return ChunkProducts(
-            images,
-            table[:, :, :b] + decay,
-            table[:, :, b],
-            (sums[1] / self._denominators.sum()).to(self.dtype),
-            self._denominators.copy(),
-        )
+        return ChunkProducts(images, table[:, :, :-1], table[:, :, -1], weighted, self._denominators.copy())
 
     def gradient(self) -> Tensor:
         """(size,) gradient of the mean loss at theta."""
@@ -212,9 +214,9 @@ class CurvatureOperator:
             raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
         self.passes += 1
         self.products += len(vectors)
-        directions = [self._parts(vector.to(self.device, self.dtype)) for vector in vectors]
+        directions = [self._parts(vector.to(self.device, self._objective.dtype)) for vector in vectors]
         for number, chunk in self._chunks():
-            image = torch.stack([_flat(chunk.image(direction)) for direction in directions])
+            image = torch.stack([_flat(chunk.image(direction)) for direction in directions]).to(self.dtype)
             if not bool(image.isfinite().all()):
                 first = number * self._objective.chunk
                 raise NumericalError(
@@ -287,7 +289,12 @@ class CurvatureOperator:
 
 def product_chunk(objective: Objective) -> int:
     """Samples per chunk of a product: those of an evaluation, or fewer so that there are chunks to compare."""
-    return min(objective.chunk, max(1, -(-objective.samples // _CHUNKS)))
+    return min(objective.chunk, chunk_for(objective.samples))
+
+
+def chunk_for(samples: int) -> int:
+    """Samples per chunk that give about 32 chunks to compare, but half as many where they would be of very few."""
+    return max(-(-samples // _CHUNKS), min(_FEW, -(-samples // (_CHUNKS // 2))))
 
 
 def _flat(parts: Sequence[Tensor]) -> Tensor:

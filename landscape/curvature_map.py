@@ -96,11 +96,12 @@ class CurvatureMapTask:
         with self._matrix.moved(theta, buffers).bind(group) as H:
             found = eigenpairs(H, 1, smallest=1, tol=self._tol, start=start, seed=seed, max_products=self._max_products)
             vectors = torch.cat([found.largest.vectors, found.smallest.vectors])
-            parts = H.by_chunk(vectors)
+            parts = H.by_chunk(vectors, found.further.vectors)
             products = H.products
+        known = np.concatenate([found.largest.values, found.smallest.values, found.further.values])
         point: dict[str, float] = {}
         for i, (end, pairs) in enumerate(zip(_ENDS, (found.largest, found.smallest), strict=True)):
-            columns = pair_row(pairs.values, pairs.vectors, parts, i, self._tol, 1, "")
+            columns = pair_row(known, pairs.vectors, parts, i, self._tol, 1, "")
             point[end] = float(columns["values"][0])
             point[f"{end}_stderr"] = float(columns["stderr"][0])
             point[f"{end}_residual"] = float(columns["residuals"][0])

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # The Krylov state is written when this much time has passed since, and at least this many times what writing took.
 _SAVE_EVERY = 10.0
 _SAVE_SHARE = 20
-_SEEN = 0.5  # relative residual up to which a pair that was not asked for is told
+_SEEN = 0.1  # relative residual up to which a pair that was not asked for is told
 _FLOOR = 20  # residuals below this many eps |H| are rounding
 
 
@@ -180,12 +180,13 @@ class EigenTask:
         with self._matrix.bind(group) as H:
             found = self._eigenpairs(H, group)
             top, bottom = found.largest.vectors, found.smallest.vectors[:low]
-            parts = H.by_chunk(torch.cat([top, bottom]))
+            parts = H.by_chunk(torch.cat([top, bottom]), found.further.vectors)
             # those of an earlier attempt, whose state was found, count too
             products, passes = found.products + len(parts.images), found.passes + 1
-        row: dict[str, Any] = pair_row(found.largest.values, top, parts, 0, self._tol, k, "")
+        known = np.concatenate([found.largest.values, found.smallest.values[:low], found.further.values])
+        row: dict[str, Any] = pair_row(known, top, parts, 0, self._tol, k, "")
         if low:
-            row |= pair_row(found.smallest.values, bottom, parts, len(top), self._tol, low, "smallest_")
+            row |= pair_row(known, bottom, parts, len(top), self._tol, low, "smallest_")
         else:
             row |= seen_row(found, min(k, self.size))
         independent = independent_stderr = np.full(k, np.nan)
@@ -283,33 +284,34 @@ def pair_columns(k: int, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def pair_row(
-    values: FloatArray, vectors: Tensor, parts: ChunkProducts, first: int, tol: float, k: int, prefix: str
+    spectrum: FloatArray, vectors: Tensor, parts: ChunkProducts, first: int, tol: float, k: int, prefix: str
 ) -> dict[str, FloatArray]:
-    """The columns of pairs whose products are the rows of `parts` from `first` on, padded with NaN to k."""
+    """The columns of the pairs whose products are the rows of `parts` from `first` on, padded with NaN to k.
+
+    `spectrum` are the Ritz values of all vectors that `parts.forms` is about, in their order.
+    """
     place = slice(first, first + len(vectors))
-    images = parts.images[place].double()
-    count = len(images)
-    theta = torch.from_numpy(values[:count]).to(images.device)
+    images, values = parts.images[place].double(), spectrum[place]
+    theta = torch.from_numpy(values.copy()).to(images.device)
     gaps = torch.linalg.vector_norm(images - theta[:, None] * vectors.double(), dim=1).cpu().numpy()
-    norm = float(torch.linalg.vector_norm(parts.images.double(), dim=1).max()) if count else 0.0
-    size = np.abs(values[:count])
+    norm = float(torch.linalg.vector_norm(parts.images.double(), dim=1).max()) if len(values) else 0.0
     # zero to rounding: an exact eigenvalue 0 has no relative residual
-    zero = np.maximum(size, gaps) <= _FLOOR * torch.finfo(parts.images.dtype).eps * norm
+    zero = np.maximum(np.abs(values), gaps) <= _FLOOR * torch.finfo(parts.images.dtype).eps * norm
     with np.errstate(divide="ignore", invalid="ignore"):
-        residuals = np.where(zero, 0.0, gaps / size)
+        residuals = np.where(zero, 0.0, gaps / np.abs(values))
     cross = (images * parts.weighted[place].double()).sum(1).cpu().numpy()
     lengths = images.square().sum(1).cpu().numpy()
     stderr, bias = eigenvalue_errors(
-        parts.forms[:, place, place], parts.squares[:, place], cross, lengths, parts.denominators
+        parts.forms[:, place], spectrum, first, parts.squares[:, place], cross, lengths, parts.denominators
     )
-    columns = (values[:count], residuals, (residuals <= tol).astype(float), stderr, bias)
+    columns = (values, residuals, (residuals <= tol).astype(float), stderr, bias)
     return {name: _padded(column, k) for name, column in zip(pair_columns(k, prefix), columns, strict=True)}
 
 
 def seen_row(found: RitzEnds, k: int) -> dict[str, FloatArray]:
     """The columns of the lower end that was not asked for: what the run happened to see, without errors over data.
 
-    It ends at the first Ritz pair that says little, by a residual above half its value; the rest is NaN.
+    It ends at the first Ritz pair that says little, by a residual above a tenth of its value; the rest is NaN.
     """
     low = found.smallest
     with np.errstate(divide="ignore", invalid="ignore"):

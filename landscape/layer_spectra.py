@@ -54,8 +54,9 @@ class LayerTask:
             k = min(self._k, H.size)
             found = eigenpairs(H, k, tol=self._tol, seed=derive_seed(self._seed, "layer", layer))
             vectors = found.largest.vectors
-            parts = H.by_chunk(vectors)
-            row = pair_row(found.largest.values, vectors, parts, 0, self._tol, self._k, "")
+            parts = H.by_chunk(vectors, found.further.vectors)
+            known = np.concatenate([found.largest.values, found.further.values])
+            row = pair_row(known, vectors, parts, 0, self._tol, self._k, "")
             return {**row, "products": H.products, "passes": H.passes}
 
     def extend(self, rows: Rows) -> int:

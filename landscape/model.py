@@ -311,6 +311,16 @@ class BoundModel:
             for handle in handles:
                 handle.remove()
 
+    def require_eval(self) -> None:
+        """Inside `at`, after a forward pass: InputError where it has switched BatchNorm to the batch's statistics."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, _BatchNorm) and module.training:
+                raise InputError(
+                    f"forward puts BatchNorm {name!r} into train mode, which couples the samples of a batch: the loss "
+                    "is then no mean over samples. Leave the model in eval mode; statistics of other data are given as "
+                    "buffers=objective.reestimate(theta, objective.read_statistics(data))."
+                )
+
     @contextmanager
     def twice_differentiable(self) -> Iterator[None]:
         """Kernels that have second derivatives: attention by its plain formula, recurrences without cuDNN."""

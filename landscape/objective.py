@@ -291,6 +291,7 @@ class Objective:
             self._model.twice_differentiable(),
         ):
             yield model, self._model.trainable
+            self._model.require_eval()
 
     def outputs(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch inside `differentiable`; with loss=None the loss values and the batch."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape import hdf5
+from landscape.curvature_map import map_from_rows
 from landscape.errors import InputError, StoreError, nearest
 from landscape.exchange import read_loss_landscape_surface
 from landscape.layer_spectra import STAGES as LAYER_STAGES
@@ -35,7 +36,10 @@ _WRITERS: dict[type[Result], tuple[str, Callable[[Any], hdf5.Group]]] = {
     LayerSpectra: ("layer_spectra", layers_group),
 }
 # Name of a run folder's task -> the result of its rows, masked where it is not finished.
-_FROM_ROWS: dict[str, Callable[[Description, Rows, History], Result]] = {"surface": surface_from_rows}
+_FROM_ROWS: dict[str, Callable[[Description, Rows, History], Result]] = {
+    "surface": surface_from_rows,
+    "curvature_map": map_from_rows,
+}
 
 
 def open_result(path: str | Path, *, run: str | None = None, group: str | None = None) -> Result:

@@ -113,11 +113,11 @@ class Surface:
 
         return surface_to_xarray(self)
 
-    def plot(self, quantity: str = "loss", kind: str | None = None, **options: Any) -> Figure:
-        """A matplotlib Figure of one quantity; see `landscape.plotting.plot_surface` for the kinds and options."""
+    def plot(self, quantity: str | None = None, kind: str | None = None, **options: Any) -> Figure:
+        """A matplotlib Figure of one quantity, the first by default; see `landscape.plotting.plot_surface`."""
         from landscape.plotting import plot_surface
 
-        return plot_surface(self, quantity, kind, **options)
+        return plot_surface(self, quantity or next(iter(self.values)), kind, **options)
 
     def save(self, path: str | Path) -> Path:
         """Write the surface as one HDF5 file (netCDF-4), atomically; returns the path."""

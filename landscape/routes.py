@@ -270,7 +270,10 @@ def check_products(
                 "from symmetry"
             )
             continue
-        rounding, graph_bytes = _Trial(native, operator, chosen, theta, buffers).rounding(route, product)
+        if route == "finite differences":  # in float64 whatever the working precision
+            rounding, graph_bytes = difference, 0.0
+        else:
+            rounding, graph_bytes = _Trial(native, operator, chosen, theta, buffers).rounding(route, product)
         for other, reason in refused.items():
             logger.warning("%s is not used for %s products: %s", other, operator, reason)
         return ProductCheck(route, symmetry, difference, rounding, graph_bytes, refused)

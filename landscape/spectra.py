@@ -41,7 +41,8 @@ class Trace:
     passes: int  # passes over the data
     gradients: float  # per-sample backward passes over the number of samples: the cost of the exact routes
     layers: Mapping[str, float] = field(default_factory=dict)  # layer -> trace of its diagonal block
-    layers_stderr: Mapping[str, float] = field(default_factory=dict)  # layer -> standard error (population)
+    # layer -> standard error: for the population by the exact ways, for the data given by probes
+    layers_stderr: Mapping[str, float] = field(default_factory=dict)
     frobenius: float = float("nan")  # |A|_F from the same probes; NaN where the method has none
     frobenius_stderr: float = float("nan")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -417,6 +417,12 @@ def _cost(products: int, passes: int) -> str:
     return f"{products} products in {passes} pass{'es' * (passes != 1)}"
 
 
+def _columns(figure: Figure, entries: Mapping[str, Any]) -> int:
+    """Columns of a legend that fits the figure's width; a letter of small type takes about 0.075 inches."""
+    widest = 0.075 * max(len(label) for label in entries) + 0.6
+    return max(1, min(len(entries), int(figure.get_figwidth() / widest)))
+
+
 def _close(figure: Figure, axes: Iterable[Axes], notes: Sequence[str]) -> Figure:
     """One legend for all axes, and the sentence below the picture."""
     entries: dict[str, Any] = {}
@@ -426,6 +432,10 @@ def _close(figure: Figure, axes: Iterable[Axes], notes: Sequence[str]) -> Figure
     figure.supxlabel("; ".join(notes), fontsize="small", color="0.3")
     if entries:
         figure.legend(
-            entries.values(), entries.keys(), loc="outside upper right", ncols=min(len(entries), 4), fontsize="small"
+            entries.values(),
+            entries.keys(),
+            loc="outside upper right",
+            ncols=_columns(figure, entries),
+            fontsize="small",
         )
     return figure

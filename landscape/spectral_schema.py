@@ -79,7 +79,10 @@ _LAYERS: _Names = {
     "stderr": ("eigenvalue_stderr", "standard error of the eigenvalue over data, as an estimate for the population"),
     "converged": ("converged", "whether the residual reached the tolerance"),
     "trace": ("layer_trace", "trace of the layer's diagonal block"),
-    "trace_stderr": ("layer_trace_stderr", "standard error of the layer's trace, as an estimate for the population"),
+    "trace_stderr": (
+        "layer_trace_stderr",
+        "standard error of the layer's trace; by probes, of these alone",
+    ),
     "computed": ("computed", "whether the layer was computed; elsewhere values are NaN and mean nothing"),
 }
 _RANKED = ("eigenvalues", "residuals", "stderr", "converged")
@@ -193,7 +196,7 @@ def _trace_group(trace: Trace) -> hdf5.Group:
         variables["trace_by_layer"] = _array(dims, [*trace.layers.values()], text)
         if trace.layers_stderr:
             errors = [trace.layers_stderr.get(name, np.nan) for name in trace.layers]
-            text = "standard error of the layer's trace, as an estimate for the population"
+            text = "standard error of the layer's trace; by probes, of these alone"
             variables["trace_by_layer_stderr"] = _array(dims, errors, text)
     return hdf5.Group(variables)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,17 @@ from landscape.spectra import Trace
 from landscape.task import Description, Row, Rows
 from landscape.trees import digest
 
+logger = logging.getLogger(__name__)
+
 METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace")
 _PROBES = 4  # probes of one item: they share a pass over the data
-_FIRST_PROBES, _MOST_PROBES = 2, 16  # items of the first round and of all
+_FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
 _DRAWS = 64  # draws of one item
 _FIRST_DRAWS = 4  # items
 _MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
 _XTRACE_PROBES = 20  # two products each
 _MOST_OUTPUTS = 1024  # the loss' Hessian in the outputs of one sample is formed up to this size
-_COORDINATES = 12
+_COORDINATES, _VERIFIED_ON = 8, 4  # diagonal entries, samples
 _EQUAL = 1e-9  # relative gap of diag H and diag G; where the network is piecewise linear only rounding is between them
 
 
@@ -80,7 +83,8 @@ def gauss_newton_reasons(matrix: Matrix) -> tuple[str, ...]:
 def _verify_diagonal(matrix: Matrix) -> tuple[str, ...]:
     """A few entries of diag H and diag G on a few samples in float64: the reason where they differ."""
     objective = matrix.sample.objective
-    few = objective.on(objective.data.head(8), precision="float64")
+    few = objective.on(objective.data.head(_VERIFIED_ON), precision="float64")
+    trusted = replace(matrix.check, route="double backward", refused={})  # the two are compared with each other
     diagonals: list[FloatArray] = []
     for operator in ("hessian", "ggn"):
         with CurvatureOperator(
@@ -89,7 +93,7 @@ def _verify_diagonal(matrix: Matrix) -> tuple[str, ...]:
             params=matrix.params,
             theta=matrix.theta,
             buffers=matrix.buffers,
-            check=matrix.check if operator == "hessian" else None,
+            check=matrix.check if operator == "hessian" else trusted,
         ) as bound:
             blocks = [bound.blocks[i] for i in np.linspace(0, len(bound.blocks) - 1, _COORDINATES).astype(int)]
             places = sorted({b.offset + derive_seed(0, "diagonal", b.name) % b.size for b in blocks})
@@ -114,6 +118,7 @@ def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
         reasons = exact_reasons(matrix)
         if not reasons:
             return "exact" if asked is True else str(asked)
+        logger.info("the trace is not taken exactly: %s", "; ".join(reasons[:3]))
         if asked is not True:
             raise InputError(
                 f"trace={asked!r} needs layers with known per-sample gradients and, for the Hessian, a network that is "
@@ -217,7 +222,16 @@ class TraceTask:
         assert trace is not None  # all rows of the round are there
         samples = self._matrix.sample.objective.samples
         most = -(-_MOST_DRAWS * samples // _DRAWS) if self._method == "sampled" else _MOST_PROBES
-        if random >= most or trace.stderr_probes <= self._tol * abs(trace.value):
+        if trace.stderr_probes <= self._tol * abs(trace.value):
+            return count
+        if random >= most:
+            logger.warning(
+                "the trace is known to %.1f %%, not to trace_tol=%g, after the %d %s that are spent at most",
+                100 * trace.stderr_probes / abs(trace.value) if trace.value else math.inf,
+                self._tol,
+                random * (_DRAWS if self._method == "sampled" else _PROBES),
+                "draws" if self._method == "sampled" else "probes",
+            )
             return count
         return self._exact + min(2 * random, most)
 

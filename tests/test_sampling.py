@@ -81,7 +81,7 @@ def test_population_tasks_are_those_of_an_objective() -> None:
         else:
             assert not set(rows[0]) & set(rows[1])
             assert len(set(rows[0])) == 100
-        matrices = [people.DenseMatrix(world.hessians[i], w, 15) for i, w in zip(rows, weights, strict=True)]
+        matrices = [people.DenseMatrix(world.hessians[i], w) for i, w in zip(rows, weights, strict=True)]
         row = people.finished(people.eigen_task(*matrices[:1], 3, matrices[1])).columns
         found = ls.measure_spectrum(
             objective, 3, 1e-6, trace=False, density=False, samples=100, sampling=sampling, seed=5
@@ -93,7 +93,8 @@ def test_population_tasks_are_those_of_an_objective() -> None:
             ("independent", found.largest.independent),
             ("independent_stderr", found.largest.independent_stderr),
         ):
-            np.testing.assert_allclose(row[name][0], values, rtol=1e-5, err_msg=name)
+            # the bias rests on further Ritz vectors, which are not converged and follow rounding
+            np.testing.assert_allclose(row[name][0], values, rtol=1e-3 if name == "bias" else 1e-5, err_msg=name)
 
 
 def find_rows(whole: Tensor, part: Tensor) -> Array:

@@ -62,6 +62,7 @@ class Eigenpairs:
 
     largest: RitzPairs  # descending
     smallest: RitzPairs  # ascending
+    further: RitzPairs  # the k next to the largest, descending, as far as the run has them; seldom converged
     products: int  # vectors multiplied
     passes: int  # calls of the operator's apply
     restarts: int
@@ -200,6 +201,7 @@ def eigenpairs(
     return Eigenpairs(
         run.pairs(ritz, top),
         run.pairs(ritz, np.arange(min(lowest, run.m))),
+        run.pairs(ritz, np.arange(smallest, run.m)[::-1][k : 2 * k]),
         run.products,
         run.passes,
         run.restarts,

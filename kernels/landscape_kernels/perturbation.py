@@ -9,41 +9,48 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def eigenvalue_errors(
-    forms: FloatArray, squares: FloatArray, cross: FloatArray, lengths: FloatArray, denominators: FloatArray
+    forms: FloatArray,
+    spectrum: FloatArray,
+    first: int,
+    squares: FloatArray,
+    cross: FloatArray,
+    lengths: FloatArray,
+    denominators: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """(stderr (k,), bias (k,)) of eigenvalues of H = sum_c H_c / sum_c d_c, the C chunks taken as independent draws.
 
-    For unit eigenvectors v_i, `forms` (C, k, k) are v_i' H_c v_j, `squares` (C, k) |H_c v_i|^2, `cross` (k,) the
-    products of Hv_i with sum_c d_c H_c v_i / sum_c d_c, `lengths` (k,) |Hv_i|^2, `denominators` (C,) d_c.
+    For orthonormal w_1 .. w_n, of which w_first .. are the k eigenvectors v_i and the others as good as the rest of the
+    spectrum is known, `forms` (C, k, n) are v_i' H_c w_j and `spectrum` (n,) w_j'Hw_j; `squares` (C, k) are
+    |H_c v_i|^2, `cross` (k,) the products of Hv_i with sum_c d_c H_c v_i / sum_c d_c, `lengths` (k,) |Hv_i|^2,
+    `denominators` (C,) d_c.
 
     With E = sum_c (H_c - d_c H) / sum_c d_c the sampling error, perturbation theory gives (Kato 1966, II.2)
 
-        lambda_i(H + E) = lambda_i + v_i'Ev_i + sum_(j != i) (v_j'Ev_i)^2 / (lambda_i - lambda_j) + ...
+        lambda_i(H + E) = lambda_i + v_i'Ev_i + sum_(j != i) (w_j'Ev_i)^2 / (lambda_i - lambda_j) + ...
 
     The first term has mean 0 and gives the standard error (that of a ratio of means); the second is the bias (Jensen):
-    the sum over the other given eigenvectors, and all of E v_i that lies outside their span at distance lambda_i from
-    it, as if the rest of the spectrum were at 0. Nearly equal eigenvalues repel at most by the size of the error that
-    couples them. NaN for fewer than two chunks.
+    the sum over the given vectors, and what of E v_i lies outside their span at distance lambda_i from it, as if the
+    rest of the spectrum were at 0. Nearly equal eigenvalues repel at most by the size of the error that couples them.
+    NaN for fewer than two chunks.
     """
     chunks, k, _ = forms.shape
     if chunks < 2:
         return np.full(k, np.nan), np.full(k, np.nan)
     total = float(denominators.sum())
+    own = first + np.arange(k)
     mean = forms.sum(0) / total
     scale = chunks / (chunks - 1) / total**2
-    variances = scale * ((forms - denominators[:, None, None] * mean) ** 2).sum(0)  # of v_i' E v_j
+    variances = scale * ((forms - denominators[:, None, None] * mean) ** 2).sum(0)  # of v_i' E w_j
     whole = scale * (squares.sum(0) - 2 * total * cross + lengths * (denominators**2).sum())  # E |E v_i|^2
     outside = np.maximum(whole - variances.sum(1), 0.0)
-    values = np.diag(mean)
-    gaps = values[:, None] - values[None, :]
-    least = np.sqrt(variances)
-    gaps = np.where(gaps < 0, -1.0, 1.0) * np.maximum(np.abs(gaps), least)
-    np.fill_diagonal(gaps, 1.0)
+    stderr = np.sqrt(variances[np.arange(k), own])
+    gaps = spectrum[own][:, None] - spectrum[None, :]
+    gaps = np.where(gaps < 0, -1.0, 1.0) * np.maximum(np.abs(gaps), np.sqrt(variances))
+    variances[np.arange(k), own] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         inside = np.where(variances > 0, variances / gaps, 0.0)
-        np.fill_diagonal(inside, 0.0)
-        rest = np.where(outside > 0, outside / values, 0.0)
-    return np.sqrt(np.diag(variances)), inside.sum(1) + rest
+        rest = np.where(outside > 0, outside / spectrum[own], 0.0)
+    return stderr, inside.sum(1) + rest
 
 
 def form_errors(forms: FloatArray, denominators: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -52,9 +52,9 @@ def main(folder: Path, slow: str = "", after: int = 0) -> None:
         made[name] += len(vectors)
         return apply(self, vectors)
 
-    def counted_by_chunk(self: CurvatureOperator, vectors: Tensor) -> object:
+    def counted_by_chunk(self: CurvatureOperator, vectors: Tensor, *others: Tensor) -> object:
         made[now()] += len(vectors)
-        return by_chunk(self, vectors)
+        return by_chunk(self, vectors, *others)
 
     def counted_item(self: DensityTask, index: int, group: object) -> object:
         nonlocal probes

@@ -14,7 +14,7 @@ from spectrum_nets import flat, seeded, settled
 from torch import Tensor, nn
 
 from landscape.comm import SERIAL
-from landscape.curvature import ChunkProducts
+from landscape.curvature import ChunkProducts, chunk_for
 from landscape.eigen import EigenTask
 from landscape.routes import ProductCheck
 from landscape.sampling import Sample
@@ -89,12 +89,12 @@ class Dense:
         self.products, self.passes = self.products + len(vectors), self.passes + 1
         return torch.from_numpy(vectors.numpy() @ self._chunks.sum(0) / self._denominators.sum())
 
-    def by_chunk(self, vectors: Tensor) -> ChunkProducts:
+    def by_chunk(self, vectors: Tensor, others: Tensor | None = None) -> ChunkProducts:
         images = vectors.numpy() @ self._chunks  # (C, b, n)
         weighted = np.tensordot(self._denominators, images, 1) / self._denominators.sum()
         return ChunkProducts(
             self.apply(vectors),
-            images @ vectors.numpy().T,
+            images @ (vectors if others is None else torch.cat([vectors, others])).numpy().T,
             (images**2).sum(2),
             torch.from_numpy(weighted),
             self._denominators.copy(),
@@ -108,9 +108,9 @@ class DenseMatrix:
     params = None
     check = ProductCheck("double backward", 0.0, 0.0, 0.0, 0.0, {})
 
-    def __init__(self, hessians: Array, weights: Array | None = None, chunks: int = 16) -> None:
+    def __init__(self, hessians: Array, weights: Array | None = None) -> None:
         n = len(hessians)
-        size = -(-n // chunks)
+        size = chunk_for(n)
         weighted = hessians if weights is None else hessians * weights[:, None, None] * n
         cuts = range(0, n, size)
         self._chunks = np.stack([weighted[i : i + size].sum(0) for i in cuts])
