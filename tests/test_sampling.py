@@ -94,7 +94,8 @@ def test_population_tasks_are_those_of_an_objective() -> None:
             ("independent_stderr", found.largest.independent_stderr),
         ):
             # the bias rests on further Ritz vectors, which are not converged and follow rounding
-            np.testing.assert_allclose(row[name][0], values, rtol=1e-3 if name == "bias" else 1e-5, err_msg=name)
+            slack = 0.01 * float(np.abs(values).max()) if name == "bias" else 0.0
+            np.testing.assert_allclose(row[name][0], values, rtol=1e-5, atol=slack, err_msg=name)
 
 
 def find_rows(whole: Tensor, part: Tensor) -> Array:
