@@ -31,7 +31,7 @@ ROUTES = {
     "hessian": ("double backward", "forward over reverse", "finite differences"),
     "ggn": ("double backward",),
 }
-_TRIAL_SAMPLES = 8
+_TRIAL_SAMPLES = 4
 _AWAY = 1e-3  # the trial's distance from theta, relative to the mean size of its values
 _STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # relative to |theta|; long ones for models that round to float32 inside
 _AGREES = 1e-4  # relative gap allowed to differences; the silent faults known are off by tens of percent

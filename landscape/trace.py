@@ -53,7 +53,7 @@ def exact_reasons(matrix: Matrix) -> tuple[str, ...]:
     if gauss_newton or matrix.operator == "ggn":
         return gauss_newton
     objective = matrix.sample.objective
-    batch = objective.batch(0)
+    batch = objective.data.head(2).first
     with objective.differentiable(matrix.theta, matrix.buffers) as (model, _):
         reasons = piecewise_linear(model, lambda: objective.outputs(model, batch))
     return reasons or _verify_diagonal(matrix)
