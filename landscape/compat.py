@@ -190,6 +190,7 @@ def _dominant(
     """
     states: list[KrylovState] = []
     negative, limit = 0, min(2 * count + _LOOK, most)
+    spent, stalled = 0, 0  # rounds in a row without a product: the whole space is known
     while True:
         found = eigenpairs(
             H,
@@ -207,7 +208,9 @@ def _dominant(
         seen = np.linalg.eigvalsh((projected + projected.T) / 2)
         before, negative = negative, int((seen[np.argsort(-np.abs(seen), kind="stable")[:count]] < 0).sum())
         converged = np.concatenate([found.largest.converged, found.smallest.converged[:before]])
-        if negative == before and (converged.all() or found.products >= most):
+        stalled = stalled + 1 if found.products == spent else 0
+        spent = found.products
+        if (negative == before and converged.all()) or spent >= most or stalled > 1:
             break
         limit = min(found.products + _LOOK, most)
     values = np.concatenate([found.largest.values, found.smallest.values[:before]])

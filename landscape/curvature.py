@@ -44,6 +44,7 @@ class ChunkProducts:
     squares: FloatArray  # (C, b), |H_c v|^2
     weighted: Tensor  # (b, size), sum_c d_c H_c v / sum_c d_c
     denominators: FloatArray  # (C,), d_c
+    shift: float  # weight decay: where the eigenvalues are that the loss itself does not move
 
 
 def select_blocks(objective: Objective, params: str | Sequence[str] | None) -> tuple[Block, ...]:
@@ -185,7 +186,9 @@ class CurvatureOperator:
         sums, small = self._over_ranks(sums), self._over_ranks(small)
         images, weighted = (sums / float(self._denominators.sum())).to(self.dtype)
         table: FloatArray = small.cpu().numpy()
-        return ChunkProducts(images, table[:, :, :-1], table[:, :, -1], weighted, self._denominators.copy())
+        return ChunkProducts(
+            images, table[:, :, :-1], table[:, :, -1], weighted, self._denominators.copy(), self._weight_decay
+        )
 
     def gradient(self) -> Tensor:
         """(size,) gradient of the mean loss at theta."""

@@ -70,7 +70,8 @@ class Data:
                 "give the Objective fewer batches instead of asking for a sample"
             )
         if isinstance(self._batches, _Stream):
-            batch = self._batches.rows(index.tolist())
+            with random_state_kept():
+                batch = self._batches.rows(index.tolist())
         else:
             (whole,) = self._batches
             batch = map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
@@ -80,7 +81,15 @@ class Data:
     @property
     def first(self) -> Batch:
         """The first batch."""
-        return next(self.chunks())[1]
+        with random_state_kept():
+            return next(self.chunks())[1]
+
+    def shuffled(self, order: Sequence[int]) -> Data:
+        """The same samples in another order, where they are held; as they are where they are streamed or in batches."""
+        if not (self.divisible and self.held):
+            return self
+        batch = self.taken(order).first
+        return Data([batch], self.samples, self.digest, 1, held=True, divisible=True)
 
     def head(self, count: int) -> Data:
         """The first `count` samples as one batch, or the first batch as it is where it cannot be taken apart."""

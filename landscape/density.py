@@ -23,15 +23,20 @@ _POINTS = 2048
 _WIDTH = 0.003  # of the range of all nodes
 
 
+def check_density(probes: int, steps: int) -> None:
+    """Raise InputError for numbers of probes or steps below 1."""
+    for name, value in (("density_probes", probes), ("density_steps", steps)):
+        if value < 1:
+            raise InputError(f"{name}={value}; give 1 or more")
+
+
 class DensityTask:
     """Items: probes, each one a quadrature of `steps` nodes on the complement of the eigenvectors taken out."""
 
     headline = "products"
 
     def __init__(self, matrix: Matrix, *, probes: int, steps: int, seed: int, deflate: Tensor | None) -> None:
-        for name, value in (("density_probes", probes), ("density_steps", steps)):
-            if value < 1:
-                raise InputError(f"{name}={value}; give 1 or more")
+        check_density(probes, steps)
         self._matrix, self._seed, self._deflate = matrix, seed, deflate
         self.count = probes
         self._steps = min(steps, sum(matrix.sizes.values()))

@@ -143,6 +143,8 @@ class EigenTask:
         for name, value in (("k", k), ("smallest", smallest)):
             if not 0 <= value <= self.size:
                 raise InputError(f"{name}={value}; the matrix has {self.size} rows, so give 0 to {self.size}")
+        if k + smallest > self.size:
+            raise InputError(f"k={k} and smallest={smallest}; the matrix has {self.size} eigenvalues in all")
         for name, number in (("block", block), ("max_products", max_products)):
             if number is not None and number < 1:
                 raise InputError(f"{name}={number}; give 1 or more, or leave it out")
@@ -302,7 +304,7 @@ def pair_row(
     cross = (images * parts.weighted[place].double()).sum(1).cpu().numpy()
     lengths = images.square().sum(1).cpu().numpy()
     stderr, bias = eigenvalue_errors(
-        parts.forms[:, place], spectrum, first, parts.squares[:, place], cross, lengths, parts.denominators
+        parts.forms[:, place], spectrum, first, parts.squares[:, place], cross, lengths, parts.denominators, parts.shift
     )
     columns = (values, residuals, (residuals <= tol).astype(float), stderr, bias)
     return {name: _padded(column, k) for name, column in zip(pair_columns(k, prefix), columns, strict=True)}

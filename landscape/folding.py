@@ -219,6 +219,8 @@ def _pairs_in_graph(model: nn.Module, call: Callable[[Any, Any], Any], batch: An
         own = [*layer.parameters(), *norm.parameters()]
         if (
             type(norm) is _NORMS.get(type(layer))
+            and norm.num_features
+            == layer.get_parameter("weight").shape[0]  # a Linear along another axis has channels of its own
             and len(source.users) == 1
             and calls[layer] == calls[norm] == 1
             and _is_plain(layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -174,6 +175,15 @@ class BoundModel:
         self._working: dict[str, Tensor] = {}
         self._given: dict[str, Tensor] = {}
         self._check_batchnorm()
+
+    def in_precision(self, dtype: torch.dtype) -> BoundModel:
+        """The same model with the same centre, buffers and frozen parameters in another precision."""
+        other = copy.copy(self)
+        other.dtype = dtype
+        other.centre = self.centre.to(dtype)
+        other.frozen_values = [other._to_device(value) for value in self.frozen_values]
+        other.buffers = {name: other._to_device(value) for name, value in self.buffers.items()}
+        return other
 
     @property
     def trainable(self) -> list[Tensor]:

@@ -321,7 +321,8 @@ class Objective:
 
     def batch(self, number: int) -> Batch:
         """The chunk of that number."""
-        return next(self._data.chunks(number, self._data.count))[1]
+        with random_state_kept():
+            return next(self._data.chunks(number, self._data.count))[1]
 
     @property
     def chunks(self) -> int:
@@ -355,8 +356,7 @@ class Objective:
             other._undivided, other._data = data, data.divided(other.chunk)
             return other
         other.dtype = torch.float64 if other.precision == "float64" else torch.float32
-        other._model = BoundModel(self._model.model, self.device, other.dtype)
-        other._model.channels_last = self._channels_last
+        other._model = self._model.in_precision(other.dtype)
         data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
         other._undivided, other._data = data, data.divided(other.chunk)
         with random_state_kept():

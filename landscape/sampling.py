@@ -30,8 +30,13 @@ class Sample:
 
 
 def whole(objective: Objective) -> Sample:
-    """All of the data."""
-    return Sample(objective, None, None)
+    """All of the data, in an order of its own where it is held.
+
+    Errors come from differences between chunks, so chunks must be like random draws: not one class after another.
+    """
+    generator = np.random.Generator(np.random.Philox(key=derive_seed(0, "order")))
+    order = generator.permutation(objective.samples).tolist()
+    return Sample(objective.on(objective.data.shuffled(order)), None, None)
 
 
 def draw(
@@ -53,11 +58,11 @@ def draw(
     generator = np.random.Generator(np.random.Philox(key=derive_seed(seed, "sample", sampling)))
     if sampling == "uniform":
         order = generator.permutation(objective.samples)
-        first, second = np.sort(order[:samples]), np.sort(order[samples : 2 * samples])
+        first, second = order[:samples], order[samples : 2 * samples]
         other = Sample(objective.on(objective.data.taken(second.tolist())), None, None) if len(second) > 1 else None
         return Sample(objective.on(objective.data.taken(first.tolist())), None, None), other
     q, total = importance(objective, theta, buffers)
-    one, two = (np.sort(generator.choice(len(q), size=samples, p=q)) for _ in range(2))
+    one, two = (generator.choice(len(q), size=samples, p=q) for _ in range(2))
     return _weighted(objective, one, q, total), _weighted(objective, two, q, total)
 
 
@@ -85,7 +90,7 @@ def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> 
                 outputs, targets = objective.outputs(model, batch)
                 units = objective.loss_units(outputs, targets)
             total += float(units.numerators.numel() if units.denominators is None else units.denominators.sum())
-            weights.append(loss_seeds(objective, outputs, targets).double().square().sum((0, 2)).cpu().numpy())
+            weights.append(output_curvature(objective, outputs, targets).cpu().numpy())
     curvature = np.concatenate(weights)
     if len(curvature) != objective.samples:
         raise InputError(
@@ -99,10 +104,23 @@ def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> 
     ), total
 
 
+def output_curvature(objective: Objective, outputs: Tensor, targets: Any) -> Tensor:
+    """(B,) float64, trace of each sample's output Hessian of the loss' numerators."""
+    if _is_softmax(objective, outputs, targets):
+        p = outputs.detach().double().softmax(1)
+        curvature: Tensor = (1 - p.square().sum(1)) * (targets != -100)
+        return curvature
+    return loss_seeds(objective, outputs, targets).double().square().sum((0, 2))
+
+
+def _is_softmax(objective: Objective, outputs: Tensor, targets: Any) -> bool:
+    return objective.loss_is_cross_entropy and outputs.ndim == 2 and not targets.is_floating_point()
+
+
 def loss_seeds(objective: Objective, outputs: Tensor, targets: Any) -> Tensor:
     """(S, B, C) factor of each sample's output Hessian of the loss' numerators, outputs flattened to (B, C)."""
     flat = outputs.detach().reshape(len(outputs), -1)
-    if objective.loss_is_cross_entropy and outputs.ndim == 2 and not targets.is_floating_point():
+    if _is_softmax(objective, outputs, targets):
         kept = (targets != -100).to(flat)
         seeds: Tensor = softmax_seeds(flat) * kept[None, :, None]
         return seeds

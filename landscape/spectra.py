@@ -147,7 +147,7 @@ class LayerSpectra:
     stderr: FloatArray  # (L, k), for the population
     converged: BoolArray  # (L, k)
     trace: FloatArray  # (L,), NaN where not asked
-    trace_stderr: FloatArray  # (L,), for the population
+    trace_stderr: FloatArray  # (L,), see Trace.layers_stderr
     computed: BoolArray  # (L,), False where the layer was not computed yet
     products: int
     passes: int

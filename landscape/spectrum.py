@@ -15,7 +15,7 @@ from torch import Tensor
 from landscape.claims import Progress
 from landscape.comm import world
 from landscape.curvature import require_operator, select_blocks
-from landscape.density import DensityTask, density_from_rows
+from landscape.density import DensityTask, check_density, density_from_rows
 from landscape.eigen import EigenTask, Matrix
 from landscape.errors import InputError, RunInterrupted
 from landscape.loop import agree, run_task
@@ -26,7 +26,7 @@ from landscape.sampling import Sample, draw, whole
 from landscape.spectra import Density, Eigenpairs, Spectrum, Trace
 from landscape.store import RESULT, History, Store, require_stages, result_attributes
 from landscape.task import Description, Rows, Task
-from landscape.trace import Deflated, TraceTask, choose_method, layers_of, trace_from_rows
+from landscape.trace import Deflated, TraceTask, check_trace_tol, choose_method, layers_of, trace_from_rows
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,10 @@ def measure_spectrum(
         world(),
         lambda: matrix_of(objective, params, operator, theta, buffers, weight_decay, samples, sampling, seed),
     )
+    if trace:
+        check_trace_tol(trace_tol)
+    if density:
+        check_density(density_probes, density_steps)
     folder = None if out is None else Path(out)
     if folder is not None:
         agree(world(), lambda: require_stages(folder, STAGES))
@@ -148,10 +152,9 @@ def measure_spectrum(
             lambda: DensityTask(matrix, probes=density_probes, steps=density_steps, seed=seed, deflate=vectors),
         )
         run("density", task, ranks_per_item)
-    spectrum = spectrum_from_stages(stages)
-    if folder is not None:
-        agree(world(), lambda: spectrum.save(folder / RESULT) if world().rank == 0 else None)
-    return spectrum
+    if folder is not None:  # with what an earlier call has left there, too
+        agree(world(), lambda: spectrum_from_folder(folder).save(folder / RESULT) if world().rank == 0 else None)
+    return spectrum_from_stages(stages)
 
 
 def spectrum_from_folder(folder: str | Path) -> Spectrum:
@@ -248,6 +251,8 @@ def matrix_of(
         logger.info("products are computed in float32: half precision has no digits for second derivatives")
         objective = objective.on(objective.data, precision="float32")
     point = objective.theta if theta is None else objective.vector(theta)
+    if not bool(point.isfinite().all()):
+        raise InputError(f"theta holds {int((~point.isfinite()).sum())} values that are NaN or infinite")
     sample, independent = whole(objective), None
     if samples is not None:
         sample, independent = draw(objective, samples, sampling, seed, theta=point, buffers=buffers)

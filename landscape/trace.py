@@ -19,7 +19,7 @@ from torch import Tensor
 from landscape.comm import Communicator
 from landscape.curvature import CurvatureOperator
 from landscape.eigen import Matrix, product_chunks
-from landscape.errors import InputError
+from landscape.errors import InputError, NumericalError
 from landscape.layers import GradientSquares
 from landscape.piecewise import piecewise_linear
 from landscape.results import BoolArray, FloatArray
@@ -37,7 +37,7 @@ _DRAWS = 64  # draws of one item
 _FIRST_DRAWS = 4  # items
 _MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
 _XTRACE_PROBES = 20  # two products each
-_MOST_OUTPUTS = 1024  # the loss' Hessian in the outputs of one sample is formed up to this size
+_MOST_OUTPUTS = 256  # of one sample: its output Hessian is formed, and costs as many backward passes
 _COORDINATES, _VERIFIED_ON = 8, 4  # diagonal entries, samples
 _EQUAL = 1e-9  # relative gap of diag H and diag G; where the network is piecewise linear only rounding is between them
 
@@ -146,6 +146,12 @@ def layers_of(names: Sequence[str]) -> dict[str, list[str]]:
     return layers
 
 
+def check_trace_tol(tol: float) -> None:
+    """Raise InputError for what is no relative standard error."""
+    if not 0 < tol < 1:
+        raise InputError(f"trace_tol={tol}; it is a relative standard error, give a number between 0 and 1")
+
+
 class TraceTask:
     """Items: chunks of data (the exact part), then batches of probes or draws until the relative error is `tol`."""
 
@@ -163,8 +169,7 @@ class TraceTask:
         gauss_newton: Matrix | None = None,
     ) -> None:
         """`deflate` (j, size) are eigenvectors taken out, `deflated` their part; `gauss_newton` is G for "split"."""
-        if not 0 < tol < 1:
-            raise InputError(f"trace_tol={tol}; it is a relative standard error, give a number between 0 and 1")
+        check_trace_tol(tol)
         self._matrix, self._method, self._tol, self._seed = matrix, method, tol, seed
         self._deflate, self._deflated, self._gauss_newton = deflate, deflated, gauss_newton
         self._layers = layers_of(matrix.names)
@@ -255,6 +260,11 @@ class TraceTask:
         objective = self._matrix.sample.objective
         batch = objective.batch(index)
         per_sample, denominators, passes = self._gradient_squares(batch, None)
+        if not bool(per_sample.isfinite().all()):
+            raise NumericalError(
+                f"per-sample gradients are not finite in chunk {index}: the outputs, or a derivative, overflow or are "
+                "undefined there. Look at those samples, or evaluate at other parameters."
+            )
         weights = self._matrix.sample.weights
         if weights is not None:
             start = index * objective.chunk
@@ -360,7 +370,7 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
     if method == "xtrace":
         value, stderr = float(rows.columns["value"][0]), float(rows.columns["stderr"][0])
         products = int(cost[0])
-        return Trace(value, stderr, stderr, math.nan, method, products, products, 0.0)
+        return Trace(value, math.nan, stderr, math.nan, method, products, products, 0.0)
     if method == "sampled":
         return _sampled(rows, random, names, decay, about["samples"])
     layers = dict.fromkeys(names, 0.0)
@@ -386,9 +396,9 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
     value += estimate.value
     probes_part = estimate.stderr_probes
     # one chunk tells no data error: not known without an exact part, which has one of its own
+    total_error = math.hypot(estimate.stderr, data_part) if exact else estimate.stderr
     seen = math.isfinite(estimate.stderr_data) or not exact
     data_part = math.hypot(data_part, estimate.stderr_data) if seen else data_part
-    total_error = math.hypot(estimate.stderr, data_part) if exact else estimate.stderr
     tensors = rows.columns["blocks"][random].reshape(-1, len(names))
     squares = rows.columns["lengths"][random].reshape(-1)
     extra = deflated.blocks if deflated is not None else np.zeros(len(names))

@@ -16,6 +16,7 @@ def eigenvalue_errors(
     cross: FloatArray,
     lengths: FloatArray,
     denominators: FloatArray,
+    bulk: float = 0.0,
 ) -> tuple[FloatArray, FloatArray]:
     """(stderr (k,), bias (k,)) of eigenvalues of H = sum_c H_c / sum_c d_c, the C chunks taken as independent draws.
 
@@ -29,8 +30,8 @@ def eigenvalue_errors(
         lambda_i(H + E) = lambda_i + v_i'Ev_i + sum_(j != i) (w_j'Ev_i)^2 / (lambda_i - lambda_j) + ...
 
     The first term has mean 0 and gives the standard error (that of a ratio of means); the second is the bias (Jensen):
-    the sum over the given vectors, and what of E v_i lies outside their span at distance lambda_i from it, as if the
-    rest of the spectrum were at 0. Nearly equal eigenvalues repel at most by the size of the error that couples them.
+    the sum over the given vectors, and what of E v_i lies outside their span, as if the rest of the spectrum were at
+    `bulk`. Nearly equal eigenvalues repel at most by the size of the error that couples them.
     NaN for fewer than two chunks.
     """
     chunks, k, _ = forms.shape
@@ -49,7 +50,7 @@ def eigenvalue_errors(
     variances[np.arange(k), own] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         inside = np.where(variances > 0, variances / gaps, 0.0)
-        rest = np.where(outside > 0, outside / spectrum[own], 0.0)
+        rest = np.where(outside > 0, outside / (spectrum[own] - bulk), 0.0)
     return stderr, inside.sum(1) + rest
 
 

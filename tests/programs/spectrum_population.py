@@ -98,6 +98,7 @@ class Dense:
             (images**2).sum(2),
             torch.from_numpy(weighted),
             self._denominators.copy(),
+            0.0,
         )
 
 
