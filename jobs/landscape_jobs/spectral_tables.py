@@ -85,7 +85,9 @@ def layers_table(layers: LayerSpectra, title: str = "spectra of layers") -> Iter
 
 
 def _head(title: str, matrix: str, cost: Mapping[str, str], about: Mapping[str, Any]) -> Table:
-    known = {name: about[name] for name in _WHAT if name in about and str(about[name]) not in ("", "{}", "[]", "0.0", "None")}
+    known = {
+        name: about[name] for name in _WHAT if name in about and str(about[name]) not in ("", "{}", "[]", "0.0", "None")
+    }
     errors = about.get("error", "standard errors are for the population; for the data given see the residuals")
     return _pairs(title, {"matrix": matrix, **known, "errors": errors, **cost})
 
