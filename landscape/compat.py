@@ -19,7 +19,6 @@ from landscape.curvature import CurvatureOperator
 from landscape.data import Batch
 from landscape.eigen import check_tol
 from landscape.errors import InputError
-from landscape.losses import Units
 from landscape.objective import Objective
 from landscape.results import BoolArray, FloatArray
 
@@ -155,17 +154,12 @@ def _check_mean(objective: Objective, criterion: Callable[[Any, Any], Any]) -> N
         outputs, targets = objective.outputs(model, batch)
         given = torch.as_tensor(criterion(outputs, targets)).detach().double()
         units = objective.loss_units(outputs, targets)
-    mean = float(units.numerators.detach().double().sum()) / _count(units)
+    mean = float(units.numerators.detach().double().sum()) / units.total
     if given.ndim == 0 and abs(float(given) - mean) > _MEAN * abs(mean):
         raise InputError(
             f"criterion gives {float(given):.6g} on a batch whose mean over samples is {mean:.6g} (reduction='sum'?), "
             "so that eigenvalues would be another multiple than expected; give the mean"
         )
-
-
-def _count(units: Units) -> float:
-    """Sum of the denominators."""
-    return float(units.numerators.numel() if units.denominators is None else units.denominators.double().sum())
 
 
 def _drawn_seed() -> int:
@@ -332,7 +326,7 @@ def _pyhessian_products(objective: Objective, directions: Tensor) -> Tensor:
         warnings.filterwarnings("ignore", message=".*create_graph=True")
         for batch in _Batches(objective):
             with torch.no_grad():
-                denominators += _count(objective.loss_units(*objective.outputs(model, batch)))
+                denominators += objective.loss_units(*objective.outputs(model, batch)).total
         peer = hessian(model, criterion, dataloader=_Batches(objective), cuda=objective.device.type == "cuda")
         products = []
         for direction in directions:

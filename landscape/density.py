@@ -39,7 +39,7 @@ class DensityTask:
         check_density(probes, steps)
         self._matrix, self._seed, self._deflate = matrix, seed, deflate
         self.count = probes
-        self._steps = min(steps, sum(matrix.sizes.values()))
+        self._steps = min(steps, matrix.size)
 
     def describe(self) -> Description:
         """See `Task`."""

@@ -50,7 +50,9 @@ class Matrix:
     buffers: Mapping[str, Tensor] | None
     check: ProductCheck
 
-    def bind(self, group: Communicator, params: Sequence[str] | None = None, sample: Sample | None = None) -> Any:
+    def bind(
+        self, group: Communicator, params: Sequence[str] | None = None, sample: Sample | None = None
+    ) -> CurvatureOperator:
         """A `CurvatureOperator`, to be used with `with`."""
         sample = sample or self.sample
         return CurvatureOperator(

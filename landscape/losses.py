@@ -32,6 +32,11 @@ class Units:
     denominators: Tensor | None
     per_sample: bool
 
+    @property
+    def total(self) -> float:
+        """Sum of the denominators."""
+        return self.numerators.numel() if self.denominators is None else float(self.denominators.double().sum())
+
 
 @dataclass(frozen=True)
 class Quantity:

@@ -341,10 +341,11 @@ class BoundModel:
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             yield
 
-    def call_with(self, values: Sequence[Tensor], function: Callable[[nn.Module, Any], Any], batch: Any) -> Any:
+    def call_with(self, values: Sequence[Tensor], function: Callable[[nn.Module, Any], Any], batch: Any) -> Tensor:
         """`function(model, batch)` with `values` (dual numbers, say) in place of the trainable parameters."""
         given = {f"model.{name}": value for name, value in zip(self.layout.names, values, strict=True)}
-        return torch.func.functional_call(_Calling(self.model, function), given, (batch,))
+        result: Tensor = torch.func.functional_call(_Calling(self.model, function), given, (batch,))
+        return result
 
     def largest_activation(self, forward: Callable[[], object]) -> int:
         """Values in the largest output of any module during `forward()`, at least 1."""

@@ -312,8 +312,7 @@ class Objective:
         self, values: Sequence[Tensor], function: Callable[[nn.Module, Batch], Tensor], batch: Batch
     ) -> Tensor:
         """`function(model, batch)` with `values` (dual numbers, say) as the trainable parameters."""
-        result: Tensor = self._model.call_with(values, function, batch)
-        return result
+        return self._model.call_with(values, function, batch)
 
     def batches(self, group: Communicator = SERIAL) -> Iterator[tuple[int, Batch]]:
         """(number, batch) of the chunks that are this rank's share in `group`."""

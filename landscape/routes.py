@@ -111,7 +111,7 @@ def finite_difference(loss_now: Callable[[], Tensor], parameters: Parts, length:
         return gradient_parts(loss_now(), parameters)
 
     def image(direction: Parts) -> Parts:
-        norm = float(torch.stack([v.double().square().sum() for v in direction]).sum().sqrt())
+        norm = _norm(direction)
         if norm == 0:
             return [torch.zeros_like(p) for p in parameters]
         step = length / norm
@@ -160,14 +160,13 @@ def _sums(units: Units, weights: Tensor | None) -> tuple[Tensor, float]:
             "the loss' denominators depend on the parameters, so its mean is no sum over samples and its Hessian no "
             "sum over batches; return (numerators, denominators) with denominators made of the data alone"
         )
-    count = units.numerators.numel() if units.denominators is None else float(units.denominators.double().sum())
     if weights is None:
-        return units.numerators.sum(), count
+        return units.numerators.sum(), units.total
     if not units.per_sample:
         raise InputError(
             "importance sampling weighs samples, and the loss gives one value per batch; return values per sample"
         )
-    return (units.numerators * weights.to(units.numerators)).sum(), count
+    return (units.numerators * weights.to(units.numerators)).sum(), units.total
 
 
 def chunk_of(

@@ -89,7 +89,7 @@ def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> 
             with torch.no_grad():
                 outputs, targets = objective.outputs(model, batch)
                 units = objective.loss_units(outputs, targets)
-            total += float(units.numerators.numel() if units.denominators is None else units.denominators.sum())
+            total += units.total
             weights.append(output_curvature(objective, outputs, targets).cpu().numpy())
     curvature = np.concatenate(weights)
     if len(curvature) != objective.samples:

@@ -169,11 +169,6 @@ def read_stage(folder: str | Path, name: str) -> Stage:
     return Stage(store.description(), store.rows(), store.history())
 
 
-def is_spectrum_folder(folder: str | Path) -> bool:
-    """Whether a folder is the run folder of a spectrum."""
-    return any((Path(folder) / name / "run.json").is_file() for name in STAGES)
-
-
 def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
     """The result of what its tasks left."""
     first = next(iter(stages.values()))

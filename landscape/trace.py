@@ -190,13 +190,14 @@ class TraceTask:
         """See `Task`."""
         identity = {**self._matrix.identity(), "method": self._method, "tol": self._tol, "seed": self._seed}
         identity["deflated"] = "" if self._deflate is None else digest(self._deflate)
+        sizes = self._matrix.sizes
         about = {
             **self._matrix.about(),
             "exact_items": self._exact,
             "samples": self._matrix.sample.objective.samples,
             "layers": list(self._layers),
             "decay": {
-                layer: self._matrix.weight_decay * sum(self._matrix.sizes[name] for name in names)
+                layer: self._matrix.weight_decay * sum(sizes[name] for name in names)
                 for layer, names in self._layers.items()
             },
         }
@@ -337,7 +338,7 @@ class TraceTask:
             images = images - other.images
         if self._deflate is not None:
             images = complement(images, self._deflate.to(images))
-        by_tensor = (probes * images).double().split(list(matrix.sizes.values()), dim=1)
+        by_tensor = torch.split((probes * images).double(), list(matrix.sizes.values()), dim=1)
         blocks = self._by_layer(torch.stack([part.sum(1) for part in by_tensor], dim=1))
         return {
             "forms": forms,

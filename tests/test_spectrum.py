@@ -444,17 +444,7 @@ def numbers(path: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The numbers of the program on one rank without MPI."""
-    folder = tmp_path_factory.mktemp("alone")
-    done = subprocess.run(
-        [sys.executable, str(PROGRAMS / "spectrum_job.py"), str(folder)],
-        env=mpi_environment(),
-        capture_output=True,
-        text=True,
-        timeout=GUARD,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return numbers(folder / "numbers.json")
+    return run_job(tmp_path_factory.mktemp("alone"))
 
 
 @pytest.mark.mpi
