@@ -17,14 +17,13 @@ from landscape_kernels.probes import normal_vector
 from landscape_kernels.projection import gram, principal_axes, project
 from torch import Tensor
 
-from landscape.checkpoint import check_state, read_state, strip_prefixes
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
 from landscape.results import FloatArray
+from landscape.states import ThetaLike, model_labels, read_model
 from landscape.trees import digest
 
 _KINDS = ("bias", "norm", "embedding", "weight")
-ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def plane_from_directions(
     if len(directions) == 0:
         raise InputError("directions is empty; give at least one")
     vectors = [_direction(objective, d, i) for i, d in enumerate(directions)]
-    middle = objective.theta if centre is None else _state(objective, centre)[0]
+    middle = objective.theta if centre is None else read_model(objective, centre)[0]
     about: dict[str, Any] = {"kind": "given"}
     if labels:
         about["labels"] = list(labels)
@@ -179,7 +178,7 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
     """
     if len(thetas) < 2:
         raise InputError(f"{len(thetas)} models given; a line needs 2, a plane 3")
-    states = [_state(objective, theta) for theta in thetas]
+    states = [read_model(objective, theta) for theta in thetas]
     vectors = [vector for vector, _ in states]
     offsets = [v.double() - vectors[0].double() for v in vectors[1:]]
     scale = torch.linalg.vector_norm(offsets[0])
@@ -207,7 +206,7 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
         change[i] = weights * factor
     buffers, buffer_directions = _buffer_plane([b for _, b in states], change)
     placed = _placed(objective, directions)
-    names = _names(thetas, labels)
+    names = model_labels(thetas, labels)
     points = _points(vectors[0], placed, vectors, "points", names, [b for _, b in states])
     return Plane(vectors[0], placed, {"kind": "through"}, points, buffers, buffer_directions)
 
@@ -224,14 +223,14 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
         raise InputError(f"thetas is one path, {str(thetas)!r}; give a list, as in sorted(glob.glob('epoch*.pt'))")
     if axes < 1 or len(thetas) <= axes:
         raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
-    states = [_state(objective, theta) for theta in thetas]
+    states = [read_model(objective, theta) for theta in thetas]
     vectors = [vector for vector, _ in states]
     try:
         principal = principal_axes(vectors, axes)
     except ValueError as error:
         raise InputError(f"{error}; give more checkpoints, or fewer axes") from error
     placed = _placed(objective, principal.axes)
-    names = _names(thetas, labels)
+    names = model_labels(thetas, labels)
     centre = objective.theta
     buffers = [buffers for _, buffers in states]
     points = _points(centre, placed, vectors, "trajectory", names, buffers, principal.explained_variance)
@@ -272,36 +271,6 @@ def _buffer_plane(
     return first, directions
 
 
-def _state(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str, Tensor]]:
-    """(flat vector, buffers) of a model given in any of the accepted forms; buffers empty where it brings none."""
-    source = "the given state"
-    if isinstance(theta, (str, Path)):
-        source = f"checkpoint {theta}"
-        theta = read_state(theta)
-    elif hasattr(theta, "state_dict"):
-        source = type(theta).__name__
-        theta = theta.state_dict()
-    if not isinstance(theta, Mapping):
-        return objective.vector(theta), {}
-    state = strip_prefixes(theta, objective.state_shapes)
-    parameters = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
-    if set(state) == set(parameters):
-        check_state(state, parameters, source)
-        return objective.vector(objective.layout.flatten(state)), {}
-    check_state(state, objective.state_shapes, source)
-    for name, value in objective.frozen.items():
-        if name in state and not torch.equal(state[name].to(value.device, value.dtype), value):
-            raise InputError(
-                f"{source} has another value of {name!r}, which is frozen (requires_grad=False) and so the same all "
-                "over the plane; set requires_grad on the parameters that differ between the models"
-            )
-    buffers = {
-        name: state[name].to(value.device, value.dtype) if name in state else value
-        for name, value in objective.buffers.items()
-    }
-    return objective.vector(objective.layout.flatten(state)), buffers
-
-
 def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
     if isinstance(direction, Mapping):
         known = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
@@ -338,11 +307,3 @@ def _matching(layout: Layout, ignore: Sequence[str]) -> list[Block]:
 
 def _placed(objective: Objective, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(objective.vector(direction) for direction in directions)
-
-
-def _names(thetas: Sequence[ThetaLike], labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels, or file names and numbers where there are none."""
-    if labels and len(labels) != len(thetas):
-        raise InputError(f"{len(labels)} labels for {len(thetas)} models; give one each")
-    named = (Path(t).stem if isinstance(t, (str, Path)) else str(i) for i, t in enumerate(thetas))
-    return tuple(labels) or tuple(named)

@@ -1,0 +1,106 @@
+"""Curves in parameter space between trained models: Bezier curves and polygonal chains."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.curves import CURVES, arc_length, combine_, difference_gram, slopes, weights
+from torch import Tensor
+
+from landscape.errors import InputError, nearest
+from landscape.objective import Objective
+from landscape.results import FloatArray
+from landscape.states import ThetaLike, read_model
+from landscape.trees import digest
+
+
+@dataclass(frozen=True, repr=False)
+class Curve:
+    """gamma(t) = sum_i w_i(t) p_i for t in [0, 1], from the first control point to the last.
+
+    A Bezier curve passes through its ends alone, a polygonal chain through all of its control points.
+    """
+
+    kind: str  # "bezier" or "polychain"
+    control_points: Tensor  # (n, size)
+    about: Mapping[str, Any] = field(default_factory=dict)  # how it was made, in plain values
+    buffers: tuple[Mapping[str, Tensor], ...] = ()  # of the two ends, where they came with buffers
+
+    def __repr__(self) -> str:
+        made = "".join(
+            f", {key}={value!r}" for key, value in self.about.items() if isinstance(value, (str, int, float))
+        )
+        n, size = self.control_points.shape
+        return f"Curve({self.kind} of {n} control points in {size:,} parameters{made})"
+
+    def point(self, t: float, out: Tensor | None = None) -> Tensor:
+        """gamma(t), (size,), into `out` where given; the ends are met to the bit. Raises InputError outside [0, 1]."""
+        out = torch.empty_like(self.control_points[0]) if out is None else out
+        return combine_(
+            out, self.control_points.unbind(), weights(self.kind, len(self.control_points), _inside(t)).tolist()
+        )
+
+    def tangent(self, t: float) -> Tensor:
+        """gamma'(t), (size,); at a bend of a chain that of the later segment."""
+        points = self.control_points.unbind()
+        steps = [b - a for a, b in itertools.pairwise(points)]
+        return combine_(torch.empty_like(points[0]), steps, slopes(self.kind, len(points), _inside(t)).tolist())
+
+    def arc(self, t: Sequence[float] | FloatArray) -> FloatArray:
+        """Length of the curve from 0 to each t, in parameter units."""
+        return np.array([arc_length(self.kind, self._differences, _inside(s)) for s in t])
+
+    @property
+    def length(self) -> float:
+        """Length of the whole curve, in parameter units: at least `distance`, equal for a straight line."""
+        return arc_length(self.kind, self._differences)
+
+    @property
+    def distance(self) -> float:
+        """Euclidean distance of the ends."""
+        return float(np.sqrt(max(self._differences.sum(), 0.0)))
+
+    @cached_property
+    def _differences(self) -> FloatArray:
+        return difference_gram(self.control_points.unbind())
+
+    def identity(self) -> dict[str, Any]:
+        """What fixes the curve's points, in plain values."""
+        return {"kind": self.kind, "control_points": [digest(point) for point in self.control_points]}
+
+
+def curve_from_points(objective: Objective, points: Sequence[ThetaLike], kind: str = "polychain") -> Curve:
+    """The curve with the given control points, models in any form: `kind` "polychain" or "bezier".
+
+    Two points make a straight line of either kind. Raises InputError for fewer than two points, ones that do not fit
+    the model, hold NaN or infinite values, or an unknown kind.
+    """
+    if kind not in CURVES:
+        raise InputError(f"kind={kind!r} is unknown; {nearest(kind, CURVES)}")
+    if len(points) < 2:
+        raise InputError(f"{len(points)} control point given; a line needs 2, a curve 3")
+    states = [read_model(objective, point) for point in points]
+    for number, (vector, _) in enumerate(states):
+        require_finite(vector, f"control point {number}")
+    ends = (states[0][1], states[-1][1])
+    return Curve(kind, torch.stack([vector for vector, _ in states]), {"made": "given"}, ends if all(ends) else ())
+
+
+def require_finite(vector: Tensor, name: str) -> None:
+    """Raise InputError where a vector holds NaN or Inf."""
+    if not bool(vector.isfinite().all()):
+        raise InputError(
+            f"{name} holds {int((~vector.isfinite()).sum())} values that are NaN or infinite; it is of a diverged run"
+        )
+
+
+def _inside(t: float) -> float:
+    if not 0 <= t <= 1:
+        raise InputError(f"t={t} is not on the curve; it runs from 0 to 1")
+    return float(t)
