@@ -120,7 +120,8 @@ def _stationary(differences: FloatArray) -> list[float]:
         for j in range(n):
             square += differences[i, j] * basis[i] * basis[j]
     # a double root (a cusp) is found with a small imaginary part
-    return sorted(float(r.real) for r in square.deriv().roots() if abs(r.imag) < 1e-6 and 0 < r.real < 1)
+    roots: list[complex] = [complex(root) for root in square.deriv().roots()]
+    return sorted(r.real for r in roots if abs(r.imag) < 1e-6 and 0 < r.real < 1)
 
 
 def stratified(seed: int, start: int, count: int) -> FloatArray:
