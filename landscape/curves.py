@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,15 @@ class Curve:
 
     kind: str  # "bezier" or "polychain"
     control_points: Tensor  # (n, size)
-    about: Mapping[str, Any] = field(default_factory=dict)  # how it was made, in plain values
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # how it was made, data, provenance
+    history: Mapping[str, FloatArray] = field(default_factory=dict)  # loss, metrics, lr: (epochs,) means
     buffers: tuple[Mapping[str, Tensor], ...] = ()  # of the two ends, where they came with buffers
 
     def __repr__(self) -> str:
-        made = "".join(
-            f", {key}={value!r}" for key, value in self.about.items() if isinstance(value, (str, int, float))
-        )
         n, size = self.control_points.shape
-        return f"Curve({self.kind} of {n} control points in {size:,} parameters{made})"
+        return (
+            f"Curve({self.kind} of {n} control points in {size:,} parameters, {self.attributes.get('made', 'given')})"
+        )
 
     def point(self, t: float, out: Tensor | None = None) -> Tensor:
         """gamma(t), (size,), into `out` where given; the ends are met to the bit. Raises InputError outside [0, 1]."""
@@ -70,6 +71,17 @@ class Curve:
     def _differences(self) -> FloatArray:
         return difference_gram(self.control_points.unbind())
 
+    def placed(self, objective: Objective) -> Curve:
+        """The same curve on the objective's device, in its precision. Raises InputError where the model is another."""
+        points = [objective.vector(point) for point in self.control_points]
+        return replace(self, control_points=torch.stack(points))
+
+    def save(self, path: str | Path) -> Path:
+        """Write control points and history as one HDF5 file (netCDF-4), atomically; returns the path."""
+        from landscape.curve_schema import write_curve
+
+        return write_curve(path, self)
+
     def identity(self) -> dict[str, Any]:
         """What fixes the curve's points, in plain values."""
         return {"kind": self.kind, "control_points": [digest(point) for point in self.control_points]}
@@ -89,7 +101,7 @@ def curve_from_points(objective: Objective, points: Sequence[ThetaLike], kind: s
     for number, (vector, _) in enumerate(states):
         require_finite(vector, f"control point {number}")
     ends = (states[0][1], states[-1][1])
-    return Curve(kind, torch.stack([vector for vector, _ in states]), {"made": "given"}, ends if all(ends) else ())
+    return Curve(kind, torch.stack([vector for vector, _ in states]), {"made": "given"}, {}, ends if all(ends) else ())
 
 
 def require_finite(vector: Tensor, name: str) -> None:

@@ -54,7 +54,7 @@ class Data:
         if not self.divisible:
             return self
         count = -(-self.samples // size)
-        if isinstance(self._batches, _Stream):
+        if isinstance(self._batches, Stream):
             stream = self._batches.with_batch_size(size)
             return Data(stream, self.samples, self.digest, count, held=False, divisible=True)
         (whole,) = self._batches
@@ -69,7 +69,7 @@ class Data:
                 "single samples cannot be taken out of batches that are the user's own (forward= or padded batches); "
                 "give the Objective fewer batches instead of asking for a sample"
             )
-        if isinstance(self._batches, _Stream):
+        if isinstance(self._batches, Stream):
             with random_state_kept():
                 batch = self._batches.rows(index.tolist())
         else:
@@ -117,9 +117,9 @@ def read_data(
     re-iterable of batches. `divisible`: samples may be regrouped into other batches.
     Raises InputError for data that is empty, can be iterated only once, or differs between two passes.
     """
-    whole = _as_whole(data)
+    whole = as_whole(data)
     source = data if whole is None else _Whole(_checked_lengths(whole)) if divisible else [whole]
-    stream = _Stream(source, device, dtype)
+    stream = Stream(source, device, dtype)
     with random_state_kept():
         first = _pass(stream, 0 if isinstance(source, _Whole) else budget)
         if first.samples == 0:
@@ -168,7 +168,7 @@ def _rows(batch: Batch, start: int, stop: int) -> Batch:
     return map_tensors(batch, lambda tensor: tensor[start:stop])
 
 
-class _Stream:
+class Stream:
     """Batches made anew at each iteration, on the device, floating-point values in the working precision."""
 
     def __init__(
@@ -193,11 +193,11 @@ class _Stream:
             return self.placed(map_tensors(self._source.batch, lambda tensor: tensor[index]))
         return self.placed(_collated([self._source[i] for i in numbers]))
 
-    def with_batch_size(self, size: int) -> _Stream:
-        return _Stream(self._source, self._device, self._dtype, size, self._converts)
+    def with_batch_size(self, size: int) -> Stream:
+        return Stream(self._source, self._device, self._dtype, size, self._converts)
 
-    def converted(self, convert: Any) -> _Stream:
-        return _Stream(self._source, self._device, self._dtype, self._size, (*self._converts, convert))
+    def converted(self, convert: Any) -> Stream:
+        return Stream(self._source, self._device, self._dtype, self._size, (*self._converts, convert))
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._raw():
@@ -282,7 +282,7 @@ class _Pass:
             self.kept = None
 
 
-def _pass(stream: _Stream, budget: int) -> _Pass:
+def _pass(stream: Stream, budget: int) -> _Pass:
     seen = _Pass()
     for batch in stream:
         seen.add(batch, budget)
@@ -324,7 +324,7 @@ def _merge(batches: list[Batch]) -> Batch | None:
     return map_tensors(batches[0], lambda _: next(joined))
 
 
-def _as_whole(data: Any) -> Batch | None:
+def as_whole(data: Any) -> Batch | None:
     """`data` as one batch when it is given as tensors; None for datasets and iterables of batches."""
     if isinstance(data, TensorDataset):
         return tuple(data.tensors)
@@ -391,3 +391,16 @@ def torch_random_state_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
+
+
+def random_streams() -> tuple[Any, ...]:
+    """Where numpy's and Python's random streams are, to see whether something has drawn from them."""
+    _, state, place, *_ = np.random.get_state()
+    return bytes(state), place, random.getstate()  # type: ignore[arg-type]
+
+
+def seed_everything(seed: int) -> None:
+    """Put every random stream where `seed`, any whole number, says; use inside `random_state_kept`."""
+    torch.manual_seed(seed % 2**63)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -226,10 +226,14 @@ class BoundModel:
         return [name for name, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
 
     @contextmanager
-    def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+    def at(
+        self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None, gradient: Tensor | None = None
+    ) -> Iterator[nn.Module]:
         """The model in eval mode at `theta` (size,), with `buffers` in place of those it had at the start.
 
-        Parameters, their gradients, buffers, modes and random states are put back on every way out.
+        With `gradient` (size,) it is in train mode: its parameters are views of `theta`, which may change meanwhile,
+        and their gradients views of `gradient`, to which a backward pass adds. Parameters, their gradients, buffers,
+        modes and random states are put back on every way out.
         """
         parameters = [*self._trainable, *self._frozen]
         saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
@@ -250,22 +254,27 @@ class BoundModel:
             try:
                 for parameter in parameters:
                     parameter.grad = None
+                training = gradient is not None
                 parts = theta.split_with_sizes(self._sizes)
                 for parameter, shape, part in zip(self._trainable, self._shapes, parts, strict=True):
                     value = part.view(shape)
                     # Once here rather than in every convolution of every chunk.
                     parameter.data = (
                         value.contiguous(memory_format=torch.channels_last)
-                        if self.channels_last and value.ndim == 4
+                        if self.channels_last and value.ndim == 4 and not training
                         else value
                     )
+                if gradient is not None:
+                    parts = gradient.split_with_sizes(self._sizes)
+                    for parameter, shape, part in zip(self._trainable, self._shapes, parts, strict=True):
+                        parameter.grad = part.view(shape)
                 for parameter, value in zip(self._frozen, self.frozen_values, strict=True):
                     parameter.data = value
                 for module, key, name in self._buffer_slots:
                     module._buffers[key] = working[name]
                 for module in self._modules:
-                    if module.training:
-                        module.training = False
+                    if module.training != training:
+                        module.training = training
                 yield self.model
             finally:
                 for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):

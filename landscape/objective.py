@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -18,7 +17,15 @@ from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
 from landscape.comm import SERIAL, Communicator
-from landscape.data import Batch, Data, inputs_and_targets, random_state_kept, read_data
+from landscape.data import (
+    Batch,
+    Data,
+    inputs_and_targets,
+    random_state_kept,
+    random_streams,
+    read_data,
+    seed_everything,
+)
 from landscape.errors import InputError
 from landscape.folding import Folding, settled_folding
 from landscape.losses import (
@@ -144,8 +151,6 @@ class Objective:
             f"{self.precision} on {self.device})"
         )
 
-    # -- what it is ---------------------------------------------------------------------------------------------
-
     @property
     def theta(self) -> Tensor:
         """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
@@ -204,8 +209,6 @@ class Objective:
             "chunk": self.chunk,
         }
 
-    # -- what it does -------------------------------------------------------------------------------------------
-
     def evaluate(
         self,
         theta: Any = None,
@@ -228,7 +231,7 @@ class Objective:
             for number, batch in self._data.chunks(group.rank, group.size):
                 if self._writes_buffers:  # no chunk may see what another left, whoever computes it
                     self._model.reset_buffers()
-                for k, units in enumerate(self._units(model, batch)):
+                for k, units in enumerate(self.units(model, batch)):
                     moments_(sums[number, k], units.numerators, units.denominators)
                     per_sample[k] &= units.per_sample
         array: npt.NDArray[np.float64] = sums.cpu().numpy()
@@ -273,8 +276,6 @@ class Objective:
             check=self._check,
         )
 
-    # -- for derivatives ----------------------------------------------------------------------------------------
-
     @contextmanager
     def differentiable(
         self, theta: Any = None, buffers: Mapping[str, Tensor] | None = None
@@ -293,6 +294,12 @@ class Objective:
             yield model, self._model.trainable
             self._model.require_eval()
 
+    @contextmanager
+    def training(self, theta: Tensor, gradient: Tensor) -> Iterator[nn.Module]:
+        """The model in train mode on views of `theta` (size,), backward adding to `gradient` (size,), autograd on."""
+        with self._model.at(theta, gradient=gradient) as model, self._context(False), torch.enable_grad():
+            yield model
+
     def outputs(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch inside `differentiable`; with loss=None the loss values and the batch."""
         return self._outputs(model, batch)
@@ -303,6 +310,11 @@ class Objective:
         Its graph reaches the parameters, so derivatives of any order are right, and cheaper by the layers left out.
         """
         return self._folding.applied()
+
+    def units(self, model: Callable[..., Any], batch: Batch) -> list[Units]:
+        """Numerators and denominators of every quantity on one batch, in the order of `quantities`."""
+        outputs, targets = self._outputs(model, batch)
+        return [quantity.units(outputs, targets) for quantity in self._quantities]
 
     def loss_units(self, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of the loss from what `outputs` returned."""
@@ -517,24 +529,18 @@ class Objective:
         """Whether evaluating the first batch moves numpy's or Python's random stream, or writes to buffers."""
         _, batch = next(self._data.chunks())
 
-        def streams() -> tuple[Any, ...]:
-            _, state, place, *_ = np.random.get_state()
-            return bytes(state), place, random.getstate()  # type: ignore[arg-type]
-
-        before = streams()
+        before = random_streams()
         self._model.draws_elsewhere = False
         with self._model.at(self._model.centre) as model, self._context(False):
-            self._units(model, batch)
+            self.units(model, batch)
             self._writes_buffers = self._model.buffers_were_written()
-        self._model.draws_elsewhere = streams() != before
+        self._model.draws_elsewhere = random_streams() != before
 
     def _settle_folding(self) -> None:
         """Frozen BatchNorm is folded where that is safe: not for functions of the user's, which may call submodules."""
         if self._forward is None and not self._needs_grad and not self._writes_buffers:
             with self._context(True):
                 self._folding = settled_folding(self._model, self._call, self._trial_batch(), _ROUNDING[self.dtype])
-
-    # -- inside -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _context(self, full_precision: bool) -> Iterator[None]:
@@ -575,17 +581,11 @@ class Objective:
         half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
         return outputs.float() if half else outputs, targets
 
-    def _units(self, model: Callable[..., Any], batch: Batch) -> list[Units]:
-        outputs, targets = self._outputs(model, batch)
-        return [quantity.units(outputs, targets) for quantity in self._quantities]
-
     def _trial_units(self, batch: Batch, seed: int) -> Units:
         """The loss with every random stream at `seed`, in full precision, where rounding says little."""
         with self._model.at(self._model.centre) as model, self._context(True):
-            torch.manual_seed(seed)
-            np.random.seed(seed)
-            random.seed(seed)
-            return self._units(model, batch)[0]
+            seed_everything(seed)
+            return self.units(model, batch)[0]
 
     def _format(self, tensor: Tensor) -> Tensor:
         if self._channels_last and tensor.ndim == 4 and tensor.is_floating_point():

@@ -1,0 +1,466 @@
+"""Fitting a low-loss curve between two trained models (Garipov et al. 2018, algorithm of section 3.3)."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.curves import CURVES, combine_, stratified, weights
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.claims import Progress
+from landscape.comm import Communicator, world
+from landscape.curves import Curve, require_finite
+from landscape.data import random_state_kept, seed_everything
+from landscape.errors import InputError, NumericalError, StoreError, nearest
+from landscape.files import write_durably
+from landscape.loop import agree, run_task
+from landscape.objective import Objective
+from landscape.results import FloatArray
+from landscape.states import ThetaLike, read_model
+from landscape.store import History, result_attributes
+from landscape.task import Description, ItemStopped, Row, Rows
+from landscape.training import TrainingData
+from landscape.trees import batch_size as samples_in
+from landscape.trees import digest, has_batch_axis, map_tensors
+
+OPTIMIZERS = {"sgd": 0.03, "adam": 1e-3}  # name -> default step size; 0.03 is Garipov et al.'s for residual networks
+DECAYS = ("point", "control")
+PLACES = ("stratified", "uniform")
+FIT_STATE = "fit.npz"  # in the run folder while a curve is fitted
+_SAVE_EVERY = 1.0  # seconds at least between two states on the disk
+_REPORT_EVERY = 0.5  # seconds between two looks at the loss, which wait for the device
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a curve is trained; see `fit_curve`."""
+
+    kind: str = "bezier"
+    degree: int = 2
+    epochs: int = 50
+    optimizer: str = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay: str = "point"
+    places: str = "stratified"
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("kind", self.kind, CURVES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("decay", self.decay, DECAYS),
+            ("places", self.places, PLACES),
+        ):
+            if value not in known:
+                raise InputError(f"{name}={value!r} is unknown; {nearest(value, known)}")
+        if self.degree < 2:
+            raise InputError(f"degree={self.degree}; a curve with a free control point has degree 2 or more")
+        for name, number in (("epochs", self.epochs), ("parts", self.parts)):
+            if number < 1:
+                raise InputError(f"{name}={number}; give 1 or more")
+        if not 0 < self.step_size < math.inf:
+            raise InputError(f"lr={self.lr}; a step size is a positive number")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum={self.momentum}; give 0 or more and less than 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay}; give 0 or more")
+
+    @property
+    def step_size(self) -> float:
+        """The step size of the first half of the epochs."""
+        return OPTIMIZERS[self.optimizer] if self.lr is None else self.lr
+
+    def lr_at(self, epoch: int) -> float:
+        """Step size of an epoch: constant in the first half, linear to 1/100 at nine tenths, 1/100 from there.
+
+        The schedule of Garipov et al.'s code.
+        """
+        done = epoch / self.epochs
+        return self.step_size * (1.0 if done <= 0.5 else 1.0 - 0.99 * min((done - 0.5) / 0.4, 1.0))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit left."""
+
+    control_points: Tensor  # (degree + 1, size)
+    history: FloatArray  # (epochs, quantities + 1): means over the epoch's samples at their places t, and the step size
+
+
+class CurveFit:
+    """The training of the inner control points of one curve: (objective, ends, data, seed) fix all of its bits."""
+
+    def __init__(
+        self, objective: Objective, points: Sequence[Tensor], data: TrainingData, settings: FitSettings, seed: int
+    ) -> None:
+        """`points` are all control points to begin with, ends included."""
+        self._objective, self._data, self._settings, self._seed = objective, data, settings, seed
+        self._points = [point.clone() for point in points]
+        self._free = self._points[1:-1]
+        decay = settings.weight_decay if settings.decay == "control" else 0.0
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(self._free, lr=settings.step_size, momentum=settings.momentum, weight_decay=decay)
+            if settings.optimizer == "sgd"
+            else torch.optim.Adam(self._free, lr=settings.step_size, weight_decay=decay)
+        )
+        self._history: FloatArray = np.full((settings.epochs, len(objective.quantities) + 1), np.nan)
+        self._epoch = self._steps = 0
+
+    def run(
+        self,
+        group: Communicator,
+        *,
+        state: Path | None = None,
+        report: Callable[[str], None] | None = None,
+        stopping: Callable[[], bool] | None = None,
+    ) -> Fit:
+        """Train to the end, from what `state` holds where it exists; `state` is written after epochs.
+
+        Raises NumericalError when the loss is NaN or infinite, ItemStopped when `stopping` says so on any rank.
+        """
+        stored = group.broadcast(_stored(state) if group.rank == 0 and state is not None else None)
+        if stored is not None:
+            self._restore(stored)
+        began = saved = time.monotonic()
+        first = self._epoch
+        for epoch in range(first, self._settings.epochs):
+            spent = (time.monotonic() - began) / max(epoch - first, 1)
+
+            def tell(means: FloatArray, epoch: int = epoch, spent: float = spent) -> None:
+                if report is not None:
+                    left = f", {_clock(spent * (self._settings.epochs - epoch))} left" if epoch > first else ""
+                    values = ", ".join(
+                        f"{name} {value:.4g}" for name, value in zip(self._objective.quantities, means, strict=True)
+                    )
+                    report(f"epoch {epoch + 1} of {self._settings.epochs}, {values}{left}")
+
+            self._run_epoch(epoch, group, tell, stopping)
+            self._epoch = epoch + 1
+            now = time.monotonic()
+            if state is not None and group.rank == 0 and now - saved >= _SAVE_EVERY:
+                write_durably(state, self._state())
+                saved = now
+        return Fit(torch.stack([point.detach() for point in self._points]), self._history)
+
+    def _run_epoch(
+        self,
+        epoch: int,
+        group: Communicator,
+        tell: Callable[[FloatArray], None],
+        stopping: Callable[[], bool] | None,
+    ) -> None:
+        objective, settings = self._objective, self._settings
+        lr = settings.lr_at(epoch)
+        for param_group in self._optimizer.param_groups:
+            param_group["lr"] = lr
+        theta, gradient = torch.empty_like(self._points[0]), torch.zeros_like(self._points[0])
+        sums = torch.zeros((len(objective.quantities), 2), dtype=torch.float64, device=objective.device)
+        looked = time.monotonic()
+        with random_state_kept(), objective.training(theta, gradient) as model:
+            for batch in self._data.epoch(self._seed, epoch):
+                t = self._place(self._steps)
+                coefficients = weights(settings.kind, len(self._points), t)
+                combine_(theta, self._points, coefficients.tolist())
+                sums += self._gradient(model, batch, gradient, group)
+                if settings.decay == "point" and settings.weight_decay:
+                    gradient.add_(theta, alpha=settings.weight_decay)
+                for point, coefficient in zip(self._free, coefficients[1:-1], strict=True):
+                    point.grad = gradient * float(coefficient)  # d gamma(t) / d p_i = w_i(t)
+                self._optimizer.step()
+                self._steps += 1
+                now = time.monotonic()
+                if now - looked >= _REPORT_EVERY:
+                    looked = now
+                    tell(self._means(sums, epoch, t))
+                if stopping is not None and any(group.gather_all(stopping())):
+                    raise ItemStopped
+        if self._steps == 0:
+            raise InputError("the training data gave no batch; at least one is needed")
+        means = self._means(sums, epoch, math.nan)
+        self._history[epoch] = [*means, lr]
+        tell(means)
+
+    def _gradient(self, model: Any, batch: Any, gradient: Tensor, group: Communicator) -> Tensor:
+        """Set `gradient` to that of the batch's mean loss; returns sums of numerators and denominators (quantities, 2).
+
+        Parts are added in their order whoever computes them, so the bits do not depend on the number of ranks.
+        """
+        count = self._settings.parts
+        parts = [batch] if count == 1 else _parts(batch, count)
+        sums = torch.zeros((count, len(self._objective.quantities), 2), dtype=torch.float64, device=gradient.device)
+        gradients = [] if count == 1 else [torch.zeros_like(gradient) for _ in range(count)]
+        for number in range(group.rank, count, group.size):
+            seed_everything(derive_seed(self._seed, "forward", self._steps, number))
+            gradient.zero_()
+            units = self._objective.units(model, parts[number])
+            units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
+            for k, unit in enumerate(units):
+                sums[number, k, 0] = unit.numerators.detach().sum()
+                sums[number, k, 1] = unit.total
+            if gradients:
+                gradients[number].copy_(gradient)
+        if group.size > 1:
+            together = torch.cat([torch.stack(gradients).double().reshape(-1), sums.reshape(-1)]).cpu().numpy()
+            group.allreduce_(together)  # every place holds one rank's number and zeros: exact in any order
+            found = torch.from_numpy(together).to(gradient.device)
+            gradients = list(found[: -sums.numel()].to(gradient.dtype).reshape(count, -1))
+            sums = found[-sums.numel() :].reshape(sums.shape)
+        if gradients:
+            gradient.zero_()
+            for part in gradients:
+                gradient.add_(part)
+        total: Tensor = sums.sum(0)
+        gradient.div_(total[0, 1].to(gradient.dtype))
+        return total
+
+    def _place(self, step: int) -> float:
+        if self._settings.places == "stratified":
+            return float(stratified(self._seed, step, 1)[0])
+        return float(np.random.Generator(np.random.Philox(key=derive_seed(self._seed, "place", step))).random())
+
+    def _means(self, sums: Tensor, epoch: int, t: float) -> FloatArray:
+        means: FloatArray = (sums[:, 0] / sums[:, 1]).cpu().numpy()
+        if not np.isfinite(means[0]):
+            raise NumericalError(
+                f"the loss became {means[0]} in epoch {epoch + 1} of {self._settings.epochs}"
+                + ("" if math.isnan(t) else f" near t={t:.3f}")
+                + f": the fit diverged with lr={self._settings.lr_at(epoch):g}. Give a smaller lr (a tenth, say)."
+            )
+        return means
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def _state(self) -> bytes:
+        arrays: dict[str, Any] = {
+            "epoch": self._epoch,
+            "steps": self._steps,
+            "history": self._history,
+            "free": torch.stack([point.detach() for point in self._free]).cpu().numpy(),
+        }
+        for index, entry in self._optimizer.state_dict()["state"].items():
+            for name, value in entry.items():
+                if value is not None:
+                    arrays[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    def _restore(self, arrays: Mapping[str, Any]) -> None:
+        self._epoch, self._steps = int(arrays["epoch"]), int(arrays["steps"])
+        self._history = np.array(arrays["history"])
+        for point, value in zip(self._free, arrays["free"], strict=True):
+            point.copy_(torch.from_numpy(value))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in arrays.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = torch.from_numpy(np.array(value))
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+
+
+class FitTask:
+    """Item 0: one fitted curve."""
+
+    headline = "loss"
+    count = 1
+
+    def __init__(
+        self,
+        objective: Objective,
+        points: Sequence[Tensor],
+        data: TrainingData,
+        settings: FitSettings,
+        seed: int,
+        state: Path | None,
+    ) -> None:
+        self._objective, self._points, self._data = objective, points, data
+        self._settings, self._seed, self._state = settings, seed, state
+        self.report: Callable[[str], None] | None = None  # see `task.Telling`
+        self.stopping: Callable[[], bool] | None = None
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        columns = {
+            "control_points": (len(self._points), self._objective.layout.size),
+            "history": (self._settings.epochs, len(self._objective.quantities) + 1),
+            "loss": (),
+        }
+        identity = {
+            "objective": self._objective.identity(),
+            "points": [digest(point) for point in self._points],
+            "train": self._data.about,
+            "settings": {**asdict(self._settings), "lr": self._settings.step_size},
+            "seed": self._seed,
+        }
+        about = {"device": str(self._objective.device), "quantities": list(self._objective.quantities)}
+        return Description("curve", columns, identity, about)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        fit = CurveFit(self._objective, self._points, self._data, self._settings, self._seed)
+        found = fit.run(group, state=self._state, report=self.report, stopping=self.stopping)
+        return {
+            "control_points": found.control_points.double().cpu().numpy(),
+            "history": found.history,
+            "loss": float(found.history[-1, 0]),
+        }
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: one round."""
+        return 1
+
+
+def fit_curve(
+    objective: Objective,
+    theta_a: ThetaLike,
+    theta_b: ThetaLike,
+    kind: str = "bezier",
+    degree: int = 2,
+    epochs: int = 50,
+    train: Any = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    start: Sequence[ThetaLike] | None = None,
+    optimizer: str = "sgd",
+    lr: float | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    decay: str = "point",
+    places: str = "stratified",
+    batch_size: int = 128,
+    parts: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    job: str = "",
+) -> Curve:
+    """A curve of low loss from theta_a to theta_b, both ends fixed (Garipov et al. 2018).
+
+    min over p_1..p_{degree-1} of E_t L(gamma(t)), t uniform on [0, 1]: every minibatch is used at one t, and a step is
+    made with dL/dp_i = w_i(t) grad L(gamma(t)). `kind` is "bezier" or "polychain" (`degree` segments). The inner
+    control points begin evenly spaced on the straight line, or at `start` (degree - 1 models).
+
+    `train` is a DataLoader (with the user's augmentation), a Dataset, (inputs, targets) or a list of batches, by
+    default the objective's own data; tensors and Datasets are shuffled into batches of `batch_size`. The model is in
+    train mode, with its dropout and batch statistics. `optimizer` is "sgd" (with `momentum`) or "adam", `lr` by default
+    0.03 or 0.001, constant for half of the `epochs`, then falling to a hundredth at nine tenths of them. `weight_decay`
+    w adds w/2 |gamma(t)|^2 to the loss (`decay` "point", as in the source) or decays the control points themselves
+    ("control"). `places` are "stratified" (one t in each sixteenth per 16 steps) or "uniform". An objective of
+    precision "bf16" is trained with autocast.
+
+    Under mpiexec one curve is fitted by `parts` ranks: each minibatch is cut into that many parts, each with its own
+    batch statistics, and their gradients are added in order, which gives the same curve on any number of ranks.
+    With `out` the state is kept after epochs, and a killed fit goes on to the same bits; epochs draw their random
+    numbers from (seed, epoch). There lies `landscape.h5`, too, which `landscape.open` reads as the curve.
+
+    Raises InputError for ends that do not fit the model, are equal or hold NaN; NumericalError when the loss diverges.
+    """
+    settings = FitSettings(kind, degree, epochs, optimizer, lr, momentum, weight_decay, decay, places, parts)
+    folder = None if out is None else Path(out)
+
+    def build() -> FitTask:
+        points = starting_points(objective, theta_a, theta_b, degree, start)
+        data = training_data(objective, train, batch_size)
+        return FitTask(objective, points, data, settings, seed, None if folder is None else folder / FIT_STATE)
+
+    task = agree(world(), build)
+    ranks = parts if world().size > 1 and world().size % parts == 0 else 1
+    outcome = run_task(task, folder, ranks_per_item=ranks, progress=progress, job=job)
+    curve = curve_from_rows(task.describe(), outcome.rows, outcome.history).placed(objective)
+    if outcome.store is not None:
+        store = outcome.store
+        if world().rank == 0:
+            (store.folder / FIT_STATE).unlink(missing_ok=True)
+        agree(world(), lambda: curve.save(store.result) if world().rank == 0 else None)
+    return curve
+
+
+def training_data(objective: Objective, train: Any, batch_size: int) -> TrainingData:
+    """`train` as minibatches for this objective, by default its own data."""
+    data = objective.data
+    if train is None and not data.held:
+        raise InputError("the objective's data does not fit in memory_budget and is streamed; give train= a DataLoader")
+    if train is None:
+        train = data.first if data.divisible else [batch for _, batch in data.chunks()]
+    return TrainingData(train, batch_size, device=objective.device, dtype=objective.dtype)
+
+
+def starting_points(
+    objective: Objective, theta_a: ThetaLike, theta_b: ThetaLike, degree: int, start: Sequence[ThetaLike] | None
+) -> list[Tensor]:
+    """All control points before training: the ends, and between them `start` or places on the straight line."""
+    a, b = (read_model(objective, theta)[0] for theta in (theta_a, theta_b))
+    require_finite(a, "theta_a")
+    require_finite(b, "theta_b")
+    if torch.equal(a, b):
+        raise InputError("theta_a and theta_b are equal, so there is no curve to fit; give two different models")
+    if start is None:
+        return [a, *(torch.lerp(a, b, i / degree) for i in range(1, degree)), b]
+    if len(start) != degree - 1:
+        raise InputError(f"start holds {len(start)} control points; degree={degree} has {degree - 1} between the ends")
+    inner = [read_model(objective, theta)[0] for theta in start]
+    for number, point in enumerate(inner):
+        require_finite(point, f"start[{number}]")
+    return [a, *inner, b]
+
+
+def curve_from_rows(description: Description, rows: Rows, history: History) -> Curve:
+    """The curve in the row of a fit. Raises StoreError where the fit is not finished."""
+    if not rows.done[0]:
+        raise StoreError("the curve is not fitted to the end yet; the call that began it goes on from its last epoch")
+    identity = description.identity
+    settings = dict(identity["settings"])
+    table = rows.columns["history"][0]
+    points = torch.from_numpy(rows.columns["control_points"][0])
+    if identity["objective"]["precision"] != "float64":
+        points = points.float()
+    names = [*description.about["quantities"], "lr"]
+    attributes = result_attributes(description, history) | {
+        "made": "fitted",
+        "train": identity["train"],
+        "seed": identity["seed"],
+        **{name: value for name, value in settings.items() if name != "kind"},
+        "batchnorm": "batch statistics of each minibatch (train mode)",
+    }
+    return Curve(settings["kind"], points, attributes, history={n: table[:, i] for i, n in enumerate(names)})
+
+
+def _parts(batch: Any, count: int) -> list[Any]:
+    """A batch in `count` nearly equal parts."""
+    size = samples_in(batch)
+    if not has_batch_axis(batch) or size < count:
+        raise InputError(f"a batch of {size} samples cannot be cut into parts={count}; use fewer parts")
+    cuts = np.linspace(0, size, count + 1).round().astype(int).tolist()
+
+    def cut(a: int, b: int) -> Any:
+        return map_tensors(batch, lambda tensor: tensor[a:b])
+
+    return [cut(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """The state a killed fit left."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, LookupError) as error:
+        raise StoreError(f"cannot read the state {path}: {error}. Delete it; the fit then starts anew.") from error
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,114 @@
+"""Batches to train on: every epoch of them follows from (seed, epoch) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.probes import derive_seed
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from landscape.data import Batch, Stream, as_whole, seed_everything
+from landscape.errors import InputError
+from landscape.trees import batch_size as samples_in
+from landscape.trees import digest, has_batch_axis, map_tensors, shapes_in, tensors_in
+
+
+class TrainingData:
+    """Minibatches of `train`, shuffled and augmented as its loader does, the same each time an epoch is asked for.
+
+    Tensors and arrays are cut into batches of about `batch_size`, equal to within one sample, in an order drawn for
+    each epoch; a Dataset gets a shuffling DataLoader; a DataLoader or any
+    re-iterable of batches is used as it is. Its random numbers, those of its workers included, are drawn from streams
+    set by (seed, epoch, step).
+    """
+
+    def __init__(self, train: Any, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch_size={batch_size}; give 1 or more samples")
+        self._whole: Batch | None = as_whole(train)
+        self._loader: Any = train
+        if self._whole is not None:
+            if not has_batch_axis(self._whole) or samples_in(self._whole) == 0:
+                raise InputError(
+                    f"the training data ({shapes_in(self._whole)}) is empty, or its tensors have different numbers of "
+                    "samples; give inputs and targets of the same number, at least 1"
+                )
+            self._whole = Stream([self._whole], device, dtype).placed(self._whole)
+            samples = samples_in(self._whole)
+            self._batches = -(-samples // batch_size)
+            self.about = f"{samples} samples {digest(*tensors_in(self._whole))} in {self._batches} batches"
+        else:
+            if isinstance(train, Dataset):
+                shuffle = not isinstance(train, IterableDataset)
+                self._loader = DataLoader(train, batch_size=batch_size, shuffle=shuffle)
+            self.about = _described(self._loader)
+            if getattr(self._loader, "persistent_workers", False):
+                raise InputError(
+                    "the training DataLoader has persistent_workers=True: its workers carry their random streams from "
+                    "epoch to epoch, so a resumed fit would see other data; build it with persistent_workers=False"
+                )
+        self._stream = Stream(self._loader, device, dtype)
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, each made with the random streams at (seed, epoch, step); it moves all of them."""
+        if self._whole is not None:
+            whole, samples = self._whole, samples_in(self._whole)
+            order = np.arange(samples)
+            if self._batches > 1:
+                random = np.random.Generator(np.random.Philox(key=derive_seed(seed, "order", epoch)))
+                order = random.permutation(samples)
+            for part in np.array_split(order, self._batches):
+                yield _rows(whole, torch.from_numpy(part))
+            return
+        seed_everything(derive_seed(seed, "epoch", epoch))
+        own = [g for g in map(_generator, _samplers(self._loader)) if g is not None]
+        states = [generator.get_state() for generator in own]
+        for generator in own:
+            generator.manual_seed(derive_seed(seed, "epoch", epoch) % 2**63)
+        for sampler in _samplers(self._loader):
+            if callable(getattr(sampler, "set_epoch", None)):
+                sampler.set_epoch(epoch)
+        try:
+            batches = iter(self._stream)
+            for step in range(2**62):
+                if step:  # a forward pass with dropout has drawn meanwhile
+                    seed_everything(derive_seed(seed, "batch", epoch, step))
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            for generator, state in zip(own, states, strict=True):
+                generator.set_state(state)
+
+
+def _rows(batch: Batch, index: torch.Tensor) -> Batch:
+    return map_tensors(batch, lambda tensor: tensor[index.to(tensor.device)])
+
+
+def _samplers(loader: Any) -> list[Any]:
+    """The loader and what it draws its order with."""
+    inner = getattr(loader, "batch_sampler", None)
+    return [loader, getattr(loader, "sampler", None), inner, getattr(inner, "sampler", None)]
+
+
+def _generator(owner: Any) -> torch.Generator | None:
+    generator = getattr(owner, "generator", None)
+    return generator if isinstance(generator, torch.Generator) else None
+
+
+def _described(loader: Any) -> str:
+    """A loader in words, as far as it tells."""
+    parts = [type(loader).__name__]
+    if isinstance(loader, (list, tuple)):
+        parts.append(f"{len(loader)} batches {digest(*tensors_in(loader))}")
+    dataset = getattr(loader, "dataset", None)
+    if dataset is not None:
+        length = f" of {len(dataset)}" if hasattr(dataset, "__len__") else ""
+        parts.append(f"{type(dataset).__name__}{length}")
+    if isinstance(getattr(loader, "batch_size", None), int):
+        parts.append(f"batches of {loader.batch_size}")
+    return ", ".join(parts)
