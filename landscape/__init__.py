@@ -9,11 +9,16 @@
 (3, 5)
 """
 
+from landscape.agreement import Agreement, measure_agreement
+from landscape.alignment import align
 from landscape.checkpoint import load_checkpoint, read_state
 from landscape.claims import Progress
+from landscape.connections import Connectivity
+from landscape.connectivity import measure_connectivity
 from landscape.curvature import CurvatureOperator
 from landscape.curvature_map import eigenvector_plane, measure_curvature_map
-from landscape.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.curves import Curve, curve_from_points
+from landscape.directions import Plane, curve_plane, pca_plane, plane_from_directions, plane_through, random_plane
 from landscape.errors import InputError, LandscapeError, NumericalError, RunFailedError, RunInterrupted, StoreError
 from landscape.exchange import (
     read_loss_landscape_directions,
@@ -21,11 +26,14 @@ from landscape.exchange import (
     write_loss_landscape_directions,
     write_loss_landscape_surface,
 )
+from landscape.fit import fit_curve
 from landscape.layer_spectra import measure_layer_spectra
 from landscape.loop import run_task
 from landscape.objective import Objective
 from landscape.opening import merge_runs
 from landscape.opening import open_result as open  # the notebook's ls.open(path)
+from landscape.path import measure_path
+from landscape.paths import Path
 from landscape.results import Estimate, Points, Surface
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
 from landscape.spectrum import measure_spectrum
@@ -33,7 +41,10 @@ from landscape.surface import measure_surface
 from landscape.vtk import write_vtk
 
 __all__ = [
+    "Agreement",
+    "Connectivity",
     "CurvatureOperator",
+    "Curve",
     "Density",
     "Eigenpairs",
     "Estimate",
@@ -42,6 +53,7 @@ __all__ = [
     "LayerSpectra",
     "NumericalError",
     "Objective",
+    "Path",
     "Plane",
     "Points",
     "Progress",
@@ -51,10 +63,17 @@ __all__ = [
     "StoreError",
     "Surface",
     "Trace",
+    "align",
+    "curve_from_points",
+    "curve_plane",
     "eigenvector_plane",
+    "fit_curve",
     "load_checkpoint",
+    "measure_agreement",
+    "measure_connectivity",
     "measure_curvature_map",
     "measure_layer_spectra",
+    "measure_path",
     "measure_spectrum",
     "measure_surface",
     "merge_runs",

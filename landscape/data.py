@@ -339,7 +339,7 @@ def as_whole(data: Any) -> Batch | None:
         )
     if isinstance(data, Iterator):
         raise InputError(
-            f"data of type {type(data).__name__} can be read only once, and every grid point needs it again; give a "
+            f"data of type {type(data).__name__} can be read only once, and it is needed again and again; give a "
             "list, a Dataset or a DataLoader"
         )
     return None
@@ -401,6 +401,9 @@ def random_streams() -> tuple[Any, ...]:
 
 def seed_everything(seed: int) -> None:
     """Put every random stream where `seed`, any whole number, says; use inside `random_state_kept`."""
-    torch.manual_seed(seed % 2**63)
+    # torch.manual_seed asks every kind of device, which takes 0.2 ms a call.
+    torch.default_generator.manual_seed(seed % 2**63)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed(seed % 2**63)
     np.random.seed(seed % 2**32)
     random.seed(seed)

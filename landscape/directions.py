@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.curves import combine_
 from landscape_kernels.layout import Block, Layout
 from landscape_kernels.normalise import NORMALIZATIONS, normalise_, orthogonalise_
 from landscape_kernels.perturb import perturb_
@@ -17,6 +18,7 @@ from landscape_kernels.probes import normal_vector
 from landscape_kernels.projection import gram, principal_axes, project
 from torch import Tensor
 
+from landscape.curves import Curve
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
 from landscape.results import FloatArray
@@ -30,7 +32,7 @@ _KINDS = ("bias", "norm", "embedding", "weight")
 class PlanePoints:
     """Parameter vectors to be shown on a plane."""
 
-    kind: str  # "points" or "trajectory"
+    kind: str  # "points", "trajectory" or "curve"
     labels: tuple[str, ...]
     vectors: tuple[Tensor, ...]  # m of (size,)
     coordinates: FloatArray  # (m, axes)
@@ -235,6 +237,35 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
     buffers = [buffers for _, buffers in states]
     points = _points(centre, placed, vectors, "trajectory", names, buffers, principal.explained_variance)
     return Plane(centre, placed, {"kind": "pca"}, points)
+
+
+def curve_plane(objective: Objective, curve: Curve, *, places: int = 21) -> Plane:
+    """The plane of a curve: its first end at (0, 0), its last at x = 1, `places` of its points kept in `points`.
+
+    y is the leading principal axis of the inner control points' offsets from the straight line, as long as the x axis
+    so that the picture is to scale, and positive where the curve bends to. With one inner control point the whole curve
+    lies in the plane; with more, `points.distance` says how far it is from it. Raises InputError for a straight line.
+    """
+    if places < 2:
+        raise InputError(f"places={places}; a curve is drawn through 2 or more, its ends")
+    curve = curve.placed(objective)
+    first, *inner, last = curve.control_points.double().unbind()
+    line = last - first
+    scale = torch.linalg.vector_norm(line)
+    if not bool(scale > 0):
+        raise InputError("the curve ends where it begins, so no x axis leads from end to end")
+    rests = [point - first for point in inner]
+    for _ in range(2):  # twice: the second pass removes the rounding of the first
+        rests = [rest - float(rest @ line / (line @ line)) * line for rest in rests]
+    products = gram(rests)
+    if not inner or products.diagonal().max() <= (torch.finfo(objective.dtype).eps * float(scale)) ** 2:
+        raise InputError("the curve's control points lie on a straight line, which has no plane; use plane_through")
+    leading = np.linalg.eigh(products)[1][:, -1]
+    axis = combine_(torch.empty_like(line), rests, (leading * np.sign((products @ leading).sum() or 1.0)).tolist())
+    placed = _placed(objective, [line, axis * (scale / torch.linalg.vector_norm(axis))])
+    t = np.linspace(0, 1, places).tolist()
+    points = _points(curve.point(0), placed, [curve.point(s) for s in t], "curve", tuple(f"t={s:.3g}" for s in t), ())
+    return Plane(curve.point(0), placed, {"kind": "curve", "curve": curve.kind, "degree": len(inner) + 1}, points)
 
 
 def _points(

@@ -6,7 +6,9 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ PLACES = ("stratified", "uniform")
 FIT_STATE = "fit.npz"  # in the run folder while a curve is fitted
 _SAVE_EVERY = 1.0  # seconds at least between two states on the disk
 _REPORT_EVERY = 0.5  # seconds between two looks at the loss, which wait for the device
+_PLACES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class FitSettings:
     def lr_at(self, epoch: int) -> float:
         """Step size of an epoch: constant in the first half, linear to 1/100 at nine tenths, 1/100 from there.
 
-        The schedule of Garipov et al.'s code.
+        The schedule of Garipov et al.'s code, with epochs counted from 0 (there from 1), so that one epoch is of use.
         """
         done = epoch / self.epochs
         return self.step_size * (1.0 if done <= 0.5 else 1.0 - 0.99 * min((done - 0.5) / 0.4, 1.0))
@@ -117,6 +120,11 @@ class CurveFit:
         )
         self._history: FloatArray = np.full((settings.epochs, len(objective.quantities) + 1), np.nan)
         self._epoch = self._steps = 0
+
+    @property
+    def steps(self) -> int:
+        """Training steps made so far."""
+        return self._steps
 
     def run(
         self,
@@ -150,6 +158,7 @@ class CurveFit:
             self._epoch = epoch + 1
             now = time.monotonic()
             if state is not None and group.rank == 0 and now - saved >= _SAVE_EVERY:
+                state.parent.mkdir(parents=True, exist_ok=True)
                 write_durably(state, self._state())
                 saved = now
         return Fit(torch.stack([point.detach() for point in self._points]), self._history)
@@ -167,13 +176,17 @@ class CurveFit:
             param_group["lr"] = lr
         theta, gradient = torch.empty_like(self._points[0]), torch.zeros_like(self._points[0])
         sums = torch.zeros((len(objective.quantities), 2), dtype=torch.float64, device=objective.device)
-        looked = time.monotonic()
-        with random_state_kept(), objective.training(theta, gradient) as model:
-            for batch in self._data.epoch(self._seed, epoch):
-                t = self._place(self._steps)
+        before, looked = self._steps, time.monotonic()
+        with (
+            random_state_kept(),
+            objective.training(theta, gradient) as model,
+            closing(self._data.epoch(self._seed, epoch)) as batches,
+        ):
+            for batch, t in zip(batches, self._places(before), strict=False):
                 coefficients = weights(settings.kind, len(self._points), t)
                 combine_(theta, self._points, coefficients.tolist())
-                sums += self._gradient(model, batch, gradient, group)
+                torch.clear_autocast_cache()  # which holds the weights of the last point in half precision
+                sums += self._gradient(model, batch, theta, gradient, group)
                 if settings.decay == "point" and settings.weight_decay:
                     gradient.add_(theta, alpha=settings.weight_decay)
                 for point, coefficient in zip(self._free, coefficients[1:-1], strict=True):
@@ -186,13 +199,18 @@ class CurveFit:
                     tell(self._means(sums, epoch, t))
                 if stopping is not None and any(group.gather_all(stopping())):
                     raise ItemStopped
-        if self._steps == 0:
-            raise InputError("the training data gave no batch; at least one is needed")
+        if self._steps == before:
+            raise InputError(
+                f"the training data gave no batch in epoch {epoch + 1}; give data that can be read anew in every epoch "
+                "and holds a batch at least (drop_last=True leaves none of fewer samples than batch_size)"
+            )
         means = self._means(sums, epoch, math.nan)
+        if not all(bool(point.isfinite().all()) for point in self._free):
+            raise self._diverged("a control point", "NaN or infinite", epoch, math.nan)
         self._history[epoch] = [*means, lr]
         tell(means)
 
-    def _gradient(self, model: Any, batch: Any, gradient: Tensor, group: Communicator) -> Tensor:
+    def _gradient(self, model: Any, batch: Any, theta: Tensor, gradient: Tensor, group: Communicator) -> Tensor:
         """Set `gradient` to that of the batch's mean loss; returns sums of numerators and denominators (quantities, 2).
 
         Parts are added in their order whoever computes them, so the bits do not depend on the number of ranks.
@@ -204,8 +222,11 @@ class CurveFit:
         for number in range(group.rank, count, group.size):
             seed_everything(derive_seed(self._seed, "forward", self._steps, number))
             gradient.zero_()
-            units = self._objective.units(model, parts[number])
-            units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
+            # a part finds the buffers as the model has them, not as the parts before it on this rank left them
+            fresh = nullcontext(model) if count == 1 else self._objective.training(theta, gradient)
+            with fresh as bound:
+                units = self._objective.units(bound, parts[number])
+                units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
             for k, unit in enumerate(units):
                 sums[number, k, 0] = unit.numerators.detach().sum()
                 sums[number, k, 1] = unit.total
@@ -225,20 +246,26 @@ class CurveFit:
         gradient.div_(total[0, 1].to(gradient.dtype))
         return total
 
-    def _place(self, step: int) -> float:
+    def _places(self, step: int) -> Iterator[float]:
+        """Places t of all steps from `step` on; each depends on (seed, step) alone."""
         if self._settings.places == "stratified":
-            return float(stratified(self._seed, step, 1)[0])
-        return float(np.random.Generator(np.random.Philox(key=derive_seed(self._seed, "place", step))).random())
+            for start in itertools.count(step, _PLACES_AT_ONCE):
+                yield from stratified(self._seed, start, _PLACES_AT_ONCE).tolist()
+        for number in itertools.count(step):
+            yield np.random.Generator(np.random.Philox(key=derive_seed(self._seed, "place", number))).random()
 
     def _means(self, sums: Tensor, epoch: int, t: float) -> FloatArray:
         means: FloatArray = (sums[:, 0] / sums[:, 1]).cpu().numpy()
         if not np.isfinite(means[0]):
-            raise NumericalError(
-                f"the loss became {means[0]} in epoch {epoch + 1} of {self._settings.epochs}"
-                + ("" if math.isnan(t) else f" near t={t:.3f}")
-                + f": the fit diverged with lr={self._settings.lr_at(epoch):g}. Give a smaller lr (a tenth, say)."
-            )
+            raise self._diverged("the loss", means[0], epoch, t)
         return means
+
+    def _diverged(self, what: str, value: object, epoch: int, t: float) -> NumericalError:
+        return NumericalError(
+            f"{what} became {value} in epoch {epoch + 1} of {self._settings.epochs}"
+            + ("" if math.isnan(t) else f" near t={t:.3f}")
+            + f": the fit diverged with lr={self._settings.lr_at(epoch):g}. Give a smaller lr (a tenth, say)."
+        )
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -359,8 +386,8 @@ def fit_curve(
     ("control"). `places` are "stratified" (one t in each sixteenth per 16 steps) or "uniform". An objective of
     precision "bf16" is trained with autocast.
 
-    Under mpiexec one curve is fitted by `parts` ranks: each minibatch is cut into that many parts, each with its own
-    batch statistics, and their gradients are added in order, which gives the same curve on any number of ranks.
+    Under mpiexec one curve is fitted by up to `parts` ranks: each minibatch is cut into that many parts, each with its
+    own batch statistics, and their gradients are added in order, which gives the same curve on any number of ranks.
     With `out` the state is kept after epochs, and a killed fit goes on to the same bits; epochs draw their random
     numbers from (seed, epoch). There lies `landscape.h5`, too, which `landscape.open` reads as the curve.
 
@@ -375,7 +402,7 @@ def fit_curve(
         return FitTask(objective, points, data, settings, seed, None if folder is None else folder / FIT_STATE)
 
     task = agree(world(), build)
-    ranks = parts if world().size > 1 and world().size % parts == 0 else 1
+    ranks = math.gcd(parts, world().size)
     outcome = run_task(task, folder, ranks_per_item=ranks, progress=progress, job=job)
     curve = curve_from_rows(task.describe(), outcome.rows, outcome.history).placed(objective)
     if outcome.store is not None:
@@ -393,7 +420,7 @@ def training_data(objective: Objective, train: Any, batch_size: int) -> Training
         raise InputError("the objective's data does not fit in memory_budget and is streamed; give train= a DataLoader")
     if train is None:
         train = data.first if data.divisible else [batch for _, batch in data.chunks()]
-    return TrainingData(train, batch_size, device=objective.device, dtype=objective.dtype)
+    return TrainingData(train, batch_size, device=objective.device, dtype=objective.dtype, convert=objective.formatted)
 
 
 def starting_points(
@@ -406,13 +433,18 @@ def starting_points(
     if torch.equal(a, b):
         raise InputError("theta_a and theta_b are equal, so there is no curve to fit; give two different models")
     if start is None:
-        return [a, *(torch.lerp(a, b, i / degree) for i in range(1, degree)), b]
+        return on_line(a, b, degree)
     if len(start) != degree - 1:
         raise InputError(f"start holds {len(start)} control points; degree={degree} has {degree - 1} between the ends")
     inner = [read_model(objective, theta)[0] for theta in start]
     for number, point in enumerate(inner):
         require_finite(point, f"start[{number}]")
     return [a, *inner, b]
+
+
+def on_line(a: Tensor, b: Tensor, degree: int) -> list[Tensor]:
+    """degree + 1 control points evenly spaced on the straight line, the ends to the bit."""
+    return [a, *(torch.lerp(a, b, i / degree) for i in range(1, degree)), b]
 
 
 def curve_from_rows(description: Description, rows: Rows, history: History) -> Curve:
@@ -456,7 +488,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
         raise StoreError(f"cannot read the state {path}: {error}. Delete it; the fit then starts anew.") from error
 
 

@@ -262,19 +262,14 @@ class Objective:
 
     def read_statistics(self, data: Any = None) -> Data:
         """Data to re-estimate BatchNorm on, by default the objective's own, in as few chunks as memory allows."""
-        read = self._undivided if data is None else self.read(data).converted(self._format)
+        read = self._undivided if data is None else self.read(data)
         return read.divided(max(1, _STATISTICS_BYTES // (self._values_per_sample * self.dtype.itemsize)))
 
     def read(self, data: Any) -> Data:
         """Read data in one of the forms the constructor takes."""
-        return read_data(
-            data,
-            device=self.device,
-            dtype=self.dtype,
-            budget=self._memory_budget,
-            divisible=self._forward is None,
-            check=self._check,
-        )
+        divisible, check, budget = self._forward is None, self._check, self._memory_budget
+        read = read_data(data, device=self.device, dtype=self.dtype, budget=budget, divisible=divisible, check=check)
+        return read.converted(self.formatted) if self._channels_last else read
 
     @contextmanager
     def differentiable(
@@ -432,7 +427,7 @@ class Objective:
         plain = self._run(trial, full_precision=True)
         self._channels_last = True
         try:
-            other = self._run(map_tensors(trial, self._format), full_precision=True)
+            other = self._run(map_tensors(trial, self.formatted), full_precision=True)
         except RuntimeError as error:
             logger.info("channels-last inputs are not used: %s", error)
             self._channels_last = False
@@ -440,7 +435,7 @@ class Objective:
         self._channels_last = alike(floats_in(plain), floats_in(other), _ROUNDING[self.dtype])
         self._model.channels_last = self._channels_last
         if self._channels_last:
-            self._data = self._data.converted(self._format)
+            self._data = self._data.converted(self.formatted)
 
     def _chunk_size(self, trial: Batch) -> int:
         """Samples per chunk, a power of two: fixed by the model and the device kind, so that bits do not vary."""
@@ -587,7 +582,8 @@ class Objective:
             seed_everything(seed)
             return self.units(model, batch)[0]
 
-    def _format(self, tensor: Tensor) -> Tensor:
+    def formatted(self, tensor: Tensor) -> Tensor:
+        """Images in the memory format that is fastest for this model; anything else as it is."""
         if self._channels_last and tensor.ndim == 4 and tensor.is_floating_point():
             return tensor.contiguous(memory_format=torch.channels_last)
         return tensor

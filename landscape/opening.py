@@ -6,12 +6,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from landscape import hdf5
+from landscape import hdf5, paths
+from landscape.agreement import Agreement, agreement_from_rows
+from landscape.agreement_schema import agreement_group, read_agreement
+from landscape.connections import Connectivity
+from landscape.connectivity import connectivity_from_rows
+from landscape.connectivity_schema import connectivity_group, read_connectivity
 from landscape.curvature_map import map_from_rows
+from landscape.curve_schema import curve_group, read_curve
+from landscape.curves import Curve
 from landscape.errors import InputError, StoreError, nearest
 from landscape.exchange import read_loss_landscape_surface
+from landscape.fit import curve_from_rows
 from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.layer_spectra import layers_from_folder
+from landscape.path import path_from_rows
+from landscape.path_schema import path_group, read_path
 from landscape.results import Surface
 from landscape.schema import check_version, file_tree, merged_group, read_surface, surface_group
 from landscape.spectra import LayerSpectra, Spectrum
@@ -22,23 +32,35 @@ from landscape.store import History, Store
 from landscape.surface import surface_from_rows
 from landscape.task import Description, Rows
 
-Result = Surface | Spectrum | LayerSpectra
+Result = Surface | Spectrum | LayerSpectra | Curve | paths.Path | Connectivity | Agreement
 
 # Group of a file -> its reader; the first that a file holds is what it opens as.
 _READERS: dict[str, Callable[[hdf5.Group, str | Path], Result]] = {
     "surface": read_surface,
     "spectrum": read_spectrum,
     "layer_spectra": read_layers,
+    "curve": read_curve,
+    "path": read_path,
+    "connectivity": read_connectivity,
+    "agreement": read_agreement,
 }
 _WRITERS: dict[type[Result], tuple[str, Callable[[Any], hdf5.Group]]] = {
     Surface: ("surface", surface_group),
     Spectrum: ("spectrum", spectrum_group),
     LayerSpectra: ("layer_spectra", layers_group),
+    Curve: ("curve", curve_group),
+    paths.Path: ("path", path_group),
+    Connectivity: ("connectivity", connectivity_group),
+    Agreement: ("agreement", agreement_group),
 }
 # Name of a run folder's task -> the result of its rows, masked where it is not finished.
 _FROM_ROWS: dict[str, Callable[[Description, Rows, History], Result]] = {
     "surface": surface_from_rows,
     "curvature_map": map_from_rows,
+    "curve": curve_from_rows,
+    "path": path_from_rows,
+    "connectivity": connectivity_from_rows,
+    "agreement": agreement_from_rows,
 }
 
 
@@ -46,8 +68,8 @@ def open_result(path: str | Path, *, run: str | None = None, group: str | None =
     """The result at `path`: a run folder, masked where it is not finished, or an HDF5 file.
 
     `run` names one of the runs in a merged file. `group` names one of the results a file holds side by side,
-    "surface", "spectrum" or "layer_spectra"; by default the first of them in this order. Raises StoreError for what
-    cannot be read, InputError for a run or a result that is not there.
+    "surface", "spectrum", "layer_spectra", "curve", "path", "connectivity" or "agreement"; by default the first of
+    them in this order. Raises StoreError for what cannot be read, InputError for a run or a result that is not there.
     """
     path = Path(path)
     if path.is_dir():

@@ -28,6 +28,7 @@ SUFFIXES = (".png", ".pdf", ".svg")
 
 # Perceptually even and readable with every common colour blindness; the two marks are Okabe and Ito's.
 _COLOURS = colormaps["viridis"]
+_JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
 _BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
 _MISSING: dict[str, Any] = {
     "facecolor": "0.93",
@@ -369,7 +370,7 @@ def _mark_centre(ax: Axes) -> None:
 
 def _mark_points(ax: Axes, points: Points) -> None:
     x, y = points.coordinates[:, 0], points.coordinates[:, 1]
-    joined = points.kind == "trajectory"
+    joined = points.kind in _JOINED
     ax.plot(
         x,
         y,
@@ -377,6 +378,7 @@ def _mark_points(ax: Axes, points: Points) -> None:
         color=_ORANGE,
         markeredgecolor="black",
         markersize=5,
+        markevery=[0, len(x) - 1] if points.kind == "curve" else None,
         linewidth=1.6,
         zorder=5,
         label=points.kind,
@@ -405,7 +407,7 @@ def _mark_line(ax: Axes, points: Points, quantity: str, scale: _Scale) -> None:
     x = points.coordinates[:, 0]
     if quantity in points.true:
         ax.plot(x, scale.drawn(points.true[quantity]), "D", color=_ORANGE, markeredgecolor="black", label=points.kind)
-    for i in (0, len(points.labels) - 1) if points.kind == "trajectory" else range(len(points.labels)):
+    for i in (0, len(points.labels) - 1) if points.kind in _JOINED else range(len(points.labels)):
         ax.axvline(x[i], color=_ORANGE, linestyle="--", linewidth=1)
         ax.annotate(
             points.labels[i],

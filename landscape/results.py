@@ -64,7 +64,7 @@ class Points:
     `true` is the quantity at the vector itself, `projected` at its foot on the plane, where the surface shows it.
     """
 
-    kind: str  # "points" or "trajectory" (joined by a line when drawn)
+    kind: str  # "points", or "trajectory" or "curve" (joined by a line when drawn)
     labels: tuple[str, ...]  # m names
     coordinates: FloatArray  # (m, axes), least-squares coordinates on the axes, x first
     distance: FloatArray  # (m,), Euclidean distance of each vector from the plane, in parameter units

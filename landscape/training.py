@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,15 @@ class TrainingData:
     """Minibatches of `train`, shuffled and augmented as its loader does, the same each time an epoch is asked for.
 
     Tensors and arrays are cut into batches of about `batch_size`, equal to within one sample, in an order drawn for
-    each epoch; a Dataset gets a shuffling DataLoader; a DataLoader or any
-    re-iterable of batches is used as it is. Its random numbers, those of its workers included, are drawn from streams
-    set by (seed, epoch, step).
+    each epoch; a Dataset gets a shuffling DataLoader; a DataLoader or any re-iterable of batches is used as it is. Its
+    random numbers, those of its workers included, are drawn from streams set by (seed, epoch, step).
     """
 
-    def __init__(self, train: Any, batch_size: int, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, train: Any, batch_size: int, *, device: torch.device, dtype: torch.dtype, convert: Any = None
+    ) -> None:
+        """`convert` is applied to every tensor of a batch (a memory format)."""
+        converts = () if convert is None else (convert,)
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}; give 1 or more samples")
         self._whole: Batch | None = as_whole(train)
@@ -36,23 +39,29 @@ class TrainingData:
                     f"the training data ({shapes_in(self._whole)}) is empty, or its tensors have different numbers of "
                     "samples; give inputs and targets of the same number, at least 1"
                 )
-            self._whole = Stream([self._whole], device, dtype).placed(self._whole)
+            self._whole = Stream([self._whole], device, dtype, converts=converts).placed(self._whole)
             samples = samples_in(self._whole)
             self._batches = -(-samples // batch_size)
             self.about = f"{samples} samples {digest(*tensors_in(self._whole))} in {self._batches} batches"
         else:
+            if _length(train) == 0:
+                raise InputError(
+                    f"the training data ({type(train).__name__}) is empty; give one batch at least (drop_last=True "
+                    "leaves none of fewer samples than batch_size)"
+                )
             if isinstance(train, Dataset):
                 shuffle = not isinstance(train, IterableDataset)
                 self._loader = DataLoader(train, batch_size=batch_size, shuffle=shuffle)
-            self.about = _described(self._loader)
             if getattr(self._loader, "persistent_workers", False):
                 raise InputError(
                     "the training DataLoader has persistent_workers=True: its workers carry their random streams from "
                     "epoch to epoch, so a resumed fit would see other data; build it with persistent_workers=False"
                 )
-        self._stream = Stream(self._loader, device, dtype)
+        self._stream = Stream(self._loader, device, dtype, converts=converts)
+        if self._whole is None:
+            self.about = _described(self._loader, self._stream)
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+    def epoch(self, seed: int, epoch: int) -> Generator[Batch, None, None]:
         """The batches of one epoch, each made with the random streams at (seed, epoch, step); it moves all of them."""
         if self._whole is not None:
             whole, samples = self._whole, samples_in(self._whole)
@@ -100,15 +109,23 @@ def _generator(owner: Any) -> torch.Generator | None:
     return generator if isinstance(generator, torch.Generator) else None
 
 
-def _described(loader: Any) -> str:
+def _length(collection: Any) -> int | None:
+    """Its length where it knows it; a DataLoader over an IterableDataset does not."""
+    try:
+        return len(collection)
+    except TypeError:
+        return None
+
+
+def _described(loader: Any, stream: Stream) -> str:
     """A loader in words, as far as it tells."""
     parts = [type(loader).__name__]
     if isinstance(loader, (list, tuple)):
-        parts.append(f"{len(loader)} batches {digest(*tensors_in(loader))}")
+        parts.append(f"{len(loader)} batches {digest(*(tensor for batch in stream for tensor in tensors_in(batch)))}")
     dataset = getattr(loader, "dataset", None)
     if dataset is not None:
-        length = f" of {len(dataset)}" if hasattr(dataset, "__len__") else ""
-        parts.append(f"{type(dataset).__name__}{length}")
+        length = _length(dataset)
+        parts.append(type(dataset).__name__ + ("" if length is None else f" of {length}"))
     if isinstance(getattr(loader, "batch_size", None), int):
         parts.append(f"batches of {loader.batch_size}")
     return ", ".join(parts)

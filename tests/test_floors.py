@@ -17,7 +17,14 @@ FLOORS = {
     "landscape_jobs": ROOT / "jobs" / "landscape_jobs",
 }
 ABOVE = {"landscape_kernels": {"landscape", "landscape_jobs"}, "landscape": {"landscape_jobs"}}
-PLOTTING = {"landscape/plotting.py", "landscape/spectral_plotting.py"}
+PLOTTING = {
+    "landscape/plotting.py",
+    "landscape/spectral_plotting.py",
+    "landscape/path_plotting.py",
+    "landscape/connectivity_plotting.py",
+    "landscape/agreement_plotting.py",
+    "landscape/heat_map.py",
+}
 GATES = {
     "mpi4py": {"landscape/comm.py"},
     "h5py": {"landscape/hdf5.py"},
@@ -91,6 +98,7 @@ KNOW_MODULES = {
     "landscape/folding.py",
     "landscape/layers.py",
     "landscape/piecewise.py",
+    "landscape/symmetry.py",
     "landscape_jobs/demo.py",
 }
 

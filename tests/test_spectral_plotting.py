@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from landscape_jobs.spectral_tables import layers_table, result_tables, spectrum_table
+from landscape_jobs.shown import result_tables
+from landscape_jobs.spectral_tables import layers_table, spectrum_table
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex

@@ -23,6 +23,7 @@ from landscape.loop import agree
 from landscape.opening import Result, run_stores
 from landscape_jobs.spec import (
     RETURNED,
+    CurvePlane,
     DataTable,
     DirectionsPlane,
     Job,
@@ -35,7 +36,14 @@ from landscape_jobs.spec import (
 )
 
 # First task of a run -> the function of the library that runs it
-_MEASURE = {"surface": "measure_surface", "layers": "measure_layer_spectra"}
+_MEASURE = {
+    "surface": "measure_surface",
+    "layers": "measure_layer_spectra",
+    "connectivity": "measure_connectivity",
+    "path": "measure_path",
+    "curve": "fit_curve",
+    "agreement": "measure_agreement",
+}
 
 
 @dataclass(frozen=True)
@@ -50,19 +58,41 @@ class Built:
     known: ls.Surface | None
 
 
+@dataclass(frozen=True)
+class BuiltPairs:
+    """The objects that a job of pairs of models names."""
+
+    objective: ls.Objective
+    models: list[Path]
+    data: dict[str, Any]  # train, statistics and test, those given
+
+
 def run_job(
     job: Job, *, limit_items: int | None = None, progress: Callable[[ls.Progress], None] | None = None
 ) -> Result:
     """Run a job on all ranks and return what it measured.
 
-    Raises what `landscape.measure_surface`, `measure_spectrum` and `measure_layer_spectra` raise.
+    Raises what the function of the library raises that measures it.
     """
+    if job.connectivity is not None:
+        pairs = build_pairs(job)
+        return ls.measure_connectivity(
+            pairs.objective,
+            pairs.models,
+            **job.connectivity.arguments(),
+            **pairs.data,
+            out=job.out,
+            ranks_per_item=job.run.ranks_per_item,
+            limit_items=limit_items,
+            progress=progress,
+            job=job.text(),
+        )
     table = job.spectrum or job.layers
     if table is not None:
         if limit_items is not None:
             raise InputError(
-                f"--limit-items={limit_items} counts points of a surface, and this job measures curvature. Leave it "
-                "out; Ctrl-C stops a run, and landscape resume goes on with it."
+                f"--limit-items={limit_items} counts points of a surface or pairs of models, and this job measures "
+                "curvature. Leave it out; Ctrl-C stops a run, and landscape resume goes on with it."
             )
         measure = ls.measure_spectrum if job.spectrum is not None else ls.measure_layer_spectra
         return measure(
@@ -105,6 +135,12 @@ def build_objective(job: Job) -> ls.Objective:
     return agree(world(), lambda: _objective(job, []))
 
 
+def build_pairs(job: Job) -> BuiltPairs:
+    """What a job of pairs of models names, made like all that `build` makes."""
+    set_threads(job.run.threads)
+    return agree(world(), lambda: _pairs(job))
+
+
 def stored_job(folder: str | Path) -> Job:
     """The job a run folder was made from, with that folder as its `out` even where it was moved.
 
@@ -139,7 +175,11 @@ def set_threads(threads: int | None) -> None:
 def _build(job: Job) -> Built:
     surface = job.surface
     assert surface is not None, "a job that measures curvature has no plane; see build_objective"
-    checkpoints = _files(job, job.plane.checkpoints) if isinstance(job.plane, ThroughPlane | PcaPlane) else []
+    checkpoints = (
+        _files(job, "plane.checkpoints", job.plane.checkpoints)
+        if isinstance(job.plane, ThroughPlane | PcaPlane)
+        else []
+    )
     objective = _objective(job, checkpoints)
     return Built(
         objective,
@@ -149,6 +189,16 @@ def _build(job: Job) -> Built:
         _made("surface.statistics", surface.statistics) if surface.statistics is not None else None,
         _known(job.path(surface.known)) if surface.known is not None else None,
     )
+
+
+def _pairs(job: Job) -> BuiltPairs:
+    table = job.connectivity
+    assert table is not None
+    models = _files(job, "connectivity.models", table.models)
+    given = {"train": table.train, "statistics": table.statistics, "test": table.test}
+    objective = _objective(job, models)
+    data = {name: _made(f"connectivity.{name}", source) for name, source in given.items() if source is not None}
+    return BuiltPairs(objective, models, data)
 
 
 def _known(path: Path) -> ls.Surface:
@@ -207,6 +257,12 @@ def _plane(job: Job, surface: SurfaceTable, objective: ls.Objective, checkpoints
                 f"({', '.join('xyz'[:axes])}); give one for each"
             )
         return ls.plane_from_directions(objective, directions)
+    if isinstance(plane, CurvePlane):
+        curve = ls.open(job.path(plane.curve), group="curve")
+        assert isinstance(curve, ls.Curve)
+        if axes != 2:
+            raise InputError(f"plane.kind = 'curve' has 2 axes, and [surface] has {axes} ranges; give x and y")
+        return ls.curve_plane(objective, curve)
     if isinstance(plane, PcaPlane):
         return ls.pca_plane(objective, checkpoints, axes=axes)
     if len(checkpoints) != axes + 1:
@@ -217,7 +273,7 @@ def _plane(job: Job, surface: SurfaceTable, objective: ls.Objective, checkpoints
     return ls.plane_through(objective, checkpoints)
 
 
-def _files(job: Job, patterns: tuple[str, ...]) -> list[Path]:
+def _files(job: Job, key: str, patterns: tuple[str, ...]) -> list[Path]:
     """The files named, in order; those of a glob pattern in natural order, so that epoch10 follows epoch9."""
     files: list[Path] = []
     for pattern in patterns:
@@ -228,7 +284,7 @@ def _files(job: Job, patterns: tuple[str, ...]) -> list[Path]:
         # not Path.glob: the pattern may be absolute, and the folder's own name may hold a "["
         found = sorted((job.path(p) for p in glob.glob(pattern, root_dir=job.folder)), key=_natural)  # noqa: PTH207
         if not found:
-            raise InputError(f"plane.checkpoints = {pattern!r} matches no file; it starts from {job.folder}")
+            raise InputError(f"{key} = {pattern!r} matches no file; it starts from {job.folder}")
         files += found
     return files
 

@@ -68,7 +68,10 @@ def run(
     job: JobFile,
     overrides: Overrides = [],  # noqa: B006  (typer reads it once and copies)
     limit_items: Annotated[
-        int | None, typer.Option("--limit-items", min=0, metavar="N", help="End after N new points of a surface.")
+        int | None,
+        typer.Option(
+            "--limit-items", min=0, metavar="N", help="End after N new points of a surface, or pairs of models."
+        ),
     ] = None,
 ) -> None:
     """Run a job, or go on with it: rows its folder holds already are not computed again."""
@@ -102,6 +105,8 @@ def check(
         from landscape.errors import InputError
         from landscape.loop import agree
         from landscape_jobs.check import check_job
+        from landscape_jobs.pair_check import check_pairs
+        from landscape_jobs.pair_tables import pairs_trial_table
         from landscape_jobs.spec import load_job
         from landscape_jobs.spectral_check import check_curvature
         from landscape_jobs.tables import curvature_trial_table, trial_table
@@ -110,7 +115,9 @@ def check(
             raise InputError(f"--against {against!r} is not known; products can be compared with those of pyhessian")
         loaded = agree(world(), lambda: load_job(job, overrides))
         curvature = loaded.spectrum or loaded.layers
-        if curvature is None:
+        if loaded.connectivity is not None:
+            shown = pairs_trial_table(check_pairs(loaded))
+        elif curvature is None:
             shown = trial_table(check_job(loaded))
         else:
             shown = curvature_trial_table(check_curvature(loaded, curvature))
@@ -123,7 +130,7 @@ def check(
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to work in.")] = Path("landscape-demo"),
 ) -> None:
-    """Train two small nets on handwritten digits, measure surfaces and a spectrum, leave one file and its pictures."""
+    """Train small nets on handwritten digits, measure surfaces, a spectrum and a curve; leave one file and pictures."""
     with _exit_codes():
         from landscape_jobs.demo import make_demo
 
@@ -164,7 +171,7 @@ def show(source: Source, name: RunName = None) -> None:
     with _exit_codes():
         import landscape as ls
         from landscape.opening import group_names, run_names
-        from landscape_jobs.spectral_tables import result_tables
+        from landscape_jobs.shown import result_tables
 
         def tell() -> None:
             runs: list[str | None] = [name]
@@ -185,7 +192,10 @@ def show(source: Source, name: RunName = None) -> None:
 def plot(
     source: Source,
     quantity: Annotated[
-        str | None, typer.Option("-q", "--quantity", metavar="NAME", help="What to draw of a surface; by default loss.")
+        str | None,
+        typer.Option(
+            "-q", "--quantity", metavar="NAME", help="What to draw of a surface (loss) or of agreement (cka)."
+        ),
     ] = None,
     kind: Annotated[
         str | None,
@@ -193,7 +203,7 @@ def plot(
             "--kind",
             metavar="NAME",
             help="Of a surface contour (the default), 3d or profile (where there is one axis). Of a spectrum spectrum, "
-            "density, layers or vectors; by default all there is something for.",
+            "density, layers or vectors, of a sweep table, graph or paths; by default all there is something for.",
         ),
     ] = None,
     levels: Annotated[
@@ -207,7 +217,7 @@ def plot(
     name: RunName = None,
     group: Group = None,
 ) -> None:
-    """Draw a quantity of a surface, or the pictures of a spectrum."""
+    """Draw a quantity of a surface, or the pictures of another result."""
     with _exit_codes():
         import landscape as ls
         from landscape.errors import InputError

@@ -1,4 +1,4 @@
-"""The demo: two small nets trained on handwritten digits, their surfaces, a spectrum, one file and its pictures.
+"""The demo: small nets trained on handwritten digits, their surfaces, a spectrum and a curve; one file and pictures.
 
 Its factories are named in the job files it leaves, which are meant to be copied.
 """
@@ -68,6 +68,35 @@ density = true
 [run]
 out = "runs/{name}"
 """
+_PAIR = """\
+[objective]
+metrics = ["error"]
+
+[connectivity]
+models = ["digits_convnet.safetensors", "digits_convnet_b.safetensors"]
+t = 21                                      # places on the straight line and on the fitted curve
+epochs = {epochs}                                 # of the fit
+batch_size = 64
+
+[run]
+out = "runs/{name}"
+"""
+_CURVE = """\
+[objective]
+metrics = ["error"]
+
+[plane]
+kind = "curve"
+curve = "runs/convnet_pair/curves/0-1.h5"    # made by convnet_pair.toml
+
+[surface]
+x = [-0.25, 1.25, {nx}]
+y = [-0.25, 1.0, {ny}]
+batchnorm = "reestimated"
+
+[run]
+out = "runs/{name}"
+"""
 _RANDOM = 'kind = "random"\nnormalize = "filter"\nignore = ["bias", "norm"]\nseed = 1'
 _TRAJECTORY = 'kind = "pca"\ncheckpoints = "digits_mlp_epochs/epoch*.safetensors"'
 
@@ -98,6 +127,7 @@ class Left:
                 "next:",
                 f"  {program} show {quoted[0]}",
                 f"  {program} show {quoted[0]} --run convnet_spectrum",
+                f"  {program} show {quoted[0]} --run convnet_pair",
                 f"  {program} plot {quoted[0]} --run convnet -q accuracy",
                 f"  {program} status {quoted[1]}/runs/*",
                 f"  {program} check {quoted[2]} --set surface.x=[-1,1,101] --set run.out=runs/fine",
@@ -169,7 +199,8 @@ def make_demo(out: str | Path, *, nx: int = 31, ny: int = 25, epochs: int = 20, 
 
 
 def _job_files(folder: Path) -> list[Path]:
-    return [folder / f"{name}.toml" for name in ("convnet", "mlp", "mlp_trajectory", "convnet_spectrum")]
+    names = ("convnet", "mlp", "mlp_trajectory", "convnet_spectrum", "convnet_pair", "convnet_curve")
+    return [folder / f"{name}.toml" for name in names]
 
 
 def _prepare(folder: Path, nx: int, ny: int, epochs: int, k: int) -> None:
@@ -177,9 +208,10 @@ def _prepare(folder: Path, nx: int, ny: int, epochs: int, k: int) -> None:
     digits()
     history = folder / "digits_mlp_epochs"
     history.mkdir(parents=True, exist_ok=True)
-    _trained(digits_convnet, folder, lambda: _adam_epochs(digits_convnet, epochs))
-    _trained(digits_mlp, folder, lambda: _sgd_epochs(digits_mlp, 2 * epochs), history)
-    convnet, mlp, trajectory, spectrum = _job_files(folder)
+    _trained(folder / "digits_convnet.safetensors", lambda: _adam_epochs(digits_convnet, epochs))
+    _trained(folder / "digits_convnet_b.safetensors", lambda: _adam_epochs(digits_convnet, epochs, seed=1))
+    _trained(folder / "digits_mlp.safetensors", lambda: _sgd_epochs(digits_mlp, 2 * epochs), history)
+    convnet, mlp, trajectory, spectrum, pair, curve = _job_files(folder)
     one = {"x": (-1.0, 1.0), "y": (-1.0, 1.0), "nx": nx, "ny": ny, "change": "surface.x=[-2,2,61]", "changed": "wide"}
     conv = "a convolutional net"
     _write_job(convnet, _SURFACE, title=f"The loss of {conv}", factory="digits_convnet", plane=_RANDOM, **one)
@@ -192,16 +224,16 @@ def _prepare(folder: Path, nx: int, ny: int, epochs: int, k: int) -> None:
     title = f"The curvature of the loss of {conv}"
     more = {"k": k, "change": "spectrum.k=20", "changed": "more"}
     _write_job(spectrum, _SPECTRUM, title=title, factory="digits_convnet", **more)
+    title = f"A curve of low loss between two trainings of {conv}"
+    more = {"epochs": 2 * epochs, "change": "connectivity.kind=polychain", "changed": "chain"}
+    _write_job(pair, _PAIR, title=title, factory="digits_convnet", **more)
+    one |= {"nx": max(2, 2 * nx // 3), "ny": max(2, 2 * ny // 3)}  # BatchNorm is re-estimated at every point
+    title = f"The loss of {conv} on the plane of a curve between two trainings,"
+    _write_job(curve, _CURVE, title=title, factory="digits_convnet", **one)
 
 
-def _trained(
-    factory: Callable[[], nn.Module],
-    folder: Path,
-    epochs: Callable[[], Iterator[nn.Module]],
-    history: Path | None = None,
-) -> None:
+def _trained(checkpoint: Path, epochs: Callable[[], Iterator[nn.Module]], history: Path | None = None) -> None:
     """Train a net and save it; with `history`, as it was after every epoch too."""
-    checkpoint = folder / f"{factory.__name__}.safetensors"
     if checkpoint.exists():
         return
     for epoch, net in enumerate(epochs()):
@@ -210,11 +242,11 @@ def _trained(
     _save(net, checkpoint)  # last: where it exists, the training was finished
 
 
-def _adam_epochs(factory: Callable[[], nn.Module], epochs: int) -> Iterator[nn.Module]:
+def _adam_epochs(factory: Callable[[], nn.Module], epochs: int, seed: int = 0) -> Iterator[nn.Module]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         net = factory()
-    yield from _epochs(net, torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2), epochs)
+    yield from _epochs(net, torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2), epochs, seed)
 
 
 def _sgd_epochs(factory: Callable[[], nn.Module], epochs: int) -> Iterator[nn.Module]:
@@ -224,11 +256,11 @@ def _sgd_epochs(factory: Callable[[], nn.Module], epochs: int) -> Iterator[nn.Mo
     yield from _epochs(net, torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4), epochs)
 
 
-def _epochs(net: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> Iterator[nn.Module]:
+def _epochs(net: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, seed: int = 0) -> Iterator[nn.Module]:
     """The net before training and after each epoch, in eval mode; the learning rate falls along a cosine to 0."""
     inputs, targets = digits("train")
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-len(targets) // _BATCH))
-    shuffler = torch.Generator().manual_seed(1)
+    shuffler = torch.Generator().manual_seed(seed + 1)
     yield net.eval()
     for _ in range(epochs):
         net.train()
@@ -269,9 +301,14 @@ def _finish(folder: Path, jobs: dict[str, Path]) -> Left:
     file = ls.merge_runs({name: load_job(path).out for name, path in jobs.items()}, folder / "demo.h5")
     drawn: list[Path] = []
     for name, result in results.items():
-        kinds = ("contour", "3d") if isinstance(result, ls.Surface) and name != "mlp_trajectory" else (None,)
+        kinds: tuple[str | None, ...] = (None,)
+        if name in ("convnet", "mlp"):
+            kinds = ("contour", "3d")
+        elif name == "convnet_pair":
+            kinds = ("paths",)  # of one pair, a table and a graph say little
         for kind in kinds:
-            for picture, figure in pictures(result, kind):
+            quantity = "error" if name == "convnet_curve" else None
+            for picture, figure in pictures(result, kind, quantity):
                 drawn.append(save_figure(figure, folder / f"{name}_{picture.removeprefix('loss_')}.png"))
     accuracies = {factory.__name__: _accuracy(factory, folder) for factory in (digits_convnet, digits_mlp)}
     return Left(folder, file, tuple(drawn), tuple(jobs.values()), accuracies)

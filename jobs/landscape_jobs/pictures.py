@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from landscape import paths
+from landscape.agreement import Agreement
+from landscape.agreement_plotting import plot_agreement
+from landscape.connections import Connectivity
+from landscape.connectivity_plotting import KINDS as CONNECTIVITY_KINDS
+from landscape.connectivity_plotting import plot_connectivity, plot_history
+from landscape.curves import Curve
 from landscape.errors import InputError
 from landscape.opening import Result
+from landscape.path_plotting import plot_paths
 from landscape.plotting import plot_surface
 from landscape.results import Surface
 from landscape.spectra import Spectrum
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 def pictures(
     result: Result, kind: str | None = None, quantity: str | None = None, levels: str | None = None
 ) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) of the picture asked for; without a kind, all of a spectrum's and the usual one of a surface.
+    """(name, figure) of the picture asked for; without a kind, all there is something for, of a surface the usual one.
 
     Raises InputError for what a picture of this result cannot show.
     """
@@ -28,15 +36,35 @@ def pictures(
         shown = quantity or "loss"
         yield f"{shown}_{drawn}", plot_surface(result, shown, drawn, levels=levels or "auto")
         return
+    if isinstance(result, Agreement):
+        _only(kind, None)
+        for measure in (quantity,) if quantity is not None else result.values:
+            yield measure.replace(":", "_"), plot_agreement(result, measure)
+        return
     for option, value in (("-q", quantity), ("--levels", levels)):
         if value is not None:
-            raise InputError(f"{option} {value}: an option of surfaces; this result has curvature, leave it out")
-    if isinstance(result, Spectrum):
+            raise InputError(f"{option} {value}: an option of surfaces, and this result is none; leave it out")
+    if isinstance(result, Connectivity):
+        for name in (kind,) if kind is not None else CONNECTIVITY_KINDS:
+            yield name, plot_connectivity(result, name)
+    elif isinstance(result, paths.Path):
+        _only(kind, "path")
+        yield "path", plot_paths(result)
+    elif isinstance(result, Curve):
+        _only(kind, "history")
+        yield "history", plot_history(result)
+    elif isinstance(result, Spectrum):
         kinds = [kind] if kind is not None else kinds_of(result)
         if not kinds:
             raise InputError("nothing of this spectrum is computed yet, so there is nothing to draw")
         yield from ((name, plot_spectrum(result, name)) for name in kinds)
     else:
-        if kind not in (None, "layers"):
-            raise InputError(f"kind {kind!r} is not a picture of the spectra of layers; known: layers")
+        _only(kind, "layers")
         yield "layers", plot_layers(result)
+
+
+def _only(kind: str | None, known: str | None) -> None:
+    if kind not in (None, known):
+        raise InputError(
+            f"kind {kind!r} is not a picture of this result; {f'known: {known}' if known else 'it has one'}"
+        )

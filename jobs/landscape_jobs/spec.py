@@ -32,6 +32,13 @@ In the place of [plane] and [surface], one of these measures curvature:
     [layers]                                # eigenvalues and trace of every layer's diagonal block
     k = 1
 
+and this one measures pairs of models, on straight lines and on fitted curves:
+
+    [connectivity]
+    models = "trained/*.safetensors"
+    pairs = "all"                           # or ring, star, or a list such as [[0, 1], [2, 3]]
+    epochs = 50                             # of each fit, 0 for straight lines alone
+
 Relative paths start from the job file's folder, and so do those given with `--set`. `args` are handed to the factory
 as they stand.
 """
@@ -45,6 +52,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+from landscape.alignment import METHODS as ALIGNMENTS
+from landscape_kernels.curves import CURVES
 from landscape_kernels.normalise import NORMALIZATIONS
 from pydantic import (
     AfterValidator,
@@ -63,14 +72,23 @@ from pydantic import (
 
 from landscape.curvature import OPERATORS
 from landscape.errors import InputError, nearest
+from landscape.fit import DECAYS, OPTIMIZERS
 from landscape.grid import axis_values
 from landscape.losses import named_losses, named_metrics
 from landscape.objective import BATCHNORM_MODES, PRECISIONS
 from landscape.sampling import SAMPLINGS
+from landscape.states import PAIRS
 from landscape.trace import METHODS
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
-MEASURED = ("surface", "spectrum", "layers")  # tables that say what is measured; a job holds one of them
+MEASURED = (
+    "surface",
+    "spectrum",
+    "layers",
+    "connectivity",
+)  # tables that say what is measured; a job holds one of them
+
+_DATA = ("statistics", "train", "test")  # tables of data inside a table
 
 _CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -158,8 +176,8 @@ class DataTable(_Table):
 class ModelTable(_Table):
     """The network: a factory that returns an nn.Module, and the trained parameters put into it.
 
-    Without `checkpoint` it stays as the factory made it, except that planes of checkpoints bring their own: the first
-    of kind "through" and the last of kind "pca" is then loaded.
+    Without `checkpoint` it stays as the factory made it, except that planes of checkpoints and [connectivity] bring
+    their own: the last of a plane of kind "pca" and the first of the others is then loaded.
     """
 
     factory: CallableName
@@ -208,11 +226,19 @@ class DirectionsPlane(_Table):
     file: Path
 
 
+class CurvePlane(_Table):
+    """The plane of a fitted curve (a run folder or file of one), see `landscape.curve_plane`."""
+
+    kind: Literal["curve"]
+    curve: Path
+
+
 _PLANES: dict[str, type[_Table]] = {
     "random": RandomPlane,
     "through": ThroughPlane,
     "pca": PcaPlane,
     "directions": DirectionsPlane,
+    "curve": CurvePlane,
 }
 
 
@@ -224,7 +250,8 @@ PlaneTable = Annotated[
     Annotated[RandomPlane, Tag("random")]
     | Annotated[ThroughPlane, Tag("through")]
     | Annotated[PcaPlane, Tag("pca")]
-    | Annotated[DirectionsPlane, Tag("directions")],
+    | Annotated[DirectionsPlane, Tag("directions")]
+    | Annotated[CurvePlane, Tag("curve")],
     Discriminator(_plane_kind),
 ]
 
@@ -305,6 +332,34 @@ class LayersTable(_CurvatureTable):
         return self
 
 
+class ConnectivityTable(_Table):
+    """Pairs of models, on straight lines and on fitted curves, see `landscape.measure_connectivity`."""
+
+    models: Strings = Field(min_length=1)
+    pairs: Annotated[str, _one_of(PAIRS)] | tuple[tuple[Count, Count], ...] = "all"
+    t: Annotated[int, Field(strict=True, ge=2)] = 25
+    epochs: Count = 50
+    kind: Annotated[str, _one_of(CURVES)] = "bezier"
+    degree: Annotated[int, Field(strict=True, ge=2)] = 2
+    optimizer: Annotated[str, _one_of(tuple(OPTIMIZERS))] = "sgd"
+    lr: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    momentum: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    decay: Annotated[str, _one_of(DECAYS)] = "point"
+    batch_size: Positive = 128
+    parts: Positive = 1
+    align: Annotated[str, _one_of(ALIGNMENTS)] | None = None
+    batchnorm: Annotated[str, _one_of(("frozen", "reestimated"))] | None = None
+    seed: Whole = 0
+    train: DataTable | None = None
+    statistics: DataTable | None = None
+    test: DataTable | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the function that measures it, those given, without models and data."""
+        return self.model_dump(exclude_unset=True, exclude={"models", "train", "statistics", "test"})
+
+
 class RunTable(_Table):
     """Where the run goes and how it is spread: the run folder, torch threads per rank, ranks that share one point."""
 
@@ -324,6 +379,7 @@ class Job(_Table):
     surface: SurfaceTable | None = None
     spectrum: SpectrumTable | None = None
     layers: LayersTable | None = None
+    connectivity: ConnectivityTable | None = None
     run: RunTable
 
     @model_validator(mode="after")
@@ -442,7 +498,7 @@ def _unknown_key(where: Sequence[str | int], content: Mapping[str, Any]) -> str:
         owners = [other for other, model in _PLANES.items() if name in model.model_fields]
         if owners:
             return f"does not belong to a plane of kind {kind!r}, but to {' and '.join(map(repr, owners))}"
-    elif where[:2] == ["surface", "statistics"]:
+    elif len(where) > 2 and where[1] in _DATA:
         table = DataTable
     else:
         table = _table(str(where[0]))

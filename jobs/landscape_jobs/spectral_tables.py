@@ -10,10 +10,8 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from landscape.opening import Result
-from landscape.results import Surface
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
-from landscape_jobs.tables import _PROVENANCE, _pairs, _table, surface_tables
+from landscape_jobs.tables import _pairs, _table, provenance_table
 
 _WHAT = (
     "model",
@@ -31,16 +29,6 @@ _WHAT = (
 )
 
 
-def result_tables(result: Result, title: str) -> Iterator[RenderableType]:
-    """The tables of any result."""
-    if isinstance(result, Surface):
-        yield from surface_tables(result, title)
-    elif isinstance(result, Spectrum):
-        yield from spectrum_table(result, title)
-    else:
-        yield from layers_table(result, title)
-
-
 def spectrum_table(spectrum: Spectrum, title: str = "spectrum") -> Iterator[RenderableType]:
     """What was measured, the eigenvalues with their errors and residuals, the trace and the density."""
     cost = {"eigenvalues": _cost(spectrum.products, spectrum.passes)}
@@ -54,7 +42,7 @@ def spectrum_table(spectrum: Spectrum, title: str = "spectrum") -> Iterator[Rend
             yield _trace_of_layers(spectrum.trace)
     if spectrum.density is not None:
         yield _density(spectrum.density)
-    yield from _provenance(spectrum.attributes)
+    yield from provenance_table(spectrum.attributes)
 
 
 def layers_table(layers: LayerSpectra, title: str = "spectra of layers") -> Iterator[RenderableType]:
@@ -81,7 +69,7 @@ def layers_table(layers: LayerSpectra, title: str = "spectra of layers") -> Iter
     yield table
     if layers.whole_trace is not None:
         yield _trace(layers.whole_trace)
-    yield from _provenance(layers.attributes)
+    yield from provenance_table(layers.attributes)
 
 
 def _head(title: str, matrix: str, cost: Mapping[str, str], about: Mapping[str, Any]) -> Table:
@@ -143,12 +131,6 @@ def _density(density: Density) -> Table:
             "cost": _cost(density.products, density.passes),
         },
     )
-
-
-def _provenance(about: Mapping[str, Any]) -> Iterator[Table]:
-    known = {name: about[name] for name in _PROVENANCE if about.get(name) not in (None, "")}
-    if known:
-        yield _pairs("provenance", known)
 
 
 def _with_error(value: float, stderr: float) -> str:

@@ -21,6 +21,7 @@ from landscape_jobs.check import Trial
 
 if TYPE_CHECKING:
     from landscape.compat import ProductComparison
+    from landscape_jobs.pair_check import PairsTrial
     from landscape_jobs.spectral_check import CurvatureTrial
 
 _PROVENANCE = (
@@ -72,9 +73,14 @@ def surface_tables(surface: ls.Surface, title: str) -> Iterator[RenderableType]:
     yield _quantities(surface)
     if surface.points is not None:
         yield _points(surface.points, tuple(surface.axes), list(surface.values))
-    provenance = {name: about[name] for name in _PROVENANCE if about.get(name) not in (None, "")}
-    if provenance:
-        yield _pairs("provenance", provenance)
+    yield from provenance_table(about)
+
+
+def provenance_table(about: Mapping[str, Any]) -> Iterator[Table]:
+    """Where a result comes from, as far as it tells."""
+    known = {name: about[name] for name in _PROVENANCE if about.get(name) not in (None, "")}
+    if known:
+        yield _pairs("provenance", known)
 
 
 def status_table(folders: Sequence[str | Path]) -> Table:
@@ -110,10 +116,10 @@ def trial_table(trial: Trial) -> Table:
             "rows": f"{trial.rows}, of which {trial.done} are there already",
             "loss at two trial points": ", ".join(f"{loss:.6g}" for loss in trial.losses),
             "time per row": f"{trial.seconds:.3g} s",
-            **_times(trial),
-            "memory per rank": _bytes(trial.memory),
-            **({"GPU memory per rank": _bytes(trial.device_memory)} if trial.device_memory else {}),
-            "size of the result": f"about {_bytes(trial.result)}",
+            **times_table(trial),
+            "memory per rank": bytes_text(trial.memory),
+            **({"GPU memory per rank": bytes_text(trial.device_memory)} if trial.device_memory else {}),
+            "size of the result": f"about {bytes_text(trial.result)}",
         },
     )
 
@@ -136,10 +142,10 @@ def curvature_trial_table(trial: CurvatureTrial) -> Table:
             "trace": _trace_way(trial),
             "products": ", ".join(products) or "none",
             "time per product": f"{trial.product_seconds:.3g} s, {in_gradients:.2g} gradients of the loss",
-            **_times(trial),
-            "memory per rank": f"{_bytes(trial.memory)}, and {_bytes(trial.basis)} for vectors",
-            **({"GPU memory per rank": _bytes(trial.device_memory)} if trial.device_memory else {}),
-            "size of the result": f"about {_bytes(trial.result)}",
+            **times_table(trial),
+            "memory per rank": f"{bytes_text(trial.memory)}, and {bytes_text(trial.basis)} for vectors",
+            **({"GPU memory per rank": bytes_text(trial.device_memory)} if trial.device_memory else {}),
+            "size of the result": f"about {bytes_text(trial.result)}",
             "there already": trial.done or "nothing",
         },
     )
@@ -169,7 +175,8 @@ def _trace_way(trial: CurvatureTrial) -> str:
     return trial.method + gradients + (more if trial.method != "xtrace" else "")
 
 
-def _times(trial: Trial | CurvatureTrial) -> dict[str, str]:
+def times_table(trial: Trial | CurvatureTrial | PairsTrial) -> dict[str, str]:
+    """{on so many ranks: estimated time}."""
     many = (trial.ranks,) if trial.ranks > 1 else (8, 64)
     per_rank = f"{trial.threads} thread{'s' if trial.threads > 1 else ''} each"
     return {
@@ -257,5 +264,6 @@ def _pairs(title: str, content: Mapping[str, Any]) -> Table:
     return table
 
 
-def _bytes(count: int) -> str:
+def bytes_text(count: int) -> str:
+    """A size in MB or GB."""
     return f"{count / 2**20:.3g} MB" if count < 2**30 else f"{count / 2**30:.3g} GB"

@@ -1,0 +1,54 @@
+"""Heat maps of agreement between models, in the look of `landscape.plotting` and like it without pyplot."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from landscape.agreement import Agreement
+from landscape.heat_map import WRITTEN, heat_map, side_of
+
+_TITLES = {
+    "cka": "linear CKA",
+    "cka_unbiased": "unbiased linear CKA",
+    "disagreement": "share of predictions that differ",
+    "jensen_shannon": "mean Jensen-Shannon distance of predictions",
+    "l2": "Euclidean distance of the parameters",
+}
+
+
+def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
+    """A heat map of one measure over the pairs of models; cells of pairs that were not measured are hatched.
+
+    Up to 12 models each cell tells its number, with its standard error below where it has one. Raises InputError for a
+    measure that is not there.
+    """
+    matrix = agreement.matrix(measure)
+    count = len(agreement.labels)
+    side = side_of(count)
+    figure = Figure(figsize=(side + 2.4, side + 1.4), layout="constrained")
+    ax = figure.add_subplot()
+    bar = heat_map(figure, ax, matrix, agreement.labels, _texts(agreement, measure))
+    name, _, feature = measure.partition(":")
+    text = _TITLES[name]
+    if name.startswith("cka"):
+        text += f" of module {feature}" if feature else f" of {agreement.attributes.get('of', 'outputs')}"
+    bar.set_label("nat$^{1/2}$" if name == "jensen_shannon" else name.replace("_", " "))
+    ax.set_title(text, fontsize="medium")
+    pairs, measured = count * (count - 1) // 2, int(np.isfinite(agreement.values[measure]).sum())
+    notes = [f"{agreement.samples:,} samples", f"{measured} of {pairs} pairs"]
+    if count <= WRITTEN and measure in agreement.stderr and np.isfinite(agreement.stderr[measure]).any():
+        notes.append("± standard error over samples")
+    figure.supxlabel(" · ".join(notes), fontsize="small", color="0.35")
+    return figure
+
+
+def _texts(agreement: Agreement, measure: str) -> dict[tuple[int, int], str]:
+    """{(row, column): value and its standard error}."""
+    errors = agreement.stderr.get(measure, np.full(len(agreement.pairs), np.nan))
+    found: dict[tuple[int, int], str] = {}
+    for (i, j), value, error in zip(agreement.pairs.tolist(), agreement.values[measure], errors, strict=True):
+        if np.isfinite(value):
+            text = f"{value:#.3g}" + (f"\n±{error:.1g}" if np.isfinite(error) else "")
+            found |= {(i, j): text, (j, i): text}
+    return found

@@ -1,0 +1,145 @@
+"""Pictures of sweeps over pairs of models, in the look of `landscape.plotting` and like it without pyplot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from landscape.connections import Connectivity
+from landscape.curves import Curve
+from landscape.errors import InputError, nearest
+from landscape.heat_map import heat_map, short_name, side_of
+from landscape.path_plotting import plot_paths
+from landscape.results import FloatArray
+
+KINDS = ("table", "graph", "paths")
+_TITLES = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}
+_MOST_PATHS = 6  # pairs drawn in one picture
+
+
+def plot_connectivity(table: Connectivity, kind: str = "table", *, threshold: float | None = None) -> Figure:
+    """A picture of a sweep.
+
+    Kinds: "table", heat maps of the loss barrier on the straight line and on the fitted curve, with one colour scale;
+    "graph", the models on a circle, joined where the barrier (on the curve, where one was fitted) is at most
+    `threshold`, by default a tenth of the largest barrier on a straight line; "paths", the loss along line and curve
+    of the first pairs. Raises InputError for an unknown kind.
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind {kind!r} is not a kind of picture; {nearest(kind, KINDS)}")
+    if not table.computed.any():
+        raise InputError("no pair of this sweep is measured yet, so there is nothing to draw")
+    if kind == "table":
+        return _plot_tables(table)
+    return _plot_graph(table, threshold) if kind == "graph" else _plot_paths(table)
+
+
+def plot_history(curve: Curve) -> Figure:
+    """Loss, metrics and step size over the epochs of a fit. Raises InputError for a curve that was not fitted."""
+    if not curve.history:
+        raise InputError("the curve was given, not fitted, so it has no history of training to draw")
+    figure = Figure(figsize=(6.8, 1.0 + 2.0 * len(curve.history)), layout="constrained")
+    panels: list[Axes] = []
+    for place, (name, values) in enumerate(curve.history.items()):
+        ax = figure.add_subplot(len(curve.history), 1, place + 1, sharex=panels[0] if panels else None)
+        panels.append(ax)
+        ax.plot(np.arange(1, len(values) + 1), values, "o-", markersize=3, linewidth=1.2)
+        ax.set_ylabel("step size" if name == "lr" else name)
+        ax.grid(axis="y", color="0.92")
+        if (values > 0).all() and values.max() > 100 * values.min():
+            ax.set_yscale("log")
+        ax.tick_params(labelbottom=place == len(curve.history) - 1)
+    panels[-1].set_xlabel("epoch")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    note = "means over an epoch, each batch at its own place of the curve, in train mode"
+    figure.supxlabel(note, fontsize="small", color="0.35")
+    return figure
+
+
+def _plot_tables(table: Connectivity) -> Figure:
+    names = [name for name in _TITLES if name in table.numbers]
+    matrices = {name: table.matrix(name) for name in names}
+    finite = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
+    limits = (0.0, float(finite.max()) or 1.0)
+    side = side_of(len(table.labels))
+    figure = Figure(figsize=((side + 1.6) * len(names), side + 1.2), layout="constrained")
+    for place, (name, matrix) in enumerate(matrices.items()):
+        ax = figure.add_subplot(1, len(names), place + 1)
+        texts = {(i, j): f"{matrix[i, j]:.3g}" for i, j in np.ndindex(matrix.shape) if i != j and _known(matrix[i, j])}
+        bar = heat_map(figure, ax, matrix, table.labels, texts, limits)
+        bar.set_label("loss")
+        ax.set_title(_TITLES[name], fontsize="medium")
+    figure.supxlabel(_note(table), fontsize="small", color="0.35")
+    return figure
+
+
+def _plot_graph(table: Connectivity, threshold: float | None) -> Figure:
+    by = table.default_barrier
+    barriers = table.numbers[by]
+    lines = table.numbers["line_barrier"]
+    if threshold is None:
+        threshold = 0.1 * float(np.nanmax(np.where(np.isfinite(lines), lines, np.nan)))
+    count = len(table.labels)
+    angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
+    x, y = np.cos(angles), np.sin(angles)
+    figure = Figure(figsize=(6.4, 6.2), layout="constrained")
+    ax = figure.add_subplot()
+    groups = table.groups(threshold)
+    colour_of = {label: colormaps["tab10"](k % 10) for k, labels in enumerate(groups) for label in labels}
+    for (i, j), value in zip(table.pairs.tolist(), barriers, strict=True):
+        low = bool(value <= threshold)
+        colour = colour_of[table.labels[i]] if low else "0.85"
+        ax.plot(x[[i, j]], y[[i, j]], "-" if low else ":", color=colour, linewidth=2.2 if low else 0.8, zorder=1)
+    for k, label in enumerate(table.labels):
+        ax.plot(x[k], y[k], "o", color=colour_of[label], markeredgecolor="black", markersize=13, zorder=2)
+        _name(ax, short_name(label), angles[k])
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    ax.margins(0.22)
+    ax.set_title(f"{_TITLES[by]} at most {threshold:.3g}: {len(groups)} group{'s' if len(groups) > 1 else ''}")
+    figure.supxlabel(_note(table), fontsize="small", color="0.35")
+    return figure
+
+
+def _name(ax: Axes, text: str, angle: float) -> None:
+    side = math.cos(angle)
+    ax.annotate(
+        text,
+        (math.cos(angle), math.sin(angle)),
+        xytext=(18 * side, 18 * math.sin(angle)),
+        textcoords="offset points",
+        ha="left" if side > 0.3 else "right" if side < -0.3 else "center",
+        va="center",
+    )
+
+
+def _plot_paths(table: Connectivity) -> Figure:
+    measured = [pair for pair, done in zip(table.pairs.tolist(), table.computed, strict=True) if done][:_MOST_PATHS]
+    paths, labels = [], []
+    for i, j in measured:
+        name = f"{table.labels[i]} to {table.labels[j]}"
+        paths.append(table.line_path(i, j))
+        labels.append(f"{name}, straight line")
+        if table.curve:
+            paths.append(table.curve_path(i, j))
+            labels.append(f"{name}, fitted curve")
+    return plot_paths(paths, labels)
+
+
+def _known(value: float | FloatArray) -> bool:
+    return bool(np.isfinite(value))
+
+
+def _note(table: Connectivity) -> str:
+    fit = table.attributes.get("fit")
+    parts = [f"{len(table.labels)} models, {int(table.computed.sum())} of {len(table.pairs)} pairs measured"]
+    if isinstance(fit, dict):
+        parts.append(f"{fit['kind']} of degree {fit['degree']}, {fit['epochs']} epochs")
+    if table.attributes.get("align", "none") != "none":
+        parts.append(f"aligned by {table.attributes['align']}")
+    return " · ".join(parts)

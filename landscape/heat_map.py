@@ -1,0 +1,69 @@
+"""Square tables of numbers over pairs of models as coloured cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from landscape.results import FloatArray
+
+WRITTEN = 12  # models up to which every cell says its number
+_CELL = 0.75  # inches
+_NAME = 18  # characters of a name; longer ones are abbreviated
+
+
+def side_of(count: int) -> float:
+    """Length of a table's side for `count` models, in inches."""
+    return max(3.2, _CELL * min(count, 2 * WRITTEN))
+
+
+def heat_map(
+    figure: Figure,
+    ax: Axes,
+    matrix: FloatArray,
+    labels: Sequence[str],
+    texts: Mapping[tuple[int, int], str],
+    limits: tuple[float, float] | None = None,
+) -> Any:
+    """Colour the cells of `matrix` (N, N), hatched where it is NaN, the diagonal left blank; returns the colour bar.
+
+    `texts` {(row, column): text} stand in the cells up to 12 models. `limits` are the ends of the colour scale.
+    """
+    count = len(labels)
+    ax.patch.set(facecolor="white", hatch="///", edgecolor="0.8", linewidth=0)  # shows where no pair was measured
+    shown = matrix.copy()
+    np.fill_diagonal(shown, np.nan)
+    finite = shown[np.isfinite(shown)]
+    low, high = limits or ((float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0))
+    if low == high:
+        low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
+    image = ax.imshow(np.ma.masked_invalid(shown), cmap=colormaps["viridis"], vmin=low, vmax=high)
+    if count <= WRITTEN:
+        for (row, column), text in texts.items():
+            colour = "white" if np.isfinite(shown[row, column]) and shown[row, column] < (low + high) / 2 else "black"
+            ax.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
+    for k in range(count):  # a model with itself is no pair
+        ax.add_patch(_blank(k))
+    ticks = list(range(0, count, 1 + count // (4 * WRITTEN)))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(ticks, [short_name(labels[k]) for k in ticks])
+    ax.tick_params(axis="x", rotation=0 if max(map(len, labels)) < 8 else 90)
+    ax.tick_params(length=0)
+    bar = figure.colorbar(image, ax=ax, shrink=0.85)
+    bar.outline.set_visible(False)
+    return bar
+
+
+def short_name(name: str) -> str:
+    """A name that fits beside a table."""
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+
+
+def _blank(k: int) -> Rectangle:
+    return Rectangle((k - 0.5, k - 0.5), 1, 1, facecolor="white", edgecolor="none")

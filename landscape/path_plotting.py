@@ -1,0 +1,164 @@
+"""Pictures of paths between models, in the look of `landscape.plotting` and like it without pyplot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from landscape.errors import InputError, nearest
+from landscape.paths import Path, above_ends
+from landscape.plotting import _BLUE, _ORANGE, _RED
+
+AGAINST = ("t", "arc")
+
+_COLOURS = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#56B4E9", "0.35")  # Okabe and Ito's, but for the last
+_MARKS = ("ends", "±2 standard errors", "line between the ends", "NaN or Inf")  # last in the legend
+_FRACTIONS = ("error", "accuracy")  # drawn in per cent
+_SEEN = 0.08  # barriers lower than this share of the panel's height have no arrow; the sentence below tells them
+_WORDS = {"t": "t", "arc": "arc length in parameter units"}
+
+
+def plot_paths(
+    paths: Path | Sequence[Path],
+    labels: Sequence[str] = (),
+    *,
+    quantities: Sequence[str] = (),
+    against: str = "t",
+) -> Figure:
+    """Quantities along one path or several in one picture: the straight line and a curve between the same models.
+
+    A panel for each of `quantities`, by default the loss and the error (or accuracy) in per cent: a line with its band
+    of 2 standard errors (population), dashed on the test data; the ends as squares. In the panel of the loss the line
+    between the ends is dotted, and an arrow from it shows the barrier. `against` is "t" or "arc", the length along the
+    curve. NaN and Inf are crosses at the border, and the sentence below counts them and places not computed.
+
+    Raises InputError for no path, as many labels as paths, unknown `quantities` or `against`.
+    """
+    paths = [paths] if isinstance(paths, Path) else list(paths)
+    if not paths:
+        raise InputError("no path is given; give one or more")
+    if labels and len(labels) != len(paths):
+        raise InputError(f"{len(labels)} labels for {len(paths)} paths; give one each")
+    if against not in AGAINST:
+        raise InputError(f"against={against!r} is not known; {nearest(against, AGAINST)}")
+    shared = [name for name in paths[0].values if all(name in path.values for path in paths)]
+    if unknown := [name for name in quantities if name not in shared]:
+        raise InputError(f"not all paths have a quantity {unknown[0]!r}; {nearest(unknown[0], shared)}")
+    fraction = next((name for name in _FRACTIONS if name in shared), None)
+    panels = list(quantities) or [name for name in ("loss", fraction) if name in shared]
+    named = list(labels) or (_named(paths) if len(paths) > 1 else [""])
+    figure = Figure(figsize=(6.8, 1.2 + 2.9 * len(panels)), layout="constrained")
+    axes: list[Axes] = []
+    for place, name in enumerate(panels):
+        ax = figure.add_subplot(len(panels), 1, place + 1, sharex=axes[0] if axes else None)
+        axes.append(ax)
+        factor = 100.0 if name.removeprefix("test_") in _FRACTIONS else 1.0
+        for number, (path, label) in enumerate(zip(paths, named, strict=True)):
+            _draw(ax, path, name, label, _COLOURS[number % len(_COLOURS)], against, factor)
+        ax.set_ylabel(name)
+        if name == "loss":
+            for number, path in enumerate(paths):
+                _draw_barrier(ax, path, _COLOURS[number % len(_COLOURS)], against)
+        if factor != 1:
+            ax.yaxis.set_major_formatter("{x:g} %")
+        ax.yaxis.set_major_locator(MaxNLocator(6))
+        ax.grid(axis="y", color="0.92")
+        ax.set_axisbelow(True)
+        ax.tick_params(labelbottom=place == len(panels) - 1)
+    axes[-1].set_xlabel(_WORDS[against])
+    ends = [float((path.t if against == "t" else path.arc)[-1]) for path in paths]
+    axes[0].set_xlim(-0.03 * max(ends), 1.03 * max(ends))
+    return _close(figure, axes[0], [_note(path, label) for path, label in zip(paths, named, strict=True)])
+
+
+def _draw(ax: Axes, path: Path, name: str, label: str, colour: str, against: str, factor: float) -> None:
+    x = path.t if against == "t" else path.arc
+    test = f"test_{name}"
+    for quantity, style, suffix in ((name, "-", ""), (test, "--", "test data")):
+        if quantity not in path.values:
+            continue
+        known = path.computed & np.isfinite(path.values[quantity])
+        values = np.where(known, path.values[quantity], np.nan) * factor
+        error = 2 * factor * path.stderr[quantity]
+        text = ", ".join(part for part in (label or ("" if suffix else name), suffix) if part)
+        dense = len(path.t) > 31
+        look: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 1.4}
+        ax.plot(x, values, marker=None if dense else "o", markersize=2.8, label=text, **look)
+        if dense:  # values between two gaps are no line
+            alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
+            ax.plot(x[alone], values[alone], "o", color=colour, markersize=2.8)
+        band: dict[str, Any] = {"color": colour, "alpha": 0.2, "linewidth": 0, "label": "±2 standard errors"}
+        ax.fill_between(x, values - error, values + error, **band)
+        ends: dict[str, Any] = {"color": colour, "markeredgecolor": "black", "markersize": 6, "zorder": 4}
+        ax.plot(x[[0, -1]], values[[0, -1]], "s", label="ends", **ends)
+        for bad, height in ((np.isposinf, 0.97), (np.isneginf, 0.03), (np.isnan, 0.03)):
+            there = path.computed & bad(path.values[quantity])
+            if there.any():
+                heights = np.full(int(there.sum()), height)
+                ax.plot(x[there], heights, "x", color=_RED, transform=ax.get_xaxis_transform(), label="NaN or Inf")
+
+
+def _draw_barrier(ax: Axes, path: Path, colour: str, against: str) -> None:
+    """The line between the ends, and an arrow from it to where the loss is highest above it, unless it is tiny."""
+    known = path.computed & np.isfinite(path.values["loss"])
+    if not np.isfinite(path.barrier):
+        return
+    x = (path.t if against == "t" else path.arc)[known]
+    t, losses = path.t[known], path.values["loss"][known]
+    above = above_ends(t, losses)
+    line, top = losses - above, int(np.argmax(above))
+    ax.plot(x, line, ":", color=colour, linewidth=1, label="line between the ends")
+    low, high = ax.get_ylim()
+    if above[top] < _SEEN * (high - low):
+        return
+    place = float(x[top])
+    ax.annotate(
+        "",
+        (place, float(losses[top])),
+        (place, float(line[top])),
+        arrowprops={"arrowstyle": "<->", "color": colour, "shrinkA": 0, "shrinkB": 0, "linewidth": 1},
+    )
+    right = place > (x[0] + x[-1]) / 2
+    ax.annotate(
+        f"barrier {above[top]:.3g}",
+        (place, float(line[top] + above[top] / 2)),
+        xytext=(-6 if right else 6, 0),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="center",
+        fontsize="small",
+        color=colour,
+        bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7},
+    )
+
+
+def _named(paths: Sequence[Path]) -> list[str]:
+    return [
+        "straight line" if path.length <= path.distance * (1 + 1e-9) else str(path.attributes.get("curve_kind", ""))
+        for path in paths
+    ]
+
+
+def _note(path: Path, label: str) -> str:
+    parts = [f"barrier {path.barrier:.3g}", f"mc {path.mc:.3g} ({path.mc_quantity})", f"length {path.length:.4g}"]
+    values = path.values["loss"][path.computed]
+    counts = {"NaN": np.isnan(values).sum(), "Inf": np.isinf(values).sum(), "not computed": (~path.computed).sum()}
+    if left := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
+        parts.append(f"{left} of {len(path.t)} places")
+    return (f"{label}: " if label else "") + ", ".join(parts)
+
+
+def _close(figure: Figure, ax: Axes, notes: Sequence[str]) -> Figure:
+    """One legend above, and the sentences below the picture."""
+    entries: dict[str, Any] = {}
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+        entries.setdefault(label, handle)
+    order = sorted(entries, key=lambda label: label in _MARKS)
+    figure.supxlabel("\n".join(notes), fontsize="small", color="0.3")
+    figure.legend([entries[label] for label in order], order, loc="outside upper center", ncols=3, fontsize="small")
+    return figure

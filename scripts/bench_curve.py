@@ -1,0 +1,214 @@
+"""Speed of mode connectivity, as ratios against plain peers in one run; prints a Markdown table.
+
+    python scripts/bench_curve.py [--threads 1] [--shared ../shared] [--only PART ...]
+
+Peers: a plain training step of the same network (SGD with momentum on the module's own parameters, batches of 128 in an
+order drawn anew in each epoch, images in either memory format); 61 plain evaluations and statistics passes at the same
+points; two separate sweeps over half of the pairs each, started together. Every ratio is our time over the peer's
+(below 1: we are faster), the median of interleaved repeats, so that a slow machine slows both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from bench_surface import HERE, digits, machine, mlp, mpi_environment, mpiexec, resnet20, seconds
+from shared import ResNet20
+from torch import Tensor, nn
+
+import landscape as ls
+
+BATCH, LR, MOMENTUM = 128, 0.03, 0.9
+PLACES = 61
+IMAGES = 256
+MODELS = 10
+
+Timed = Callable[[], object]
+
+
+def interleaved(ours: Timed, peer: Timed, repeats: int) -> tuple[float, float, float]:
+    """(our time / peer time, our seconds, peer seconds): medians over interleaved repeats."""
+    times = [(seconds(ours), seconds(peer)) for _ in range(repeats)]
+    ratios = [a / b for a, b in times]
+    mine, other = zip(*times, strict=True)
+    return statistics.median(ratios), statistics.median(mine), statistics.median(other)
+
+
+def print_row(what: str, against: str, measured: str, asked: str, times: str) -> None:
+    print(f"| {what} | {against} | {measured} | {asked} | {times} |", flush=True)
+
+
+def other_resnet20(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return ResNet20().eval()
+
+
+# -- a training step --------------------------------------------------------------------------------------------------
+
+
+def plain_epoch(model: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """What one epoch of training is without a curve."""
+    order = torch.randperm(len(images))
+    for rows in order.split(BATCH):
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(images[rows]), labels[rows]).backward()
+        optimizer.step()
+
+
+def step(shared: Path) -> None:
+    trained, (images, labels), note = resnet20(shared)
+    images, labels = images[: 4 * BATCH], labels[: 4 * BATCH]
+    steps = len(images) // BATCH
+    objective = ls.Objective(trained, "cross_entropy", (images[:BATCH], labels[:BATCH]))
+    ends = trained.state_dict(), other_resnet20(1).state_dict()
+
+    def curve() -> None:
+        options = {"batch_size": BATCH, "lr": LR, "momentum": MOMENTUM}
+        ls.fit_curve(objective, *ends, epochs=2, train=(images, labels), seed=0, **options)  # type: ignore[arg-type]
+
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = other_resnet20(2).train().to(memory_format=layout)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM)
+        laid_out = images.contiguous(memory_format=layout)
+
+        def plain(m: nn.Module = model, x: Tensor = laid_out, o: torch.optim.Optimizer = optimizer) -> None:
+            for _ in range(2):
+                plain_epoch(m, x, labels, o)
+
+        curve(), plain()
+        ratio, mine, other = interleaved(curve, plain, 7)
+        name = str(layout).removeprefix("torch.")
+        print_row(
+            f"step of a quadratic Bezier curve, ResNet-20, batch {BATCH}, float32 ({note})",
+            f"a plain step, {name}",
+            f"{ratio:.3f}",
+            "<= 1.10",
+            f"{mine / steps / 2 * 1e3:.0f} ms against {other / steps / 2 * 1e3:.0f} ms a step",
+        )
+
+
+# -- evaluation along a curve -----------------------------------------------------------------------------------------
+
+
+def path(shared: Path) -> None:
+    trained, (images, labels), note = resnet20(shared)
+    data = images[:IMAGES], labels[:IMAGES]
+    objective = ls.Objective(trained, "cross_entropy", data, metrics=("error",))
+    a, b = objective.theta, torch.nn.utils.parameters_to_vector(other_resnet20(1).parameters()).detach()
+    curve = ls.curve_from_points(objective, [a, (a + b) / 2, b], kind="bezier")
+    ratios, mine, other = [], [], []
+    losses: list[float] = []
+
+    def plain() -> None:
+        losses.clear()
+        for t in np.linspace(0, 1, PLACES):
+            theta = curve.point(float(t))
+            losses.append(float(objective.evaluate(theta, buffers=objective.reestimate(theta))["loss"]))
+
+    ls.measure_path(objective, curve, t=3)
+    for _ in range(3):
+        start = time.perf_counter()
+        found = ls.measure_path(objective, curve, t=PLACES)
+        mine.append(time.perf_counter() - start)
+        other.append(seconds(plain))
+        ratios.append(mine[-1] / other[-1])
+    print_row(
+        f"path at {PLACES} t with statistics re-estimated, ResNet-20, {len(data[0])} images, float32 ({note})",
+        f"{PLACES} evaluations and {PLACES} statistics passes",
+        f"{statistics.median(ratios):.3f}",
+        "<= 1.05",
+        f"{statistics.median(mine):.1f} s against {statistics.median(other):.1f} s",
+    )
+    gap = float(np.abs(found.values["loss"] - losses).max())
+    print_row("path: largest gap of the losses", "the same evaluations", f"{gap:.1e}", "0", f"{PLACES} places")
+
+
+# -- alignment --------------------------------------------------------------------------------------------------------
+
+
+def align(shared: Path) -> None:
+    trained, (images, labels), note = resnet20(shared)
+    objective = ls.Objective(trained, "cross_entropy", (images[:BATCH], labels[:BATCH]))
+    other = other_resnet20(1)
+    for method in ("weights", "activations"):
+        found = [seconds(lambda m=method: ls.align(objective, trained, other, method=m)) for _ in range(3)]  # type: ignore[misc]
+        print_row(
+            f"alignment of two ResNet-20 by {method}, {BATCH} images (one {note}, one not trained)",
+            "",
+            f"{statistics.median(found):.1f} s",
+            "<= 10 s",
+            "median of 3, verification included",
+        )
+
+
+# -- sweeps -----------------------------------------------------------------------------------------------------------
+# One rank of the sweep: `bench_curve.py --rank PART OUT` fits and measures half of the pairs (0 or 1) or all ("all").
+
+
+def rank_job(part: str, out: str) -> None:
+    torch.set_num_threads(1)
+    models = []
+    for seed in range(MODELS):
+        torch.manual_seed(seed)
+        models.append(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
+    objective = ls.Objective(mlp(), "cross_entropy", digits(), metrics=("error",))
+    pairs = [(i, j) for i in range(MODELS) for j in range(i + 1, MODELS)]
+    chosen = pairs if part == "all" else pairs[int(part) :: 2]
+    ls.measure_connectivity(objective, models, pairs=chosen, epochs=20, t=25, out=out)
+
+
+def sweep(shared: Path) -> None:
+    command = [sys.executable, __file__, "--rank"]
+    environment = {**mpi_environment(), "OMP_NUM_THREADS": "1"}
+    times = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            halves = [subprocess.Popen([*command, part, f"{folder}/{part}"], env=environment) for part in "01"]
+            assert [half.wait() for half in halves] == [0, 0]
+            apart = time.perf_counter() - start
+            start = time.perf_counter()
+            subprocess.run([*mpiexec(2), *command, "all", f"{folder}/all"], env=environment, check=True)
+            times.append((time.perf_counter() - start, apart))
+    ratio, together, apart = sorted((a / b, a, b) for a, b in times)[1]
+    print_row(
+        f"sweep over all pairs of {MODELS} MLPs (64-64-64-10, digits) on 2 ranks, start-up included",
+        "two runs on half the pairs each, started together",
+        f"{ratio:.3f}",
+        "<= 1.08",
+        f"{together:.1f} s against {apart:.1f} s",
+    )
+
+
+PARTS = {part.__name__: part for part in (step, path, align, sweep)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--only", nargs="+", choices=PARTS)
+    parser.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.rank:
+        rank_job(*given.rank)
+        return
+    print(machine(), end="\n\n")
+    print("| what | against | measured | asked | times |\n|---|---|---|---|---|", flush=True)
+    for name in given.only or PARTS:
+        PARTS[name](given.shared)
+
+
+if __name__ == "__main__":
+    main()

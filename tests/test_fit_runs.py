@@ -1,0 +1,247 @@
+"""fit_curve stopped, killed and resumed, on ranks, in folders; what it leaves of the user's world."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fit_job
+import numpy as np
+import pytest
+import torch
+from conftest import GUARD, PROGRAMS, RunMpi, mpi_environment
+from torch import nn
+
+from landscape import claims, fit, hdf5
+from landscape.curve_schema import read_curve
+from landscape.curves import Curve
+from landscape.data import random_streams
+from landscape.errors import InputError, NumericalError, RunInterrupted, StoreError
+from landscape.fit import curve_from_rows, fit_curve
+from landscape.store import Store
+
+INPUTS, LABELS = fit_job.samples()
+
+
+# -- stopping and resuming --------------------------------------------------------------------------------------------
+
+
+DATA: dict[str, Callable[[], Any]] = {
+    "loader": fit_job.augmented,
+    "own generator": lambda: fit_job.augmented(generator=torch.Generator().manual_seed(random.randrange(10**6))),
+    "workers": lambda: fit_job.augmented(num_workers=2),
+    "list of batches": lambda: list(zip(INPUTS.split(8), LABELS.split(8), strict=True)),
+    "tensors": lambda: (INPUTS, LABELS),
+    "dataset": fit_job.Augmented,
+}
+
+
+@pytest.mark.parametrize("kind", list(DATA))
+def test_resumed_equals_uninterrupted(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the middle of epoch 3, then at the end of epoch 4, with the random streams elsewhere each time."""
+    monkeypatch.setattr(fit, "_SAVE_EVERY", 0.0)
+
+    def run(stop: int, out: Path | None) -> tuple[Curve | None, int]:
+        model = fit_job.net()
+        optimizer = "adam" if kind == "tensors" else "sgd"
+        torch.rand(random.randrange(1, 50)), np.random.rand(random.randrange(1, 50))
+        with fit_job.Stopped(model, stop) as steps:
+            try:
+                options: dict[str, Any] = {"optimizer": optimizer, "epochs": 5, "batch_size": 8, "out": out}
+                return fit_job.fitted(model, train=DATA[kind](), **options), steps.count
+            except RunInterrupted:
+                return None, steps.count
+
+    steps = fit_job.STEPS
+    whole, made = run(0, None)
+    assert made == 5 * steps
+    assert run(2 * steps + 3, tmp_path / "run") == (None, 2 * steps + 3)
+    assert run(2 * steps, tmp_path / "run") == (None, 2 * steps)
+    resumed, made = run(0, tmp_path / "run")
+    assert made == 2 * steps  # epoch 4 was stopped in its last step
+    assert whole is not None
+    assert resumed is not None
+    assert torch.equal(resumed.control_points, whole.control_points)
+    for name, values in whole.history.items():
+        assert np.array_equal(resumed.history[name], values), name
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[int, np.ndarray]:
+    """Control points for each number of parts, on one rank."""
+    return {parts: fit_job.fitted(fit_job.spectral_net(), parts=parts).control_points.numpy() for parts in (1, 2, 4)}
+
+
+def test_killed_process_resumes(tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
+    """SIGKILL in the middle of epoch 3: the states of whole epochs are there."""
+    command = [sys.executable, str(PROGRAMS / "fit_job.py"), str(tmp_path), "kill", str(2 * fit_job.STEPS + 2), "1"]
+    done = subprocess.run(command, env=mpi_environment(), timeout=GUARD, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "run_1" / fit.FIT_STATE).exists()
+    with fit_job.Stopped(model := fit_job.spectral_net()) as steps:
+        curve = fit_job.fitted(model, out=tmp_path / "run_1")
+    assert steps.count == 2 * fit_job.STEPS
+    assert np.array_equal(curve.control_points.numpy(), alone[1])
+    assert not (tmp_path / "run_1" / fit.FIT_STATE).exists()
+
+
+@pytest.mark.mpi
+def test_any_number_of_ranks(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
+    """1, 2 and 4 parts on 2 ranks: the bits of one rank."""
+    done = run_mpi(2, "fit_job.py", tmp_path, 1, 2, 4)
+    assert done.returncode == 0, done.stderr
+    for parts, points in alone.items():
+        assert np.array_equal(np.load(tmp_path / f"points_{parts}.npy"), points), parts
+    assert not np.array_equal(alone[1], alone[2])  # other batch statistics
+
+
+@pytest.mark.mpi
+def test_killed_ranks_resume_on_one(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
+    done = run_mpi(2, "fit_job.py", tmp_path, "kill", 2 * fit_job.STEPS + 2, 2)
+    assert done.returncode != 0
+    assert (tmp_path / "run_2" / fit.FIT_STATE).exists()
+    with fit_job.Stopped(model := fit_job.spectral_net()) as steps:
+        curve = fit_job.fitted(model, parts=2, out=tmp_path / "run_2")
+    assert steps.count == 2 * 2 * fit_job.STEPS
+    assert np.array_equal(curve.control_points.numpy(), alone[2])
+
+
+def test_finished_folder(tmp_path: Path) -> None:
+    """It is read, not fitted again; the file holds the curve, its history and where it is from."""
+    model = fit_job.net()
+    curve = fit_job.fitted(model, out=tmp_path / "run")
+    with fit_job.Stopped(model) as steps:
+        again = fit_job.fitted(model, out=tmp_path / "run")
+    assert steps.count == 0
+    read = read_curve(hdf5.read(tmp_path / "run" / "landscape.h5"), "landscape.h5")
+    for other in (again, read):
+        assert other.kind == "bezier"
+        assert torch.equal(other.control_points, curve.control_points)
+        assert list(other.history) == ["loss", "lr"]
+        for name, values in curve.history.items():
+            assert np.array_equal(other.history[name], values)
+        settings = {"made": "fitted", "degree": 2, "epochs": 4, "lr": 0.1, "optimizer": "sgd", "decay": "point"}
+        assert settings.items() <= dict(other.attributes).items()
+        assert other.attributes["train"] == "DataLoader, Augmented of 48, batches of 8"
+        assert other.attributes["seed"] == 0
+
+
+def test_unfinished_folder(tmp_path: Path) -> None:
+    with fit_job.Stopped(model := fit_job.net(), 3), pytest.raises(RunInterrupted, match="the same command goes on"):
+        fit_job.fitted(model, out=tmp_path / "run")
+    store = Store.open(tmp_path / "run")
+    with pytest.raises(StoreError, match="not fitted to the end yet"):
+        curve_from_rows(store.description(), store.rows(), store.history())
+
+
+def test_progress_tells_epoch_loss_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_REPORT", 0.0)
+    notes: list[str] = []
+    fit_job.fitted(fit_job.net(), progress=lambda progress: notes.append(progress.note))
+    told = [note for note in notes if note.startswith("epoch")]
+    assert told[0].startswith("epoch 1 of 4, loss 1.")
+    assert told[-1].startswith("epoch 4 of 4, loss ")
+    assert told[-1].endswith(" left")
+
+
+# -- the user's world -------------------------------------------------------------------------------------------------
+
+
+def world_of(model: nn.Module, generator: torch.Generator) -> Iterator[Any]:
+    """All that a user may see."""
+    for parameter in model.parameters():
+        yield parameter.data_ptr()
+        yield parameter.tolist()
+        yield parameter.requires_grad
+        yield None if parameter.grad is None else (id(parameter.grad), parameter.grad.tolist())
+    for buffer in model.buffers():
+        yield id(buffer)
+        yield buffer.tolist()
+    yield [module.training for module in model.modules()]
+    yield random_streams()
+    yield torch.get_rng_state().tolist()
+    yield generator.get_state().tolist()
+    yield torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("ending", ["finished", "stopped", "diverged", "broken"])
+def test_the_users_world_is_untouched(ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_REPORT_EVERY", 0.0)  # a loss that is NaN is seen in the middle of an epoch
+    model = fit_job.net().train()
+    model[1].eval()
+    model(INPUTS).sum().backward()  # gradients, and statistics of BatchNorm
+    model[4].weight.grad = None
+    generator = torch.Generator().manual_seed(3)
+    objective = fit_job.objective(model)
+    a, b = fit_job.ends(objective)
+    before = list(world_of(model, generator))
+    expected = {"stopped": RunInterrupted, "diverged": NumericalError, "broken": ArithmeticError}.get(ending)
+    steps = 0
+
+    def seen(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if ending == "stopped" and steps == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if ending == "broken" and steps == 9:
+            raise ArithmeticError("in the middle")
+        return outputs * math.nan if ending == "diverged" and steps == 9 else outputs
+
+    handle = model.register_forward_hook(seen)
+    try:
+        fit_curve(objective, a, b, epochs=3, train=fit_job.augmented(generator=generator))
+        assert expected is None
+    except (Exception, RunInterrupted) as error:
+        kept = error  # with its traceback, and so the frames
+        assert expected is not None
+        assert isinstance(kept, expected) or "ArithmeticError: in the middle" in str(kept)
+        assert list(world_of(model, generator)) == before
+    handle.remove()
+    assert list(world_of(model, generator)) == before
+    assert steps == 18 if ending == "finished" else steps >= 9
+
+
+def test_ends_and_start_are_not_written_to() -> None:
+    objective = fit_job.objective()
+    given = [*fit_job.ends(objective), 0.5 * objective.theta]
+    copies = [point.clone() for point in given]
+    fit_curve(objective, given[0], given[1], epochs=2, start=[given[2]])
+    assert all(torch.equal(point, copy) for point, copy in zip(given, copies, strict=True))
+    assert torch.equal(objective.theta, copies[0])
+
+
+# -- folders that do not fit ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [({"lr": 0.2}, "lr"), ({"seed": 1}, "seed"), ({"degree": 3}, "degree"), ({"train": (INPUTS, LABELS)}, "train")],
+)
+def test_folder_of_another_fit(other: dict[str, Any], named: str, tmp_path: Path) -> None:
+    options = {"epochs": 1, "train": (INPUTS + 1, LABELS), "out": tmp_path / "run"}
+    fit_job.fitted(fit_job.net(), **options)
+    with pytest.raises(InputError, match=rf"(?s)holds a different run.*{named}.*Name another folder"):
+        fit_job.fitted(fit_job.net(), **{**options, **other})
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "flipped"])
+def test_damaged_state(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_SAVE_EVERY", 0.0)
+    with fit_job.Stopped(model := fit_job.net(), 9), pytest.raises(RunInterrupted):
+        fit_job.fitted(model, out=tmp_path / "run")
+    state = tmp_path / "run" / fit.FIT_STATE
+    whole = state.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(b"free.npy") + 400] ^= 255
+    state.write_bytes({"cut": whole[:-40], "empty": b"", "garbage": b"half a file", "flipped": bytes(flipped)}[damage])
+    with pytest.raises(StoreError, match=r"cannot read the state .*fit\.npz: .*\. Delete it; the fit then starts anew"):
+        fit_job.fitted(fit_job.net(), out=tmp_path / "run")
+    state.unlink()
+    assert fit_job.fitted(fit_job.net(), out=tmp_path / "run").history["loss"].shape == (4,)
