@@ -115,7 +115,9 @@ def test_killed_twice_and_resumed_on_four_ranks_is_the_serial_sweep(tmp_path: Pa
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        kill_trials.wait_for(lambda least=least: epochs_in(tmp_path) >= least or process.poll() is not None)
+        kill_trials.wait_for(
+            lambda least=least, process=process: epochs_in(tmp_path) >= least or process.poll() is not None
+        )
         assert process.poll() is None, "it ended before it was killed"
         os.kill(process.pid, signal.SIGKILL)
         for pid in kill_trials.pids(tmp_path).values():
