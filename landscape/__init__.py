@@ -10,7 +10,7 @@
 """
 
 from landscape.agreement import Agreement, measure_agreement
-from landscape.alignment import align
+from landscape.alignment import Alignment, align, find_alignment
 from landscape.checkpoint import load_checkpoint, read_state
 from landscape.claims import Progress
 from landscape.connections import Connectivity
@@ -42,6 +42,7 @@ from landscape.vtk import write_vtk
 
 __all__ = [
     "Agreement",
+    "Alignment",
     "Connectivity",
     "CurvatureOperator",
     "Curve",
@@ -67,6 +68,7 @@ __all__ = [
     "curve_from_points",
     "curve_plane",
     "eigenvector_plane",
+    "find_alignment",
     "fit_curve",
     "load_checkpoint",
     "measure_agreement",

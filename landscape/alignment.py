@@ -126,9 +126,10 @@ def find_alignment(
     "weights" maximises <theta_a, P theta_b>, which minimises |theta_a - P theta_b|, by coordinate descent over the
     groups of units that permute together: at most `sweeps` through them in each of `restarts` random orders from
     `seed`. "activations" maximises, group by group, the sum over units of the correlation of their activations on
-    `data` (in a form the objective takes; by default its own); groups whose activations meet no weight stay as they
-    are. Ainsworth et al., ICLR 2023, sections 3.1 and 3.2; their groups are written by hand, here they are found from
-    the model (`find_symmetry`) or stated by `table`, {group: [(parameter or buffer name, axis), ...]}.
+    `data` (in a form the objective takes; by default its own); groups whose activations meet no weight, or only beside
+    other units that move, stay as they are. Ainsworth et al., ICLR 2023, sections 3.1 and 3.2; their groups are written
+    by hand, here they are found from the model (`find_symmetry`) or stated by `table`,
+    {group: [(parameter or buffer name, axis), ...]}.
 
     Raises InputError for an unknown method, models that do not fit or are not finite, a model none of whose units can
     be permuted, and where outputs change by more than 1e-5 of the largest, naming the first layer whose output does.

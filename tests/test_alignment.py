@@ -338,6 +338,37 @@ def test_activation_matching_is_the_best_assignment_of_correlations() -> None:
     assert tuple(found) == best
 
 
+def test_activations_beside_units_that_move_are_left_out() -> None:
+    """Heads through one layer: until they are matched, rows of the two models are not the same samples."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.make, self.each, self.head = nn.Linear(3, 8), nn.Linear(4, 5), nn.Linear(10, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(F.relu(self.each(torch.tanh(self.make(x)).view(-1, 2, 4))).flatten(1))
+
+    torch.manual_seed(0)
+    model = spread(Shared())
+    state, objective = model.state_dict(), objective_of(model, (3,))
+    make, each = state["make.weight"].view(2, 4, 3), state["each.weight"]
+    p, q, heads = shuffled(4, 1), shuffled(5, 2), torch.tensor([1, 0])
+    permuted = {
+        "make.weight": make[heads][:, p].reshape(8, 3),
+        "make.bias": state["make.bias"].view(2, 4)[heads][:, p].reshape(8),
+        "each.weight": each[q][:, p],
+        "each.bias": state["each.bias"][q],
+        "head.weight": state["head.weight"].view(3, 2, 5)[:, heads][:, :, q].reshape(3, 10),
+        "head.bias": state["head.bias"],
+    }
+    found = find_alignment(objective, model, permuted, "activations")
+    assert all((permutation == np.arange(permutation.shape[1])).all() for permutation in found.permutations.values())
+    assert found.similarity == found.similarity_before
+    back = align(objective, model, permuted)
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
