@@ -29,7 +29,7 @@ from landscape.losses import main_output
 from landscape.objective import Objective
 from landscape.path import check_statistics
 from landscape.results import FloatArray
-from landscape.states import ThetaLike, model_labels, model_pairs, read_model
+from landscape.states import ThetaLike, model_labels, model_pairs, read_models
 from landscape.store import History, result_attributes
 from landscape.task import Description, Row, Rows
 from landscape.trees import batch_size, digest, tensors_in
@@ -134,13 +134,13 @@ class AgreementTask:
         statistics: Any = None,
         labels: Sequence[str] = (),
     ) -> None:
-        self._pairs = model_pairs(len(thetas), pairs)
         self._labels = model_labels(thetas, labels)
+        self._pairs = model_pairs(len(thetas), pairs)
         _check_options(objective, of, batchnorm, statistics)
         self._objective, self._batchnorm = objective, batchnorm
         self._features = (features,) if isinstance(features, str) else tuple(features or ())
         self._used, self._products = _products(self._pairs)
-        self._models = [read_model(objective, thetas[i]) for i in self._used]
+        self._models = read_models(objective, [thetas[i] for i in self._used], [self._labels[i] for i in self._used])
         if batchnorm == "frozen" and objective.batchnorm_names:
             self._require_statistics()
         self._statistics = objective.read_statistics(statistics) if batchnorm == "reestimated" else None
@@ -154,7 +154,7 @@ class AgreementTask:
         """See `Task`."""
         objective = self._objective
         identity = {
-            "objective": objective.identity(),
+            "objective": objective.identity(centre=self._batchnorm == "frozen" and bool(objective.batchnorm_names)),
             "models": [digest(theta, *buffers.values()) for theta, buffers in self._models]
             if self._batchnorm == "frozen"
             else [digest(theta) for theta, _ in self._models],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NUMBERS: Mapping[str, str] = {
     "line_barrier": "barrier of the loss on the straight line",
+    "barrier": "the lower of the barriers on the straight line and on the fitted curve",
     "line_mc": "mode connectivity (mc) on the straight line",
     "curve_barrier": "barrier of the loss on the fitted curve",
     "curve_mc": "mode connectivity (mc) on the fitted curve",
@@ -82,6 +83,7 @@ class Connectivity:
             found[f"{kind}_barrier"] = np.array([path.barrier for path in paths])
             found[f"{kind}_mc"] = np.array([path.mc for path in paths])
         if self.curve:
+            found["barrier"] = np.fmin(found["line_barrier"], found["curve_barrier"])
             found["length"] = self.arc[:, -1]
         return {name: np.where(self.computed, values, np.nan) for name, values in found.items()}
 
@@ -99,7 +101,8 @@ class Connectivity:
     def groups(self, threshold: float, by: str | None = None) -> list[list[str]]:
         """Connected parts of the low-loss graph, largest first: models joined where a barrier is at most `threshold`.
 
-        `by` is one of `numbers`, by default the barrier on the fitted curve, else on the line.
+        `by` is one of `numbers`, by default the lower of the barriers on the line and on the fitted curve. Pairs that
+        are not measured do not join.
         """
         below = self.matrix(by or self.default_barrier) <= threshold
         count, part = connected_components(coo_array(below), directed=False)
@@ -109,7 +112,7 @@ class Connectivity:
     @property
     def default_barrier(self) -> str:
         """The number that pictures and groups are about unless told otherwise."""
-        return "curve_barrier" if self.curve else "line_barrier"
+        return "barrier" if self.curve else "line_barrier"
 
     def to_xarray(self) -> xarray.Dataset:
         """The sweep as an xarray Dataset over (pair, t)."""

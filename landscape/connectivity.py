@@ -17,7 +17,7 @@ from landscape.alignment import METHODS, align
 from landscape.claims import Progress
 from landscape.comm import SERIAL, Communicator, world
 from landscape.connections import Connectivity
-from landscape.curves import Curve, require_finite
+from landscape.curves import Curve
 from landscape.data import Data
 from landscape.errors import InputError, nearest
 from landscape.fit import CurveFit, FitSettings, on_line, training_data
@@ -25,7 +25,7 @@ from landscape.loop import agree, run_task
 from landscape.objective import Objective
 from landscape.path import check_statistics, chosen_batchnorm, evaluated, places_of
 from landscape.results import FloatArray
-from landscape.states import ThetaLike, model_labels, model_pairs, read_model
+from landscape.states import ThetaLike, model_labels, model_pairs, read_model, read_models, require_finite
 from landscape.store import History, result_attributes
 from landscape.task import Description, ItemStopped, Row, Rows
 from landscape.training import TrainingData
@@ -72,11 +72,11 @@ class ConnectivityTask:
         if epochs < 0:
             raise InputError(f"epochs={epochs}; give 1 or more, or 0 to fit no curves")
         self._objective, self._align, self._seed, self._folder = objective, align, seed, folder
+        self._labels = model_labels(thetas, labels)
         self._pairs = model_pairs(len(thetas), pairs)
         self._t = places_of(t)
-        self._labels = model_labels(thetas, labels)
         self._thetas = list(thetas)
-        self._models = [read_model(objective, theta) for theta in thetas]
+        self._models = read_models(objective, thetas, self._labels)
         self._check_models()
         self._settings: FitSettings | None = None
         self._train: TrainingData | None = None
@@ -90,9 +90,10 @@ class ConnectivityTask:
         if self._batchnorm == "reestimated":
             self._statistics = objective.read_statistics(statistics)
             check_statistics(self._statistics)
-        elif self._batchnorm != "frozen":
+        elif objective.batchnorm_names:
             raise InputError(
-                f"batchnorm={self._batchnorm!r} is not for fitted curves; use 'reestimated', or measure_path on a line"
+                f"batchnorm={self._batchnorm!r} gives no statistics that fit every model and every place between them; "
+                "leave it out, they are then re-estimated (or use measure_path on one line)"
             )
         self._test = None if test is None else objective.on(objective.read(test))
         self.count, self.places = len(self._pairs), len(self._t)
@@ -120,12 +121,12 @@ class ConnectivityTask:
                 columns |= {f"{kind}_{name}": (len(self._t),), f"{kind}_{name}_stderr": (len(self._t),)}
         columns |= {"arc": (len(self._t),), "distance": (), "unaligned_distance": (), "loss": ()}
         identity = {
-            "objective": objective.identity(),
+            "objective": objective.identity(centre=False),
             "models": [digest(vector, *buffers.values()) for vector, buffers in self._models],
             "pairs": [list(pair) for pair in self._pairs],
             "t": self._t.tolist(),
             "fit": None if settings is None else {**asdict(settings), "lr": settings.step_size},
-            "train": "" if self._train is None else self._train.about,
+            "train": "" if self._train is None else self._train.identity(self._seed),
             "align": self._align,
             "batchnorm": self._batchnorm,
             "statistics": "" if self._statistics is None else self._statistics.digest,
@@ -156,7 +157,7 @@ class ConnectivityTask:
         row |= {"arc": np.full(len(self._t), np.nan), "distance": line.distance, "unaligned_distance": unaligned}
         row["loss"] = float(np.max(row["line_loss"]))
         if self._settings is not None:
-            curve = self._fitted(a, b, f"{i}-{j}", name, group)
+            curve = self._fitted(a, b, (i, j), name, group)
             row |= self._along("curve", curve, name, group) | {"arc": curve.arc(self._t)}
             row["loss"] = float(np.max(row["curve_loss"]))
         return row
@@ -165,20 +166,30 @@ class ConnectivityTask:
         """See `Task`: one round."""
         return self.count
 
-    def _fitted(self, a: Tensor, b: Tensor, number: str, name: str, group: Communicator) -> Curve:
+    def _fitted(self, a: Tensor, b: Tensor, pair: tuple[int, int], name: str, group: Communicator) -> Curve:
+        i, j = pair
         settings, train, folder = self._settings, self._train, self._folder
         assert settings is not None
         assert train is not None
         points = on_line(a, b, settings.degree)
-        state = None if folder is None else folder / STATE_FOLDER / f"{number}.npz"
+        state = None if folder is None else folder / STATE_FOLDER / f"{i}-{j}.npz"
         fit = CurveFit(self._objective, points, train, settings, self._seed)
         found = fit.run(group, state=state, report=lambda text: self._tell(f"{name}: {text}"), stopping=self.stopping)
         quantities = [*self._objective.quantities, "lr"]
         history = {quantity: found.history[:, k] for k, quantity in enumerate(quantities)}
-        attributes = {"made": "fitted", "seed": self._seed, "train": train.about, **asdict(settings)}
+        attributes = result_attributes(self.describe(), History()) | {
+            "made": "fitted",
+            "from": self._labels[i],
+            "to": self._labels[j],
+            "align": self._align or "none",
+            "train": train.about,
+            "seed": self._seed,
+            **{key: value for key, value in asdict(settings).items() if key != "kind"},
+            "lr": settings.step_size,
+        }
         curve = Curve(settings.kind, found.control_points, attributes, history)
         if folder is not None and group.rank == 0:
-            curve.save(folder / CURVE_FOLDER / f"{number}.h5")
+            curve.save(folder / CURVE_FOLDER / f"{i}-{j}.h5")
         return curve
 
     def _along(self, kind: str, curve: Curve, name: str, group: Communicator) -> dict[str, Any]:
@@ -258,7 +269,7 @@ def measure_connectivity(
     numbers. With `align` "weights" or "activations" the second model of a pair is first permuted to match the first
     (see `align`). Every pair is measured at the places `t` (their number, or values in [0, 1]) of the straight line
     and, unless `epochs` is 0, of a curve fitted as `fit_curve` does with the same options and `seed`. `batchnorm`,
-    `statistics` and `test` are those of `measure_path`; "frozen" are the statistics of the objective's own model.
+    `statistics` and `test` are those of `measure_path`, but that models with BatchNorm have it re-estimated.
 
     A pair is an item: the ranks share pairs, and `ranks_per_item` of them the data of each (and its fit, where `parts`
     is as many). With `out` a killed sweep goes on from the last epoch of every curve in hand; the folder then holds

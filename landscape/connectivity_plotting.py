@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.connections import Connectivity
 from landscape.curves import Curve
 from landscape.errors import InputError, nearest
-from landscape.heat_map import heat_map, short_name, side_of
+from landscape.heat_map import heat_map, short_names, side_of
 from landscape.path_plotting import plot_paths
+from landscape.paths import Path
 from landscape.results import FloatArray
 
 KINDS = ("table", "graph", "paths")
 _TITLES = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}
-_MOST_PATHS = 6  # pairs drawn in one picture
+_MOST_PATHS = 3  # pairs drawn in one picture unless asked for
 
 
-def plot_connectivity(table: Connectivity, kind: str = "table", *, threshold: float | None = None) -> Figure:
+def plot_connectivity(
+    table: Connectivity,
+    kind: str = "table",
+    *,
+    threshold: float | None = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
+) -> Figure:
     """A picture of a sweep.
 
     Kinds: "table", heat maps of the loss barrier on the straight line and on the fitted curve, with one colour scale;
-    "graph", the models on a circle, joined where the barrier (on the curve, where one was fitted) is at most
-    `threshold`, by default a tenth of the largest barrier on a straight line; "paths", the loss along line and curve
-    of the first pairs. Raises InputError for an unknown kind.
+    "graph", the models on a circle, joined where the lower of the two barriers is at most `threshold`, by default a
+    tenth of the largest barrier on a straight line; "paths", the loss along line and curve of `pairs`, by default the
+    first three. Raises InputError for an unknown kind or pair.
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not a kind of picture; {nearest(kind, KINDS)}")
@@ -36,7 +46,7 @@ def plot_connectivity(table: Connectivity, kind: str = "table", *, threshold: fl
         raise InputError("no pair of this sweep is measured yet, so there is nothing to draw")
     if kind == "table":
         return _plot_tables(table)
-    return _plot_graph(table, threshold) if kind == "graph" else _plot_paths(table)
+    return _plot_graph(table, threshold) if kind == "graph" else _plot_paths(table, pairs)
 
 
 def plot_history(curve: Curve) -> Figure:
@@ -79,30 +89,34 @@ def _plot_tables(table: Connectivity) -> Figure:
 
 
 def _plot_graph(table: Connectivity, threshold: float | None) -> Figure:
-    by = table.default_barrier
-    barriers = table.numbers[by]
-    lines = table.numbers["line_barrier"]
+    barriers, lines = table.numbers[table.default_barrier], table.numbers["line_barrier"]
+    chosen = "" if threshold is not None else ", a tenth of the largest on a straight line"
     if threshold is None:
-        threshold = 0.1 * float(np.nanmax(np.where(np.isfinite(lines), lines, np.nan)))
+        threshold = 0.1 * float(np.nanmax(lines[np.isfinite(lines)], initial=0.0))
     count = len(table.labels)
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     x, y = np.cos(angles), np.sin(angles)
-    figure = Figure(figsize=(6.4, 6.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 6.6), layout="constrained")
     ax = figure.add_subplot()
     groups = table.groups(threshold)
     colour_of = {label: colormaps["tab10"](k % 10) for k, labels in enumerate(groups) for label in labels}
-    for (i, j), value in zip(table.pairs.tolist(), barriers, strict=True):
+    for (i, j), value, measured in zip(table.pairs.tolist(), barriers, table.computed, strict=True):
+        if not measured:
+            continue
         low = bool(value <= threshold)
-        colour = colour_of[table.labels[i]] if low else "0.85"
+        colour = colour_of[table.labels[i]] if low else "0.7"
         ax.plot(x[[i, j]], y[[i, j]], "-" if low else ":", color=colour, linewidth=2.2 if low else 0.8, zorder=1)
+    names = short_names(table.labels)
     for k, label in enumerate(table.labels):
         ax.plot(x[k], y[k], "o", color=colour_of[label], markeredgecolor="black", markersize=13, zorder=2)
-        _name(ax, short_name(label), angles[k])
+        _name(ax, names[k], angles[k])
     ax.set_aspect("equal")
     ax.set_axis_off()
     ax.margins(0.22)
-    ax.set_title(f"{_TITLES[by]} at most {threshold:.3g}: {len(groups)} group{'s' if len(groups) > 1 else ''}")
-    figure.supxlabel(_note(table), fontsize="small", color="0.35")
+    kinds = [Line2D([], [], color="black", linewidth=2.2), Line2D([], [], color="0.7", linestyle=":")]
+    figure.legend(kinds, [f"barrier at most {threshold:.3g}{chosen}", "higher"], loc="outside upper center", ncols=2)
+    found = f"{len(groups)} group{'s' * (len(groups) != 1)} of the pairs measured"
+    figure.supxlabel(f"{found}\n{_note(table)}", fontsize="small", color="0.35")
     return figure
 
 
@@ -118,17 +132,23 @@ def _name(ax: Axes, text: str, angle: float) -> None:
     )
 
 
-def _plot_paths(table: Connectivity) -> Figure:
-    measured = [pair for pair, done in zip(table.pairs.tolist(), table.computed, strict=True) if done][:_MOST_PATHS]
-    paths, labels = [], []
-    for i, j in measured:
-        name = f"{table.labels[i]} to {table.labels[j]}"
-        paths.append(table.line_path(i, j))
-        labels.append(f"{name}, straight line")
-        if table.curve:
-            paths.append(table.curve_path(i, j))
-            labels.append(f"{name}, fitted curve")
-    return plot_paths(paths, labels)
+def _plot_paths(table: Connectivity, pairs: Sequence[tuple[int, int]] | None) -> Figure:
+    measured = [(i, j) for (i, j), done in zip(table.pairs.tolist(), table.computed, strict=True) if done]
+    drawn = list(pairs) if pairs is not None else measured[:_MOST_PATHS]
+    names = short_names(table.labels)
+    paths: list[Path] = []
+    labels: list[str] = []
+    for i, j in drawn:
+        sides = [("line", table.line_path(i, j)), *([("curve", table.curve_path(i, j))] if table.curve else [])]
+        for side, path in sides:
+            train = {name: values for name, values in path.values.items() if not name.startswith("test_")}
+            paths.append(replace(path, values=train))
+            labels.append(f"{names[i]} to {names[j]}, {side}")
+    figure = plot_paths(paths, labels)
+    if pairs is None and len(drawn) < len(measured):
+        others = "plot('paths', pairs=[(0, 1), ...]) draws others"
+        figure.suptitle(f"the first {len(drawn)} of {len(measured)} pairs; {others}", fontsize="small")
+    return figure
 
 
 def _known(value: float | FloatArray) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -45,6 +45,15 @@ class ChunkProducts:
     weighted: Tensor  # (b, size), sum_c d_c H_c v / sum_c d_c
     denominators: FloatArray  # (C,), d_c
     shift: float  # weight decay: where the eigenvalues are that the loss itself does not move
+
+
+@dataclass(frozen=True)
+class ChunkForms:
+    """What chunks have in products with b vectors of their own: z_c of chunk c, H_c and d_c as in `ChunkProducts`."""
+
+    forms: FloatArray  # (C, b), z_c' H_c z_c
+    overlaps: Tensor  # (b, size) float64, sum_c z_c * H_c z_c / sum_c d_c entry by entry
+    denominators: FloatArray  # (C,), d_c
 
 
 def select_blocks(objective: Objective, params: str | Sequence[str] | None) -> tuple[Block, ...]:
@@ -164,7 +173,7 @@ class CurvatureOperator:
     def apply(self, vectors: Tensor) -> Tensor:
         """(b, size) products with the rows of `vectors` (b, size), in one pass over the data."""
         total = torch.zeros((len(vectors), self.size), dtype=torch.float64, device=self.device)
-        for _, image in self._images(vectors):
+        for _, _, image in self._images(len(vectors), lambda _: vectors):
             total += image
         return self._mean(vectors, self._over_ranks(total))
 
@@ -176,9 +185,8 @@ class CurvatureOperator:
         rows = vectors if others is None else torch.cat([vectors, others])
         sums = torch.zeros((2, len(vectors), self.size), dtype=torch.float64, device=self.device)
         small = torch.zeros((self.chunks, len(vectors), len(rows) + 1), dtype=torch.float64, device=self.device)
-        for number, image in self._images(vectors):
-            if self._weight_decay:
-                image = image + float(self._denominators[number]) * self._weight_decay * vectors
+        for number, _, image in self._images(len(vectors), lambda _: vectors):
+            image = self._decayed(number, vectors, image)
             sums[0] += image
             sums[1] += self._denominators[number] * image.double()
             small[number, :, :-1] = (image @ rows.T).double()
@@ -189,6 +197,21 @@ class CurvatureOperator:
         return ChunkProducts(
             images, table[:, :, :-1], table[:, :, -1], weighted, self._denominators.copy(), self._weight_decay
         )
+
+    def own_forms(self, count: int, draw: Callable[[int], Tensor]) -> ChunkForms:
+        """Quadratic forms of each chunk with `count` vectors of its own, `draw(number)` (count, size).
+
+        As many products as one with `count` vectors, in one pass: every chunk is multiplied once with each.
+        """
+        overlaps = torch.zeros((count, self.size), dtype=torch.float64, device=self.device)
+        forms = torch.zeros((self.chunks, count), dtype=torch.float64, device=self.device)
+        for number, vectors, image in self._images(count, draw):
+            overlap = vectors * self._decayed(number, vectors, image)
+            overlaps += overlap
+            forms[number] = overlap.sum(1, dtype=torch.float64)
+        overlaps, forms = self._over_ranks(overlaps), self._over_ranks(forms)
+        table: FloatArray = forms.cpu().numpy()
+        return ChunkForms(table, overlaps / float(self._denominators.sum()), self._denominators.copy())
 
     def gradient(self) -> Tensor:
         """(size,) gradient of the mean loss at theta."""
@@ -211,14 +234,15 @@ class CurvatureOperator:
     def _batches(self) -> Iterator[tuple[int, Batch]]:
         return self._objective.batches(self._group)
 
-    def _images(self, vectors: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(number, (b, size) products of the summed loss) of this rank's chunks."""
-        if vectors.ndim != 2 or vectors.shape[1] != self.size:
-            raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
+    def _images(self, count: int, draw: Callable[[int], Tensor]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(number, its vectors (count, size), their products with the summed loss) of this rank's chunks."""
         self.passes += 1
-        self.products += len(vectors)
-        directions = [self._parts(vector.to(self.device, self._objective.dtype)) for vector in vectors]
+        self.products += count
         for number, chunk in self._chunks():
+            vectors = draw(number)
+            if vectors.shape != (count, self.size):
+                raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
+            directions = [self._parts(vector) for vector in vectors.to(self.device, self._objective.dtype)]
             image = torch.stack([_flat(chunk.image(direction)) for direction in directions]).to(self.dtype)
             if not bool(image.isfinite().all()):
                 first = number * self._objective.chunk
@@ -227,8 +251,13 @@ class CurvatureOperator:
                     "loss or a derivative overflows or is undefined there. Look at those samples, evaluate at other "
                     "parameters, or use precision='float64'."
                 )
-            yield number, image
+            yield number, vectors, image
         self._sum_up()
+
+    def _decayed(self, number: int, vectors: Tensor, image: Tensor) -> Tensor:
+        """A chunk's products with its share of the weight decay."""
+        share = float(self._denominators[number]) * self._weight_decay
+        return image + share * vectors if share else image
 
     def _chunks(self) -> Iterator[tuple[int, Chunk]]:
         """(number, products) of this rank's chunks; graphs are kept for the next pass while there is room."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,8 +17,11 @@ from torch import Tensor
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
 from landscape.results import FloatArray
-from landscape.states import ThetaLike, read_model
+from landscape.states import ThetaLike, read_model, require_finite
 from landscape.trees import digest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,6 +79,12 @@ class Curve:
         points = [objective.vector(point) for point in self.control_points]
         return replace(self, control_points=torch.stack(points))
 
+    def plot(self) -> Figure:
+        """A Figure of loss, metrics and step size over the epochs of the fit. InputError for a curve that was given."""
+        from landscape.connectivity_plotting import plot_history
+
+        return plot_history(self)
+
     def save(self, path: str | Path) -> Path:
         """Write control points and history as one HDF5 file (netCDF-4), atomically; returns the path."""
         from landscape.curve_schema import write_curve
@@ -102,14 +111,6 @@ def curve_from_points(objective: Objective, points: Sequence[ThetaLike], kind: s
         require_finite(vector, f"control point {number}")
     ends = (states[0][1], states[-1][1])
     return Curve(kind, torch.stack([vector for vector, _ in states]), {"made": "given"}, {}, ends if all(ends) else ())
-
-
-def require_finite(vector: Tensor, name: str) -> None:
-    """Raise InputError where a vector holds NaN or Inf."""
-    if not bool(vector.isfinite().all()):
-        raise InputError(
-            f"{name} holds {int((~vector.isfinite()).sum())} values that are NaN or infinite; it is of a diverged run"
-        )
 
 
 def _inside(t: float) -> float:

@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 _SAVE_EVERY = 10.0
 _SAVE_SHARE = 20
 _SEEN = 0.1  # relative residual up to which a pair that was not asked for is told
+_SPACE_VALUES = 1 << 24  # of Krylov vectors that are stored
 _FLOOR = 20  # residuals below this many eps |H| are rounding
 
 
@@ -134,10 +135,13 @@ class EigenTask:
         max_products: int | None,
         state: Path | None = None,
         save_every: float = _SAVE_EVERY,
+        space: int = 0,
     ) -> None:
+        """`space` is how many vectors of the Krylov space are stored for a trace (see `space_rows`)."""
         self._matrix, self._k, self._smallest, self._tol, self._block = matrix, k, smallest, tol, block
         self._start, self._seed, self._independent, self._max_products = start, seed, independent, max_products
         self._state_path, self._save_every = state, save_every
+        self._space = space
         self.report: Callable[[str], None] | None = None  # see `task.Telling`
         self.stopping: Callable[[], bool] | None = None
         objective = matrix.sample.objective
@@ -161,7 +165,8 @@ class EigenTask:
         columns = pair_columns(k, "") | pair_columns(low or min(k, self.size), "smallest_")
         columns |= {"vectors": (k, self.size), "smallest_vectors": (low, self.size)}
         columns |= {"independent": (k,), "independent_stderr": (k,), "residual_max": ()}
-        columns |= {"products": (), "passes": (), "chunk_values": (self._chunks, k), "denominators": (self._chunks,)}
+        columns |= {"products": (), "passes": (), "space": (self._space, self.size)}
+        columns |= {"space_chunks": (self._chunks,), "space_tensors": (len(self._matrix.sizes),), "space_square": ()}
         identity = {
             **self._matrix.identity(),
             "k": k,
@@ -182,7 +187,7 @@ class EigenTask:
         """See `Task`."""
         k, low = self._k, self._smallest
         with self._matrix.bind(group) as H:
-            found = self._eigenpairs(H, group)
+            found, space = self._eigenpairs(H, group)
             top, bottom = found.largest.vectors, found.smallest.vectors[:low]
             parts = H.by_chunk(torch.cat([top, bottom]), found.further.vectors)
             # those of an earlier attempt, whose state was found, count too
@@ -207,10 +212,9 @@ class EigenTask:
             "residual_max": float(np.max(row["residuals"], initial=0.0)),
             "products": products,
             "passes": passes,
-            "chunk_values": _padded(_diagonals(parts)[:, :k].T, k).T,
-            "denominators": parts.denominators,
         }
-        return row
+        pairs = self._eigenspace(top, parts)
+        return row | (space if space is not None and space["space_square"] > pairs["space_square"] else pairs)
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -218,17 +222,21 @@ class EigenTask:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _eigenpairs(self, H: CurvatureOperator, group: Communicator) -> RitzEnds:
+    def _eigenpairs(self, H: CurvatureOperator, group: Communicator) -> tuple[RitzEnds, dict[str, Any] | None]:
+        """The pairs, and the columns of the Krylov space where they are asked for and known."""
         saved = time.monotonic()
         pause = self._save_every
+        last, forms = group.broadcast(self._stored() if group.rank == 0 else None) or (None, np.zeros((0, H.chunks)))
+        noting = _Noting(H, forms)
 
         def save(state: KrylovState) -> None:
-            nonlocal saved, pause
+            nonlocal saved, pause, last
+            last = state
             stop = self.stopping is not None and any(group.gather_all(self.stopping()))
             began = time.monotonic()
             if self._state_path is not None and group.rank == 0 and (stop or began - saved >= pause):
                 buffer = io.BytesIO()
-                np.savez(buffer, allow_pickle=False, **state.to_arrays())
+                np.savez(buffer, allow_pickle=False, **state.to_arrays(), chunk_forms=noting.forms)
                 write_durably(self._state_path, buffer.getvalue())
                 saved = time.monotonic()
                 pause = max(self._save_every, _SAVE_SHARE * (saved - began))
@@ -242,7 +250,7 @@ class EigenTask:
         if self._k + self._smallest == 0:
             raise InputError("k=0 and smallest=0: no eigenpair is asked for")
         found = eigenpairs(
-            H,
+            noting if self._space else H,
             self._k,
             smallest=self._smallest,
             tol=self._tol,
@@ -250,7 +258,7 @@ class EigenTask:
             start=self._start,
             seed=derive_seed(self._seed, "eigenpairs"),
             max_products=self._max_products,
-            state=group.broadcast(self._stored() if group.rank == 0 else None),
+            state=last,
             save=save,
             report=tell,
         )
@@ -262,19 +270,71 @@ class EigenTask:
                 self._tol,
                 found.products,
             )
-        return found
+        # a restart leaves other vectors than were multiplied
+        known = last is not None and found.restarts == 0 and len(noting.forms) == last.coefficients.shape[1]
+        return found, self._krylov_space(last, noting.forms) if self._space and last is not None and known else None
 
-    def _stored(self) -> KrylovState | None:
-        """The Krylov state a killed run left."""
+    def _krylov_space(self, state: KrylovState, forms: FloatArray) -> dict[str, Any]:
+        """The columns of the Krylov vectors V, whose products are A V' = [V; Q]' C; the first of them if too many."""
+        rows = min(self._space, len(forms))
+        C = state.coefficients[:, :rows]
+        basis, factor = state.basis, torch.from_numpy(np.ascontiguousarray(C.T)).to(state.basis)
+        parts = torch.split(basis, list(self._matrix.sizes.values()), dim=1)
+        return {
+            "space": _padded(basis[:rows].double().cpu().numpy(), self._space),
+            "space_chunks": forms[:rows].sum(0),
+            "space_tensors": np.array([float((part[:rows] * (factor @ part)).double().sum()) for part in parts]),
+            "space_square": 2 * float((C**2).sum()) - float((C[:rows] ** 2).sum()),
+        }
+
+    def _eigenspace(self, vectors: Tensor, parts: ChunkProducts) -> dict[str, Any]:
+        """The same columns of the largest eigenvectors, which are stored already."""
+        k = len(vectors)
+        images = parts.images[:k].double()
+        inside = images @ vectors.double().T
+        by_tensor = torch.split(vectors.double() * images, list(self._matrix.sizes.values()), dim=1)
+        return {
+            "space": np.full((self._space, self.size), np.nan),
+            "space_chunks": _diagonals(parts)[:, :k].sum(1),
+            "space_tensors": np.array([float(part.sum()) for part in by_tensor]),
+            "space_square": float(2 * images.square().sum() - inside.square().sum()),
+        }
+
+    def _stored(self) -> tuple[KrylovState, FloatArray] | None:
+        """The Krylov state a killed run left, and what chunks had in its products."""
         if self._state_path is None or not self._state_path.exists():
             return None
         try:
             with np.load(self._state_path, allow_pickle=False) as arrays:
-                return KrylovState.from_arrays(dict(arrays))
+                return KrylovState.from_arrays(dict(arrays)), arrays["chunk_forms"]
         except (OSError, ValueError, LookupError) as error:
             raise StoreError(
                 f"cannot read the Krylov state {self._state_path}: {error}. Delete it; the eigenpairs then start anew."
             ) from error
+
+
+class _Noting:
+    """Products that note what each chunk has in v'Hv."""
+
+    def __init__(self, H: CurvatureOperator, forms: FloatArray) -> None:
+        self._H = H
+        self.size, self.dtype, self.device = H.size, H.dtype, H.device
+        self.forms = forms  # (n, C), v' H_c v of the n vectors so far
+
+    def apply(self, vectors: Tensor) -> Tensor:
+        """See `landscape_kernels.operators.Operator`."""
+        parts = self._H.by_chunk(vectors)
+        self.forms = np.concatenate([self.forms, _diagonals(parts).T])
+        return parts.images
+
+
+def space_rows(k: int, size: int) -> int:
+    """How many Krylov vectors to store so that a trace takes them out instead of the k eigenvectors; 0 where too long.
+
+    A run to residuals of 1e-3 makes about 3 k of them.
+    """
+    rows = min(3 * k + 8, size, _SPACE_VALUES // max(size, 1))
+    return rows if rows >= min(2 * k, size) > 0 else 0
 
 
 def product_chunks(objective: Objective) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import math
 import time
 import zipfile
@@ -21,19 +22,21 @@ from torch import Tensor
 
 from landscape.claims import Progress
 from landscape.comm import Communicator, world
-from landscape.curves import Curve, require_finite
+from landscape.curves import Curve
 from landscape.data import random_state_kept, seed_everything
 from landscape.errors import InputError, NumericalError, StoreError, nearest
 from landscape.files import write_durably
 from landscape.loop import agree, run_task
 from landscape.objective import Objective
 from landscape.results import FloatArray
-from landscape.states import ThetaLike, read_model
+from landscape.states import ThetaLike, read_model, require_finite
 from landscape.store import History, result_attributes
 from landscape.task import Description, ItemStopped, Row, Rows
 from landscape.training import TrainingData
 from landscape.trees import batch_size as samples_in
 from landscape.trees import digest, has_batch_axis, map_tensors
+
+logger = logging.getLogger(__name__)
 
 OPTIMIZERS = {"sgd": 0.03, "adam": 1e-3}  # name -> default step size; 0.03 is Garipov et al.'s for residual networks
 DECAYS = ("point", "control")
@@ -325,9 +328,9 @@ class FitTask:
             "loss": (),
         }
         identity = {
-            "objective": self._objective.identity(),
+            "objective": self._objective.identity(centre=False),
             "points": [digest(point) for point in self._points],
-            "train": self._data.about,
+            "train": self._data.identity(self._seed),
             "settings": {**asdict(self._settings), "lr": self._settings.step_size},
             "seed": self._seed,
         }
@@ -391,7 +394,8 @@ def fit_curve(
     With `out` the state is kept after epochs, and a killed fit goes on to the same bits; epochs draw their random
     numbers from (seed, epoch). There lies `landscape.h5`, too, which `landscape.open` reads as the curve.
 
-    Raises InputError for ends that do not fit the model, are equal or hold NaN; NumericalError when the loss diverges.
+    Raises InputError for ends that do not fit the model, are equal or hold NaN; NumericalError when the loss or a
+    control point becomes NaN or infinite.
     """
     settings = FitSettings(kind, degree, epochs, optimizer, lr, momentum, weight_decay, decay, places, parts)
     folder = None if out is None else Path(out)
@@ -418,6 +422,12 @@ def training_data(objective: Objective, train: Any, batch_size: int) -> Training
     data = objective.data
     if train is None and not data.held:
         raise InputError("the objective's data does not fit in memory_budget and is streamed; give train= a DataLoader")
+    if train is None and not data.divisible and data.count == 1:
+        logger.warning(
+            "with forward= the objective's data are one batch of %d samples, so an epoch is one step; give train= as a "
+            "DataLoader or (inputs, targets)",
+            data.samples,
+        )
     if train is None:
         train = data.first if data.divisible else [batch for _, batch in data.chunks()]
     return TrainingData(train, batch_size, device=objective.device, dtype=objective.dtype, convert=objective.formatted)

@@ -50,19 +50,29 @@ def heat_map(
             ax.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
     for k in range(count):  # a model with itself is no pair
         ax.add_patch(_blank(k))
+    names = short_names(labels)
     ticks = list(range(0, count, 1 + count // (4 * WRITTEN)))
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks(ticks, [short_name(labels[k]) for k in ticks])
-    ax.tick_params(axis="x", rotation=0 if max(map(len, labels)) < 8 else 90)
+        axis.set_ticks(ticks, [names[k] for k in ticks])
+    ax.tick_params(axis="x", rotation=0 if max(map(len, names)) < 8 else 90)
     ax.tick_params(length=0)
     bar = figure.colorbar(image, ax=ax, shrink=0.85)
     bar.outline.set_visible(False)
     return bar
 
 
-def short_name(name: str) -> str:
-    """A name that fits beside a table."""
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names that fit beside a table: what all begin or end with is left out where they are long, then their middle.
+
+    >>> short_names(["resnet20-lr0.1-wd5e-4-seed1", "resnet20-lr0.1-wd5e-4-seed22"])
+    ['…1', '…22']
+    """
+    if max(map(len, names)) <= _NAME:
+        return list(names)
+    first = next((k for k, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
+    cut = [f"…{name[first:]}" if first > 1 else name for name in names]
+    half = (_NAME - 1) // 2
+    return [name if len(name) <= _NAME else f"{name[:half]}…{name[-half:]}" for name in cut]
 
 
 def _blank(k: int) -> Rectangle:

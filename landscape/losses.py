@@ -430,6 +430,9 @@ def _correct(outputs: Any, targets: Any, ignored: int = -100, threshold: float =
         hit, kept = scores.argmax(dim=1) == labels, labels != ignored
     size = hit.shape[0]
     right = (hit & kept).reshape(size, -1).sum(1).double()
+    # no class is the largest of scores that are NaN
+    undecided = scores.isnan().reshape(size, -1).any(1)
+    right = right.masked_fill(undecided, float("nan"))
     if hit.ndim == 1 and bool(kept.all()):
         return Units(right, None, per_sample=True)
     return Units(right, kept.reshape(size, -1).sum(1).double(), per_sample=True)

@@ -272,9 +272,11 @@ class BoundModel:
                     parameter.data = value
                 for module, key, name in self._buffer_slots:
                     module._buffers[key] = working[name]
-                for module in self._modules:
-                    if module.training != training:
-                        module.training = training
+                if training:
+                    self.model.train()  # which may leave some layers in eval mode
+                for module in () if training else self._modules:
+                    if module.training:
+                        module.training = False
                 yield self.model
             finally:
                 for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):

@@ -191,15 +191,20 @@ class Objective:
         """Names of what `evaluate` returns: "loss", then the metrics."""
         return tuple(q.name for q in self._quantities)
 
-    def identity(self) -> dict[str, Any]:
-        """What the values depend on, as plain text and numbers: two objectives that agree here give the same values."""
+    def identity(self, *, centre: bool = True) -> dict[str, Any]:
+        """What the values depend on, as plain text and numbers: two objectives that agree here give the same values.
+
+        Without the `centre` and its BatchNorm statistics for what is measured elsewhere alone.
+        """
+        norms = () if centre else tuple(f"{name}." for name in self.batchnorm_names)
+        buffers = [value for name, value in self._model.buffers.items() if not (norms and name.startswith(norms))]
         return {
             "model": f"{type(self._model.model).__module__}.{type(self._model.model).__qualname__}",
             "parameters": self.layout.size,
             "structure": digest_text(self._model.structure),
             "layout": digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
-            "centre": digest(self._model.centre),
-            "fixed": digest(*self._model.buffers.values(), *self._model.frozen_values),
+            "centre": digest(self._model.centre) if centre else "",
+            "fixed": digest(*buffers, *self._model.frozen_values),
             "data": self._data.digest,
             "samples": self.samples,
             "loss": self._quantities[0].describe,
@@ -262,7 +267,7 @@ class Objective:
 
     def read_statistics(self, data: Any = None) -> Data:
         """Data to re-estimate BatchNorm on, by default the objective's own, in as few chunks as memory allows."""
-        read = self._undivided if data is None else self.read(data)
+        read = self._undivided if data is None else data if isinstance(data, Data) else self.read(data)
         return read.divided(max(1, _STATISTICS_BYTES // (self._values_per_sample * self.dtype.itemsize)))
 
     def read(self, data: Any) -> Data:

@@ -7,13 +7,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from landscape_kernels.curves import arc_length, combine_, difference_gram
+from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.claims import Progress
@@ -29,7 +30,7 @@ from landscape.states import ThetaLike
 from landscape.store import History, Store, json_differences, result_attributes
 from landscape.surface import _RECHECK_RTOL
 from landscape.task import Description, Row, Rows
-from landscape.trees import batch_size, digest, map_tensors
+from landscape.trees import digest
 
 logger = logging.getLogger(__name__)
 
@@ -116,13 +117,21 @@ class PathTask:
         self._objective, self._curve = objective, curve
         self._statistics: Data | None = None
         if self._batchnorm == "reestimated":
-            self._statistics = objective.read_statistics(statistics)
+            self._pool = objective.data if statistics is None else objective.read(statistics)
+            self._statistics = objective.read_statistics(self._pool)
             check_statistics(self._statistics)
         self._test = objective.on(objective.read(test)) if test is not None else None
         self._theta = torch.empty_like(curve.control_points[0])
-        self._cut = objective.data.divisible
-        enough = self._statistics is not None and (self._cut or self._statistics.count >= _PARTS)
-        parts = _PARTS if enough else 0
+        parts = 0
+        if self._statistics is not None and (self._pool.divisible or self._pool.count >= _PARTS):
+            parts = _PARTS
+        elif self._statistics is not None:
+            logger.warning(
+                "the sampling error of the BatchNorm statistics is not measured: their data come in %d batches of the "
+                "user's own, and it takes %d",
+                self._pool.count,
+                _PARTS,
+            )
         self._plan = _Plan(tuple(t.tolist()), None if tol is None else float(tol), parts)
         self._items = self._plan.items(Rows.empty({"loss": ()}, 0))
         self.count = len(self._items)
@@ -137,7 +146,7 @@ class PathTask:
         names = [*objective.quantities, *(f"test_{name}" for name in objective.quantities if self._test is not None)]
         columns = ["t", "part", *(column for name in names for column in (name, f"{name}_stderr"))]
         identity = {
-            "objective": objective.identity(),
+            "objective": objective.identity(centre=self._batchnorm == "frozen" and bool(objective.batchnorm_names)),
             "curve": curve.identity(),
             "t": list(self._plan.first),
             "tol": self._plan.tol,
@@ -189,12 +198,14 @@ class PathTask:
     def _sample(self) -> Objective:
         """The objective on that part of its data on which the spread of statistics is measured."""
         data = self._objective.data
-        return self._objective.on(data.head(max(data.samples // _SHARE, _FEWEST)))
+        count = max(data.samples // _SHARE, _FEWEST)
+        if not data.divisible:
+            return self._objective.on(data.head(count))
+        return self._objective.on(data.taken(np.sort(_order(data.samples)[:count]).tolist()))
 
     @cached_property
     def _parts(self) -> list[Data]:
-        assert self._statistics is not None
-        return _divided(self._statistics, _PARTS, cut=self._cut)
+        return [self._objective.read_statistics(part) for part in _divided(self._pool, _PARTS)]
 
 
 def measure_path(
@@ -355,43 +366,39 @@ def _statistics_stderr(
     return result
 
 
-def _divided(data: Data, parts: int, *, cut: bool) -> list[Data]:
-    """Disjoint parts of the data: runs of samples in their order, or whole batches where these cannot be cut."""
-    borders = np.linspace(0, data.samples if cut else data.count, parts + 1).round().astype(int).tolist()
+def _order(count: int) -> npt.NDArray[np.int64]:
+    """0..count - 1 shuffled, the same every time: data are often stored class by class."""
+    return np.random.Generator(np.random.Philox(key=derive_seed(0, "parts"))).permutation(count)
+
+
+def _divided(data: Data, parts: int) -> list[Data]:
+    """Disjoint random parts of the data: of its samples, or of its batches where these cannot be cut."""
+    if data.divisible:
+        order = _order(data.samples)
+        return [data.taken(np.sort(order[k::parts]).tolist()) for k in range(parts)]
+    order = _order(data.count)
     return [
         Data(
-            _Part(data, start, stop, cut),
+            _Batches(data, frozenset(order[k::parts].tolist())),
             data.samples // parts,
-            f"{data.digest}[{start}:{stop}]",
-            data.count,
+            f"{data.digest} part {k}",
+            len(order[k::parts]),
             held=False,
             divisible=False,
         )
-        for start, stop in pairwise(borders)
+        for k in range(parts)
     ]
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Samples start..stop - 1 of data in as many of its batches as they lie in; or its batches start..stop - 1."""
+class _Batches:
+    """The batches of data that have the given numbers."""
 
     data: Data
-    start: int
-    stop: int
-    cut: bool
+    numbers: frozenset[int]
 
     def __iter__(self) -> Iterator[Batch]:
-        first = 0
-        for number, batch in self.data.chunks():
-            if not self.cut:
-                if self.start <= number < self.stop:
-                    yield batch
-                continue
-            rows = slice(max(self.start - first, 0), max(self.stop - first, 0))
-            first += batch_size(batch)
-            part = map_tensors(batch, lambda tensor, rows=rows: tensor[rows])  # type: ignore[misc]
-            if batch_size(part):
-                yield part
+        return (batch for number, batch in self.data.chunks() if number in self.numbers)
 
 
 def places_of(t: int | Sequence[float] | FloatArray) -> FloatArray:
@@ -403,7 +410,10 @@ def places_of(t: int | Sequence[float] | FloatArray) -> FloatArray:
         if t < 2:
             raise InputError(f"t={t} places; a path has its two ends at least")
         return np.linspace(0, 1, int(t))
-    places = np.asarray(t, dtype=np.float64)
+    try:
+        places = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"t={t!r} is not a number of places or a list of them in [0, 1]") from error
     if places.ndim != 1 or not places.size:
         raise InputError(f"t of shape {places.shape} is not a list of places; give numbers in [0, 1], or how many")
     if not ((places >= 0) & (places <= 1)).all():

@@ -73,7 +73,8 @@ def _variable(data: Any, long_name: str) -> hdf5.Variable:
 def _numbers(path: Path) -> dict[str, Any]:
     """What is made of several places, for readers without this package, and its definitions."""
     numbers: dict[str, Any] = {"length": path.length, "distance": path.distance, "mc": path.mc}
-    numbers |= {"mc_quantity": path.mc_quantity, "barrier": path.barrier, "maximum_excess": path.maximum_excess}
+    numbers |= {"mc_quantity": path.mc_quantity, "barrier": path.barrier, "rebasin_barrier": path.rebasin_barrier}
+    numbers |= {"maximum_excess": path.maximum_excess}
     for name, mean in path.mean.items():
         high, low = path.maximum[name], path.minimum[name]
         numbers |= {f"mean_{name}": mean, f"mc_{name}": path.mc_of(name), f"barrier_{name}": path.barrier_of(name)}

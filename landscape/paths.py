@@ -31,6 +31,7 @@ DEFINITIONS: Mapping[str, str] = {
     "maximum_excess": "how far the loss between the places may rise above its maximum there, by second differences",
     "mc": f"{MC} (Yang et al., Taxonomizing local versus global structure, 2021); it depends on the grid of t",
     "barrier": f"{BARRIER} (Entezari et al. 2022; where L(0) = L(1) that of Ainsworth et al., Git Re-Basin, 2023)",
+    "rebasin_barrier": "max_t L(t) - 1/2 (L(0) + L(1)) over the places t (Ainsworth et al., Git Re-Basin, 2023)",
     "statistics_stderr": "standard deviation, over 4 disjoint quarters of the statistics data, of the value with "
     "BatchNorm statistics from one quarter, divided by sqrt(4); on a part of the data, NaN where not measured",
 }
@@ -120,6 +121,12 @@ class Path:
         """Barrier of one quantity; see `barrier`."""
         values = self._known(quantity)
         return barrier(self.t[self.computed], values) if self._has_ends else float("nan")
+
+    @property
+    def rebasin_barrier(self) -> float:
+        """max_t L(t) - 1/2 (L(0) + L(1)) of the loss, as Git Re-Basin defines it; above 0 is a barrier."""
+        values = self._known("loss")
+        return float(values.max() - (values[0] + values[-1]) / 2) if self._has_ends else float("nan")
 
     @property
     def maximum_excess(self) -> float:

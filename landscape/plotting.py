@@ -177,7 +177,7 @@ def _scale(cuts: Sequence[_Cut], levels: str, count: int, quantity: str) -> _Sca
     exponent = 0 if log or largest == 0 or 1e-30 < largest < 1e30 else max(-300, math.floor(math.log10(largest)))
     note = ""
     if levels == "auto" and wide and not log:
-        note = f"linear levels: {values.size - positive.size} values are not positive"
+        note = f"linear levels: {values.size - positive.size} values are 0 or below, which have no logarithm"
     if high - low <= 8 * np.finfo(np.float64).eps * largest:
         middle = math.log10(low) if log else low / 10.0**exponent
         margin = max(abs(middle), 1e-3) / 20
@@ -225,7 +225,9 @@ def _contour(surface: Surface, quantity: str, levels: str, count: int) -> Figure
             mappable = ax.pcolormesh(corners_x, corners_y, drawn, cmap=_COLOURS, norm=norm)
         if lines:
             mappable = ax.contourf(x, y, drawn, levels=scale.levels, cmap=_COLOURS, norm=norm)
-            ax.contour(x, y, drawn, levels=scale.levels, colors="white", linewidths=0.6, linestyles="solid", alpha=0.8)
+            ax.contour(
+                x, y, drawn, levels=scale.levels[1:], colors="white", linewidths=0.6, linestyles="solid", alpha=0.8
+            )
         bar = figure.colorbar(mappable, ax=ax, label=quantity, ticks=scale.ticks)
         scale.tick(bar.ax.yaxis)
     for where, look in ((~cut.computed, _MISSING), (cut.nonfinite, _NONFINITE)):

@@ -43,7 +43,8 @@ class Trace:
     layers: Mapping[str, float] = field(default_factory=dict)  # layer -> trace of its diagonal block
     # layer -> standard error: for the population by the exact ways, for the data given by probes
     layers_stderr: Mapping[str, float] = field(default_factory=dict)
-    frobenius: float = float("nan")  # |A|_F from the same probes; NaN where the method has none
+    # |A|_F from the same probes (deflated: the first four); NaN where the method has none
+    frobenius: float = float("nan")
     frobenius_stderr: float = float("nan")
 
     def __float__(self) -> float:

@@ -16,7 +16,7 @@ from landscape.claims import Progress
 from landscape.comm import world
 from landscape.curvature import require_operator, select_blocks
 from landscape.density import DensityTask, check_density, density_from_rows
-from landscape.eigen import EigenTask, Matrix
+from landscape.eigen import EigenTask, Matrix, space_rows
 from landscape.errors import InputError, RunInterrupted
 from landscape.loop import agree, run_task
 from landscape.objective import Objective
@@ -85,9 +85,11 @@ def measure_spectrum(
 
     `trace` is True (the cheapest way that is right here), False, or a way: "exact" (per-sample gradients; networks
     piecewise linear layer by layer, or operator="ggn"), "sampled" (the same from draws by importance), "split" (tr G
-    exactly, tr(H - G) by probes), "deflated" (the eigenpairs exactly, probes on the complement), "hutchinson",
-    "xtrace" (Epperly et al. 2024; its error estimate is seen to be up to 1.6 times too small). Ways with probes or
-    draws go on until their relative standard error is `trace_tol`, or 64 probes are spent.
+    exactly, tr(H - G) by probes), "deflated" (the Krylov space of the eigenpairs exactly, or where it is too large to
+    be stored the eigenpairs alone, and probes on the complement: the first four for the Frobenius norm, too, the
+    later ones of each chunk of the data its own, which makes the error of their sum smaller), "hutchinson", "xtrace"
+    (Epperly et al. 2024; its error estimate is seen to be up to 1.6 times too small). Ways with probes or draws go on
+    until their relative standard error is `trace_tol`, or 64 probes are spent.
 
     `density` asks for stochastic Lanczos quadrature with `density_probes` probes of `density_steps` products each, on
     the complement of the eigenpairs.
@@ -133,6 +135,7 @@ def measure_spectrum(
             independent=independent,
             max_products=max_products,
             state=None if folder is None else folder / "eigenpairs" / KRYLOV_STATE,
+            space=stored_space(folder, space_rows(k, matrix.size) if method == "deflated" else 0),
         )
 
     if k + smallest == 0 and not (trace or density):
@@ -268,8 +271,11 @@ def trace_task(matrix: Matrix, method: str, tol: float, seed: int, stages: Mappi
         chosen = [i for i, block in enumerate(blocks) if block.name in matrix.sizes]
         check = check_products(matrix.sample.objective, "ggn", chosen, matrix.theta, matrix.buffers)
         gauss_newton = matrix.as_gauss_newton(check)
-    deflate = _vectors(stages, "vectors") if method == "deflated" else None
-    deflated = _deflated_part(stages, matrix.sizes) if method == "deflated" else None
+    deflate, deflated = None, None
+    if method == "deflated":
+        deflate, deflated = _vectors(stages, "space"), _deflated_part(stages, matrix.sizes)
+        if deflate is None:
+            deflate = _vectors(stages, "vectors")
     return TraceTask(matrix, method, tol=tol, seed=seed, deflate=deflate, deflated=deflated, gauss_newton=gauss_newton)
 
 
@@ -295,15 +301,16 @@ def trace_of_stage(stages: Mapping[str, Stage]) -> Trace | None:
 
 
 def _deflated_part(stages: Mapping[str, Stage], sizes: Mapping[str, int]) -> Deflated:
-    """What the largest eigenpairs contribute to the trace of the whole and of each layer."""
+    """What the vectors taken out contribute to the trace of the whole and of each layer."""
     columns = {name: values[0] for name, values in stages["eigenpairs"].rows.columns.items()}
-    values, vectors, denominators = columns["values"], columns["vectors"], columns["denominators"]
-    used = ~np.isnan(vectors).any(1)
-    parts = columns["chunk_values"][:, used]
-    quotients = parts.sum(0) / denominators.sum()
-    ends = np.cumsum(list(sizes.values()))[:-1]
-    by_tensor = np.stack([(part**2).sum(1) for part in np.split(vectors[used], ends, axis=1)], axis=1)
     place = {name: i for i, names in enumerate(layers_of(list(sizes)).values()) for name in names}
     blocks = np.zeros(len(set(place.values())))
-    np.add.at(blocks, [place[name] for name in sizes], quotients @ by_tensor)
-    return Deflated(values[used], parts, blocks)
+    np.add.at(blocks, [place[name] for name in sizes], columns["space_tensors"])
+    return Deflated(columns["space_chunks"], blocks, float(columns["space_square"]))
+
+
+def stored_space(folder: str | Path | None, rows: int) -> int:
+    """How many Krylov vectors the eigenpairs' row has: `rows`, but what a folder was begun with where there is one."""
+    if folder is None or not (Path(folder) / "eigenpairs" / "run.json").is_file():
+        return rows
+    return Store.open(Path(folder) / "eigenpairs").description().columns["space"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,52 @@ def read_model(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str
     return objective.vector(objective.layout.flatten(state)), buffers
 
 
+def read_models(
+    objective: Objective, thetas: Sequence[ThetaLike], labels: Sequence[str]
+) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """`read_model` of each; an InputError names the model."""
+    found: list[tuple[Tensor, dict[str, Tensor]]] = []
+    for label, theta in zip(labels, thetas, strict=True):
+        try:
+            found.append(read_model(objective, theta))
+        except InputError as error:
+            raise InputError(f"model {label}: {error}") from error
+    return found
+
+
+def require_finite(vector: Tensor, name: str) -> None:
+    """Raise InputError where a vector holds NaN or Inf."""
+    if not bool(vector.isfinite().all()):
+        raise InputError(
+            f"{name} holds {int((~vector.isfinite()).sum())} values that are NaN or infinite; it is of a diverged run"
+        )
+
+
 def model_labels(thetas: Sequence[ThetaLike], labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels, or file names and numbers where there are none."""
+    """The labels, or file names and numbers where there are none; no two alike.
+
+    Files of the same name are told apart by their folders. Raises InputError for a single model where a list is meant,
+    another number of labels than models, or a label given twice.
+
+    >>> model_labels(["a/best.pt", "b/best.pt", "c/last.pt"], ())
+    ('a/best', 'b/best', 'c/last')
+    """
+    if isinstance(thetas, (str, Path, Mapping)) or hasattr(thetas, "state_dict"):
+        what = f"one path, {str(thetas)!r}" if isinstance(thetas, (str, Path)) else "one model"
+        raise InputError(f"{what} is given where a list of models is meant; as in sorted(glob.glob('trained/*.pt'))")
     if labels and len(labels) != len(thetas):
         raise InputError(f"{len(labels)} labels for {len(thetas)} models; give one each")
-    named = (Path(t).stem if isinstance(t, (str, Path)) else str(i) for i, t in enumerate(thetas))
-    return tuple(labels) or tuple(named)
+    if labels:
+        twice = next((label for label in labels if list(labels).count(label) > 1), None)
+        if twice is not None:
+            raise InputError(f"label {twice!r} is given twice; give each model a name of its own")
+        return tuple(labels)
+    named = [Path(t).with_suffix("").parts if isinstance(t, (str, Path)) else (str(i),) for i, t in enumerate(thetas)]
+    for depth in range(1, 1 + max((len(parts) for parts in named), default=1)):
+        found = tuple("/".join(parts[-depth:]) for parts in named)
+        if len(set(found)) == len(found):
+            return found
+    return tuple(f"{name}#{i}" for i, name in enumerate(found))  # the same file twice
 
 
 def model_pairs(count: int, pairs: str | Sequence[Sequence[int]]) -> list[tuple[int, int]]:
@@ -74,11 +115,15 @@ def model_pairs(count: int, pairs: str | Sequence[Sequence[int]]) -> list[tuple[
             return [(i, (i + 1) % count) for i in range(count)]
         return [(i, j) for i in range(count) for j in range(i + 1, count)]
     found: list[tuple[int, int]] = []
-    for pair in pairs:
-        if len(pair) != 2 or not all(type(i) is int and 0 <= i < count for i in pair) or pair[0] == pair[1]:
-            raise InputError(f"pair {list(pair)} is not two different numbers of models from 0 to {count - 1}")
-        if tuple(pair) in found or tuple(pair)[::-1] in found:
-            raise InputError(f"pair {list(pair)} is given twice")
+    for given in pairs:
+        try:
+            pair = [index(i) for i in given]
+        except TypeError:
+            pair = []
+        if len(pair) != 2 or not all(0 <= i < count for i in pair) or pair[0] == pair[1]:
+            raise InputError(f"pair {given} is not two different numbers of models from 0 to {count - 1}")
+        if (pair[0], pair[1]) in found or (pair[1], pair[0]) in found:
+            raise InputError(f"pair {given} is given twice")
         found.append((pair[0], pair[1]))
     if not found:
         raise InputError("pairs is empty; give at least one pair, or 'all'")

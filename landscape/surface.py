@@ -22,6 +22,7 @@ from landscape.store import History, Store, result_attributes
 from landscape.task import Description, Row, Rows
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
+_BETWEEN = ("through", "curve")  # kinds of planes that lie between models
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
 # Relative gap allowed when rows found in a run folder are computed again: other hardware sums in another order.
 _RECHECK_RTOL = {"float32": 1e-4, "float64": 1e-8, "bf16": 3e-2}
@@ -39,7 +40,7 @@ class SurfaceTask:
         plane: Plane,
         grid: Grid,
         *,
-        batchnorm: str = "frozen",
+        batchnorm: str | None = None,
         statistics: Any = None,
     ) -> None:
         if len(grid.axes) != plane.axes:
@@ -48,8 +49,8 @@ class SurfaceTask:
                 "give a range for each"
             )
         self._objective, self._plane, self.grid = objective, plane, grid
+        batchnorm = _chosen_batchnorm(objective, plane, batchnorm, statistics)
         self._batchnorm = batchnorm
-        _check_batchnorm(objective, plane, batchnorm, statistics)
         self._statistics = objective.read_statistics(statistics) if batchnorm == "reestimated" else None
         self._theta = torch.empty_like(plane.centre)
         points = plane.points.coordinates if plane.points is not None else np.empty((0, plane.axes))
@@ -132,7 +133,7 @@ def measure_surface(
     *,
     axes: Sequence[Any] | None = None,
     out: str | Path | None = None,
-    batchnorm: str = "frozen",
+    batchnorm: str | None = None,
     statistics: Any = None,
     known: Surface | None = None,
     ranks_per_item: int = 1,
@@ -148,9 +149,11 @@ def measure_surface(
 
     `batchnorm` is "frozen" (the statistics of the objective's model everywhere), "reestimated" (anew at every point
     from `statistics`, data like the objective's, which are the default) or "interpolated" (between the models a plane
-    goes through). `known` is a surface on the same grid (an imported one, say) whose points are taken over; a few are
-    computed again first and must agree. The ranks share items, and `ranks_per_item` of them the data of each.
-    `limit_items` ends the run after so many new rows; the surface is then masked where nothing was computed.
+    goes through); by default "reestimated" on planes through several models and of curves, whose points the statistics
+    of one model do not fit, and "frozen" elsewhere. `known` is a surface on the same grid (an imported one, say) whose
+    points are taken over; a few are computed again first and must agree. The ranks share items, and `ranks_per_item` of
+    them the data of each. `limit_items` ends the run after so many new rows; the surface is then masked where nothing
+    was computed.
 
     Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
     """
@@ -249,7 +252,11 @@ def _anchors(grid: Grid) -> list[int]:
     return sorted({int(i) for i in np.linspace(0, grid.size - 1, min(_ANCHORS, grid.size)).round()})
 
 
-def _check_batchnorm(objective: Objective, plane: Plane, batchnorm: str, statistics: Any) -> None:
+def _chosen_batchnorm(objective: Objective, plane: Plane, batchnorm: str | None, statistics: Any) -> str:
+    """The BatchNorm mode, see `measure_surface`. Raises InputError for one that cannot be."""
+    if batchnorm is None:
+        between = plane.about.get("kind") in _BETWEEN and bool(objective.batchnorm_names)
+        batchnorm = "reestimated" if between or statistics is not None else "frozen"
     if batchnorm not in BATCHNORM_MODES:
         raise InputError(f"batchnorm={batchnorm!r} is not one of {', '.join(BATCHNORM_MODES)}")
     if batchnorm != "reestimated" and statistics is not None:
@@ -261,6 +268,7 @@ def _check_batchnorm(objective: Objective, plane: Plane, batchnorm: str, statist
             "batchnorm='interpolated' needs a plane through models given with their buffers (state dicts, modules or "
             "checkpoints, not flat vectors); use plane_through, or batchnorm='reestimated'"
         )
+    return batchnorm
 
 
 def _known_rows(task: SurfaceTask, known: Surface) -> dict[int, Row]:

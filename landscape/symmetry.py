@@ -11,6 +11,7 @@ from itertools import product as pairs_of
 from typing import Any
 
 import numpy as np
+import torch
 from landscape_kernels.axes import Atom, Box, Labels, Segment, boxes, pin, products, resolved, root, unite
 from landscape_kernels.matching import Action, Group, IntArray
 from torch import Tensor, nn
@@ -63,6 +64,7 @@ def find_symmetry(
     free |= set(learned)
     with ExitStack() as stack:
         model, _ = stack.enter_context(objective.differentiable(theta, buffers))
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # whose recurrent layers are one operation
         running = stack.enter_context(_running(model))
         trace = Trace(running)
         frozen = objective.frozen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,18 @@ import torch
 from landscape_kernels.moments import MOMENTS, moments_, ratio
 from landscape_kernels.operators import complement
 from landscape_kernels.probes import derive_seed, normal_vector, rademacher_vector
+from landscape_kernels.trace import frobenius as frobenius_norm
 from landscape_kernels.trace import two_way, xtrace
 from torch import Tensor
 
 from landscape.comm import Communicator
-from landscape.curvature import CurvatureOperator
+from landscape.curvature import ChunkProducts
 from landscape.eigen import Matrix, product_chunks
 from landscape.errors import InputError, NumericalError
 from landscape.layers import GradientSquares
 from landscape.piecewise import piecewise_linear
 from landscape.results import BoolArray, FloatArray
+from landscape.routes import chunk_of
 from landscape.sampling import importance, loss_seeds
 from landscape.spectra import Trace
 from landscape.task import Description, Row, Rows
@@ -38,8 +40,8 @@ _FIRST_DRAWS = 4  # items
 _MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
 _XTRACE_PROBES = 20  # two products each
 _MOST_OUTPUTS = 256  # of one sample: its output Hessian is formed, and costs as many backward passes
-_COORDINATES, _VERIFIED_ON = 8, 4  # diagonal entries, samples
-_EQUAL = 1e-9  # relative gap of diag H and diag G; where the network is piecewise linear only rounding is between them
+_BLOCKS, _VERIFIED_ON = 8, 2  # tensors whose blocks are compared, samples
+_EQUAL = 1e-9  # relative gap of blocks of H and G; where the network is piecewise linear only rounding is between them
 
 
 def exact_reasons(matrix: Matrix) -> tuple[str, ...]:
@@ -47,7 +49,7 @@ def exact_reasons(matrix: Matrix) -> tuple[str, ...]:
 
     tr H = tr G = mean_i sum_s |grad <seed_s, outputs_i>|^2 needs layers whose per-sample gradients are known and, for
     the Hessian, a network piecewise linear layer by layer (Botev et al. 2017): decided from its modules and operations,
-    and verified on a few diagonal entries in float64.
+    and verified on products within single tensors in float64.
     """
     gauss_newton = gauss_newton_reasons(matrix)
     if gauss_newton or matrix.operator == "ggn":
@@ -56,7 +58,7 @@ def exact_reasons(matrix: Matrix) -> tuple[str, ...]:
     batch = objective.data.head(2).first
     with objective.differentiable(matrix.theta, matrix.buffers) as (model, _):
         reasons = piecewise_linear(model, lambda: objective.outputs(model, batch))
-    return reasons or _verify_diagonal(matrix)
+    return reasons or _verify_blocks(matrix)
 
 
 def gauss_newton_reasons(matrix: Matrix) -> tuple[str, ...]:
@@ -80,30 +82,33 @@ def gauss_newton_reasons(matrix: Matrix) -> tuple[str, ...]:
     return ()
 
 
-def _verify_diagonal(matrix: Matrix) -> tuple[str, ...]:
-    """A few entries of diag H and diag G on a few samples in float64: the reason where they differ."""
+def _verify_blocks(matrix: Matrix) -> tuple[str, ...]:
+    """Products of H and G with vectors in one tensor each, on a few samples in float64: the reason where they differ.
+
+    For v in tensor t alone, (H v)_t = (G v)_t where the network is piecewise linear: all entries of the block in one.
+    """
     objective = matrix.sample.objective
     few = objective.on(objective.data.head(_VERIFIED_ON), precision="float64")
-    trusted = replace(matrix.check, route="double backward", refused={})  # the two are compared with each other
-    diagonals: list[FloatArray] = []
-    for operator in ("hessian", "ggn"):
-        with CurvatureOperator(
-            few,
-            operator=operator,
-            params=matrix.params,
-            theta=matrix.theta,
-            buffers=matrix.buffers,
-            check=matrix.check if operator == "hessian" else trusted,
-        ) as bound:
-            blocks = [bound.blocks[i] for i in np.linspace(0, len(bound.blocks) - 1, _COORDINATES).astype(int)]
-            places = sorted({b.offset + derive_seed(0, "diagonal", b.name) % b.size for b in blocks})
-            offset = {p: sum(b.size for b in bound.blocks if b.offset + b.size <= p) for p in places}
-            rows = [offset[p] + p - max(b.offset for b in bound.blocks if b.offset <= p) for p in places]
-            units = torch.zeros((len(rows), bound.size), dtype=torch.float64, device=bound.device)
-            units[range(len(rows)), rows] = 1
-            diagonals.append((bound.apply(units)[range(len(rows)), rows]).cpu().numpy())
-    gap = np.abs(diagonals[0] - diagonals[1]).max() / (np.abs(diagonals[1]).max() or 1.0)
-    return () if gap <= _EQUAL else (f"diagonal entries of H and G differ by {gap:.1e} of the largest",)
+    blocks = few.layout.blocks
+    chosen = [i for i, block in enumerate(blocks) if block.name in matrix.sizes]
+    seen = sorted(set(np.linspace(0, len(chosen) - 1, _BLOCKS).astype(int).tolist()))
+    with few.differentiable(matrix.theta, matrix.buffers) as (_, parameters):
+        _, batch = next(iter(few.batches()))
+        gap = size = 0.0
+        zeros = [torch.zeros_like(parameters[i]) for i in chosen]
+        hessian, gauss_newton = (
+            # the two are compared with each other, so the second needs no check of its own
+            chunk_of(few, parameters, chosen, batch, None, operator, route).image
+            for operator, route in (("hessian", matrix.check.route), ("ggn", "double backward"))
+        )
+        for n in seen:
+            block = blocks[chosen[n]]
+            vector = normal_vector(block.size, 0, "block", block.name).to(zeros[n]).view(block.shape)
+            direction = [*zeros[:n], vector, *zeros[n + 1 :]]
+            ours, theirs = hessian(direction)[n], gauss_newton(direction)[n]
+            gap, size = max(gap, float((ours - theirs).norm())), max(size, float(theirs.norm()))
+    gap /= size or 1.0
+    return () if gap <= _EQUAL else (f"products of H and G within a tensor differ by {gap:.1e} of the largest",)
 
 
 def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
@@ -168,10 +173,12 @@ class TraceTask:
         deflated: Deflated | None = None,
         gauss_newton: Matrix | None = None,
     ) -> None:
-        """`deflate` (j, size) are eigenvectors taken out, `deflated` their part; `gauss_newton` is G for "split"."""
+        """`deflate` (j, size), orthonormal, is taken out, `deflated` its part; `gauss_newton` is G for "split"."""
         check_trace_tol(tol)
         self._matrix, self._method, self._tol, self._seed = matrix, method, tol, seed
-        self._deflate, self._deflated, self._gauss_newton = deflate, deflated, gauss_newton
+        self._deflated, self._gauss_newton = deflated, gauss_newton
+        self._deflate = None if deflate is None else deflate.to(matrix.theta)
+        self._digest = "" if deflate is None else digest(deflate)
         self._layers = layers_of(matrix.names)
         place = {name: i for i, names in enumerate(self._layers.values()) for name in names}
         self._layer_of = torch.tensor([place[name] for name in matrix.names])
@@ -189,7 +196,7 @@ class TraceTask:
     def describe(self) -> Description:
         """See `Task`."""
         identity = {**self._matrix.identity(), "method": self._method, "tol": self._tol, "seed": self._seed}
-        identity["deflated"] = "" if self._deflate is None else digest(self._deflate)
+        identity["deflated"] = self._digest
         sizes = self._matrix.sizes
         about = {
             **self._matrix.about(),
@@ -216,6 +223,8 @@ class TraceTask:
                 probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
                 found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
                 return row | {"value": found.value, "stderr": found.stderr, "cost": H.products}
+        if self._method == "deflated" and index:  # the first probes are common, for the Frobenius norm
+            return row | self._own_row(index, group)
         return row | self._probed_row(index - self._exact, group)
 
     def extend(self, rows: Rows) -> int:
@@ -318,44 +327,70 @@ class TraceTask:
         sums = by_tensor.new_zeros((len(by_tensor), len(self._layers)))
         return sums.index_add_(1, self._layer_of.to(by_tensor.device), by_tensor)
 
+    def _probes(self, index: int, *keys: int) -> Tensor:
+        """(_PROBES, size) random signs of an item, on the complement of what is taken out."""
+        numbers = range(index * _PROBES, (index + 1) * _PROBES)
+        size = self._matrix.size
+        signs = torch.stack([rademacher_vector(size, self._seed, "trace", n, *keys) for n in numbers])
+        probes = signs.to(self._matrix.theta)
+        return probes if self._deflate is None else complement(probes, self._deflate)
+
     def _probed_row(self, index: int, group: Communicator) -> dict[str, Any]:
-        matrix = self._matrix
+        """Probes that are the same for all chunks."""
+        matrix, probes = self._matrix, self._probes(index)
         with matrix.bind(group) as H:
-            size = H.size
-            numbers = range(index * _PROBES, (index + 1) * _PROBES)
-            probes = torch.stack([rademacher_vector(size, self._seed, "trace", n) for n in numbers]).to(matrix.theta)
-            if self._deflate is not None:
-                probes = complement(probes, self._deflate.to(probes))
             parts = H.by_chunk(probes)
             products = H.products
-        forms = np.diagonal(parts.forms, axis1=1, axis2=2).T
-        images = parts.images
+        forms, images = _diagonals(parts), parts.images
         if self._gauss_newton is not None:
             with self._gauss_newton.bind(group) as G:
                 other = G.by_chunk(probes)
                 products += G.products
-            forms = forms - np.diagonal(other.forms, axis1=1, axis2=2).T
-            images = images - other.images
-        if self._deflate is not None:
-            images = complement(images, self._deflate.to(images))
-        by_tensor = torch.split((probes * images).double(), list(matrix.sizes.values()), dim=1)
-        blocks = self._by_layer(torch.stack([part.sum(1) for part in by_tensor], dim=1))
+            forms, images = forms - _diagonals(other), images - other.images
+        outside = images if self._deflate is None else complement(images, self._deflate)
         return {
             "forms": forms,
-            "blocks": blocks.cpu().numpy(),
-            "lengths": images.double().square().sum(1).cpu().numpy(),
+            "blocks": self._block_sums(probes.double() * images.double()),
+            "lengths": outside.double().square().sum(1).cpu().numpy(),
             "denominators": parts.denominators,
             "cost": products,
         }
 
+    def _own_row(self, index: int, group: Communicator) -> dict[str, Any]:
+        """Probes of each chunk's own, which say nothing of |PAP|_F.
+
+        tr(PAP) = sum_c tr(PA_cP), and where the terms have independent probes the variances add up to
+        2 sum_c |PA_cP|_F^2 instead of 2 |sum_c PA_cP|_F^2: less by all that the chunks have in common.
+        """
+        with self._matrix.bind(group) as H:
+            own = H.own_forms(_PROBES, lambda chunk: self._probes(index, chunk))
+            products = H.products
+        return {
+            "forms": own.forms.T,
+            "blocks": self._block_sums(own.overlaps),
+            "denominators": own.denominators,
+            "cost": products,
+        }
+
+    def _block_sums(self, overlaps: Tensor) -> FloatArray:
+        """(b, layers) sums of (b, size) over the rows of each layer."""
+        by_tensor = torch.split(overlaps, list(self._matrix.sizes.values()), dim=1)
+        sums: FloatArray = self._by_layer(torch.stack([part.sum(1) for part in by_tensor], dim=1)).cpu().numpy()
+        return sums
+
+
+def _diagonals(parts: ChunkProducts) -> FloatArray:
+    """(b, C), v_i' H_c v_i."""
+    return np.diagonal(parts.forms, axis1=1, axis2=2).T
+
 
 @dataclass(frozen=True)
 class Deflated:
-    """What the eigenpairs taken out contribute to a trace."""
+    """What the vectors taken out contribute: orthonormal v_i, with the projector P on their complement."""
 
-    values: FloatArray  # (k,)
-    chunk_values: FloatArray  # (C, k), v_i' H_c v_i
-    blocks: FloatArray  # (layers,), sum_i lambda_i |v_i|_layer^2
+    chunk_values: FloatArray  # (C,), sum_i v_i' H_c v_i
+    blocks: FloatArray  # (layers,), sum over the layer's rows of sum_i v_i * H v_i
+    square: float  # |H|_F^2 - |PHP|_F^2
 
 
 def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | None) -> Trace | None:
@@ -390,7 +425,7 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
             return Trace(value, data_part, 0.0, data_part, method, 0, 1, gradients, layers, errors)
     forms = rows.columns["forms"][random].reshape(-1, rows.columns["forms"].shape[2])
     weights = rows.columns["denominators"][random[0]]
-    fixed = deflated.chunk_values.sum(1) if deflated is not None else np.zeros(len(weights))
+    fixed = deflated.chunk_values if deflated is not None else np.zeros(len(weights))
     # per-chunk means, so that their weighted mean over chunks is the trace
     table = (forms + fixed[None, :]) / weights[None, :]
     estimate = two_way(table, weights)
@@ -401,14 +436,16 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
     seen = math.isfinite(estimate.stderr_data) or not exact
     data_part = math.hypot(data_part, estimate.stderr_data) if seen else data_part
     tensors = rows.columns["blocks"][random].reshape(-1, len(names))
-    squares = rows.columns["lengths"][random].reshape(-1)
+    squares = rows.columns["lengths"][random]
+    squares = squares[~np.isnan(squares)]
     extra = deflated.blocks if deflated is not None else np.zeros(len(names))
     for i, name in enumerate(names):
         layers[name] += float(tensors[:, i].mean() + extra[i])
         variances[name] += float(tensors[:, i].var(ddof=1) / len(tensors))
-    frobenius = float(squares.mean()) + (float((deflated.values**2).sum()) if deflated is not None else 0.0)
-    frobenius_error = float(squares.std(ddof=1)) / math.sqrt(len(squares)) / (2 * math.sqrt(frobenius) or 1.0)
-    split = method == "split"
+    frobenius = frobenius_error = math.nan
+    if method != "split" and len(squares):
+        found = frobenius_norm(squares, None if deflated is None else np.array([math.sqrt(deflated.square)]))
+        frobenius, frobenius_error = found.value, found.stderr
     return Trace(
         value,
         total_error,
@@ -420,8 +457,8 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
         gradients,
         layers,
         {name: math.sqrt(v) for name, v in variances.items()},
-        math.nan if split else math.sqrt(frobenius),
-        math.nan if split else frobenius_error,
+        frobenius,
+        frobenius_error,
     )
 
 

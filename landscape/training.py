@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from landscape_kernels.probes import derive_seed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from landscape.data import Batch, Stream, as_whole, seed_everything
+from landscape.data import Batch, Stream, as_whole, random_state_kept, seed_everything
 from landscape.errors import InputError
 from landscape.trees import batch_size as samples_in
 from landscape.trees import digest, has_batch_axis, map_tensors, shapes_in, tensors_in
@@ -29,6 +30,7 @@ class TrainingData:
     ) -> None:
         """`convert` is applied to every tensor of a batch (a memory format)."""
         converts = () if convert is None else (convert,)
+        self._first: dict[int, str] = {}  # seed -> hash of the first batch of a loader
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size}; give 1 or more samples")
         self._whole: Batch | None = as_whole(train)
@@ -60,6 +62,15 @@ class TrainingData:
         self._stream = Stream(self._loader, device, dtype, converts=converts)
         if self._whole is None:
             self.about = _described(self._loader, self._stream)
+
+    def identity(self, seed: int) -> str:
+        """What fixes the batches, as far as it can be told: `about` and, of a loader, a hash of its first batch."""
+        if self._whole is not None or isinstance(self._loader, (list, tuple)):
+            return self.about
+        if seed not in self._first:
+            with random_state_kept(), closing(self.epoch(seed, 0)) as batches:
+                self._first[seed] = digest(*tensors_in(next(batches, ())))
+        return f"{self.about}, the first {self._first[seed]}"
 
     def epoch(self, seed: int, epoch: int) -> Generator[Batch, None, None]:
         """The batches of one epoch, each made with the random streams at (seed, epoch, step); it moves all of them."""

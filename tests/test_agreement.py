@@ -546,7 +546,7 @@ def test_pictures_say_the_numbers() -> None:
     assert texts(figure).count(f"{value:#.3g}\n±{error:.1g}") == 2
     assert len(texts(figure)) == 6
     assert figure.axes[0].get_title() == "linear CKA of probabilities"
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()][-1] == "a name that is to…"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()][-1] == "a name t…too long"
     assert "3 of 6 pairs" in figure._supxlabel.get_text()
     assert texts(found.plot("l2"))[0] == f"{found.values['l2'][0]:#.3g}"
     with pytest.raises(InputError, match="no measure"):

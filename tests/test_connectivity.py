@@ -241,11 +241,11 @@ def test_what_cannot_be_swept(objective: ls.Objective, models: list[dict[str, to
     refused("1 model given; a pair needs 2", models[:1])
     refused("models 0 and 1 are equal", [models[0], models[0]])
     refused("pairs='rings' is not one of all, ring, star", pairs="rings")
-    refused(r"pair \[0, 2\] is not two different numbers of models from 0 to 1", pairs=[(0, 2)])
-    refused(r"pair \[1, 0\] is given twice", pairs=[(0, 1), (1, 0)])
+    refused(r"pair \(0, 2\) is not two different numbers of models from 0 to 1", pairs=[(0, 2)])
+    refused(r"pair \(1, 0\) is given twice", pairs=[(0, 1), (1, 0)])
     refused("epochs=-1; give 1 or more, or 0 to fit no curves", epochs=-1)
     refused("align='weight' is unknown; did you mean 'weights'", align="weight")
-    refused("batchnorm='interpolated' is not for fitted curves", batchnorm="interpolated")
+    refused("batchnorm='interpolated' gives no statistics that fit", batchnorm="interpolated")
     refused("10 samples for BatchNorm statistics are too few", statistics=sweep_nets.data(10))
     other = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 10))
     refused("does not fit the model; of another shape: 0.weight", [models[0], other])
@@ -255,8 +255,8 @@ def test_what_cannot_be_swept(objective: ls.Objective, models: list[dict[str, to
     refused("holds a different run", models[:3], out=folder)
     with pytest.raises(InputError, match=r"the sweep has no pair \(0, 3\)"):
         opened(folder).line_path(0, 3)
-    with pytest.raises(InputError, match="the sweep has no 'barrier'"):
-        opened(folder).matrix("barrier")
+    with pytest.raises(InputError, match="the sweep has no 'barriers'"):
+        opened(folder).matrix("barriers")
 
 
 def test_a_fit_that_is_not_finished_opens_with_a_way_out(
@@ -303,3 +303,63 @@ def test_plane_of_what_is_no_curve(objective: ls.Objective, models: list[dict[st
     plane = ls.curve_plane(objective, cubic)
     assert plane.points is not None
     assert plane.points.distance.max() < 1e-3 * cubic.length
+
+
+def test_the_objectives_own_centre_does_not_matter(models: list[dict[str, torch.Tensor]], folder: Path) -> None:
+    """A script that builds its network anew, with other random weights, goes on with the run it began."""
+    net = sweep_nets.mlp()
+    objective = ls.Objective(net, data=sweep_nets.data(), metrics=("error",))
+    given = {"pairs": sweep_nets.PAIRS, "t": 5, "epochs": 6, "batch_size": 64, "lr": 0.3}
+    table = ls.measure_connectivity(objective, models, out=folder, **given)  # type: ignore[arg-type]
+    assert np.array_equal(table.curve["loss"], opened(folder).curve["loss"])
+
+
+def test_planes_between_models_have_batchnorm_reestimated(models: list[dict[str, torch.Tensor]], folder: Path) -> None:
+    """The statistics of one model give nonsense at another: by default they are estimated anew."""
+    objective = ls.Objective(sweep_nets.mlp(), data=sweep_nets.data(), metrics=("error",))
+    curve = ls.open(folder / "curves" / "0-1.h5")
+    assert isinstance(curve, ls.Curve)
+    path = ls.measure_path(objective, curve, t=2)
+    for plane in (ls.curve_plane(objective, curve, places=3), ls.plane_through(objective, models[:2])):
+        axes = [(0, 1, 2), (0, 1, 2)][: plane.axes]
+        surface = ls.measure_surface(objective, plane, axes=axes)
+        assert surface.attributes["batchnorm"] == "reestimated"
+        assert surface.values["loss"].ravel()[:2] == pytest.approx(path.values["loss"], rel=1e-5)
+    around = ls.measure_surface(objective, ls.random_plane(objective, axes=1), (0, 1, 2))
+    assert around.attributes["batchnorm"] == "frozen"
+
+
+def test_a_curve_file_tells_where_it_is_from(folder: Path) -> None:
+    curve = ls.open(folder / "curves" / "0-1.h5")
+    about = curve.attributes
+    assert (about["from"], about["to"], about["align"], about["lr"], about["epochs"]) == ("0", "1", "none", 0.3, 6)
+    assert about["data_hash"]
+
+
+def test_other_training_data_in_the_folder_is_refused(
+    objective: ls.Objective, models: list[Any], tmp_path: Path
+) -> None:
+    """A loader tells little of itself; its first batch is compared, too."""
+    images, labels = sweep_nets.data()
+
+    def fitted(labels: torch.Tensor) -> ls.Curve:
+        data = torch.utils.data.TensorDataset(images, labels)
+        loader = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True)
+        return ls.fit_curve(objective, models[0], models[1], epochs=1, train=loader, out=tmp_path / "run")
+
+    first = fitted(labels)
+    assert torch.equal(first.control_points, fitted(labels).control_points)
+    with pytest.raises(InputError, match="train: "):
+        fitted((labels + 1) % 10)
+
+
+def test_nan_scores_have_no_accuracy() -> None:
+    """A diverged place is no place where everything, or a tenth of it, is right."""
+    images, labels = torch.randn(50, 5), torch.zeros(50, dtype=torch.long)
+    objective = ls.Objective(nn.Linear(5, 3), data=(images, labels), metrics=("error", "accuracy"))
+    theta = objective.theta
+    curve = ls.curve_from_points(objective, [theta, torch.full_like(theta, 3e38), -theta])
+    path = ls.measure_path(objective, curve, t=3)
+    assert np.isnan(path.values["error"][1])
+    assert np.isnan(path.values["accuracy"][1])
+    assert np.isnan(path.mc)

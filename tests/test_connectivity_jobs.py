@@ -71,7 +71,7 @@ def test_a_sweep_from_three_lines_to_pictures(folder: Path) -> None:
         assert np.array_equal(table.curve[name], expected.curve[name])
         assert np.array_equal(table.line[name], expected.line[name])
     shown = done("show", folder / "runs/a/landscape.h5")
-    for words in ("net1, net2, net10", "curve barrier", f"{table.numbers['curve_barrier'][0]:.5g}", "provenance"):
+    for words in ("net1, net2, net10", "barrier", f"{table.numbers['curve_barrier'][0]:.3g}", "provenance"):
         assert words in shown
     drawn = done("plot", folder / "runs/a").split()
     assert [Path(path).name for path in drawn] == ["table.png", "graph.png", "paths.png"]

@@ -422,7 +422,7 @@ def test_data_that_end_after_an_epoch_are_refused() -> None:
         def __iter__(self) -> Iterator[Any]:
             return self._batches
 
-    with pytest.raises(InputError, match="no batch in epoch 2; give data that can be read anew in every epoch"):
+    with pytest.raises(InputError, match=r"no batch in epoch [12]; give data that can be read anew in every epoch"):
         attempt(epochs=3, train=Once())
 
 

@@ -129,7 +129,7 @@ def test_finished_folder(tmp_path: Path) -> None:
             assert np.array_equal(other.history[name], values)
         settings = {"made": "fitted", "degree": 2, "epochs": 4, "lr": 0.1, "optimizer": "sgd", "decay": "point"}
         assert settings.items() <= dict(other.attributes).items()
-        assert other.attributes["train"] == "DataLoader, Augmented of 48, batches of 8"
+        assert other.attributes["train"].startswith("DataLoader, Augmented of 48, batches of 8, the first ")
         assert other.attributes["seed"] == 0
 
 

@@ -8,7 +8,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -17,6 +16,7 @@ import path_cases
 import pytest
 import torch
 from conftest import RunMpi
+from landscape_kernels.probes import derive_seed
 from shared import shared
 from torch import Tensor, nn
 
@@ -366,6 +366,24 @@ def test_test_data_are_evaluated_on_the_same_model() -> None:
     assert set(path.statistics_stderr) == {"loss", "error"}
 
 
+def shuffled(count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The order in which samples are dealt out to the quarters, as documented: Philox of ("parts")."""
+    return np.random.Generator(np.random.Philox(key=derive_seed(0, "parts"))).permutation(count)
+
+
+def test_statistics_error_does_not_depend_on_the_order_of_the_data() -> None:
+    """Data are often stored class by class; quarters taken in that order would differ by far more than they should."""
+    x, y = samples(1024)
+    order = y.argsort(stable=True)
+    nets = [batchnorm_net(0), batchnorm_net(1)]
+    x = x + 3.0 * y[:, None]  # so that classes have statistics of their own
+    told = []
+    for inputs, targets in ((x, y), (x[order], y[order])):
+        path = measure_path(ls.Objective(nets[0], "cross_entropy", (inputs, targets)), nets, 3)
+        told.append(np.nanmax(path.statistics_stderr["loss"]))
+    assert told[1] < 5 * told[0]  # each from 4 values; it was 100 times as much
+
+
 def test_statistics_error_is_that_of_four_quarters() -> None:
     data, statistics = samples(640), samples(130, 5)
     nets = [batchnorm_net(0), batchnorm_net(1)]
@@ -375,11 +393,12 @@ def test_statistics_error_is_that_of_four_quarters() -> None:
     other = 4 if highest != 4 else 2
     known = np.flatnonzero(np.isfinite(path.statistics_stderr["loss"]))
     assert set(known) == {highest, other}
-    borders = [0, 32, 65, 98, 130]  # 130 / 4 = 32.5, rounded to even; 97.5 to 98
+    order = shuffled(130)
+    rows = np.sort(shuffled(640)[:40])
     for place in known:
         theta = (1 - path.t[place]) * flat(nets[0]) + path.t[place] * flat(nets[1])
-        few = (data[0][:40], data[1][:40])
-        quarters = [naive(nets[0], theta, statistics[0][a:b], few) for a, b in pairwise(borders)]
+        few = (data[0][rows], data[1][rows])
+        quarters = [naive(nets[0], theta, statistics[0][np.sort(order[k::4])], few) for k in range(4)]
         for name, values in zip(("loss", "error"), zip(*quarters, strict=True), strict=True):
             expected = np.std(values, ddof=1) / 2
             assert path.statistics_stderr[name][place] == pytest.approx(expected, rel=1e-9, abs=1e-12), name
@@ -388,7 +407,7 @@ def test_statistics_error_is_that_of_four_quarters() -> None:
 def test_statistics_error_is_the_spread_over_samples_of_the_population() -> None:
     """The mean square of the error told, against the variance over 60 independent sets of statistics."""
     nets = [batchnorm_net(0), batchnorm_net(1)]
-    data = samples(64)
+    data = samples(32)  # few enough that the spread is measured on all of them
     objective = ls.Objective(nets[0], "cross_entropy", data)
     values, told = [], []
     for seed in range(60):
@@ -415,8 +434,9 @@ def test_users_own_batches_are_parted_whole() -> None:
         if parts:
             place = path.values["loss"].argmax()
             theta = (1 - path.t[place]) * flat(batchnorm_net(0)) + path.t[place] * flat(batchnorm_net(1))
-            cuts = (0, 32, 48, 64, 96)  # of 6 batches: 2, 1, 1, 2
-            quarters = [naive(batchnorm_net(0), theta, x[a:b], (x[:16], y[:16]))[0] for a, b in pairwise(cuts)]
+            dealt = [np.sort(shuffled(6)[k::4]) for k in range(4)]  # of 6 batches: 2, 2, 1, 1
+            mine = [torch.cat([batches[b][0] for b in numbers]) for numbers in dealt]
+            quarters = [naive(batchnorm_net(0), theta, inputs, (x[:16], y[:16]))[0] for inputs in mine]
             expected = np.std(quarters, ddof=1) / 2
             assert path.statistics_stderr["loss"][place] == pytest.approx(expected, rel=1e-9)
 

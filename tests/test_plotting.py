@@ -125,7 +125,7 @@ def test_log_levels_of_values_that_are_not_positive_are_refused(kind: str) -> No
     ramp.values["loss"][:, 1] = 1e-3
     figure = plot_surface(ramp, kind=kind)
     assert "linear levels" in note(figure)
-    assert "not positive" in note(figure)
+    assert "0 or below" in note(figure)
     assert "log scale" not in note(figure)
 
 

@@ -40,7 +40,7 @@ def test_a_job_has_the_documented_defaults() -> None:
     assert job.objective.loss == "cross_entropy"
     assert job.surface is not None
     assert job.surface.ranges == ((-1, 1, 5), (0, 2.5, 3))
-    assert job.surface.batchnorm == "frozen"
+    assert job.surface.batchnorm is None
     assert (job.run.threads, job.run.ranks_per_item) == (None, 1)
 
 
@@ -106,7 +106,10 @@ def test_set_replaces_a_value_read_as_toml_or_else_as_a_word(
         ("surface.y=[0,1,2.5]", "n=2.5 is not a whole number"),
         ("surface.y=[0,1]", "surface.y = [0, 1]: a range is three numbers"),
         ("surface.batchnorm=off", "surface.batchnorm = 'off': not one of frozen, reestimated, interpolated"),
-        ("surface.statistics.factory=a:b", "surface: statistics are not used with batchnorm = 'frozen'"),
+        (
+            'surface={x=[0, 1, 2], batchnorm="frozen", statistics={factory="a:b"}}',
+            "surface: statistics are not used with batchnorm = 'frozen'",
+        ),
         ("objective.loss=crossentropy", "objective.loss = 'crossentropy': unknown; did you mean 'cross_entropy'?"),
         ("objective.loss=returned", "objective.loss = 'returned' needs objective.forward"),
         ('objective.metrics=["acuracy"]', "objective.metrics.0 = 'acuracy': unknown; did you mean 'accuracy'?"),
@@ -198,7 +201,7 @@ def test_a_job_of_a_spectrum_reads_back_and_takes_overrides() -> None:
         ("plane.seed=1", "[plane] belongs to [surface], and this job measures [spectrum]; leave it out"),
         (
             "surface.x=[0,1,2]",
-            "one of the tables [surface], [spectrum], [layers]; this one holds [surface], [spectrum]",
+            "one of the tables [surface], [spectrum], [layers], [connectivity]; this one holds [surface], [spectrum]",
         ),
         ("layers.k=1", "this one holds [spectrum], [layers]"),
     ],

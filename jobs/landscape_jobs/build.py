@@ -53,7 +53,7 @@ class Built:
     objective: ls.Objective
     plane: ls.Plane
     axes: tuple[tuple[float, float, int], ...]
-    batchnorm: str
+    batchnorm: str | None
     statistics: Any  # data to re-estimate BatchNorm on; None for the objective's own
     known: ls.Surface | None
 

@@ -307,8 +307,7 @@ def _finish(folder: Path, jobs: dict[str, Path]) -> Left:
         elif name == "convnet_pair":
             kinds = ("paths",)  # of one pair, a table and a graph say little
         for kind in kinds:
-            quantity = "error" if name == "convnet_curve" else None
-            for picture, figure in pictures(result, kind, quantity):
+            for picture, figure in pictures(result, kind):
                 drawn.append(save_figure(figure, folder / f"{name}_{picture.removeprefix('loss_')}.png"))
     accuracies = {factory.__name__: _accuracy(factory, folder) for factory in (digits_convnet, digits_mlp)}
     return Left(folder, file, tuple(drawn), tuple(jobs.values()), accuracies)

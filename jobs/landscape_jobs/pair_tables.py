@@ -31,13 +31,24 @@ _WHAT = (
     "seed",
     "device",
 )
+# Numbers of a sweep -> heading of their column; short, so that eight stand side by side
+_COLUMNS = {
+    "line_barrier": "line\nbarrier",
+    "curve_barrier": "curve\nbarrier",
+    "line_mc": "line\nmc",
+    "curve_mc": "curve\nmc",
+    "distance": "distance",
+    "unaligned_distance": "before\nalignment",
+    "length": "length",
+}
 _ROWS = 24  # of a long table
 
 
 def curve_tables(curve: Curve, title: str) -> Iterator[RenderableType]:
     """What the curve is, and how its training went."""
+    points, size = curve.control_points.shape
     shape = {
-        "curve": f"{curve.kind} of {len(curve.control_points)} control points in {curve.control_points.shape[1]:,}",
+        "curve": f"{curve.kind} of {points} control points in {size:,} parameters",
         "length": f"{curve.length:.6g}, distance of the ends {curve.distance:.6g}",
     }
     settings = ("epochs", "optimizer", "lr", "momentum", "weight_decay", "decay", "places", "parts")
@@ -94,10 +105,11 @@ def connectivity_tables(table: Connectivity, title: str) -> Iterator[RenderableT
         },
     )
     numbers = table.numbers
-    names = [name for name in numbers if not np.isnan(numbers[name]).all()]
-    shown = _table("pairs", "from", "to", *(name.replace("_", " ") for name in names))
+    unknown = {"unaligned_distance"} if table.attributes.get("align", "none") == "none" else set()
+    names = [name for name in _COLUMNS if name in numbers and name not in unknown and not np.isnan(numbers[name]).all()]
+    shown = _table("pairs", "from", "to", *(_COLUMNS[name] for name in names))
     for k, (i, j) in enumerate(table.pairs.tolist()):
-        values = [f"{numbers[name][k]:.5g}" for name in names] if table.computed[k] else ["not computed"] * len(names)
+        values = [f"{numbers[name][k]:.3g}" for name in names] if table.computed[k] else ["not computed"] * len(names)
         shown.add_row(table.labels[i], table.labels[j], *values)
     yield shown
     yield from provenance_table(table.attributes)

@@ -52,7 +52,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from landscape.alignment import METHODS as ALIGNMENTS
 from landscape_kernels.curves import CURVES
 from landscape_kernels.normalise import NORMALIZATIONS
 from pydantic import (
@@ -70,6 +69,7 @@ from pydantic import (
     model_validator,
 )
 
+from landscape.alignment import METHODS as ALIGNMENTS
 from landscape.curvature import OPERATORS
 from landscape.errors import InputError, nearest
 from landscape.fit import DECAYS, OPTIMIZERS
@@ -138,6 +138,15 @@ def _names(value: Any) -> Any:
     return [str(name) if type(name) is int else name for name in listed]
 
 
+def _pairs(value: Any) -> Any:
+    listed = value if isinstance(value, (list, tuple)) else []
+    if all(isinstance(p, (list, tuple)) and len(p) == 2 and all(type(i) is int for i in p) for p in listed) and listed:
+        return tuple((i, j) for i, j in listed)
+    if not isinstance(value, str) or value not in PAIRS:
+        raise InputError(f"not one of {', '.join(PAIRS)}, or a list of pairs of model numbers such as [[0, 1], [2, 3]]")
+    return value
+
+
 def _trace_way(value: Any) -> Any:
     if not isinstance(value, bool) and value not in METHODS:
         raise InputError(f"not true, false or a way to the trace; {nearest(str(value), METHODS)}")
@@ -154,6 +163,7 @@ CallableName = Annotated[str, AfterValidator(_callable_name)]
 Range = Annotated[tuple[float, float, int], BeforeValidator(_range)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Pairs = Annotated[Any, BeforeValidator(_pairs)]
 TraceWay = Annotated[bool | str, BeforeValidator(_trace_way)]
 Accuracy = Annotated[float, AfterValidator(_accuracy)]
 Flag = Annotated[bool, Field(strict=True)]
@@ -262,7 +272,7 @@ class SurfaceTable(_Table):
     x: Range
     y: Range | None = None
     z: Range | None = None
-    batchnorm: Annotated[str, _one_of(BATCHNORM_MODES)] = "frozen"
+    batchnorm: Annotated[str, _one_of(BATCHNORM_MODES)] | None = None
     statistics: DataTable | None = None
     known: Path | None = None
 
@@ -270,7 +280,7 @@ class SurfaceTable(_Table):
     def _consistent(self) -> SurfaceTable:
         if self.z is not None and self.y is None:
             raise InputError("z is given without y; name the axes in the order x, y, z")
-        if self.statistics is not None and self.batchnorm != "reestimated":
+        if self.statistics is not None and self.batchnorm not in (None, "reestimated"):
             raise InputError(f"statistics are not used with batchnorm = {self.batchnorm!r}; say 'reestimated'")
         return self
 
@@ -336,7 +346,7 @@ class ConnectivityTable(_Table):
     """Pairs of models, on straight lines and on fitted curves, see `landscape.measure_connectivity`."""
 
     models: Strings = Field(min_length=1)
-    pairs: Annotated[str, _one_of(PAIRS)] | tuple[tuple[Count, Count], ...] = "all"
+    pairs: Pairs = "all"
     t: Annotated[int, Field(strict=True, ge=2)] = 25
     epochs: Count = 50
     kind: Annotated[str, _one_of(CURVES)] = "bezier"

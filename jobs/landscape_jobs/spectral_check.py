@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,13 +13,13 @@ from landscape_kernels.probes import normal_vector
 
 from landscape.comm import SERIAL, world
 from landscape.density import DensityTask
-from landscape.eigen import EigenTask, Matrix
+from landscape.eigen import EigenTask, Matrix, space_rows
 from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.layer_spectra import LayerTask
 from landscape.loop import agree
 from landscape.opening import run_stores
 from landscape.sampling import Sample
-from landscape.spectrum import STAGES, matrix_of, trace_task
+from landscape.spectrum import STAGES, matrix_of, stored_space, trace_task
 from landscape.store import Store, require_stages
 from landscape.task import Task
 from landscape.trace import _FIRST_PROBES, _PROBES, _XTRACE_PROBES, choose_method, layers_of
@@ -87,7 +88,7 @@ def check_curvature(job: Job, table: SpectrumTable | LayersTable) -> CurvatureTr
     )
     pairs = table.k if isinstance(table, SpectrumTable) else 0
     method = agree(world(), lambda: choose_method(matrix, table.trace, pairs)) if table.trace else ""
-    tasks = agree(world(), lambda: _tasks(table, matrix, independent, method))
+    tasks = agree(world(), lambda: _tasks(table, matrix, independent, method, job.out))
     done = agree(world(), lambda: _done(job, table, tasks) if world().rank == 0 else {})
     chunks, product_seconds, gradient_seconds = agree(world(), lambda: _timed_product(matrix))
     gradients, trace_seconds = agree(world(), lambda: _timed_trace(tasks, matrix))
@@ -117,7 +118,7 @@ def check_curvature(job: Job, table: SpectrumTable | LayersTable) -> CurvatureTr
 
 
 def _tasks(
-    table: SpectrumTable | LayersTable, matrix: Matrix, independent: Sample | None, method: str
+    table: SpectrumTable | LayersTable, matrix: Matrix, independent: Sample | None, method: str, out: Path
 ) -> dict[str, Task]:
     """The tasks of the run in their order, but for a trace that needs the eigenvectors."""
     tasks: dict[str, Task] = {}
@@ -134,6 +135,7 @@ def _tasks(
             seed=table.seed,
             independent=independent,
             max_products=table.max_products,
+            space=stored_space(out, space_rows(table.k, matrix.size) if method == "deflated" else 0),
         )
     if method and method != "deflated":
         tasks["trace"] = trace_task(matrix, method, table.trace_tol, table.seed, {})
