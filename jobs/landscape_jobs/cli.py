@@ -1,6 +1,7 @@
 """The command `landscape`.
 
-Exit codes: 0 all done, 1 a crash, 2 input that cannot be used, 3 work is left (stopped by a signal or a limit).
+Exit codes: 0 all done (of `submit`: submitted), 1 a crash, 2 input that cannot be used, 3 work is left (stopped by a
+signal or a limit).
 What takes long to import is imported inside the commands, so that `--help` answers at once.
 """
 
@@ -88,6 +89,124 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folde
         from landscape_jobs.build import stored_job
 
         _run(lambda: stored_job(folder), None)
+
+
+@app.command(
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},  # answered here, with the valid ones
+)
+def submit(
+    context: typer.Context,
+    job: JobFile,
+    overrides: Overrides = [],  # noqa: B006
+    nodes: Annotated[int | None, typer.Option("--nodes", metavar="N", help="Nodes.  [default: 1]")] = None,
+    ntasks_per_node: Annotated[
+        int | None, typer.Option("--ntasks-per-node", metavar="N", help="Ranks on each node.  [default: 1]")
+    ] = None,
+    cpus_per_task: Annotated[
+        int | None,
+        typer.Option("--cpus-per-task", metavar="N", help="Threads of a rank.  [default: run.threads, or 1]"),
+    ] = None,
+    gpus_per_task: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus-per-task", metavar="N", help="GPUs of a rank.  [default: 1 where objective.device is cuda]"
+        ),
+    ] = None,
+    gres: Annotated[
+        str | None, typer.Option("--gres", metavar="LIST", help="GPUs of a node in the site's words, as gpu:a100:4.")
+    ] = None,
+    partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Partition.")] = None,
+    account: Annotated[str | None, typer.Option("--account", metavar="NAME", help="Account that pays.")] = None,
+    qos: Annotated[str | None, typer.Option("--qos", metavar="NAME", help="Quality of service.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", metavar="D-HH:MM:SS", help="Time limit; work left at its end is queued again."),
+    ] = None,
+    mem: Annotated[str | None, typer.Option("--mem", metavar="SIZE", help="Memory of a node, as 16G.")] = None,
+    array: Annotated[str | None, typer.Option("--array", metavar="RANGE", help="Indices of a job array.")] = None,
+    dependency: Annotated[
+        str | None, typer.Option("--dependency", metavar="LIST", help="Jobs to wait for, as afterok:1234.")
+    ] = None,
+    requeue: Annotated[
+        bool | None,
+        typer.Option(
+            "--requeue/--no-requeue", help="Go on as the same job, or as a new one that follows.  [default: requeue]"
+        ),
+    ] = None,
+    mail_type: Annotated[
+        str | None, typer.Option("--mail-type", metavar="LIST", help="When to mail, as END,FAIL.")
+    ] = None,
+    mail_user: Annotated[str | None, typer.Option("--mail-user", metavar="ADDRESS", help="Whom to mail.")] = None,
+    module: Annotated[
+        list[str] | None, typer.Option("--module", metavar="NAME", help="Module to load; may be repeated.")
+    ] = None,
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            "--environment",
+            metavar="PATH",
+            help="Virtual or conda environment, or a file to source.  [default: the environment that submits]",
+        ),
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option("--sbatch", metavar="LINE", help="Any other option of sbatch, as --exclusive; may be repeated."),
+    ] = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(
+            "--launcher", metavar="auto|srun|mpiexec", help="What starts the ranks.  [default: auto, by trial]"
+        ),
+    ] = None,
+    mpi: Annotated[
+        str | None, typer.Option("--mpi", metavar="TYPE", help="srun's --mpi.  [default: pmix or pmi2, by trial]")
+    ] = None,
+    signal_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--signal-seconds", metavar="N", help="How long before the end ranks are told to stop.  [default: 120]"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the batch script, and write and submit nothing.")
+    ] = False,
+) -> None:
+    """Submit a job to Slurm, as it is now: later edits of its file do not change what is queued.
+
+    What is nearer wins, option by option: this command line, then landscape-site.toml beside the job file or in a
+    folder above it, then ~/.config/landscape/site.toml, then the defaults. Profiles hold these options without the
+    dashes, as in: ntasks-per-node = 4
+
+    Exit codes: 0 submitted, 2 refused.
+    """
+    with _exit_codes():
+        import os
+
+        from landscape.errors import InputError
+        from landscape_jobs import submit as submitting
+        from landscape_jobs.slurm import option_names, unknown_option
+
+        unknown = next((word for word in (str(job), *context.args) if word.startswith("-")), None)
+        if unknown is not None:
+            raise InputError(unknown_option(unknown.lstrip("-").partition("=")[0]))
+        if context.args:
+            raise InputError(f"{context.args[0]!r} is one word too many: one job file is submitted at a time")
+        values = {name: context.params[name.replace("-", "_")] for name in option_names()}
+        given = {name: value for name, value in values.items() if value is not None}
+
+        def go() -> None:
+            submission = submitting.prepare(job, overrides, given, os.environ)
+            if dry_run:
+                typer.echo(submission.script, nl=False)
+                return
+            done = submitting.submit(submission, os.environ)
+            where = f" to {done.cluster}" if done.cluster else ""
+            typer.echo(f"submitted job {done.job_id}{where}; its log: {done.places.log}")
+            if submission.sources:
+                typer.echo(f"options from: {', '.join(submission.sources)}", err=True)
+
+        _on_rank_0(go)
 
 
 @app.command(no_args_is_help=True)

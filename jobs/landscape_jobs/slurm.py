@@ -1,0 +1,390 @@
+"""Slurm: options as an sbatch script, and sbatch's answers as values. Nothing here touches a file or starts a program.
+
+The script, once Slurm runs it:
+
+    SIGUSR1 ahead of the time limit or a preemption   goes on to the launcher, which hands it to every rank
+    the run ends with 0, or fails by itself           so does the job; 0 counts where the result is there
+    the run was told to stop, and left work           the job requeues itself, or a continuation waits for its end
+    the run was told to stop, and nothing was done    the job ends with 3: the same time would bring no more
+
+Everything a user gives is quoted, for the shell by `shlex` and for #SBATCH lines by their own rules.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+from landscape.errors import InputError, nearest
+
+LAUNCHERS = ("auto", "srun", "mpiexec")
+
+_TRIED = ("pmix", "pmi2")  # process interfaces: Open MPI speaks the first, MPICH and its kin the second
+_LONGEST_SIGNAL = 65535  # seconds, sbatch(1)
+
+_TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}|INFINITE|UNLIMITED", re.IGNORECASE)
+_MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
+_MPI_TYPE = re.compile(r"[A-Za-z0-9_.-]+")
+_PLAIN = re.compile(r"[\w@%+=:,./-]+")  # what an #SBATCH line takes as it stands
+_JOB_ID = re.compile(r"(\d+)(?:;(\S+))?")
+
+# #SBATCH lines in their order: option and flag, and the variables of a user's shell that sbatch would rather obey.
+_FLAGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "nodes": ("--nodes", ()),
+    "ntasks_per_node": ("--ntasks-per-node", ()),
+    "cpus_per_task": ("--cpus-per-task", ("SBATCH_CPUS_PER_TASK",)),
+    "gpus_per_task": ("--gpus-per-task", ("SBATCH_GPUS_PER_TASK",)),
+    "gres": ("--gres", ("SBATCH_GRES",)),
+    "partition": ("--partition", ("SBATCH_PARTITION",)),
+    "account": ("--account", ("SBATCH_ACCOUNT",)),
+    "qos": ("--qos", ("SBATCH_QOS",)),
+    "time": ("--time", ("SBATCH_TIMELIMIT",)),
+    "mem": ("--mem", ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU")),
+    "array": ("--array", ("SBATCH_ARRAY_INX",)),
+    "dependency": ("--dependency", ()),
+    "mail_type": ("--mail-type", ()),
+    "mail_user": ("--mail-user", ()),
+}
+_ALWAYS_STATED = (
+    "SBATCH_JOB_NAME",
+    "SBATCH_OUTPUT",
+    "SBATCH_OPEN_MODE",
+    "SBATCH_SIGNAL",
+    "SBATCH_REQUEUE",
+    "SBATCH_NO_REQUEUE",
+)
+
+# What sbatch refuses, and where the names it would take are found.
+_WAYS_OUT = (
+    ("invalid partition", "`sinfo -s` lists the partitions there are"),
+    ("invalid account", "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours"),
+    ("invalid qos", "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours"),
+    ("time limit", "`sinfo -o '%P %l'` lists the partitions' limits"),
+    ("node configuration is not available", "`sinfo -N -o '%N %c %m %G'` lists the nodes' cores, memory and GPUs"),
+    ("node count", "`sinfo -o '%P %D'` lists how many nodes the partitions have"),
+    ("dependency", "`squeue --me` lists your jobs; a dependency reads afterok:JOB or afterany:JOB"),
+    ("unable to contact", "Slurm's controller does not answer; try again, or ask the site"),
+)
+
+
+# The traps come before all else, since a signal without one ends the shell.
+_TRAPS = """\
+trap 'told=yes; [ -z "$launcher" ] || kill -USR1 "$launcher"' USR1; told=; launcher=
+trap : TERM  # Slurm tells the ranks by itself, and this shell waits for them
+
+say() { echo "landscape: $*"; }
+"""
+
+_TRIAL = """\
+# srun, where two ranks that it starts find each other; else the launcher of the MPI library
+start=({mpiexec})
+for mpi in {types}; do
+  if timeout 300 srun --mpi="$mpi" --ntasks=2 {spread} --cpus-per-task=1 \\
+    python3 -c 'from mpi4py import MPI; raise SystemExit(MPI.COMM_WORLD.size != 2)' </dev/null >/dev/null 2>&1
+  then
+    start=({srun})
+    break
+  fi
+done
+"""
+
+_RUN = """\
+began="$script.$SLURM_JOB_ID.began"
+touch -- "$began"
+say "job $SLURM_JOB_ID, restarted ${SLURM_RESTART_COUNT:-0} times, on $SLURM_JOB_NODELIST: ${start[*]} landscape run"
+code=3
+if [ -z "$told" ]; then
+  "${start[@]}" landscape run "$job" </dev/null &
+  launcher=$!
+  [ -z "$told" ] || kill -USR1 "$launcher"  # it came between these lines
+fi
+running() { [ -n "$launcher" ] && kill -0 "$launcher" 2>/dev/null; }
+while [ -z "$told" ] && running; do wait "$launcher"; done  # which a signal ends early
+for ((second = 0; second < patience; second++)); do
+  running || break
+  sleep 1
+done
+if [ -n "$launcher" ] && ! running; then
+  wait "$launcher"
+  code=$?
+fi
+if [ "$code" = 0 ] && [ ! -e "$run/landscape.h5" ]; then  # srun ends with 0 where it could not start a rank
+  say "the launcher ended without an error, but there is no $run/landscape.h5"
+  code=1
+fi
+
+# of a job that is cancelled or fails by itself this shell is not told: it stays ended
+new=
+if [ -n "$told" ] && [ "$code" != 0 ] && [ "$code" != 2 ]; then
+  code=3
+  known='-name attempts -o -name submitted -o -name run.json'  # which are there before anything is finished
+  new=$(cd -- "$run" && find . \\( $known \\) -prune -o -newer "$began" -type f -print)
+  [ -n "$new" ] || say "stopped before anything was finished: the same time again brings no more; give a longer --time"
+fi
+rm -f -- "$began"
+[ -n "$new" ] || exit "$code"
+
+if [ -n "$requeue" ] && scontrol requeue "$SLURM_JOB_ID"; then
+  say "work is left: job $SLURM_JOB_ID is queued again"
+elif sbatch --dependency=afterany:"$SLURM_JOB_ID" ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$script"; then
+  say "work is left: the job above goes on when this one has ended"
+else
+  say "work is left, and nothing goes on with it; do so with: landscape submit $job"
+fi
+exit "$code"
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of Slurm, and how the ranks are started; names are those of the command line, `-` for `_`.
+
+    Raises InputError where values cannot stand together.
+    """
+
+    nodes: int = 1
+    ntasks_per_node: int = 1  # ranks
+    cpus_per_task: int = 1  # threads of a rank
+    gpus_per_task: int | None = None  # 0 or None: none asked for this way
+    gres: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None  # minutes, or [days-]hours:minutes:seconds
+    mem: str | None = None  # of a node
+    array: str | None = None
+    dependency: str | None = None
+    requeue: bool = True
+    mail_type: str | None = None
+    mail_user: str | None = None
+    module: tuple[str, ...] = ()  # loaded in this order
+    environment: str | None = None  # folder of a virtual or conda environment, or a file to source
+    sbatch: tuple[str, ...] = ()  # more #SBATCH lines, which win over the others
+    launcher: str = "auto"
+    mpi: str | None = None  # process interface of srun; by default found out
+    signal_seconds: int = 120  # between SIGUSR1 and the time limit
+
+    def __post_init__(self) -> None:
+        if self.launcher == "mpiexec" and self.mpi is not None:
+            raise InputError(
+                f"mpi = {self.mpi!r} is for srun, and launcher = 'mpiexec' does without srun; leave one of the two out"
+            )
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of all nodes together."""
+        return self.nodes * self.ntasks_per_node
+
+
+@dataclass(frozen=True)
+class Places:
+    """Absolute paths of a submission, and the job's name in the queue. Raises InputError for what Slurm cannot name."""
+
+    name: str
+    run: Path  # the run folder
+    job: Path  # the job file as it was when submitted
+    script: Path
+    log: Path
+
+    def __post_init__(self) -> None:
+        for path in (self.run, self.job, self.script, self.log):
+            if _has_control(str(path)) or "\\" in str(path):
+                raise InputError(
+                    f"run.out leads to {str(path)!r}: a path with a backslash, a line break or another control "
+                    "character cannot stand in a batch script; name another run folder"
+                )
+
+
+def option_names() -> tuple[str, ...]:
+    """Names of the options as they are typed, without the leading dashes."""
+    return tuple(field.name.replace("_", "-") for field in fields(Options))
+
+
+def checked(name: str, value: Any, source: str) -> Any:
+    """The value of the option `name` (as it is typed) in the form `Options` holds it.
+
+    `source` is where it was given, for the message. An empty text, as in `--gres ""`, is None: it takes back what a
+    site profile gives. Raises InputError for an unknown name, with the nearest ones and all of them, and for a value
+    of the wrong kind or out of range.
+    """
+    kinds = get_type_hints(Options)
+    field = name.replace("-", "_")
+    if field not in kinds or "_" in name:
+        raise InputError(f"{source}: {unknown_option(name)}")
+    kind = kinds[field]
+    allowed = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if bool in allowed:
+        return _require(value, type(value) is bool, "true or false", name, source)
+    if int in allowed:
+        low = 0 if name == "gpus-per-task" else 1
+        high = _LONGEST_SIGNAL if name == "signal-seconds" else None
+        _require(value, type(value) is int, "a whole number", name, source)
+        in_range = low <= value and (high is None or value <= high)
+        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+        return _require(value, in_range, wanted, name, source)
+    if str not in allowed:
+        listed = [value] if isinstance(value, str) else value
+        _require(value, isinstance(listed, (list, tuple)), "a text or a list of texts", name, source)
+        return tuple(_text(name, entry, source) for entry in listed)
+    return _text(name, value, source) or None
+
+
+def unknown_option(name: str) -> str:
+    """Advice on the option `name`, which there is not: the nearest that there are, and all of them."""
+    advice = nearest(name, option_names())
+    valid = "" if advice.startswith("known") else f" Known: {', '.join(sorted(option_names()))}"
+    return f"there is no option {name!r}; {advice}{valid}"
+
+
+def batch_script(options: Options, places: Places) -> str:
+    """The text that sbatch takes: #SBATCH lines, then bash.
+
+    The launcher is chosen when the job starts, with its modules and environment in place: `srun --mpi=TYPE` is taken
+    where two ranks that it starts find each other through the MPI library that mpi4py finds, else mpiexec. What `srun
+    --mpi=list` says is not asked: it lists plugins that cannot be loaded, and knows nothing of the MPI library.
+
+    Source: sbatch(1), srun(1), scontrol(1) of Slurm 22.05.
+    """
+    parts = ("#!/bin/bash", *_directives(options, places), _TRAPS, *_surroundings(options, places), _launcher(options))
+    return "\n".join([*parts, _RUN])
+
+
+def sbatch_environment(environment: Mapping[str, str], options: Options) -> dict[str, str]:
+    """The environment to start sbatch in: without the variables it would obey before the script's own lines.
+
+    sbatch(1): "Environment variables will override any options set in a batch script". A variable whose option nobody
+    gave stays, so that an account set in a shell's start-up file still counts.
+    """
+    stated = {name for field, (_, names) in _FLAGS.items() if _given(options, field) for name in names}
+    return {name: value for name, value in environment.items() if name not in stated.union(_ALWAYS_STATED)}
+
+
+def job_id(answer: str) -> tuple[str, str | None]:
+    """(job number, cluster or None) from what `sbatch --parsable` prints; raises InputError where it is none.
+
+    >>> job_id("1234\\n"), job_id("1234;alps\\n")
+    (('1234', None), ('1234', 'alps'))
+    """
+    lines = answer.split("\n")
+    found = [match for line in lines if (match := _JOB_ID.fullmatch(line.strip()))]
+    if not found:
+        raise InputError(
+            f"sbatch answered {answer.strip()!r}, where the number of a job was expected; see whether `squeue --me` "
+            "lists it, and that `sbatch` is Slurm's own"
+        )
+    return found[-1][1], found[-1][2]
+
+
+def refusal(message: str) -> str:
+    """What sbatch wrote on standard error, and a way out of it."""
+    text = message.strip() or "(it gave no reason)"
+    known = [way for cause, way in _WAYS_OUT if cause in text.lower()]
+    return f"sbatch refused the job:\n  {text.replace(chr(10), chr(10) + '  ')}\n" + "; ".join(
+        [*known, "`--dry-run` shows the script"]
+    )
+
+
+def sbatch_quoted(value: str) -> str:
+    """`value` as one word of an #SBATCH line, where spaces need quotes, and quotes and backslashes a backslash.
+
+    >>> print(sbatch_quoted("02:00:00"), sbatch_quoted("Ada's \\"runs\\" #1"))
+    02:00:00 "Ada's \\"runs\\" #1"
+    """
+    return value if _PLAIN.fullmatch(value) else '"{}"'.format(re.sub(r'(["\\])', r"\\\1", value))
+
+
+def _require(value: Any, holds: bool, wanted: str, name: str, source: str) -> Any:
+    if not holds:
+        raise InputError(f"{source}: {name} = {value!r} is not {wanted}")
+    return value
+
+
+def _text(name: str, value: Any, source: str) -> str:
+    """A text, checked as far as its form tells; names of partitions and the like are Slurm's to know."""
+    _require(value, isinstance(value, str), "a text", name, source)
+    text: str = value.strip()
+    _require(value, not _has_control(text), "free of line breaks and other control characters", name, source)
+    if not text:
+        return ""
+    if name == "time":
+        _require(value, bool(_TIME.fullmatch(text)), "minutes, or [days-]hours:minutes:seconds", name, source)
+    if name == "mem":
+        _require(value, bool(_MEMORY.fullmatch(text)), "a number with K, M, G or T, as in 16G", name, source)
+    if name == "mpi":
+        _require(value, bool(_MPI_TYPE.fullmatch(text)), "the name of an MPI type, as pmix or pmi2", name, source)
+    if name == "launcher":
+        _require(value, text in LAUNCHERS, f"one of {', '.join(LAUNCHERS)}", name, source)
+    if name == "sbatch":
+        text = re.sub(r"^#SBATCH\s+", "", text)
+        _require(value, text.startswith("-"), "an option of sbatch, as in --exclusive", name, source)
+    return text
+
+
+def _has_control(text: str) -> bool:
+    return any(ord(character) < 32 or ord(character) == 127 for character in text)
+
+
+def _given(options: Options, field: str) -> bool:
+    return getattr(options, field) not in (None, 0)
+
+
+def _directives(options: Options, places: Places) -> Iterator[str]:
+    # `%` stands for a job's numbers in a log's name, and is doubled to mean itself; a requeued job goes on in its log
+    log = str(places.log).replace("%", "%%")
+    if options.array:
+        log = f"{log.removesuffix('.log')}-%a.log"
+    yield f"#SBATCH --job-name={sbatch_quoted(places.name)}"
+    yield f"#SBATCH --output={sbatch_quoted(log)}"
+    yield "#SBATCH --open-mode=append"
+    for field, (flag, _) in _FLAGS.items():
+        if _given(options, field):
+            yield f"#SBATCH {flag}={sbatch_quoted(str(getattr(options, field)))}"
+    yield f"#SBATCH --signal=B:USR1@{options.signal_seconds}"
+    yield "#SBATCH --requeue" if options.requeue else "#SBATCH --no-requeue"
+    for line in options.sbatch:
+        yield f"#SBATCH {line}"
+
+
+def _surroundings(options: Options, places: Places) -> Iterator[str]:
+    yield f"script={shlex.quote(str(places.script))}"
+    yield f"job={shlex.quote(str(places.job))}"
+    yield f"run={shlex.quote(str(places.run))}"
+    yield f"patience={max(1, 3 * options.signal_seconds // 4)}  # seconds to finish items in, once told to stop"
+    yield f"requeue={'yes' if options.requeue else ''}"
+    yield ""
+    if options.module:
+        yield "type module >/dev/null 2>&1 || . /etc/profile"
+        yield f"for module in {shlex.join(options.module)}; do"
+        yield '  module load "$module" || { say "module $module cannot be loaded"; exit 2; }'
+        yield "done"
+    if options.environment:
+        yield f"environment={shlex.quote(options.environment)}"
+        yield 'if [ -d "$environment" ]; then export PATH="$environment/bin:$PATH"; else . "$environment" || exit 2; fi'
+    yield 'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"'
+    yield ""
+
+
+def _launcher(options: Options) -> str:
+    """The array `start`: the words before the run's own."""
+    # --wait: survivors of a rank that died end, too, but ranks that end together keep their exit codes, which
+    # --kill-on-bad-exit would replace by its own; and since 22.05 srun takes --cpus-per-task from no sbatch
+    srun = 'srun {mpi}--kill-on-bad-exit=0 --wait=30 --cpus-per-task="$OMP_NUM_THREADS"'
+    # mpiexec by itself would bind all threads of a rank to one core
+    mpiexec = f"mpiexec -n {options.ranks} --bind-to none"
+    if options.ranks == 1:
+        return "start=()\n"
+    if options.launcher == "mpiexec":
+        return f"start=({mpiexec})\n"
+    if options.launcher == "srun":
+        return f"start=({srun.format(mpi=f'--mpi={options.mpi} ' if options.mpi else '')})\n"
+    return _TRIAL.format(
+        mpiexec=mpiexec,
+        srun=srun.format(mpi='--mpi="$mpi" '),
+        types=options.mpi or " ".join(_TRIED),
+        spread="--nodes=2 --ntasks-per-node=1" if options.nodes > 1 else "--nodes=1 --ntasks-per-node=2",
+    )
