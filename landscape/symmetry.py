@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -64,7 +65,7 @@ def find_symmetry(
     free |= set(learned)
     with ExitStack() as stack:
         model, _ = stack.enter_context(objective.differentiable(theta, buffers))
-        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))  # whose recurrent layers are one operation
+        stack.enter_context(_apart())
         running = stack.enter_context(_running(model))
         trace = Trace(running)
         frozen = objective.frozen
@@ -157,6 +158,15 @@ def _aliases(objective: Objective) -> dict[str, str]:
         first = {id(t): n for n, t in [*model.named_parameters(), *model.named_buffers()]}
         every = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
         return {name: first[id(t)] for name, t in every if first[id(t)] != name}
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Without oneDNN, whose recurrent layers are one operation that cannot be followed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32 acceleration")  # said whatever is switched
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 @contextmanager

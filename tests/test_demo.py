@@ -22,8 +22,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_demo_leaves_one_file_with_the_three_surfaces_and_the_spectrum(demo: Path) -> None:
-    assert run_names(demo / "demo.h5") == ["convnet", "mlp", "mlp_trajectory", "convnet_spectrum"]
+def test_the_demo_leaves_one_file_with_surfaces_spectrum_and_curve(demo: Path) -> None:
+    names = ["convnet", "mlp", "mlp_trajectory", "convnet_spectrum", "convnet_pair", "convnet_curve"]
+    assert run_names(demo / "demo.h5") == names
     for name in ("convnet", "mlp", "mlp_trajectory"):
         surface = ls.open(demo / "demo.h5", run=name)
         assert isinstance(surface, ls.Surface)
@@ -52,6 +53,19 @@ def test_the_spectrum_is_that_of_the_net_in_its_job_file(demo: Path) -> None:
     job = load_job(demo / "convnet_spectrum.toml")
     assert job.spectrum is not None
     assert (job.spectrum.k, job.out) == (2, demo / "runs/convnet_spectrum")
+
+
+def test_the_curve_between_two_trainings_lies_on_its_surface(demo: Path) -> None:
+    table = ls.open(demo / "demo.h5", run="convnet_pair")
+    surface = ls.open(demo / "demo.h5", run="convnet_curve")
+    assert isinstance(table, ls.Connectivity)
+    assert isinstance(surface, ls.Surface)
+    assert table.numbers["curve_barrier"][0] < 0.5 * table.numbers["line_barrier"][0]
+    assert surface.points is not None
+    assert surface.points.kind == "curve"
+    assert surface.points.true["loss"][[0, -1]] == pytest.approx(table.curve["loss"][0][[0, -1]], rel=1e-5)
+    assert (demo / "convnet_pair_paths.png").is_file()
+    assert (demo / "convnet_curve_contour.png").is_file()
 
 
 def test_the_trajectory_lies_inside_its_picture_and_ends_at_the_centre(demo: Path) -> None:
