@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -66,8 +66,17 @@ def piecewise_linear(model: nn.Module, call: Callable[[], object]) -> tuple[str,
     is left as it was.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with running_modules(model) as running, torch.enable_grad():
+        judge = _Judge(parameters, running)
+        with judge:
+            outputs = list(tensors_in(call()))
+        return judge.verdict(outputs)
+
+
+@contextmanager
+def running_modules(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules a forward pass is in, innermost last."""
     running: list[str] = []
-    judge = _Judge(parameters, running)
 
     def enter(title: str, _module: nn.Module, _inputs: object) -> None:
         running.append(title)
@@ -80,10 +89,7 @@ def piecewise_linear(model: nn.Module, call: Callable[[], object]) -> tuple[str,
             title = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
             stack.callback(module.register_forward_pre_hook(partial(enter, title)).remove)
             stack.callback(module.register_forward_hook(leave, always_call=True).remove)
-        stack.enter_context(torch.enable_grad())
-        with judge:
-            outputs = list(tensors_in(call()))
-        return judge.verdict(outputs)
+        yield running
 
 
 class _Judge(TorchDispatchMode):  # type: ignore[no-untyped-call]

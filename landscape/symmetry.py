@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
 from landscape.operations import Sight, Trace, arguments
+from landscape.piecewise import running_modules
 from landscape.trees import alike, floats_in, tensors_in
 
 Table = Mapping[str, Sequence[tuple[str, int]]]
@@ -66,7 +67,7 @@ def find_symmetry(
     with ExitStack() as stack:
         model, _ = stack.enter_context(objective.differentiable(theta, buffers))
         stack.enter_context(_apart())
-        running = stack.enter_context(_running(model))
+        running = stack.enter_context(running_modules(model))
         trace = Trace(running)
         frozen = objective.frozen
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -167,25 +168,6 @@ def _apart() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="TF32 acceleration")  # said whatever is switched
         with torch.backends.mkldnn.flags(enabled=False):
             yield
-
-
-@contextmanager
-def _running(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules a forward pass is in, innermost last."""
-    running: list[str] = []
-
-    def enter(title: str, _module: nn.Module, _inputs: object) -> None:
-        running.append(title)
-
-    def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
-        running.pop()
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            title = f"{name!r} ({type(module).__name__})" if name else type(module).__name__
-            stack.callback(module.register_forward_pre_hook(partial(enter, title)).remove)
-            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
-        yield running
 
 
 class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -19,6 +19,7 @@ from landscape.grid import AXIS_NAMES, Grid
 from landscape.loop import agree
 from landscape.store import Store
 from landscape.surface import SurfaceTask
+from landscape.task import Task
 from landscape_jobs.build import build
 from landscape_jobs.spec import Job
 
@@ -56,7 +57,7 @@ def check_job(job: Job) -> Trial:
         lambda: SurfaceTask(built.objective, built.plane, grid, batchnorm=built.batchnorm, statistics=built.statistics),
     )
     description = task.describe()
-    done = agree(world(), lambda: _done(job, task) if world().rank == 0 else 0)
+    done = agree(world(), lambda: rows_done(job, task) if world().rank == 0 else 0)
     losses, seconds = [], 0.0
     for item in (0, grid.nearest([0.0] * len(grid.axes))):  # the first also warms up; the second is timed
         started = time.perf_counter()
@@ -96,7 +97,7 @@ def _loss_at(task: SurfaceTask, item: int) -> float:
     return float(np.asarray(task.evaluate(item, SERIAL)["loss"]))
 
 
-def _done(job: Job, task: SurfaceTask) -> int:
+def rows_done(job: Job, task: Task) -> int:
     """Rows the run folder holds. Raises InputError where it belongs to another run."""
     require_writable(job.out)
     if not (job.out / "run.json").exists():

@@ -11,9 +11,8 @@ import torch
 from landscape.comm import world
 from landscape.connectivity import ConnectivityTask
 from landscape.loop import agree
-from landscape.store import Store
 from landscape_jobs.build import build_pairs
-from landscape_jobs.check import peak_memory, require_writable
+from landscape_jobs.check import peak_memory, rows_done
 from landscape_jobs.spec import Job
 
 
@@ -54,7 +53,7 @@ def check_pairs(job: Job) -> PairsTrial:
     assert table is not None
     built = build_pairs(job)
     task = agree(world(), lambda: ConnectivityTask(built.objective, built.models, **table.arguments(), **built.data))
-    done = agree(world(), lambda: _done(job, task) if world().rank == 0 else 0)
+    done = agree(world(), lambda: rows_done(job, task) if world().rank == 0 else 0)
     losses, seconds = [], 0.0
     for t in (0.0, 1.0):  # the first also warms up; the second is timed
         started = time.perf_counter()
@@ -76,13 +75,3 @@ def check_pairs(job: Job) -> PairsTrial:
         device_memory=max(f[3] for f in found),
         ranks_per_item=job.run.ranks_per_item,
     )
-
-
-def _done(job: Job, task: ConnectivityTask) -> int:
-    """Pairs the run folder holds. Raises InputError where it belongs to another run."""
-    require_writable(job.out)
-    if not (job.out / "run.json").exists():
-        return 0
-    # A folder that has its run.json is only compared with the task, not written to.
-    store = Store.create(job.out, task.describe(), task.count, "")
-    return int(store.rows().done.sum())
