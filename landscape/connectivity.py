@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -20,7 +21,7 @@ from landscape.connections import Connectivity
 from landscape.curves import Curve
 from landscape.data import Data
 from landscape.errors import InputError, nearest
-from landscape.fit import CurveFit, FitSettings, on_line, training_data
+from landscape.fit import CurveFit, FitSettings, fitted_curve, on_line, training_data
 from landscape.loop import agree, run_task
 from landscape.objective import Objective
 from landscape.path import check_statistics, chosen_batchnorm, evaluated, places_of
@@ -114,6 +115,10 @@ class ConnectivityTask:
 
     def describe(self) -> Description:
         """See `Task`."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> Description:
         objective, settings = self._objective, self._settings
         columns: dict[str, tuple[int, ...]] = {}
         for kind in ("line", "curve") if settings is not None else ("line",):
@@ -175,19 +180,16 @@ class ConnectivityTask:
         state = None if folder is None else folder / STATE_FOLDER / f"{i}-{j}.npz"
         fit = CurveFit(self._objective, points, train, settings, self._seed)
         found = fit.run(group, state=state, report=lambda text: self._tell(f"{name}: {text}"), stopping=self.stopping)
-        quantities = [*self._objective.quantities, "lr"]
-        history = {quantity: found.history[:, k] for k, quantity in enumerate(quantities)}
-        attributes = result_attributes(self.describe(), History()) | {
+        description = self._description
+        attributes = result_attributes(description, History()) | {
             "made": "fitted",
             "from": self._labels[i],
             "to": self._labels[j],
             "align": self._align or "none",
             "train": train.about,
             "seed": self._seed,
-            **{key: value for key, value in asdict(settings).items() if key != "kind"},
-            "lr": settings.step_size,
         }
-        curve = Curve(settings.kind, found.control_points, attributes, history)
+        curve = fitted_curve(found, description.identity["fit"], self._objective.quantities, attributes)
         if folder is not None and group.rank == 0:
             curve.save(folder / CURVE_FOLDER / f"{i}-{j}.h5")
         return curve

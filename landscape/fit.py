@@ -467,15 +467,22 @@ def curve_from_rows(description: Description, rows: Rows, history: History) -> C
     points = torch.from_numpy(rows.columns["control_points"][0])
     if identity["objective"]["precision"] != "float64":
         points = points.float()
-    names = [*description.about["quantities"], "lr"]
     attributes = result_attributes(description, history) | {
         "made": "fitted",
         "train": identity["train"],
         "seed": identity["seed"],
-        **{name: value for name, value in settings.items() if name != "kind"},
         "batchnorm": "batch statistics of each minibatch (train mode)",
     }
-    return Curve(settings["kind"], points, attributes, history={n: table[:, i] for i, n in enumerate(names)})
+    return fitted_curve(Fit(points, table), settings, description.about["quantities"], attributes)
+
+
+def fitted_curve(
+    fit: Fit, settings: Mapping[str, Any], quantities: Sequence[str], attributes: Mapping[str, Any]
+) -> Curve:
+    """What a fit left as a curve, which tells its `settings`; `attributes` say where it is from."""
+    history = {name: fit.history[:, k] for k, name in enumerate([*quantities, "lr"])}
+    own = {name: value for name, value in settings.items() if name != "kind"}
+    return Curve(settings["kind"], fit.control_points, {**attributes, **own}, history)
 
 
 def _parts(batch: Any, count: int) -> list[Any]:

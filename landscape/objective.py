@@ -363,15 +363,14 @@ class Objective:
         other = copy.copy(self)
         other.chunk = chunk or self.chunk
         other.precision = precision or self.precision
-        if other.precision == self.precision:
-            other._undivided, other._data = data, data.divided(other.chunk)
-            return other
-        other.dtype = torch.float64 if other.precision == "float64" else torch.float32
-        other._model = self._model.in_precision(other.dtype)
-        data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
+        if other.precision != self.precision:
+            other.dtype = torch.float64 if other.precision == "float64" else torch.float32
+            other._model = self._model.in_precision(other.dtype)
+            data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
         other._undivided, other._data = data, data.divided(other.chunk)
-        with random_state_kept():
-            other._quantities = other._settle_quantities()  # class weights follow the precision
+        if other.precision != self.precision:
+            with random_state_kept():
+                other._quantities = other._settle_quantities()  # class weights follow the precision
         return other
 
     def vector(self, theta: Any) -> Tensor:
