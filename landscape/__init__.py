@@ -26,6 +26,7 @@ from landscape.exchange import (
     write_loss_landscape_directions,
     write_loss_landscape_surface,
 )
+from landscape.failures import Tolerance
 from landscape.fit import fit_curve
 from landscape.layer_spectra import measure_layer_spectra
 from landscape.loop import run_task
@@ -63,6 +64,7 @@ __all__ = [
     "Spectrum",
     "StoreError",
     "Surface",
+    "Tolerance",
     "Trace",
     "align",
     "curve_from_points",

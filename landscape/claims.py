@@ -13,13 +13,14 @@ from typing import Protocol
 
 import numpy as np
 
-from landscape.comm import Communicator
+from landscape.comm import Communicator, RanksLostError
+from landscape.failures import Ledger
 from landscape.schedule import Claims
 
 logger = logging.getLogger(__name__)
 
 BYE, STOPPED, FAILED = 1.0, 2.0, 3.0  # how a rank left
-_ASKING = 0.0
+_ASKING, _GAVE_BACK = 0.0, 4.0
 _BLOCK, _HALT, _GOODBYE = 0.0, 1.0, 2.0  # kinds of answers
 _REQUEST, _ANSWER = 1, 2  # message tags; one tag for all answers, since MPI keeps the order only within a tag
 _POLL = 1e-3  # seconds between looks for requests; they come one block ahead, so nobody waits for this
@@ -37,11 +38,13 @@ class Progress:
     minimum: float  # of the task's headline column, earlier attempts included; NaN before the first row
     task: str = ""  # name of the task
     note: str = ""  # how far the item in hand is, where the task tells (see `task.Telling`)
+    failed: int = 0  # rows given up
 
     @property
     def remaining_seconds(self) -> float:
         """Estimated time left, NaN before the first row."""
-        return (self.total - self.done) * self.elapsed / self.computed if self.computed else math.nan
+        left = self.total - self.done - self.failed
+        return left * self.elapsed / self.computed if self.computed else math.nan
 
 
 class Tally:
@@ -55,8 +58,10 @@ class Tally:
         minimum: float = math.nan,
         *,
         task: str = "",
+        failed: int = 0,
     ) -> None:
         self._report, self._done, self._total, self._task = report, done, total, task
+        self._failed = failed
         self._lock = threading.Lock()
         self._computed, self._minimum, self._note = 0, minimum, ""
         self._started = self._reported = time.monotonic()
@@ -69,20 +74,39 @@ class Tally:
             self._note = ""
             self._tell()
 
+    def give_up(self) -> None:
+        """One row will not be computed."""
+        with self._lock:
+            self._failed += 1
+            self._tell()
+
     def note(self, text: str) -> None:
         """How far the item in hand is."""
         with self._lock:
             self._note = text
             self._tell()
 
+    def progress(self) -> Progress:
+        """How far the run is now."""
+        return Progress(
+            self._done + self._computed,
+            self._total,
+            self._computed,
+            time.monotonic() - self._started,
+            self._minimum,
+            self._task,
+            self._note,
+            self._failed,
+        )
+
     def _tell(self) -> None:
-        now, done = time.monotonic(), self._done + self._computed
-        if self._report is None or (now - self._reported < _REPORT and done < self._total):
+        now = time.monotonic()
+        ended = self._done + self._computed + self._failed >= self._total
+        if self._report is None or (now - self._reported < _REPORT and not ended):
             return
         self._reported = now
-        elapsed = now - self._started
         try:
-            self._report(Progress(done, self._total, self._computed, elapsed, self._minimum, self._task, self._note))
+            self._report(self.progress())
         except Exception:  # a closed terminal must not cost a run
             logger.exception("the progress report failed; it is switched off, the run goes on")
             self._report = None
@@ -97,6 +121,12 @@ class Source(Protocol):
     def finished(self, value: float) -> None:
         """One row is finished; `value` is its headline."""
 
+    def failed(self, item: int) -> None:
+        """An item failed: it is handed out again, or given up."""
+
+    def abandon(self) -> None:
+        """Ranks were lost: nothing more is sent or answered."""
+
     def close(self, how: float) -> None:
         """This rank takes no more items: BYE, STOPPED or FAILED. The last two end the run for all."""
 
@@ -109,9 +139,15 @@ class ManagedClaims:
     """
 
     def __init__(
-        self, claims: Claims, tally: Tally, comm: Communicator, others: list[int], stopping: Callable[[], bool]
+        self,
+        claims: Claims,
+        ledger: Ledger,
+        tally: Tally,
+        comm: Communicator,
+        others: list[int],
+        stopping: Callable[[], bool],
     ) -> None:
-        self._claims, self._tally, self._comm, self._stopping = claims, tally, comm, stopping
+        self._claims, self._ledger, self._tally, self._comm, self._stopping = claims, ledger, tally, comm, stopping
         self._present = set(others)  # ranks that have not left
         self._stopped = False
         self._lock = threading.Lock()
@@ -131,6 +167,19 @@ class ManagedClaims:
 
     def finished(self, value: float) -> None:
         self._tally.add(1, value)
+
+    def failed(self, item: int) -> None:
+        with self._lock:
+            again = self._ledger.failed(item)
+            if again and not self._stopped:
+                self._claims.put_back(item)
+        if not again:
+            self._tally.give_up()
+
+    def abandon(self) -> None:
+        self._present.clear()
+        if self._thread is not None:
+            self._thread.join()
 
     def close(self, how: float) -> None:
         if how != BYE:
@@ -158,6 +207,8 @@ class ManagedClaims:
     def _serve_or_abort(self) -> None:
         try:
             self._serve()
+        except RanksLostError:
+            return  # the main thread meets the same error at its next message
         except Exception:  # nobody else would answer, and all would wait for ever
             self._comm.abort(traceback.format_exc())
 
@@ -174,6 +225,9 @@ class ManagedClaims:
         if request is None:
             return False
         sender, (state, count, minimum) = request
+        if state == _GAVE_BACK:
+            self.failed(int(count))
+            return True
         if count:
             self._tally.add(int(count), minimum)
         if state == _ASKING:
@@ -197,11 +251,15 @@ class RequestedClaims:
         self._comm = comm
         self._count, self._minimum = 0, math.nan
         self._next: list[int] | None = None  # a block that arrived
-        self._halted = False
+        self._halted = self._gave_back = False
 
     def __iter__(self) -> Iterator[int]:
         self._tell(_ASKING)
-        while block := self._arrived():
+        while True:
+            block = self._arrived()
+            if not block and not self._gave_back:
+                return
+            self._gave_back = False  # what was given back since the last question may be there for the next
             self._tell(_ASKING)
             for item in block:
                 yield item
@@ -212,6 +270,13 @@ class RequestedClaims:
     def finished(self, value: float) -> None:
         self._count += 1
         self._minimum = float(np.fmin(self._minimum, value))
+
+    def failed(self, item: int) -> None:
+        self._comm.send(np.array([_GAVE_BACK, item, math.nan]), 0, _REQUEST)
+        self._gave_back = True
+
+    def abandon(self) -> None:
+        return None
 
     def close(self, how: float) -> None:
         self._tell(how)

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,11 +34,16 @@ class PartnerFailedError(RuntimeError):
     """Another rank left the group instead of meeting this one; the reason is that rank's to tell."""
 
 
+class RanksLostError(RuntimeError):
+    """Ranks died, and the MPI library lets the others live; `Communicator.recover` makes them a world of their own."""
+
+
 class Communicator(Protocol):
     """What the engine asks of a group of ranks."""
 
     rank: int
     size: int
+    talking: bool  # in the middle of a message
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's `value` on every rank."""
@@ -52,6 +59,12 @@ class Communicator(Protocol):
 
     def leave(self) -> None:
         """Take no more part: ranks that wait for this one, or come to wait, get PartnerFailedError."""
+
+    def rejoin(self) -> None:
+        """Take part again, after ranks left and the others heard of it; all ranks of the group call this."""
+
+    def recover(self) -> None:
+        """Go on without the ranks that were lost; all others call this. The ranks are numbered anew."""
 
     def send(self, value: npt.NDArray[np.float64], to: int, tag: int) -> None:
         """Send an array of float64."""
@@ -72,6 +85,7 @@ class Serial:
 
     rank = 0
     size = 1
+    talking = False
     concurrent = False
 
     def broadcast(self, value: Any) -> Any:
@@ -93,6 +107,12 @@ class Serial:
     def leave(self) -> None:
         return None
 
+    def rejoin(self) -> None:
+        return None
+
+    def recover(self) -> None:
+        return None
+
     def send(self, value: npt.NDArray[np.float64], to: int, tag: int) -> None:
         raise RuntimeError("one rank has nobody to send to")
 
@@ -107,14 +127,19 @@ SERIAL: Communicator = Serial()
 
 
 class Mpi:
-    """The ranks of an MPI communicator."""
+    """The ranks of an MPI communicator.
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    Where the MPI library tolerates faults (ULFM: Open MPI 5 started with `--with-ft ulfm`), the death of a rank raises
+    RanksLostError on all others at their next message; elsewhere the launcher ends them all.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, whole: Mpi | None = None) -> None:
         self._comm = comm
+        self._whole = whole  # of which this is a group
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self._splits: dict[int, MPI.Intracomm] = {}  # kept, since an MPI library has few communicators to give
-        self._broken = False
+        self._broken = self.talking = self.recovered = False
 
     @property
     def concurrent(self) -> bool:
@@ -123,18 +148,21 @@ class Mpi:
         return MPI.Query_thread() >= MPI.THREAD_MULTIPLE
 
     def broadcast(self, value: Any) -> Any:
-        self._meet()
-        return self._comm.bcast(value, root=0)
+        with self._watched():
+            self._meet()
+            return self._comm.bcast(value, root=0)
 
     def gather_all(self, value: Any) -> list[Any]:
-        self._meet()
-        return self._comm.allgather(value)
+        with self._watched():
+            self._meet()
+            return self._comm.allgather(value)
 
     def allreduce_(self, array: npt.NDArray[np.float64]) -> None:
         from mpi4py import MPI
 
-        self._meet()
-        self._comm.Allreduce(MPI.IN_PLACE, array)
+        with self._watched():
+            self._meet()
+            self._comm.Allreduce(MPI.IN_PLACE, array)
 
     def groups_of(self, size: int) -> Communicator:
         if size < 1 or self.size % size:
@@ -145,16 +173,29 @@ class Mpi:
         if size == 1:
             return SERIAL
         if size not in self._splits:
-            self._splits[size] = type(self._comm)(self._comm.Split(self.rank // size, self.rank))
-        return Mpi(self._splits[size])
+            with self._watched():
+                self._splits[size] = type(self._comm)(self._comm.Split(self.rank // size, self.rank))
+        return Mpi(self._splits[size], self)
 
     def leave(self) -> None:
         if not self._broken:
-            with contextlib.suppress(PartnerFailedError):
+            with contextlib.suppress(PartnerFailedError), self._watched():
                 self._meet(leaving=True)
 
+    def rejoin(self) -> None:
+        self._broken = False
+
+    def recover(self) -> None:
+        self.recovered = True
+        self._revoke()
+        self._comm = type(self._comm)(self._comm.Shrink())
+        self.rank, self.size = self._comm.Get_rank(), self._comm.Get_size()
+        self._splits = {}
+        self._broken = False
+
     def send(self, value: npt.NDArray[np.float64], to: int, tag: int) -> None:
-        self._wait(self._comm.Isend(value, dest=to, tag=tag))
+        with self._watched():
+            self._wait(self._comm.Isend(value, dest=to, tag=tag))
 
     def receive(self, tag: int, *, wait: bool) -> tuple[int, npt.NDArray[np.float64]] | None:
         from mpi4py import MPI
@@ -164,13 +205,14 @@ class Mpi:
         def waiting() -> bool:
             return bool(self._comm.Iprobe(source=MPI.ANY_SOURCE, tag=tag, status=status))
 
-        if wait:
-            _until(waiting)
-        elif not waiting():
-            return None
-        array = np.empty(status.Get_count(MPI.DOUBLE))
-        self._comm.Recv(array, source=status.Get_source(), tag=tag)
-        return status.Get_source(), array
+        with self._watched():
+            if wait:
+                _until(waiting)
+            elif not waiting():
+                return None
+            array = np.empty(status.Get_count(MPI.DOUBLE))
+            self._comm.Recv(array, source=status.Get_source(), tag=tag)
+            return status.Get_source(), array
 
     def abort(self, message: str) -> None:
         sys.stderr.write(f"rank {self.rank} ends the job: {message}\n")
@@ -186,6 +228,27 @@ class Mpi:
         if left[0]:
             self._broken = True
             raise PartnerFailedError("another rank of this group failed")
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Where the MPI library tells that a rank is gone, all that are left are told so by their next message."""
+        from mpi4py import MPI
+
+        self.talking = True
+        try:
+            yield
+        except MPI.Exception as error:
+            if error.Get_error_class() not in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED):
+                raise
+            self._revoke()
+            raise RanksLostError("ranks of this run died; the others can go on") from error
+        finally:
+            self.talking = False
+
+    def _revoke(self) -> None:
+        for comm in (self._comm, self._whole._comm if self._whole is not None else None):
+            if comm is not None and not comm.Is_revoked():
+                comm.Revoke()
 
     @staticmethod
     def _wait(request: MPI.Request) -> None:
@@ -226,6 +289,16 @@ def local_rank() -> int:
     return 0
 
 
+def local_size() -> int:
+    """Number of processes of this run on this machine, 1 outside any launcher."""
+    for variable in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
+        if variable in os.environ:
+            return int(os.environ[variable])
+    # as in "2(x3),1": tasks on each node in turn; the largest will do
+    counts = re.findall(r"(\d+)(?:\(x\d+\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    return max(map(int, counts), default=1)
+
+
 @functools.cache
 def world() -> Communicator:
     """All ranks of this run: MPI's world under a launcher with more than one process, else one rank alone.
@@ -254,9 +327,35 @@ def world() -> Communicator:
     return Mpi(MPI.Intracomm(MPI.COMM_WORLD.Dup()))
 
 
+def end_process(code: int) -> None:
+    """What a program under a launcher does last: nothing, unless it went on without ranks that were lost.
+
+    It then ends here, with this exit code: MPI's own end waits, in Open MPI 5.0 once in ten times for ever, for ranks
+    that are no more.
+    """
+    comm = world() if world.cache_info().currsize else SERIAL
+    if isinstance(comm, Mpi) and comm.recovered:
+        with contextlib.suppress(RanksLostError):
+            comm.gather_all(None)
+        _flush()
+        os._exit(code)
+
+
 def processor_count() -> int:
     """Processor cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes of memory that this machine, or the part of it that a batch system gives, has left."""
+    free = [sys.maxsize]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+        free += [1024 * int(found[1])] if found else []
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        group = Path("/sys/fs/cgroup")
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(0, min(free))
 
 
 def _until(ready: Callable[[], bool]) -> None:

@@ -21,6 +21,7 @@ from landscape.connections import Connectivity
 from landscape.curves import Curve
 from landscape.data import Data
 from landscape.errors import InputError, nearest
+from landscape.failures import Tolerance
 from landscape.fit import CurveFit, FitSettings, fitted_curve, on_line, training_data
 from landscape.loop import agree, run_task
 from landscape.objective import Objective
@@ -262,6 +263,7 @@ def measure_connectivity(
     seed: int = 0,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> Connectivity:
@@ -275,7 +277,8 @@ def measure_connectivity(
 
     A pair is an item: the ranks share pairs, and `ranks_per_item` of them the data of each (and its fit, where `parts`
     is as many). With `out` a killed sweep goes on from the last epoch of every curve in hand; the folder then holds
-    `landscape.h5` and the curves themselves as `curves/i-j.h5`, which `landscape.open` reads.
+    `landscape.h5` and the curves themselves as `curves/i-j.h5`, which `landscape.open` reads. Pairs that fail stay
+    masked where a `tolerance` says so (see `run_task`).
 
     Raises InputError for one model, equal ones, or anything that cannot be measured as asked, before computing.
     """
@@ -315,9 +318,10 @@ def measure_connectivity(
         limit=limit_items,
         progress=progress,
         job=job,
+        tolerance=tolerance,
     )
     found = connectivity_from_rows(task.describe(), outcome.rows, outcome.history)
-    if outcome.store is not None and found.complete:
+    if outcome.store is not None and outcome.ended:
         store = outcome.store
         if world().rank == 0:
             shutil.rmtree(store.folder / STATE_FOLDER, ignore_errors=True)

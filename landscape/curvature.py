@@ -15,7 +15,7 @@ import torch
 from landscape_kernels.layout import Block
 from torch import Tensor
 
-from landscape.comm import SERIAL, Communicator
+from landscape.comm import SERIAL, Communicator, available_memory, local_size
 from landscape.data import Batch
 from landscape.errors import InputError, NumericalError, nearest
 from landscape.objective import Objective
@@ -92,6 +92,12 @@ def require_operator(objective: Objective, operator: str, weight_decay: float) -
         raise InputError(f"weight_decay={weight_decay}; give a finite number of 0 or more")
 
 
+def _graph_room() -> int:
+    """Bytes of graphs that a rank keeps: `_GRAPH_BYTES`, or less where ranks share a machine with little memory."""
+    # of what is available a quarter: what a graph holds on to besides its tensors is about as much again
+    return min(_GRAPH_BYTES, available_memory() // (4 * local_size()))
+
+
 class CurvatureOperator:
     """The Hessian H (or Gauss-Newton matrix G = J'H_L J) of the mean loss at theta, as products with vectors.
 
@@ -143,7 +149,7 @@ class CurvatureOperator:
         self._objective = objective.on(objective.data, chunk=product_chunk(objective), precision=precision)
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
-        self._room = _GRAPH_BYTES
+        self._room = _graph_room()
         self._denominators: FloatArray = np.zeros(self._objective.chunks)
         self._summed_up = False  # whether the denominators are known for all chunks
 
@@ -157,7 +163,7 @@ class CurvatureOperator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._kept.clear()
-        self._room = _GRAPH_BYTES
+        self._room = _graph_room()
         self._bound.close()
 
     @property

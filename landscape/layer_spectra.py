@@ -15,6 +15,7 @@ from landscape.claims import Progress
 from landscape.comm import Communicator, world
 from landscape.eigen import Matrix, check_tol, pair_columns, pair_row
 from landscape.errors import InputError, RunInterrupted
+from landscape.failures import Tolerance
 from landscape.loop import agree, run_task
 from landscape.objective import Objective
 from landscape.spectra import LayerSpectra, Trace
@@ -79,13 +80,15 @@ def measure_layer_spectra(
     trace_tol: float = 0.02,
     seed: int = 0,
     ranks_per_item: int = 1,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> LayerSpectra:
     """The k largest eigenvalues and the trace of every layer's diagonal block, layers shared out over the ranks.
 
     A layer is a module that holds parameters of its own; `params` takes some of them. The blocks' traces sum to the
-    trace of the whole. The other arguments are those of `measure_spectrum`.
+    trace of the whole. Layers that fail stay masked where a `tolerance` says so (see `run_task`). The other arguments
+    are those of `measure_spectrum`.
     """
     matrix, _ = agree(
         world(), lambda: matrix_of(objective, params, operator, theta, buffers, weight_decay, None, "uniform", seed)
@@ -97,16 +100,16 @@ def measure_layer_spectra(
         agree(world(), lambda: require_stages(folder, STAGES))
     stages: dict[str, Stage] = {}
 
-    def run(name: str, task: Any) -> None:
+    def run(name: str, task: Any, tolerance: Tolerance | None) -> None:
         place = None if folder is None else folder / name
-        outcome = run_task(task, place, ranks_per_item=ranks_per_item, progress=progress, job=job)
+        outcome = run_task(task, place, ranks_per_item=ranks_per_item, progress=progress, job=job, tolerance=tolerance)
         stages[name] = Stage(task.describe(), outcome.rows, outcome.history)
         if outcome.stopped is not None:
             raise RunInterrupted(f"stopped by {outcome.stopped} after its {name}; the same call goes on from there")
 
-    run("layers", task)
+    run("layers", task, tolerance)
     if method:
-        run("trace", agree(world(), lambda: trace_task(matrix, method, trace_tol, seed, stages)))
+        run("trace", agree(world(), lambda: trace_task(matrix, method, trace_tol, seed, stages)), None)
     result = layers_from_stages(stages)
     if folder is not None:
         agree(world(), lambda: result.save(folder / RESULT) if world().rank == 0 else None)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from landscape import hdf5, paths
 from landscape.agreement import Agreement, agreement_from_rows
 from landscape.agreement_schema import agreement_group, read_agreement
@@ -105,12 +107,46 @@ def group_names(path: str | Path, *, run: str | None = None) -> list[str]:
     return [name for name in _READERS if name in tree.groups]
 
 
-def merge_runs(folders: Sequence[str | Path] | Mapping[str, str | Path], path: str | Path) -> Path:
-    """Write several runs, finished or not, as one file with a group each, named by folder or by the mapping's keys."""
+def merge_runs(
+    folders: Sequence[str | Path] | Mapping[str, str | Path | None],
+    path: str | Path,
+    *,
+    about: Mapping[str, Mapping[str, str | float]] | None = None,
+) -> Path:
+    """Write several runs, finished or not, as one file with a group each, named by folder or by the mapping's keys.
+
+    None in the place of a folder makes an empty group, for a run there is nothing of. `about` says more of each run,
+    by its name: texts and numbers, which become attributes of its group and, in the file's root, variables over the
+    dimension "run". Raises InputError for names that cannot be, StoreError for what cannot be read or written.
+    """
     named = folders if isinstance(folders, Mapping) else {Path(f).resolve().name.replace(" ", "_"): f for f in folders}
     if len(named) != len(folders):
         raise InputError("two run folders have the same name; give names: {'a': folder, 'b': folder}")
-    return hdf5.write(path, merged_group({name: _tree([open_result(folder)]) for name, folder in named.items()}))
+    about = about or {}
+    groups = {
+        name: hdf5.Group(tree.variables, {**tree.attributes, **about.get(name, {})}, tree.groups)
+        for name, folder in named.items()
+        for tree in [hdf5.Group() if folder is None else _tree([open_result(folder)])]
+    }
+    merged = merged_group(groups)
+    runs = " ".join(name for name, folder in named.items() if folder is not None)
+    table = _run_table(about, list(named)) if about else {}
+    return hdf5.write(path, hdf5.Group(table, {**merged.attributes, "runs": runs}, merged.groups))
+
+
+def _run_table(about: Mapping[str, Mapping[str, str | float]], names: Sequence[str]) -> dict[str, hdf5.Variable]:
+    """What is known of runs, as variables over them: numbers where all are, else texts; missing is NaN or ""."""
+    table = {"name": hdf5.Variable(("run",), np.array(names, dtype=object), {"long_name": "group of the run"})}
+    for key in dict.fromkeys(key for name in names for key in about.get(name, {})):
+        values = [about.get(name, {}).get(key) for name in names]
+        if all(value is None or isinstance(value, (int, float)) for value in values):
+            column = np.array([np.nan if value is None else value for value in values])
+        else:
+            column = np.array(["" if value is None else str(value) for value in values], dtype=object)
+        table[key] = hdf5.Variable(("run",), column, {"long_name": key})
+    if taken := next((name for name in (*table, "run") if name in names), None):
+        raise InputError(f"a run cannot have the name {taken!r} beside a variable of that name; name it otherwise")
+    return table
 
 
 def save_together(path: str | Path, *results: Result) -> Path:

@@ -10,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,22 @@ def attempt_record(ranks: int) -> dict[str, Any]:
         "engine": engine_version(),
         "git": git_revision(Path.cwd()),
         "libraries": {name: _version(name) for name in _LIBRARIES},
+        **_slurm(os.environ),
         "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "",
     }
+
+
+def _slurm(variables: Mapping[str, str]) -> dict[str, Any]:
+    """The job of Slurm that this is part of, under the name `slurm`; nothing outside any."""
+    if "SLURM_JOB_ID" not in variables:
+        return {}
+    job: dict[str, Any] = {
+        "job": variables.get("SLURM_ARRAY_JOB_ID", variables["SLURM_JOB_ID"]),
+        "restart": int(variables.get("SLURM_RESTART_COUNT", 0)),
+    }
+    if "SLURM_ARRAY_TASK_ID" in variables:
+        job["array_task"] = variables["SLURM_ARRAY_TASK_ID"]
+    return {"slurm": job}
 
 
 @functools.cache

@@ -20,7 +20,7 @@ class Claims:
     """
 
     def __init__(self, pending: Sequence[int], workers: int, limit: int | None = None) -> None:
-        self._pending = pending if limit is None else pending[:limit]
+        self._pending = list(pending if limit is None else pending[:limit])
         self._workers = workers
         self._next = 0
 
@@ -35,6 +35,11 @@ class Claims:
         block = list(self._pending[self._next : self._next + size])
         self._next += len(block)
         return block
+
+    def put_back(self, item: int) -> None:
+        """Hand out an item again, as the next one: whether it can be computed at all is better known soon."""
+        self._next -= 1
+        self._pending[self._next] = item
 
     def stop(self) -> None:
         """Hand out no more."""

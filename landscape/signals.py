@@ -1,13 +1,17 @@
-"""Stopping on request: a signal asks the run to end after the item in hand."""
+"""Signals: those that ask the run to end after the item in hand, and the alarm of an item that takes too long."""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
+
+_ALARM_EVERY, _GRACE = 0.5, 30.0  # seconds
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -41,6 +45,46 @@ class StopSignals:
         self.received = signal.Signals(number).name
         with contextlib.suppress(Exception):  # what went wrong shows when the item in hand is done
             self.at_once()
+
+
+class ItemOverdueError(Exception):
+    """An item took longer than it may."""
+
+
+class TimeLimit:
+    """While active, raises `ItemOverdueError` in the main thread after `seconds`; None for no limit.
+
+    Where `unless` says so (in the middle of a message, which the other ranks wait for) it does a little later.
+    What does not come back to Python within as long again and 30 s more (a loop in compiled code, a device that hangs)
+    ends the process, with the places of all its threads on standard error.
+    """
+
+    def __init__(self, seconds: float | None, *, unless: Callable[[], bool]) -> None:
+        self._unless = unless
+        on_main_thread = threading.current_thread() is threading.main_thread()
+        self._seconds = seconds if on_main_thread and hasattr(signal, "setitimer") else None
+        self._previous: Any = None
+
+    def __enter__(self) -> TimeLimit:
+        if self._seconds is not None:
+            self._previous = signal.signal(signal.SIGALRM, self._handle)
+            # again and again: a model may catch all exceptions
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, _ALARM_EVERY)
+            faulthandler.dump_traceback_later(2 * self._seconds + _GRACE, exit=True, file=sys.__stderr__ or 2)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, self._previous)
+            faulthandler.cancel_dump_traceback_later()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._unless():
+            return
+        raise ItemOverdueError(f"it took longer than {self._seconds:g} s, the limit that is set for an item")
 
 
 def _nothing() -> None:

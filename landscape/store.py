@@ -2,10 +2,14 @@
 
     run.json                     the task: identity, columns, rounds, job text; written once, rewritten at a new round
     attempts/0001.json           who ran when, where, with which versions
+    attempts/0001.beat           how far that attempt was at its last sign of life
+    failures/0001-00003-000002.json   why an item failed, once for each time
+    hands/0001-00003             the item that rank 3 has in hand; gone when it ends in good order
     shards/0001-00003-000007.npz rows of attempt 1, rank 3, seventh shard: items (n,), one array per column
     landscape.h5                 the result, once every row is there
 
-All but the attempts' records are written once and durably (see `write_durably`), so they are whole or absent. Several
+All but records of attempts, signs of life and hands are written once and durably (see `write_durably`), so they are
+whole or absent. Several
 runs may use one folder at once: each has its own attempt number and so its own shards, and rows that two of them
 compute are equal.
 """
@@ -17,22 +21,28 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from landscape.errors import InputError, StoreError
+from landscape.failures import Failure, Failures, Hand, given_up, left_in_hand
 from landscape.files import create_durably, write_durably
+from landscape.heartbeat import Beat, read_beat
+from landscape.results import BoolArray
 from landscape.task import Description, Row, Rows
 
 FORMAT = 1  # of run folders
 RESULT = "landscape.h5"
+FAILURES = "failures"
 
 _FIRST_INTERVAL, _LAST_INTERVAL = 1.0, 60.0  # seconds of rows a killed rank may lose, early and late in a long run
 _INTERVAL_SHARE = 0.02  # in between: this share of the time run so far, which bounds the number of shards
-_SHARDS_PER_SECOND = 32  # of all ranks together, early in a run: file systems shared by 1,000 ranks take no more gladly
+_SHARDS_PER_SECOND = 32  # of all ranks together: each is read back, one after another, while all ranks wait
+_MANY_RANKS = 1920  # so many write _SHARDS_PER_SECOND at the last interval; with more it grows with their number
 
 _KEYS = ("format", "task", "columns", "identity", "about", "rounds", "job")  # of run.json
 
@@ -43,6 +53,7 @@ class History:
 
     attempts: tuple[Mapping[str, Any], ...] = ()  # oldest first
     job: str = ""  # text of the job file, "" for a call of the library
+    failed: Mapping[int, str] = field(default_factory=dict)  # items given up, and why
 
 
 def result_attributes(description: Description, history: History) -> dict[str, Any]:
@@ -58,6 +69,8 @@ def result_attributes(description: Description, history: History) -> dict[str, A
         "job": history.job,
         "attempts": list(history.attempts),
     }
+    if history.failed:
+        attributes["failures"] = [{"item": item, "reason": reason} for item, reason in history.failed.items()]
     if history.attempts:
         last = history.attempts[-1]
         keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
@@ -87,6 +100,8 @@ class Store:
         self._manifest = self.folder / "run.json"
         self._shards = self.folder / "shards"
         self._attempts = self.folder / "attempts"
+        self._failures = Failures(self.folder / FAILURES)
+        self._hands = self.folder / "hands"
         self.result = self.folder / RESULT
 
     # -- what is computed ---------------------------------------------------------------------------------------
@@ -200,9 +215,25 @@ class Store:
                 rows.columns[name][items] = value
         return rows
 
+    def done_items(self, known: dict[str, npt.NDArray[np.int64]]) -> BoolArray:
+        """Which items are finished, (n,), without their values.
+
+        `known` maps names of shards to the items they hold and is brought up to date, so that the next call reads the
+        new ones alone. Raises StoreError for a damaged shard.
+        """
+        paths = {path.name: path for path in sorted(self._shards.glob("*.npz"))}
+        done = np.zeros(self.count, dtype=bool)
+        for name in known.keys() - paths.keys():
+            del known[name]
+        for name, path in paths.items():
+            if name not in known:
+                known[name] = _read_shard(path, {}, len(done))[0]
+            done[known[name]] = True
+        return done
+
     def writer(self, attempt: int, rank: int, columns: Mapping[str, tuple[int, ...]], *, ranks: int = 1) -> ShardWriter:
         """Where one of `ranks` puts its rows during one attempt."""
-        return ShardWriter(self._shards, f"{attempt:04d}-{rank:05d}", columns, ranks)
+        return ShardWriter(self._shards, f"{attempt:04d}-{rank:05d}", columns, rank, ranks)
 
     # -- attempts -----------------------------------------------------------------------------------------------
 
@@ -238,26 +269,100 @@ class Store:
         return records
 
     def history(self) -> History:
-        """All attempts and the job they belong to."""
-        return History(tuple(self.attempts()), str(self.manifest()["job"]))
+        """All attempts, the job they belong to, and what was given up."""
+        return History(tuple(self.attempts()), str(self.manifest()["job"]), self.failed())
+
+    def beat_file(self, attempt: int) -> Path:
+        """Where an attempt gives signs of life."""
+        return self._attempts / f"{attempt:04d}.beat"
+
+    def beat(self) -> Beat | None:
+        """The last sign of life of the newest attempt; None where it has given none."""
+        newest = max((path.stem for path in self._attempts.glob("*.json")), default=None)
+        return read_beat(self.beat_file(int(newest)), int(newest)) if newest is not None else None
+
+    # -- failures -----------------------------------------------------------------------------------------------
+
+    def failures(self) -> tuple[Failure, ...]:
+        """Every failure of an item noted in any attempt, oldest first."""
+        return self._failures.all()
+
+    def failed(self) -> dict[int, str]:
+        """Items given up and why, by as many retries as the newest attempt allows; finished ones are none of them."""
+        retries = next((record.get("retries") for record in reversed(self.attempts())), None)
+        found = {} if retries is None else given_up(self.failures(), retries)
+        done = self.rows().done if found else ()
+        return {item: reason for item, reason in found.items() if item < len(done) and not done[item]}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every item of all rounds so far is done or given up."""
+        ended = self.rows().done
+        ended[list(self.failed())] = True
+        return bool(ended.all())
+
+    def note_failure(self, failure: Failure) -> None:
+        """Keep why an item failed. Raises StoreError when the disk refuses."""
+        try:
+            self._failures.add(failure)
+        except OSError as error:
+            raise _unwritable(self.folder / FAILURES, error) from error
+
+    def note_crashes(self) -> None:
+        """Keep as failures what ranks of earlier attempts had in hand when they ended without a word."""
+        for found in left_in_hand(self._hands):
+            self.note_failure(found)
+
+    def forget_failures(self, attempt: int) -> None:
+        """Take back the failures of an attempt whose cause was not in its items."""
+        self._failures.forget(attempt)
+
+    def hand(self, attempt: int, rank: int) -> Hand:
+        """Where a rank keeps what it has in hand during one attempt."""
+        return Hand(self._hands / f"{attempt:04d}-{rank:05d}")
+
+
+def flush_interval(elapsed: float, ranks: int) -> float:
+    """Seconds between two shards of a rank, `elapsed` seconds after a run of `ranks` ranks began.
+
+    A second at first, then 2 % of the time run so far, at most a minute: that much a killed rank loses. All ranks
+    together write at most 32 a second, however many they are.
+
+    >>> [flush_interval(elapsed, ranks=1) for elapsed in (0.0, 600.0, 86400.0)]
+    [1.0, 12.0, 60.0]
+    >>> flush_interval(0.0, ranks=4096)
+    128.0
+    """
+    longest = _LAST_INTERVAL * max(1.0, ranks / _MANY_RANKS)
+    return min(max(elapsed * _INTERVAL_SHARE, _FIRST_INTERVAL, ranks / _SHARDS_PER_SECOND), longest)
+
+
+def flush_lead(rank: int, ranks: int) -> float:
+    """Seconds by which a rank's first shard comes earlier than rank 0's: those that start together write in turn.
+
+    >>> [flush_lead(rank, ranks=4) for rank in range(4)]
+    [0.0, 0.25, 0.5, 0.75]
+    """
+    return flush_interval(0.0, ranks) * rank / ranks
 
 
 class ShardWriter:
     """Collects a rank's rows and writes them as shards, often enough that a kill loses seconds of work."""
 
-    def __init__(self, folder: Path, prefix: str, columns: Mapping[str, tuple[int, ...]], ranks: int = 1) -> None:
-        self._folder, self._prefix, self._columns = folder, prefix, columns
-        self._first_interval = min(max(_FIRST_INTERVAL, ranks / _SHARDS_PER_SECOND), _LAST_INTERVAL)
+    def __init__(
+        self, folder: Path, prefix: str, columns: Mapping[str, tuple[int, ...]], rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._folder, self._prefix, self._columns, self._ranks = folder, prefix, columns, ranks
         self._rows: list[tuple[int, Row]] = []
         self._number = 0
-        self._started = self._flushed = time.monotonic()
+        self._started = time.monotonic()
+        self._flushed = self._started - flush_lead(rank, ranks)
 
     def add(self, item: int, row: Row) -> None:
         """Take one row; writes a shard when the last one is old enough."""
         self._rows.append((item, row))
         now = time.monotonic()
-        share = (now - self._started) * _INTERVAL_SHARE
-        if now - self._flushed >= min(max(share, self._first_interval), _LAST_INTERVAL):
+        if now - self._flushed >= flush_interval(now - self._started, self._ranks):
             self.flush()
 
     def flush(self) -> None:

@@ -14,11 +14,12 @@ from landscape.claims import Progress
 from landscape.comm import SERIAL, Communicator, world
 from landscape.directions import Plane
 from landscape.errors import InputError
+from landscape.failures import Tolerance
 from landscape.grid import AXIS_NAMES, Grid
 from landscape.loop import agree, run_task
 from landscape.objective import BATCHNORM_MODES, Objective
 from landscape.results import Points, Surface
-from landscape.store import History, Store, result_attributes
+from landscape.store import History, result_attributes
 from landscape.task import Description, Row, Rows
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
@@ -138,6 +139,7 @@ def measure_surface(
     known: Surface | None = None,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> Surface:
@@ -153,7 +155,7 @@ def measure_surface(
     of one model do not fit, and "frozen" elsewhere. `known` is a surface on the same grid (an imported one, say) whose
     points are taken over; a few are computed again first and must agree. The ranks share items, and `ranks_per_item` of
     them the data of each. `limit_items` ends the run after so many new rows; the surface is then masked where nothing
-    was computed.
+    was computed, as it is where points failed and a `tolerance` leaves them out.
 
     Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
     """
@@ -177,15 +179,12 @@ def measure_surface(
         progress=progress,
         job=job,
         recheck=_RECHECK_RTOL[objective.precision],
+        tolerance=tolerance,
     )
-    return finish(task.describe(), outcome.rows, outcome.store, outcome.history)
-
-
-def finish(description: Description, rows: Rows, store: Store | None, history: History) -> Surface:
-    """The surface of the rows; written to the run folder's result file when it is complete."""
-    surface = surface_from_rows(description, rows, history)
-    if store is not None and surface.complete and bool(rows.done.all()):
-        agree(world(), lambda: surface.save(store.result) if world().rank == 0 else None)
+    surface = surface_from_rows(task.describe(), outcome.rows, outcome.history)
+    if outcome.store is not None and outcome.ended:
+        result = outcome.store.result
+        agree(world(), lambda: surface.save(result) if world().rank == 0 else None)
     return surface
 
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
+import failure_cases
 import kill_trials
 import loop_cases
 import numpy as np
@@ -26,18 +28,22 @@ pytestmark = pytest.mark.mpi
 
 @pytest.fixture(scope="module")
 def serial_results(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """What every case of the run loop returns on one rank."""
+    """What every case of the run loop and of failing items returns on one rank."""
     results = {}
-    for case in loop_cases.CASES:
+    for case in (*loop_cases.CASES, *failure_cases.CASES):
         results[case.__name__] = case(tmp_path_factory.mktemp(case.__name__))
     return results
 
 
+@pytest.mark.parametrize("program", [loop_cases, failure_cases])
 @pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_cases(ranks: int, run_mpi: RunMpi, tmp_path: Path, serial_results: Mapping[str, str]) -> None:
-    done = run_mpi(ranks, "loop_cases.py", tmp_path, tmp_path / "result.json")
+def test_cases(
+    ranks: int, program: ModuleType, run_mpi: RunMpi, tmp_path: Path, serial_results: Mapping[str, str]
+) -> None:
+    done = run_mpi(ranks, f"{program.__name__}.py", tmp_path, tmp_path / "result.json")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "result.json").read_text()) == serial_results
+    serial = {case.__name__: serial_results[case.__name__] for case in program.CASES}
+    assert json.loads((tmp_path / "result.json").read_text()) == serial
 
 
 @pytest.mark.parametrize(("mode", "rank"), [("raise", 0), ("raise", 2), ("exit", 1), ("before", 1)])

@@ -5,19 +5,22 @@ from __future__ import annotations
 import glob
 import importlib
 import inspect
+import logging
+import math
 import os
 import re
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import landscape as ls
-from landscape.comm import processor_count, world
+from landscape.comm import RanksLostError, processor_count, world
 from landscape.errors import InputError, nearest
 from landscape.loop import agree
 from landscape.opening import Result, run_stores
@@ -34,6 +37,8 @@ from landscape_jobs.spec import (
     ThroughPlane,
     parse_job,
 )
+
+logger = logging.getLogger(__name__)
 
 # First task of a run -> the function of the library that runs it
 _MEASURE = {
@@ -72,8 +77,23 @@ def run_job(
 ) -> Result:
     """Run a job on all ranks and return what it measured.
 
-    Raises what the function of the library raises that measures it.
+    Where ranks die and the MPI library lets the others live, these begin again without them, and go on from the rows
+    that are there. Raises what the function of the library raises that measures it.
     """
+    while True:
+        try:
+            return _measured(job, limit_items, progress)
+        except RanksLostError:
+            before = world().size
+            world().recover()
+            left = world().size
+            logger.warning("%d of %d ranks died; the other %d go on", before - left, before, left)
+            shared = math.gcd(job.run.ranks_per_item, left)  # which has to divide the ranks; the values are the same
+            job = job.model_copy(update={"run": job.run.model_copy(update={"ranks_per_item": shared})})
+
+
+def _measured(job: Job, limit_items: int | None, progress: Callable[[ls.Progress], None] | None) -> Result:
+    tolerance = ls.Tolerance(job.run.retries, job.run.item_seconds)
     if job.connectivity is not None:
         pairs = build_pairs(job)
         return ls.measure_connectivity(
@@ -84,6 +104,7 @@ def run_job(
             out=job.out,
             ranks_per_item=job.run.ranks_per_item,
             limit_items=limit_items,
+            tolerance=tolerance,
             progress=progress,
             job=job.text(),
         )
@@ -94,7 +115,9 @@ def run_job(
                 f"--limit-items={limit_items} counts points of a surface or pairs of models, and this job measures "
                 "curvature. Leave it out; Ctrl-C stops a run, and landscape resume goes on with it."
             )
-        measure = ls.measure_spectrum if job.spectrum is not None else ls.measure_layer_spectra
+        measure = (
+            ls.measure_spectrum if job.spectrum is not None else partial(ls.measure_layer_spectra, tolerance=tolerance)
+        )
         return measure(
             build_objective(job),
             **table.arguments(),
@@ -114,6 +137,7 @@ def run_job(
         known=built.known,
         ranks_per_item=job.run.ranks_per_item,
         limit_items=limit_items,
+        tolerance=tolerance,
         progress=progress,
         job=job.text(),
     )
@@ -148,7 +172,7 @@ def stored_job(folder: str | Path) -> Job:
     Raises StoreError for what is no run folder, InputError for a run made from Python.
     """
     stores = run_stores(folder)
-    store = next((store for store in stores if not store.rows().done.all()), stores[-1])
+    store = next((store for store in stores if not store.complete), stores[-1])
     text = store.manifest()["job"]
     if not text:
         measure = _MEASURE.get(stores[0].description().name, "measure_spectrum")

@@ -62,6 +62,8 @@ from pydantic import (
     Discriminator,
     Field,
     FiniteFloat,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Tag,
     ValidationError,
@@ -371,11 +373,17 @@ class ConnectivityTable(_Table):
 
 
 class RunTable(_Table):
-    """Where the run goes and how it is spread: the run folder, torch threads per rank, ranks that share one point."""
+    """Where the run goes, how it is spread, and what is done about items that fail.
+
+    The run folder; torch threads per rank; ranks that share one item; how often an item that fails is tried again
+    before it is left out (a surface's point, a layer, a pair of models), and the seconds one may take.
+    """
 
     out: Path
     threads: PositiveInt | None = None
     ranks_per_item: PositiveInt = 1
+    retries: NonNegativeInt = 2
+    item_seconds: PositiveFloat | None = None
 
 
 class Job(_Table):
@@ -402,6 +410,11 @@ class Job(_Table):
             )
         if self.surface is None and "plane" in self.model_fields_set:
             raise InputError(f"[plane] belongs to [surface], and this job measures [{given[0]}]; leave it out")
+        if self.spectrum is not None and (useless := {"retries", "item_seconds"} & self.run.model_fields_set):
+            raise InputError(
+                f"run.{min(useless)} is for items that can be left out, and a spectrum is made of all of its own; "
+                "leave it out"
+            )
         if self.objective.loss == RETURNED and self.objective.forward is None:
             raise InputError(f"objective.loss = {RETURNED!r} needs objective.forward, the function that returns it")
         return self
