@@ -224,7 +224,7 @@ class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         self._storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation that keeps its own result would keep itself alive for ever by it
 
     @property
     def bytes(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -420,3 +422,39 @@ def test_a_forward_that_switches_batchnorm_to_train_mode_is_refused() -> None:
 
     with pytest.raises(InputError, match="BatchNorm '1' into train mode"):
         CurvatureOperator(Objective(net, data=data, forward=forward))
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+class Marked(torch.autograd.Function):
+    """The identity, whose place in a graph is known to live as long as the graph does."""
+
+    marks: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark = torch.nn.Identity()
+        Marked.marks.add(ctx.mark)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        return grad_outputs[0]
+
+
+class WithMark(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Marked.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def test_graphs_are_gone_after_use() -> None:
+    """Of operations that keep their own results (ReLU, tanh, exp), too, which would keep themselves alive by them."""
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), WithMark(), nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 3))
+    objective = Objective(net, data=(X, Y))
+    with CurvatureOperator(objective) as H:
+        H.apply(torch.ones((1, H.size), dtype=H.dtype))
+        assert len(Marked.marks) > 0
+    del H
+    gc.collect()
+    assert len(Marked.marks) == 0
