@@ -100,7 +100,11 @@ def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
 
 def load_checkpoint(model: Any, path: str | Path) -> None:
     """Load a checkpoint into `model` (an nn.Module); raises InputError naming every key that does not fit."""
-    state = read_state(path)
+    load_state(model, read_state(path), path)
+
+
+def load_state(model: Any, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """The same for the tensors read from the checkpoint at `path`."""
     shapes = {n: tuple(v.shape) for n, v in model.state_dict().items()}
     state = strip_prefixes(state, shapes)
     check_state(state, shapes, f"checkpoint {path}")

@@ -112,6 +112,27 @@ class Tally:
             self._report = None
 
 
+class _Pace:
+    """How long this rank's items take."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._items, self._spent = 0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of an item, on average; infinity before the first."""
+        return self._spent / self._items if self._items else math.inf
+
+    def timed(self, block: list[int]) -> Iterator[int]:
+        """The items of a block, each timed until the next is asked for."""
+        for item in block:
+            began = self._clock()
+            yield item
+            self._spent += self._clock() - began
+            self._items += 1
+
+
 class Source(Protocol):
     """Where a rank gets its items from."""
 
@@ -146,7 +167,9 @@ class ManagedClaims:
         comm: Communicator,
         others: list[int],
         stopping: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._pace = _Pace(clock)
         self._claims, self._ledger, self._tally, self._comm, self._stopping = claims, ledger, tally, comm, stopping
         self._present = set(others)  # ranks that have not left
         self._stopped = False
@@ -157,8 +180,8 @@ class ManagedClaims:
             self._thread.start()
 
     def __iter__(self) -> Iterator[int]:
-        while block := self._take():
-            for item in block:
+        while block := self._take(self._pace.seconds):
+            for item in self._pace.timed(block):
                 if self._stopped:
                     return
                 yield item
@@ -190,9 +213,9 @@ class ManagedClaims:
             while self._thread.is_alive():
                 self._thread.join(0.1)  # in slices, so that a signal is still handled
 
-    def _take(self) -> list[int]:
+    def _take(self, seconds: float) -> list[int]:
         with self._lock:
-            return self._claims.take()
+            return self._claims.take(seconds)
 
     def _stop(self) -> None:
         """Hand out nothing more, and tell the ranks that have items in hand."""
@@ -224,14 +247,14 @@ class ManagedClaims:
         request = self._comm.receive(_REQUEST, wait=False) if self._present else None
         if request is None:
             return False
-        sender, (state, count, minimum) = request
+        sender, (state, count, minimum, seconds) = request
         if state == _GAVE_BACK:
             self.failed(int(count))
             return True
         if count:
             self._tally.add(int(count), minimum)
         if state == _ASKING:
-            self._send(sender, _BLOCK, self._take())
+            self._send(sender, _BLOCK, self._take(seconds))
         else:
             if state != BYE:
                 self._stop()
@@ -247,21 +270,21 @@ class ManagedClaims:
 class RequestedClaims:
     """Items asked of rank 0: the next block is requested before the one in hand is begun."""
 
-    def __init__(self, comm: Communicator) -> None:
-        self._comm = comm
+    def __init__(self, comm: Communicator, clock: Callable[[], float] = time.monotonic) -> None:
+        self._comm, self._pace = comm, _Pace(clock)
         self._count, self._minimum = 0, math.nan
         self._next: list[int] | None = None  # a block that arrived
         self._halted = self._gave_back = False
+        self._tell(_ASKING)
 
     def __iter__(self) -> Iterator[int]:
-        self._tell(_ASKING)
         while True:
             block = self._arrived()
             if not block and not self._gave_back:
                 return
             self._gave_back = False  # what was given back since the last question may be there for the next
             self._tell(_ASKING)
-            for item in block:
+            for item in self._pace.timed(block):
                 yield item
                 self._hear(wait=False)
                 if self._halted:
@@ -272,7 +295,7 @@ class RequestedClaims:
         self._minimum = float(np.fmin(self._minimum, value))
 
     def failed(self, item: int) -> None:
-        self._comm.send(np.array([_GAVE_BACK, item, math.nan]), 0, _REQUEST)
+        self._comm.send(np.array([_GAVE_BACK, item, math.nan, math.nan]), 0, _REQUEST)
         self._gave_back = True
 
     def abandon(self) -> None:
@@ -303,5 +326,5 @@ class RequestedClaims:
         return float(kind)
 
     def _tell(self, state: float) -> None:
-        self._comm.send(np.array([state, self._count, self._minimum]), 0, _REQUEST)
+        self._comm.send(np.array([state, self._count, self._minimum, self._pace.seconds]), 0, _REQUEST)
         self._count, self._minimum = 0, math.nan

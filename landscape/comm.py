@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
 _FIRST_POLL, _LAST_POLL = 2e-5, 1e-3
+_PIECE = 1 << 28  # bytes of one message; MPI counts them in 32 bits
 
 
 class PartnerFailedError(RuntimeError):
@@ -47,6 +48,9 @@ class Communicator(Protocol):
 
     def broadcast(self, value: Any) -> Any:
         """Rank 0's `value` on every rank."""
+
+    def broadcast_(self, array: npt.NDArray[np.uint8]) -> None:
+        """Give the array, of bytes, rank 0's values on every rank, in place."""
 
     def gather_all(self, value: Any) -> list[Any]:
         """Every rank's `value`, by rank, on every rank."""
@@ -90,6 +94,9 @@ class Serial:
 
     def broadcast(self, value: Any) -> Any:
         return value
+
+    def broadcast_(self, array: npt.NDArray[np.uint8]) -> None:
+        return None
 
     def gather_all(self, value: Any) -> list[Any]:
         return [value]
@@ -151,6 +158,12 @@ class Mpi:
         with self._watched():
             self._meet()
             return self._comm.bcast(value, root=0)
+
+    def broadcast_(self, array: npt.NDArray[np.uint8]) -> None:
+        with self._watched():
+            self._meet()
+            for start in range(0, len(array), _PIECE):
+                self._comm.Bcast(array[start : start + _PIECE], root=0)
 
     def gather_all(self, value: Any) -> list[Any]:
         with self._watched():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LARGEST_BLOCK = 256
+_REQUESTS_PER_SECOND = 10_000  # of all ranks together: a fifth of what rank 0 can answer
+_SHORTEST_BLOCK = 0.05  # seconds: long against a round trip to rank 0
 _SHARE = 4  # a claim is at most 1/4 of an equal share of what is left: early blocks are large, the last ones single
 
 
@@ -29,9 +31,15 @@ class Claims:
         """Items not handed out."""
         return len(self._pending) - self._next
 
-    def take(self) -> list[int]:
-        """The next block; empty when nothing is left."""
-        size = min(max(1, self.remaining // (_SHARE * self._workers)), LARGEST_BLOCK)
+    def take(self, seconds: float = 0.0) -> list[int]:
+        """The next block, for a rank that takes `seconds` for an item; empty when nothing is left.
+
+        It lasts that rank no longer than rank 0 needs to answer all of them in turn at its leisure, so that a slow rank
+        holds little; infinity, for a rank that has finished none, gives a single item.
+        """
+        longest = max(_SHORTEST_BLOCK, self._workers / _REQUESTS_PER_SECOND)
+        share = min(max(1, self.remaining // (_SHARE * self._workers)), LARGEST_BLOCK)
+        size = share if share * seconds <= longest else max(1, int(longest / seconds))
         block = list(self._pending[self._next : self._next + size])
         self._next += len(block)
         return block

@@ -152,8 +152,9 @@ class Store:
 
     def manifest(self) -> dict[str, Any]:
         """The content of run.json. Raises StoreError when it is damaged or newer than this version."""
+        content = _read(self._manifest)
         try:
-            manifest: dict[str, Any] = json.loads(self._manifest.read_text(encoding="utf-8"))
+            manifest: dict[str, Any] = json.loads(content)
             if manifest["format"] > FORMAT:
                 raise StoreError(
                     f"{self.folder} has run-folder format {manifest['format']}, this version reads up to {FORMAT}; "
@@ -161,7 +162,7 @@ class Store:
                 )
             if missing := [key for key in _KEYS if key not in manifest]:
                 raise ValueError(f"no {', '.join(missing)} in it")
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise StoreError(
                 f"cannot read {self._manifest}: {error!r}. It was edited or damaged; restore it from a copy, or start "
                 "again in another folder."
@@ -223,8 +224,6 @@ class Store:
         """
         paths = {path.name: path for path in sorted(self._shards.glob("*.npz"))}
         done = np.zeros(self.count, dtype=bool)
-        for name in known.keys() - paths.keys():
-            del known[name]
         for name, path in paths.items():
             if name not in known:
                 known[name] = _read_shard(path, {}, len(done))[0]
@@ -291,13 +290,13 @@ class Store:
         """Items given up and why, by as many retries as the newest attempt allows; finished ones are none of them."""
         retries = next((record.get("retries") for record in reversed(self.attempts())), None)
         found = {} if retries is None else given_up(self.failures(), retries)
-        done = self.rows().done if found else ()
+        done = self.done_items({}) if found else ()
         return {item: reason for item, reason in found.items() if item < len(done) and not done[item]}
 
     @property
     def complete(self) -> bool:
         """Whether every item of all rounds so far is done or given up."""
-        ended = self.rows().done
+        ended = self.done_items({})
         ended[list(self.failed())] = True
         return bool(ended.all())
 
@@ -398,8 +397,9 @@ def write_shard(path: Path, rows: Sequence[tuple[int, Row]], columns: Mapping[st
 def _read_shard(
     path: Path, columns: Mapping[str, tuple[int, ...]], count: int
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[str, np.ndarray[Any, np.dtype[np.float64]]]]:
+    content = _read(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             items = file["items"]
             values = {name: file[name] for name in columns}
         if items.ndim != 1 or (items.size and (items.min() < 0 or items.max() >= count)):
@@ -413,6 +413,17 @@ def _read_shard(
             "file and resume: its rows will be computed again, all others are kept."
         ) from error
     return items, values
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file of the folder. Raises StoreError where the file system does not give it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {path}: {error}. The file system does not give it now; what is finished is safe as long as "
+            "it is not deleted. Try again when it answers, or see that you may read the folder."
+        ) from error
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,11 +1,14 @@
 #!/bin/bash
 # A real Slurm on this machine alone, for tests: a controller and several virtual nodes, no systemd, loopback only.
 #
-#   tests/slurm_up.sh up DIR [NODES=2] [CPUS_PER_NODE=2]    prints what to export; DIR holds its state and logs
-#   tests/slurm_up.sh down DIR                              cancels its jobs and ends its daemons
-#   tests/slurm_up.sh install                               gets Debian's packages, where they are missing
+#   tests/slurm_up.sh install [PACKAGE...]                  gets Debian's packages, and others named, where missing
+#   tests/slurm_up.sh up DIR [NODES=2] [CPUS_PER_NODE=2]    brings it up, and says what to export
+#   tests/slurm_up.sh down DIR                              cancels its jobs and ends its processes
+#   tests/slurm_up.sh hold DIR [NODES=2] [CPUS_PER_NODE=2]  up, and down when standard input ends, as it does however
+#                                                           the caller ends
+#   tests/slurm_up.sh node DIR NAME                         starts a node's daemon again
 #
-# Needs root.
+# DIR is new, and holds the state, the logs and the munge of this Slurm, so that several can run at once. Needs root.
 # SLURM_TEST_PORT (6900) is the first of the ports used: the controller's, then one for each node.
 # Partitions: low (default), whose jobs are requeued to make room for those of high.
 set -euo pipefail
@@ -16,24 +19,26 @@ say() { echo "slurm_up.sh: $*" >&2; }
 PACKAGES=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix2 libpmix-dev)
 
 install_packages() {
+  PACKAGES+=("$@")
+  exec 9<"$0" && flock 9  # one at a time
   dpkg-query -W "${PACKAGES[@]}" >/dev/null 2>&1 && return
-  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${PACKAGES[@]}" >&2
+  get_packages || { apt-get update >&2 && get_packages; }  # lists of packages may be missing or old
+}
+
+get_packages() {
+  DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends \
+    "${PACKAGES[@]}" >&2
 }
 
 start_munge() {
-  munge -n >/dev/null 2>&1 && return  # somebody else's, left alone
-  if [ ! -e /etc/munge/munge.key ]; then
-    install -m 600 /dev/null /etc/munge/munge.key
-    head -c 1024 /dev/urandom >/etc/munge/munge.key
-    chown munge:munge /etc/munge/munge.key
-  fi
-  install -d -o munge -g munge /run/munge
-  runuser -u munge -- munged
-  cp /run/munge/munged.pid "$1/munged.pid"
+  (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
+  # --force: a folder that only root may enter is no place for a socket, says munge; here only root needs it
+  munged --force --socket="$folder/munge.socket" --key-file="$folder/munge.key" --pid-file="$folder/munged.pid" \
+    --log-file="$folder/munged.log" --seed-file="$folder/munge.seed" 2>>"$folder/munged.log"
 }
 
 write_configuration() {
-  local folder=$1 nodes=$2 cpus=$3 host port=${SLURM_TEST_PORT:-6900} memory
+  local nodes=$1 cpus=$2 host port=${SLURM_TEST_PORT:-6900} memory
   host=$(hostname -s)
   memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
   grep -qw -- "$host" /etc/hosts || echo "127.0.0.1 $host" >>/etc/hosts
@@ -45,6 +50,7 @@ SlurmctldPort=$port
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=socket=$folder/munge.socket
 CredType=cred/munge
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation=$folder/state
@@ -80,12 +86,11 @@ EOF
 }
 
 up() {
-  local folder nodes=${2:-2} cpus=${3:-2}
-  folder=$(realpath -m -- "$1")
+  local nodes=${2:-2} cpus=${3:-2} node
+  name_folder "$1"
   mkdir -p "$folder/state"
-  start_munge "$folder"
-  write_configuration "$folder" "$nodes" "$cpus"
-  export SLURM_CONF=$folder/slurm.conf
+  write_configuration "$nodes" "$cpus"
+  start_munge
   slurmctld
   for node in $(seq "$nodes"); do
     mkdir -p "$folder/spool.n$node" "$folder/tmp.n$node"
@@ -103,22 +108,50 @@ up() {
   return 1
 }
 
-down() {
-  local folder
-  folder=$(realpath -- "$1")
-  export SLURM_CONF=$folder/slurm.conf
-  timeout 10 scancel --user="$(id -un)" 2>/dev/null || true
-  for _ in $(seq 50); do
-    [ -z "$(timeout 10 squeue -h 2>/dev/null)" ] && break
-    sleep 0.1
-  done
-  for file in "$folder"/slurmd.*.pid "$folder/slurmctld.pid" "$folder/munged.pid"; do
-    [ -e "$file" ] && kill "$(cat "$file")" 2>/dev/null || true
+# The processes of this Slurm: its daemons, the steps of its jobs, and what these started.
+ours() {
+  local file
+  for file in $(env -u SLURM_CONF grep -lsFxz "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ); do
+    file=${file%/environ}
+    echo "${file#/proc/}"
   done
 }
 
+down() {
+  local patience
+  name_folder "$1"
+  timeout 10 scancel --user="$(id -un)" 2>/dev/null || true
+  for ((patience = 50; patience; patience--)); do
+    [ -z "$(timeout 10 squeue -h 2>/dev/null)" ] && break
+    sleep 0.1
+  done
+  kill $(cat "$folder"/slurmd.*.pid "$folder/slurmctld.pid" "$folder/munged.pid" 2>/dev/null) 2>/dev/null || true
+  for ((patience = 30; patience; patience--)); do
+    [ -n "$(ours)" ] || return 0
+    sleep 0.1
+  done
+  kill -9 $(ours) 2>/dev/null || true
+}
+
+hold() {
+  trap '' INT  # the end of the caller is the end of its standard input
+  trap "down ${1@Q}" EXIT
+  up "$@"
+  cat >/dev/null
+}
+
+node() {
+  name_folder "$1"
+  slurmd -N "$2"
+}
+
+name_folder() {
+  folder=$(realpath -m -- "$1")
+  export SLURM_CONF=$folder/slurm.conf
+}
+
 case ${1:-} in
-  install) install_packages ;;
-  up | down) "$@" ;;
-  *) say "say install, up DIR [NODES] [CPUS_PER_NODE], or down DIR" && exit 2 ;;
+  install) install_packages "${@:2}" ;;
+  up | down | hold | node) "$@" ;;
+  *) say "say install [PACKAGE...], up or hold DIR [NODES] [CPUS_PER_NODE], down DIR, or node DIR NAME" && exit 2 ;;
 esac

@@ -184,6 +184,8 @@ def test_status_tells_how_far_each_run_is(folder: Path) -> None:
     assert "4 of 15" in told
     assert "not yet" in told
     assert "landscape.h5" in told.replace("\n", "")
+    assert "stopped at a limit" in told
+    assert "landscape resume" in told
 
 
 def test_show_tells_values_with_errors_plane_and_origin(folder: Path) -> None:

@@ -158,10 +158,16 @@ def test_survivors_of_a_killed_rank_complete_the_job(home: Path) -> None:
     if launcher is None:
         pytest.skip("mpiexec is not installed: pip install 'loss-landscape-engine[mpi]'")
     kills = ["--set", "objective.forward=fragile_nets:kills", "--set", "surface.x=[-1,1,41]"]
+    command = [sys.executable, "-m", "landscape_jobs.cli", "run", "job.toml", *kills]
     done = subprocess.run(
-        [launcher, "--with-ft", "ulfm", "-n", "3", sys.executable, "-m", "landscape_jobs.cli", "run", "job.toml", *kills],
-        cwd=home, env=mpi_environment(), capture_output=True, text=True, timeout=GUARD, check=False,
-    )  # fmt: skip
+        [launcher, "--with-ft", "ulfm", "-n", "3", *command],
+        cwd=home,
+        env=mpi_environment(),
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "1 of 3 ranks died; the other 2 go on" in done.stderr
     assert [record["ranks"] for record in Store.open(home / "runs/a").attempts()] == [3, 2]

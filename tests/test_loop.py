@@ -20,7 +20,7 @@ from landscape.signals import StopSignals
 from landscape.store import Store
 
 
-@pytest.mark.parametrize("case", (*loop_cases.CASES, *failure_cases.CASES), ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", [*loop_cases.CASES, *failure_cases.CASES], ids=lambda case: case.__name__)
 def test_case(case: Callable[[Path], str], tmp_path: Path) -> None:
     case(tmp_path)
 

@@ -7,7 +7,7 @@ import logging
 import warnings
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -430,7 +430,7 @@ def test_a_forward_that_switches_batchnorm_to_train_mode_is_refused() -> None:
 class Marked(torch.autograd.Function):
     """The identity, whose place in a graph is known to live as long as the graph does."""
 
-    marks: weakref.WeakSet[Any] = weakref.WeakSet()
+    marks: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

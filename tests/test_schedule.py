@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -37,6 +38,14 @@ def test_blocks_shrink_to_one_item(workers: int) -> None:
     assert sizes[0] == min(LARGEST_BLOCK, 100_000 // (4 * workers))
     assert sizes[-workers:] == [1] * workers
     assert sum(sizes) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "size"),
+    [(0.0, 4, 256), (math.inf, 4, 1), (1e-3, 4, 50), (0.02, 4, 2), (0.1, 4, 1), (0.1, 4000, 4), (0.1, 40_000, 40)],
+)
+def test_blocks_last_no_longer_than_rank_0_needs_to_answer_all(seconds: float, workers: int, size: int) -> None:
+    assert len(Claims(range(10**8), workers).take(seconds)) == size
 
 
 def test_items_come_in_the_order_given() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from landscape_jobs.slurm import Options, Places, batch_script, sbatch_quoted
+from landscape_jobs.slurm import Options, Places, array_of, batch_script, command_script, sbatch_quoted
 
 from landscape.errors import InputError
 
@@ -68,7 +69,38 @@ def test_script_is_the_golden_one(name: str) -> None:
     assert batch_script(options, places(run)) == (GOLDEN / f"{name}.sh").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+SWEEP = Options(array="0-2,5%2", time="00:30:00")
+COMMAND = f"python train.py --note {shlex.quote(ODD)}\ncp a.pt b.pt"
+
+
+def test_scripts_of_a_sweep_and_of_a_command_are_the_golden_ones() -> None:
+    run = places("/home/ada/runs/resnet20")
+    assert batch_script(SWEEP, run, cells=True) == (GOLDEN / "sweep.sh").read_text(encoding="utf-8")
+    text = command_script(Options(gpus_per_task=1), run, COMMAND, Path(f"/home/{ODD}"), "0123abcd")
+    assert text == (GOLDEN / "command.sh").read_text(encoding="utf-8")
+    assert "--signal" not in text  # which would end the command
+
+
+@pytest.mark.parametrize(
+    ("numbers", "at_once", "shown"),
+    [
+        ([0], None, "0"),
+        ([3, 1, 2, 0], None, "0-3"),
+        ([0, 2, 4, 5], "%2", "0,2,4-5%2"),
+        ([7, 9, 10, 11], "%12", "7,9-11%12"),
+    ],
+)
+def test_indices_of_an_array(numbers: list[int], at_once: str | None, shown: str) -> None:
+    assert array_of(numbers, at_once) == shown
+
+
+@pytest.mark.parametrize("at_once", ["0-3", "4", "%0", "%", "1-9%2"])
+def test_of_a_sweep_only_how_many_run_at_once_is_asked(at_once: str) -> None:
+    with pytest.raises(InputError, match="--array %4"):
+        array_of([0, 1], at_once)
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "sweep", "command"])
 def test_bash_can_read_it(name: str) -> None:
     done = subprocess.run(["bash", "-n", GOLDEN / f"{name}.sh"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -117,21 +149,36 @@ def test_paths_no_script_can_name_are_refused(run: str) -> None:
 # -- what bash makes of it: stand-ins for Slurm's programs, and for the run ------------------------------------------
 
 STANDINS = {
-    "scontrol": 'echo "scontrol $*" >>"$CALLS"; exit "$REQUEUE_CODE"',
-    "sbatch": 'echo "sbatch $*" >>"$CALLS"; exit "$SBATCH_CODE"',
+    "scontrol": """
+if [[ $* = *show* ]]; then echo "JobId=12 PreemptTime=$PREEMPTED Partition=low"; exit; fi
+echo "scontrol $*" >>"$CALLS"; exit "$REQUEUE_CODE"
+""",
+    "sbatch": 'echo "sbatch $*" >>"$CALLS"; echo "34;alps"; exit "$SBATCH_CODE"',
     # a trial, which holds python3, succeeds for the process interface that the MPI library speaks
     "srun": """
 echo "srun $*" >>"$CALLS"
+[[ $* != *"=1 true" ]] || exit "$NODES_CODE"
 [[ $* != *python3* ]] || { [[ "$* " == *"--mpi=$SPEAKS "* ]]; exit; }
 while [[ $1 == -* ]]; do shift; done
 exec "$@"
 """,
     "sleep": "exec /bin/sleep 0.05",
-    "mpiexec": 'echo "mpiexec $*" >>"$CALLS"; shift 4; exec "$@"',
+    "mpiexec": """
+[[ $* != *"-n 1 true" ]] || exit "$SURVIVORS_CODE"
+echo "mpiexec $*" >>"$CALLS"
+[ "$1" != --with-ft ] || shift 2
+shift 4; exec "$@"
+""",
     # ends with CODE; with CODE = wait, goes on until it is told to stop, and then ends with STOP_CODE
     "landscape": """
 printf '%s\\0' "$@" >"$CALLS.arguments"; echo "$OMP_NUM_THREADS" >"$CALLS.threads"
+if [[ $* = *--note-folder* ]]; then
+  [ -z "$NOWHERE" ] || exit 0
+  mkdir -p "$RUN_FOLDER"; echo >"$RUN_FOLDER/cell.json"
+  echo "$RUN_FOLDER" >"${@: -1}"
+fi
 [ -n "$LOST" ] || echo >"$RUN_FOLDER/landscape.h5"
+[ -z "$ROW" ] || { /bin/sleep 0.05; echo >"$RUN_FOLDER/shards"; }
 [ "$CODE" = wait ] || exit "$CODE"
 trap 'if [ -n "$FINISHED" ]; then echo row >"$RUN_FOLDER/shards"; fi; exit "$STOP_CODE"' USR1
 echo >"$CALLS.running"
@@ -169,10 +216,13 @@ class Machine:
             "REQUEUE_CODE": "0",
             "SBATCH_CODE": "0",
             "STOP_CODE": "3",
+            "SURVIVORS_CODE": "1",
+            "NODES_CODE": "0",
+            "PREEMPTED": "None",
         }
 
-    def start(self, options: Options, **environment: str) -> subprocess.Popen[str]:
-        self.places.script.write_text(batch_script(options, self.places), encoding="utf-8")
+    def start(self, options: Options, *, cells: bool = False, **environment: str) -> subprocess.Popen[str]:
+        self.places.script.write_text(batch_script(options, self.places, cells=cells), encoding="utf-8")
         return subprocess.Popen(
             ["bash", str(self.places.script)],
             env=self.environment | environment,
@@ -183,9 +233,11 @@ class Machine:
             start_new_session=True,
         )
 
-    def finish(self, options: Options, *signals: signal.Signals, **environment: str) -> tuple[int, str]:
+    def finish(
+        self, options: Options, *signals: signal.Signals, cells: bool = False, **environment: str
+    ) -> tuple[int, str]:
         """(exit code, log) of a script that gets `signals` once the run is under way."""
-        process = self.start(options, **environment)
+        process = self.start(options, cells=cells, **environment)
         try:
             if signals:
                 self.wait_for_the_run()
@@ -258,14 +310,81 @@ def test_a_stopped_rank_may_be_reported_as_killed(machine: Machine) -> None:
 def test_where_requeueing_is_refused_a_continuation_follows(machine: Machine, options: Options) -> None:
     code, log = machine.finish(options, signal.SIGUSR1, CODE="wait", REQUEUE_CODE="1")
     assert code == 3
-    assert machine.calls[-1] == f"sbatch --dependency=afterany:12 {machine.places.script}"
+    assert machine.calls[-1] == f"sbatch --parsable --dependency=afterany:12 {machine.places.script}"
+    record = json.loads(machine.places.script.with_suffix(".34.json").read_text())
+    assert record == {"job_id": "34", "cluster": None}
     assert ("scontrol requeue 12" in machine.calls) == options.requeue
     assert "goes on when this one has ended" in log
 
 
+ARRAY = {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "4"}
+
+
 def test_a_task_of_an_array_goes_on_alone(machine: Machine) -> None:
-    machine.finish(Options(requeue=False), signal.SIGUSR1, CODE="wait", SLURM_ARRAY_TASK_ID="4")
-    assert machine.calls == [f"sbatch --dependency=afterany:12 --array=4 {machine.places.script}"]
+    """Its last task has the number of the whole array, all of which `scontrol requeue 12` would queue again."""
+    machine.finish(Options(requeue=False), signal.SIGUSR1, CODE="wait", **ARRAY)
+    assert machine.calls == [f"sbatch --parsable --dependency=afterany:12_4 --array=4 {machine.places.script}"]
+    assert not list(machine.places.script.parent.glob("*.json"))
+    machine.log.unlink()
+    Path(f"{machine.log}.running").unlink()
+    machine.finish(Options(), signal.SIGUSR1, CODE="wait", **ARRAY)
+    assert machine.calls == ["scontrol requeue 12_4"]
+
+
+def test_a_cell_is_run_and_judged_by_its_own_folder(machine: Machine) -> None:
+    cell = machine.run / "width=3-0123456789ab"
+    options = Options(array="0-4")
+    code, _ = machine.finish(options, cells=True, CODE="0", RUN_FOLDER=str(cell), **ARRAY)
+    assert code == 0
+    said = Path(f"{machine.log}.arguments").read_text().split("\0")
+    assert said[:-2] == ["run", str(machine.places.job), "--cell", "4", "--note-folder"]
+    assert not list(machine.places.script.parent.glob("*.place"))
+    code, log = machine.finish(options, cells=True, CODE="0", LOST="yes", RUN_FOLDER=f"{cell}2", **ARRAY)
+    assert code == 1
+    assert f"there is no {cell}2/landscape.h5" in log
+    assert machine.calls == []
+
+
+@pytest.mark.parametrize("finished", ["yes", ""])
+def test_a_cell_is_queued_again_where_it_finished_something(machine: Machine, finished: str) -> None:
+    """What begins a cell is no row of it."""
+    cell = {"RUN_FOLDER": str(machine.run / "width=3-0123456789ab"), "FINISHED": finished, "LOST": "yes"}
+    code, log = machine.finish(Options(), signal.SIGUSR1, cells=True, CODE="wait", **cell, **ARRAY)
+    assert code == 3
+    assert machine.calls == (["scontrol requeue 12_4"] if finished else [])
+    assert ("longer --time" in log) == (not finished)
+
+
+def test_a_cell_that_never_began_is_not_complete(machine: Machine) -> None:
+    """Nor is it queued again for what other cells finish meanwhile."""
+    code, log = machine.finish(Options(), cells=True, CODE="0", NOWHERE="yes", **ARRAY)
+    assert code == 1
+    assert "there is no " in log
+    (machine.run / "other" / "shards").mkdir(parents=True)
+    deaf = "trap 'exit 3' USR1; echo >$CALLS.running; while :; do touch \"$RUN_FOLDER/other/shards/row\"; done\n"
+    (machine.folder / "bin" / "landscape").write_text(f"#!/bin/bash\n{deaf}")
+    code, log = machine.finish(Options(), signal.SIGUSR1, cells=True, **ARRAY)
+    assert code == 3
+    assert machine.calls == []
+
+
+def run_command(machine: Machine, command: str) -> int:
+    script = machine.places.script
+    script.write_text(command_script(Options(), machine.places, command, machine.folder, "key"), encoding="utf-8")
+    done = subprocess.run(["bash", script], env=machine.environment, capture_output=True, text=True, timeout=GUARD)
+    return done.returncode
+
+
+def test_a_command_ends_at_its_first_error_and_leaves_its_key_only_where_it_succeeds(machine: Machine) -> None:
+    finished = machine.run / "finished"
+    assert run_command(machine, f"echo {shlex.quote(ODD)} >said\ncp said copied") == 0
+    assert (machine.folder / "copied").read_text() == f"{ODD}\n"
+    assert finished.read_text() == "key\n"
+    assert run_command(machine, "false\ntouch late") == 1
+    assert not (machine.folder / "late").exists()
+    assert not finished.exists()
+    assert run_command(machine, "false | true") == 1
+    assert run_command(machine, "exit 7") == 7
 
 
 def test_where_both_are_refused_it_says_how_to_go_on(machine: Machine) -> None:
@@ -281,7 +400,7 @@ def test_what_finished_nothing_is_not_started_again(machine: Machine) -> None:
     assert "longer --time" in log
 
 
-@pytest.mark.parametrize("code", [0, 2])
+@pytest.mark.parametrize("code", [0, 2, 4])
 def test_what_was_complete_or_refused_when_told_is_not_started_again(machine: Machine, code: int) -> None:
     assert machine.finish(Options(), signal.SIGUSR1, CODE="wait", STOP_CODE=str(code))[0] == code
     assert machine.calls == []
@@ -353,3 +472,33 @@ def test_environment_is_a_folder_or_a_file(machine: Machine) -> None:
     file.write_text("landscape() { exit 8; }\n")
     assert machine.finish(Options(environment=str(folder)))[0] == 7
     assert machine.finish(Options(environment=str(file)))[0] == 8
+
+
+def test_preempted_before_anything_was_finished_it_is_queued_again(machine: Machine) -> None:
+    code, log = machine.finish(Options(), signal.SIGUSR1, CODE="wait", FINISHED="", PREEMPTED="2026-01-01T00:00:00")
+    assert code == 3
+    assert machine.calls == ["scontrol requeue 12"]
+    assert "longer --time" not in log
+
+
+@pytest.mark.parametrize(
+    ("nodes", "answers", "finished", "again"),
+    [("2", "1", "yes", True), ("2", "1", "", False), ("2", "0", "yes", False), ("1", "1", "yes", False)],
+)
+def test_a_lost_node_brings_the_job_back(
+    machine: Machine, nodes: str, answers: str, finished: str, again: bool
+) -> None:
+    """Of several nodes, where rows were finished; a rank that fails on nodes that answer ends the job."""
+    code, log = machine.finish(Options(), CODE="14", LOST="yes", ROW=finished, SLURM_NNODES=nodes, NODES_CODE=answers)
+    assert code == (3 if nodes == "2" and answers == "1" else 14)
+    assert ("scontrol requeue 12" in machine.calls) == again
+    assert ("does not answer" in log) == (nodes == "2" and answers == "1")
+
+
+@pytest.mark.parametrize(("found", "asked"), [(True, True), (False, True), (True, False)])
+def test_survivors_go_on_where_mpiexec_can_and_nobody_objects(machine: Machine, found: bool, asked: bool) -> None:
+    options = Options(ntasks_per_node=4, launcher="mpiexec", survivors=asked)
+    code, _ = machine.finish(options, CODE="0", SURVIVORS_CODE="0" if found else "1")
+    assert code == 0
+    words = "--with-ft ulfm " if found and asked else ""
+    assert machine.calls == [f"mpiexec {words}-n 4 --bind-to none landscape run {machine.places.job}"]

@@ -20,10 +20,12 @@ from typing import Any
 import torch
 
 import landscape as ls
+from landscape.checkpoint import load_state
 from landscape.comm import RanksLostError, processor_count, world
 from landscape.errors import InputError, nearest
 from landscape.loop import agree
 from landscape.opening import Result, run_stores
+from landscape_jobs.reading import from_rank_0
 from landscape_jobs.spec import (
     RETURNED,
     CurvePlane,
@@ -150,19 +152,22 @@ def build(job: Job) -> Built:
     fit, and all that `landscape.Objective` and the planes refuse; what a factory raises comes through.
     """
     set_threads(job.run.threads)
-    return agree(world(), lambda: _build(job))
+    read = _read(job, _checkpoints)
+    return agree(world(), lambda: _build(job, read))
 
 
 def build_objective(job: Job) -> ls.Objective:
     """What a job measures, made like all that `build` makes."""
     set_threads(job.run.threads)
-    return agree(world(), lambda: _objective(job, []))
+    read = _read(job, lambda job: [])
+    return agree(world(), lambda: _objective(job, [], read))
 
 
 def build_pairs(job: Job) -> BuiltPairs:
     """What a job of pairs of models names, made like all that `build` makes."""
     set_threads(job.run.threads)
-    return agree(world(), lambda: _pairs(job))
+    read = _read(job, _models)
+    return agree(world(), lambda: _pairs(job, read))
 
 
 def stored_job(folder: str | Path) -> Job:
@@ -196,15 +201,42 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def _build(job: Job) -> Built:
+@dataclass(frozen=True)
+class _Read:
+    """What rank 0 read for all."""
+
+    data: Any
+    state: dict[str, torch.Tensor] | None  # of the model's checkpoint
+
+
+def _read(job: Job, checkpoints: Callable[[Job], list[Path]]) -> _Read | None:
+    """The data and the model's checkpoint read on rank 0 alone, on all ranks; None where each reads for itself."""
+    if job.run.read == "each":
+        return None
+    _find_modules(job)
+    centre = agree(world(), lambda: _centre(job, checkpoints(job)))
+    data = from_rank_0(lambda: _made("data", job.data))
+    return _Read(data, None if centre is None else from_rank_0(lambda: ls.read_state(centre)))
+
+
+def _checkpoints(job: Job) -> list[Path]:
+    """The files of the models that a surface's plane goes through."""
+    if not isinstance(job.plane, ThroughPlane | PcaPlane):
+        return []
+    return _files(job, "plane.checkpoints", job.plane.checkpoints)
+
+
+def _models(job: Job) -> list[Path]:
+    """The files of the models of a sweep over pairs."""
+    assert job.connectivity is not None
+    return _files(job, "connectivity.models", job.connectivity.models)
+
+
+def _build(job: Job, read: _Read | None) -> Built:
     surface = job.surface
     assert surface is not None, "a job that measures curvature has no plane; see build_objective"
-    checkpoints = (
-        _files(job, "plane.checkpoints", job.plane.checkpoints)
-        if isinstance(job.plane, ThroughPlane | PcaPlane)
-        else []
-    )
-    objective = _objective(job, checkpoints)
+    checkpoints = _checkpoints(job)
+    objective = _objective(job, checkpoints, read)
     return Built(
         objective,
         _plane(job, surface, objective, checkpoints),
@@ -215,12 +247,12 @@ def _build(job: Job) -> Built:
     )
 
 
-def _pairs(job: Job) -> BuiltPairs:
+def _pairs(job: Job, read: _Read | None) -> BuiltPairs:
     table = job.connectivity
     assert table is not None
-    models = _files(job, "connectivity.models", table.models)
+    models = _models(job)
     given = {"train": table.train, "statistics": table.statistics, "test": table.test}
-    objective = _objective(job, models)
+    objective = _objective(job, models, read)
     data = {name: _made(f"connectivity.{name}", source) for name, source in given.items() if source is not None}
     return BuiltPairs(objective, models, data)
 
@@ -231,21 +263,26 @@ def _known(path: Path) -> ls.Surface:
     return found
 
 
-def _objective(job: Job, checkpoints: list[Path]) -> ls.Objective:
+def _find_modules(job: Job) -> None:
     for folder in (Path.cwd(), job.folder):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
+
+
+def _objective(job: Job, checkpoints: list[Path], read: _Read | None) -> ls.Objective:
+    _find_modules(job)
     model = _made("model", job.model)
     if not hasattr(model, "named_parameters"):
         raise InputError(f"model.factory = {job.model.factory!r} returned {type(model).__name__}; return an nn.Module")
     checkpoint = _centre(job, checkpoints)
     if checkpoint is not None:
-        ls.load_checkpoint(model, checkpoint)
+        state = read.state if read is not None and read.state is not None else ls.read_state(checkpoint)
+        load_state(model, state, checkpoint)
     asked = job.objective
     return ls.Objective(
         model,
         None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
-        _made("data", job.data),
+        read.data if read is not None else _made("data", job.data),
         metrics=[_named("objective.metrics", metric) for metric in asked.metrics],
         forward=_imported("objective.forward", asked.forward) if asked.forward is not None else None,
         precision=asked.precision,

@@ -1,28 +1,40 @@
 """The command `landscape`.
 
 Exit codes: 0 all done (of `submit`: submitted), 1 a crash, 2 input that cannot be used, 3 work is left (stopped by a
-signal or a limit).
+signal or a limit), 4 all done but items that failed and were left out.
 What takes long to import is imported inside the commands, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
+
+from landscape_jobs.command import (
+    COMPLETE,
+    CRASHED,
+    SOME_FAILED,
+    WORK_LEFT,
+    JobFile,
+    Overrides,
+    exit_codes,
+    on_rank_0,
+    print_tables,
+    quoted,
+    tell,
+)
+from landscape_jobs.submit_command import submit
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from landscape_jobs.spec import Job
-
-T = TypeVar("T")
-
-COMPLETE, CRASHED, BAD_INPUT, WORK_LEFT = 0, 1, 2, 3
+    from landscape_jobs.sweep_file import Sweep
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,11 +43,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML).", show_default=False)]
-Overrides = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, as in --set surface.x=[-1,1,5]."),
-]
 Source = Annotated[Path, typer.Argument(metavar="FILE_OR_RUN", help="Result file or run folder.", show_default=False)]
 RunName = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Which run of a merged file.")]
 Group = Annotated[
@@ -46,7 +53,13 @@ Group = Annotated[
 
 def main() -> None:
     """Entry point of the command `landscape`."""
-    app(prog_name="landscape")
+    try:
+        app(prog_name="landscape")
+    except SystemExit as end:
+        comm = sys.modules.get("landscape.comm")  # of what needs no ranks it is not loaded
+        if comm is not None:
+            comm.end_process(end.code if isinstance(end.code, int) else CRASHED if end.code else COMPLETE)
+        raise
 
 
 def _version(asked: bool) -> None:
@@ -74,139 +87,53 @@ def run(
             "--limit-items", min=0, metavar="N", help="End after N new points of a surface, or pairs of models."
         ),
     ] = None,
+    cell: Annotated[int | None, typer.Option("--cell", metavar="N", help="Of a sweep, the one cell to run.")] = None,
+    note_folder: Annotated[
+        Path | None, typer.Option("--note-folder", hidden=True, help="With --cell, a file for the path of its folder.")
+    ] = None,
 ) -> None:
-    """Run a job, or go on with it: rows its folder holds already are not computed again."""
-    with _exit_codes():
-        from landscape_jobs.spec import load_job
+    """Run a job or a sweep, or go on with it: rows its folder holds already are not computed again.
 
-        _run(lambda: load_job(job, overrides), limit_items)
+    The cells of a sweep are run one after another, those left that are not finished; one that fails is noted, and the
+    others go on.
+    """
+    with exit_codes():
+        from landscape.errors import InputError
+        from landscape_jobs.spec import load_job
+        from landscape_jobs.stages import is_stages_file
+        from landscape_jobs.sweep_file import is_sweep_file, load_sweep
+
+        if is_stages_file(job):
+            raise InputError(f"{job} is a file of stages, which landscape submit takes; here run its jobs one by one")
+        if not is_sweep_file(job):
+            if cell is not None:
+                raise InputError(f"--cell {cell} is for a sweep, and {job} is the file of a single job; leave it out")
+            _run(lambda: load_job(job, overrides), limit_items)
+        else:
+            _run_sweep(lambda: load_sweep(job, overrides), cell, limit_items, note_folder)
 
 
 @app.command(no_args_is_help=True)
-def resume(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)]) -> None:
-    """Go on with the run in a folder, from the job text it keeps."""
-    with _exit_codes():
-        from landscape_jobs.build import stored_job
-
-        _run(lambda: stored_job(folder), None)
-
-
-@app.command(
-    no_args_is_help=True,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},  # answered here, with the valid ones
-)
-def submit(
-    context: typer.Context,
-    job: JobFile,
-    overrides: Overrides = [],  # noqa: B006
-    nodes: Annotated[int | None, typer.Option("--nodes", metavar="N", help="Nodes.  [default: 1]")] = None,
-    ntasks_per_node: Annotated[
-        int | None, typer.Option("--ntasks-per-node", metavar="N", help="Ranks on each node.  [default: 1]")
-    ] = None,
-    cpus_per_task: Annotated[
-        int | None,
-        typer.Option("--cpus-per-task", metavar="N", help="Threads of a rank.  [default: run.threads, or 1]"),
-    ] = None,
-    gpus_per_task: Annotated[
-        int | None,
-        typer.Option(
-            "--gpus-per-task", metavar="N", help="GPUs of a rank.  [default: 1 where objective.device is cuda]"
-        ),
-    ] = None,
-    gres: Annotated[
-        str | None, typer.Option("--gres", metavar="LIST", help="GPUs of a node in the site's words, as gpu:a100:4.")
-    ] = None,
-    partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="Partition.")] = None,
-    account: Annotated[str | None, typer.Option("--account", metavar="NAME", help="Account that pays.")] = None,
-    qos: Annotated[str | None, typer.Option("--qos", metavar="NAME", help="Quality of service.")] = None,
-    time: Annotated[
-        str | None,
-        typer.Option("--time", metavar="D-HH:MM:SS", help="Time limit; work left at its end is queued again."),
-    ] = None,
-    mem: Annotated[str | None, typer.Option("--mem", metavar="SIZE", help="Memory of a node, as 16G.")] = None,
-    array: Annotated[str | None, typer.Option("--array", metavar="RANGE", help="Indices of a job array.")] = None,
-    dependency: Annotated[
-        str | None, typer.Option("--dependency", metavar="LIST", help="Jobs to wait for, as afterok:1234.")
-    ] = None,
-    requeue: Annotated[
-        bool | None,
-        typer.Option(
-            "--requeue/--no-requeue", help="Go on as the same job, or as a new one that follows.  [default: requeue]"
-        ),
-    ] = None,
-    mail_type: Annotated[
-        str | None, typer.Option("--mail-type", metavar="LIST", help="When to mail, as END,FAIL.")
-    ] = None,
-    mail_user: Annotated[str | None, typer.Option("--mail-user", metavar="ADDRESS", help="Whom to mail.")] = None,
-    module: Annotated[
-        list[str] | None, typer.Option("--module", metavar="NAME", help="Module to load; may be repeated.")
-    ] = None,
-    environment: Annotated[
-        str | None,
-        typer.Option(
-            "--environment",
-            metavar="PATH",
-            help="Virtual or conda environment, or a file to source.  [default: the environment that submits]",
-        ),
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option("--sbatch", metavar="LINE", help="Any other option of sbatch, as --exclusive; may be repeated."),
-    ] = None,
-    launcher: Annotated[
-        str | None,
-        typer.Option(
-            "--launcher", metavar="auto|srun|mpiexec", help="What starts the ranks.  [default: auto, by trial]"
-        ),
-    ] = None,
-    mpi: Annotated[
-        str | None, typer.Option("--mpi", metavar="TYPE", help="srun's --mpi.  [default: pmix or pmi2, by trial]")
-    ] = None,
-    signal_seconds: Annotated[
-        int | None,
-        typer.Option(
-            "--signal-seconds", metavar="N", help="How long before the end ranks are told to stop.  [default: 120]"
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the batch script, and write and submit nothing.")
-    ] = False,
+def resume(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run folder, or folder of a sweep.", show_default=False)
+    ],
 ) -> None:
-    """Submit a job to Slurm, as it is now: later edits of its file do not change what is queued.
+    """Go on with the run in a folder, from the job text it keeps; of a sweep with all cells that are not finished."""
+    with exit_codes():
+        from landscape_jobs.build import stored_job
+        from landscape_jobs.sweep import is_sweep, stored_sweep
 
-    What is nearer wins, option by option: this command line, then landscape-site.toml beside the job file or in a
-    folder above it, then ~/.config/landscape/site.toml, then the defaults. Profiles hold these options without the
-    dashes, as in: ntasks-per-node = 4
+        if is_sweep(folder):
+            _run_sweep(lambda: stored_sweep(folder))
+        else:
+            _run(lambda: stored_job(folder), None)
 
-    Exit codes: 0 submitted, 2 refused.
-    """
-    with _exit_codes():
-        import os
 
-        from landscape.errors import InputError
-        from landscape_jobs import submit as submitting
-        from landscape_jobs.slurm import option_names, unknown_option
-
-        unknown = next((word for word in (str(job), *context.args) if word.startswith("-")), None)
-        if unknown is not None:
-            raise InputError(unknown_option(unknown.lstrip("-").partition("=")[0]))
-        if context.args:
-            raise InputError(f"{context.args[0]!r} is one word too many: one job file is submitted at a time")
-        values = {name: context.params[name.replace("-", "_")] for name in option_names()}
-        given = {name: value for name, value in values.items() if value is not None}
-
-        def go() -> None:
-            submission = submitting.prepare(job, overrides, given, os.environ)
-            if dry_run:
-                typer.echo(submission.script, nl=False)
-                return
-            done = submitting.submit(submission, os.environ)
-            where = f" to {done.cluster}" if done.cluster else ""
-            typer.echo(f"submitted job {done.job_id}{where}; its log: {done.places.log}")
-            if submission.sources:
-                typer.echo(f"options from: {', '.join(submission.sources)}", err=True)
-
-        _on_rank_0(go)
+app.command(
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},  # answered there, with the valid ones
+)(submit)
 
 
 @app.command(no_args_is_help=True)
@@ -219,7 +146,7 @@ def check(
     ] = None,
 ) -> None:
     """Validate all of a job and estimate its time and memory from a small part of it; writes nothing."""
-    with _exit_codes():
+    with exit_codes():
         from landscape.comm import world
         from landscape.errors import InputError
         from landscape.loop import agree
@@ -240,7 +167,7 @@ def check(
             shown = trial_table(check_job(loaded))
         else:
             shown = curvature_trial_table(check_curvature(loaded, curvature))
-        _on_rank_0(lambda: _show(shown))
+        on_rank_0(lambda: print_tables(shown))
         if against is not None and not _agrees_with_pyhessian(loaded):
             raise typer.Exit(CRASHED)
 
@@ -250,44 +177,113 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to work in.")] = Path("landscape-demo"),
 ) -> None:
     """Train small nets on handwritten digits, measure surfaces, a spectrum and a curve; leave one file and pictures."""
-    with _exit_codes():
+    with exit_codes():
         from landscape_jobs.demo import make_demo
 
         left = make_demo(out)
-        _on_rank_0(lambda: typer.echo(left.text()))
+        on_rank_0(lambda: typer.echo(left.text()))
 
 
-@app.command(no_args_is_help=True)
+WATCH_EVERY = 5  # seconds
+
+
+class _StatusCommand(typer.core.TyperCommand):
+    """A command whose option --watch may go without its number, which the parser of options knows nothing of."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        for i in range(end):
+            if args[i] == "--watch" and not (i + 1 < end and args[i + 1].isdecimal()):
+                args[i] = f"--watch={WATCH_EVERY}"
+        return super().parse_args(ctx, args)
+
+
+@app.command(no_args_is_help=True, cls=_StatusCommand)
 def status(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, and folders of sweeps.", show_default=False)
+    ],
+    watch: Annotated[
+        int | None,
+        typer.Option(
+            "--watch",
+            min=1,
+            metavar="[SECONDS]",
+            help=f"Show it again every so often ({WATCH_EVERY}), until nothing runs or is queued; Ctrl-C ends it.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")] = False,
 ) -> None:
-    """How far runs are."""
-    with _exit_codes():
-        from landscape_jobs.tables import status_table
+    """How far runs are: rows, pace, signs of life, what Slurm says of their jobs, and what there is to do.
 
-        _on_rank_0(lambda: _show(status_table(folders)))
+    States: complete; running; stopped (by a signal or a limit; rows are left); failed; silent (no sign of life for a
+    minute and no end recorded: killed, or its node is lost); not begun; unreadable.
+
+    Exit codes: 0 whatever the states are, which programs find in --json; 2 where there is no run folder.
+    """
+    with exit_codes():
+        import json
+        import os
+
+        from landscape.comm import launch
+        from landscape.errors import InputError
+        from landscape_jobs.queue import Queue
+        from landscape_jobs.status import Reader, document, require_runs
+
+        if as_json and watch is not None:
+            raise InputError("--json is one document, and --watch a table that is shown again; leave one of them out")
+
+        def tell() -> None:
+            from rich.console import Console
+
+            from landscape_jobs.status_tables import StatusTable, watch_status
+
+            runs, others = require_runs(folders)
+            if others:
+                more = f" and {len(others) - 1} more are no run folders" if len(others) > 1 else " is no run folder"
+                typer.echo(f"left out: {others[0]}{more}", err=True)
+            reader = Reader(runs, Queue(os.environ))
+            if as_json:
+                typer.echo(json.dumps(document(reader.read()), indent=1, allow_nan=False))
+            elif watch is None:
+                print_tables(StatusTable(reader.read()))
+            else:
+                with suppress(KeyboardInterrupt):
+                    watch_status(reader, Console(force_terminal=False if launch() else None), watch)
+
+        on_rank_0(tell)
 
 
 @app.command(no_args_is_help=True)
 def merge(
-    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders, or the folder of a sweep.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="HDF5 file to write.", show_default=False)],
 ) -> None:
-    """Write runs, finished or not, as one HDF5 file: a group for each, or for a single run its result."""
-    with _exit_codes():
+    """Write runs, finished or not, as one HDF5 file: a group for each run or cell, or for a single run its result."""
+    with exit_codes():
         import landscape as ls
+        from landscape.errors import InputError
+        from landscape_jobs.sweep import is_sweep, merge_sweep
 
         def write() -> None:
-            path = ls.open(folders[0]).save(out) if len(folders) == 1 else ls.merge_runs(folders, out)
+            sweep = next((folder for folder in folders if is_sweep(folder)), None)
+            if sweep is not None and len(folders) > 1:
+                raise InputError(f"{sweep} is the folder of a sweep, which makes a file of its own; merge it alone")
+            if sweep is not None:
+                path = merge_sweep(sweep, out)
+            else:
+                path = ls.open(folders[0]).save(out) if len(folders) == 1 else ls.merge_runs(folders, out)
             typer.echo(str(path))
 
-        _on_rank_0(write)
+        on_rank_0(write)
 
 
 @app.command(no_args_is_help=True)
 def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
-    with _exit_codes():
+    with exit_codes():
         import landscape as ls
         from landscape.opening import group_names, run_names
         from landscape_jobs.shown import result_tables
@@ -302,9 +298,9 @@ def show(source: Source, name: RunName = None) -> None:
                 if source.is_file():
                     groups = [*group_names(source, run=run_name)] or groups
                 for group in groups:
-                    _show(*result_tables(ls.open(source, run=run_name, group=group), title))
+                    print_tables(*result_tables(ls.open(source, run=run_name, group=group), title))
 
-        _on_rank_0(tell)
+        on_rank_0(tell)
 
 
 @app.command(no_args_is_help=True)
@@ -337,7 +333,7 @@ def plot(
     group: Group = None,
 ) -> None:
     """Draw a quantity of a surface, or the pictures of another result."""
-    with _exit_codes():
+    with exit_codes():
         import landscape as ls
         from landscape.errors import InputError
         from landscape.plotting import save_figure
@@ -353,25 +349,62 @@ def plot(
             for picture, figure in drawn:
                 typer.echo(str(save_figure(figure, out or _beside(source, name, f"{picture}.png"))))
 
-        _on_rank_0(draw)
+        on_rank_0(draw)
 
 
 def _run(load: Callable[[], Job], limit_items: int | None) -> None:
     from landscape.comm import world
     from landscape.loop import agree
     from landscape.opening import run_stores
-    from landscape.store import RESULT
+    from landscape.store import FAILURES, RESULT
     from landscape_jobs.build import run_job
     from landscape_jobs.progress import ProgressDisplay
 
     job = agree(world(), load)
     with ProgressDisplay() as display:
         run_job(job, limit_items=limit_items, progress=display)
-    rows = _on_rank_0(lambda: [done for store in run_stores(job.out) for done in store.rows().done])
-    if not all(rows):
-        _tell(f"{sum(rows)} of {len(rows)} rows are done; go on with: landscape resume {_quoted(job.out)}")
+    stores = run_stores(job.out)
+    rows = on_rank_0(lambda: [done for store in stores for done in store.rows().done])
+    failed = on_rank_0(lambda: [reason for store in stores for reason in store.failed().values()])
+    if sum(rows) + len(failed) < len(rows):
+        tell(f"{sum(rows)} of {len(rows)} rows are done; go on with: landscape resume {quoted(job.out)}")
         raise typer.Exit(WORK_LEFT)
-    _on_rank_0(lambda: typer.echo(str(job.out / RESULT)))
+    on_rank_0(lambda: typer.echo(str(job.out / RESULT)))
+    if failed:
+        tell(
+            f"{len(failed)} of {len(rows)} items failed and are left out, the first because it {failed[0].strip()}\n"
+            f"All reasons: landscape status {quoted(job.out)}; to have them tried again, delete the folder "
+            f"{quoted(stores[0].folder / FAILURES)} and go on with: landscape resume {quoted(job.out)}"
+        )
+        raise typer.Exit(SOME_FAILED)
+
+
+def _run_sweep(
+    load: Callable[[], Sweep],
+    cell: int | None = None,
+    limit_items: int | None = None,
+    note_folder: Path | None = None,
+) -> None:
+    from landscape_jobs.cells import run_cell, run_sweep
+
+    def run_job(job: Job) -> int:
+        try:
+            _run(lambda: job, limit_items)
+        except typer.Exit as end:
+            return end.exit_code
+        return COMPLETE
+
+    sweep = on_rank_0(load)
+    if cell is not None:
+        ended = run_cell(sweep, cell, run_job, tell, note_folder)
+        if ended.error is not None:
+            raise ended.error
+        raise typer.Exit(ended.code)
+    codes = [ended.code for ended in run_sweep(sweep, run_job, tell)]
+    complete, left = codes.count(COMPLETE), codes.count(WORK_LEFT)
+    failed = len(codes) - complete - left
+    tell(f"{complete} of {len(codes)} runs are complete, {left} have work left, and {failed} failed, or items of them")
+    raise typer.Exit(WORK_LEFT if left else SOME_FAILED if failed else COMPLETE)
 
 
 def _agrees_with_pyhessian(job: Job) -> bool:
@@ -383,69 +416,16 @@ def _agrees_with_pyhessian(job: Job) -> bool:
 
     def compare() -> bool:
         comparison = compare_with_pyhessian(objective)
-        _show(comparison_table(comparison))
+        print_tables(comparison_table(comparison))
         return comparison.agrees
 
-    return _on_rank_0(compare)
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """End with the code that belongs to an error, which rank 0 tells without a traceback."""
-    from landscape.errors import LandscapeError, RunFailedError, RunInterrupted
-
-    try:
-        yield
-    except RunInterrupted as stop:
-        _tell(f"landscape: {stop}")
-        raise typer.Exit(WORK_LEFT) from None
-    except LandscapeError as error:
-        _tell(f"landscape: {error}")
-        raise typer.Exit(CRASHED if isinstance(error, RunFailedError) else BAD_INPUT) from None
-
-
-def _on_rank_0(action: Callable[[], T]) -> T:
-    """What `action` returns on rank 0, on every rank; raises on all where it raises there."""
-    from landscape.comm import world
-    from landscape.loop import agree
-
-    result: T = world().broadcast(agree(world(), lambda: action() if world().rank == 0 else None))
-    return result
-
-
-def _tell(message: str) -> None:
-    """A message on rank 0's standard error; where the ranks do not find together, on the first of each machine."""
-    from landscape.comm import local_rank, world
-    from landscape.errors import InputError
-
-    try:
-        rank = world().rank
-    except InputError:
-        rank = local_rank()
-    if rank == 0:
-        typer.echo(message, err=True)
-
-
-def _show(*tables: RenderableType) -> None:
-    from rich.console import Console
-
-    from landscape.comm import launch
-
-    console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
-    for table in tables:
-        console.print(table)
+    return on_rank_0(compare)
 
 
 def _beside(source: Path, name: str | None, ending: str) -> Path:
     """Where a picture goes by default: into the run folder, or beside the file under its name."""
     prefix = f"{name}_" if name else ""
     return source / f"{prefix}{ending}" if source.is_dir() else source.with_name(f"{source.stem}_{prefix}{ending}")
-
-
-def _quoted(path: Path) -> str:
-    import shlex
-
-    return shlex.quote(str(path))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def read_profile(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"site profile {path} is not valid TOML: {error}") from error
     options = {name: checked(name, value, f"site profile {path}") for name, value in content.items()}
-    return _anchored(options, path.absolute().parent)
+    return anchored(options, path.absolute().parent)
 
 
 def options_for(implied: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]], folder: Path) -> Options:
@@ -67,10 +67,11 @@ def options_for(implied: Mapping[str, Any], layers: Mapping[str, Mapping[str, An
         merged |= {name: checked(name, value, source) for name, value in layer.items()}
     if merged.get("gres") and not any("gpus-per-task" in layer for layer in layers.values()):
         merged.pop("gpus-per-task", None)  # GPUs are asked for in the site's own way
-    merged = _anchored(merged, folder)
+    merged = anchored(merged, folder)
     return Options(**{name.replace("-", "_"): value for name, value in merged.items()})
 
 
-def _anchored(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+def anchored(options: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Options by their typed names, a relative `environment` starting from `folder`."""
     given = options.get("environment")
     return options | {"environment": str(folder / Path(given).expanduser())} if given else options

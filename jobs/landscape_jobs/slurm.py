@@ -5,7 +5,11 @@ The script, once Slurm runs it:
     SIGUSR1 ahead of the time limit or a preemption   goes on to the launcher, which hands it to every rank
     the run ends with 0, or fails by itself           so does the job; 0 counts where the result is there
     the run was told to stop, and left work           the job requeues itself, or a continuation waits for its end
-    the run was told to stop, and nothing was done    the job ends with 3: the same time would bring no more
+    the run was told to stop, and nothing was done    the job ends with 3: the same time would bring no more;
+                                                      of a preemption it is queued again
+    a node of several does not answer any more        the job is queued again, where rows were finished
+
+Of a sweep the script is that of a job array, whose index is the number of a cell; each of its tasks goes on by itself.
 
 Everything a user gives is quoted, for the shell by `shlex` and for #SBATCH lines by their own rules.
 """
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import UnionType
@@ -23,6 +27,7 @@ from typing import Any, get_args, get_type_hints
 from landscape.errors import InputError, nearest
 
 LAUNCHERS = ("auto", "srun", "mpiexec")
+FINISHED = "finished"  # file that says that a shell command has succeeded
 
 _TRIED = ("pmix", "pmi2")  # process interfaces: Open MPI speaks the first, MPICH and its kin the second
 _LONGEST_SIGNAL = 65535  # seconds, sbatch(1)
@@ -66,6 +71,7 @@ _WAYS_OUT = (
     ("invalid qos", "`sacctmgr show associations user=$USER format=account,partition,qos` lists yours"),
     ("time limit", "`sinfo -o '%P %l'` lists the partitions' limits"),
     ("node configuration is not available", "`sinfo -N -o '%N %c %m %G'` lists the nodes' cores, memory and GPUs"),
+    ("job array", "`scontrol show config | grep MaxArraySize` shows the first index that is too large"),
     ("node count", "`sinfo -o '%P %D'` lists how many nodes the partitions have"),
     ("dependency", "`squeue --me` lists your jobs; a dependency reads afterok:JOB or afterany:JOB"),
     ("unable to contact", "Slurm's controller does not answer; try again, or ask the site"),
@@ -76,8 +82,26 @@ _WAYS_OUT = (
 _TRAPS = """\
 trap 'told=yes; [ -z "$launcher" ] || kill -USR1 "$launcher"' USR1; told=; launcher=
 trap : TERM  # Slurm tells the ranks by itself, and this shell waits for them
+"""
 
-say() { echo "landscape: $*"; }
+_SAY = 'say() { echo "landscape: $*"; }'
+
+_WHOLE = ("place=", 'work=(landscape run "$job")')
+_CELL = (
+    'place="$script.$SLURM_JOB_ID.place"  # where the run says which folder is its own',
+    'work=(landscape run "$job" --cell "$SLURM_ARRAY_TASK_ID" --note-folder "$place")',
+    'run="$run/cell $SLURM_ARRAY_TASK_ID"  # until it does',
+)
+
+_COMMAND = """\
+say "job $SLURM_JOB_ID, restarted ${{SLURM_RESTART_COUNT:-0}} times, on $SLURM_JOB_NODELIST: $command"
+rm -f -- "$run/{finished}"
+( cd -- "$folder" || exit; set -e -o pipefail; eval "$command" ) </dev/null
+code=$?
+if [ "$code" = 0 ]; then
+  echo {key} >"$run/.{finished}" && mv -- "$run/.{finished}" "$run/{finished}"
+fi
+exit "$code"
 """
 
 _TRIAL = """\
@@ -93,13 +117,20 @@ for mpi in {types}; do
 done
 """
 
+_SURVIVORS = """\
+# Open MPI 5 can let the other ranks go on when one dies
+if [ "${start[0]}" = mpiexec ] && timeout 60 mpiexec --with-ft ulfm -n 1 true </dev/null >/dev/null 2>&1; then
+  start=(mpiexec --with-ft ulfm "${start[@]:1}")
+fi
+"""
+
 _RUN = """\
 began="$script.$SLURM_JOB_ID.began"
 touch -- "$began"
-say "job $SLURM_JOB_ID, restarted ${SLURM_RESTART_COUNT:-0} times, on $SLURM_JOB_NODELIST: ${start[*]} landscape run"
+say "job $self, restarted ${SLURM_RESTART_COUNT:-0} times, on $SLURM_JOB_NODELIST: ${start[*]} ${work[*]::2}"
 code=3
 if [ -z "$told" ]; then
-  "${start[@]}" landscape run "$job" </dev/null &
+  "${start[@]}" "${work[@]}" </dev/null &
   launcher=$!
   [ -z "$told" ] || kill -USR1 "$launcher"  # it came between these lines
 fi
@@ -113,26 +144,44 @@ if [ -n "$launcher" ] && ! running; then
   wait "$launcher"
   code=$?
 fi
+if [ -n "$place" ]; then
+  [ ! -s "$place" ] || run=$(<"$place")
+  rm -f -- "$place"
+fi
 if [ "$code" = 0 ] && [ ! -e "$run/landscape.h5" ]; then  # srun ends with 0 where it could not start a rank
   say "the launcher ended without an error, but there is no $run/landscape.h5"
   code=1
 fi
 
+if [ -z "$told" ] && [[ $code != [0234] ]] && ((SLURM_NNODES > 1)) && ! timeout 120 srun --ntasks-per-node=1 true; then
+  say "a node does not answer any more"
+  told=lost
+fi
+
 # of a job that is cancelled or fails by itself this shell is not told: it stays ended
 new=
-if [ -n "$told" ] && [ "$code" != 0 ] && [ "$code" != 2 ]; then
+if [ -n "$told" ] && [[ $code != [024] ]]; then
   code=3
-  known='-name attempts -o -name submitted -o -name run.json'  # which are there before anything is finished
-  new=$(cd -- "$run" && find . \\( $known \\) -prune -o -newer "$began" -type f -print)
+  known=  # is there before anything is finished
+  for name in attempts hands submitted run.json cell.json failure.json; do known+="${known:+ -o }-name $name"; done
+  new=$(cd -- "$run" 2>/dev/null && find . \\( $known \\) -prune -o -newer "$began" -type f -print)
+  if [ -z "$new" ] && scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
+    new=preempted  # it had no chance
+  fi
   [ -n "$new" ] || say "stopped before anything was finished: the same time again brings no more; give a longer --time"
 fi
 rm -f -- "$began"
 [ -n "$new" ] || exit "$code"
 
-if [ -n "$requeue" ] && scontrol requeue "$SLURM_JOB_ID"; then
-  say "work is left: job $SLURM_JOB_ID is queued again"
-elif sbatch --dependency=afterany:"$SLURM_JOB_ID" ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$script"; then
-  say "work is left: the job above goes on when this one has ended"
+if [ -n "$requeue" ] && scontrol requeue "$self"; then
+  say "work is left: job $self is queued again"
+elif next=$(
+  sbatch --parsable --dependency=afterany:"$self" ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$script"
+); then
+  say "work is left: job ${next%%;*} goes on when this one has ended"
+  if [ -z "$SLURM_ARRAY_TASK_ID" ]; then  # for `landscape status`
+    printf '{"job_id": "%s", "cluster": null}\n' "${next%%;*}" >"${script%.sh}.${next%%;*}.json"
+  fi
 else
   say "work is left, and nothing goes on with it; do so with: landscape submit $job"
 fi
@@ -167,6 +216,7 @@ class Options:
     sbatch: tuple[str, ...] = ()  # more #SBATCH lines, which win over the others
     launcher: str = "auto"
     mpi: str | None = None  # process interface of srun; by default found out
+    survivors: bool = True  # the other ranks go on when one dies, where mpiexec starts them and can
     signal_seconds: int = 120  # between SIGUSR1 and the time limit
 
     def __post_init__(self) -> None:
@@ -241,8 +291,10 @@ def unknown_option(name: str) -> str:
     return f"there is no option {name!r}; {advice}{valid}"
 
 
-def batch_script(options: Options, places: Places) -> str:
+def batch_script(options: Options, places: Places, *, cells: bool = False) -> str:
     """The text that sbatch takes: #SBATCH lines, then bash.
+
+    With `cells` the job file is a sweep, and the script is for a task of an array, which runs the cell of its index.
 
     The launcher is chosen when the job starts, with its modules and environment in place: `srun --mpi=TYPE` is taken
     where two ranks that it starts find each other through the MPI library that mpi4py finds, else mpiexec. What `srun
@@ -250,8 +302,65 @@ def batch_script(options: Options, places: Places) -> str:
 
     Source: sbatch(1), srun(1), scontrol(1) of Slurm 22.05.
     """
-    parts = ("#!/bin/bash", *_directives(options, places), _TRAPS, *_surroundings(options, places), _launcher(options))
-    return "\n".join([*parts, _RUN])
+    signal = f"#SBATCH --signal=B:USR1@{options.signal_seconds}"
+    return "\n".join(
+        (
+            "#!/bin/bash",
+            *_directives(options, places, signal),
+            _TRAPS,
+            *_paths(options, places),
+            "",
+            *_environment(options),
+            *(_CELL if cells else _WHOLE),
+            "",
+            _launcher(options),
+            *((_SURVIVORS,) if options.survivors and options.ranks > 1 and options.launcher != "srun" else ()),
+            _RUN,
+        )
+    )
+
+
+def command_script(options: Options, places: Places, command: str, folder: Path, key: str) -> str:
+    """The text that sbatch takes for a shell command, which is started once, in `folder`, and ends at its first error.
+
+    Once it has succeeded, the file "finished" in its run folder holds `key`.
+    """
+    return "\n".join(
+        (
+            "#!/bin/bash",
+            *_directives(options, places),
+            _SAY,
+            f"run={shlex.quote(str(places.run))}",
+            f"folder={shlex.quote(str(folder))}",
+            f"command={shlex.quote(command)}",
+            "",
+            *_environment(options),
+            _COMMAND.format(finished=FINISHED, key=shlex.quote(key)),
+        )
+    )
+
+
+def array_of(numbers: Sequence[int], at_once: str | None) -> str:
+    """Indices of a job array, with neighbours drawn together; `at_once` is None or "%N", how many run at a time.
+
+    Raises InputError for any other `at_once`.
+
+    >>> array_of([0, 1, 2, 5, 7, 8], "%4")
+    '0-2,5,7-8%4'
+    """
+    if at_once is not None and not re.fullmatch(r"%[1-9]\d*", at_once):
+        raise InputError(
+            f"array = {at_once!r}: of a sweep the cells that are not finished are the array; say only how many may run "
+            "at once, as in --array %4"
+        )
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    shown = ",".join(f"{first}-{last}" if last > first else str(first) for first, last in spans)
+    return shown + (at_once or "")
 
 
 def sbatch_environment(environment: Mapping[str, str], options: Options) -> dict[str, str]:
@@ -333,7 +442,7 @@ def _given(options: Options, field: str) -> bool:
     return getattr(options, field) not in (None, 0)
 
 
-def _directives(options: Options, places: Places) -> Iterator[str]:
+def _directives(options: Options, places: Places, *more: str) -> Iterator[str]:
     # `%` stands for a job's numbers in a log's name, and is doubled to mean itself; a requeued job goes on in its log
     log = str(places.log).replace("%", "%%")
     if options.array:
@@ -344,19 +453,25 @@ def _directives(options: Options, places: Places) -> Iterator[str]:
     for field, (flag, _) in _FLAGS.items():
         if _given(options, field):
             yield f"#SBATCH {flag}={sbatch_quoted(str(getattr(options, field)))}"
-    yield f"#SBATCH --signal=B:USR1@{options.signal_seconds}"
+    yield from more
     yield "#SBATCH --requeue" if options.requeue else "#SBATCH --no-requeue"
     for line in options.sbatch:
         yield f"#SBATCH {line}"
 
 
-def _surroundings(options: Options, places: Places) -> Iterator[str]:
+def _paths(options: Options, places: Places) -> Iterator[str]:
+    yield _SAY
+    yield ""
     yield f"script={shlex.quote(str(places.script))}"
     yield f"job={shlex.quote(str(places.job))}"
     yield f"run={shlex.quote(str(places.run))}"
     yield f"patience={max(1, 3 * options.signal_seconds // 4)}  # seconds to finish items in, once told to stop"
     yield f"requeue={'yes' if options.requeue else ''}"
-    yield ""
+    # a task of an array has a number of its own, but one of them that of the whole array, which is not meant
+    yield "self=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+
+
+def _environment(options: Options) -> Iterator[str]:
     if options.module:
         yield "type module >/dev/null 2>&1 || . /etc/profile"
         yield f"for module in {shlex.join(options.module)}; do"
@@ -366,7 +481,6 @@ def _surroundings(options: Options, places: Places) -> Iterator[str]:
         yield f"environment={shlex.quote(options.environment)}"
         yield 'if [ -d "$environment" ]; then export PATH="$environment/bin:$PATH"; else . "$environment" || exit 2; fi'
     yield 'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"'
-    yield ""
 
 
 def _launcher(options: Options) -> str:

@@ -376,7 +376,8 @@ class RunTable(_Table):
     """Where the run goes, how it is spread, and what is done about items that fail.
 
     The run folder; torch threads per rank; ranks that share one item; how often an item that fails is tried again
-    before it is left out (a surface's point, a layer, a pair of models), and the seconds one may take.
+    before it is left out (a surface's point, a layer, a pair of models), and the seconds one may take; whether each
+    rank reads the data and the model's checkpoint, or the first does once and sends them to the others.
     """
 
     out: Path
@@ -384,6 +385,7 @@ class RunTable(_Table):
     ranks_per_item: PositiveInt = 1
     retries: NonNegativeInt = 2
     item_seconds: PositiveFloat | None = None
+    read: Literal["each", "once"] = "each"
 
 
 class Job(_Table):
@@ -431,9 +433,9 @@ class Job(_Table):
     def text(self) -> str:
         """The job as TOML, overrides applied and `folder` stated, so that it means the same wherever it is read."""
         tables = self.model_dump(exclude_unset=True)
-        lines = [f"folder = {_toml(tables.pop('folder'))}"]
+        lines = [f"folder = {to_toml(tables.pop('folder'))}"]
         for name, table in tables.items():
-            lines += ["", f"[{name}]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items())]
+            lines += ["", f"[{name}]", *(f"{toml_key(key)} = {to_toml(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"
 
 
@@ -460,7 +462,7 @@ def parse_job(text: str, source: str | Path, overrides: Sequence[str] = ()) -> J
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"job file {source} is not valid TOML: {error}") from error
     for override in overrides:
-        _override(content, override)
+        put_in(content, override)
     home = Path(source).resolve().parent
     folder = content.get("folder", "")
     content["folder"] = home / folder if isinstance(folder, str) else folder
@@ -471,7 +473,8 @@ def parse_job(text: str, source: str | Path, overrides: Sequence[str] = ()) -> J
         raise InputError(f"job file {source} cannot be used:\n  " + "\n  ".join(problems)) from error
 
 
-def _override(content: dict[str, Any], override: str) -> None:
+def put_in(content: dict[str, Any], override: str) -> None:
+    """Replace a value of a job that was read, by a text of the form "table.key=value"; see `load_job`."""
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
@@ -547,11 +550,12 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:60]} ... ({len(text)} characters)"
 
 
-def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml(key)
+def toml_key(key: str) -> str:
+    """A key as TOML."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else to_toml(key)
 
 
-def _toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
     """A value as TOML; JSON's strings are TOML's basic strings, but for the one control character it leaves alone."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -560,7 +564,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, (str, Path)):
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
+        return "[" + ", ".join(to_toml(v) for v in value) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{toml_key(k)} = {to_toml(v)}" for k, v in value.items()) + " }"
     return str(value.isoformat())  # the dates and times of TOML are all that is left

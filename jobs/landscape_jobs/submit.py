@@ -1,8 +1,9 @@
-"""`landscape submit`: a job file, checked and kept as it is now, as a batch job of Slurm.
+"""`landscape submit`: a job, a sweep or stages, checked and kept as they are now, as batch jobs of Slurm.
 
-A run folder keeps what was submitted, so that a job in the queue is not changed by later edits of its file:
+The folder of a run, of a sweep or of a stage's command keeps what was submitted, so that a job in the queue is not
+changed by later edits of its file:
 
-    submitted/001.toml   the job, overrides applied and its folder stated
+    submitted/001.toml   the job or sweep, overrides applied and its folder stated; of a command 001.txt
     submitted/001.sh     the batch script
     submitted/001.json   the number sbatch gave it, and the cluster where there are several
     submitted/001.log    what it writes; with an array 001-INDEX.log
@@ -15,43 +16,93 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.files import create_durably, write_durably
 from landscape_jobs.site import options_for, profiles, read_profile
-from landscape_jobs.slurm import Options, Places, batch_script, job_id, refusal, sbatch_environment
+from landscape_jobs.slurm import (
+    FINISHED,
+    Options,
+    Places,
+    array_of,
+    batch_script,
+    command_script,
+    job_id,
+    refusal,
+    sbatch_environment,
+)
 from landscape_jobs.spec import Job, load_job
+from landscape_jobs.stages import Stage, command_finished, is_stages_file, job_finished, load_stages
+from landscape_jobs.sweep import Place, places, unfinished, write_index
+from landscape_jobs.sweep_file import Sweep, is_sweep_file, load_sweep
 
 SUBMITTED = "submitted"
 
 _COMMAND_LINE = "command line"
+_SHOWN = 8  # names that a note lists
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job as it goes to sbatch. `sources` are the places its options come from, nearest first."""
+    """One batch job as it goes to sbatch. `sources` are the places its options come from, nearest first.
 
-    job: Job
+    `work` is a job, a sweep with the places of its cells, or a stage's command. `after` names submissions of the same
+    call that have to end well before this one starts.
+    """
+
+    name: str  # of the stage, else of the folder
+    work: Job | tuple[Sweep, tuple[Place, ...]] | Stage
+    folder: Path  # absolute
     options: Options
     sources: tuple[str, ...]
-    number: int  # of the submissions of its run folder
+    number: int  # of the submissions of its folder
+    after: tuple[str, ...] = ()
 
     @property
     def places(self) -> Places:
         """Where its files are, or are to be."""
-        folder = self.job.out.absolute() / SUBMITTED
-        stem = f"{self.number:03d}"
-        job, script, log = (folder / f"{stem}{ending}" for ending in (".toml", ".sh", ".log"))
-        return Places(name=self.job.out.name or "landscape", run=folder.parent, job=job, script=script, log=log)
+        folder = self.folder / SUBMITTED
+        endings = (".txt" if isinstance(self.work, Stage) else ".toml", ".sh", ".log")
+        job, script, log = (folder / f"{self.number:03d}{ending}" for ending in endings)
+        return Places(name=self.folder.name or "landscape", run=self.folder, job=job, script=script, log=log)
+
+    @property
+    def text(self) -> str:
+        """What is kept of the work."""
+        if isinstance(self.work, Stage):
+            return f"{self.work.command}\n"
+        return self.work.text() if isinstance(self.work, Job) else self.work[0].text()
 
     @property
     def script(self) -> str:
-        """The batch script."""
-        return batch_script(self.options, self.places)
+        """The batch script; it names those that it comes after where they have no number yet."""
+        waiting = replace(self, after=()).after_jobs([f"<{name}>" for name in self.after]) if self.after else self
+        if isinstance(self.work, Stage):
+            command = self.work.command or ""
+            return command_script(waiting.options, self.places, command, self.work.home, self.work.key)
+        return batch_script(waiting.options, self.places, cells=not isinstance(self.work, Job))
+
+    def after_jobs(self, numbers: Sequence[str]) -> Submission:
+        """The same, to start when the jobs of those numbers have ended well."""
+        if not numbers:
+            return self
+        asked = [self.options.dependency] if self.options.dependency else []
+        dependency = ",".join([*asked, "afterok:" + ":".join(numbers)])
+        # or it would wait for ever for a job that failed
+        more = tuple(dict.fromkeys(("--kill-on-invalid-dep=yes", *self.options.sbatch)))
+        return replace(self, options=replace(self.options, dependency=dependency, sbatch=more), after=())
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Submissions, each behind those it comes after, and notes for the user."""
+
+    submissions: tuple[Submission, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,44 +112,75 @@ class Submitted:
     job_id: str
     cluster: str | None
     places: Places
+    array: str | None  # indices, where it is an array
+
+    @property
+    def text(self) -> str:
+        """What happened, in a line."""
+        where = f" to {self.cluster}" if self.cluster else ""
+        if self.array is None:
+            return f"submitted job {self.job_id}{where}; its log: {self.places.log}"
+        logs = self.places.log.with_name(f"{self.places.log.stem}-*.log")
+        return f"submitted job {self.job_id}{where}, an array ({self.array}); its logs: {logs}"
 
 
-def prepare(
-    job_file: Path, overrides: Sequence[str], given: Mapping[str, Any], environment: Mapping[str, str]
-) -> Submission:
-    """The submission that a job file, the command line's options and the site profiles describe; writes nothing.
+def prepare(file: Path, overrides: Sequence[str], given: Mapping[str, Any], environment: Mapping[str, str]) -> Prepared:
+    """What a file of a job, a sweep or stages, the command line's options and the site profiles describe.
 
-    `given` holds the options of the command line by their typed names, `environment` the shell's variables. Raises
-    InputError for a job, a profile or an option that cannot be used.
+    It writes nothing. Cells and stages that are finished are left out. `given` holds the options of the command line
+    by their typed names, `environment` the shell's variables. Raises InputError for a file, a profile or an option
+    that cannot be used.
     """
-    job = load_job(job_file, overrides)
-    files = profiles(job_file, environment)
-    layers = {_COMMAND_LINE: given} | {f"site profile {file}": read_profile(file) for file in files}
-    options = options_for(_implied(job), layers, Path.cwd())
-    _require_fit(job, options)
-    if options.environment and not Path(options.environment).exists():
-        raise InputError(
-            f"environment = {options.environment!r} does not exist; give the folder of a virtual or conda environment, "
-            "or a file to source"
-        )
-    taken = [int(path.stem) for path in (job.out / SUBMITTED).glob("*.toml") if path.stem.isdecimal()]
-    submission = Submission(
-        job, options, tuple(source for source, layer in layers.items() if layer), 1 + max(taken, default=0)
-    )
-    _ = submission.places  # refuses paths that no script can name
-    return submission
+    sites = {f"site profile {path}": read_profile(path) for path in profiles(file, environment)}
+    if not is_stages_file(file):
+        found, notes = _submission(_loaded(file, overrides), {_COMMAND_LINE: given, **sites}, anew=False)
+        return Prepared((found,) if found is not None else (), tuple(notes))
+    if overrides:
+        raise InputError(f"--set {overrides[0]!r}: {file} has several stages; set values in their own files")
+    submissions: dict[str, Submission] = {}
+    notes = []
+    for stage in load_stages(file):
+        layers = {_COMMAND_LINE: given, f"options of stage {stage.name}": stage.options, **sites}
+        after = tuple(name for name in stage.after if name in submissions)
+        work = stage if stage.job is None else _loaded(stage.job, ())
+        if isinstance(work, Job) and not after and job_finished(work):
+            notes.append(f"stage {stage.name}: {work.out} is finished")
+            continue
+        found, more = _submission(work, layers, anew=bool(after))
+        notes += [f"stage {stage.name}: {note}" for note in more]
+        if found is not None:
+            submissions[stage.name] = replace(found, name=stage.name, after=after)
+    _require_requeue(submissions)
+    return Prepared(tuple(submissions.values()), tuple(notes))
 
 
-def submit(submission: Submission, environment: Mapping[str, str]) -> Submitted:
-    """Write the submission's files and hand its script to sbatch; where sbatch refuses, no file stays.
+def submit(prepared: Prepared, environment: Mapping[str, str]) -> Iterator[Submitted]:
+    """Write the submissions' files and hand their scripts to sbatch, one after another.
 
-    Raises InputError with sbatch's words where it refuses or is not there, StoreError where files cannot be written.
+    Where sbatch refuses one, no file of it stays. Raises InputError with sbatch's words where it refuses or is not
+    there, StoreError where files cannot be written; both say what was submitted before.
     """
-    if shutil.which("sbatch", path=environment.get("PATH")) is None:
+    if prepared.submissions and shutil.which("sbatch", path=environment.get("PATH")) is None:
         raise InputError(
             "there is no sbatch on the PATH; submit from a login node of the cluster (its Slurm module loaded), write "
             "the script with --dry-run, or start the job here with: landscape run"
         )
+    numbers: dict[str, str] = {}
+    for submission in prepared.submissions:
+        try:
+            done = _submit(submission.after_jobs([numbers[name] for name in submission.after]), environment)
+        except (InputError, StoreError) as error:
+            if not numbers:
+                raise
+            raise type(error)(
+                f"stage {submission.name}: {error}\nStages before it are queued ({', '.join(numbers)}); take them "
+                f"back with scancel {' '.join(numbers.values())}, or submit again when they have ended"
+            ) from error
+        numbers[submission.name] = done.job_id
+        yield done
+
+
+def _submit(submission: Submission, environment: Mapping[str, str]) -> Submitted:
     folder = submission.places.job.parent
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     submission = _written(submission)
@@ -116,7 +198,104 @@ def submit(submission: Submission, environment: Mapping[str, str]) -> Submitted:
     number, cluster = job_id(done.stdout)
     record = {"job_id": number, "cluster": cluster}
     write_durably(places.job.with_suffix(".json"), json.dumps(record).encode())
-    return Submitted(number, cluster, places)
+    if isinstance(submission.work, tuple):
+        write_index(*submission.work)
+    return Submitted(number, cluster, places, submission.options.array)
+
+
+def _loaded(file: Path, overrides: Sequence[str]) -> Job | Sweep:
+    return load_sweep(file, overrides) if is_sweep_file(file) else load_job(file, overrides)
+
+
+def _submission(
+    work: Job | Sweep | Stage, layers: Mapping[str, Mapping[str, Any]], *, anew: bool
+) -> tuple[Submission | None, list[str]]:
+    """(submission, notes) of one job, sweep or command; None where it is finished.
+
+    `anew` says that something it builds on will be made before, so that what it has now does not count.
+    """
+    if isinstance(work, Stage):
+        if command_finished(work) and not anew:
+            return None, [f"its command has succeeded before, as {work.folder / FINISHED} says"]
+        options = _options([], layers)
+        if options.array is not None:
+            raise InputError(
+                f"stage {work.name}: array = {options.array!r}, but a command is started once; make a stage for each"
+            )
+        return _numbered(work.name, work, work.folder, options, layers), []
+    if isinstance(work, Job):
+        options = _options([work], layers)
+        return _numbered(work.out.name, work, work.out.absolute(), options, layers), []
+    found = places(work)
+    left = list(found) if anew else unfinished(found)
+    notes = list(_notes(work, found, left, anew=anew))
+    if not left:
+        return None, notes
+    options = _options([place.job for place in left], layers, cells=True)
+    options = replace(options, array=array_of([place.cell.number for place in left], options.array))
+    return _numbered(work.out.name, (work, found), work.out, options, layers), notes
+
+
+def _options(jobs: Sequence[Job], layers: Mapping[str, Mapping[str, Any]], *, cells: bool = False) -> Options:
+    """Options for the ranks of jobs (none: of a command), which differ in no key of [run]."""
+    options = options_for(_implied(jobs), layers, Path.cwd())
+    for job in jobs[:1]:
+        _require_fit(job, options)
+    if not cells and (options.array or "").startswith("%"):
+        options = replace(options, array=None)  # how many cells run at once: a sweep's beside it, or a profile's
+    if options.environment and not Path(options.environment).exists():
+        raise InputError(
+            f"environment = {options.environment!r} does not exist; give the folder of a virtual or conda environment, "
+            "or a file to source"
+        )
+    return options
+
+
+def _numbered(
+    name: str,
+    work: Job | tuple[Sweep, tuple[Place, ...]] | Stage,
+    folder: Path,
+    options: Options,
+    layers: Mapping[str, Mapping[str, Any]],
+) -> Submission:
+    """The next submission of a folder. Raises InputError for paths that no script can name."""
+    taken = [int(path.stem) for path in (folder / SUBMITTED).glob("*.*") if path.stem.isdecimal()]
+    sources = tuple(source for source, layer in layers.items() if layer)
+    submission = Submission(name, work, folder, options, sources, 1 + max(taken, default=0))
+    _ = submission.places
+    return submission
+
+
+def _notes(sweep: Sweep, found: Sequence[Place], left: Sequence[Place], *, anew: bool) -> Iterator[str]:
+    """What a user should know of a sweep's cells before they are submitted."""
+    folders: dict[Path, list[int]] = {}
+    for place in found:
+        folders.setdefault(place.folder, []).append(place.cell.number)
+    same = [numbers for numbers in folders.values() if len(numbers) > 1]
+    if same and not anew:
+        listed = "; ".join(" and ".join(map(str, numbers)) for numbers in same[:_SHOWN])
+        yield f"{_count(len(same), 'group')} of cells compute the same, which is done once: {listed}"
+    ended = 0 if anew else len(folders) - len(left)
+    if ended:
+        yield f"{ended} of {len(folders)} runs in {sweep.out} are finished" + ("" if left else ": nothing to submit")
+    missing = sorted({name for place in left for name in place.missing})
+    if missing and not anew:
+        listed = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        yield f"{_count(len(missing), 'file')} that cells name do not exist yet: {listed}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def _require_requeue(submissions: Mapping[str, Submission]) -> None:
+    for submission in submissions.values():
+        for name in submission.after:
+            if not submissions[name].options.requeue:
+                raise InputError(
+                    f"stage {name}: requeue = false, so work that is left goes on as a new job, which stage "
+                    f"{submission.name} would not wait for; leave requeue out"
+                )
 
 
 def _written(submission: Submission) -> Submission:
@@ -124,8 +303,8 @@ def _written(submission: Submission) -> Submission:
     folder = submission.places.job.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        while not create_durably(submission.places.job, submission.job.text().encode()):
-            submission = Submission(submission.job, submission.options, submission.sources, submission.number + 1)
+        while not create_durably(submission.places.job, submission.text.encode()):
+            submission = replace(submission, number=submission.number + 1)
         write_durably(submission.places.script, submission.script.encode())
         submission.places.script.chmod(0o755)
     except OSError as error:
@@ -145,12 +324,12 @@ def _remove(places: Places, folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-def _implied(job: Job) -> dict[str, Any]:
-    """Options that follow from the job itself: its threads, a GPU for each rank, the environment that submits."""
+def _implied(jobs: Sequence[Job]) -> dict[str, Any]:
+    """Options that follow from jobs: their threads, a GPU for each rank, the environment that submits."""
     implied: dict[str, Any] = {}
-    if job.run.threads is not None:
-        implied["cpus-per-task"] = job.run.threads
-    if (job.objective.device or "").startswith("cuda"):
+    if jobs and jobs[0].run.threads is not None:
+        implied["cpus-per-task"] = jobs[0].run.threads
+    if any((job.objective.device or "").startswith("cuda") for job in jobs):
         implied["gpus-per-task"] = 1
     if sys.prefix != sys.base_prefix or Path(sys.prefix, "conda-meta").is_dir():
         implied["environment"] = sys.prefix

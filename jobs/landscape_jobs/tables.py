@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +13,7 @@ from rich.table import Table
 
 import landscape as ls
 from landscape.grid import Grid
-from landscape.opening import run_stores
 from landscape.results import FloatArray
-from landscape.store import RESULT
 from landscape_jobs.check import Trial
 
 if TYPE_CHECKING:
@@ -81,31 +78,6 @@ def provenance_table(about: Mapping[str, Any]) -> Iterator[Table]:
     known = {name: about[name] for name in _PROVENANCE if about.get(name) not in (None, "")}
     if known:
         yield _pairs("provenance", known)
-
-
-def status_table(folders: Sequence[str | Path]) -> Table:
-    """A line per task of each run folder: rows done, and how its last attempt stands.
-
-    Raises StoreError for what is no run folder. The result is there once all tasks of a run are done; a surface is one
-    task, a spectrum several.
-    """
-    table = _table("runs", "run", "task", "rows", "result", "attempts", "last attempt")
-    for folder in folders:
-        stores = run_stores(folder)
-        rows = [store.rows().done for store in stores]
-        result = Path(folder) / RESULT
-        complete = result.exists() and all(done.all() for done in rows)
-        for i, (store, done) in enumerate(zip(stores, rows, strict=True)):
-            attempts = store.attempts()
-            table.add_row(
-                "" if i else str(folder),
-                store.description().name,
-                f"{int(done.sum())} of {len(done)}",
-                "" if i else result.name if complete else "not yet",
-                str(len(attempts)),
-                _attempt(attempts[-1]) if attempts else "none",
-            )
-    return table
 
 
 def trial_table(trial: Trial) -> Table:
@@ -185,16 +157,6 @@ def times_table(trial: Trial | CurvatureTrial | PairsTrial) -> dict[str, str]:
         )
         for ranks in (1, *many)
     }
-
-
-def _attempt(record: Mapping[str, Any]) -> str:
-    if "failure" in record:
-        how = f"failed, {str(record['failure']).strip().splitlines()[-1]}"
-    elif "ended" not in record:
-        how = f"began {record['started']}: still running, or killed"
-    else:
-        how = f"{'stopped by ' + record['signal'] if record.get('signal') else 'ended'} {record['ended']}"
-    return f"{how} ({record['ranks']} rank{'s' if record['ranks'] > 1 else ''}, {record['host']})"
 
 
 def _axes(surface: ls.Surface, plane: Mapping[str, Any]) -> Table:

@@ -1,0 +1,195 @@
+"""What Slurm says of jobs: squeue for those it still knows, sacct for older ones.
+
+Where there is no Slurm, nothing is said; where it does not answer within seconds, that is said instead. Source:
+squeue(1), sacct(1) of Slurm 22.05.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+_PATIENCE = 5.0  # seconds for an answer
+_ASK_EVERY = 15.0  # seconds: a controller serves everybody
+
+_FIELDS = ("JobID", "ArrayJobID", "ArrayTaskID", "State", "Reason", "RestartCnt")  # of squeue
+_WIDTH = 64  # of each; without one squeue may cut them at 20
+
+# Codes of states that a job does not leave by itself; of all others it is waiting, running, or about to end.
+_ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "LAUNCH_FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "RECONFIG_FAIL",
+    "REVOKED",
+    "TIMEOUT",
+}
+
+
+@dataclass(frozen=True, order=True)
+class JobName:
+    """A job, or one task of a job array, by the numbers Slurm gave."""
+
+    number: str  # of a job array's task the array's, or its own
+    array_task: str = ""
+    cluster: str = ""  # "" for the one at hand
+
+    def __str__(self) -> str:
+        return self.number + (f"_{self.array_task}" if self.array_task else "")
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """What Slurm says of one job, or of one task of a job array."""
+
+    name: JobName  # of a job array's task by the array's number
+    own_number: str  # which a task of an array has, too, once it begins
+    state: str  # in Slurm's words: PENDING, RUNNING, COMPLETED, ...
+    reason: str = ""  # why it waits, or how it failed
+    restarts: int | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits, runs, or is about to end."""
+        return self.state not in _ENDED
+
+    def is_of(self, name: JobName) -> bool:
+        """Whether this is the job `name`, or a task of the array `name`."""
+        if name.cluster != self.name.cluster:
+            return False
+        if name.number == self.own_number != self.name.number:
+            return True
+        return name.number == self.name.number and name.array_task in ("", self.name.array_task)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of the jobs that were asked for, and why no more is."""
+
+    jobs: tuple[QueuedJob, ...] = ()
+    problem: str = ""
+
+    def of(self, names: Collection[JobName]) -> tuple[QueuedJob, ...]:
+        """Those of the jobs that `names` name, each once."""
+        return tuple(job for job in self.jobs if any(job.is_of(name) for name in names))
+
+
+class Queue:
+    """Slurm, asked at most every quarter of a minute for the same jobs.
+
+    `environment` is that of the commands, `steady` gives seconds that never jump.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *, steady: Callable[[], float] = time.monotonic) -> None:
+        # SQUEUE_USERS, SACCT_FORMAT and their like would change what is answered
+        self._environment = {k: v for k, v in environment.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
+        self._steady = steady
+        self._answered: frozenset[JobName] = frozenset()
+        self._answer = Answer()
+        self._when = 0.0
+
+    def ask(self, names: Collection[JobName]) -> Answer:
+        """What Slurm says of these jobs, now or a few seconds ago; never raises."""
+        asked = frozenset(names)
+        if asked and (asked != self._answered or self._steady() - self._when >= _ASK_EVERY):
+            self._answer = self._asked(asked)
+            self._answered, self._when = asked, self._steady()
+        return self._answer
+
+    def _asked(self, names: frozenset[JobName]) -> Answer:
+        jobs: list[QueuedJob] = []
+        problems: list[str] = []
+        for cluster in sorted({name.cluster for name in names}):
+            mine = [name for name in names if name.cluster == cluster]
+            text, problem = self._run(squeue_command(mine, cluster))
+            found = list(squeue_jobs(text, cluster))
+            older = [name for name in mine if not any(job.is_of(name) for job in found)]
+            if older:
+                found += sacct_jobs(self._run(sacct_command(older, cluster))[0], cluster)  # many sites keep no accounts
+            jobs += found
+            problems += [problem] if problem else []
+        return Answer(tuple(jobs), "; ".join(problems))
+
+    def _run(self, command: Sequence[str]) -> tuple[str, str]:
+        """(what it wrote, why it failed or "")."""
+        if shutil.which(command[0], path=self._environment.get("PATH")) is None:
+            return "", ""
+        try:
+            done = subprocess.run(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "", f"{command[0]} did not answer in {_PATIENCE:.0f} s"
+        except OSError as error:
+            return "", f"{command[0]} cannot be started: {error}"
+        words = done.stderr.strip().splitlines()
+        unknown = "Invalid job id" in done.stderr  # all the jobs asked for ended some minutes ago
+        return done.stdout, words[-1] if done.returncode and words and not unknown else ""
+
+
+def squeue_command(names: Collection[JobName], cluster: str) -> list[str]:
+    """The command that tells of jobs in the queue, and of those that ended in the last minutes."""
+    fields = ",".join(f"{name}:{_WIDTH}|" for name in _FIELDS)
+    return ["squeue", "--noheader", "--array", "--states=all", *_which(names, cluster), f"--Format={fields}"]
+
+
+def sacct_command(names: Collection[JobName], cluster: str) -> list[str]:
+    """The command that tells of jobs long since ended, where a site keeps accounts."""
+    options = ["--noheader", "--parsable2", "--allocations", "--format=JobID,JobIDRaw,State"]
+    return ["sacct", *options, *_which(names, cluster)]
+
+
+def _which(names: Collection[JobName], cluster: str) -> list[str]:
+    numbers = sorted({name.number for name in names})
+    return [f"--jobs={','.join(numbers)}", *([f"--clusters={cluster}"] if cluster else [])]
+
+
+def squeue_jobs(text: str, cluster: str = "") -> Iterator[QueuedJob]:
+    """The jobs in an answer to `squeue_command`; lines of another form, as the cluster's name, are passed over.
+
+    >>> [job] = squeue_jobs("17 |12 |3 |PENDING |Priority |1 |")
+    >>> str(job.name), job.own_number, job.state, job.reason, job.restarts
+    ('12_3', '17', 'PENDING', 'Priority', 1)
+    """
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != len(_FIELDS) + 1 or not cells[0].isdecimal():
+            continue
+        own, number, task, state, reason, restarts, _ = cells
+        task = task if task.isdecimal() else ""  # N/A of a job that is no array
+        if reason in ("None", "N/A") or state in ("COMPLETED", "CANCELLED"):  # which keep why they waited
+            reason = ""
+        restarted = int(restarts) if restarts.isdecimal() else None
+        yield QueuedJob(JobName(number or own, task, cluster), own, state, reason, restarted)
+
+
+def sacct_jobs(text: str, cluster: str = "") -> Iterator[QueuedJob]:
+    """The jobs in an answer to `sacct_command`; tasks of an array that have not begun are passed over.
+
+    >>> [job] = sacct_jobs("12_3|17|CANCELLED by 1000")
+    >>> str(job.name), job.own_number, job.state, job.active
+    ('12_3', '17', 'CANCELLED', False)
+    """
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != 3 or not cells[1].isdecimal() or not cells[2]:
+            continue
+        number, _, task = cells[0].partition("_")
+        if number.isdecimal() and (not task or task.isdecimal()):
+            yield QueuedJob(JobName(number, task, cluster), cells[1], cells[2].split()[0])

@@ -1,0 +1,66 @@
+"""Reading once for all ranks: rank 0 reads, and the others get its tensors by message instead of from the disk.
+
+Thousands of ranks that open one checkpoint and one data set at the same moment can bring a shared file system to its
+knees. Every rank holds a copy of its own afterwards, as when it reads by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from landscape.comm import world
+from landscape.data import as_whole
+from landscape.errors import InputError
+from landscape.loop import agree
+from landscape.trees import map_tensors, tensors_in
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The place of a tensor in what was read."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def from_rank_0(read: Callable[[], Any]) -> Any:
+    """What `read` returns on rank 0, a nesting of tensors, on every rank; it is called there alone.
+
+    All ranks call this. Raises on all of them what `read` raises, and InputError where it returns anything else than
+    tensors.
+    """
+    comm = world()
+    if comm.size == 1:
+        return read()
+    found = agree(comm, lambda: _tensors(read()) if comm.rank == 0 else None)
+    skeleton = comm.broadcast(map_tensors(found, lambda tensor: _Shape(tensor.dtype, tuple(tensor.shape))))
+    mine = found if comm.rank == 0 else _empty(skeleton)
+    for tensor in tensors_in(mine):
+        comm.broadcast_(tensor.view(-1).view(torch.uint8).numpy())
+    return mine
+
+
+def _tensors(found: Any) -> Any:
+    """The tensors in what was read, each in one piece of memory."""
+    whole = as_whole(found)
+    if whole is None:
+        raise InputError(
+            f"run.read = 'once' sends tensors to the other ranks, and data.factory returned a {type(found).__name__}; "
+            "return tensors, as (inputs, targets), or leave run.read out, and every rank reads for itself"
+        )
+    return map_tensors(whole, lambda tensor: tensor.detach().cpu().resolve_conj().contiguous())
+
+
+def _empty(skeleton: Any) -> Any:
+    """Tensors of the shapes in the nesting."""
+    if isinstance(skeleton, _Shape):
+        return torch.empty(skeleton.shape, dtype=skeleton.dtype)
+    if isinstance(skeleton, dict):
+        return {key: _empty(value) for key, value in skeleton.items()}
+    if isinstance(skeleton, (list, tuple)):
+        return type(skeleton)(_empty(value) for value in skeleton)
+    return skeleton

@@ -1,0 +1,458 @@
+"""How far runs are: facts read from their folders and from Slurm.
+
+What a run's state is follows from its folder alone: its rows, the records of its attempts, its last sign of life.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from landscape.errors import StoreError
+from landscape.layer_spectra import STAGES as LAYER_STAGES
+from landscape.opening import run_stores
+from landscape.spectrum import STAGES as SPECTRUM_STAGES
+from landscape.store import RESULT, Store
+from landscape_jobs.queue import Answer, JobName, Queue, QueuedJob
+from landscape_jobs.slurm import FINISHED
+from landscape_jobs.submit import SUBMITTED
+from landscape_jobs.sweep import is_sweep, sweep_cells
+
+FORMAT = 1  # of the document
+
+# States, and what each means.
+COMPLETE = "complete"  # every row is done or given up, and the result is written
+RUNNING = "running"
+STOPPED = "stopped"  # by a signal or a limit, rows are left
+FAILED = "failed"
+SILENT = "silent"  # no end was recorded, and no sign of life for long: killed, or its node is lost
+NOT_BEGUN = "not begun"
+UNREADABLE = "unreadable"  # its folder is damaged
+
+_AHEAD = "Its last sign of life is dated in the future: a clock was set back, or two machines' clocks differ"
+
+_SILENCE = 60.0  # seconds; a run gives a sign of life every ten
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """An item that failed too often: its row stays masked."""
+
+    task: str
+    item: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """How far one task of a run is; None is unknown, or means nothing in its state."""
+
+    task: str
+    items: int  # in all rounds so far
+    done: int  # rows in the folder
+    failed: int  # items given up
+    state: str
+    detail: str = ""  # how it stopped or failed
+    rate: float | None = None  # rows per second of the running attempt, all ranks together
+    remaining: float | None = None  # seconds
+    note: str = ""  # how far the item in hand is
+    heartbeat_age: float | None = None  # seconds since the last sign of life of an attempt whose end is not recorded
+    attempts: int = 0
+    ranks: int | None = None  # of the last attempt, as all below
+    nodes: tuple[str, ...] = ()
+    started: str | None = None  # UTC, ISO 8601
+    ended: str | None = None
+    restarts: int | None = None  # of its Slurm job when it began
+
+    @property
+    def left(self) -> int:
+        """Items neither done nor given up."""
+        return self.items - self.done - self.failed
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is. `tasks` is empty where it has not begun or cannot be read."""
+
+    folder: Path
+    state: str  # of its first task that is not complete
+    detail: str = ""
+    tasks: tuple[TaskStatus, ...] = ()
+    result: Path | None = None  # once it is complete
+    given_up: tuple[GivenUp, ...] = ()
+    names: tuple[JobName, ...] = ()  # of its Slurm jobs, oldest first
+    jobs: tuple[QueuedJob, ...] = ()  # those that Slurm knows
+    go_on: str = ""  # what goes on with it
+    sweep: Path | None = None  # the sweep it is a cell of
+    cell: int | None = None
+    label: str = ""  # of the cell
+
+    @property
+    def active(self) -> bool:
+        """Whether anything may still change without a user: it runs, or a job of it waits or runs."""
+        return self.state == RUNNING or (self.state != COMPLETE and any(job.active for job in self.jobs))
+
+    @property
+    def advice(self) -> str:
+        """What a user may want to do about it; "" for nothing."""
+        if self.state == UNREADABLE or (self.state == RUNNING and self.detail == _AHEAD):
+            return self.detail
+        if self.state in (COMPLETE, RUNNING):
+            return ""
+        waiting = next((job for job in self.jobs if job.active), None)
+        if self.state == SILENT:
+            cause = "It ended without a word: killed, or its node is lost"
+            if waiting is not None and waiting.state == "RUNNING":
+                return f"{cause}, or it hangs, since Slurm still runs its job {waiting.name}; see the job's log"
+            return f"{cause}. " + (f"Job {waiting.name} goes on with it" if waiting else self._going_on)
+        reason = f"{self.detail}. " if self.state == FAILED and self.detail else ""
+        if waiting is not None:
+            return reason.strip()
+        if self.state == NOT_BEGUN and self.sweep is None:
+            ended = next((f"Its job {job.name} is {job.state}, and n" for job in reversed(self.jobs)), "N")
+            return f"{ended}othing was computed; where no job of it is queued, see {self.folder / SUBMITTED}/*.log"
+        return reason + self._going_on
+
+    @property
+    def _going_on(self) -> str:
+        return f"Go on with: {self.go_on}" if self.go_on else ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of several runs at one moment."""
+
+    when: float  # POSIX seconds
+    runs: tuple[RunStatus, ...]
+    problem: str = ""  # why Slurm told nothing
+
+    @property
+    def active(self) -> bool:
+        """Whether anything may still change without a user, as far as is known."""
+        return any(run.active or (self.problem and run.names and run.state != COMPLETE) for run in self.runs)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A run folder to be read, and the cell of a sweep it is."""
+
+    folder: Path
+    sweep: Path | None = None
+    cell: int | None = None
+    label: str = ""
+    failure: str = ""  # why the sweep has no such run
+
+
+class Reader:
+    """Reads the same runs again and again, of their shards only the new ones.
+
+    `clock` gives POSIX seconds, `steady` seconds that never jump.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        queue: Queue,
+        *,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folders, self._queue = tuple(folders), queue
+        self._clock, self._steady = clock, steady
+        self._shards: dict[Path, dict[str, npt.NDArray[np.int64]]] = {}  # folder of a task -> its shards
+        self._beats: dict[Path, tuple[float, float | None]] = {}  # -> its last beat, and when that was seen to come
+        self._finished: dict[_Place, RunStatus] = {}  # complete without failures, which is how they stay
+
+    def read(self) -> Report:
+        """How far the runs are now."""
+        now = self._clock()
+        runs = [run for folder in self._folders for run in self._runs(folder, now)]
+        asked = {name for run in runs if run.state != COMPLETE for name in run.names}
+        answer = self._queue.ask(asked) if asked else Answer()
+        runs = [replace(run, jobs=answer.of(run.names)) if run.state != COMPLETE else run for run in runs]
+        return Report(now, tuple(runs), answer.problem)
+
+    def _runs(self, folder: Path, now: float) -> list[RunStatus]:
+        try:
+            return [self._run(place, now) for place in _places(folder)]
+        except (StoreError, OSError) as error:  # a sweep's list of cells
+            return [RunStatus(folder, UNREADABLE, str(error))]
+
+    def _run(self, place: _Place, now: float) -> RunStatus:
+        folder = place.folder
+        if place in self._finished:
+            return self._finished[place]
+        names = _job_names(place)
+        run = RunStatus(folder, COMPLETE if (folder / FINISHED).is_file() else NOT_BEGUN, names=names)
+        if _has_run(folder):
+            try:
+                run = self._begun(folder, names, now)
+            except StoreError as error:
+                run = replace(run, state=UNREADABLE, detail=str(error))
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # records of another form
+                run = replace(run, state=UNREADABLE, detail=f"cannot read {folder}: {error!r}")
+        if place.failure and run.state in (NOT_BEGUN, STOPPED):
+            run = replace(run, state=FAILED, detail=brief(place.failure))
+        if place.sweep is not None:
+            go_on = _go_on(place.sweep, "a sweep")
+            run = replace(run, sweep=place.sweep, cell=place.cell, label=place.label, go_on=go_on)
+        if run.state == COMPLETE and not run.given_up:
+            self._finished[place] = run
+        return run
+
+    def _begun(self, folder: Path, names: tuple[JobName, ...], now: float) -> RunStatus:
+        stores = run_stores(folder)
+        result = folder / RESULT if (folder / RESULT).is_file() else None
+        tasks, given_up, jobs = [], [], list(names)
+        for store in stores:
+            name = store.description().name
+            attempts = store.attempts()
+            reasons = store.failed()
+            written = result is not None or store is not stores[-1]
+            tasks.append(self._task(store, name, attempts, len(reasons), written, now))
+            given_up += [GivenUp(name, item, reason) for item, reason in reasons.items()]
+            cluster = names[-1].cluster if names else ""
+            jobs += [job for record in attempts if (job := _job_of(record, cluster)) is not None]
+        first = next((task for task in tasks if task.state != COMPLETE), tasks[-1])
+        return RunStatus(
+            folder,
+            first.state,
+            first.detail,
+            tuple(tasks),
+            result if first.state == COMPLETE else None,
+            tuple(given_up),
+            tuple(dict.fromkeys(jobs)),
+            go_on=_go_on(folder, str(stores[-1].manifest()["job"])),
+        )
+
+    def _task(
+        self,
+        store: Store,
+        name: str,
+        attempts: Sequence[Mapping[str, Any]],
+        failed: int,
+        written: bool,
+        now: float,
+    ) -> TaskStatus:
+        done = store.done_items(self._shards.setdefault(store.folder, {}))
+        left = len(done) - int(done.sum()) - failed
+        status = TaskStatus(name, len(done), int(done.sum()), failed, COMPLETE, attempts=len(attempts))
+        if not attempts:
+            return status if left == 0 and written else replace(status, state=NOT_BEGUN)
+        last = attempts[-1]
+        status = replace(
+            status,
+            ranks=last.get("ranks"),
+            nodes=tuple(last.get("nodes") or [last["host"]]),
+            started=last["started"],
+            ended=last.get("ended"),
+            restarts=last.get("slurm", {}).get("restart"),
+        )
+        if left == 0 and written:
+            return status
+        if "failure" in last:
+            return replace(status, state=FAILED, detail=brief(str(last["failure"])))
+        if "ended" in last:
+            return replace(status, **_ended(last, left, now))
+        beat = store.beat()
+        age = self._age(store.folder, beat.when if beat is not None else _seconds(last["started"]), now)
+        if age is not None and age > _SILENCE:
+            return replace(status, state=SILENT, heartbeat_age=age)
+        status = replace(status, state=RUNNING, heartbeat_age=age, detail="" if age is not None else _AHEAD)
+        if beat is None:
+            return status
+        rate = _positive(beat.computed, beat.elapsed)
+        remaining = _positive(beat.total - beat.done - beat.failed, rate or 0.0)
+        if remaining is not None:
+            remaining = max(0.0, remaining - (age or 0.0))
+        return replace(status, rate=rate, remaining=remaining, note=beat.note)
+
+    def _age(self, folder: Path, beat: float, now: float) -> float | None:
+        """Seconds since the last sign of life; None where it is dated in the future, as by a clock that was set back.
+
+        Of a beat that came while this looked on, the clock of the machine that gave it does not matter.
+        """
+        known, came = self._beats.get(folder, (beat, None))
+        if beat != known:
+            came = self._steady()
+        self._beats[folder] = (beat, came)
+        if came is not None:
+            return max(0.0, self._steady() - came)
+        age = now - beat
+        return max(0.0, age) if age >= -_SILENCE else None
+
+
+def require_runs(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """(run folders and sweeps, what is neither) of what a user named, in order.
+
+    Raises StoreError for a path that does not exist, and where nothing is a run folder.
+    """
+    missing = next((folder for folder in folders if not folder.exists()), None)
+    if missing is not None:
+        raise StoreError(f"{missing} does not exist; give the folder a run was told to use")
+    runs = [folder for folder in folders if is_sweep(folder) or _has_run(folder) or _submissions(folder)]
+    if not runs:
+        if any(folders[0].glob("*/run.json")):
+            raise StoreError(f"{folders[0]} is not a run folder, but holds some; name them, as in {folders[0]}/*")
+        run_stores(folders[0])  # tells what is wrong with it
+    return runs, [folder for folder in folders if folder not in runs]
+
+
+def document(report: Report) -> dict[str, Any]:
+    """A report as plain JSON values. Numbers are numbers, seconds are seconds, null is unknown.
+
+        format, time (POSIX seconds), slurm_problem (why Slurm told nothing, or null)
+        runs[]        run (its folder), sweep, cell, label (null outside a sweep), state, detail, result (path), active
+                      (whether it may still change by itself), advice (what to do), go_on (what goes on with it)
+          tasks[]     task, state, detail, items, done, left, failed, rate (rows per second), remaining (seconds), note,
+                      heartbeat_age (seconds), ranks, nodes[], attempts, started, ended (ISO 8601), restarts
+          given_up[]  task, item, reason
+          jobs[]      job, array_task, cluster, state, reason, restarts; state is null for a job Slurm does not know
+        total         runs, states {state: runs}, items, done, left, failed (of the runs that have begun)
+
+    States are complete (also with items given up), running, stopped, failed, silent, not begun, unreadable.
+    """
+    return {
+        "format": FORMAT,
+        "time": report.when,
+        "slurm_problem": report.problem or None,
+        "runs": [_run_document(run) for run in report.runs],
+        "total": total(report.runs),
+    }
+
+
+def total(runs: Sequence[RunStatus]) -> dict[str, Any]:
+    """Sums over runs: how many there are in each state, and the rows of those that have begun."""
+    tasks = [task for run in runs for task in run.tasks]
+    sums = {key: sum(getattr(task, key) for task in tasks) for key in ("items", "done", "left", "failed")}
+    return {"runs": len(runs), "states": dict(Counter(run.state for run in runs)), **sums}
+
+
+def _run_document(run: RunStatus) -> dict[str, Any]:
+    known = {job.name for job in run.jobs}
+    unknown = [name for name in run.names if not any(job.is_of(name) for job in run.jobs) and name not in known]
+    return {
+        "run": str(run.folder),
+        "sweep": None if run.sweep is None else str(run.sweep),
+        "cell": run.cell,
+        "label": run.label or None,
+        "state": run.state,
+        "detail": run.detail or None,
+        "result": None if run.result is None else str(run.result),
+        "active": run.active,
+        "advice": run.advice or None,
+        "go_on": run.go_on or None,
+        "tasks": [_task_document(task) for task in run.tasks],
+        "given_up": [{"task": one.task, "item": one.item, "reason": one.reason} for one in run.given_up],
+        "jobs": [
+            *(_job_document(name, None) for name in unknown),
+            *(_job_document(job.name, job) for job in run.jobs),
+        ],
+    }
+
+
+def _task_document(task: TaskStatus) -> dict[str, Any]:
+    keys = ("task", "state", "items", "done", "left", "failed", "rate", "remaining", "heartbeat_age", "ranks")
+    texts = {"detail": task.detail or None, "note": task.note or None, "nodes": list(task.nodes)}
+    last = ("attempts", "started", "ended", "restarts")
+    return {**{key: getattr(task, key) for key in keys}, **texts, **{key: getattr(task, key) for key in last}}
+
+
+def _job_document(name: JobName, job: QueuedJob | None) -> dict[str, Any]:
+    return {
+        "job": name.number,
+        "array_task": int(name.array_task) if name.array_task else None,
+        "cluster": name.cluster or None,
+        "state": job.state if job else None,
+        "reason": (job.reason or None) if job else None,
+        "restarts": job.restarts if job else None,
+    }
+
+
+def _ended(last: Mapping[str, Any], left: int, now: float) -> dict[str, Any]:
+    """State and detail of a task whose last attempt ended by itself."""
+    if left == 0:  # what follows its rows, their file or the next task, takes a moment
+        fresh = abs(now - _seconds(last["ended"])) <= _SILENCE
+        detail = "its result is being written" if fresh else "before its result was written"
+        return {"state": RUNNING if fresh else STOPPED, "detail": detail}
+    signal = last.get("signal")
+    return {"state": STOPPED, "detail": f"by {signal}" if signal else "at a limit of items"}
+
+
+def _places(folder: Path) -> list[_Place]:
+    if not is_sweep(folder):
+        return [_Place(folder)]
+    return [_Place(cell.folder, folder, cell.number, cell.label, cell.failure or "") for cell in sweep_cells(folder)]
+
+
+def _has_run(folder: Path) -> bool:
+    """Whether a run has begun in a folder; of several tasks each has a folder in it."""
+    return any((folder / name / "run.json").is_file() for name in ("", *SPECTRUM_STAGES, *LAYER_STAGES))
+
+
+def _submissions(folder: Path) -> list[Path]:
+    """Records of what was submitted for a folder, oldest first."""
+    return sorted((folder / SUBMITTED).glob("*.json"))
+
+
+def _job_names(place: _Place) -> tuple[JobName, ...]:
+    """The Slurm jobs that were submitted for a run, oldest first; of a sweep a cell is a task of an array."""
+    names = []
+    for folder, task in ((place.sweep, str(place.cell)), (place.folder, "")):
+        for path in _submissions(folder) if folder is not None else ():
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                record = json.loads(path.read_text(encoding="utf-8"))
+                names.append(JobName(str(record["job_id"]), task, record.get("cluster") or ""))
+    return tuple(dict.fromkeys(names))
+
+
+def _job_of(record: Mapping[str, Any], cluster: str) -> JobName | None:
+    """The Slurm job that an attempt was made by."""
+    slurm = record.get("slurm")
+    if not slurm or not slurm.get("job"):
+        return None
+    return JobName(str(slurm["job"]), str(slurm.get("array_task") or ""), cluster)
+
+
+def _go_on(folder: Path, job: str) -> str:
+    """What goes on with a run: submitted again, resumed here, or made again by the program that began it."""
+    submitted = sorted((folder / SUBMITTED).glob("*.toml"))
+    if submitted:
+        return f"landscape submit {shlex.quote(str(submitted[-1]))}"
+    if job:
+        return f"landscape resume {shlex.quote(str(folder))}"
+    return "the program that made it; rows that are there are not computed again"
+
+
+def _positive(numerator: float, denominator: float) -> float | None:
+    """A ratio above 0, None where it is none or not finite."""
+    ratio = numerator / denominator if denominator else 0.0
+    return ratio if 0 < ratio < math.inf else None
+
+
+def _seconds(when: str) -> float:
+    moment = datetime.fromisoformat(when)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def brief(reason: str) -> str:
+    """A reason in one line: of a traceback what was raised, of other texts the first line.
+
+    >>> brief("rank 3 failed:\\nTraceback (most recent call last):\\n  File ...\\nValueError: no")
+    'ValueError: no'
+    """
+    head, traceback, rest = reason.partition("Traceback (most recent call last):")
+    lines = (rest if traceback else head).strip().splitlines() or [""]
+    return lines[-1 if traceback else 0].strip()

@@ -1,0 +1,272 @@
+"""Sweeps: one job, and changes of its keys that make many, as TOML.
+
+    job = "job.toml"                        # the base job, from the sweep file's folder
+    out = "runs/sweep"
+
+    [product]                               # every combination; keys as with --set
+    "plane.seed" = [0, 1, 2]
+    "plane.normalize" = ["filter", "layer"]
+
+    [zip]                                   # in step
+    "model.checkpoint" = ["a.safetensors", "b.safetensors"]
+    "model.args.width" = [16, 32]
+
+    [[cell]]                                # each with keys of its own
+    "surface.x" = [-1, 1, 5]
+
+Of product, zip and cells at least one is given; of several it is their product. Cells are numbered in this order, the
+last one's keys changing fastest. In the place of its file the base job itself may stand here, as [job.model] and so on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from landscape.errors import InputError, nearest
+from landscape_jobs.spec import Job, parse_job, put_in, to_toml, toml_key
+
+_KEYS = ("job", "out", "product", "zip", "cell")
+_SHOWN = 8  # problems and cells that a message lists
+_CHANGED = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One job of a sweep. `changes` are its values of the keys that the sweep changes, `label` shows them."""
+
+    number: int  # from 0
+    label: str
+    changes: Mapping[str, Any]
+    job: Job  # its run folder is the sweep's until it has a place of its own
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Jobs that differ in some keys. `base` is the content of the base job, its folder stated."""
+
+    source: Path  # the sweep file
+    out: Path  # absolute
+    base: Mapping[str, Any]
+    cells: tuple[Cell, ...]
+
+    def text(self) -> str:
+        """The sweep as TOML that means the same wherever it is read, its cells listed in order."""
+        lines = [f"out = {to_toml(self.out)}", "", "[job]"]
+        tables = {name: value for name, value in self.base.items() if isinstance(value, dict)}
+        lines += [f"{toml_key(name)} = {to_toml(value)}" for name, value in self.base.items() if name not in tables]
+        for name, table in [(f"job.{toml_key(name)}", table) for name, table in tables.items()]:
+            lines += ["", f"[{name}]", *(f"{toml_key(key)} = {to_toml(value)}" for key, value in table.items())]
+        for cell in self.cells:
+            lines += [
+                "",
+                "[[cell]]",
+                *(f"{toml_key(key)} = {to_toml(value)}" for key, value in cell.changes.items()),
+            ]
+        return "\n".join(lines) + "\n"
+
+    def cell(self, number: int) -> Cell:
+        """The cell of that number. Raises InputError where there is none."""
+        if not 0 <= number < len(self.cells):
+            raise InputError(
+                f"--cell {number}: {self.source} has {len(self.cells)} cells, numbered from 0 to {len(self.cells) - 1}"
+            )
+        return self.cells[number]
+
+
+def top_level(path: Path) -> frozenset[str]:
+    """Keys at the top of a TOML file, which tell jobs, sweeps and stages apart; none where it cannot be read."""
+    try:
+        return frozenset(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """The content of a TOML file; InputError, which calls it `what`, where it cannot be read or is none."""
+    return _parsed(_read(path, what), path, what)
+
+
+def is_sweep_file(path: Path) -> bool:
+    """Whether a TOML file is a sweep: it names a base job."""
+    return "job" in top_level(path)
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a TOML file, with `overrides` of the form "table.key=value" put into its base job.
+
+    Every cell is checked as a job is. Raises InputError listing every problem: the cell, the key, its value and what
+    is allowed.
+    """
+    path = Path(path)
+    return parse_sweep(_read(path, "sweep file"), path, overrides)
+
+
+def parse_sweep(text: str, source: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a TOML text that stands (or stood) in the file `source`; see `load_sweep`."""
+    source = Path(source)
+    content = _parsed(text, source, "sweep file")
+    for key in content:
+        if key not in _KEYS:
+            raise InputError(f"sweep file {source}: {key!r} is unknown; {nearest(key, _KEYS)}")
+    if not isinstance(out := content.get("out"), str) or not out:
+        raise InputError(
+            f"sweep file {source}: out = {out!r} is not a folder; give the one for the sweep's run folders"
+        )
+    folder = (source.resolve().parent / Path(out).expanduser()).absolute()
+    base = _base(content.get("job"), source)
+    changes = _changes(content, source)
+    _apply(overrides, base, {key for cell in changes for key in cell})
+    return Sweep(source, folder, base, _cells(base, changes, folder, source))
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} {path} is not UTF-8 text ({error}); it is to be TOML") from error
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}; give the path of a TOML file") from error
+
+
+def _parsed(text: str, source: Path, what: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{what} {source} is not valid TOML: {error}") from error
+
+
+def _base(given: Any, source: Path) -> dict[str, Any]:
+    """Content of the base job, with the folder that its relative paths start from."""
+    home = source.resolve().parent
+    if isinstance(given, dict):
+        content = dict(given)
+    elif isinstance(given, str) and given:
+        path = home / Path(given).expanduser()
+        content, home = read_toml(path, f"job of the sweep {source}:"), path.resolve().parent
+        if "job" in content:
+            raise InputError(f"sweep file {source}: job = {given!r} is a sweep itself; name the job file of its cells")
+    else:
+        raise InputError(f"sweep file {source}: job = {given!r} is neither the path of a job file nor a table")
+    folder = content.get("folder", "")
+    return content | {"folder": str(home / folder) if isinstance(folder, str) else folder}
+
+
+def _changes(content: Mapping[str, Any], source: Path) -> list[dict[str, Any]]:
+    """What each cell changes, in order."""
+    lists = {name: _lists(content.get(name, {}), name, source) for name in ("product", "zip")}
+    listed = content.get("cell", [])
+    if not isinstance(listed, list) or not all(isinstance(cell, dict) and cell for cell in listed):
+        raise InputError(f"sweep file {source}: cells are tables, each with a key or more; begin one with [[cell]]")
+    owners: dict[str, str] = {}
+    changed = {name: list(table) for name, table in lists.items()}
+    changed["cell"] = list(dict.fromkeys(key for cell in listed for key in cell))
+    for name, keys in changed.items():
+        for key in keys:
+            _require_changeable(key, name, source)
+            if key in owners:
+                raise InputError(
+                    f"sweep file {source}: {key} is changed in [{owners[key]}] and in [{name}]; once is it"
+                )
+            owners[key] = name
+    for key in owners:
+        inner = next((other for other in owners if other.startswith(f"{key}.")), None)
+        if inner is not None:
+            raise InputError(f"sweep file {source}: {key} holds {inner}, and both are changed; change one of them")
+    lengths = {key: len(values) for key, values in lists["zip"].items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{key} has {count}" for key, count in lengths.items())
+        raise InputError(
+            f"sweep file {source}: lists in [zip] go in step, so they are of one length, but {found} values"
+        )
+    if not owners:
+        raise InputError(f"sweep file {source} changes nothing; give [product], [zip] or [[cell]]")
+    combined = [dict(zip(lists["product"], row, strict=True)) for row in itertools.product(*lists["product"].values())]
+    in_step = [dict(zip(lengths, row, strict=True)) for row in zip(*lists["zip"].values(), strict=True)] or [{}]
+    return [{**a, **b, **c} for a, b, c in itertools.product(combined, in_step, listed or [{}])]
+
+
+def _lists(table: Any, name: str, source: Path) -> dict[str, list[Any]]:
+    if not isinstance(table, dict):
+        raise InputError(f"sweep file {source}: {name} = {table!r} is no table; begin it with [{name}]")
+    for key, values in table.items():
+        if isinstance(values, dict):
+            raise InputError(
+                f'sweep file {source}: write keys of [{name}] in quotes, as in "{key}.{next(iter(values))}"'
+            )
+        if not isinstance(values, list) or not values:
+            raise InputError(f"sweep file {source}: {name}: {key} = {values!r} is not a list of one value or more")
+    return table
+
+
+def _require_changeable(key: str, name: str, source: Path) -> None:
+    if not _CHANGED.fullmatch(key):
+        raise InputError(f'sweep file {source}: {name}: {key!r} is no key of a job, such as "plane.seed"')
+    if key.split(".")[0] in ("run", "folder"):
+        raise InputError(
+            f"sweep file {source}: {name}: {key} does not change what is computed, and so makes no other cell; give it "
+            "in the base job, or with --set"
+        )
+
+
+def _apply(overrides: Sequence[str], base: dict[str, Any], changed: set[str]) -> None:
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        clash = next((c for c in changed if c == key or c.startswith(f"{key}.") or key.startswith(f"{c}.")), None)
+        if clash is not None:
+            raise InputError(f"--set {override!r}: the sweep itself changes {clash}; edit the sweep file")
+        if key == "run.out":
+            raise InputError(f"--set {override!r}: cells have run folders of their own; give `out` in the sweep file")
+        put_in(base, override)
+
+
+def _cells(base: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], out: Path, source: Path) -> tuple[Cell, ...]:
+    text = "\n".join(f"{toml_key(key)} = {to_toml(value)}" for key, value in base.items())
+    labels = _labels(changes)
+    cells: list[Cell] = []
+    problems: dict[str, list[int]] = {}
+    for number, (label, changed) in enumerate(zip(labels, changes, strict=True)):
+        overrides = [f"{key}={to_toml(value)}" for key, value in {**changed, "run.out": out}.items()]
+        try:
+            cells.append(Cell(number, label, dict(changed), parse_job(text, source, overrides)))
+        except InputError as error:
+            for problem in (str(error).partition(":\n  ")[2] or str(error)).split("\n  "):
+                problems.setdefault(problem, []).append(number)
+    if problems:
+        told = [f"{_named(numbers, labels)}: {problem}" for problem, numbers in problems.items()]
+        more = f"\n  and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        raise InputError(f"sweep file {source} cannot be used:\n  " + "\n  ".join(told[:_SHOWN]) + more)
+    first: dict[str, int] = {}
+    for cell in cells:
+        same = first.setdefault(to_toml(dict(sorted(cell.changes.items()))), cell.number)
+        if same != cell.number:
+            raise InputError(
+                f"sweep file {source}: cells {same} and {cell.number} are equal ({cell.label}); remove one"
+            )
+    return tuple(cells)
+
+
+def _named(numbers: Sequence[int], labels: Sequence[str]) -> str:
+    if len(numbers) == len(labels):
+        return "every cell"
+    if len(numbers) == 1:
+        return f"cell {numbers[0]} ({labels[numbers[0]]})"
+    return f"cells {', '.join(map(str, numbers[:_SHOWN]))}{', ...' if len(numbers) > _SHOWN else ''}"
+
+
+def _labels(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells cells apart, for people: keys by their last name where it is clear which is meant."""
+    keys = list(dict.fromkeys(key for changed in changes for key in changed))
+    last = [key.rpartition(".")[2] for key in keys]
+    short = {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+    return [
+        ", ".join(
+            f"{short[key]}={value if isinstance(value, str) else to_toml(value)}" for key, value in changed.items()
+        )
+        for changed in changes
+    ]

@@ -1,0 +1,92 @@
+#!/bin/bash
+#SBATCH --job-name=resnet20
+#SBATCH --output=/home/ada/runs/resnet20/submitted/001-%a.log
+#SBATCH --open-mode=append
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=1
+#SBATCH --time=00:30:00
+#SBATCH --array=0-2,5%2
+#SBATCH --signal=B:USR1@120
+#SBATCH --requeue
+trap 'told=yes; [ -z "$launcher" ] || kill -USR1 "$launcher"' USR1; told=; launcher=
+trap : TERM  # Slurm tells the ranks by itself, and this shell waits for them
+
+say() { echo "landscape: $*"; }
+
+script=/home/ada/runs/resnet20/submitted/001.sh
+job=/home/ada/runs/resnet20/submitted/001.toml
+run=/home/ada/runs/resnet20
+patience=90  # seconds to finish items in, once told to stop
+requeue=yes
+self=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
+
+export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
+place="$script.$SLURM_JOB_ID.place"  # where the run says which folder is its own
+work=(landscape run "$job" --cell "$SLURM_ARRAY_TASK_ID" --note-folder "$place")
+run="$run/cell $SLURM_ARRAY_TASK_ID"  # until it does
+
+start=()
+
+began="$script.$SLURM_JOB_ID.began"
+touch -- "$began"
+say "job $self, restarted ${SLURM_RESTART_COUNT:-0} times, on $SLURM_JOB_NODELIST: ${start[*]} ${work[*]::2}"
+code=3
+if [ -z "$told" ]; then
+  "${start[@]}" "${work[@]}" </dev/null &
+  launcher=$!
+  [ -z "$told" ] || kill -USR1 "$launcher"  # it came between these lines
+fi
+running() { [ -n "$launcher" ] && kill -0 "$launcher" 2>/dev/null; }
+while [ -z "$told" ] && running; do wait "$launcher"; done  # which a signal ends early
+for ((second = 0; second < patience; second++)); do
+  running || break
+  sleep 1
+done
+if [ -n "$launcher" ] && ! running; then
+  wait "$launcher"
+  code=$?
+fi
+if [ -n "$place" ]; then
+  [ ! -s "$place" ] || run=$(<"$place")
+  rm -f -- "$place"
+fi
+if [ "$code" = 0 ] && [ ! -e "$run/landscape.h5" ]; then  # srun ends with 0 where it could not start a rank
+  say "the launcher ended without an error, but there is no $run/landscape.h5"
+  code=1
+fi
+
+if [ -z "$told" ] && [[ $code != [0234] ]] && ((SLURM_NNODES > 1)) && ! timeout 120 srun --ntasks-per-node=1 true; then
+  say "a node does not answer any more"
+  told=lost
+fi
+
+# of a job that is cancelled or fails by itself this shell is not told: it stays ended
+new=
+if [ -n "$told" ] && [[ $code != [024] ]]; then
+  code=3
+  known=  # is there before anything is finished
+  for name in attempts hands submitted run.json cell.json failure.json; do known+="${known:+ -o }-name $name"; done
+  new=$(cd -- "$run" 2>/dev/null && find . \( $known \) -prune -o -newer "$began" -type f -print)
+  if [ -z "$new" ] && scontrol --oneliner show job "$SLURM_JOB_ID" | grep -q ' PreemptTime=[0-9]'; then
+    new=preempted  # it had no chance
+  fi
+  [ -n "$new" ] || say "stopped before anything was finished: the same time again brings no more; give a longer --time"
+fi
+rm -f -- "$began"
+[ -n "$new" ] || exit "$code"
+
+if [ -n "$requeue" ] && scontrol requeue "$self"; then
+  say "work is left: job $self is queued again"
+elif next=$(
+  sbatch --parsable --dependency=afterany:"$self" ${SLURM_ARRAY_TASK_ID:+--array="$SLURM_ARRAY_TASK_ID"} "$script"
+); then
+  say "work is left: job ${next%%;*} goes on when this one has ended"
+  if [ -z "$SLURM_ARRAY_TASK_ID" ]; then  # for `landscape status`
+    printf '{"job_id": "%s", "cluster": null}
+' "${next%%;*}" >"${script%.sh}.${next%%;*}.json"
+  fi
+else
+  say "work is left, and nothing goes on with it; do so with: landscape submit $job"
+fi
+exit "$code"
