@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
 _FIRST_POLL, _LAST_POLL = 2e-5, 1e-3
+_NEWS = 2.0  # seconds in which a rank's death becomes known to all
 _PIECE = 1 << 28  # bytes of one message; MPI counts them in 32 bits
 
 
@@ -251,12 +252,26 @@ class Mpi:
         try:
             yield
         except MPI.Exception as error:
-            if error.Get_error_class() not in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED):
+            if not self._tells_of_a_death(error):
                 raise
             self._revoke()
             raise RanksLostError("ranks of this run died; the others can go on") from error
         finally:
             self.talking = False
+
+    def _tells_of_a_death(self, error: MPI.Exception) -> bool:
+        """Whether an error of the MPI library means that a rank is gone; a collective may say no more than "other"."""
+        from mpi4py import MPI
+
+        if error.Get_error_class() in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED):
+            return True
+        deadline = time.monotonic() + _NEWS
+        with contextlib.suppress(MPI.Exception, NotImplementedError):  # a library without fault tolerance
+            while time.monotonic() < deadline:
+                if self._comm.Is_revoked() or self._comm.Get_failed().Get_size():
+                    return True
+                time.sleep(_LAST_POLL)
+        return False
 
     def _revoke(self) -> None:
         for comm in (self._comm, self._whole._comm if self._whole is not None else None):

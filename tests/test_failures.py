@@ -110,15 +110,16 @@ def test_an_item_that_ends_its_rank_is_left_out_at_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.mpi
-def test_survivors_leave_it_out_in_the_same_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("item", [0, 17, 39])
+def test_survivors_leave_it_out_in_the_same_job(item: int, tmp_path: Path) -> None:
     """Where the MPI library lets ranks live on, the item costs two of four, and the other two finish the run."""
-    command = mpi_command(4, "poisoned.py", tmp_path, 40, 17)
+    command = mpi_command(4, "poisoned.py", tmp_path, 40, item)
     done = subprocess.run(
         [command[0], "--with-ft", "ulfm", *command[1:]], env=mpi_environment(), capture_output=True, timeout=GUARD,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    ended_with_only_item_left_out(tmp_path, 17, 40)
+    ended_with_only_item_left_out(tmp_path, item, 40)
     assert [record["ranks"] for record in Store.open(tmp_path / "run").attempts()] == [4, 3, 2]
 
 

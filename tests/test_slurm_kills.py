@@ -35,7 +35,7 @@ def alone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     ("launcher", "victims"),
     [
         (SRUN, ["rank 0", "rank 1", "launcher"]),
-        (["--launcher", "mpiexec"], ["rank 0", "rank 1", "launcher", "script"]),
+        (["--launcher", "mpiexec", "--no-survivors"], ["rank 0", "rank 1", "launcher", "script"]),
     ],
     ids=["srun", "mpiexec"],
 )
@@ -57,6 +57,19 @@ def test_killed_it_loses_nothing_that_is_finished(
         job = cluster.submit_again(run, **NAP)
     state = cluster.ended(job)
     assert (state["JobState"], state["ExitCode"]) == ("COMPLETED", "0:0"), log(run)
+    assert list(items(run)) == list(range(POINTS))
+    assert values(run) == alone
+
+
+def test_ranks_that_are_left_complete_the_job(cluster: Cluster, tmp_path: Path, alone: dict[str, bytes]) -> None:
+    """Open MPI 5's mpiexec lets them live; with the rank go its items in hand and the rows of its last second."""
+    run = write_job(tmp_path)
+    job = cluster.submit(tmp_path, *SLOW, "--launcher", "mpiexec", **NAP)
+    wait_for(lambda: bool(shards(run)))
+    cluster.kill("rank 1")
+    state = cluster.ended(job)
+    assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "0"), log(run)
+    assert "1 of 2 ranks died; the other 1 go on" in log(run)
     assert list(items(run)) == list(range(POINTS))
     assert values(run) == alone
 
@@ -89,5 +102,21 @@ def test_a_job_that_lost_a_node_comes_back(cluster: Cluster, tmp_path: Path, alo
     state = cluster.ended_for_good(job)
     assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), log(run)
     assert {path: shards(run)[path] for path in finished} == finished
+    assert list(items(run)) == list(range(POINTS))
+    assert values(run) == alone
+
+
+def test_a_job_whose_node_breaks_off_comes_back(cluster: Cluster, tmp_path: Path, alone: dict[str, bytes]) -> None:
+    """All of a node's processes end at once and its connections close, as in a reboot: srun ends with an error."""
+    run = write_job(tmp_path)
+    job = cluster.submit(tmp_path, *SLOW, *SRUN, **NAP)
+    wait_for(lambda: bool(shards(run)))
+    for pid in cluster.freeze_node("n2"):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: cluster.about(job)["JobState"] != "RUNNING")
+    assert "a node does not answer any more" in log(run)
+    cluster.start_node("n2")
+    state = cluster.ended_for_good(job)
+    assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "1"), log(run)
     assert list(items(run)) == list(range(POINTS))
     assert values(run) == alone

@@ -1,3 +1,5 @@
+"""Sweeps as job arrays, and stages, on a real Slurm."""
+
 from __future__ import annotations
 
 import json
