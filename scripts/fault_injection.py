@@ -192,10 +192,16 @@ def survive(
     folder: Path, job: str, ranks: int, wanted: dict[str, bytes], seconds: float, chance: random.Random
 ) -> bool:
     """Kill one rank in the middle; whether the others completed the job, with the values it has to have."""
-    process = start(folder, job, ranks, "--with-ft", "ulfm")
-    wait_begun(process, folder / job, 0)
-    pids = descendants(process.pid)
-    time.sleep(chance.uniform(0.1, 0.6) * seconds)
+    while True:
+        process = start(folder, job, ranks, "--with-ft", "ulfm")
+        wait_begun(process, folder / job, 0)
+        pids = descendants(process.pid)
+        time.sleep(chance.uniform(0.1, 0.6) * seconds)
+        if pids and process.poll() is None:
+            break
+        if ended(process, pids) != 0:
+            raise LostError(f"{job} failed by itself:\n{(folder / f'{job}.log').read_text(errors='replace')[-3000:]}")
+        shutil.rmtree(folder / job)  # it was done before its time
     os.kill(chance.choice(pids), signal.SIGKILL)
     try:
         code = ended(process, pids)
