@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
 _FIRST_POLL, _LAST_POLL = 2e-5, 1e-3
-_NEWS = 2.0  # seconds in which a rank's death becomes known to all
+_NEWS = 1.0  # seconds in which a rank's death becomes known to all
 _PIECE = 1 << 28  # bytes of one message; MPI counts them in 32 bits
 
 
@@ -221,7 +221,7 @@ class Mpi:
 
         with self._watched():
             if wait:
-                _until(waiting)
+                self._until(waiting)
             elif not waiting():
                 return None
             array = np.empty(status.Get_count(MPI.DOUBLE))
@@ -266,11 +266,10 @@ class Mpi:
         if error.Get_error_class() in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED):
             return True
         deadline = time.monotonic() + _NEWS
-        with contextlib.suppress(MPI.Exception, NotImplementedError):  # a library without fault tolerance
-            while time.monotonic() < deadline:
-                if self._comm.Is_revoked() or self._comm.Get_failed().Get_size():
-                    return True
-                time.sleep(_LAST_POLL)
+        while time.monotonic() < deadline:
+            if self._somebody_died():
+                return True
+            time.sleep(_LAST_POLL)
         return False
 
     def _revoke(self) -> None:
@@ -278,9 +277,27 @@ class Mpi:
             if comm is not None and not comm.Is_revoked():
                 comm.Revoke()
 
-    @staticmethod
-    def _wait(request: MPI.Request) -> None:
-        _until(request.Test)
+    def _wait(self, request: MPI.Request) -> None:
+        self._until(request.Test)
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait; also for a collective that a death has stopped between other ranks, of which it says nothing itself."""
+        pause, looked = _FIRST_POLL, time.monotonic()
+        while not ready():
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_POLL)
+            if time.monotonic() - looked > _NEWS:
+                looked = time.monotonic()
+                if self._somebody_died():
+                    self._revoke()
+                    raise RanksLostError("ranks of this run died; the others can go on")
+
+    def _somebody_died(self) -> bool:
+        from mpi4py import MPI
+
+        with contextlib.suppress(MPI.Exception, NotImplementedError):  # a library without fault tolerance
+            return bool(self._comm.Is_revoked() or self._comm.Get_failed().Get_size())
+        return False
 
 
 @dataclass(frozen=True)
@@ -384,13 +401,6 @@ def available_memory() -> int:
         group = Path("/sys/fs/cgroup")
         free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, min(free))
-
-
-def _until(ready: Callable[[], bool]) -> None:
-    pause = _FIRST_POLL
-    while not ready():
-        time.sleep(pause)
-        pause = min(2 * pause, _LAST_POLL)
 
 
 def _flush() -> None:

@@ -13,10 +13,12 @@ import logging
 import mmap
 import socket
 import struct
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from landscape.errors import InputError
 from landscape.files import write_durably
@@ -114,9 +116,9 @@ class Failures:
                 found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
         return tuple(found)
 
-    def forget(self, attempt: int) -> None:
-        """Take back the failures of an attempt whose cause was not in its items."""
-        for path in self._folder.glob(f"{attempt:04d}-*.json"):
+    def forget(self, attempt: int | None) -> None:
+        """Take back the failures of an attempt (None: of all) whose cause was not in its items."""
+        for path in self._folder.glob("*.json" if attempt is None else f"{attempt:04d}-*.json"):
             path.unlink(missing_ok=True)
 
 
@@ -125,16 +127,18 @@ class Hand:
 
     def __init__(self, path: Path | None) -> None:
         self._map: mmap.mmap | None = None
+        self._file: BinaryIO | None = None
         self._path, self._item = path, -1
         self._host = socket.gethostname()
         if path is None:
             return
         try:
             path.parent.mkdir(exist_ok=True)
-            with path.open("wb+") as handle:
-                handle.write(_HAND.pack(-1, b""))
-                handle.flush()
-                self._map = mmap.mmap(handle.fileno(), _HAND.size)
+            self._file = path.open("wb+")  # held open: its lock says that the rank lives
+            self._file.write(_HAND.pack(-1, b""))
+            self._file.flush()
+            self._map = mmap.mmap(self._file.fileno(), _HAND.size)
+            _locked(self._file)
         except (OSError, ValueError) as error:
             logger.warning("%s cannot be kept (%s): an item that ends its rank will not be found out", path, error)
 
@@ -162,14 +166,22 @@ class Hand:
             with contextlib.suppress(OSError):
                 self._path.unlink(missing_ok=True)
             self._map = None
+            if self._file is not None:
+                self._file.close()
 
 
 def left_in_hand(folder: Path) -> tuple[Failure, ...]:
-    """Failures of the items that ranks had in hand when they ended without a word; forgets what it read."""
+    """Failures of the items that ranks had in hand when they ended without a word; forgets what it read.
+
+    What ranks have in hand that live, of another attempt in the same folder, is left to them.
+    """
     found: dict[int, list[tuple[int, int, str, str]]] = defaultdict(list)
     for path in sorted(folder.glob("*-*")):
         try:
-            item, text = _HAND.unpack(path.read_bytes())
+            with path.open("rb") as handle:
+                if _locked(handle):
+                    continue
+                item, text = _HAND.unpack(handle.read())
             attempt, rank = (int(part) for part in path.name.split("-"))
             host, _, place = text.rstrip(b"\0").decode(errors="replace").partition("\n")
         except (OSError, ValueError, struct.error):
@@ -184,6 +196,21 @@ def left_in_hand(folder: Path) -> tuple[Failure, ...]:
         for attempt, hands in found.items()
         for item, rank, host, place in hands
     )
+
+
+def _locked(handle: BinaryIO) -> bool:
+    """Whether somebody else holds the lock of a file, which else is taken; False where there are no locks."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # not on every file system
+        return False
+    return False
 
 
 def _ended(attempt: int, rank: int, host: str, together: int) -> str:

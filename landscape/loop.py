@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_HOPELESS = 5  # different items that fail on a rank without one between that does not: the rank or the model is broken
+_HOPELESS = 50  # different items that fail on a rank without one between that does not: the rank or the model is broken
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def run_task(
     comm = world()
     if limit is not None and limit < 0:
         raise InputError(f"limit={limit} items; give 0 or more")
+    if tolerance is not None:
+        TimeLimit.require(tolerance.item_seconds)
     group = agree(comm, lambda: comm.groups_of(ranks_per_item))
     description = agree(comm, task.describe)
     _require_one_task(comm, description, task.count)
@@ -249,11 +251,11 @@ class _Book:
         else:
             self.store.note_failure(found)
 
-    def forget_failures(self) -> None:
+    def forget_failures(self, *, of_all_attempts: bool = False) -> None:
         """Take back the failures of this attempt: it was not its items that caused them. Called on all ranks."""
         self._failures.clear()
         if self.store is not None and self._comm.rank == 0:
-            self.store.forget_failures(self._attempt)
+            self.store.forget_failures(None if of_all_attempts else self._attempt)
 
     @property
     def beat_file(self) -> Path | None:
@@ -354,7 +356,7 @@ class _Run:
     def _require_rows(self, rows: Rows, failures: Sequence[Failure]) -> None:
         """A run without a single row has failed, whatever it tolerates."""
         if failures and not rows.done.any():
-            agree(self._comm, self._book.forget_failures)
+            agree(self._comm, lambda: self._book.forget_failures(of_all_attempts=True))
             raise RunFailedError(f"every item failed, the last of them so:\n{failures[-1].reason}")
 
     def _extended(self, rows: Rows) -> int:

@@ -45,9 +45,8 @@ class Claims:
         return block
 
     def put_back(self, item: int) -> None:
-        """Hand out an item again, as the next one: whether it can be computed at all is better known soon."""
-        self._next -= 1
-        self._pending[self._next] = item
+        """Hand out an item again, after all others: what disturbed it may be over then."""
+        self._pending.append(item)
 
     def stop(self) -> None:
         """Hand out no more."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+from landscape.errors import InputError
+
 _ALARM_EVERY, _GRACE = 0.5, 30.0  # seconds
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -54,19 +56,30 @@ class ItemOverdueError(Exception):
 class TimeLimit:
     """While active, raises `ItemOverdueError` in the main thread after `seconds`; None for no limit.
 
-    Where `unless` says so (in the middle of a message, which the other ranks wait for) it does a little later.
+    In the middle of a message, which the other ranks wait for (`unless`), or of a context manager's own code, which
+    puts back what others rely on, it does a little later.
     What does not come back to Python within as long again and 30 s more (a loop in compiled code, a device that hangs)
     ends the process, with the places of all its threads on standard error.
     """
 
     def __init__(self, seconds: float | None, *, unless: Callable[[], bool]) -> None:
         self._unless = unless
-        on_main_thread = threading.current_thread() is threading.main_thread()
-        self._seconds = seconds if on_main_thread and hasattr(signal, "setitimer") else None
+        self._seconds = seconds if hasattr(signal, "setitimer") else None
         self._previous: Any = None
+        self._outside: FrameType | None = None
+
+    @staticmethod
+    def require(seconds: float | None) -> None:
+        """Raise InputError where a limit cannot be kept: away from the main thread, the one that handles signals."""
+        if seconds is not None and threading.current_thread() is not threading.main_thread():
+            raise InputError(
+                f"item_seconds={seconds:g} works on a process's main thread alone, where signals are handled; start "
+                "the run from there, or leave it out"
+            )
 
     def __enter__(self) -> TimeLimit:
         if self._seconds is not None:
+            self._outside = sys._getframe(1)
             self._previous = signal.signal(signal.SIGALRM, self._handle)
             # again and again: a model may catch all exceptions
             signal.setitimer(signal.ITIMER_REAL, self._seconds, _ALARM_EVERY)
@@ -82,9 +95,18 @@ class TimeLimit:
             faulthandler.cancel_dump_traceback_later()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._unless():
+        if self._unless() or _in_passing(frame, self._outside):
             return
         raise ItemOverdueError(f"it took longer than {self._seconds:g} s, the limit that is set for an item")
+
+
+def _in_passing(frame: FrameType | None, outside: FrameType | None) -> bool:
+    """Whether a context manager is being entered or left in `frame` or a caller of it, up to `outside`."""
+    while frame is not None and frame is not outside:
+        if frame.f_code.co_name in ("__enter__", "__exit__") or frame.f_globals.get("__name__") == "contextlib":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _nothing() -> None:

@@ -312,8 +312,8 @@ class Store:
         for found in left_in_hand(self._hands):
             self.note_failure(found)
 
-    def forget_failures(self, attempt: int) -> None:
-        """Take back the failures of an attempt whose cause was not in its items."""
+    def forget_failures(self, attempt: int | None) -> None:
+        """Take back the failures of an attempt (None: of all) whose cause was not in its items."""
         self._failures.forget(attempt)
 
     def hand(self, attempt: int, rank: int) -> Hand:

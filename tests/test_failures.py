@@ -79,6 +79,24 @@ def test_a_hand_tells_what_was_in_it_once(tmp_path: Path) -> None:
     assert left_in_hand(tmp_path / "hands") == ()
 
 
+def test_hands_of_a_run_that_lives_are_left_alone(tmp_path: Path) -> None:
+    hand = Hand(tmp_path / "hands" / "0001-00000")
+    hand.take(3)
+    assert left_in_hand(tmp_path / "hands") == ()
+    assert (tmp_path / "hands" / "0001-00000").exists()
+    del hand
+    assert [failure.item for failure in left_in_hand(tmp_path / "hands")] == [3]
+
+
+def test_a_single_item_that_was_killed_is_tried_again_once_the_cause_is_gone(tmp_path: Path) -> None:
+    command = [sys.executable, str(PROGRAMS / "poisoned.py"), str(tmp_path), "1"]
+    codes = [
+        subprocess.run([*command, poison], check=False, capture_output=True, timeout=GUARD).returncode
+        for poison in ("0", "0", "99", "99")
+    ]
+    assert codes == [-9, -9, 1, 0]  # the third start says that every item failed, and forgets it
+
+
 def test_a_hand_that_cannot_be_kept_costs_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "hands").write_text("a file")
     hand = Hand(tmp_path / "hands" / "0001-00000")

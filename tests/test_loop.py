@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import failure_cases
@@ -13,10 +16,12 @@ import numpy as np
 import pytest
 from toys import Toy, check_rows, noted
 
+from landscape import signals
 from landscape.claims import Progress, Tally
-from landscape.errors import RunInterrupted
+from landscape.errors import InputError, RunInterrupted
+from landscape.failures import Tolerance
 from landscape.loop import run_task
-from landscape.signals import StopSignals
+from landscape.signals import ItemOverdueError, StopSignals, TimeLimit
 from landscape.store import Store
 
 
@@ -114,3 +119,58 @@ def test_tally_ignores_nan_in_the_minimum() -> None:
     for value in (np.nan, 2.0, np.nan):
         tally.add(1, value)
     assert (seen[-1].done, seen[-1].minimum) == (4, 2.0)
+
+
+class Slowly:
+    """A context manager that takes its time to put things back, and one that notes whether it did."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    @contextmanager
+    def generator(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            time.sleep(0.3)
+            self.steps.append("put back")
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *given: object) -> None:
+        time.sleep(0.3)
+        self.steps.append("put back")
+
+
+@pytest.mark.parametrize("way", ["generator", "class"])
+def test_a_time_limit_waits_until_things_are_put_back(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alarm comes while a context manager is left: what it puts back, the user's model, say, must be put back."""
+    monkeypatch.setattr(signals, "_ALARM_EVERY", 0.05)
+    slowly = Slowly()
+
+    def limited() -> None:
+        with TimeLimit(0.1, unless=lambda: False):
+            with slowly.generator() if way == "generator" else slowly:
+                pass
+            assert slowly.steps == ["put back"]
+            time.sleep(5)
+
+    with pytest.raises(ItemOverdueError):
+        limited()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_time_limit_away_from_the_main_thread_is_refused() -> None:
+    found: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            run_task(Toy(3), tolerance=Tolerance(item_seconds=1.0))
+        except InputError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(found[0])

@@ -69,7 +69,7 @@ def test_ranks_that_are_left_complete_the_job(cluster: Cluster, tmp_path: Path, 
     cluster.kill("rank 1")
     state = cluster.ended(job)
     assert (state["JobState"], state["Restarts"]) == ("COMPLETED", "0"), log(run)
-    assert "1 of 2 ranks died; the other 1 go on" in log(run)
+    assert "1 of 2 ranks died; the last one goes on" in log(run)
     assert list(items(run)) == list(range(POINTS))
     assert values(run) == alone
 

@@ -89,7 +89,9 @@ def run_job(
             before = world().size
             world().recover()
             left = world().size
-            logger.warning("%d of %d ranks died; the other %d go on", before - left, before, left)
+            if world().rank == 0:
+                others = f"other {left} go" if left > 1 else "last one goes"
+                logger.warning("%d of %d ranks died; the %s on", before - left, before, others)
             shared = math.gcd(job.run.ranks_per_item, left)  # which has to divide the ranks; the values are the same
             job = job.model_copy(update={"run": job.run.model_copy(update={"ranks_per_item": shared})})
 

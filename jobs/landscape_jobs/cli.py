@@ -121,9 +121,19 @@ def resume(
 ) -> None:
     """Go on with the run in a folder, from the job text it keeps; of a sweep with all cells that are not finished."""
     with exit_codes():
+        from landscape.errors import InputError
         from landscape_jobs.build import stored_job
         from landscape_jobs.sweep import is_sweep, stored_sweep
+        from landscape_jobs.sweep_file import top_level
 
+        if not folder.exists():
+            raise InputError(f"{folder} does not exist; give a run folder, or the folder of a sweep")
+        if not folder.is_dir():
+            way = f"a job or sweep is begun, or gone on with, by: landscape run {quoted(folder)}"
+            raise InputError(
+                f"{folder} is a file, not a run folder; "
+                + (way if top_level(folder) else "give the folder that the run was made in")
+            )
         if is_sweep(folder):
             _run_sweep(lambda: stored_sweep(folder))
         else:
@@ -145,7 +155,11 @@ def check(
         typer.Option("--against", metavar="pyhessian", help="Compare Hessian products with those of that package."),
     ] = None,
 ) -> None:
-    """Validate all of a job and estimate its time and memory from a small part of it; writes nothing."""
+    """Validate all of a job and estimate its time and memory from a small part of it; writes nothing.
+
+    Of a sweep every cell's job is validated as far as its text tells, and the estimate is for the first cell that is
+    not finished.
+    """
     with exit_codes():
         from landscape.comm import world
         from landscape.errors import InputError
@@ -155,11 +169,35 @@ def check(
         from landscape_jobs.pair_tables import pairs_trial_table
         from landscape_jobs.spec import load_job
         from landscape_jobs.spectral_check import check_curvature
+        from landscape_jobs.stages import is_stages_file
+        from landscape_jobs.sweep import places, unfinished
+        from landscape_jobs.sweep_file import is_sweep_file, load_sweep
         from landscape_jobs.tables import curvature_trial_table, trial_table
 
+        def first_cell() -> tuple[Job, str]:
+            sweep = load_sweep(job, overrides)
+            found = places(sweep)
+            left = unfinished(found)
+            place = (left or found)[0]
+            runs = len({one.folder for one in found})
+            which = "an estimate for the first of these" if left else "an estimate for the first cell"
+            return place.job, (
+                f"{len(sweep.cells)} cells, whose jobs are valid as far as their text tells; {len(left)} of {runs} "
+                f"runs in {sweep.out} are not finished; {which}, cell {place.cell.number}: {place.cell.label}"
+            )
+
+        if is_stages_file(job):
+            raise InputError(
+                f"{job} is a file of stages; check the jobs and sweeps that it names one by one, and see the batch "
+                f"scripts of all with: landscape submit --dry-run {quoted(job)}"
+            )
         if against not in (None, "pyhessian"):
             raise InputError(f"--against {against!r} is not known; products can be compared with those of pyhessian")
-        loaded = agree(world(), lambda: load_job(job, overrides))
+        if is_sweep_file(job):
+            loaded, told = on_rank_0(first_cell)
+            tell(told)
+        else:
+            loaded = agree(world(), lambda: load_job(job, overrides))
         curvature = loaded.spectrum or loaded.layers
         if loaded.connectivity is not None:
             shown = pairs_trial_table(check_pairs(loaded))
@@ -372,11 +410,17 @@ def _run(load: Callable[[], Job], limit_items: int | None) -> None:
     on_rank_0(lambda: typer.echo(str(job.out / RESULT)))
     if failed:
         tell(
-            f"{len(failed)} of {len(rows)} items failed and are left out, the first because it {failed[0].strip()}\n"
+            f"{len(failed)} of {len(rows)} items failed and are left out, the first because it {_brief(failed[0])}\n"
             f"All reasons: landscape status {quoted(job.out)}; to have them tried again, delete the folder "
             f"{quoted(stores[0].folder / FAILURES)} and go on with: landscape resume {quoted(job.out)}"
         )
         raise typer.Exit(SOME_FAILED)
+
+
+def _brief(reason: str) -> str:
+    """A reason without its traceback."""
+    first, last = reason.strip().splitlines()[0], reason.strip().splitlines()[-1]
+    return last if first == last else f"{first.partition(' Traceback')[0]} {last}"
 
 
 def _run_sweep(

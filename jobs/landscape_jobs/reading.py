@@ -52,6 +52,11 @@ def _tensors(found: Any) -> Any:
             f"run.read = 'once' sends tensors to the other ranks, and data.factory returned a {type(found).__name__}; "
             "return tensors, as (inputs, targets), or leave run.read out, and every rank reads for itself"
         )
+    if any(tensor.layout != torch.strided for tensor in tensors_in(whole)):
+        raise InputError(
+            "run.read = 'once' sends dense tensors, and there are sparse ones in the data; return them dense, or leave "
+            "run.read out, and every rank reads for itself"
+        )
     return map_tensors(whole, lambda tensor: tensor.detach().cpu().resolve_conj().contiguous())
 
 
