@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by `mpiexec --with-ft ulfm`
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
 _FIRST_POLL, _LAST_POLL = 2e-5, 1e-3
 _NEWS = 1.0  # seconds in which a rank's death becomes known to all
@@ -373,13 +374,13 @@ def world() -> Communicator:
 
 
 def end_process(code: int) -> None:
-    """What a program under a launcher does last: nothing, unless it went on without ranks that were lost.
+    """What a program under a launcher does last: nothing, unless ranks may be lost and the others go on.
 
     It then ends here, with this exit code: MPI's own end waits, in Open MPI 5.0 once in ten times for ever, for ranks
     that are no more.
     """
     comm = world() if world.cache_info().currsize else SERIAL
-    if isinstance(comm, Mpi) and comm.recovered:
+    if isinstance(comm, Mpi) and (comm.recovered or os.environ.get(_TOLERANT) == "1"):
         with contextlib.suppress(RanksLostError):
             comm.gather_all(None)
         _flush()

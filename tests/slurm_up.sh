@@ -113,6 +113,10 @@ ours() {
   local file
   for file in $(env -u SLURM_CONF grep -lsFxz "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ); do
     file=${file%/environ}
+    case $(cat "$file/comm" 2>/dev/null) in
+      slurmctld | slurmd | slurmstepd | munged) ;;
+      *) grep -qsz '^SLURM_JOB_ID=' "$file/environ" || continue ;;  # a shell that was told of this Slurm, and its like
+    esac
     echo "${file#/proc/}"
   done
 }

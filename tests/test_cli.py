@@ -447,15 +447,16 @@ def test_unknown_pictures_are_refused(folder: Path) -> None:
     assert contents(folder) == before
 
 
-def test_a_crash_in_a_point_ends_with_1_and_keeps_finished_rows(folder: Path) -> None:
+def test_points_that_fail_end_it_with_4_and_cost_only_themselves(folder: Path) -> None:
     (folder / "job.toml").write_text(JOB.replace('checkpoint = "trained.safetensors"\n', ""))
     forward = ("--set", "objective.forward=job_nets:fails_away_from_the_centre")
     axes = ("--set", "surface.x=[0,1,5]", "--set", "surface.y=[0,1,3]")
     result = landscape("run", folder / "job.toml", *forward, *axes)
-    assert result.exit_code == 1
+    assert result.exit_code == 4
+    assert "14 of 15 items failed and are left out" in result.stderr
     assert "ArithmeticError: no such luck" in result.stderr
     assert int(ls.open(folder / "runs/a").computed.sum()) == 1
-    assert "failed" in done("status", folder / "runs/a")
+    assert "14 failed" in done("status", folder / "runs/a")
 
 
 # -- processes -----------------------------------------------------------------------------------------------------

@@ -115,7 +115,10 @@ def test_a_point_that_fails_is_masked_with_its_reason(home: Path) -> None:
     assert failure["item"] == lost
     assert "ArithmeticError: no such luck" in failure["reason"]
     assert len(Store.open(home / "runs/a").failures()) == 3
-    assert landscape("show", "runs/a").exit_code == 0
+    shown = landscape("show", "runs/a/landscape.h5")
+    assert shown.exit_code == 0
+    assert f"x = {'-1' if lost == 0 else '1'}" in shown.output
+    assert "no such luck" in shown.output
     assert landscape("plot", "runs/a").exit_code == 0
 
     (home / "mended").touch()

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from landscape_jobs import queue as queue_module
 from landscape_jobs.queue import Answer, JobName, Queue, sacct_jobs, squeue_jobs
+from landscape_jobs.status import document
+from landscape_jobs.sweep import Place, places, write_index
+from landscape_jobs.sweep_file import load_sweep
+from test_status import ENDED, JOB, Said, attempt, beat, make, read, submitted, text
 
 # Recorded from Slurm 22.05.8: squeue with --Format widths, an array of which two tasks run, a held and an ended job.
 RECORDED = """\
@@ -134,3 +141,133 @@ def test_a_cluster_is_asked_by_its_name() -> None:
         assert "--clusters=alps" in command
         assert "--jobs=3,4" in command
     assert not any("cluster" in word for word in queue_module.squeue_command(names, ""))
+
+
+# -- jobs of a sweep that was changed ----------------------------------------------------------------------------------
+
+
+def swept(folder: Path, changes: str, job: str = JOB) -> tuple[str, tuple[Place, ...]]:
+    """A sweep as it is now: its text, and its cells' places."""
+    (folder / "job.toml").write_text(job)
+    (folder / "sweep.toml").write_text(f'job = "job.toml"\nout = "sweep"\n[product]\n{changes}\n')
+    loaded = load_sweep(folder / "sweep.toml")
+    found = places(loaded)
+    write_index(loaded, found)
+    return loaded.text(), found
+
+
+def test_a_job_is_of_the_cell_that_it_was_submitted_for_whatever_its_number_now(tmp_path: Path) -> None:
+    before, _ = swept(tmp_path, '"plane.seed" = [0, 1]')
+    submitted(tmp_path / "sweep", 1, "6", before)
+    now, found = swept(tmp_path, '"plane.seed" = [1, 2]')
+    submitted(tmp_path / "sweep", 2, "22", now)
+    submitted(tmp_path / "sweep", 3, "23", "cut [")
+    said = Said("6|6|0|FAILED|None|0|\n7|6|1|COMPLETED|None|0|\n")
+    report = read(tmp_path / "sweep", queue=said)
+    assert [[str(name) for name in run.names] for run in report.runs] == [["6_1", "22_0"], ["22_1"]]
+    assert [[str(job.name) for job in run.jobs] for run in report.runs] == [["6_1"], []]
+    shown = text(report)
+    assert "22_0" in shown
+    assert "6_1" not in shown  # Slurm does not know the newest, and an older one's end is not its
+    assert {run.go_on for run in report.runs} == {f"landscape resume {tmp_path / 'sweep'}"}  # 003 is of no cell of it
+    make(found[0].folder, attempt(slurm={"job": "30", "array_task": "0"}, **ENDED))
+    report = read(tmp_path / "sweep", queue=Said("30|30|0|CANCELLED|None|0|\n6|6|1|FAILED|None|0|\n"))
+    assert "30_0 CANCELLED" in text(report)
+
+
+def test_a_job_that_computed_a_cell_of_another_checkpoint_is_none_of_its(tmp_path: Path) -> None:
+    job = JOB.replace("[data]", 'checkpoint = "a.pt"\n[data]')
+    (tmp_path / "a.pt").write_bytes(b"before")
+    before, found = swept(tmp_path, '"plane.seed" = [0, 1]', job)
+    submitted(tmp_path / "sweep", 1, "6", before)
+    make(found[1].folder, attempt(slurm={"job": "6", "array_task": "1"}), sign=beat(400))
+    assert [[str(name) for name in run.names] for run in read(tmp_path / "sweep").runs] == [["6_0"], ["6_1"]]
+    (tmp_path / "a.pt").write_bytes(b"now")
+    swept(tmp_path, '"plane.seed" = [0, 1]', job)
+    assert [[str(name) for name in run.names] for run in read(tmp_path / "sweep").runs] == [["6_0"], []]
+
+
+# -- what a user is told to do -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("items", [1, 2])
+def test_items_given_up_say_where_they_are_and_how_they_are_tried_again(tmp_path: Path, items: int) -> None:
+    identity = {"objective": {}, "axes": {"x": [-1.0, 0.25, 1.0], "y": [2.0, 3.0, 4.0]}}
+    reasons = {7 + k: f"too large {k}" for k in range(items)}
+    make(tmp_path / "a b", attempt(**ENDED), rows=7, given_up=reasons, result=True, identity=identity)
+    report = read(tmp_path / "a b")
+    told = text(report, 400)
+    assert f"{tmp_path / 'a b'}: item 7 (x = 0.25, y = 4) of surface was given up: " in told
+    again = f"tried again, delete '{tmp_path / 'a b/failures'}' and go on with: landscape resume '{tmp_path / 'a b'}'"
+    assert (
+        "Its row stays masked. To have it " if items == 1 else "Their rows stay masked. To have them "
+    ) + again in told
+    assert document(report)["runs"][0]["given_up"][0]["coordinates"] == {"x": 0.25, "y": 4.0}
+    make(tmp_path / "c", attempt(), given_up=reasons, sign=beat(3))
+    assert "tried again" not in text(read(tmp_path / "c"))  # a run that is at it is left alone
+
+
+def test_a_run_whose_process_is_gone_from_this_machine_is_silent_at_once(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    here = {"host": socket.gethostname(), "ranks": 1}
+    cases = {
+        "gone": ({**here, "process": ended.pid}, 2),
+        "alive": ({**here, "process": os.getpid()}, 2),
+        "elsewhere": ({**here, "process": ended.pid, "host": "n1"}, 2),
+        "others may go on": ({**here, "process": ended.pid, "ranks": 8}, 2),
+        "nobody went on": ({**here, "process": ended.pid, "ranks": 8}, 16),
+    }
+    for name, (record, heard) in cases.items():
+        make(tmp_path / name, {**attempt(), **record}, sign=beat(heard))
+    found = {run.folder.name: run for run in read(*(tmp_path / name for name in cases)).runs}
+    states = [found[name].state for name in cases]
+    assert states == ["silent", "running", "running", "running", "silent"]
+    assert f"its process {ended.pid} is gone" in found["gone"].advice
+    assert "landscape resume" in found["gone"].advice
+
+
+def test_a_run_that_ended_since_item_after_item_failed_says_so(tmp_path: Path) -> None:
+    raised = "Traceback (most recent call last):\n  File x\nValueError: no.\n"
+    told = f"rank 0 failed; rows finished before are kept:\n5 items failed one after another, the last so:\n{raised}"
+    make(tmp_path / "a", attempt(ended=ENDED["ended"], failure=told))
+    make(tmp_path / "b", attempt(ended=ENDED["ended"], failure=f"every item failed, the last of them so:\n{raised}"))
+    make(tmp_path / "c", attempt(ended=ENDED["ended"], failure="rank 2 failed; rows are kept:\nthe disk is full"))
+    report = read(*(tmp_path / name for name in "abc"))
+    assert [run.advice.partition(". Mend")[0] for run in report.runs] == [
+        "5 items failed one after another, the last so: ValueError: no",
+        "every item failed, the last of them so: ValueError: no",
+        "the disk is full",
+    ]
+    assert ".." not in text(report, 400).replace("pytest-", "")
+
+
+@pytest.mark.parametrize("reason", ["Dependency", "DependencyNeverSatisfied"])
+def test_what_was_cancelled_since_a_stage_before_it_failed_says_so(tmp_path: Path, reason: str) -> None:
+    (tmp_path / "job.toml").write_text(JOB)
+    for name, stage in (("other", "nothing.toml"), ("stages.v2", "job.toml")):
+        text_of = f'[[stage]]\nname = "train"\ncommand = "false"\n[[stage]]\nname = "b"\njob = "{stage}"\n'
+        (tmp_path / f"{name}.toml").write_text(text_of + 'after = "train"\n')
+    (tmp_path / "sweep").mkdir()
+    of_sweep, _ = swept(tmp_path / "sweep", '"plane.seed" = [0, 1]')
+    submitted(tmp_path / "runs", 1, "21", f'folder = "{tmp_path}"\n{JOB}')
+    submitted(tmp_path / "stages.v2/train", 1, "20")
+    (tmp_path / "stages.v2/train/submitted/001.toml").unlink()
+    submitted(tmp_path / "sweep/sweep", 1, "22", of_sweep)
+    folders = [tmp_path / "runs", tmp_path / "stages.v2/train", tmp_path / "sweep/sweep"]
+    for folder in folders:
+        (folder / "submitted/001.sh").write_text("#!/bin/bash\n#SBATCH --dependency=afterok:19\n")
+    ended = "".join(f"{n}|{n}|N/A|CANCELLED|{reason}|0|\n" for n in (20, 21))
+    arrays = "".join(f"22|22|{n}|CANCELLED|{reason}|0|\n" for n in (0, 1))
+    job, command, *cells = read(*folders, queue=Said(ended + arrays)).runs
+    told = "was cancelled before it began: job 19, which it waited for, failed or was cancelled. Mend that first, then "
+    again = f"go on with: landscape submit {tmp_path / 'stages.v2.toml'}"
+    assert job.advice == f"Its job 21 {told}{again}"
+    assert command.advice == f"Its job 20 {told}{again}"
+    assert {cell.advice for cell in cells} == {f"Its job 22 {told}go on with: the same stages again"}
+    assert "none has begun" in text(read(tmp_path / "sweep/sweep"))
+    (folders[1] / "submitted/001.sh").unlink()
+    failed = read(folders[1], queue=Said("20|20|N/A|FAILED|NonZeroExitCode|0|")).runs[0].advice
+    assert failed == f"Its job 20 is FAILED, and nothing was computed. G{again[1:]}"
+    by_hand = read(tmp_path / "runs", queue=Said("21|21|N/A|CANCELLED|BeginTime|0|")).runs[0].advice
+    assert by_hand == f"Its job 21 is CANCELLED, and nothing was computed. G{again[1:]}"

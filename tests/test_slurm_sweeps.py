@@ -59,7 +59,7 @@ def test_an_array_of_twelve_cells_of_which_two_fail(cluster: Cluster, run: Path,
         assert all(tree[name]["surface"]["computed"].all() for name in names[:3])
     # only what failed is submitted again
     (again,) = submitted(cluster, tmp_path, "runs/sweep/submitted/001.toml")
-    assert (tmp_path / "runs" / "sweep" / "submitted" / "002.sh").read_text().count("#SBATCH --array=3-4\n") == 1
+    assert (tmp_path / "runs" / "sweep" / "submitted" / "002.sh").read_text().count("#SBATCH --array=3-4%3\n") == 1
     wait_for(lambda: gone(cluster, again))
 
 

@@ -85,6 +85,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:/usr/bin:/bin")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    monkeypatch.setenv("SLURM_CONF", str(folder / "none"))  # no squeue answers
     monkeypatch.setenv("REFUSED", "none")
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -176,7 +177,7 @@ def test_a_command_is_finished_when_it_has_succeeded_as_it_stands(home: Path) ->
     train = load_stages("study.toml")[0]
     assert not command_finished(train)
     script = landscape("submit", "study.toml", "--environment", "").stdout
-    assert script.startswith("submitted job 101;")
+    assert script.startswith("submitted job 101 (stage train);")
     assert run_script(scripts()[0]) == 0
     assert Path("a.pt").read_bytes() == Path("ready.pt").read_bytes()
     assert command_finished(train)
@@ -190,6 +191,10 @@ def test_a_job_is_finished_by_its_content(home: Path) -> None:
     assert landscape("run", "job.toml").exit_code == 0
     assert job_finished(load_job("job.toml"))
     assert job_finished(load_job("job.toml", ["run.threads=1"]))
+    result = landscape("submit", "job.toml")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "runs/one is complete; nothing to submit" in result.stderr
+    assert scripts() == []
     assert not job_finished(load_job("job.toml", ["plane.seed=1"]))
     times = Path("a.pt").stat()
     time.sleep(0.02)
@@ -205,9 +210,9 @@ def test_all_stages_are_submitted_in_order_each_after_those_it_waits_for(home: P
     result = landscape("submit", "study.toml", "--partition", "low", "--time", "5")
     assert result.exit_code == 0, result.output
     assert [line.split(";")[0].split(",")[0] for line in result.stdout.splitlines()] == [
-        "submitted job 101",
-        "submitted job 102",
-        "submitted job 103",
+        "submitted job 101 (stage train)",
+        "submitted job 102 (stage measure)",
+        "submitted job 103 (stage one)",
     ]
     train, measure, one = (directives(script) for script in scripts())
     assert "--dependency" not in train

@@ -56,10 +56,11 @@ def make(
     result: bool = False,
     task: str = "surface",
     job: str = "a job",
+    identity: Mapping[str, Any] | None = None,
 ) -> Store:
     """A run folder as a run leaves it, with the last sign of life of its last attempt."""
     columns: dict[str, tuple[int, ...]] = {"loss": (), "vector": (3,)}
-    store = Store.create(folder, Description(task, columns, {"objective": {}}, {}), items, job)
+    store = Store.create(folder, Description(task, columns, identity or {"objective": {}}, {}), items, job)
     for record in attempts:
         number = store.begin_attempt(record)
     write(store, range(rows))
@@ -85,10 +86,10 @@ def write(store: Store, items: Sequence[int], rank: int = 0) -> None:
         write_shard(store.folder / f"shards/0001-{rank:05d}-000001.npz", rows, {"loss": (), "vector": (3,)})
 
 
-def submitted(folder: Path, number: int, job: str, cluster: str | None = None) -> None:
+def submitted(folder: Path, number: int, job: str, text: str = "") -> None:
     (folder / "submitted").mkdir(parents=True, exist_ok=True)
-    (folder / f"submitted/{number:03d}.toml").write_text("")
-    (folder / f"submitted/{number:03d}.json").write_text(json.dumps({"job_id": job, "cluster": cluster}))
+    (folder / f"submitted/{number:03d}.toml").write_text(text)
+    (folder / f"submitted/{number:03d}.json").write_text(json.dumps({"job_id": job, "cluster": None}))
 
 
 class Said(Queue):
@@ -297,15 +298,21 @@ QUEUE = """\
 
 
 def test_a_submitted_run_and_what_becomes_of_its_job(tmp_path: Path) -> None:
-    submitted(tmp_path / "a", 1, "5")
-    submitted(tmp_path / "a", 2, "1")
+    submitted(tmp_path / "a", 1, "1")
+    submitted(tmp_path / "a", 2, "5")
     [run] = read(tmp_path / "a", queue=Said(QUEUE)).runs
     assert (run.state, run.tasks, run.active, run.advice) == ("not begun", (), True, "")
     assert [str(job.name) for job in run.jobs] == ["1", "5"]
-    [gone] = read(tmp_path / "a", queue=Said("1|1|N/A|FAILED|NonZeroExitCode|0|")).runs
+    [gone] = read(tmp_path / "a", queue=Said("5|5|N/A|FAILED|NonZeroExitCode|0|")).runs
     assert not gone.active
-    assert "Its job 1 is FAILED" in gone.advice
-    assert "submitted" in gone.advice
+    go_on = f"Go on with: landscape submit {tmp_path / 'a/submitted/002.toml'}"
+    assert gone.advice == f"Its job 5 is FAILED, and nothing was computed. {go_on}"  # and it wrote no log
+    (tmp_path / "a/submitted/002.log").write_text("")
+    [gone] = read(tmp_path / "a", queue=Said("5|5|N/A|FAILED|NonZeroExitCode|0|")).runs
+    assert f"and nothing was computed; see {tmp_path / 'a/submitted/002.log'}. Go on" in gone.advice
+    unknown = read(tmp_path / "a").runs[0].advice
+    assert "Slurm tells nothing of its job 5; see" in unknown
+    assert "Where it is not queued, go on with: landscape submit" in unknown
     (tmp_path / "a/finished").write_text("")
     assert read(tmp_path / "a").runs[0].state == "complete"
 
@@ -347,8 +354,8 @@ def sweep(tmp_path: Path) -> Path:
     write_index(loaded, found)
     make(found[0].folder, attempt(**ENDED), rows=10, result=True)
     make(found[1].folder, attempt(slurm={"job": "6", "array_task": "1"}), sign=beat(2))
-    note_failure(found[2].folder, "checkpoint b.pt cannot be read", 2)
-    submitted(tmp_path / "sweep", 1, "2")
+    note_failure(found[2].folder, "checkpoint b.pt cannot be read: it is cut. Perhaps its disk was full.", 2)
+    submitted(tmp_path / "sweep", 1, "2", loaded.text())
     return tmp_path / "sweep"
 
 
@@ -360,13 +367,15 @@ def test_a_sweep_has_a_line_for_each_cell_and_a_total(sweep: Path) -> None:
     ]  # fmt: skip
     assert [[str(job.name) for job in run.jobs] for run in report.runs] == [[], ["2_1"], ["2_2"], ["2_3"]]
     assert [run.active for run in report.runs] == [False, True, False, True]
-    assert "checkpoint b.pt cannot be read" in report.runs[2].advice
-    assert "landscape submit" in report.runs[2].advice
+    said = "checkpoint b.pt cannot be read: it is cut. Mend the cause first, then go on with: landscape submit "
+    assert report.runs[2].advice == f"{said}{sweep / 'submitted/001.toml'}"
+    assert f"Cell 2 (seed=2) of {sweep} failed: checkpoint b.pt" in text(report).replace("\n", "")
     assert report.runs[3].advice == ""
     sums = document(report)["total"]
     assert (sums["runs"], sums["items"], sums["done"], sums["left"], sums["failed"]) == (4, 20, 14, 6, 0)
     shown = text(report)
-    for words in ("seed=3", f"{sweep.name}, total", "14 of 20", "PENDING (Priority)"):
+    assert sums["not_begun"] == 2
+    for words in ("seed=3", f"{sweep.name}, total", "14 of 20 rows", "of the 2 runs", "PENDING (Priority)"):
         assert words in shown
 
 
@@ -414,7 +423,7 @@ def test_table_tells_everything_at_any_width(runs: list[Path], width: int) -> No
         assert words in shown, words
     for words in ("RUNNING", "PENDING", "(JobHeldUser)", "not begun", "complete", "restart 1", "0:15:00 ago"):
         assert words in shown, words
-    for words in ("ArithmeticError: no such luck", "Go on with: landscape resume broken", "and 2 more items", "[red]"):
+    for words in ("ArithmeticError: no such luck", "go on with: landscape resume broken", "and 2 more items", "[red]"):
         assert words.replace(" ", "") in in_order, words
     assert "second line" not in shown
     assert in_order.count("wasgivenup") == 10

@@ -116,6 +116,12 @@ def test_profile_says_where_a_mistake_is(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said) as raised:
             read_profile(file)
         assert str(file) in str(raised.value)
+    file.write_text("nodes = 0\nparttion = 'x'\ntime = 'soon'\n")
+    with pytest.raises(InputError) as raised:
+        read_profile(file)
+    for said in ("nodes = 0", "did you mean 'partition'", "time = 'soon'"):
+        assert said in str(raised.value)
+    assert str(raised.value).count(str(file)) == 1
 
 
 # -- sbatch's side ---------------------------------------------------------------------------------------------------
@@ -202,7 +208,11 @@ def test_submit_keeps_the_job_as_it_is_now(folder: Path) -> None:
     assert "submitted job 77 to alps" in result.stdout
     assert str(kept / "001.log") in result.stdout
     assert (folder / "calls").read_text() == f"--parsable {kept / '001.sh'}\n"
-    assert json.loads((kept / "001.json").read_text()) == {"job_id": "77", "cluster": "alps"}
+    assert json.loads((kept / "001.json").read_text()) == {
+        "job_id": "77",
+        "cluster": "alps",
+        "options": {"nodes": 2, "module": ["a", "b"]},
+    }
     assert "for module in a b; do" in (kept / "001.sh").read_text()
     (folder / "job.toml").write_text("")
     job = load_job(kept / "001.toml")
@@ -291,3 +301,55 @@ def test_what_the_job_implies(folder: Path) -> None:
     assert (shown["--cpus-per-task"], shown["--gpus-per-task"]) == ("4", "1")
     assert sys.prefix == sys.base_prefix or f"environment={shlex.quote(sys.prefix)}" in script
     assert "--gpus-per-task" not in directives(landscape("submit", "job.toml", *words, "--gres", "gpu:2").stdout)
+
+
+def test_without_options_none_are_told_and_profiles_keep_their_lists(folder: Path) -> None:
+    assert "options from" not in landscape("submit", "job.toml").stderr
+    (folder / "landscape-site.toml").write_text('module = ["gcc"]\n')
+    result = landscape("submit", "job.toml", "--set", "run.out=other")
+    assert "options from: site profile" in result.stderr
+    assert "for module in gcc; do" in (folder / "other" / "submitted" / "001.sh").read_text()
+
+
+def test_what_is_kept_is_submitted_again_with_its_options(folder: Path) -> None:
+    (folder / "landscape-site.toml").write_text('time = "20"\npartition = "far"\n')
+    words = ("--time", "5", "--module", "a", "--mem", "2G", "--dependency", "afterok:3")
+    assert landscape("submit", "job.toml", *words).exit_code == 0
+    kept = folder / "runs" / "small" / "submitted"
+    result = landscape("submit", kept / "001.toml", "--mem", "4G")
+    assert result.exit_code == 0, result.output
+    again = (kept / "002.sh").read_text()
+    shown = directives(again)
+    assert (shown["--time"], shown["--mem"], shown["--partition"]) == ("5", "4G", "far")
+    assert "for module in a; do" in again
+    assert "--dependency" not in shown
+    assert "001.json" in result.stderr
+    assert landscape("submit", kept / "002.toml").exit_code == 0
+    assert (kept / "003.sh").read_text() == again.replace("002.", "003.")
+
+
+@pytest.mark.parametrize(("state", "refused"), [("PENDING", True), ("RUNNING", True), ("COMPLETED", False)])
+@pytest.mark.parametrize("task", ["N/A", "3"])
+def test_what_is_in_the_queue_is_not_submitted_again(folder: Path, state: str, refused: bool, task: str) -> None:
+    assert landscape("submit", "job.toml").exit_code == 0
+    lines = f"CLUSTER: alps\n78 |77 |{task} |{state} |None |0 |\n"
+    (folder / "bin" / "squeue").write_text(f"#!/bin/bash\nprintf '%s' '{lines}'\n")
+    (folder / "bin" / "squeue").chmod(0o755)
+    before = files(folder)
+    result = landscape("submit", "job.toml")
+    assert result.exit_code == (2 if refused else 0), result.output
+    if refused:
+        assert "job 77" in result.stderr
+        assert state in result.stderr
+        assert "scancel --clusters=alps 77" in result.stderr
+        assert files(folder) == before
+    assert landscape("submit", "job.toml", "--dry-run").exit_code == 0
+
+
+def test_how_many_cells_at_once_is_not_for_a_single_job(folder: Path) -> None:
+    result = landscape("submit", "job.toml", "--array", "%4")
+    assert result.exit_code == 2
+    assert "--array %4 says how many cells" in result.stderr
+    assert not (folder / "calls").exists()
+    (folder / "landscape-site.toml").write_text('array = "%4"\n')
+    assert "--array" not in directives(landscape("submit", "job.toml", "--dry-run").stdout)

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs: squeue for those it still knows, sacct for older ones.
+"""What Slurm says of jobs: squeue for those it still knows, sacct for older ones; and which jobs runs were given to.
 
 Where there is no Slurm, nothing is said; where it does not answer within seconds, that is said instead. Source:
 squeue(1), sacct(1) of Slurm 22.05.
@@ -6,11 +6,20 @@ squeue(1), sacct(1) of Slurm 22.05.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from landscape.errors import LandscapeError
+from landscape_jobs.stages import is_stages_file, load_stages
+from landscape_jobs.sweep_file import read_toml
 
 _PATIENCE = 5.0  # seconds for an answer
 _ASK_EVERY = 15.0  # seconds: a controller serves everybody
@@ -62,6 +71,11 @@ class QueuedJob:
         """Whether it waits, runs, or is about to end."""
         return self.state not in _ENDED
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether it was cancelled while it waited for another job, as when that one fails."""
+        return self.state == "CANCELLED" and self.reason.startswith("Dependency")
+
     def is_of(self, name: JobName) -> bool:
         """Whether this is the job `name`, or a task of the array `name`."""
         if name.cluster != self.name.cluster:
@@ -79,8 +93,8 @@ class Answer:
     problem: str = ""
 
     def of(self, names: Collection[JobName]) -> tuple[QueuedJob, ...]:
-        """Those of the jobs that `names` name, each once."""
-        return tuple(job for job in self.jobs if any(job.is_of(name) for name in names))
+        """Those of the jobs that `names` name, each once, in the order of the names."""
+        return tuple(dict.fromkeys(job for name in names for job in self.jobs if job.is_of(name)))
 
 
 class Queue:
@@ -173,7 +187,8 @@ def squeue_jobs(text: str, cluster: str = "") -> Iterator[QueuedJob]:
             continue
         own, number, task, state, reason, restarts, _ = cells
         task = task if task.isdecimal() else ""  # N/A of a job that is no array
-        if reason in ("None", "N/A") or state in ("COMPLETED", "CANCELLED"):  # which keep why they waited
+        kept = state in ("COMPLETED", "CANCELLED")  # which keep why they waited
+        if reason in ("None", "N/A") or (kept and not (state == "CANCELLED" and reason.startswith("Dependency"))):
             reason = ""
         restarted = int(restarts) if restarts.isdecimal() else None
         yield QueuedJob(JobName(number or own, task, cluster), own, state, reason, restarted)
@@ -193,3 +208,70 @@ def sacct_jobs(text: str, cluster: str = "") -> Iterator[QueuedJob]:
         number, _, task = cells[0].partition("_")
         if number.isdecimal() and (not task or task.isdecimal()):
             yield QueuedJob(JobName(number, task, cluster), cells[1], cells[2].split()[0])
+
+
+def submitted_as(path: Path, task: str = "") -> JobName | None:
+    """The Slurm job that a record of a submission tells of; None where it cannot be read."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return JobName(str(record["job_id"]), task, record.get("cluster") or "")
+    return None
+
+
+def job_of(record: Mapping[str, Any], cluster: str) -> JobName | None:
+    """The Slurm job that an attempt was made by."""
+    slurm = record.get("slurm")
+    if not slurm or not slurm.get("job"):
+        return None
+    return JobName(str(slurm["job"]), str(slurm.get("array_task") or ""), cluster)
+
+
+def by_age(names: Sequence[JobName]) -> tuple[JobName, ...]:
+    """Jobs, each once, oldest first, by the numbers that Slurm counts up."""
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: int(name.number) if name.number.isdecimal() else 0))
+
+
+def waits_for(script: str) -> tuple[str, ...]:
+    """The numbers of the jobs that are to end before a batch script starts.
+
+    >>> waits_for("#SBATCH --dependency=afterok:20:21,afterany:7\\n")
+    ('20', '21', '7')
+    """
+    found = re.search(r"^#SBATCH --dependency=(\S+)", script, flags=re.MULTILINE)
+    return tuple(re.findall(r"\d+", found[1])) if found else ()
+
+
+def stages_file(folder: Path, record: Path) -> Path | None:
+    """The file of stages that made a submission for a folder, as far as it can be found beside the job."""
+    with contextlib.suppress(OSError, ValueError, LandscapeError, TypeError):
+        text = record.with_suffix(".toml")
+        if not text.exists():  # a command's folder is STEM/NAME beside STEM.toml
+            stem = folder.absolute().parent
+            file = stem.with_name(f"{stem.name}.toml")
+            return file if is_stages_file(file) else None
+        content = read_toml(text, "submission")
+        beside = Path(str(content.get("job", content)["folder"]))
+        for file in sorted(beside.glob("*.toml")):
+            with contextlib.suppress(LandscapeError):
+                if is_stages_file(file) and any(_out(s.job) == folder.resolve() for s in load_stages(file) if s.job):
+                    return file
+    return None
+
+
+def _out(file: Path) -> Path:
+    """The folder of a job file's run, or of a sweep."""
+    content = read_toml(file, "job file")
+    run = content.get("run", {})
+    out = content.get("out") or (run.get("out") if isinstance(run, dict) else None)
+    return (file.parent / str(content.get("folder", "")) / Path(str(out)).expanduser()).resolve()
+
+
+def attempts_of(sweep: Path) -> dict[JobName, Path]:
+    """Job -> the run folder in a sweep that an attempt of it was made in, its cluster left out."""
+    found: dict[JobName, Path] = {}
+    for path in (*sweep.glob("*/attempts/*.json"), *sweep.glob("*/*/attempts/*.json")):
+        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+            name = job_of(json.loads(path.read_text(encoding="utf-8")), "")
+            if name is not None:
+                found[name] = sweep / path.relative_to(sweep).parts[0]
+    return found

@@ -16,7 +16,7 @@ from landscape.results import Surface
 from landscape.spectra import LayerSpectra, Spectrum
 from landscape_jobs.pair_tables import agreement_tables, connectivity_tables, curve_tables, path_tables
 from landscape_jobs.spectral_tables import layers_table, spectrum_table
-from landscape_jobs.tables import surface_tables
+from landscape_jobs.tables import left_out_table, surface_tables
 
 _TABLES: dict[type[Result], Callable[[Any, str], Iterator[RenderableType]]] = {
     Surface: surface_tables,
@@ -31,4 +31,5 @@ _TABLES: dict[type[Result], Callable[[Any, str], Iterator[RenderableType]]] = {
 
 def result_tables(result: Result, title: str) -> Iterator[RenderableType]:
     """What was measured, on what, and how exact it is."""
-    return _TABLES[type(result)](result, title)
+    yield from _TABLES[type(result)](result, title)
+    yield from left_out_table(result)

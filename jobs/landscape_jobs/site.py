@@ -44,7 +44,8 @@ def profiles(job_file: Path, environment: Mapping[str, str]) -> tuple[Path, ...]
 def read_profile(path: Path) -> dict[str, Any]:
     """The options in a profile file, by their typed names; a relative `environment` starts from the file's folder.
 
-    Raises InputError for what cannot be read, is no TOML, is no option or has no such value.
+    Raises InputError for what cannot be read or is no TOML, and listing everything that is no option or has no such
+    value.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -52,7 +53,18 @@ def read_profile(path: Path) -> dict[str, Any]:
         raise InputError(f"site profile {path} cannot be read: {error.strerror}; correct or remove it") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"site profile {path} is not valid TOML: {error}") from error
-    options = {name: checked(name, value, f"site profile {path}") for name, value in content.items()}
+    options: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in content.items():
+        try:
+            options[name] = checked(name, value, f"site profile {path}")
+        except InputError as error:
+            problems.append(str(error))
+    if len(problems) > 1:
+        told = [problem.removeprefix(f"site profile {path}: ") for problem in problems]
+        raise InputError(f"site profile {path} cannot be used:\n  " + "\n  ".join(told))
+    if problems:
+        raise InputError(problems[0])
     return anchored(options, path.absolute().parent)
 
 

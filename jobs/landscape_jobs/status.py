@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import re
 import shlex
+import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,15 +23,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from landscape.errors import StoreError
+from landscape.errors import LandscapeError, StoreError
+from landscape.grid import Grid
 from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.opening import run_stores
 from landscape.spectrum import STAGES as SPECTRUM_STAGES
-from landscape.store import RESULT, Store
-from landscape_jobs.queue import Answer, JobName, Queue, QueuedJob
+from landscape.store import FAILURES, RESULT, Store
+from landscape_jobs.queue import (
+    Answer,
+    JobName,
+    Queue,
+    QueuedJob,
+    attempts_of,
+    by_age,
+    job_of,
+    stages_file,
+    submitted_as,
+    waits_for,
+)
 from landscape_jobs.slurm import FINISHED
 from landscape_jobs.submit import SUBMITTED
-from landscape_jobs.sweep import is_sweep, sweep_cells
+from landscape_jobs.sweep import INDEX, is_sweep, sweep_cells, text_key
+from landscape_jobs.sweep_file import parse_sweep
 
 FORMAT = 1  # of the document
 
@@ -43,7 +59,9 @@ UNREADABLE = "unreadable"  # its folder is damaged
 
 _AHEAD = "Its last sign of life is dated in the future: a clock was set back, or two machines' clocks differ"
 
+_LONGEST = 200  # characters of a reason in advice
 _SILENCE = 60.0  # seconds; a run gives a sign of life every ten
+_BEATS = 15.0  # seconds; ranks that go on without rank 0 are heard within them
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,8 @@ class GivenUp:
     task: str
     item: int
     reason: str
+    failures: Path  # the folder of what is known of it; without that it is tried again
+    coordinates: Mapping[str, float] = field(default_factory=dict)  # of a surface's item, by axis
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,10 @@ class RunStatus:
     names: tuple[JobName, ...] = ()  # of its Slurm jobs, oldest first
     jobs: tuple[QueuedJob, ...] = ()  # those that Slurm knows
     go_on: str = ""  # what goes on with it
+    again: str = ""  # what tries items again that were given up, once it is forgotten that they failed
+    after: tuple[str, ...] = ()  # numbers of jobs that its newest job was to wait for
+    stages: str = ""  # what submits again those it waited for, and it
+    log: Path | None = None  # of its newest job, once there is one
     sweep: Path | None = None  # the sweep it is a cell of
     cell: int | None = None
     label: str = ""  # of the cell
@@ -113,21 +137,34 @@ class RunStatus:
             return ""
         waiting = next((job for job in self.jobs if job.active), None)
         if self.state == SILENT:
-            cause = "It ended without a word: killed, or its node is lost"
+            how = f"{self.detail}, killed" if self.detail else "killed, or its node is lost"
+            cause = f"It ended without a word: {how}"
             if waiting is not None and waiting.state == "RUNNING":
                 return f"{cause}, or it hangs, since Slurm still runs its job {waiting.name}; see the job's log"
             return f"{cause}. " + (f"Job {waiting.name} goes on with it" if waiting else self._going_on)
-        reason = f"{self.detail}. " if self.state == FAILED and self.detail else ""
+        reason = f"{_sentence(self.detail)}. " if self.state == FAILED and self.detail else ""
         if waiting is not None:
             return reason.strip()
+        newest = next((job for job in self.jobs if self.names and job.is_of(self.names[-1])), None)
+        if newest is not None and newest.in_vain and self.state in (NOT_BEGUN, STOPPED):
+            other = f"job {' or '.join(self.after)}" if self.after else "another job"
+            told = f"Its job {newest.name.number} was cancelled before it began: {other}, which it waited for, failed"
+            again = self.stages or "the same stages again"
+            return f"{told} or was cancelled. Mend that first, then go on with: {again}"
         if self.state == NOT_BEGUN and self.sweep is None:
-            ended = next((f"Its job {job.name} is {job.state}, and n" for job in reversed(self.jobs)), "N")
-            return f"{ended}othing was computed; where no job of it is queued, see {self.folder / SUBMITTED}/*.log"
+            see = f"; see {self.log}" if self.log is not None else ""
+            if newest is None and self.names:  # it may be queued for all that is known
+                told = f"Nothing was computed, and Slurm tells nothing of its job {self.names[-1]}{see}. "
+                return told + (f"Where it is not queued, go on with: {self.go_on}" if self.go_on else "")
+            ended = f"Its job {newest.name} is {newest.state}, and n" if newest is not None else "N"
+            return f"{ended}othing was computed{see}. {self._going_on}".strip()
         return reason + self._going_on
 
     @property
     def _going_on(self) -> str:
-        return f"Go on with: {self.go_on}" if self.go_on else ""
+        if not self.go_on:
+            return ""
+        return f"{'Mend the cause first, then go' if self.state == FAILED else 'Go'} on with: {self.go_on}"
 
 
 @dataclass(frozen=True)
@@ -153,6 +190,7 @@ class _Place:
     cell: int | None = None
     label: str = ""
     failure: str = ""  # why the sweep has no such run
+    text: str = ""  # key of the cell's text
 
 
 class Reader:
@@ -173,6 +211,9 @@ class Reader:
         self._clock, self._steady = clock, steady
         self._shards: dict[Path, dict[str, npt.NDArray[np.int64]]] = {}  # folder of a task -> its shards
         self._beats: dict[Path, tuple[float, float | None]] = {}  # -> its last beat, and when that was seen to come
+        self._arrays: dict[Path, dict[str, str]] = {}  # record of a submission -> key of a cell's text -> task
+        self._elsewhere: dict[Path, dict[JobName, Path]] = {}  # sweep -> job -> the folder that its cell was begun in
+        self._stages: dict[Path, Path | None] = {}  # folder of a run or sweep -> the file of stages it is one of
         self._finished: dict[_Place, RunStatus] = {}  # complete without failures, which is how they stay
 
     def read(self) -> Report:
@@ -186,7 +227,7 @@ class Reader:
 
     def _runs(self, folder: Path, now: float) -> list[RunStatus]:
         try:
-            return [self._run(place, now) for place in _places(folder)]
+            return [self._run(place, now) for place in self._places(folder)]
         except (StoreError, OSError) as error:  # a sweep's list of cells
             return [RunStatus(folder, UNREADABLE, str(error))]
 
@@ -194,7 +235,7 @@ class Reader:
         folder = place.folder
         if place in self._finished:
             return self._finished[place]
-        names = _job_names(place)
+        names = self._job_names(place)
         run = RunStatus(folder, COMPLETE if (folder / FINISHED).is_file() else NOT_BEGUN, names=names)
         if _has_run(folder):
             try:
@@ -206,25 +247,90 @@ class Reader:
         if place.failure and run.state in (NOT_BEGUN, STOPPED):
             run = replace(run, state=FAILED, detail=brief(place.failure))
         if place.sweep is not None:
-            go_on = _go_on(place.sweep, "a sweep")
+            go_on = self._sweep_go_on(place)
             run = replace(run, sweep=place.sweep, cell=place.cell, label=place.label, go_on=go_on)
+        if run.state in (NOT_BEGUN, STOPPED) and names:
+            run = self._waiting(run)
         if run.state == COMPLETE and not run.given_up:
             self._finished[place] = run
         return run
 
+    def _places(self, folder: Path) -> list[_Place]:
+        if not is_sweep(folder):
+            return [_Place(folder)]
+        cells = sweep_cells(folder)
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        texts = {int(cell["number"]): str(cell.get("text", "")) for cell in index["cells"]}
+        if folder not in self._elsewhere:
+            self._elsewhere[folder] = attempts_of(folder)
+        return [_Place(c.folder, folder, c.number, c.label, c.failure or "", texts.get(c.number, "")) for c in cells]
+
+    def _job_names(self, place: _Place) -> tuple[JobName, ...]:
+        """The Slurm jobs that were submitted for a run, oldest first; of a sweep a cell is a task of an array."""
+        names = []
+        if place.sweep is not None:
+            elsewhere = self._elsewhere[place.sweep]
+            for path in _submissions(place.sweep):
+                task = self._tasks(path).get(place.text)
+                name = None if task is None else submitted_as(path, task)
+                # a file of tensors that the cell names may have changed since, so that the job computed another run
+                if name is not None and elsewhere.get(replace(name, cluster=""), place.folder) == place.folder:
+                    names.append(name)
+        names += [name for path in _submissions(place.folder) if (name := submitted_as(path)) is not None]
+        return by_age(names)
+
+    def _tasks(self, record: Path) -> dict[str, str]:
+        """Key of a cell's text -> its task of the array, of the sweep as it was when it was submitted."""
+        if record not in self._arrays:
+            tasks: dict[str, str] = {}
+            text = record.with_suffix(".toml")
+            with contextlib.suppress(OSError, ValueError, LandscapeError):
+                for cell in parse_sweep(text.read_text(encoding="utf-8"), text).cells:
+                    tasks.setdefault(text_key(cell.job), str(cell.number))  # those that are alike are computed once
+            self._arrays[record] = tasks
+        return self._arrays[record]
+
+    def _sweep_go_on(self, place: _Place) -> str:
+        """What goes on with a cell: the newest submission only where it has this cell."""
+        sweep = place.sweep or place.folder
+        newest = _submissions(sweep)[-1:]
+        if newest and place.text in self._tasks(newest[0]):
+            return _submit(newest[0].with_suffix(".toml"))
+        return f"landscape resume {shlex.quote(str(sweep))}"
+
+    def _waiting(self, run: RunStatus) -> RunStatus:
+        """A run with what is known of its newest submission."""
+        home = run.sweep or run.folder
+        newest = (_submissions(home) or _submissions(run.folder))[-1:]
+        if not newest:
+            return run
+        script, log, text = (newest[0].with_suffix(ending) for ending in (".sh", ".log", ".toml"))
+        with contextlib.suppress(OSError, ValueError):
+            run = replace(run, after=waits_for(script.read_text(encoding="utf-8")))
+        if run.after or not text.exists():  # a command is a stage in any case
+            if home not in self._stages:
+                self._stages[home] = stages_file(home, newest[0])
+            stages = self._stages[home]
+            run = replace(run, stages=_submit(stages) if stages is not None else "")
+        go_on = run.go_on or run.stages or (_submit(text) if text.exists() else "")
+        return replace(run, log=log if log.is_file() else None, go_on=go_on)
+
     def _begun(self, folder: Path, names: tuple[JobName, ...], now: float) -> RunStatus:
         stores = run_stores(folder)
         result = folder / RESULT if (folder / RESULT).is_file() else None
-        tasks, given_up, jobs = [], [], list(names)
+        tasks: list[TaskStatus] = []
+        given_up: list[GivenUp] = []
+        jobs = list(names)
         for store in stores:
             name = store.description().name
             attempts = store.attempts()
             reasons = store.failed()
             written = result is not None or store is not stores[-1]
             tasks.append(self._task(store, name, attempts, len(reasons), written, now))
-            given_up += [GivenUp(name, item, reason) for item, reason in reasons.items()]
+            given_up += _given_up(store, name, reasons)
             cluster = names[-1].cluster if names else ""
-            jobs += [job for record in attempts if (job := _job_of(record, cluster)) is not None]
+            jobs += [job for record in attempts if (job := job_of(record, cluster)) is not None]
+        text = str(stores[-1].manifest()["job"])
         first = next((task for task in tasks if task.state != COMPLETE), tasks[-1])
         return RunStatus(
             folder,
@@ -233,8 +339,9 @@ class Reader:
             tuple(tasks),
             result if first.state == COMPLETE else None,
             tuple(given_up),
-            tuple(dict.fromkeys(jobs)),
-            go_on=_go_on(folder, str(stores[-1].manifest()["job"])),
+            by_age(jobs),
+            go_on=_go_on(folder, text),
+            again=_resume(folder, text),
         )
 
     def _task(
@@ -263,11 +370,14 @@ class Reader:
         if left == 0 and written:
             return status
         if "failure" in last:
-            return replace(status, state=FAILED, detail=brief(str(last["failure"])))
+            return replace(status, state=FAILED, detail=_why(str(last["failure"])))
         if "ended" in last:
             return replace(status, **_ended(last, left, now))
         beat = store.beat()
         age = self._age(store.folder, beat.when if beat is not None else _seconds(last["started"]), now)
+        gone = _gone(last)
+        if gone and (last.get("ranks") == 1 or age is None or age > _BEATS) and "ended" not in store.attempts()[-1]:
+            return replace(status, state=SILENT, heartbeat_age=age, detail=f"its process {last['process']} is gone")
         if age is not None and age > _SILENCE:
             return replace(status, state=SILENT, heartbeat_age=age)
         status = replace(status, state=RUNNING, heartbeat_age=age, detail="" if age is not None else _AHEAD)
@@ -318,9 +428,10 @@ def document(report: Report) -> dict[str, Any]:
                       (whether it may still change by itself), advice (what to do), go_on (what goes on with it)
           tasks[]     task, state, detail, items, done, left, failed, rate (rows per second), remaining (seconds), note,
                       heartbeat_age (seconds), ranks, nodes[], attempts, started, ended (ISO 8601), restarts
-          given_up[]  task, item, reason
+          given_up[]  task, item, coordinates {axis: number} (null but for a surface), reason
           jobs[]      job, array_task, cluster, state, reason, restarts; state is null for a job Slurm does not know
-        total         runs, states {state: runs}, items, done, left, failed (of the runs that have begun)
+        total         runs, states {state: runs}, not_begun (runs that have not begun or cannot be read), items, done,
+                      left, failed (of the runs that have begun)
 
     States are complete (also with items given up), running, stopped, failed, silent, not begun, unreadable.
     """
@@ -337,7 +448,8 @@ def total(runs: Sequence[RunStatus]) -> dict[str, Any]:
     """Sums over runs: how many there are in each state, and the rows of those that have begun."""
     tasks = [task for run in runs for task in run.tasks]
     sums = {key: sum(getattr(task, key) for task in tasks) for key in ("items", "done", "left", "failed")}
-    return {"runs": len(runs), "states": dict(Counter(run.state for run in runs)), **sums}
+    not_begun = sum(not run.tasks and run.state != COMPLETE for run in runs)
+    return {"runs": len(runs), "states": dict(Counter(run.state for run in runs)), "not_begun": not_begun, **sums}
 
 
 def _run_document(run: RunStatus) -> dict[str, Any]:
@@ -355,7 +467,10 @@ def _run_document(run: RunStatus) -> dict[str, Any]:
         "advice": run.advice or None,
         "go_on": run.go_on or None,
         "tasks": [_task_document(task) for task in run.tasks],
-        "given_up": [{"task": one.task, "item": one.item, "reason": one.reason} for one in run.given_up],
+        "given_up": [
+            {"task": one.task, "item": one.item, "coordinates": dict(one.coordinates) or None, "reason": one.reason}
+            for one in run.given_up
+        ],
         "jobs": [
             *(_job_document(name, None) for name in unknown),
             *(_job_document(job.name, job) for job in run.jobs),
@@ -381,6 +496,26 @@ def _job_document(name: JobName, job: QueuedJob | None) -> dict[str, Any]:
     }
 
 
+def _given_up(store: Store, task: str, reasons: Mapping[int, str]) -> Iterator[GivenUp]:
+    axes = store.description().identity.get("axes") if reasons else None
+    grid = Grid({name: np.array(values) for name, values in axes.items()}) if isinstance(axes, Mapping) else None
+    for item, reason in reasons.items():
+        at = dict(zip(grid.axes, grid.coordinates(item), strict=True)) if grid is not None else {}
+        yield GivenUp(task, item, reason, store.folder / FAILURES, at)
+
+
+def _gone(last: Mapping[str, Any]) -> bool:
+    """Whether rank 0 of an attempt ran on this machine and does not any more."""
+    process = last.get("process")
+    if last.get("host") != socket.gethostname() or not isinstance(process, int) or process <= 0:
+        return False
+    try:
+        os.kill(process, 0)  # which sends nothing
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
 def _ended(last: Mapping[str, Any], left: int, now: float) -> dict[str, Any]:
     """State and detail of a task whose last attempt ended by itself."""
     if left == 0:  # what follows its rows, their file or the next task, takes a moment
@@ -389,12 +524,6 @@ def _ended(last: Mapping[str, Any], left: int, now: float) -> dict[str, Any]:
         return {"state": RUNNING if fresh else STOPPED, "detail": detail}
     signal = last.get("signal")
     return {"state": STOPPED, "detail": f"by {signal}" if signal else "at a limit of items"}
-
-
-def _places(folder: Path) -> list[_Place]:
-    if not is_sweep(folder):
-        return [_Place(folder)]
-    return [_Place(cell.folder, folder, cell.number, cell.label, cell.failure or "") for cell in sweep_cells(folder)]
 
 
 def _has_run(folder: Path) -> bool:
@@ -407,30 +536,19 @@ def _submissions(folder: Path) -> list[Path]:
     return sorted((folder / SUBMITTED).glob("*.json"))
 
 
-def _job_names(place: _Place) -> tuple[JobName, ...]:
-    """The Slurm jobs that were submitted for a run, oldest first; of a sweep a cell is a task of an array."""
-    names = []
-    for folder, task in ((place.sweep, str(place.cell)), (place.folder, "")):
-        for path in _submissions(folder) if folder is not None else ():
-            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-                record = json.loads(path.read_text(encoding="utf-8"))
-                names.append(JobName(str(record["job_id"]), task, record.get("cluster") or ""))
-    return tuple(dict.fromkeys(names))
-
-
-def _job_of(record: Mapping[str, Any], cluster: str) -> JobName | None:
-    """The Slurm job that an attempt was made by."""
-    slurm = record.get("slurm")
-    if not slurm or not slurm.get("job"):
-        return None
-    return JobName(str(slurm["job"]), str(slurm.get("array_task") or ""), cluster)
+def _submit(file: Path) -> str:
+    return f"landscape submit {shlex.quote(str(file))}"
 
 
 def _go_on(folder: Path, job: str) -> str:
     """What goes on with a run: submitted again, resumed here, or made again by the program that began it."""
     submitted = sorted((folder / SUBMITTED).glob("*.toml"))
     if submitted:
-        return f"landscape submit {shlex.quote(str(submitted[-1]))}"
+        return _submit(submitted[-1])
+    return _resume(folder, job)
+
+
+def _resume(folder: Path, job: str) -> str:
     if job:
         return f"landscape resume {shlex.quote(str(folder))}"
     return "the program that made it; rows that are there are not computed again"
@@ -456,3 +574,24 @@ def brief(reason: str) -> str:
     head, traceback, rest = reason.partition("Traceback (most recent call last):")
     lines = (rest if traceback else head).strip().splitlines() or [""]
     return lines[-1 if traceback else 0].strip()
+
+
+def _sentence(reason: str) -> str:
+    """The first sentence of a reason, without its full stop, cut where it is long.
+
+    >>> _sentence("a.pt cannot be read. It was cut.")
+    'a.pt cannot be read'
+    """
+    first = re.split(r"(?<=\w{2}[^\s.])[.;](?=\s|$)", reason.strip(), maxsplit=1)[0].rstrip(" .:;")
+    return first if len(first) <= _LONGEST else f"{first[:_LONGEST].rpartition(' ')[0] or first[:_LONGEST]} ..."
+
+
+def _why(failure: str) -> str:
+    """Why an attempt failed, in one line: what was raised, and where item after item failed, that.
+
+    >>> _why("rank 0 failed; rows finished before are kept:\\n5 items failed one after another, the last so:\\nno")
+    '5 items failed one after another, the last so: no'
+    """
+    text = re.sub(r"\Arank \d+ failed;[^\n]*:\n", "", failure)
+    items = re.match(r"([^\n]* failed[^\n]*, the last[^\n]* so:)\n", text)
+    return f"{items[1]} {brief(text[items.end() :])}" if items else brief(text)

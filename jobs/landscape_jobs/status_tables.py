@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -180,9 +181,17 @@ def _task_cells(task: TaskStatus) -> dict[str, Text]:
 
 def _total_line(name: str, runs: Sequence[RunStatus]) -> dict[str, Text]:
     sums = total(runs)
+    rows = f"{sums['done']:,} of {sums['items']:,}"
+    if sums["not_begun"]:
+        begun = sums["runs"] - sums["not_begun"]
+        rows = (
+            "none has begun"
+            if not begun
+            else f"{rows} rows\nof the {begun:,} run{'s' if begun != 1 else ''}\nthat {'have' if begun != 1 else 'has'} begun"
+        )
     return {
         "run": Text(name, style="bold"),
-        "rows": Text(f"{sums['done']:,} of {sums['items']:,}"),
+        "rows": Text(rows),
         "left": Text(f"{sums['left']:,}" if sums["left"] else ""),
         "failed": Text(f"{sums['failed']:,}" if sums["failed"] else ""),
         "left, failed": Text(_held(sums["left"], sums["failed"])),
@@ -221,10 +230,11 @@ def _took(task: TaskStatus) -> str:
 
 
 def _jobs_text(run: RunStatus) -> str:
-    """The jobs that wait or run; else how the newest one that Slurm knows ended; else the newest number."""
+    """The jobs that wait or run; else how the newest one ended; where Slurm does not know it, its number alone."""
     if run.state == COMPLETE:
         return ""
-    known = [job for job in run.jobs if job.active] or list(run.jobs[-1:])
+    newest = [job for job in run.jobs if run.names and job.is_of(run.names[-1])]
+    known = [job for job in run.jobs if job.active] or newest[-1:]
     if not known:
         return str(run.names[-1]) if run.names else ""
     alike: Counter[str] = Counter()
@@ -238,23 +248,38 @@ def _jobs_text(run: RunStatus) -> str:
 def _below(report: Report) -> Iterator[Text]:
     """What a table has no room for: why items were given up, and what a user may do."""
     for run in report.runs:
-        for one in run.given_up[:_LISTED]:
-            yield Text(f"{run.folder}: item {one.item} of {one.task} was given up: {brief(one.reason)}")
-        if len(run.given_up) > _LISTED:
-            yield Text(f"{run.folder}: and {len(run.given_up) - _LISTED:,} more items")
-    if any(run.given_up for run in report.runs):
-        yield Text("Their rows stay masked; to try them again: landscape run JOB --set run.retries=N, more than before")
+        yield from _given_up(run)
     alike: dict[tuple[str, str], list[RunStatus]] = {}
     for run in report.runs:
         if run.advice:
             alike.setdefault((run.state, run.advice), []).append(run)
     for (state, advice), runs in list(alike.items())[:_LISTED]:
-        more = f" and {len(runs) - 1:,} more are" if len(runs) > 1 else " is"
-        yield Text(f"{runs[0].folder}{more} {state}. {advice}")
+        more = f" and {len(runs) - 1:,} more" if len(runs) > 1 else ""
+        how = " failed:" if state == FAILED else f" {'are' if len(runs) > 1 else 'is'} {state}."
+        yield Text(f"{_name(runs[0])}{more}{how} {advice}")
     if len(alike) > _LISTED:
         yield Text("and more, which --json tells")
     if report.problem:
         yield Text(f"Slurm's state of jobs is not known: {report.problem}")
+
+
+def _given_up(run: RunStatus) -> Iterator[Text]:
+    """Which items of a run were given up, where they are, why, and how to have them tried again."""
+    for one in run.given_up[:_LISTED]:
+        where = ", ".join(f"{axis} = {value:.6g}" for axis, value in one.coordinates.items())
+        item = f"item {one.item}{f' ({where})' if where else ''} of {one.task}"
+        yield Text(f"{_name(run)}: {item} was given up: {brief(one.reason)}")
+    count = len(run.given_up)
+    if count > _LISTED:
+        yield Text(f"{_name(run)}: and {count - _LISTED:,} more items, which --json tells")
+    if count and not run.active:
+        folders = " and ".join(shlex.quote(str(folder)) for folder in dict.fromkeys(o.failures for o in run.given_up))
+        rows, them = ("Its row stays", "it") if count == 1 else ("Their rows stay", "them")
+        yield Text(f"{rows} masked. To have {them} tried again, delete {folders} and go on with: {run.again}")
+
+
+def _name(run: RunStatus) -> str:
+    return f"Cell {run.cell} ({run.label}) of {run.sweep}" if run.sweep is not None else str(run.folder)
 
 
 def _moment(when: str) -> datetime:

@@ -5,7 +5,7 @@ changed by later edits of its file:
 
     submitted/001.toml   the job or sweep, overrides applied and its folder stated; of a command 001.txt
     submitted/001.sh     the batch script
-    submitted/001.json   the number sbatch gave it, and the cluster where there are several
+    submitted/001.json   the number sbatch gave it, the cluster where there are several, and the options that were given
     submitted/001.log    what it writes; with an array 001-INDEX.log
 """
 
@@ -17,13 +17,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.files import create_durably, write_durably
-from landscape_jobs.site import options_for, profiles, read_profile
+from landscape_jobs.queue import JobName, Queue
+from landscape_jobs.site import anchored, options_for, profiles, read_profile
 from landscape_jobs.slurm import (
     FINISHED,
     Options,
@@ -43,6 +44,8 @@ from landscape_jobs.sweep_file import Sweep, is_sweep_file, load_sweep
 SUBMITTED = "submitted"
 
 _COMMAND_LINE = "command line"
+_AT_THAT_TIME = ("dependency",)  # options that a later submission of the same does not take over
+_PROFILE = "site profile"
 _SHOWN = 8  # names that a note lists
 
 
@@ -51,7 +54,7 @@ class Submission:
     """One batch job as it goes to sbatch. `sources` are the places its options come from, nearest first.
 
     `work` is a job, a sweep with the places of its cells, or a stage's command. `after` names submissions of the same
-    call that have to end well before this one starts.
+    call that have to end well before this one starts. `given` are the options that no profile gave.
     """
 
     name: str  # of the stage, else of the folder
@@ -61,6 +64,8 @@ class Submission:
     sources: tuple[str, ...]
     number: int  # of the submissions of its folder
     after: tuple[str, ...] = ()
+    given: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = ""  # name of the stage, where it is one
 
     @property
     def places(self) -> Places:
@@ -113,11 +118,13 @@ class Submitted:
     cluster: str | None
     places: Places
     array: str | None  # indices, where it is an array
+    stage: str = ""  # name of the stage, where it is one
 
     @property
     def text(self) -> str:
         """What happened, in a line."""
         where = f" to {self.cluster}" if self.cluster else ""
+        where += f" (stage {self.stage})" if self.stage else ""
         if self.array is None:
             return f"submitted job {self.job_id}{where}; its log: {self.places.log}"
         logs = self.places.log.with_name(f"{self.places.log.stem}-*.log")
@@ -131,9 +138,14 @@ def prepare(file: Path, overrides: Sequence[str], given: Mapping[str, Any], envi
     by their typed names, `environment` the shell's variables. Raises InputError for a file, a profile or an option
     that cannot be used.
     """
-    sites = {f"site profile {path}": read_profile(path) for path in profiles(file, environment)}
+    sites = {f"{_PROFILE} {path}": read_profile(path) for path in profiles(file, environment)}
     if not is_stages_file(file):
-        found, notes = _submission(_loaded(file, overrides), {_COMMAND_LINE: given, **sites}, anew=False)
+        work = _loaded(file, overrides)
+        if isinstance(work, Job):
+            _require_no_cells(file, given)
+            if job_finished(work):
+                return Prepared((), (f"{work.out} is complete; nothing to submit",))
+        found, notes = _submission(work, {_COMMAND_LINE: given, **_kept(file), **sites}, anew=False)
         return Prepared((found,) if found is not None else (), tuple(notes))
     if overrides:
         raise InputError(f"--set {overrides[0]!r}: {file} has several stages; set values in their own files")
@@ -142,14 +154,14 @@ def prepare(file: Path, overrides: Sequence[str], given: Mapping[str, Any], envi
     for stage in load_stages(file):
         layers = {_COMMAND_LINE: given, f"options of stage {stage.name}": stage.options, **sites}
         after = tuple(name for name in stage.after if name in submissions)
-        work = stage if stage.job is None else _loaded(stage.job, ())
-        if isinstance(work, Job) and not after and job_finished(work):
-            notes.append(f"stage {stage.name}: {work.out} is finished")
+        what = stage if stage.job is None else _loaded(stage.job, ())
+        if isinstance(what, Job) and not after and job_finished(what):
+            notes.append(f"stage {stage.name}: {what.out} is finished")
             continue
-        found, more = _submission(work, layers, anew=bool(after))
+        found, more = _submission(what, layers, anew=bool(after))
         notes += [f"stage {stage.name}: {note}" for note in more]
         if found is not None:
-            submissions[stage.name] = replace(found, name=stage.name, after=after)
+            submissions[stage.name] = replace(found, name=stage.name, stage=stage.name, after=after)
     _require_requeue(submissions)
     return Prepared(tuple(submissions.values()), tuple(notes))
 
@@ -157,14 +169,16 @@ def prepare(file: Path, overrides: Sequence[str], given: Mapping[str, Any], envi
 def submit(prepared: Prepared, environment: Mapping[str, str]) -> Iterator[Submitted]:
     """Write the submissions' files and hand their scripts to sbatch, one after another.
 
-    Where sbatch refuses one, no file of it stays. Raises InputError with sbatch's words where it refuses or is not
-    there, StoreError where files cannot be written; both say what was submitted before.
+    Where sbatch refuses one, no file of it stays. Raises InputError where an earlier submission of the same folder is
+    queued or runs, and with sbatch's words where it refuses or is not there, StoreError where files cannot be written;
+    the last two say what was submitted before.
     """
     if prepared.submissions and shutil.which("sbatch", path=environment.get("PATH")) is None:
         raise InputError(
             "there is no sbatch on the PATH; submit from a login node of the cluster (its Slurm module loaded), write "
             "the script with --dry-run, or start the job here with: landscape run"
         )
+    _require_none_queued(prepared.submissions, environment)
     numbers: dict[str, str] = {}
     for submission in prepared.submissions:
         try:
@@ -196,11 +210,61 @@ def _submit(submission: Submission, environment: Mapping[str, str]) -> Submitted
         _remove(places, new)
         raise InputError(refusal(done.stderr))
     number, cluster = job_id(done.stdout)
-    record = {"job_id": number, "cluster": cluster}
+    kept = {name: value for name, value in submission.given.items() if name not in _AT_THAT_TIME}
+    record = {"job_id": number, "cluster": cluster, "options": kept}
     write_durably(places.job.with_suffix(".json"), json.dumps(record).encode())
     if isinstance(submission.work, tuple):
         write_index(*submission.work)
-    return Submitted(number, cluster, places, submission.options.array)
+    return Submitted(number, cluster, places, submission.options.array, submission.stage)
+
+
+def _require_none_queued(submissions: Sequence[Submission], environment: Mapping[str, str]) -> None:
+    """Raise InputError where an earlier submission of one of the folders is queued or runs, as far as Slurm tells."""
+    names = {name: submission.folder for submission in submissions for name in _submitted_jobs(submission.folder)}
+    answer = Queue(environment).ask(names)
+    for name, folder in names.items():
+        found = [job for job in answer.of([name]) if job.active]
+        if found:
+            tasks = f", {_count(len(found), 'task')} of its array" if any(job.name.array_task for job in found) else ""
+            there = f" of {name.cluster}" if name.cluster else ""
+            clusters = f" --clusters={name.cluster}" if name.cluster else ""
+            raise InputError(
+                f"job {name}{there} of {folder} is in the queue already ({found[0].state}{tasks}), and another would "
+                f"compute the same again. It goes on by itself: wait for its end, or take it back with: "
+                f"scancel{clusters} {name}"
+            )
+
+
+def _submitted_jobs(folder: Path) -> Iterator[JobName]:
+    """The Slurm jobs that were submitted for a folder."""
+    for path in sorted((folder / SUBMITTED).glob("*.json")):
+        record = _record(path)
+        if "job_id" in record:
+            yield JobName(str(record["job_id"]), "", str(record.get("cluster") or ""))
+
+
+def _kept(file: Path) -> dict[str, dict[str, Any]]:
+    """Options of the submission that left a file, as a layer; none where it was not left by one."""
+    options = _record(file.with_suffix(".json")).get("options") if file.absolute().parent.name == SUBMITTED else None
+    return {f"submission {file.with_suffix('.json')}": options} if isinstance(options, dict) else {}
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What is noted of a submission; empty where there is nothing, or it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _require_no_cells(file: Path, given: Mapping[str, Any]) -> None:
+    array = given.get("array")
+    if isinstance(array, str) and array.startswith("%"):
+        raise InputError(
+            f"--array {array} says how many cells of a sweep run at once, and {file} is the file of a single job; "
+            "leave it out"
+        )
 
 
 def _loaded(file: Path, overrides: Sequence[str]) -> Job | Sweep:
@@ -261,7 +325,12 @@ def _numbered(
     """The next submission of a folder. Raises InputError for paths that no script can name."""
     taken = [int(path.stem) for path in (folder / SUBMITTED).glob("*.*") if path.stem.isdecimal()]
     sources = tuple(source for source, layer in layers.items() if layer)
-    submission = Submission(name, work, folder, options, sources, 1 + max(taken, default=0))
+    given: dict[str, Any] = {}
+    for source, layer in reversed(tuple(layers.items())):
+        if not source.startswith(_PROFILE):
+            given |= layer
+    given = anchored(given, Path.cwd())
+    submission = Submission(name, work, folder, options, sources, 1 + max(taken, default=0), given=given)
     _ = submission.places
     return submission
 

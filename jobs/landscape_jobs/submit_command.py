@@ -117,7 +117,7 @@ def submit(
         if context.args:
             raise InputError(f"{context.args[0]!r} is one word too many: one file is submitted at a time")
         values = {name: context.params[name.replace("-", "_")] for name in option_names()}
-        given = {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value not in (None, (), [])}  # a list not given is ()
 
         def go() -> None:
             prepared = submitting.prepare(job, overrides, given, os.environ)

@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import time
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from landscape.opening import run_stores
 from landscape.provenance import time_now
 from landscape.store import RESULT
 from landscape_jobs.spec import Job, to_toml
-from landscape_jobs.sweep_file import Cell, Sweep, parse_sweep
+from landscape_jobs.sweep_file import Cell, Sweep, parse_sweep, run_record
 
 INDEX = "sweep.json"
 CELL = "cell.json"
@@ -118,10 +119,12 @@ def named_files(job: Job) -> list[Path]:
 
 
 def places(sweep: Sweep, cells: Iterable[Cell] | None = None) -> tuple[Place, ...]:
-    """Where cells (by default all) are computed, by their content as it is now. Raises InputError for unreadable files.
+    """Where cells (by default all) are computed, by their content as it is now.
 
-    Cells that compute the same have the same folder.
+    Cells that compute the same have the same folder. Raises InputError for files that cannot be read, and where the
+    folder for the cells is that of a run.
     """
+    _require_no_run(sweep.out)
     digests: dict[Path, str] = {}
     there = {path.name.rpartition("-")[2]: path for path in sorted(sweep.out.glob("*-*")) if path.is_dir()}
     found: list[Place] = []
@@ -151,6 +154,18 @@ def stop_signal(folder: Path, since: str) -> str | None:
     """The signal that the newest attempt in a run folder was told to stop by, where it ended at `since` or later."""
     newest = max((a for store in run_stores(folder) for a in store.attempts()), key=lambda a: str(a.get("ended", "")))
     return newest.get("signal") if str(newest.get("ended", "")) >= since else None
+
+
+def _require_no_run(out: Path) -> None:
+    """Raise InputError where the folder of a sweep that is to begin holds a run, which the sweep would hide."""
+    if is_sweep(out):
+        return
+    record = run_record(out)
+    if record is not None:
+        raise InputError(
+            f"out = {str(out)!r} is the folder of a run (it holds {record.relative_to(out)}), which the sweep would "
+            "hide; name another folder as `out` of the sweep"
+        )
 
 
 def unfinished(found: Sequence[Place]) -> list[Place]:
@@ -275,21 +290,35 @@ def merge_sweep(folder: Path, path: Path) -> Path:
     """Write the sweep in a folder as one file, a group for each cell, named after what it changes.
 
     Cells that are not finished are masked; those there is no run of are groups without variables. Attributes of a
-    group: the cell's label, its state (complete, partial, failed or "not begun"), the reason, and the keys that it
-    changes; the same stand at the root as variables over the cells. Raises StoreError for folders and files that
-    cannot be read or written.
+    group: the cell's label, its state (complete, partial, failed or "not begun"), the reason, and the keys that the
+    sweep changes, where the cell leaves one alone with what the base job says; the same stand at the root as variables
+    over the cells. Raises StoreError for folders and files that cannot be read or written.
     """
     cells = sweep_cells(folder)
+    stated = _stated(folder, dict.fromkeys(key for cell in cells for key in cell.changes))
     names = [_safe(cell.label) for cell in cells]
     unique = [
         name if names.count(name) == 1 else f"{name}-{cell.number}" for name, cell in zip(names, cells, strict=True)
     ]
     folders = {name: cell.folder if cell.exists else None for name, cell in zip(unique, cells, strict=True)}
-    about = {name: _about(cell) for name, cell in zip(unique, cells, strict=True)}
+    about = {name: _about(cell, stated) for name, cell in zip(unique, cells, strict=True)}
     return ls.merge_runs(folders, path, about=about)
 
 
-def _about(cell: SweepCell) -> dict[str, Any]:
+def _stated(folder: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """What the base job of the sweep in a folder says of keys; those it leaves to their defaults are missing."""
+    base = tomllib.loads(str(_index(folder)["sweep"])).get("job", {})
+    found: dict[str, Any] = {}
+    for key in keys:
+        value: Any = base
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def _about(cell: SweepCell, stated: Mapping[str, Any]) -> dict[str, Any]:
     failed = failed_items(cell.folder) if cell.exists else []
     state = "not begun"
     if cell.failure is not None:
@@ -298,7 +327,8 @@ def _about(cell: SweepCell) -> dict[str, Any]:
         state = "complete" if finished(cell.folder) else "partial"
     reason = cell.failure or (f"{len(failed)} items failed, the first because it {failed[0].strip()}" if failed else "")
     changed = {
-        key: value if isinstance(value, (str, int, float)) else to_toml(value) for key, value in cell.changes.items()
+        key: value if isinstance(value, (str, int, float)) else to_toml(value)
+        for key, value in {**stated, **cell.changes}.items()
     }
     return {"label": cell.label, "state": state, "reason": reason, **changed}
 

@@ -22,13 +22,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, nearest
+from landscape.layer_spectra import STAGES as LAYER_STAGES
+from landscape.spectrum import STAGES as SPECTRUM_STAGES
 from landscape_jobs.spec import Job, parse_job, put_in, to_toml, toml_key
 
 _KEYS = ("job", "out", "product", "zip", "cell")
@@ -80,11 +83,25 @@ class Sweep:
 
 
 def top_level(path: Path) -> frozenset[str]:
-    """Keys at the top of a TOML file, which tell jobs, sweeps and stages apart; none where it cannot be read."""
+    """Keys at the top of a TOML file, which tell jobs, sweeps and stages apart; none where it cannot be read.
+
+    Raises InputError for a folder.
+    """
+    if path.is_dir():
+        if (path / "sweep.json").is_file() or run_record(path) is not None:
+            way = f"go on with: landscape resume {shlex.quote(str(path))}"
+            raise InputError(f"{path} is a run folder, not a job file; {way}")
+        raise InputError(f"{path} is a folder, not a job file; give the path of a TOML file")
     try:
         return frozenset(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return frozenset()
+
+
+def run_record(folder: Path) -> Path | None:
+    """The record of the run in a folder, of several tasks the first one's; None where there is none."""
+    records = (folder / name / "run.json" for name in ("", *SPECTRUM_STAGES, *LAYER_STAGES))
+    return next((record for record in records if record.is_file()), None)
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
@@ -111,16 +128,22 @@ def parse_sweep(text: str, source: str | Path, overrides: Sequence[str] = ()) ->
     """The sweep in a TOML text that stands (or stood) in the file `source`; see `load_sweep`."""
     source = Path(source)
     content = _parsed(text, source, "sweep file")
-    for key in content:
-        if key not in _KEYS:
-            raise InputError(f"sweep file {source}: {key!r} is unknown; {nearest(key, _KEYS)}")
-    if not isinstance(out := content.get("out"), str) or not out:
-        raise InputError(
-            f"sweep file {source}: out = {out!r} is not a folder; give the one for the sweep's run folders"
-        )
-    folder = (source.resolve().parent / Path(out).expanduser()).absolute()
-    base = _base(content.get("job"), source)
-    changes = _changes(content, source)
+    problems = [f"{key!r} is unknown; {nearest(key, _KEYS)}" for key in content if key not in _KEYS]
+    out = content.get("out")
+    if out is None:
+        problems.append("out is missing; give the folder for the sweep's run folders")
+    elif not isinstance(out, str) or not out:
+        problems.append(f"out = {out!r} is not a folder; give the one for the sweep's run folders")
+    base: dict[str, Any] = {}
+    try:
+        base = _base(content.get("job"), source)
+    except InputError as error:
+        problems.append(str(error).removeprefix(f"sweep file {source}: "))
+    changes = _changes(content, problems)
+    if len(problems) == 1:
+        raise InputError(f"sweep file {source}: {problems[0]}")
+    _require_none(problems, source)
+    folder = (source.resolve().parent / Path(str(out)).expanduser()).absolute()
     _apply(overrides, base, {key for cell in changes for key in cell})
     return Sweep(source, folder, base, _cells(base, changes, folder, source))
 
@@ -157,66 +180,81 @@ def _base(given: Any, source: Path) -> dict[str, Any]:
     return content | {"folder": str(home / folder) if isinstance(folder, str) else folder}
 
 
-def _changes(content: Mapping[str, Any], source: Path) -> list[dict[str, Any]]:
-    """What each cell changes, in order."""
-    lists = {name: _lists(content.get(name, {}), name, source) for name in ("product", "zip")}
+def _require_none(problems: Sequence[str], source: Path) -> None:
+    if problems:
+        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InputError(f"sweep file {source} cannot be used:\n  " + "\n  ".join(problems[:_SHOWN]) + more)
+
+
+def _changes(content: Mapping[str, Any], problems: list[str]) -> list[dict[str, Any]]:
+    """What each cell changes, in order; of use where no problem was added to `problems`."""
+    before = len(problems)
+    lists = {name: _lists(content.get(name, {}), name, problems) for name in ("product", "zip")}
     listed = content.get("cell", [])
     if not isinstance(listed, list) or not all(isinstance(cell, dict) and cell for cell in listed):
-        raise InputError(f"sweep file {source}: cells are tables, each with a key or more; begin one with [[cell]]")
+        problems.append("cells are tables, each with a key or more; begin one with [[cell]]")
+        listed = []
     owners: dict[str, str] = {}
     changed = {name: list(table) for name, table in lists.items()}
     changed["cell"] = list(dict.fromkeys(key for cell in listed for key in cell))
     for name, keys in changed.items():
         for key in keys:
-            _require_changeable(key, name, source)
+            problems += _unchangeable(key, name)
             if key in owners:
-                raise InputError(
-                    f"sweep file {source}: {key} is changed in [{owners[key]}] and in [{name}]; once is it"
-                )
+                problems.append(f"{key} is changed in [{owners[key]}] and in [{name}]; once is it")
             owners[key] = name
     for key in owners:
         inner = next((other for other in owners if other.startswith(f"{key}.")), None)
         if inner is not None:
-            raise InputError(f"sweep file {source}: {key} holds {inner}, and both are changed; change one of them")
+            problems.append(f"{key} holds {inner}, and both are changed; change one of them")
     lengths = {key: len(values) for key, values in lists["zip"].items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{key} has {count}" for key, count in lengths.items())
-        raise InputError(
-            f"sweep file {source}: lists in [zip] go in step, so they are of one length, but {found} values"
-        )
-    if not owners:
-        raise InputError(f"sweep file {source} changes nothing; give [product], [zip] or [[cell]]")
+        problems.append(f"lists in [zip] go in step, so they are of one length, but {found} values")
+    if not owners and len(problems) == before:
+        problems.append("it changes nothing; give [product], [zip] or [[cell]]")
+    if len(problems) > before:
+        return []
     combined = [dict(zip(lists["product"], row, strict=True)) for row in itertools.product(*lists["product"].values())]
     in_step = [dict(zip(lengths, row, strict=True)) for row in zip(*lists["zip"].values(), strict=True)] or [{}]
     return [{**a, **b, **c} for a, b, c in itertools.product(combined, in_step, listed or [{}])]
 
 
-def _lists(table: Any, name: str, source: Path) -> dict[str, list[Any]]:
+def _lists(table: Any, name: str, problems: list[str]) -> dict[str, list[Any]]:
+    """The lists of values in a table, those that are some."""
     if not isinstance(table, dict):
-        raise InputError(f"sweep file {source}: {name} = {table!r} is no table; begin it with [{name}]")
+        problems.append(f"{name} = {table!r} is no table; begin it with [{name}]")
+        return {}
+    found: dict[str, list[Any]] = {}
     for key, values in table.items():
         if isinstance(values, dict):
-            raise InputError(
-                f'sweep file {source}: write keys of [{name}] in quotes, as in "{key}.{next(iter(values))}"'
-            )
-        if not isinstance(values, list) or not values:
-            raise InputError(f"sweep file {source}: {name}: {key} = {values!r} is not a list of one value or more")
-    return table
+            problems.append(f'write keys of [{name}] in quotes, as in "{key}.{next(iter(values), "key")}"')
+        elif not isinstance(values, list) or not values:
+            problems.append(f"{name}: {key} = {values!r} is not a list of one value or more")
+        else:
+            found[key] = values
+    return found
 
 
-def _require_changeable(key: str, name: str, source: Path) -> None:
+def _unchangeable(key: str, name: str) -> Iterator[str]:
+    """Why no cell can change a key."""
     if not _CHANGED.fullmatch(key):
-        raise InputError(f'sweep file {source}: {name}: {key!r} is no key of a job, such as "plane.seed"')
+        yield f'{name}: {key!r} is no key of a job, such as "plane.seed"'
     if key.split(".")[0] in ("run", "folder"):
-        raise InputError(
-            f"sweep file {source}: {name}: {key} does not change what is computed, and so makes no other cell; give it "
-            "in the base job, or with --set"
+        yield (
+            f"{name}: {key} does not change what is computed, and so makes no other cell; give it in the base job, or "
+            "with --set"
         )
 
 
 def _apply(overrides: Sequence[str], base: dict[str, Any], changed: set[str]) -> None:
     for override in overrides:
         key = override.partition("=")[0].strip()
+        if (first := key.partition(".")[0]) in _KEYS:
+            raise InputError(
+                f"--set {override!r}: values are put into the base job, and `{first}` is the sweep's; "
+                f"edit `{first}` in the sweep file"
+            )
         clash = next((c for c in changed if c == key or c.startswith(f"{key}.") or key.startswith(f"{c}.")), None)
         if clash is not None:
             raise InputError(f"--set {override!r}: the sweep itself changes {clash}; edit the sweep file")
@@ -237,10 +275,7 @@ def _cells(base: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], out: P
         except InputError as error:
             for problem in (str(error).partition(":\n  ")[2] or str(error)).split("\n  "):
                 problems.setdefault(problem, []).append(number)
-    if problems:
-        told = [f"{_named(numbers, labels)}: {problem}" for problem, numbers in problems.items()]
-        more = f"\n  and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        raise InputError(f"sweep file {source} cannot be used:\n  " + "\n  ".join(told[:_SHOWN]) + more)
+    _require_none([f"{_named(numbers, labels)}: {problem}" for problem, numbers in problems.items()], source)
     first: dict[str, int] = {}
     for cell in cells:
         same = first.setdefault(to_toml(dict(sorted(cell.changes.items()))), cell.number)

@@ -39,6 +39,7 @@ _PROVENANCE = (
     "origin",
     "dir_file",
 )
+_LEFT_OUT = 20  # failures shown
 _WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
 
 
@@ -71,6 +72,27 @@ def surface_tables(surface: ls.Surface, title: str) -> Iterator[RenderableType]:
     if surface.points is not None:
         yield _points(surface.points, tuple(surface.axes), list(surface.values))
     yield from provenance_table(about)
+
+
+def left_out_table(result: Any) -> Iterator[Table]:
+    """Items that failed and were left out, where there are any, with the last line of the reason."""
+    failures = result.attributes.get("failures") or ()
+    if not failures:
+        return
+    table = _table("left out, because they failed", "item", "where", "reason")
+    for failure in failures[:_LEFT_OUT]:
+        item = int(failure["item"])
+        where = ""
+        if isinstance(result, ls.Surface) and item < result.computed.size:
+            place = np.unravel_index(item, result.computed.shape)
+            axes = result.axes.items()
+            where = ", ".join(
+                f"{name} = {values[i]:.6g}" for (name, values), i in zip(axes, reversed(place), strict=True)
+            )
+        table.add_row(str(item), where, str(failure["reason"]).strip().splitlines()[-1])
+    if len(failures) > _LEFT_OUT:
+        table.add_row("", "", f"and {len(failures) - _LEFT_OUT} more")
+    yield table
 
 
 def provenance_table(about: Mapping[str, Any]) -> Iterator[Table]:
