@@ -184,11 +184,8 @@ def _total_line(name: str, runs: Sequence[RunStatus]) -> dict[str, Text]:
     rows = f"{sums['done']:,} of {sums['items']:,}"
     if sums["not_begun"]:
         begun = sums["runs"] - sums["not_begun"]
-        rows = (
-            "none has begun"
-            if not begun
-            else f"{rows} rows\nof the {begun:,} run{'s' if begun != 1 else ''}\nthat {'have' if begun != 1 else 'has'} begun"
-        )
+        of = "the 1 run\nthat has begun" if begun == 1 else f"the {begun:,} runs\nthat have begun"
+        rows = f"{rows} rows\nof {of}" if begun else "none has begun"
     return {
         "run": Text(name, style="bold"),
         "rows": Text(rows),
