@@ -148,7 +148,8 @@ def test_tables_of_curvature_are_the_arguments_of_their_function(
     parameters = {
         name: parameter.default
         for name, parameter in inspect.signature(function).parameters.items()
-        if name not in ("objective", "out", "theta", "buffers", "start", "ranks_per_item", "progress", "job")
+        if name
+        not in ("objective", "out", "theta", "buffers", "start", "ranks_per_item", "tolerance", "progress", "job")
     }
     assert {name: field.default for name, field in table.model_fields.items()} == parameters
 

@@ -373,7 +373,7 @@ def test_a_sweep_has_a_line_for_each_cell_and_a_total(sweep: Path) -> None:
     assert report.runs[3].advice == ""
     sums = document(report)["total"]
     assert (sums["runs"], sums["items"], sums["done"], sums["left"], sums["failed"]) == (4, 20, 14, 6, 0)
-    shown = text(report)
+    shown = text(report, 250)
     assert sums["not_begun"] == 2
     for words in ("seed=3", f"{sweep.name}, total", "14 of 20 rows", "of the 2 runs", "PENDING (Priority)"):
         assert words in shown
