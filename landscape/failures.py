@@ -23,6 +23,7 @@ from typing import BinaryIO
 from landscape.errors import InputError
 from landscape.files import write_durably
 from landscape.provenance import time_now
+from landscape.results import BoolArray
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,13 @@ def given_up(failures: Iterable[Failure], retries: int) -> dict[int, str]:
         for (item, _), found in sorted(at.items())
         if sum(failure.share for failure in found) >= retries + 1 - _NEARLY
     }
+
+
+def ended(done: BoolArray, failed: Iterable[int]) -> BoolArray:
+    """Which items are finished or given up, (n,)."""
+    both = done.copy()
+    both[list(failed)] = True
+    return both
 
 
 class Ledger:

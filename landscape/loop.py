@@ -17,10 +17,9 @@ import numpy as np
 from landscape.claims import BYE, FAILED, STOPPED, ManagedClaims, Progress, RequestedClaims, Source, Tally
 from landscape.comm import SERIAL, Communicator, PartnerFailedError, RanksLostError, world
 from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError
-from landscape.failures import Failure, Hand, Ledger, Tolerance, failure, given_up
+from landscape.failures import Failure, Hand, Ledger, Tolerance, ended, failure, given_up
 from landscape.heartbeat import Heartbeat
 from landscape.provenance import attempt_record, time_now
-from landscape.results import BoolArray
 from landscape.schedule import Claims
 from landscape.signals import StopSignals, TimeLimit
 from landscape.store import History, ShardWriter, Store, json_differences
@@ -51,7 +50,7 @@ class Outcome:
     @property
     def ended(self) -> bool:
         """Whether every row is there or given up."""
-        return bool(_ended(self.rows, self.history.failed).all())
+        return bool(ended(self.rows.done, self.history.failed).all())
 
 
 def agree(comm: Communicator, action: Callable[[], T]) -> T:
@@ -112,9 +111,9 @@ def run_task(
         with contextlib.suppress(LandscapeError):  # a full disk refuses this, too; the first reason is the one to tell
             book.end({"failure": str(error)}, {})
         raise
-    done, failed = int(rows.done.sum()), book.failed()
+    done, failed = int(rows.done.sum()), book.given_up(book.failures())
     history = book.end({"computed": computed, "done": done, "failed": len(failed), "signal": stopped}, failed)
-    if stopped is not None and not _ended(rows, failed).all():
+    if stopped is not None and not ended(rows.done, failed).all():
         place = (
             f"the same command goes on from {out}" if out is not None else "they were in memory only; out= keeps them"
         )
@@ -239,9 +238,9 @@ class _Book:
             return result
         return tuple(failure for part in self._comm.gather_all(self._failures) for failure in part)
 
-    def failed(self) -> dict[int, str]:
-        """Items given up, and why, the same on every rank."""
-        return {} if self._tolerance is None else given_up(self.failures(), self._tolerance.retries)
+    def given_up(self, failures: Sequence[Failure]) -> dict[int, str]:
+        """Items given up after these failures, and why."""
+        return {} if self._tolerance is None else given_up(failures, self._tolerance.retries)
 
     def note_failure(self, item: int, reason: str) -> None:
         """Keep why an item failed."""
@@ -347,11 +346,8 @@ class _Run:
                 break
         return rows, computed, stopped
 
-    def _given_up(self, failures: Sequence[Failure]) -> dict[int, str]:
-        return {} if self._tolerance is None else given_up(failures, self._tolerance.retries)
-
     def _over(self, rows: Rows, failures: Sequence[Failure]) -> bool:
-        return bool(_ended(rows, self._given_up(failures)).all())
+        return bool(ended(rows.done, self._book.given_up(failures)).all())
 
     def _require_rows(self, rows: Rows, failures: Sequence[Failure]) -> None:
         """A run without a single row has failed, whatever it tolerates."""
@@ -505,9 +501,9 @@ class _Run:
             return None
         if self._comm.rank != 0:
             return RequestedClaims(self._comm)
-        failed = self._given_up(failures)
+        failed = self._book.given_up(failures)
         suspected = {failure.item for failure in failures}  # last, so that they cost the others nothing
-        pending = sorted(np.flatnonzero(~_ended(rows, failed)).tolist(), key=lambda item: (item in suspected, item))
+        pending = sorted(np.flatnonzero(~ended(rows.done, failed)).tolist(), key=lambda item: (item in suspected, item))
         headline = rows.columns[task.headline]
         smallest = float(np.fmin.reduce(headline, axis=None))
         done, total = int(rows.done.sum()), len(rows.done)
@@ -522,13 +518,6 @@ class _Run:
         claims = Claims(pending, len(self._leaders), limit)
         ledger = Ledger(failures, self._tolerance.retries if self._tolerance is not None else 0)
         return ManagedClaims(claims, ledger, tally, self._comm, self._leaders[1:], lambda: signals.received is not None)
-
-
-def _ended(rows: Rows, failed: Mapping[int, str]) -> BoolArray:
-    """Which rows are finished or given up."""
-    ended = rows.done.copy()
-    ended[list(failed)] = True
-    return ended
 
 
 class _ItemAfterItemError(RunFailedError):

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import InputError, StoreError
-from landscape.failures import Failure, Failures, Hand, given_up, left_in_hand
+from landscape.failures import Failure, Failures, Hand, ended, given_up, left_in_hand
 from landscape.files import create_durably, write_durably
 from landscape.heartbeat import Beat, read_beat
 from landscape.results import BoolArray
@@ -296,9 +296,7 @@ class Store:
     @property
     def complete(self) -> bool:
         """Whether every item of all rounds so far is done or given up."""
-        ended = self.done_items({})
-        ended[list(self.failed())] = True
-        return bool(ended.all())
+        return bool(ended(self.done_items({}), self.failed()).all())
 
     def note_failure(self, failure: Failure) -> None:
         """Keep why an item failed. Raises StoreError when the disk refuses."""

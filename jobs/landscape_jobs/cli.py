@@ -402,7 +402,7 @@ def _run(load: Callable[[], Job], limit_items: int | None) -> None:
     with ProgressDisplay() as display:
         run_job(job, limit_items=limit_items, progress=display)
     stores = run_stores(job.out)
-    rows = on_rank_0(lambda: [done for store in stores for done in store.rows().done])
+    rows = on_rank_0(lambda: [done for store in stores for done in store.done_items({})])
     failed = on_rank_0(lambda: [reason for store in stores for reason in store.failed().values()])
     if sum(rows) + len(failed) < len(rows):
         tell(f"{sum(rows)} of {len(rows)} rows are done; go on with: landscape resume {quoted(job.out)}")
