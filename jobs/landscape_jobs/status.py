@@ -25,9 +25,7 @@ import numpy.typing as npt
 
 from landscape.errors import LandscapeError, StoreError
 from landscape.grid import Grid
-from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.opening import run_stores
-from landscape.spectrum import STAGES as SPECTRUM_STAGES
 from landscape.store import FAILURES, RESULT, Store
 from landscape_jobs.queue import (
     Answer,
@@ -44,7 +42,7 @@ from landscape_jobs.queue import (
 from landscape_jobs.slurm import FINISHED
 from landscape_jobs.submit import SUBMITTED
 from landscape_jobs.sweep import INDEX, is_sweep, sweep_cells, text_key
-from landscape_jobs.sweep_file import parse_sweep
+from landscape_jobs.sweep_file import parse_sweep, run_record
 
 FORMAT = 1  # of the document
 
@@ -237,7 +235,7 @@ class Reader:
             return self._finished[place]
         names = self._job_names(place)
         run = RunStatus(folder, COMPLETE if (folder / FINISHED).is_file() else NOT_BEGUN, names=names)
-        if _has_run(folder):
+        if run_record(folder) is not None:
             try:
                 run = self._begun(folder, names, now)
             except StoreError as error:
@@ -412,7 +410,7 @@ def require_runs(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     missing = next((folder for folder in folders if not folder.exists()), None)
     if missing is not None:
         raise StoreError(f"{missing} does not exist; give the folder a run was told to use")
-    runs = [folder for folder in folders if is_sweep(folder) or _has_run(folder) or _submissions(folder)]
+    runs = [folder for folder in folders if is_sweep(folder) or run_record(folder) is not None or _submissions(folder)]
     if not runs:
         if any(folders[0].glob("*/run.json")):
             raise StoreError(f"{folders[0]} is not a run folder, but holds some; name them, as in {folders[0]}/*")
@@ -524,11 +522,6 @@ def _ended(last: Mapping[str, Any], left: int, now: float) -> dict[str, Any]:
         return {"state": RUNNING if fresh else STOPPED, "detail": detail}
     signal = last.get("signal")
     return {"state": STOPPED, "detail": f"by {signal}" if signal else "at a limit of items"}
-
-
-def _has_run(folder: Path) -> bool:
-    """Whether a run has begun in a folder; of several tasks each has a folder in it."""
-    return any((folder / name / "run.json").is_file() for name in ("", *SPECTRUM_STAGES, *LAYER_STAGES))
 
 
 def _submissions(folder: Path) -> list[Path]:
