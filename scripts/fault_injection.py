@@ -230,12 +230,6 @@ def compare(run: Path, wanted: dict[str, bytes], *, exactly: bool = True) -> Non
             raise LostError(f"{run.name}: {name} is another than undisturbed")
 
 
-def near(first: bytes, second: bytes) -> bool:
-    """Whether they are numbers that differ by rounding."""
-    a, b = (np.frombuffer(content, dtype=np.float64) for content in (first, second))
-    return bool(np.allclose(a, b, rtol=1e-6, atol=1e-9, equal_nan=True))
-
-
 def main() -> None:
     """Kill, compare, and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
