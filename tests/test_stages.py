@@ -303,7 +303,7 @@ def test_a_stage_that_sbatch_refuses_is_told_with_those_submitted(home: Path, mo
     [
         (["--no-requeue"], "stage measure would not wait for"),
         (["--set", "plane.seed=1"], "set values in their own files"),
-        (["--array", "0-1"], "a command is started once"),
+        (["--array", "0-1"], "is for sweeps, whose cells"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_submitted(home: Path, words: list[str], said: str) -> None:
@@ -322,7 +322,7 @@ def test_how_many_at_once_is_for_sweeps_alone(home: Path) -> None:
     Path("study.toml").write_text(stage("a", RUN, "options = { array = '0-3' }"))
     result = landscape("submit", "study.toml")
     assert result.exit_code == 2
-    assert "a command is started once" in result.stderr
+    assert "is for sweeps, whose cells" in result.stderr
 
 
 def test_stages_are_not_run_here(home: Path) -> None:

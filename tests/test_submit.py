@@ -350,6 +350,9 @@ def test_how_many_cells_at_once_is_not_for_a_single_job(folder: Path) -> None:
     result = landscape("submit", "job.toml", "--array", "%4")
     assert result.exit_code == 2
     assert "--array %4 says how many cells" in result.stderr
+    result = landscape("submit", "job.toml", "--array", "0-3")
+    assert result.exit_code == 2
+    assert "array = '0-3' is for sweeps" in result.stderr
     assert not (folder / "calls").exists()
     (folder / "landscape-site.toml").write_text('array = "%4"\n')
     assert "--array" not in directives(landscape("submit", "job.toml", "--dry-run").stdout)

@@ -281,12 +281,7 @@ def _submission(
     if isinstance(work, Stage):
         if command_finished(work) and not anew:
             return None, [f"its command has succeeded before, as {work.folder / FINISHED} says"]
-        options = _options([], layers)
-        if options.array is not None:
-            raise InputError(
-                f"stage {work.name}: array = {options.array!r}, but a command is started once; make a stage for each"
-            )
-        return _numbered(work.name, work, work.folder, options, layers), []
+        return _numbered(work.name, work, work.folder, _options([], layers), layers), []
     if isinstance(work, Job):
         options = _options([work], layers)
         return _numbered(work.out.name, work, work.out.absolute(), options, layers), []
@@ -307,6 +302,11 @@ def _options(jobs: Sequence[Job], layers: Mapping[str, Mapping[str, Any]], *, ce
         _require_fit(job, options)
     if not cells and (options.array or "").startswith("%"):
         options = replace(options, array=None)  # how many cells run at once: a sweep's beside it, or a profile's
+    if not cells and options.array is not None:
+        raise InputError(
+            f"array = {options.array!r} is for sweeps, whose cells are its tasks; of a single job or a command each task "
+            "would do all of it: leave it out, or write a sweep file"
+        )
     if options.environment and not Path(options.environment).exists():
         raise InputError(
             f"environment = {options.environment!r} does not exist; give the folder of a virtual or conda environment, "
