@@ -103,7 +103,8 @@ def start(folder: Path, job: str, ranks: int, *launcher: str) -> subprocess.Pope
         return subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | SETTINGS | {"NAP": JOBS[job][1]},
+            # mpiexec that is killed leaves its session's folder, and one that gets its number later fails on that
+            env=os.environ | SETTINGS | {"NAP": JOBS[job][1], "TMPDIR": str(folder)},
             stdout=log,
             stderr=log,
             start_new_session=True,

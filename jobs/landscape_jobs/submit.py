@@ -304,8 +304,8 @@ def _options(jobs: Sequence[Job], layers: Mapping[str, Mapping[str, Any]], *, ce
         options = replace(options, array=None)  # how many cells run at once: a sweep's beside it, or a profile's
     if not cells and options.array is not None:
         raise InputError(
-            f"array = {options.array!r} is for sweeps, whose cells are its tasks; of a single job or a command each task "
-            "would do all of it: leave it out, or write a sweep file"
+            f"array = {options.array!r} is for sweeps, whose cells are its tasks; of a single job or a command each "
+            "task would do all of it: leave it out, or write a sweep file"
         )
     if options.environment and not Path(options.environment).exists():
         raise InputError(
