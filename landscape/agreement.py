@@ -35,6 +35,7 @@ from landscape.task import Description, Row, Rows
 from landscape.trees import batch_size, digest, tensors_in
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
     from matplotlib.figure import Figure
 
@@ -78,6 +79,11 @@ class Agreement:
             f"{self.samples:,} samples)"
         )
 
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
+
     @property
     def complete(self) -> bool:
         """Whether the values are of all of the data."""
@@ -100,6 +106,12 @@ class Agreement:
         from landscape.agreement_schema import agreement_to_xarray
 
         return agreement_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each pair: names of the two models, each measure and its `_stderr`."""
+        from landscape.frames import agreement_frame
+
+        return agreement_frame(self)
 
     def plot(self, measure: str = "cka") -> Figure:
         """A heat map of one measure; see `landscape.agreement_plotting.plot_agreement`."""

@@ -17,6 +17,7 @@ from landscape.paths import Path
 from landscape.results import BoolArray, FloatArray
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
     from matplotlib.figure import Figure
 
@@ -55,6 +56,11 @@ class Connectivity:
             f"Connectivity({len(self.labels)} models, {len(self.pairs)} pairs, {int(self.computed.sum())} computed: "
             f"{fitted} at {len(self.t)} places)"
         )
+
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
 
     @property
     def complete(self) -> bool:
@@ -119,6 +125,12 @@ class Connectivity:
         from landscape.connectivity_schema import connectivity_to_xarray
 
         return connectivity_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each pair: names of the two models, the numbers of `NUMBERS`, `computed`."""
+        from landscape.frames import connectivity_frame
+
+        return connectivity_frame(self)
 
     def plot(self, kind: str = "table", **options: Any) -> Figure:
         """A Figure: "table" (heat maps of barriers), "graph" (models and low barriers) or "paths" (every pair)."""

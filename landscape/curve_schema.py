@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from landscape import hdf5
 from landscape.curves import Curve
-from landscape.schema import file_tree, read_attributes, reading
+from landscape.schema import file_tree, read_attributes, reading, to_xarray
+
+if TYPE_CHECKING:
+    import xarray
 
 
 def write_curve(path: str | Path, curve: Curve) -> Path:
@@ -29,6 +33,12 @@ def curve_group(curve: Curve) -> hdf5.Group:
         variables[f"history_{name}"] = hdf5.Variable(("epoch",), values, {"long_name": text, "units": "1"})
     shape = {"kind": curve.kind, "length": curve.length, "distance": curve.distance, "history": " ".join(curve.history)}
     return hdf5.Group(variables, shape)
+
+
+def curve_to_xarray(curve: Curve) -> xarray.Dataset:
+    """The variables and attributes of the file's group "curve", with the root's attributes."""
+    group = curve_group(curve)
+    return to_xarray(group.variables, {**curve.attributes, **group.attributes})
 
 
 def read_curve(tree: hdf5.Group, path: str | Path) -> Curve:

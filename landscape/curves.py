@@ -21,6 +21,7 @@ from landscape.states import ThetaLike, read_model, require_finite
 from landscape.trees import digest
 
 if TYPE_CHECKING:
+    import xarray
     from matplotlib.figure import Figure
 
 
@@ -42,6 +43,11 @@ class Curve:
         return (
             f"Curve({self.kind} of {n} control points in {size:,} parameters, {self.attributes.get('made', 'given')})"
         )
+
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
 
     def point(self, t: float, out: Tensor | None = None) -> Tensor:
         """gamma(t), (size,), into `out` where given; the ends are met to the bit. Raises InputError outside [0, 1]."""
@@ -78,6 +84,12 @@ class Curve:
         """The same curve on the objective's device, in its precision. Raises InputError where the model is another."""
         points = [objective.vector(point) for point in self.control_points]
         return replace(self, control_points=torch.stack(points))
+
+    def to_xarray(self) -> xarray.Dataset:
+        """Control points (control_point, parameter) and the history (epoch) as an xarray Dataset."""
+        from landscape.curve_schema import curve_to_xarray
+
+        return curve_to_xarray(self)
 
     def plot(self) -> Figure:
         """A Figure of loss, metrics and step size over the epochs of the fit. InputError for a curve that was given."""

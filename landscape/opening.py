@@ -1,10 +1,10 @@
-"""Opening what runs left: a run folder (finished or not), a result file, or a surface file of loss-landscape."""
+"""Opening what was left: folders of runs, finished or not, and of sweeps; files of one run, of several, of others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,17 +24,26 @@ from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.layer_spectra import layers_from_folder
 from landscape.path import path_from_rows
 from landscape.path_schema import path_group, read_path
+from landscape.profiles import Profiles, profiles_from_rows
+from landscape.profiles_schema import profiles_group, read_profiles
 from landscape.results import Surface
-from landscape.schema import check_version, file_tree, merged_group, read_surface, surface_group
+from landscape.runs import run_stages
+from landscape.schema import check_version, file_tree, merged_group, read_surface, surface_group, to_datatree
 from landscape.spectra import LayerSpectra, Spectrum
 from landscape.spectral_schema import layers_group, read_layers, read_spectrum, spectrum_group
 from landscape.spectrum import STAGES as SPECTRUM_STAGES
 from landscape.spectrum import spectrum_from_folder
 from landscape.store import History, Store
 from landscape.surface import surface_from_rows
+from landscape.sweeps import is_sweep, sweep_runs
 from landscape.task import Description, Rows
 
-Result = Surface | Spectrum | LayerSpectra | Curve | paths.Path | Connectivity | Agreement
+if TYPE_CHECKING:
+    import xarray
+
+Result = Surface | Spectrum | LayerSpectra | Curve | paths.Path | Connectivity | Agreement | Profiles
+
+_SHOWN = 8  # names that a message lists
 
 # Group of a file -> its reader; the first that a file holds is what it opens as.
 _READERS: dict[str, Callable[[hdf5.Group, str | Path], Result]] = {
@@ -45,6 +54,7 @@ _READERS: dict[str, Callable[[hdf5.Group, str | Path], Result]] = {
     "path": read_path,
     "connectivity": read_connectivity,
     "agreement": read_agreement,
+    "profiles": read_profiles,
 }
 _WRITERS: dict[type[Result], tuple[str, Callable[[Any], hdf5.Group]]] = {
     Surface: ("surface", surface_group),
@@ -54,6 +64,7 @@ _WRITERS: dict[type[Result], tuple[str, Callable[[Any], hdf5.Group]]] = {
     paths.Path: ("path", path_group),
     Connectivity: ("connectivity", connectivity_group),
     Agreement: ("agreement", agreement_group),
+    Profiles: ("profiles", profiles_group),
 }
 # Name of a run folder's task -> the result of its rows, masked where it is not finished.
 _FROM_ROWS: dict[str, Callable[[Description, Rows, History], Result]] = {
@@ -63,40 +74,113 @@ _FROM_ROWS: dict[str, Callable[[Description, Rows, History], Result]] = {
     "path": path_from_rows,
     "connectivity": connectivity_from_rows,
     "agreement": agreement_from_rows,
+    "profiles": profiles_from_rows,
 }
 
 
-def open_result(path: str | Path, *, run: str | None = None, group: str | None = None) -> Result:
-    """The result at `path`: a run folder, masked where it is not finished, or an HDF5 file.
+def open_anything(path: str | Path, *, run: str | None = None, group: str | None = None) -> Result | xarray.DataTree:
+    """What is at `path`: one result, or all runs of a sweep's folder or of a merged file as an `xarray.DataTree`.
 
-    `run` names one of the runs in a merged file. `group` names one of the results a file holds side by side,
-    "surface", "spectrum", "layer_spectra", "curve", "path", "connectivity" or "agreement"; by default the first of
-    them in this order. Raises StoreError for what cannot be read, InputError for a run or a result that is not there.
+    The tree is what `xarray.open_datatree` reads from the merged file: a node for each run, empty where there is
+    nothing of it yet, and for a sweep a table of its cells and their states at the root. `run` picks one of them. For
+    everything else, and what is raised, see `open_result`.
     """
     path = Path(path)
+    several = run is None and group is None and _several(path)
+    return to_datatree(several) if several else open_result(path, run=run, group=group)
+
+
+def open_result(path: str | Path, *, run: str | None = None, group: str | None = None) -> Result:
+    """The one result at `path`: a run folder, masked where it is not finished, or an HDF5 file.
+
+    `run` names one of the runs in a merged file or in the folder of a sweep. `group` names one of the results a file
+    holds side by side, "surface", "spectrum", "layer_spectra", "curve", "path", "connectivity", "agreement" or
+    "profiles"; by default the first of them in this order. Raises StoreError for what cannot be read, InputError for a
+    run or a result that is not there.
+    """
+    path = Path(path)
+    _require_path(path)
     if path.is_dir():
+        if is_sweep(path):
+            begun = {name: folder for name, folder in sweep_runs(path)[0].items() if folder is not None}
+            return _of_kind(_open_folder(begun[_one_of(begun, run, path)]), group, path)
+        _require_run(path)
+        _require_unnamed(run, path)
         return _of_kind(_open_folder(path), group, path)
-    if not path.exists():
-        raise StoreError(f"{path} does not exist; give a run folder or an HDF5 file")
     tree = hdf5.read(path)
     if "xcoordinates" in tree.variables:
+        _require_unnamed(run, path)
         return _of_kind(read_loss_landscape_surface(path), group, path)
     check_version(tree, path)
-    names = str(tree.attributes["runs"]).split(" ") if "runs" in tree.attributes else []
-    if not names:
-        return _read(tree, group, path)
-    if run is None and len(names) > 1:
-        raise InputError(f"{path} holds {len(names)} runs; say which: run= one of {', '.join(names)}")
-    chosen = run or names[0]
-    if chosen not in tree.groups:
-        raise InputError(f"{path} holds no run {chosen!r}; {nearest(chosen, names)}")
-    return _read(tree.groups[chosen], group, path)
+    if "runs" in tree.attributes:
+        return _read(tree.groups[_one_of(_names(tree), run, path)], group, path)
+    _require_unnamed(run, path)
+    return _read(tree, group, path)
 
 
 def run_names(path: str | Path) -> list[str]:
-    """Names of the runs in a merged file, in order; empty for a file of one run."""
-    attributes = hdf5.read(path).attributes
-    return str(attributes["runs"]).split(" ") if "runs" in attributes else []
+    """Names of the runs in a merged file or in the folder of a sweep, in order; empty for what holds one run."""
+    path = Path(path)
+    if path.is_dir():
+        return [name for name, folder in sweep_runs(path)[0].items() if folder is not None] if is_sweep(path) else []
+    return _names(hdf5.read(path))
+
+
+def _names(tree: hdf5.Group) -> list[str]:
+    """Names of the runs in the tree of a merged file, but for those there is nothing of."""
+    return str(tree.attributes.get("runs", "")).split()
+
+
+def _several(path: Path) -> hdf5.Group | None:
+    """The tree of a sweep's folder, or of a file of several runs; None for anything else."""
+    if path.is_dir():
+        return _merged(*sweep_runs(path)) if is_sweep(path) else None
+    _require_path(path)
+    tree = hdf5.read(path)
+    if "runs" not in tree.attributes or len(tree.groups) == 1:
+        return None
+    check_version(tree, path)
+    return tree
+
+
+def _require_path(path: Path) -> None:
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; give a run folder or an HDF5 file")
+
+
+def _require_run(folder: Path) -> None:
+    """Raise StoreError for a folder without a run of its own, which says what there is to open instead."""
+    if run_stages(folder) or (folder / "run.json").is_file():
+        return
+    inside = [place.name for place in sorted(folder.iterdir()) if _openable(place)]
+    way = f"Open one of what it holds: {', '.join(inside[:_SHOWN])}" + (", ..." if len(inside) > _SHOWN else "")
+    raise StoreError(
+        f"{folder} is not a run folder: it holds no run.json, nor the sweep.json of a sweep. "
+        + (way if inside else "Give the folder a run was told to use.")
+    )
+
+
+def _openable(path: Path) -> bool:
+    """Whether `open_anything` may find something at a path, by its name or by the folder's records."""
+    return path.suffix == ".h5" or (path / "run.json").is_file() or bool(run_stages(path)) or is_sweep(path)
+
+
+def _require_unnamed(run: str | None, path: Path) -> None:
+    """Raise InputError for a run that was asked for by name where there is one without."""
+    if run is not None:
+        raise InputError(f"{path} holds one run, which has no name; leave out run={run!r}")
+
+
+def _one_of(names: Iterable[str], run: str | None, path: Path) -> str:
+    """The name of the run that is meant."""
+    names = list(names)
+    if not names:
+        raise InputError(f"{path} holds no run that has begun; run the sweep first")
+    if run is None and len(names) > 1:
+        raise InputError(f"{path} holds {len(names)} runs; say which: run= one of {', '.join(names)}")
+    if run is not None and run not in names:
+        raise InputError(f"{path} holds no run {run!r}; {nearest(run, names)}")
+    return run or names[0]
 
 
 def group_names(path: str | Path, *, run: str | None = None) -> list[str]:
@@ -122,16 +206,20 @@ def merge_runs(
     named = folders if isinstance(folders, Mapping) else {Path(f).resolve().name.replace(" ", "_"): f for f in folders}
     if len(named) != len(folders):
         raise InputError("two run folders have the same name; give names: {'a': folder, 'b': folder}")
-    about = about or {}
+    return hdf5.write(path, _merged(named, about or {}))
+
+
+def _merged(folders: Mapping[str, str | Path | None], about: Mapping[str, Mapping[str, str | float]]) -> hdf5.Group:
+    """The tree of a file with a group for each run."""
     groups = {
         name: hdf5.Group(tree.variables, {**tree.attributes, **about.get(name, {})}, tree.groups)
-        for name, folder in named.items()
+        for name, folder in folders.items()
         for tree in [hdf5.Group() if folder is None else _tree([open_result(folder)])]
     }
     merged = merged_group(groups)
-    runs = " ".join(name for name, folder in named.items() if folder is not None)
-    table = _run_table(about, list(named)) if about else {}
-    return hdf5.write(path, hdf5.Group(table, {**merged.attributes, "runs": runs}, merged.groups))
+    runs = " ".join(name for name, folder in folders.items() if folder is not None)
+    table = _run_table(about, list(folders)) if about else {}
+    return hdf5.Group(table, {**merged.attributes, "runs": runs}, merged.groups)
 
 
 def _run_table(about: Mapping[str, Mapping[str, str | float]], names: Sequence[str]) -> dict[str, hdf5.Variable]:
@@ -166,27 +254,9 @@ def _tree(results: Iterable[Result]) -> hdf5.Group:
     return file_tree(contents)
 
 
-def run_stores(folder: str | Path) -> list[Store]:
-    """The stores of the tasks in a run folder, in the order of their computation.
-
-    A surface has one task, whose store the run folder is; a spectrum has a folder in it for each of its tasks. Raises
-    StoreError for what is no run folder.
-    """
-    folder = Path(folder)
-    return [Store.open(folder / name) for name in _stages(folder)] or [Store.open(folder)]
-
-
-def _stages(folder: Path) -> list[str]:
-    """Folders of tasks in a run folder; none where it is itself the folder of its task, or no run folder."""
-    if (folder / "run.json").is_file():
-        return []
-    names = LAYER_STAGES if (folder / LAYER_STAGES[0] / "run.json").is_file() else SPECTRUM_STAGES
-    return [name for name in names if (folder / name / "run.json").is_file()]
-
-
 def _open_folder(folder: Path) -> Result:
     """The result in a run folder."""
-    stages = _stages(folder)
+    stages = run_stages(folder)
     if stages:
         return layers_from_folder(folder) if stages[0] == LAYER_STAGES[0] else spectrum_from_folder(folder)
     store = Store.open(folder)

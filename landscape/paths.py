@@ -13,6 +13,7 @@ from landscape.errors import InputError, nearest
 from landscape.results import BoolArray, FloatArray
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
     from matplotlib.figure import Figure
 
@@ -71,6 +72,11 @@ class Path:
         about = f"Path({', '.join(self.values)} at {len(self.t)} places, {int(self.computed.sum())} computed"
         return f"{about}, barrier={self.barrier:.4g}, mc={self.mc:.4g})"
 
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
+
     @property
     def complete(self) -> bool:
         """Whether every place was computed."""
@@ -126,7 +132,8 @@ class Path:
     def rebasin_barrier(self) -> float:
         """max_t L(t) - 1/2 (L(0) + L(1)) of the loss, as Git Re-Basin defines it; above 0 is a barrier."""
         values = self._known("loss")
-        return float(values.max() - (values[0] + values[-1]) / 2) if self._has_ends else float("nan")
+        with np.errstate(invalid="ignore"):
+            return float(values.max() - (values[0] + values[-1]) / 2) if self._has_ends else float("nan")
 
     @property
     def maximum_excess(self) -> float:
@@ -138,6 +145,12 @@ class Path:
         from landscape.path_schema import path_to_xarray
 
         return path_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each place: t, arc length, quantities, their `_stderr`, `computed`."""
+        from landscape.frames import path_frame
+
+        return path_frame(self)
 
     def plot(self, **options: Any) -> Figure:
         """A matplotlib Figure of the loss and the error along the curve; see `landscape.path_plotting.plot_paths`."""

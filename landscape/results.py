@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
     from matplotlib.figure import Figure
 
@@ -72,6 +73,12 @@ class Points:
     projected: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (m,)
     explained_variance: FloatArray | None = None  # (axes,), fraction of the trajectory's variance, PCA planes only
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each point: label, coordinates, distance, quantities at itself and at its projection."""
+        from landscape.frames import points_frame
+
+        return points_frame(self)
+
 
 @dataclass(frozen=True, repr=False)
 class Surface:
@@ -91,6 +98,11 @@ class Surface:
         sizes = " x ".join(str(len(values)) for values in self.axes.values())
         done = int(self.computed.sum())
         return f"Surface({', '.join(self.values)} at {sizes} points of ({', '.join(self.axes)}), {done} computed)"
+
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
 
     @property
     def x(self) -> FloatArray:
@@ -112,6 +124,12 @@ class Surface:
         from landscape.schema import surface_to_xarray
 
         return surface_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each grid point, the first axis fastest: coordinates, quantities, their `_stderr`, `computed`."""
+        from landscape.frames import surface_frame
+
+        return surface_frame(self)
 
     def plot(self, quantity: str | None = None, kind: str | None = None, **options: Any) -> Figure:
         """A matplotlib Figure of one quantity, the first by default; see `landscape.plotting.plot_surface`."""

@@ -24,7 +24,7 @@ _JSON = "json_attributes"  # names of the attributes that are JSON text, separat
 _FIRST_JSON = "plane metrics attempts libraries"  # those of files that do not say
 _OF_THE_FILE = ("schema_version", "Conventions", _JSON)  # attributes that belong to the file, not to a result
 
-_LONG_NAMES = {
+LONG_NAMES = {
     "loss": "loss per sample",
     "accuracy": "fraction of predictions that are right",
     "error": "fraction of predictions that are wrong",
@@ -68,7 +68,7 @@ def surface_group(surface: Surface) -> hdf5.Group:
         text = f"coordinate along direction {name}: theta = centre + {' + '.join(f'{a} d_{a}' for a in surface.axes)}"
         variables[name] = hdf5.Variable((name,), coordinates, {"long_name": text, "units": "1"})
     for name, values in surface.values.items():
-        long_name = _LONG_NAMES.get(name, name)
+        long_name = LONG_NAMES.get(name, name)
         variables[name] = hdf5.Variable(dims, values, {"long_name": long_name, "units": "1"})
         variables[f"{name}_stderr"] = hdf5.Variable(
             dims,
@@ -125,7 +125,12 @@ def check_version(tree: hdf5.Group, path: str | Path) -> None:
     version = tree.attributes.get("schema_version")
     if version is None:
         raise StoreError(f"{path} is not a result file of this engine: it has no attribute schema_version")
-    if int(version) > SCHEMA_VERSION:
+    if not isinstance(version, (int, np.integer)) or version < 1:
+        raise StoreError(
+            f"{path} has schema version {version}, and the first is 1: older than any release, or damaged. Write it "
+            "again from its run folder: landscape merge RUN -o FILE"
+        )
+    if version > SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {int(version)}, this version reads up to {SCHEMA_VERSION}; update "
             "loss-landscape-engine"
@@ -143,6 +148,18 @@ def to_xarray(variables: Mapping[str, hdf5.Variable], attributes: Mapping[str, A
 
     arrays = {name: (v.dims, v.data, dict(v.attributes)) for name, v in variables.items()}
     return xarray.Dataset(arrays, attrs={name: _plain(value) for name, value in attributes.items()})
+
+
+def to_datatree(tree: hdf5.Group) -> xarray.DataTree:
+    """A tree as `xarray.open_datatree` reads it from its file: a node for each group, with variables and attributes."""
+    import xarray
+
+    def nodes(group: hdf5.Group, path: str) -> Iterator[tuple[str, xarray.Dataset]]:
+        yield path, to_xarray(group.variables, group.attributes)
+        for name, child in group.groups.items():
+            yield from nodes(child, f"{path.rstrip('/')}/{name}")
+
+    return xarray.DataTree.from_dict(dict(nodes(tree, "/")))
 
 
 def merged_group(runs: Mapping[str, hdf5.Group]) -> hdf5.Group:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from landscape.results import BoolArray, FloatArray
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
     from matplotlib.figure import Figure
 
@@ -93,6 +94,11 @@ class Spectrum:
             parts.append(f"density of {len(self.density.nodes)} probes")
         return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
 
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
+
     @property
     def eigenvalues(self) -> FloatArray:
         """(k,), the largest eigenvalues, descending."""
@@ -123,6 +129,12 @@ class Spectrum:
         from landscape.spectral_schema import spectrum_to_xarray
 
         return spectrum_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each eigenpair: end, index from 0, value, its stderr and bias, residual, converged."""
+        from landscape.frames import spectrum_frame
+
+        return spectrum_frame(self)
 
     def plot(self, kind: str = "spectrum", **options: Any) -> Figure:
         """A matplotlib Figure: "spectrum", "density", "layers" (their traces) or "vectors"; see `plot_spectrum`."""
@@ -158,11 +170,22 @@ class LayerSpectra:
     def __repr__(self) -> str:
         return f"LayerSpectra({len(self.layers)} layers, {int(self.computed.sum())} computed)"
 
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
+
     def to_xarray(self) -> xarray.Dataset:
         """The table as an xarray Dataset over the dimensions layer and rank."""
         from landscape.spectral_schema import layers_to_xarray
 
         return layers_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each layer: size, eigenvalues by index from 0 with errors and residuals, trace, `computed`."""
+        from landscape.frames import layers_frame
+
+        return layers_frame(self)
 
     def plot(self, **options: Any) -> Figure:
         """Bars of the largest eigenvalue and the trace of each layer, with their standard errors."""

@@ -23,6 +23,7 @@ import xarray
 import landscape as ls
 from landscape import hdf5, schema
 from landscape.errors import InputError, StoreError
+from landscape.opening import open_result
 from landscape.results import Points, Surface
 
 JOB = "# ein großer Auftrag 面\n" + "seed = 1\n" * 20_000  # more than the 64 KiB of an HDF5 object header
@@ -257,7 +258,8 @@ def test_merged_runs(tmp_path: Path) -> None:
         )  # fmt: skip
     path = ls.merge_runs(folders, tmp_path / "all.h5")
     with pytest.raises(InputError, match="holds 2 runs; say which: run= one of seed0, seed1"):
-        ls.open(path)
+        open_result(path)
+    assert list(ls.open(path).children) == ["seed0", "seed1"]
     with pytest.raises(InputError, match="no run 'seed2'"):
         ls.open(path, run="seed2")
     for name, folder in folders.items():

@@ -26,7 +26,8 @@ from test_cli import contents, done, ended, landscape, start
 import landscape as ls
 from landscape import claims
 from landscape.curvature import CurvatureOperator
-from landscape.opening import group_names, run_names, run_stores, save_together
+from landscape.opening import group_names, run_names, save_together
+from landscape.runs import run_stores
 
 NETS = """
 import torch

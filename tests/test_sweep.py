@@ -19,23 +19,15 @@ from conftest import mpi_environment
 from landscape_jobs import cells as cells_module
 from landscape_jobs.cli import app
 from landscape_jobs.spec import load_job
-from landscape_jobs.sweep import (
-    content_key,
-    finished,
-    is_sweep,
-    places,
-    stop_signal,
-    stored_sweep,
-    sweep_cells,
-    unfinished,
-    write_index,
-)
+from landscape_jobs.sweep import content_key, places, stop_signal, stored_sweep, unfinished, write_index
 from landscape_jobs.sweep_file import is_sweep_file, load_sweep, parse_sweep
 from typer.testing import CliRunner, Result
 
 import landscape as ls
 from landscape.errors import InputError, RunInterrupted, StoreError
+from landscape.runs import finished
 from landscape.store import Store
+from landscape.sweeps import is_sweep, sweep_cells
 
 NETS = """
 import torch

@@ -12,13 +12,12 @@ from landscape.comm import world
 from landscape.errors import LandscapeError, RunFailedError, RunInterrupted
 from landscape.files import write_durably
 from landscape.provenance import time_now
+from landscape.runs import failed_items, finished
 from landscape_jobs.command import BAD_INPUT, COMPLETE, CRASHED, SOME_FAILED, on_rank_0
 from landscape_jobs.spec import Job
 from landscape_jobs.sweep import (
     Place,
     begin_cell,
-    failed_items,
-    finished,
     forget_failure,
     note_failure,
     places,

@@ -17,7 +17,7 @@ from landscape.eigen import EigenTask, Matrix, space_rows
 from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.layer_spectra import LayerTask
 from landscape.loop import agree
-from landscape.opening import run_stores
+from landscape.runs import run_stores
 from landscape.sampling import Sample
 from landscape.spectrum import STAGES, matrix_of, stored_space, trace_task
 from landscape.store import Store, require_stages

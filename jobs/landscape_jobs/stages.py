@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, StoreError, nearest
-from landscape.opening import run_stores
+from landscape.runs import finished, run_stores
 from landscape.store import RESULT
 from landscape_jobs.site import anchored
 from landscape_jobs.slurm import FINISHED, checked
 from landscape_jobs.spec import Job, parse_job
-from landscape_jobs.sweep import finished, named_files, text_key
+from landscape_jobs.sweep import named_files, text_key
 from landscape_jobs.sweep_file import read_toml, top_level
 
 _KEYS = ("name", "job", "command", "after", "options")

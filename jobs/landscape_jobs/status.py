@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from landscape.errors import LandscapeError, StoreError
 from landscape.grid import Grid
-from landscape.opening import run_stores
+from landscape.runs import run_stores
 from landscape.store import FAILURES, RESULT, Store
+from landscape.sweeps import INDEX, is_sweep, sweep_cells
 from landscape_jobs.queue import (
     Answer,
     JobName,
@@ -41,7 +42,7 @@ from landscape_jobs.queue import (
 )
 from landscape_jobs.slurm import FINISHED
 from landscape_jobs.submit import SUBMITTED
-from landscape_jobs.sweep import INDEX, is_sweep, sweep_cells, text_key
+from landscape_jobs.sweep import text_key
 from landscape_jobs.sweep_file import parse_sweep, run_record
 
 FORMAT = 1  # of the document

@@ -2,12 +2,8 @@
 
 A cell has a run folder in `out`, found by its content: the hash of what its job computes and of the files of tensors
 that it names. So a value added to the sweep later keeps the cells that are finished, and a checkpoint that changed
-makes a new one. Where such a file does not exist yet, the folder is known when the cell begins.
-
-    sweep.json                  the sweep as it is now: its text, cells, labels and folders
-    LABEL-HASH/                 run folder of a cell
-    LABEL-HASH/cell.json        what the cell changes, and when it began last
-    LABEL-HASH/failure.json     why the cell failed, until it succeeds
+makes a new one. Where such a file does not exist yet, the folder is known when the cell begins. What the folder holds
+is read by `landscape.sweeps`.
 """
 
 from __future__ import annotations
@@ -15,30 +11,24 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import re
 import time
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import landscape as ls
+from landscape.checkpoint import SUFFIXES
 from landscape.errors import InputError, StoreError
 from landscape.files import write_durably
-from landscape.opening import run_stores
 from landscape.provenance import time_now
+from landscape.runs import finished, run_stores
 from landscape.store import RESULT
-from landscape_jobs.spec import Job, to_toml
+from landscape.sweeps import CELL, FAILURE, FORMAT, INDEX, is_sweep, safe_name, sweep_index, sweep_runs
+from landscape_jobs.spec import Job
 from landscape_jobs.sweep_file import Cell, Sweep, parse_sweep, run_record
 
-INDEX = "sweep.json"
-CELL = "cell.json"
-FAILURE = "failure.json"
-
-_FORMAT = 1  # of sweep.json
 _HASH = 12  # hexadecimal digits in a folder's name
-_LABEL = 80  # characters of a label in a folder's name
 
 # Keys of a job that name files of tensors, or results
 _FILES = (
@@ -63,18 +53,6 @@ class Place:
     def folder(self) -> Path:
         """The run folder."""
         return self.job.out
-
-
-@dataclass(frozen=True)
-class SweepCell:
-    """A cell as the folder of a sweep tells of it."""
-
-    number: int
-    label: str
-    folder: Path
-    failure: str | None  # why its last attempt failed; None where it did not
-    exists: bool  # whether there is a run in its folder
-    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 # -- content and places ----------------------------------------------------------------------------------------------
@@ -130,24 +108,11 @@ def places(sweep: Sweep, cells: Iterable[Cell] | None = None) -> tuple[Place, ..
     found: list[Place] = []
     for cell in sweep.cells if cells is None else cells:
         key, missing = content_key(cell.job, digests)
-        name = f"{_safe(cell.label)}-{key[:_HASH]}"
+        name = f"{safe_name(cell.label)}-{key[:_HASH]}"
         folder = there.setdefault(key[:_HASH], sweep.out / name)
         job = cell.job.model_copy(update={"run": cell.job.run.model_copy(update={"out": folder})})
         found.append(Place(cell, job, missing))
     return tuple(found)
-
-
-def finished(folder: Path) -> bool:
-    """Whether a run folder holds a result and every item of its stores is done or given up."""
-    try:
-        return (folder / RESULT).is_file() and all(store.complete for store in run_stores(folder))
-    except StoreError:
-        return False
-
-
-def failed_items(folder: Path) -> list[str]:
-    """Why items of the run in a folder were given up, those of all its stores."""
-    return [reason for store in run_stores(folder) for reason in store.failed().values()]
 
 
 def stop_signal(folder: Path, since: str) -> str | None:
@@ -179,7 +144,7 @@ def _content(job: Job) -> dict[str, Any]:
     return job.model_dump(exclude_defaults=True, exclude={"folder", "run"})
 
 
-def _hashed(content: Mapping[str, Any]) -> str:
+def _hashed(content: Mapping[str, Any] | list[Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -192,7 +157,10 @@ def _matching(job: Job, name: str) -> list[Path]:
 
 
 def _digest(path: Path, known: dict[Path, str]) -> str | None:
-    """SHA-256 of a file, or of the result in a run folder; None where there is none."""
+    """SHA-256 of a file, of the result in a run folder, or of the tensors in a folder; None where there is none."""
+    if path.is_dir() and not (path / RESULT).is_file():
+        held = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+        return _hashed([[str(file.relative_to(path)), _digest(file, known)] for file in held]) if held else None
     file = path / RESULT if path.is_dir() else path
     if not file.is_file():
         return None
@@ -205,17 +173,7 @@ def _digest(path: Path, known: dict[Path, str]) -> str | None:
     return known[file]
 
 
-def _safe(label: str) -> str:
-    """A label as part of a file's name."""
-    return re.sub(r"[^\w.=+-]+", "_", label, flags=re.ASCII)[:_LABEL].strip("_.-") or "cell"
-
-
 # -- the folder of a sweep -------------------------------------------------------------------------------------------
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether a folder is that of a sweep."""
-    return (folder / INDEX).is_file()
 
 
 def write_index(sweep: Sweep, found: Sequence[Place]) -> None:
@@ -230,7 +188,7 @@ def write_index(sweep: Sweep, found: Sequence[Place]) -> None:
         }
         for place in found
     ]
-    _write(sweep.out / INDEX, {"format": _FORMAT, "written": time.time(), "sweep": sweep.text(), "cells": cells})
+    _write(sweep.out / INDEX, {"format": FORMAT, "written": time.time(), "sweep": sweep.text(), "cells": cells})
 
 
 def stored_sweep(folder: Path) -> Sweep:
@@ -238,35 +196,9 @@ def stored_sweep(folder: Path) -> Sweep:
 
     Raises StoreError for what is no folder of a sweep.
     """
-    text = str(_index(folder)["sweep"])
+    text = str(sweep_index(folder)["sweep"])
     sweep = parse_sweep(text, folder / INDEX)
     return Sweep(sweep.source, folder.resolve(), sweep.base, sweep.cells)
-
-
-def sweep_cells(folder: Path) -> tuple[SweepCell, ...]:
-    """The cells of the sweep in a folder, by number, each with the folder of its newest attempt.
-
-    Raises StoreError for what is no folder of a sweep.
-    """
-    index = _index(folder)
-    begun = _begun_after(index["written"], folder)
-    found: list[SweepCell] = []
-    for cell in index["cells"]:
-        # a file that the cell names may have come, or changed, between the index and the cell's begin
-        home = begun.get(cell["text"], folder / str(cell["folder"]))
-        exists = (home / "run.json").is_file() or any(home.glob("*/run.json"))
-        found.append(SweepCell(int(cell["number"]), str(cell["label"]), home, _failure(home), exists, cell["changes"]))
-    return tuple(found)
-
-
-def _failure(folder: Path) -> str | None:
-    """Why a cell failed; None also where its result came later, as when its own folder was resumed."""
-    failure, result = folder / FAILURE, folder / RESULT
-    try:
-        overtaken = result.is_file() and result.stat().st_mtime_ns >= failure.stat().st_mtime_ns
-    except OSError:
-        return None
-    return None if overtaken else _read_json(failure).get("reason")
 
 
 def begin_cell(place: Place) -> None:
@@ -289,78 +221,12 @@ def forget_failure(folder: Path) -> None:
 def merge_sweep(folder: Path, path: Path) -> Path:
     """Write the sweep in a folder as one file, a group for each cell, named after what it changes.
 
-    Cells that are not finished are masked; those there is no run of are groups without variables. Attributes of a
-    group: the cell's label, its state (complete, partial, failed or "not begun"), the reason, and the keys that the
-    sweep changes, where the cell leaves one alone with what the base job says; the same stand at the root as variables
-    over the cells. Raises StoreError for folders and files that cannot be read or written.
+    Cells that are not finished are masked; those there is no run of are groups without variables. What is known of the
+    cells (see `sweep_runs`) stands in attributes of the groups and at the root as variables over the cells. Raises
+    StoreError for folders and files that cannot be read or written.
     """
-    cells = sweep_cells(folder)
-    stated = _stated(folder, dict.fromkeys(key for cell in cells for key in cell.changes))
-    names = [_safe(cell.label) for cell in cells]
-    unique = [
-        name if names.count(name) == 1 else f"{name}-{cell.number}" for name, cell in zip(names, cells, strict=True)
-    ]
-    folders = {name: cell.folder if cell.exists else None for name, cell in zip(unique, cells, strict=True)}
-    about = {name: _about(cell, stated) for name, cell in zip(unique, cells, strict=True)}
+    folders, about = sweep_runs(folder)
     return ls.merge_runs(folders, path, about=about)
-
-
-def _stated(folder: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """What the base job of the sweep in a folder says of keys; those it leaves to their defaults are missing."""
-    base = tomllib.loads(str(_index(folder)["sweep"])).get("job", {})
-    found: dict[str, Any] = {}
-    for key in keys:
-        value: Any = base
-        for name in key.split("."):
-            value = value.get(name) if isinstance(value, dict) else None
-        if value is not None:
-            found[key] = value
-    return found
-
-
-def _about(cell: SweepCell, stated: Mapping[str, Any]) -> dict[str, Any]:
-    failed = failed_items(cell.folder) if cell.exists else []
-    state = "not begun"
-    if cell.failure is not None:
-        state = "failed"
-    elif cell.exists:
-        state = "complete" if finished(cell.folder) else "partial"
-    reason = cell.failure or (f"{len(failed)} items failed, the first because it {failed[0].strip()}" if failed else "")
-    changed = {
-        key: value if isinstance(value, (str, int, float)) else to_toml(value)
-        for key, value in {**stated, **cell.changes}.items()
-    }
-    return {"label": cell.label, "state": state, "reason": reason, **changed}
-
-
-def _begun_after(written: float, folder: Path) -> dict[str, Path]:
-    """Key of a job's text -> the folder where a cell of that text began last, of those begun since `written`."""
-    records = [(_read_json(path), path.parent) for path in folder.glob(f"*/{CELL}")]
-    since = [
-        (record["begun"], str(record["text"]), home) for record, home in records if record.get("begun", 0) > written
-    ]
-    return {text: home for _, text, home in sorted(since)}
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
-    if not path.is_file():
-        raise StoreError(f"{folder} is not the folder of a sweep: it holds no {INDEX}. Give the sweep's `out`.")
-    content = _read_json(path)
-    if content.get("format", _FORMAT) > _FORMAT:
-        raise StoreError(f"{path} was written by a newer version; update loss-landscape-engine")
-    if not {"sweep", "cells", "written"} <= content.keys():
-        raise StoreError(f"{path} is damaged; run or submit the sweep file again, which writes it anew")
-    return content
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A record, empty where there is none or it is damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,0 +1,41 @@
+"""What a run folder holds: the stores of its tasks, whether they are finished, and what failed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from landscape.errors import StoreError
+from landscape.layer_spectra import STAGES as LAYER_STAGES
+from landscape.spectrum import STAGES as SPECTRUM_STAGES
+from landscape.store import RESULT, Store
+
+
+def run_stores(folder: str | Path) -> list[Store]:
+    """The stores of the tasks in a run folder, in the order of their computation.
+
+    A surface has one task, whose store the run folder is; a spectrum has a folder in it for each of its tasks. Raises
+    StoreError for what is no run folder.
+    """
+    folder = Path(folder)
+    return [Store.open(folder / name) for name in run_stages(folder)] or [Store.open(folder)]
+
+
+def run_stages(folder: Path) -> list[str]:
+    """Folders of tasks in a run folder; none where it is itself the folder of its task, or no run folder."""
+    if (folder / "run.json").is_file():
+        return []
+    names = LAYER_STAGES if (folder / LAYER_STAGES[0] / "run.json").is_file() else SPECTRUM_STAGES
+    return [name for name in names if (folder / name / "run.json").is_file()]
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run folder holds a result and every item of its stores is done or given up."""
+    try:
+        return (folder / RESULT).is_file() and all(store.complete for store in run_stores(folder))
+    except StoreError:
+        return False
+
+
+def failed_items(folder: Path) -> list[str]:
+    """Why items of the run in a folder were given up, those of all its stores."""
+    return [reason for store in run_stores(folder) for reason in store.failed().values()]

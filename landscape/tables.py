@@ -1,0 +1,89 @@
+"""Tables in words and numbers: what a terminal, a notebook and a report say of a result, before it is drawn."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry: what is read, and the number behind it where there is one."""
+
+    text: str
+    value: float | None = None
+    stderr: float | None = None  # standard error of `value`
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, headings, and rows of cells; two columns without headings are names and what they stand for."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def pairs(self) -> bool:
+        """Whether these are names and what they stand for."""
+        return not any(self.columns)
+
+    def to_csv(self) -> str:
+        """The table as comma-separated text: numbers in full, each standard error in a column of its own.
+
+        >>> Table("t", ("layer", "trace"), ((Cell("conv1"), Cell("1.5 +- 0.1", 1.5, 0.125)),)).to_csv()
+        'layer,trace,trace_stderr\\n"conv1",1.5,0.125\\n'
+        """
+        width = len(self.columns)
+        with_error = [any(row[k].stderr is not None for row in self.rows) for k in range(width)]
+        headings = ("name", "value") if self.pairs else self.columns
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(
+            [part for k, h in enumerate(headings) for part in ([h, f"{h}_stderr"] if with_error[k] else [h])]
+        )
+        rows = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        for row in self.rows:
+            entries: list[str | float] = []
+            for k, cell in enumerate(row):
+                entries.append(cell.text if cell.value is None else cell.value)
+                if with_error[k]:
+                    entries.append(math.nan if cell.stderr is None else cell.stderr)
+            rows.writerow(entries)
+        return text.getvalue()
+
+
+def number(value: float, digits: int = 6, stderr: float | None = None, *, nan: str = "nan") -> Cell:
+    """A value to so many digits and, where it is finite, its standard error; a value of NaN reads as `nan`.
+
+    Whole numbers stand in full.
+
+    >>> number(0.123456789, 3, 0.01).text, number(1_234_567).text
+    ('0.123 +- 0.01', '1234567')
+    """
+    if isinstance(value, Integral):
+        return Cell(str(value), int(value))
+    error = f" +- {stderr:.2g}" if stderr is not None and math.isfinite(stderr) else ""
+    text = nan if math.isnan(value) else f"{value:.{digits}g}"
+    return Cell(text + error, float(value), None if stderr is None else float(stderr))
+
+
+def pairs_table(title: str, content: Mapping[str, Any]) -> Table:
+    """Names and what they stand for: cells as they are, numbers with their value, mappings and lists as words."""
+    return Table(title, ("", ""), tuple((Cell(name), _cell(value)) for name, value in content.items()))
+
+
+def _cell(value: Any) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, Mapping):
+        return Cell(", ".join(str(k) if k == v else f"{k} {v}" for k, v in value.items()))
+    if isinstance(value, list):
+        return Cell(", ".join(str(v) for v in value))
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return Cell(str(value), int(value) if isinstance(value, Integral) else float(value))
+    return Cell(str(value))

@@ -1,0 +1,138 @@
+"""Small results of every kind, made without measuring: whole ones, and those that are hard to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+import landscape as ls
+from landscape.spectra import Density, Eigenpairs, Trace
+
+ABOUT: dict[str, Any] = {
+    "engine_version": "9.9",
+    "host": "node7",
+    "samples": 1000,
+    "loss": "cross_entropy",
+    "libraries": {"torch": "2.0"},
+    "failures": [{"item": 1, "reason": "Traceback ...\nValueError: no such <luck>"}],
+}
+CASES = ("whole", "masked", "nan", "infinite", "one", "row", "constant")
+
+
+def values(case: str, *shape: int) -> np.ndarray:
+    """Numbers of the given shape as the case has them."""
+    found = np.linspace(0.25, 4, int(np.prod(shape))).reshape(shape)
+    fill = {"masked": np.nan, "nan": np.nan, "infinite": np.inf, "constant": 2.5}
+    return np.full(shape, fill[case]) if case in fill else found
+
+
+def count(case: str, many: int) -> int:
+    """How many there are of what there are usually several."""
+    return 1 if case == "one" else many
+
+
+def computed(case: str, *shape: int) -> np.ndarray:
+    """Whether each of them was computed."""
+    return np.full(shape, case != "masked")
+
+
+def surface(case: str = "whole") -> ls.Surface:
+    """A surface of loss and accuracy with two points on it."""
+    shape = (1 if case in ("one", "row") else 3, count(case, 4))
+    axes = {"x": np.array([-1.0, -0.25, 0.5, 1.0]) if shape[1] > 1 else np.zeros(1), "y": np.arange(float(shape[0]))}
+    found = {"loss": values(case, *shape), "accuracy": values(case, *shape) / 5}
+    points = ls.Points(
+        "points",
+        ("a", "b"),
+        np.array([[0.0, 0.0], [0.5, 1.0]]),
+        np.array([0.0, 2.0]),
+        {name: values(case, 2) for name in found},
+        {name: values(case, 2) for name in found},
+    )
+    plane = {"kind": "random", "seed": 0, "lengths": [3.0, 4.0], "cosines": [[1.0, 0.125], [0.125, 1.0]]}
+    errors = {name: array / 100 for name, array in found.items()}
+    return ls.Surface(axes, found, errors, computed(case, *shape), points, {**ABOUT, "plane": plane})
+
+
+def eigenpairs(case: str, k: int) -> Eigenpairs:
+    """k eigenpairs, all converged."""
+    found = values(case, k)[::-1]
+    return Eigenpairs(found, found / 1e5, np.ones(k, dtype=bool), found / 20, found / 50)
+
+
+def spectrum(case: str = "whole") -> ls.Spectrum:
+    """A spectrum with both ends, a trace by layers and a density; masked with nothing but the size."""
+    if case == "masked":
+        return ls.Spectrum(eigenpairs("nan", 0), eigenpairs("nan", 0), 7, 0, 0, attributes=ABOUT)
+    k, number = count(case, 3), float(values(case, 2)[1])
+    trace = Trace(number, 0.5, 0.0, 0.5, "exact", 0, 1, 1.0, {"fc1": number, "fc2": 1.0}, {"fc1": 0.25})
+    grid = np.linspace(-1, 5, count(case, 9))
+    over = values(case, len(grid))
+    density = Density(
+        grid, over, over / 2, over * 2, values(case, 2, 3), np.full((2, 3), 1 / 3), values(case, 1), 0.1, 6, 6
+    )
+    return ls.Spectrum(eigenpairs(case, k), eigenpairs(case, 1), 7, 12, 10, trace, density, ABOUT)
+
+
+def layers(case: str = "whole") -> ls.LayerSpectra:
+    """Spectra of layers, two eigenvalues each."""
+    n = count(case, 3)
+    found = values(case, n, 2)
+    names, sizes = tuple(f"fc{i}" for i in range(n)), tuple(range(10, 10 + n))
+    traces = values(case, n)
+    done = np.isfinite(found)
+    return ls.LayerSpectra(
+        names, sizes, found, found / 1e5, found / 20, done, traces, traces / 9, computed(case, n), 5, 4, None, ABOUT
+    )
+
+
+def curve(case: str = "whole") -> ls.Curve:
+    """A Bezier curve of three points; masked without a history."""
+    history = {} if case == "masked" else {"loss": values(case, count(case, 5)), "lr": values("whole", count(case, 5))}
+    points = torch.from_numpy(values("constant" if case == "constant" else "whole", 3, 4)).float()
+    return ls.Curve("bezier", points, ABOUT, history)
+
+
+def path(case: str = "whole") -> ls.Path:
+    """A path of loss and accuracy."""
+    n = count(case, 5)
+    t = np.linspace(0, 1, n) if n > 1 else np.zeros(1)
+    found = {"loss": values(case, n), "accuracy": values(case, n) / 5}
+    errors = {name: array / 10 for name, array in found.items()}
+    return ls.Path(t, found, errors, 6 * t, 6.0, 5.0, computed(case, n), {"loss": found["loss"] / 30}, ABOUT)
+
+
+def connectivity(case: str = "whole") -> ls.Connectivity:
+    """A sweep over three models, of one pair where there is one of everything."""
+    pairs = np.array([[0, 1], [0, 2], [1, 2]])[: count(case, 3)]
+    p = len(pairs)
+    found = {"loss": values(case, p, 3)}
+    errors = {"loss": values(case, p, 3) / 10}
+    lengths = values("whole", p)
+    return ls.Connectivity(
+        ("a", "b", "c"), pairs, np.array([0, 0.5, 1]), found, errors, found, errors, np.tile([0, 1.0, 2.0], (p, 1)),
+        lengths, lengths, computed(case, p), ABOUT
+    )  # fmt: skip
+
+
+def agreement(case: str = "whole") -> ls.Agreement:
+    """Agreement of three models by two measures, one of them without errors."""
+    pairs = np.array([[0, 1], [0, 2], [1, 2]])[: count(case, 3)]
+    found = {"cka": values(case, len(pairs)) / 4, "l2": values(case, len(pairs))}
+    samples = 0 if case == "masked" else 1000
+    return ls.Agreement(("a", "b", "c"), pairs, found, {"cka": found["cka"] / 50}, samples, ABOUT)
+
+
+KINDS: dict[str, Callable[[str], Any]] = {
+    "surface": surface,
+    "spectrum": spectrum,
+    "layer_spectra": layers,
+    "curve": curve,
+    "path": path,
+    "connectivity": connectivity,
+    "agreement": agreement,
+}
+EVERY = [(kind, case) for kind in KINDS for case in CASES if case != "row" or kind == "surface"]
