@@ -1,4 +1,4 @@
-"""Heat maps of agreement between models, in the look of `landscape.plotting` and like it without pyplot."""
+"""Heat maps of agreement between models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from landscape.agreement import Agreement
 from landscape.heat_map import WRITTEN, heat_map, side_of
+from landscape.style import finish, styled
 
 _TITLES = {
     "cka": "linear CKA",
@@ -16,7 +17,10 @@ _TITLES = {
     "l2": "Euclidean distance of the parameters",
 }
 
+_UNITS = {"disagreement": "fraction", "jensen_shannon": "nat$^{1/2}$", "l2": "parameter units"}
 
+
+@styled
 def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
     """A heat map of one measure over the pairs of models; cells of pairs that were not measured are hatched.
 
@@ -33,14 +37,13 @@ def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
     text = _TITLES[name]
     if name.startswith("cka"):
         text += f" of module {feature}" if feature else f" of {agreement.attributes.get('of', 'outputs')}"
-    bar.set_label("nat$^{1/2}$" if name == "jensen_shannon" else name.replace("_", " "))
-    ax.set_title(text, fontsize="medium")
+    bar.set_label(_UNITS.get(name, ""))
+    ax.set_title(text)
     pairs, measured = count * (count - 1) // 2, int(np.isfinite(agreement.values[measure]).sum())
     notes = [f"{agreement.samples:,} samples", f"{measured} of {pairs} pairs"]
     if count <= WRITTEN and measure in agreement.stderr and np.isfinite(agreement.stderr[measure]).any():
         notes.append("± standard error over samples")
-    figure.supxlabel(" · ".join(notes), fontsize="small", color="0.35")
-    return figure
+    return finish(figure, [], notes)
 
 
 def _texts(agreement: Agreement, measure: str) -> dict[tuple[int, int], str]:

@@ -1,4 +1,4 @@
-"""Pictures of sweeps over pairs of models, in the look of `landscape.plotting` and like it without pyplot."""
+"""Pictures of sweeps over pairs of models, and of the training of curves."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.connections import Connectivity
@@ -20,12 +18,14 @@ from landscape.heat_map import heat_map, short_names, side_of
 from landscape.path_plotting import plot_paths
 from landscape.paths import Path
 from landscape.results import FloatArray
+from landscape.style import GREY, finish, line_look, styled, words
 
 KINDS = ("table", "graph", "paths")
 _TITLES = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}
 _MOST_PATHS = 3  # pairs drawn in one picture unless asked for
 
 
+@styled
 def plot_connectivity(
     table: Connectivity,
     kind: str = "table",
@@ -49,6 +49,7 @@ def plot_connectivity(
     return _plot_graph(table, threshold) if kind == "graph" else _plot_paths(table, pairs)
 
 
+@styled
 def plot_history(curve: Curve) -> Figure:
     """Loss, metrics and step size over the epochs of a fit. Raises InputError for a curve that was not fitted."""
     if not curve.history:
@@ -59,16 +60,14 @@ def plot_history(curve: Curve) -> Figure:
         ax = figure.add_subplot(len(curve.history), 1, place + 1, sharex=panels[0] if panels else None)
         panels.append(ax)
         ax.plot(np.arange(1, len(values) + 1), values, "o-", markersize=3, linewidth=1.2)
-        ax.set_ylabel("step size" if name == "lr" else name)
-        ax.grid(axis="y", color="0.92")
+        ax.set_ylabel("step size" if name == "lr" else words(name))
+        ax.grid(axis="y")
         if (values > 0).all() and values.max() > 100 * values.min():
             ax.set_yscale("log")
         ax.tick_params(labelbottom=place == len(curve.history) - 1)
     panels[-1].set_xlabel("epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    note = "means over an epoch, each batch at its own place of the curve, in train mode"
-    figure.supxlabel(note, fontsize="small", color="0.35")
-    return figure
+    return finish(figure, [], ["means over an epoch, each batch at its own place of the curve, in train mode"])
 
 
 def _plot_tables(table: Connectivity) -> Figure:
@@ -82,10 +81,9 @@ def _plot_tables(table: Connectivity) -> Figure:
         ax = figure.add_subplot(1, len(names), place + 1)
         texts = {(i, j): f"{matrix[i, j]:.3g}" for i, j in np.ndindex(matrix.shape) if i != j and _known(matrix[i, j])}
         bar = heat_map(figure, ax, matrix, table.labels, texts, limits)
-        bar.set_label("loss")
-        ax.set_title(_TITLES[name], fontsize="medium")
-    figure.supxlabel(_note(table), fontsize="small", color="0.35")
-    return figure
+        bar.set_label(words("loss", table.attributes))
+        ax.set_title(_TITLES[name])
+    return finish(figure, [], [_note(table)])
 
 
 def _plot_graph(table: Connectivity, threshold: float | None) -> Figure:
@@ -96,28 +94,27 @@ def _plot_graph(table: Connectivity, threshold: float | None) -> Figure:
     count = len(table.labels)
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     x, y = np.cos(angles), np.sin(angles)
-    figure = Figure(figsize=(6.4, 6.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 6.2), layout="constrained")
     ax = figure.add_subplot()
     groups = table.groups(threshold)
-    colour_of = {label: colormaps["tab10"](k % 10) for k, labels in enumerate(groups) for label in labels}
+    look_of = {label: line_look(k) for k, labels in enumerate(groups) for label in labels}
     for (i, j), value, measured in zip(table.pairs.tolist(), barriers, table.computed, strict=True):
         if not measured:
             continue
         low = bool(value <= threshold)
-        colour = colour_of[table.labels[i]] if low else "0.7"
+        colour = look_of[table.labels[i]]["color"] if low else "0.7"
         ax.plot(x[[i, j]], y[[i, j]], "-" if low else ":", color=colour, linewidth=2.2 if low else 0.8, zorder=1)
     names = short_names(table.labels)
     for k, label in enumerate(table.labels):
-        ax.plot(x[k], y[k], "o", color=colour_of[label], markeredgecolor="black", markersize=13, zorder=2)
+        ax.plot(x[k], y[k], **look_of[label], markeredgecolor="black", markersize=13, zorder=2)
         _name(ax, names[k], angles[k])
     ax.set_aspect("equal")
     ax.set_axis_off()
     ax.margins(0.22)
-    kinds = [Line2D([], [], color="black", linewidth=2.2), Line2D([], [], color="0.7", linestyle=":")]
-    figure.legend(kinds, [f"barrier at most {threshold:.3g}{chosen}", "higher"], loc="outside upper center", ncols=2)
+    ax.plot([], [], color="black", linewidth=2.2, label=f"barrier at most {threshold:.3g}{chosen}")
+    ax.plot([], [], ":", color="0.7", label="higher")
     found = f"{len(groups)} group{'s' * (len(groups) != 1)} of the pairs measured"
-    figure.supxlabel(f"{found}\n{_note(table)}", fontsize="small", color="0.35")
-    return figure
+    return finish(figure, [ax], [found, _note(table)], each="\n")
 
 
 def _name(ax: Axes, text: str, angle: float) -> None:
@@ -147,7 +144,8 @@ def _plot_paths(table: Connectivity, pairs: Sequence[tuple[int, int]] | None) ->
     figure = plot_paths(paths, labels)
     if pairs is None and len(drawn) < len(measured):
         others = "plot('paths', pairs=[(0, 1), ...]) draws others"
-        figure.suptitle(f"the first {len(drawn)} of {len(measured)} pairs; {others}", fontsize="small")
+        left_out = f"the first {len(drawn)} of {len(measured)} pairs; {others}"
+        figure.supxlabel(f"{figure.get_supxlabel()}\n{left_out}", fontsize="small", color=GREY)
     return figure
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from landscape.results import FloatArray
+from landscape.style import MISSING, VALUES
 
 WRITTEN = 12  # models up to which every cell says its number
 _CELL = 0.75  # inches
@@ -36,14 +36,14 @@ def heat_map(
     `texts` {(row, column): text} stand in the cells up to 12 models. `limits` are the ends of the colour scale.
     """
     count = len(labels)
-    ax.patch.set(facecolor="white", hatch="///", edgecolor="0.8", linewidth=0)  # shows where no pair was measured
+    ax.patch.set(**{**MISSING, "label": "_"})  # shows where no pair was measured
     shown = matrix.copy()
     np.fill_diagonal(shown, np.nan)
     finite = shown[np.isfinite(shown)]
     low, high = limits or ((float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0))
     if low == high:
         low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
-    image = ax.imshow(np.ma.masked_invalid(shown), cmap=colormaps["viridis"], vmin=low, vmax=high)
+    image = ax.imshow(np.ma.masked_invalid(shown), cmap=VALUES, vmin=low, vmax=high)
     if count <= WRITTEN:
         for (row, column), text in texts.items():
             colour = "white" if np.isfinite(shown[row, column]) and shown[row, column] < (low + high) / 2 else "black"

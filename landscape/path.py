@@ -28,7 +28,7 @@ from landscape.paths import Path, to_split
 from landscape.results import FloatArray
 from landscape.states import ThetaLike
 from landscape.store import History, Store, json_differences, result_attributes
-from landscape.surface import _RECHECK_RTOL
+from landscape.surface import RECHECK_RTOL
 from landscape.task import Description, Row, Rows
 from landscape.trees import digest
 
@@ -268,7 +268,7 @@ def measure_path(
         limit=limit_items,
         progress=progress,
         job=job,
-        recheck=_RECHECK_RTOL[objective.precision],
+        recheck=RECHECK_RTOL[objective.precision],
     )
     path = path_from_rows(task.describe(), outcome.rows, outcome.history)
     if not (outcome.complete and path.complete):

@@ -1,4 +1,4 @@
-"""Pictures of paths between models, in the look of `landscape.plotting` and like it without pyplot."""
+"""Pictures of paths between models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, nearest
 from landscape.paths import Path, above_ends
-from landscape.plotting import _BLUE, _ORANGE, _RED
+from landscape.style import ERROR, LINE_COLOURS, RED, finish, line_look, styled, words
 
 AGAINST = ("t", "arc")
 
-_COLOURS = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#56B4E9", "0.35")  # Okabe and Ito's, but for the last
-_MARKS = ("ends", "±2 standard errors", "line between the ends", "NaN or Inf")  # last in the legend
+_MARKS = ("ends", ERROR, "line between the ends", "NaN or Inf")  # last in the legend
 _FRACTIONS = ("error", "accuracy")  # drawn in per cent
+_DENSE, _APART = 31, 10  # places up to which each is marked; beyond, one of so many is
 _SEEN = 0.08  # barriers lower than this share of the panel's height have no arrow; the sentence below tells them
 _WORDS = {"t": "t", "arc": "arc length in parameter units"}
 
 
+@styled
 def plot_paths(
     paths: Path | Sequence[Path],
     labels: Sequence[str] = (),
@@ -52,55 +53,56 @@ def plot_paths(
     fraction = next((name for name in _FRACTIONS if name in shared), None)
     panels = list(quantities) or [name for name in ("loss", fraction) if name in shared]
     named = list(labels) or (_named(paths) if len(paths) > 1 else [""])
-    figure = Figure(figsize=(6.8, 1.2 + 2.9 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(6.8, 0.9 + 2.9 * len(panels) + 0.35 * len(paths)), layout="constrained")
     axes: list[Axes] = []
     for place, name in enumerate(panels):
         ax = figure.add_subplot(len(panels), 1, place + 1, sharex=axes[0] if axes else None)
         axes.append(ax)
         factor = 100.0 if name.removeprefix("test_") in _FRACTIONS else 1.0
         for number, (path, label) in enumerate(zip(paths, named, strict=True)):
-            _draw(ax, path, name, label, _COLOURS[number % len(_COLOURS)], against, factor)
-        ax.set_ylabel(name)
+            _draw(ax, path, name, label, number, against, factor)
+        ax.set_ylabel(name.replace("_", " ") if factor != 1 else words(name, paths[0].attributes))
         if name == "loss":
             for number, path in enumerate(paths):
-                _draw_barrier(ax, path, _COLOURS[number % len(_COLOURS)], against)
+                _draw_barrier(ax, path, LINE_COLOURS[number % len(LINE_COLOURS)], against)
         if factor != 1:
             ax.yaxis.set_major_formatter("{x:g} %")
         ax.yaxis.set_major_locator(MaxNLocator(6))
-        ax.grid(axis="y", color="0.92")
-        ax.set_axisbelow(True)
+        ax.grid(axis="y")
         ax.tick_params(labelbottom=place == len(panels) - 1)
     axes[-1].set_xlabel(_WORDS[against])
     ends = [float((path.t if against == "t" else path.arc)[-1]) for path in paths]
     axes[0].set_xlim(-0.03 * max(ends), 1.03 * max(ends))
-    return _close(figure, axes[0], [_note(path, label) for path, label in zip(paths, named, strict=True)])
+    notes = [_note(path, label) for path, label in zip(paths, named, strict=True)]
+    return finish(figure, axes[:1], notes, last=_MARKS, each="\n")
 
 
-def _draw(ax: Axes, path: Path, name: str, label: str, colour: str, against: str, factor: float) -> None:
+def _draw(ax: Axes, path: Path, name: str, label: str, number: int, against: str, factor: float) -> None:
     x = path.t if against == "t" else path.arc
     test = f"test_{name}"
-    for quantity, style, suffix in ((name, "-", ""), (test, "--", "test data")):
+    look = line_look(number)
+    for quantity, stroke, suffix in ((name, "-", ""), (test, "--", "test data")):
         if quantity not in path.values:
             continue
         known = path.computed & np.isfinite(path.values[quantity])
         values = np.where(known, path.values[quantity], np.nan) * factor
         error = 2 * factor * path.stderr[quantity]
         text = ", ".join(part for part in (label or ("" if suffix else name), suffix) if part)
-        dense = len(path.t) > 31
-        look: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 1.4}
-        ax.plot(x, values, marker=None if dense else "o", markersize=2.8, label=text, **look)
-        if dense:  # values between two gaps are no line
-            alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
-            ax.plot(x[alone], values[alone], "o", color=colour, markersize=2.8)
-        band: dict[str, Any] = {"color": colour, "alpha": 0.2, "linewidth": 0, "label": "±2 standard errors"}
+        # Of many places a few are marked, those of several lines apart, and values between two gaps, which are no line.
+        few = np.zeros(len(x), dtype=bool)
+        few[3 * number % _APART :: 1 if len(x) <= _DENSE else _APART] = True
+        alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
+        shown = np.flatnonzero(alone | few).tolist()
+        ax.plot(x, values, markevery=shown, markersize=3.5, linestyle=stroke, label=text, **look)
+        band: dict[str, Any] = {"color": look["color"], "alpha": 0.2, "linewidth": 0, "label": ERROR}
         ax.fill_between(x, values - error, values + error, **band)
-        ends: dict[str, Any] = {"color": colour, "markeredgecolor": "black", "markersize": 6, "zorder": 4}
+        ends: dict[str, Any] = {"color": look["color"], "markeredgecolor": "black", "markersize": 6, "zorder": 4}
         ax.plot(x[[0, -1]], values[[0, -1]], "s", label="ends", **ends)
         for bad, height in ((np.isposinf, 0.97), (np.isneginf, 0.03), (np.isnan, 0.03)):
             there = path.computed & bad(path.values[quantity])
             if there.any():
                 heights = np.full(int(there.sum()), height)
-                ax.plot(x[there], heights, "x", color=_RED, transform=ax.get_xaxis_transform(), label="NaN or Inf")
+                ax.plot(x[there], heights, "x", color=RED, transform=ax.get_xaxis_transform(), label="NaN or Inf")
 
 
 def _draw_barrier(ax: Axes, path: Path, colour: str, against: str) -> None:
@@ -151,14 +153,3 @@ def _note(path: Path, label: str) -> str:
     if left := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
         parts.append(f"{left} of {len(path.t)} places")
     return (f"{label}: " if label else "") + ", ".join(parts)
-
-
-def _close(figure: Figure, ax: Axes, notes: Sequence[str]) -> Figure:
-    """One legend above, and the sentences below the picture."""
-    entries: dict[str, Any] = {}
-    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-        entries.setdefault(label, handle)
-    order = sorted(entries, key=lambda label: label in _MARKS)
-    figure.supxlabel("\n".join(notes), fontsize="small", color="0.3")
-    figure.legend([entries[label] for label in order], order, loc="outside upper center", ncols=3, fontsize="small")
-    return figure

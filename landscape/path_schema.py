@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from landscape import hdf5
 from landscape.paths import DEFINITIONS, Path
-from landscape.schema import _LONG_NAMES, file_tree, read_attributes, reading, to_xarray
+from landscape.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
 
 if TYPE_CHECKING:
     import xarray
@@ -56,7 +56,7 @@ def path_group(path: Path) -> hdf5.Group:
     }
     for name, values in path.values.items():
         kind, where = (name.removeprefix("test_"), " on the test data") if name.startswith("test_") else (name, "")
-        variables[name] = _variable(values, _LONG_NAMES.get(kind, kind) + where)
+        variables[name] = _variable(values, LONG_NAMES.get(kind, kind) + where)
         text = f"standard error of {name} over samples, as an estimate for the population"
         variables[f"{name}_stderr"] = _variable(path.stderr[name], text)
     for name, values in path.statistics_stderr.items():

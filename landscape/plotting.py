@@ -1,113 +1,107 @@
-"""Pictures of surfaces; the one file that knows matplotlib. Figures are made without pyplot: no display, no state."""
+"""Pictures of surfaces."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path as Outline
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
 
-from landscape.errors import InputError, StoreError, nearest
+from landscape.errors import InputError, nearest
 from landscape.results import BoolArray, FloatArray, Points, Surface
+from landscape.scale_plotting import Scale, check_levels, choose_scale
+from landscape.style import (
+    BLUE,
+    ERROR,
+    NONFINITE,
+    ORANGE,
+    RED,
+    cell_borders,
+    finish,
+    hatch_cells,
+    hatch_spans,
+    styled,
+    words,
+)
 
-KINDS = ("contour", "3d", "profile")
-LEVELS = ("auto", "linear", "log")
-SUFFIXES = (".png", ".pdf", ".svg")
+KINDS = ("contour", "3d", "profile", "ratio")
 
-# Perceptually even and readable with every common colour blindness; the two marks are Okabe and Ito's.
-_COLOURS = colormaps["viridis"]
 _JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
-_BLUE, _ORANGE, _RED = "#0072B2", "#E69F00", "#D55E00"
-_MISSING: dict[str, Any] = {
-    "facecolor": "0.93",
-    "edgecolor": "0.55",
-    "hatch": "////",
-    "linewidth": 0.0,
-    "label": "not computed",
-}
-_NONFINITE: dict[str, Any] = {
-    "facecolor": "white",
-    "edgecolor": _RED,
-    "hatch": "xxxx",
-    "linewidth": 0.0,
-    "label": "NaN or Inf",
-}
+_RATIO = "convexity"
+_LOWEST = "eigenvalue_min"
+_MOST = 150  # grid lines of each axis that a 3d picture draws
+_NAMED = 6  # heights that a 3d axis names at most
 
 
+@styled
 def plot_surface(
     surface: Surface,
     quantity: str = "loss",
     kind: str | None = None,
     *,
-    levels: str = "auto",
+    levels: str | Sequence[float] | FloatArray = "auto",
     count: int = 12,
+    step: float = 0.1,
 ) -> Figure:
     """A picture of one quantity of a surface; coordinates in multiples of the directions, values as they are (unit 1).
 
     Kinds: "contour", filled contours with lines, the centre, and the surface's points (a trajectory is joined, its ends
     named, its explained variance told on the axes); "3d", the graph over the plane; "profile", the values along each
-    axis through the centre with a band of +-1 standard error. None chooses profile for one axis and contour for more.
-    Contour and 3d show the first two axes; further axes are cut at their coordinate nearest 0, which the title names.
+    axis through the centre with a band of 2 standard errors; "ratio", of a curvature map, contours of
+    |lambda_min / lambda_max| with a dashed line where lambda_min is 0: where the ratio is near 0 the loss is convex
+    along all directions that matter (Li et al. 2018, section 6). None chooses profile for one axis and contour for
+    more. All but profile show the first two axes; further axes are cut at their coordinate nearest 0, which the title
+    names.
 
-    `levels`: "linear", "log", or "auto": log where all values are positive and span more than two decades; `count` is
-    about how many levels to draw. Cells not computed are hatched, NaN and Inf cells are cross-hatched (contour) or
-    marked (profile), in 3d both are left out; their numbers stand below the picture.
+    `levels`: "linear"; "log"; "step", every `step` for 20 steps from the lowest value on, which shows the basin, then
+    powers of ten, which show the walls (so Li et al.'s plots of trajectories, with steps of 0.5); "auto", log where all
+    values are positive and span more than two decades, else linear; or values that increase, as Li et al.'s
+    np.arange(0.1, 10, 0.5). `count` is about how many linear or log levels to draw. Heights in 3d and profile are log
+    where "auto" levels are, unless `levels` are "linear". Cells not computed are hatched, NaN and Inf cells are
+    cross-hatched (contour) or marked (profile), in 3d both are left out; their numbers stand below the picture, as does
+    the largest standard error.
 
-    Raises InputError for an unknown quantity, kind or `levels`, for contour or 3d of a line, `count` < 2, and log
-    levels of values that are not positive.
+    Raises InputError for an unknown quantity, kind or `levels`, for a plane's kinds of a line, for "ratio" of a surface
+    without eigenvalues, `count` < 2, a `step` that is not positive or is lost beside the values, and log levels of
+    values that are not positive.
     """
-    if quantity not in surface.values:
-        raise InputError(f"the surface has no quantity {quantity!r}; {nearest(quantity, surface.values)}")
     if kind is None:
         kind = "profile" if len(surface.axes) == 1 else "contour"
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not a kind of picture; {nearest(kind, KINDS)}")
-    if levels not in LEVELS:
-        raise InputError(f"levels {levels!r} is not known; {nearest(levels, LEVELS)}")
-    if count < 2:
-        raise InputError(f"count {count} is too small: a picture has 2 levels or more, 12 is usual")
+    if kind == "ratio":
+        if _RATIO not in surface.values:
+            raise InputError("the surface has no eigenvalues: kind 'ratio' is of a map by measure_curvature_map")
+        quantity = _RATIO
+        levels = "linear" if isinstance(levels, str) and levels == "auto" else levels  # 0 is what it is about
+    if quantity not in surface.values:
+        raise InputError(f"the surface has no quantity {quantity!r}; {nearest(quantity, surface.values)}")
+    check_levels(levels, count, step)
     if kind != "profile" and len(surface.axes) == 1:
         raise InputError(
             f"kind {kind!r} needs two axes, this surface has one ({next(iter(surface.axes))}): use 'profile'"
         )
+    cuts = [_line(surface, quantity, n) for n in surface.axes] if kind == "profile" else [cut_plane(surface, quantity)]
+    values = np.concatenate([cut.values[cut.finite] for cut in cuts])
+    scale = choose_scale(values, levels, count, step, quantity)
     if kind == "profile":
-        return _profile(surface, quantity, levels, count)
-    return _contour(surface, quantity, levels, count) if kind == "contour" else _graph(surface, quantity, levels, count)
-
-
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG, PDF or SVG, by the suffix of `path`, without empty margins; returns the path.
-
-    Raises InputError for another suffix and StoreError when the file cannot be written.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path.name}: suffix {path.suffix!r} is not a picture format here; use {', '.join(SUFFIXES)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, bbox_inches="tight", dpi=150)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error}. Free space or choose a folder you may write to.") from error
-    return path
+        return _profile(surface, quantity, cuts, scale)
+    if kind == "3d":
+        return _graph(surface, quantity, cuts[0], scale)
+    return _contour(surface, quantity, cuts[0], scale)
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """The cells a picture shows, and its words: values (ny, nx) or (n,), with what was computed and what is finite."""
 
     values: FloatArray
+    stderr: FloatArray
     computed: BoolArray
     place: str  # where further axes were cut, empty when there are none
 
@@ -121,179 +115,118 @@ class _Cut:
         return self.computed & ~np.isfinite(self.values)
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """How values become heights and colours: log10, or division by a factor that keeps extreme numbers drawable."""
-
-    log: bool
-    exponent: int  # the factor is 10**exponent
-    levels: FloatArray  # ascending, as drawn; from the lowest value drawn or below to the highest or above
-    note: str = ""
-    constant: bool = False
-
-    @property
-    def ticks(self) -> list[float]:
-        """Where values are written, as drawn."""
-        return [float(self.levels.mean())] if self.constant else self.levels.tolist()
-
-    def drawn(self, values: FloatArray) -> FloatArray:
-        """Values as drawn, NaN where they cannot be."""
-        values = np.where(np.isfinite(values), values, np.nan)
-        if not self.log:
-            return values / 10.0**self.exponent
-        return np.log10(values, out=np.full(values.shape, np.nan), where=values > 0)
-
-    def text(self, level: float) -> str:
-        """The value of a drawn level, in words."""
-        if self.log and -4 < level < 4:
-            return f"{float(f'{10.0**level:.3g}'):g}"  # three digits, and 1000 rather than 1e+03
-        exponent = math.floor(level + 1e-9) if self.log else self.exponent
-        mantissa = f"{10.0 ** (level - exponent) if self.log else level:.3g}"
-        if mantissa == "0" or exponent == 0:
-            return mantissa
-        return f"$10^{{{exponent}}}$" if mantissa == "1" else f"${mantissa}\\times10^{{{exponent}}}$"
-
-    def tick(self, axis: Axis) -> None:
-        """Write values, not what is drawn, on an axis."""
-        if self.log or self.exponent:
-            axis.set_major_locator(FixedLocator(self.ticks))
-            axis.set_major_formatter(FuncFormatter(lambda level, _: self.text(level)))
-
-
-def _scale(cuts: Sequence[_Cut], levels: str, count: int, quantity: str) -> _Scale:
-    values = np.concatenate([cut.values[cut.finite] for cut in cuts])
-    if not values.size:
-        return _Scale(False, 0, np.array([0.0, 1.0]), "no finite value to draw")
-    low, high = float(values.min()), float(values.max())
-    if levels == "log" and low <= 0:
-        raise InputError(
-            f"levels 'log' needs positive values; {int((values <= 0).sum())} of {values.size} values of {quantity} are "
-            f"not, the lowest is {low:g}. Use levels='linear' or 'auto'."
-        )
-    positive = values[values > 0]
-    wide = bool(positive.size) and bool(np.log10(positive.max()) - np.log10(positive.min()) > 2)
-    log = levels == "log" or (levels == "auto" and wide and low > 0)
-    largest = max(abs(low), abs(high))
-    exponent = 0 if log or largest == 0 or 1e-30 < largest < 1e30 else max(-300, math.floor(math.log10(largest)))
-    note = ""
-    if levels == "auto" and wide and not log:
-        note = f"linear levels: {values.size - positive.size} values are 0 or below, which have no logarithm"
-    if high - low <= 8 * np.finfo(np.float64).eps * largest:
-        middle = math.log10(low) if log else low / 10.0**exponent
-        margin = max(abs(middle), 1e-3) / 20
-        return _Scale(
-            log, exponent, np.array([middle - margin, middle + margin]), f"constant: every value is {low:.6g}", True
-        )
-    if log:
-        return _Scale(True, 0, _decades(math.log10(low), math.log10(high), count), note)
-    return _Scale(False, exponent, _round_levels(low / 10.0**exponent, high / 10.0**exponent, count), note)
-
-
-def _round_levels(low: float, high: float, count: int) -> FloatArray:
-    levels = np.unique(np.asarray(MaxNLocator(count).tick_values(low, high), dtype=np.float64))
-    if levels.size < 3 or levels[0] > low or levels[-1] < high:  # a range of a few rounding errors
-        levels = np.linspace(low, high, count + 1)
-    return levels
-
-
-def _decades(low: float, high: float, count: int) -> FloatArray:
-    """Levels 1, 2, 5 times powers of ten where `count` allows, else every k-th power of ten; as log10."""
-    step = max(1, math.ceil((high - low) / count))
-    mantissas = (1, 2, 5) if 3 * (high - low) <= count else (1,)
-    powers = range(math.floor(low), math.ceil(high) + step, step)
-    levels = np.array([math.log10(m) + power for power in powers for m in mantissas])
-    first = max(0, int(np.searchsorted(levels, low, side="right")) - 1)
-    last = int(np.searchsorted(levels, high, side="left"))
-    levels = levels[first : last + 1]
-    return levels if levels.size > 2 else _round_levels(low, high, count)
-
-
-def _contour(surface: Surface, quantity: str, levels: str, count: int) -> Figure:
-    cut = _plane(surface, quantity)
-    x, y = list(surface.axes.values())[:2]
-    scale = _scale([cut], levels, count, quantity)
+def _contour(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
     figure = Figure(figsize=(7.0, 5.6), layout="constrained")
     ax = figure.add_subplot()
-    corners_x, corners_y = _corners(x), _corners(y)
-    lines = min(cut.values.shape) > 1 and bool(cut.finite.any()) and not scale.constant
-    if cut.finite.any():
-        drawn = np.where(cut.finite, scale.drawn(cut.values), np.nan)
-        norm = BoundaryNorm(scale.levels, _COLOURS.N)
-        mappable: Any = None
-        if not (lines and cut.finite.all()):
-            # Contours need four finite corners; coloured cells show also the values that have too few neighbours.
-            mappable = ax.pcolormesh(corners_x, corners_y, drawn, cmap=_COLOURS, norm=norm)
-        if lines:
-            mappable = ax.contourf(x, y, drawn, levels=scale.levels, cmap=_COLOURS, norm=norm)
-            ax.contour(
-                x, y, drawn, levels=scale.levels[1:], colors="white", linewidths=0.6, linestyles="solid", alpha=0.8
-            )
-        bar = figure.colorbar(mappable, ax=ax, label=quantity, ticks=scale.ticks)
-        scale.tick(bar.ax.yaxis)
-    for where, look in ((~cut.computed, _MISSING), (cut.nonfinite, _NONFINITE)):
-        if where.any():
-            ax.add_patch(PathPatch(_cells(where, corners_x, corners_y), **look))
-    # Whole cells where there is no other area to show.
-    ax.set_xlim(*(corners_x if x.size == 1 or not lines else x)[[0, -1]])
-    ax.set_ylim(*(corners_y if y.size == 1 or not lines else y)[[0, -1]])
+    x, y = list(surface.axes.values())[:2]
+    mappable = paint_plane(ax, x, y, cut.values, cut.computed, scale)
+    if mappable is not None:
+        bar = figure.colorbar(mappable, ax=ax, label=words(quantity, surface.attributes), ticks=scale.ticks)
+        scale.tick(bar.ax.yaxis, scale.ticks)
     _mark_centre(ax)
     if surface.points is not None:
         _mark_points(ax, surface.points)
+    label_plane(ax, surface)
+    ax.set_title(cut.place)
+    convex = [_mark_convex(ax, surface)] if quantity == _RATIO and _LOWEST in surface.values else []
+    return _finish(figure, ax, [cut], scale, also=convex)
+
+
+def paint_plane(ax: Axes, x: FloatArray, y: FloatArray, values: FloatArray, computed: BoolArray, scale: Scale) -> Any:
+    """Draw `values` (ny, nx) as filled contours with lines, and hatch cells without a number.
+
+    Returns what a colour bar is made of, or None where no value is finite.
+    """
+    finite = computed & np.isfinite(values)
+    borders_x, borders_y = cell_borders(x), cell_borders(y)
+    lines = min(values.shape) > 1 and bool(finite.any()) and not scale.constant
+    mappable: Any = None
+    if finite.any():
+        drawn = np.where(finite, scale.drawn(values), np.nan)
+        if not (lines and finite.all()):
+            # Contours need four finite corners; coloured cells show also the values that have too few neighbours.
+            mappable = ax.pcolormesh(borders_x, borders_y, drawn, **scale.colours)
+        if lines:
+            mappable = ax.contourf(x, y, drawn, levels=scale.levels, extend=scale.extend, **scale.colours)
+            inner = scale.levels[0 if scale.extend in ("min", "both") else 1 :]
+            look: dict[str, Any] = {"colors": "white", "linewidths": 0.6, "linestyles": "solid", "alpha": 0.8}
+            ax.contour(x, y, drawn, levels=inner, **look)
+    hatch_cells(ax, ~computed, borders_x, borders_y)
+    hatch_cells(ax, computed & ~finite, borders_x, borders_y, **NONFINITE)
+    # Whole cells where there is no other area to show.
+    ax.set_xlim(*(borders_x if x.size == 1 or not lines else x)[[0, -1]])
+    ax.set_ylim(*(borders_y if y.size == 1 or not lines else y)[[0, -1]])
+    return mappable
+
+
+def label_plane(ax: Axes, surface: Surface) -> None:
+    """Name the first two axes of a surface, with their normalisation and the variance they explain."""
     names = list(surface.axes)
-    ax.set_xlabel(_axis_label(surface, names[0], 0))
-    ax.set_ylabel(_axis_label(surface, names[1], 1))
-    ax.set_title(quantity + (f" at {cut.place}" if cut.place else ""))
-    return _finish(figure, ax, [cut], scale)
+    ax.set_xlabel(axis_label(surface, names[0], 0))
+    ax.set_ylabel(axis_label(surface, names[1], 1))
 
 
-def _graph(surface: Surface, quantity: str, levels: str, count: int) -> Figure:
-    cut = _plane(surface, quantity)
+def _mark_convex(ax: Axes, surface: Surface) -> str:
+    """A line where the smallest eigenvalue is 0; returns how often it is below."""
     x, y = list(surface.axes.values())[:2]
-    scale = _scale([cut], levels, count, quantity)
+    low = cut_plane(surface, _LOWEST)
+    known = np.where(low.finite, low.values, np.nan)
+    below, all_known = int((known < 0).sum()), int(low.finite.sum())
+    if 0 < below < all_known and min(known.shape) > 1:
+        for colour, width, stroke in (("white", 3.0, "solid"), ("black", 1.4, "dashed")):  # seen on light and dark
+            ax.contour(x, y, known, levels=[0.0], colors=colour, linewidths=width, linestyles=stroke)
+        ax.plot([], [], "--", color="black", label=r"$\lambda_{\min} = 0$")
+    return f"smallest eigenvalue below 0 at {below} of {all_known} points"
+
+
+def _graph(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
+    x, y = list(surface.axes.values())[:2]
     figure = Figure(figsize=(7.0, 6.0), layout="constrained")
     ax: Any = figure.add_subplot(projection="3d")
-    X, Y = np.meshgrid(x, y)
-    vertices = np.stack([X, Y, np.where(cut.finite, scale.drawn(cut.values), np.nan)], axis=-1)
+    rows, columns = (np.unique(np.linspace(0, n - 1, min(n, _MOST)).round().astype(int)) for n in cut.values.shape)
+    drawn = np.ix_(rows, columns)
+    finite = cut.finite[drawn]
+    X, Y = np.meshgrid(x[columns], y[rows])
+    vertices = np.stack([X, Y, np.where(finite, scale.drawn(cut.values[drawn]), np.nan)], axis=-1)
     # One face per quad whose four corners are finite; a point without a face is drawn as a dot.
     quads = np.stack([vertices[:-1, :-1], vertices[:-1, 1:], vertices[1:, 1:], vertices[1:, :-1]], axis=2)
     whole = np.isfinite(quads[..., 2]).all(axis=2)
-    covered = np.zeros(cut.finite.shape, dtype=bool)
+    covered = np.zeros(finite.shape, dtype=bool)
     for corner in (covered[:-1, :-1], covered[:-1, 1:], covered[1:, 1:], covered[1:, :-1]):
         corner |= whole
-    colours = {"cmap": _COLOURS, "norm": BoundaryNorm(scale.levels, _COLOURS.N)}
     mappable: Any = None
     if whole.any():
         faces = quads[whole]
-        mappable = Poly3DCollection(faces, edgecolors=(1.0, 1.0, 1.0, 0.35), linewidths=0.3, **colours)
+        mappable = Poly3DCollection(faces, edgecolors=(1.0, 1.0, 1.0, 0.35), linewidths=0.3, **scale.colours)
         mappable.set_array(faces[..., 2].mean(axis=1))
         ax.add_collection3d(mappable)
-    lonely = vertices[cut.finite & ~covered]
+    lonely = vertices[finite & ~covered]
     if lonely.size:
-        dots = ax.scatter(*lonely.T, c=lonely[:, 2], depthshade=False, label="single values", **colours)
+        dots = ax.scatter(*lonely.T, c=lonely[:, 2], depthshade=False, label="single values", **scale.colours)
         mappable = mappable or dots
     if mappable is not None:
-        bar = figure.colorbar(mappable, ax=ax, label=quantity, ticks=scale.ticks, shrink=0.7, pad=0.12)
-        scale.tick(bar.ax.yaxis)
-    ax.set_xlim(*_corners(x)[[0, -1]] if x.size == 1 else x[[0, -1]])
-    ax.set_ylim(*_corners(y)[[0, -1]] if y.size == 1 else y[[0, -1]])
-    ax.set_zlim(*scale.levels[[0, -1]])
-    scale.tick(ax.zaxis)
+        label = words(quantity, surface.attributes)
+        bar = figure.colorbar(mappable, ax=ax, label=label, ticks=scale.ticks, shrink=0.7, pad=0.12)
+        scale.tick(bar.ax.yaxis, scale.ticks)
+    ax.set_xlim(*cell_borders(x)[[0, -1]] if x.size == 1 else x[[0, -1]])
+    ax.set_ylim(*cell_borders(y)[[0, -1]] if y.size == 1 else y[[0, -1]])
+    ax.set_zlim(*scale.heights[[0, -1]])
+    scale.tick(ax.zaxis, scale.heights[:: -(-scale.heights.size // _NAMED)])
     ax.view_init(elev=35, azim=-60)
     ax.set_box_aspect(None, zoom=0.86)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(4))
-        axis.labelpad = 10
+    for along, pruned in ((ax.xaxis, "upper"), (ax.yaxis, "lower")):  # numbers at the common corner would collide
+        along.set_major_locator(MaxNLocator(4, prune=pruned))
+        along.labelpad = 10
     ax.tick_params(axis="z", pad=8)
-    names = list(surface.axes)
-    ax.set_xlabel(_axis_label(surface, names[0], 0))
-    ax.set_ylabel(_axis_label(surface, names[1], 1))
-    ax.set_title(quantity + (f" at {cut.place}" if cut.place else ""))
-    return _finish(figure, ax, [cut], scale, "left out: ")
+    label_plane(ax, surface)
+    ax.set_title(cut.place)
+    thinned = []
+    if finite.size < cut.values.size:
+        thinned.append(f"{columns.size} of {x.size} by {rows.size} of {y.size} grid lines drawn")
+    return _finish(figure, ax, [cut], scale, "left out: ", thinned)
 
 
-def _profile(surface: Surface, quantity: str, levels: str, count: int) -> Figure:
-    cuts = [_line(surface, quantity, name) for name in surface.axes]
-    scale = _scale(cuts, levels, count, quantity)
+def _profile(surface: Surface, quantity: str, cuts: Sequence[Cut], scale: Scale) -> Figure:
     figure = Figure(figsize=(max(6.4, 4.2 * len(cuts)), 4.4), layout="constrained")
     panels: list[Axes] = []
     for place, (name, x) in enumerate(surface.axes.items()):
@@ -301,57 +234,51 @@ def _profile(surface: Surface, quantity: str, levels: str, count: int) -> Figure
         ax = figure.add_subplot(1, len(cuts), place + 1, sharey=panels[0] if panels else None)
         panels.append(ax)
         drawn = np.where(cut.finite, scale.drawn(cut.values), np.nan)
-        ax.plot(x, drawn, "o-", color=_BLUE, markersize=3, linewidth=1.2, label=quantity)
-        if quantity in surface.stderr:
-            _band(ax, x, cut, _along(surface, surface.stderr[quantity], name), scale)
-        corners = _corners(x)
-        missing = dict(_MISSING)
-        for i in np.flatnonzero(~cut.computed):
-            ax.axvspan(corners[i], corners[i + 1], zorder=0, **missing)
-            missing["label"] = "_"  # one entry in the legend
-        for value, marker, height in ((np.nan, "x", 0.03), (-np.inf, "v", 0.03), (np.inf, "^", 0.97)):
-            there = cut.computed & (np.isnan(cut.values) if np.isnan(value) else cut.values == value)
-            if there.any():
-                label = "NaN" if np.isnan(value) else f"{value:+}".replace("inf", "Inf")
-                ax.plot(
-                    x[there],
-                    np.full(int(there.sum()), height),
-                    marker,
-                    color=_RED,
-                    label=label,
-                    transform=ax.get_xaxis_transform(),
-                )
-        ax.set_xlim(*(corners if x.size == 1 or not cut.computed.all() else x)[[0, -1]])
+        ax.plot(x, drawn, "o-", color=BLUE, markersize=3, linewidth=1.2)
+        _band(ax, x, cut, scale)
+        hatch_spans(ax, ~cut.computed, x)
+        mark_nonfinite(ax, x, np.where(cut.computed, cut.values, 0.0))
+        ax.set_xlim(*(cell_borders(x) if x.size == 1 or not cut.computed.all() else x)[[0, -1]])
         if min(ax.get_xlim()) <= 0 <= max(ax.get_xlim()):
             ax.axvline(0.0, color="0.4", linestyle=":", linewidth=1, label="centre")
         if surface.points is not None and len(surface.axes) == 1:
             _mark_line(ax, surface.points, quantity, scale)
-        ax.set_xlabel(_axis_label(surface, name, place))
-        ax.set_title(quantity + (f" at {cut.place}" if cut.place else ""))
-    panels[0].set_ylabel(quantity)
+        ax.set_xlabel(axis_label(surface, name, place))
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        ax.set_title(cut.place)
+        ax.grid(axis="y")
+        ax.tick_params(labelleft=place == 0)
+    panels[0].set_ylabel(words(quantity, surface.attributes))
     if scale.log:
-        panels[0].set_ylim(bottom=float(scale.levels[0]))
-    scale.tick(panels[0].yaxis)
+        panels[0].set_ylim(bottom=scale.floor)
+    scale.tick(panels[0].yaxis, scale.heights)
     return _finish(figure, panels[0], cuts, scale)
 
 
-def _band(ax: Axes, x: FloatArray, cut: _Cut, stderr: FloatArray, scale: _Scale) -> None:
-    known = cut.finite & np.isfinite(stderr)
+def mark_nonfinite(ax: Axes, x: FloatArray, values: FloatArray) -> None:
+    """Mark NaN and Inf among `values` (n,) at the border of the picture."""
+    for value, marker, height in ((np.nan, "x", 0.03), (-np.inf, "v", 0.03), (np.inf, "^", 0.97)):
+        there = np.isnan(values) if np.isnan(value) else values == value
+        if there.any():
+            label = "NaN" if np.isnan(value) else f"{value:+}".replace("inf", "Inf")
+            heights = np.full(int(there.sum()), height)
+            ax.plot(x[there], heights, marker, color=RED, label=label, transform=ax.get_xaxis_transform())
+
+
+def _band(ax: Axes, x: FloatArray, cut: Cut, scale: Scale) -> None:
+    known = cut.finite & np.isfinite(cut.stderr)
     if not known.any():
         return
-    middle, upper = scale.drawn(cut.values), scale.drawn(cut.values + stderr)
-    # On a log scale an error as large as the value reaches down without end: here to the border of the picture.
-    lower = (
-        np.fmax(scale.drawn(cut.values - stderr), scale.levels[0]) if scale.log else scale.drawn(cut.values - stderr)
-    )
-    ax.fill_between(
-        x, lower, upper, where=known.tolist(), color=_BLUE, alpha=0.25, linewidth=0, label="±1 standard error"
-    )
+    with np.errstate(over="ignore"):
+        middle, upper, lower = (scale.drawn(cut.values + side * cut.stderr) for side in (0, 2, -2))
+    if scale.log:  # an error as large as the value reaches down without end: here to the border of the picture
+        lower = np.fmax(lower, scale.floor)
+    ax.fill_between(x, lower, upper, where=known.tolist(), color=BLUE, alpha=0.25, linewidth=0, label=ERROR)
     beside = np.concatenate([[False], known, [False]])
     alone = known & ~(beside[:-2] | beside[2:])
     if alone.any():  # a band needs two neighbours
         error = np.stack([middle - lower, upper - middle])[:, alone]
-        ax.errorbar(x[alone], middle[alone], yerr=error, fmt="none", ecolor=_BLUE, capsize=3)
+        ax.errorbar(x[alone], middle[alone], yerr=error, fmt="none", ecolor=BLUE, capsize=3)
 
 
 def _mark_centre(ax: Axes) -> None:
@@ -377,7 +304,7 @@ def _mark_points(ax: Axes, points: Points) -> None:
         x,
         y,
         "o-" if joined else "o",
-        color=_ORANGE,
+        color=ORANGE,
         markeredgecolor="black",
         markersize=5,
         markevery=[0, len(x) - 1] if points.kind == "curve" else None,
@@ -405,12 +332,12 @@ def _mark_points(ax: Axes, points: Points) -> None:
         )
 
 
-def _mark_line(ax: Axes, points: Points, quantity: str, scale: _Scale) -> None:
+def _mark_line(ax: Axes, points: Points, quantity: str, scale: Scale) -> None:
     x = points.coordinates[:, 0]
     if quantity in points.true:
-        ax.plot(x, scale.drawn(points.true[quantity]), "D", color=_ORANGE, markeredgecolor="black", label=points.kind)
+        ax.plot(x, scale.drawn(points.true[quantity]), "D", color=ORANGE, markeredgecolor="black", label=points.kind)
     for i in (0, len(points.labels) - 1) if points.kind in _JOINED else range(len(points.labels)):
-        ax.axvline(x[i], color=_ORANGE, linestyle="--", linewidth=1)
+        ax.axvline(x[i], color=ORANGE, linestyle="--", linewidth=1)
         ax.annotate(
             points.labels[i],
             (x[i], 1.0),
@@ -424,79 +351,76 @@ def _mark_line(ax: Axes, points: Points, quantity: str, scale: _Scale) -> None:
     ax.set_xlim(min(low, float(np.nanmin(x)) - margin / 4), max(high, float(np.nanmax(x)) + margin))
 
 
-def _plane(surface: Surface, quantity: str) -> _Cut:
+def cut_plane(surface: Surface, quantity: str) -> Cut:
     """The first two axes, the further ones cut at their coordinate nearest 0."""
     further = list(surface.axes.items())[2:]
     at = {name: _nearest_zero(axis) for name, axis in further}
-    index = tuple(at[name] for name, _ in reversed(further))
     place = ", ".join(f"{name} = {axis[at[name]]:.4g}" for name, axis in further)
-    return _Cut(surface.values[quantity][index], surface.computed[index], place)
+    return _cut(surface, quantity, tuple(at[name] for name, _ in reversed(further)), place)
 
 
-def _line(surface: Surface, quantity: str, along: str) -> _Cut:
+def _line(surface: Surface, quantity: str, along: str) -> Cut:
     """One axis, the others cut at their coordinate nearest 0."""
     others = [(name, axis) for name, axis in surface.axes.items() if name != along]
     place = ", ".join(f"{name} = {axis[_nearest_zero(axis)]:.4g}" for name, axis in others)
-    return _Cut(_along(surface, surface.values[quantity], along), _along(surface, surface.computed, along), place)
-
-
-def _along(surface: Surface, array: Any, along: str) -> Any:
     reverse = reversed(list(surface.axes.items()))
-    return array[tuple(slice(None) if name == along else _nearest_zero(axis) for name, axis in reverse)]
+    index = tuple(slice(None) if name == along else _nearest_zero(axis) for name, axis in reverse)
+    return _cut(surface, quantity, index, place)
+
+
+def _cut(surface: Surface, quantity: str, index: tuple[int | slice, ...], place: str) -> Cut:
+    values = surface.values[quantity][index]
+    stderr = surface.stderr[quantity][index] if quantity in surface.stderr else np.full(values.shape, np.nan)
+    return Cut(values, stderr, surface.computed[index], place)
 
 
 def _nearest_zero(axis: FloatArray) -> int:
     return int(np.argmin(np.abs(axis)))
 
 
-def _corners(axis: FloatArray) -> FloatArray:
-    """Borders of the cells around grid points, (n + 1,): half way to the neighbours."""
-    if axis.size == 1:
-        return np.array([axis[0] - 0.5, axis[0] + 0.5])
-    middle = (axis[:-1] + axis[1:]) / 2
-    return np.concatenate([[2 * axis[0] - middle[0]], middle, [2 * axis[-1] - middle[-1]]])
-
-
-def _cells(where: BoolArray, x: FloatArray, y: FloatArray) -> Outline:
-    i, j = np.nonzero(where)
-    corners = [(x[j], y[i]), (x[j + 1], y[i]), (x[j + 1], y[i + 1]), (x[j], y[i + 1])]
-    return Outline.make_compound_path_from_polys(np.stack([np.stack(c, axis=-1) for c in corners], axis=1))
-
-
-def _axis_label(surface: Surface, name: str, place: int) -> str:
-    normalize = surface.attributes.get("normalize")
-    plane = surface.attributes.get("plane")
-    if isinstance(plane, Mapping) and plane.get("kind") == "pca":
-        words = ["distance in parameter space"]  # its directions are unit vectors
-    else:
-        words = ["multiples of the direction" if normalize in (None, "", "none") else f"{normalize}-normalised"]
+def axis_label(surface: Surface, name: str, place: int) -> str:
+    """An axis of a surface by its name and number: what a coordinate of 1 is, and the variance that it explains."""
+    about = [coordinate_words(surface.attributes)]
     points = surface.points
     if points is not None and points.explained_variance is not None:
-        words.append(f"{100 * points.explained_variance[place]:.1f} % of variance")
-    return f"{name} ({', '.join(words)})"
+        about.append(f"{100 * points.explained_variance[place]:.1f} % of variance")
+    return f"{name} ({', '.join(about)})"
 
 
-def _finish(figure: Figure, ax: Axes, cuts: Sequence[_Cut], scale: _Scale, prefix: str = "") -> Figure:
+def coordinate_words(attributes: Mapping[str, Any]) -> str:
+    """What a coordinate of 1 is, from the attributes of a surface."""
+    normalize, plane = attributes.get("normalize"), attributes.get("plane")
+    if isinstance(plane, Mapping) and plane.get("kind") == "pca":
+        return "distance in parameter space"  # its directions are unit vectors
+    if normalize in (None, "", "none"):
+        return "multiples of the direction"
+    return f"{normalize}-normalised direction"
+
+
+def _finish(
+    figure: Figure, ax: Axes, cuts: Sequence[Cut], scale: Scale, prefix: str = "", also: Sequence[str] = ()
+) -> Figure:
     """Legend, and the sentence below the picture that counts what is not drawn as a plain value."""
-    size = sum(cut.values.size for cut in cuts)
-    missing = sum(int((~cut.computed).sum()) for cut in cuts)
-    counts = [
-        f"{sum(int((cut.computed & test(cut.values)).sum()) for cut in cuts)} {name}"
-        for name, test in (("NaN", np.isnan), ("+Inf", np.isposinf), ("-Inf", np.isneginf))
-        if any((cut.computed & test(cut.values)).any() for cut in cuts)
-    ]
-    left = [*counts, *([f"{missing} not computed"] if missing else [])]
-    notes = [f"{prefix}{', '.join(left)} of {size} points"] if left else []
-    if size == len(cuts):
+    notes = counted([(cut.values, cut.computed) for cut in cuts], "points")
+    notes = [f"{prefix}{note}" for note in notes]
+    if sum(cut.values.size for cut in cuts) == len(cuts):
         notes.append("one point")
     elif len(cuts) == 1 and 1 in cuts[0].values.shape:
         notes.append("one row of points")
     if scale.note:
         notes.append(scale.note)
-    if scale.log:
-        notes.append("log scale")
-    figure.supxlabel("; ".join(notes), fontsize="small", color="0.3")
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(handles), 4), fontsize="small")
-    return figure
+    notes += also
+    known = np.concatenate([cut.stderr[cut.finite] for cut in cuts])
+    known = known[np.isfinite(known)]
+    if known.size and known.max() > 0 and cuts[0].values.ndim > 1:  # others have bands
+        notes.append(f"standard error at most {known.max():.2g}")
+    return finish(figure, [ax], notes)
+
+
+def counted(drawn: Sequence[tuple[FloatArray, BoolArray]], what: str) -> list[str]:
+    """["3 NaN, 2 not computed of 30 points"] of (values, computed) arrays, nothing where all have finite values."""
+    tests = (("NaN", np.isnan), ("+Inf", np.isposinf), ("-Inf", np.isneginf))
+    numbers = [(sum(int((known & test(values)).sum()) for values, known in drawn), name) for name, test in tests]
+    numbers.append((sum(int((~known).sum()) for _, known in drawn), "not computed"))
+    left = [f"{count:,} {name}" for count, name in numbers if count]
+    return [f"{', '.join(left)} of {sum(values.size for values, _ in drawn):,} {what}"] if left else []

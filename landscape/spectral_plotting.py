@@ -1,9 +1,9 @@
-"""Pictures of spectra, in the look of `landscape.plotting` and like it without pyplot."""
+"""Pictures of spectra."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,22 +13,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from landscape.errors import InputError, nearest
-from landscape.plotting import _BLUE, _MISSING, _ORANGE, _RED
 from landscape.results import BoolArray, FloatArray
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
+from landscape.style import BLUE, ERROR, GREEN, MISSING, ORANGE, RED, finish, styled
 
 KINDS = ("spectrum", "density", "layers", "vectors")
 
-_GREEN = "#009E73"  # Okabe and Ito's, as the other marks
 _BULK = 0.99  # share of the density that counts as the bulk
 _SPAN = 1e-9  # of the highest value to the lowest on a log scale, where no width tells what is low
 _IMAGES = 3  # tensors drawn for each eigenvector
 _TILES = 16  # filters drawn along each side of a tensor's image
 _NAME = 36  # characters of a name; longer ones are abbreviated
 _ROW = 0.23  # height of a bar and its name, in inches
-_ERROR = "±2 standard errors"
 
 
+@styled
 def plot_spectrum(spectrum: Spectrum, kind: str = "spectrum", *, count: int = 3) -> Figure:
     """A picture of a spectrum; eigenvalues are per unit of (parameter)^2 of a loss, so without a unit.
 
@@ -57,6 +56,7 @@ def plot_spectrum(spectrum: Spectrum, kind: str = "spectrum", *, count: int = 3)
     return _plot_traces(spectrum) if kind == "layers" else _plot_vectors(spectrum, count)
 
 
+@styled
 def plot_layers(layers: LayerSpectra) -> Figure:
     """Bars of the largest eigenvalue and the trace of each layer's block, with two standard errors (population).
 
@@ -84,7 +84,7 @@ def plot_layers(layers: LayerSpectra) -> Figure:
     missing = int((~layers.computed).sum())
     if missing:
         notes.insert(0, f"{missing} of {len(layers.layers)} layers not computed")
-    return _close(figure, axes, notes)
+    return finish(figure, axes, notes)
 
 
 # -- the kinds --------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def _plot_ends(spectrum: Spectrum) -> Figure:
     notes = [f"{done} of {k} largest converged", _cost(spectrum.products, spectrum.passes)]
     if bulk is not None:
         notes.append("outliers are farther from the bulk than it is wide")
-    return _close(figure, axes, notes)
+    return finish(figure, axes, notes)
 
 
 def _plot_density(spectrum: Spectrum) -> Figure:
@@ -165,7 +165,7 @@ def _plot_density(spectrum: Spectrum) -> Figure:
         known, text = spectrum.eigenvalues, "largest eigenvalues"
     if np.isfinite(known).any():
         heights = np.full(len(known), 0.03)
-        look: dict[str, Any] = {"color": _ORANGE, "markersize": 11, "markeredgewidth": 1.4}
+        look: dict[str, Any] = {"color": ORANGE, "markersize": 11, "markeredgewidth": 1.4}
         ax.plot(known, heights, "|", transform=ax.get_xaxis_transform(), label=text, **look)
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("density per unit of eigenvalue")
@@ -177,7 +177,7 @@ def _plot_density(spectrum: Spectrum) -> Figure:
         notes.append(f"log scale, 0 at {int((density.values <= 0).sum())} of {len(density.values)} grid points")
     else:
         notes.append("log scale")
-    return _close(figure, [ax], notes)
+    return finish(figure, [ax], notes)
 
 
 def _plot_traces(spectrum: Spectrum) -> Figure:
@@ -190,7 +190,7 @@ def _plot_traces(spectrum: Spectrum) -> Figure:
     everywhere = np.ones(len(names), dtype=bool)
     scale = _bars(ax, names, np.array([*trace.layers.values()]), errors, everywhere, everywhere)
     ax.set_xlabel(f"trace of the layer's block{scale}")
-    return _close(figure, [ax], [_whole(trace), f"method {trace.method}", _cost(trace.products, trace.passes)])
+    return finish(figure, [ax], [_whole(trace), f"method {trace.method}", _cost(trace.products, trace.passes)])
 
 
 def _plot_vectors(spectrum: Spectrum, count: int) -> Figure:
@@ -214,7 +214,7 @@ def _plot_vectors(spectrum: Spectrum, count: int) -> Figure:
         parts = dict(zip(shapes, np.split(vectors[i], np.cumsum(sizes)[:-1]), strict=True))
         shares = np.array([float(part @ part) for part in parts.values()])
         ax = figure.add_subplot(places[row, 0])
-        ax.bar(np.arange(len(shapes)), shares, color=_BLUE)
+        ax.bar(np.arange(len(shapes)), shares, color=BLUE)
         ax.set_xlim(-0.6, len(shapes) - 0.4)
         ax.set_ylim(0, 1.08 * float(shares.max()))
         ax.set_xticks(np.arange(len(shapes)), names, rotation=90, fontsize="x-small")
@@ -228,7 +228,7 @@ def _plot_vectors(spectrum: Spectrum, count: int) -> Figure:
         for column, largest in enumerate(np.argsort(-shares, kind="stable")[:images]):
             _draw_tensor(figure.add_subplot(places[row, column + 1]), names[largest], tensors[largest])
     note = "images: entries of the tensors with the largest shares, red above 0, blue below, white 0"
-    return _close(figure, [], [note])
+    return finish(figure, [], [note])
 
 
 # -- parts of a picture -----------------------------------------------------------------------------------------------
@@ -248,8 +248,8 @@ def _draw_pairs(ax: Axes, pairs: Eigenpairs, bulk: tuple[float, float] | None) -
     known = np.isfinite(pairs.stderr) & np.isfinite(values)
     if known.any():
         error = 2 * pairs.stderr[known]
-        ax.errorbar(rank[known], values[known], error, fmt="none", ecolor="0.45", elinewidth=1, capsize=2, label=_ERROR)
-    for where, colour, text in ((beyond, _ORANGE, "outlier"), (~beyond, _BLUE, "eigenvalue")):
+        ax.errorbar(rank[known], values[known], error, fmt="none", ecolor="0.45", elinewidth=1, capsize=2, label=ERROR)
+    for where, colour, text in ((beyond, ORANGE, "outlier"), (~beyond, BLUE, "eigenvalue")):
         for solid in (True, False):
             chosen = where & (pairs.converged == solid) & np.isfinite(values)
             if chosen.any():
@@ -260,11 +260,11 @@ def _draw_pairs(ax: Axes, pairs: Eigenpairs, bulk: tuple[float, float] | None) -
     if pairs.independent is not None:
         error = 2 * (pairs.independent_stderr if pairs.independent_stderr is not None else np.full(len(rank), np.nan))
         ax.errorbar(
-            rank + 0.3, pairs.independent, error, fmt="D", color=_GREEN, markersize=4, elinewidth=1, capsize=2,
+            rank + 0.3, pairs.independent, error, fmt="D", color=GREEN, markersize=4, elinewidth=1, capsize=2,
             label="on an independent sample",
         )  # fmt: skip
     elif np.isfinite(pairs.bias).any():
-        ax.plot(rank + 0.3, values - pairs.bias, "_", color=_GREEN, markeredgewidth=2, label="corrected for bias")
+        ax.plot(rank + 0.3, values - pairs.bias, "_", color=GREEN, markeredgewidth=2, label="corrected for bias")
     ax.axhline(0.0, color="0.4", linestyle=":", linewidth=1)
     ax.set_xlim(0.4, len(rank) + 0.8)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -280,9 +280,9 @@ def _draw_density(ax: Axes, density: Density, floor: float | None, *, sideways: 
     lower, values, upper = (shown(curve) for curve in (density.lower, density.values, density.upper))
     fill = ax.fill_betweenx if sideways else ax.fill_between
     if np.isfinite(upper).any():
-        fill(density.grid, lower, upper, color=_BLUE, alpha=0.25, linewidth=0, label=f"{_ERROR} over probes")
+        fill(density.grid, lower, upper, color=BLUE, alpha=0.25, linewidth=0, label=f"{ERROR} over probes")
     curve = (values, density.grid) if sideways else (density.grid, values)
-    ax.plot(*curve, color=_BLUE, linewidth=1.2, label="density")
+    ax.plot(*curve, color=BLUE, linewidth=1.2, label="density")
     if floor is not None:
         highest = float(np.nanmax([np.nanmax(values), *upper[np.isfinite(upper)]]))
         (ax.set_xscale if sideways else ax.set_yscale)("log")
@@ -331,21 +331,21 @@ def _bars(
     """
     rows = np.arange(len(names))
     finite = computed & np.isfinite(values)
-    for chosen, face, text in ((finite & solid, _BLUE, "_"), (finite & ~solid, "white", "not converged")):
+    for chosen, face, text in ((finite & solid, BLUE, "_"), (finite & ~solid, "white", "not converged")):
         if chosen.any():
-            ax.barh(rows[chosen], values[chosen], height=0.7, facecolor=face, edgecolor=_BLUE, label=text)
+            ax.barh(rows[chosen], values[chosen], height=0.7, facecolor=face, edgecolor=BLUE, label=text)
     known = finite & np.isfinite(errors)
     if known.any():
-        look: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "capsize": 2, "label": _ERROR}
+        look: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "capsize": 2, "label": ERROR}
         ax.errorbar(values[known], rows[known], xerr=2 * errors[known], **look)
-    missing = dict(_MISSING)
+    missing = dict(MISSING)
     for row in rows[~computed]:
         ax.axhspan(row - 0.5, row + 0.5, zorder=0, **missing)
         missing["label"] = "_"  # one entry in the legend
     bad = computed & ~np.isfinite(values)
     if bad.any():
         place = np.full(int(bad.sum()), 0.02)
-        ax.plot(place, rows[bad], "x", color=_RED, transform=ax.get_yaxis_transform(), label="NaN or Inf")
+        ax.plot(place, rows[bad], "x", color=RED, transform=ax.get_yaxis_transform(), label="NaN or Inf")
     ax.set_yticks(rows, _short(names), fontsize="small")
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(axis="x", color="0.9")
@@ -415,27 +415,3 @@ def _whole(trace: Trace) -> str:
 
 def _cost(products: int, passes: int) -> str:
     return f"{products} products in {passes} pass{'es' * (passes != 1)}"
-
-
-def _columns(figure: Figure, entries: Mapping[str, Any]) -> int:
-    """Columns of a legend that fits the figure's width; a letter of small type takes about 0.075 inches."""
-    widest = 0.075 * max(len(label) for label in entries) + 0.6
-    return max(1, min(len(entries), int(figure.get_figwidth() / widest)))
-
-
-def _close(figure: Figure, axes: Iterable[Axes], notes: Sequence[str]) -> Figure:
-    """One legend for all axes, and the sentence below the picture."""
-    entries: dict[str, Any] = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.supxlabel("; ".join(notes), fontsize="small", color="0.3")
-    if entries:
-        figure.legend(
-            entries.values(),
-            entries.keys(),
-            loc="outside upper right",
-            ncols=_columns(figure, entries),
-            fontsize="small",
-        )
-    return figure

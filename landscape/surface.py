@@ -26,7 +26,7 @@ _ANCHORS = 9  # grid points also evaluated without autocast, to measure the erro
 _BETWEEN = ("through", "curve")  # kinds of planes that lie between models
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
 # Relative gap allowed when rows found in a run folder are computed again: other hardware sums in another order.
-_RECHECK_RTOL = {"float32": 1e-4, "float64": 1e-8, "bf16": 3e-2}
+RECHECK_RTOL = {"float32": 1e-4, "float64": 1e-8, "bf16": 3e-2}
 _KNOWN_RTOL = 1e-5  # and how far they may be off: two float32 programs that sum in different orders
 
 
@@ -50,12 +50,12 @@ class SurfaceTask:
                 "give a range for each"
             )
         self._objective, self._plane, self.grid = objective, plane, grid
-        batchnorm = _chosen_batchnorm(objective, plane, batchnorm, statistics)
+        batchnorm = chosen_batchnorm(objective, plane, batchnorm, statistics)
         self._batchnorm = batchnorm
         self._statistics = objective.read_statistics(statistics) if batchnorm == "reestimated" else None
         self._theta = torch.empty_like(plane.centre)
         points = plane.points.coordinates if plane.points is not None else np.empty((0, plane.axes))
-        anchors = _anchors(grid) if objective.precision == "bf16" else []
+        anchors = anchor_points(grid) if objective.precision == "bf16" else []
         # (coordinates, number of the plane's point or None, evaluate without autocast)
         self._extra: list[tuple[tuple[float, ...], int | None, bool]] = [
             *((tuple(c), k, False) for k, c in enumerate(points)),
@@ -178,7 +178,7 @@ def measure_surface(
         known=taken,
         progress=progress,
         job=job,
-        recheck=_RECHECK_RTOL[objective.precision],
+        recheck=RECHECK_RTOL[objective.precision],
         tolerance=tolerance,
     )
     surface = surface_from_rows(task.describe(), outcome.rows, outcome.history)
@@ -212,7 +212,7 @@ def surface_from_rows(description: Description, rows: Rows, history: History) ->
             explained_variance=None if explained is None else np.array(explained),
         )
     attributes = _attributes(description, history)
-    attributes |= _precision_error(description, rows, size)
+    attributes |= precision_error(description, rows, size)
     return Surface(axes, values, stderr, rows.done[:size].reshape(shape), points, attributes)
 
 
@@ -230,7 +230,7 @@ def _attributes(description: Description, history: History) -> dict[str, Any]:
     return attributes
 
 
-def _precision_error(description: Description, rows: Rows, size: int) -> dict[str, float]:
+def precision_error(description: Description, rows: Rows, size: int) -> dict[str, float]:
     """Largest relative error of bf16 losses at the anchor points, against the same points in float32."""
     anchors = np.array(description.about["anchors"], dtype=int)
     if not len(anchors):
@@ -246,12 +246,12 @@ def _precision_error(description: Description, rows: Rows, size: int) -> dict[st
     }
 
 
-def _anchors(grid: Grid) -> list[int]:
+def anchor_points(grid: Grid) -> list[int]:
     """Grid points at which bf16 is compared with float32: spread evenly over the grid, its ends among them."""
     return sorted({int(i) for i in np.linspace(0, grid.size - 1, min(_ANCHORS, grid.size)).round()})
 
 
-def _chosen_batchnorm(objective: Objective, plane: Plane, batchnorm: str | None, statistics: Any) -> str:
+def chosen_batchnorm(objective: Objective, plane: Plane, batchnorm: str | None, statistics: Any) -> str:
     """The BatchNorm mode, see `measure_surface`. Raises InputError for one that cannot be."""
     if batchnorm is None:
         between = plane.about.get("kind") in _BETWEEN and bool(objective.batchnorm_names)

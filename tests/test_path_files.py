@@ -24,8 +24,8 @@ from landscape.path import path_from_rows
 from landscape.path_plotting import plot_paths
 from landscape.path_schema import read_path
 from landscape.paths import DEFINITIONS, Path
-from landscape.plotting import save_figure
 from landscape.store import Store
+from landscape.style import save_figure
 
 ATTRIBUTES: dict[str, Any] = {"curve_kind": "bezier", "seed": 3, "attempts": [{"host": "a"}], "job": "größer\n" * 9}
 
@@ -211,7 +211,7 @@ def test_picture_shows_loss_and_error_with_bands_ends_and_barrier() -> None:
     path = example()
     figure = path.plot()
     loss, error = figure.axes
-    assert (loss.get_ylabel(), error.get_ylabel()) == ("loss", "error")
+    assert (loss.get_ylabel(), error.get_ylabel()) == ("loss per sample", "error")
     np.testing.assert_allclose(lines(loss, "loss")[0], np.stack([path.t, path.values["loss"]], 1))
     np.testing.assert_allclose(lines(loss, "test data")[0], np.stack([path.t, path.values["test_loss"]], 1))
     np.testing.assert_allclose(lines(error, "error")[0][:, 1], 100 * path.values["error"])

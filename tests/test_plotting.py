@@ -18,8 +18,9 @@ from matplotlib.patches import PathPatch, Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from landscape.errors import InputError, StoreError
-from landscape.plotting import plot_surface, save_figure
+from landscape.plotting import plot_surface
 from landscape.results import Points, Surface
+from landscape.style import line_look, save_figure
 
 Function = Callable[..., Any]
 
@@ -84,16 +85,18 @@ def test_contour_draws_the_values_at_their_coordinates() -> None:
 
 
 def test_labels_title_centre_and_colour_bar() -> None:
-    figure = plot_surface(bowl(normalize="filter"))
+    figure = plot_surface(bowl(normalize="filter", loss="cross_entropy"))
     ax, bar = figure.axes
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("x (filter-normalised)", "y (filter-normalised)")
+    assert ax.get_xlabel() == "x (filter-normalised direction)"
+    assert ax.get_ylabel() == "y (filter-normalised direction)"
     assert plot_surface(bowl()).axes[0].get_xlabel() == "x (multiples of the direction)"
-    assert ax.get_title() == "loss"
-    assert bar.get_ylabel() == plot_surface(line()).axes[0].get_ylabel() == "loss"
+    assert ax.get_title() == ""  # the colour bar says what is drawn
+    assert bar.get_ylabel() == "loss per sample (cross entropy)"
+    assert plot_surface(line()).axes[0].get_ylabel() == "loss per sample"
     (centre,) = (mark for mark in ax.lines if mark.get_label() == "centre")
     assert centre.get_xydata().tolist() == [[0.0, 0.0]]
     assert legend(figure) == ["centre"]
-    assert note(figure) == ""
+    assert note(figure) == "standard error at most 0.25"
 
 
 def test_a_centre_outside_the_grid_is_not_drawn() -> None:
@@ -105,7 +108,7 @@ def test_a_centre_outside_the_grid_is_not_drawn() -> None:
 def test_log_levels_above_two_decades_or_when_asked(spread: float, levels: str, log: bool) -> None:
     wide = surface(lambda x, y: spread**x, np.linspace(0, 1, 9), np.linspace(0, 1, 4))
     figure = plot_surface(wide, levels=levels)
-    assert (note(figure) == "log scale") is log
+    assert note(figure) == ("log scale; " if log else "") + "standard error at most 0.25"
     contours = filled(figure.axes[0])
     assert contours is not None
     low, high = (0.0, np.log10(spread)) if log else (1.0, spread)
@@ -136,7 +139,7 @@ def test_cells_not_computed_are_hatched_and_counted() -> None:
     figure = plot_surface(part)
     assert cells(figure.axes[0], "not computed") == {(-0.2, 0.5), (-0.2, 1.0)}
     assert cells(figure.axes[0], "NaN or Inf") == set()
-    assert note(figure) == "2 not computed of 30 points"
+    assert note(figure) == "2 not computed of 30 points; standard error at most 0.25"
     assert "not computed" in legend(figure)
 
 
@@ -147,7 +150,7 @@ def test_nan_and_inf_cells_are_shown_apart_and_counted() -> None:
     figure = plot_surface(odd)
     assert cells(figure.axes[0], "NaN or Inf") == {(-1.0, -1.0), (1.0, 0.0), (-0.6, 1.0)}
     assert cells(figure.axes[0], "not computed") == {(-0.6, -0.5)}
-    assert note(figure) == "1 NaN, 1 +Inf, 1 -Inf, 1 not computed of 30 points"
+    assert note(figure).startswith("1 NaN, 1 +Inf, 1 -Inf, 1 not computed of 30 points")
     hatches = {p.get_label(): p.get_hatch() for p in figure.axes[0].patches if isinstance(p, PathPatch)}
     assert len(set(hatches.values())) == 2
 
@@ -175,8 +178,8 @@ def test_trajectory_is_joined_named_and_explained() -> None:
     np.testing.assert_array_equal(drawn.get_xydata(), path.coordinates)
     assert drawn.get_linestyle() == "-"
     assert [(text.get_text(), text.xy) for text in ax.texts] == [("epoch 1", (-3.0, 0.5)), ("epoch 3", (0.0, 0.0))]
-    assert ax.get_xlabel() == "x (filter-normalised, 71.2 % of variance)"
-    assert ax.get_ylabel() == "y (filter-normalised, 10.1 % of variance)"
+    assert ax.get_xlabel() == "x (filter-normalised direction, 71.2 % of variance)"
+    assert ax.get_ylabel() == "y (filter-normalised direction, 10.1 % of variance)"
     assert ax.get_xlim()[0] < -3.0  # beyond the grid, still in the picture
     assert ax.get_xlim()[1] == 1.0
 
@@ -194,13 +197,13 @@ def test_further_axes_are_cut_nearest_zero_and_the_title_says_where() -> None:
         lambda x, y, z, u: x + 10 * z + 100 * u, np.linspace(0, 1, 4), np.linspace(0, 1, 3), [0.25, 1, 2], [2.0, -1]
     )
     figure = plot_surface(volume)
-    assert figure.axes[0].get_title() == "loss at z = 0.25, u = -1"
+    assert figure.axes[0].get_title() == "z = 0.25, u = -1"
     contours = filled(figure.axes[0])
     assert contours is not None
     assert contours.levels[0] <= -97.5 < contours.levels[1]
     assert contours.levels[-2] < -96.5 <= contours.levels[-1]
     titles = [ax.get_title() for ax in plot_surface(volume, kind="profile").axes]
-    assert titles[2] == "loss at x = 0, y = 0, u = -1"
+    assert titles[2] == "x = 0, y = 0, u = -1"
     assert len(titles) == 4
 
 
@@ -214,28 +217,36 @@ def test_3d_has_a_face_per_whole_quad_and_tells_what_it_leaves_out() -> None:
     assert heights.size == 5 * 4 - 2
     # The first face kept lies at x -0.6 to -0.2, y -1 to -0.5.
     assert heights[0] == pytest.approx(1 + (0.36 + 0.04) / 2 + 2 * (1 + 0.25) / 2)
-    assert note(figure) == "left out: 1 +Inf, 1 not computed of 30 points"
+    assert note(figure).startswith("left out: 1 +Inf, 1 not computed of 30 points")
+
+
+def test_3d_of_a_fine_grid_draws_some_of_its_lines_and_says_so() -> None:
+    fine = surface(lambda x, y: 3 + x + y, np.linspace(-1, 1, 301), np.linspace(0, 1, 20))
+    figure = plot_surface(fine, kind="3d")
+    faces = next(c for c in figure.axes[0].collections if isinstance(c, Poly3DCollection))
+    assert np.asarray(faces.get_array()).size == 149 * 19
+    assert note(figure).startswith("150 of 301 by 20 of 20 grid lines drawn")
 
 
 def test_3d_draws_values_without_a_face_as_dots() -> None:
     figure = plot_surface(surface(lambda x, y: x, [-1, 0, 1], [0.0]), kind="3d")
     assert legend(figure) == ["single values"]
-    assert note(figure) == "one row of points"
+    assert note(figure).startswith("one row of points")
     (dots,) = figure.axes[0].collections
     assert len(np.asarray(dots.get_array())) == 3
 
 
-def test_profile_has_line_and_band_of_one_standard_error() -> None:
+def test_profile_has_line_and_band_of_two_standard_errors() -> None:
     known = line()
     known.stderr["loss"][0] = np.nan
     known.stderr["loss"][4] = 0.5
     ax = plot_surface(known).axes[0]
-    drawn = next(artist for artist in ax.lines if artist.get_label() == "loss")
+    drawn = ax.lines[0]
     np.testing.assert_array_equal(drawn.get_xydata(), np.stack([known.x, 2 + known.x], axis=1))
-    (band,) = (c for c in ax.collections if c.get_label() == "±1 standard error")
+    (band,) = (c for c in ax.collections if c.get_label() == "±2 standard errors")
     corners = {tuple(np.round(v, 9)) for v in band.get_paths()[0].vertices}
     expected = {
-        (round(x, 9), round(2 + x + side * s, 9))
+        (round(x, 9), round(2 + x + 2 * side * s, 9))
         for x, s in zip(known.x.tolist(), known.stderr["loss"].tolist(), strict=True)
         for side in (-1, 1)
         if np.isfinite(s)
@@ -248,17 +259,17 @@ def test_profile_without_errors_has_no_band() -> None:
     known = line()
     known.stderr["loss"][:] = np.nan
     figure = plot_surface(known)
-    assert legend(figure) == ["loss", "centre"]
+    assert legend(figure) == ["centre"]
     assert len(figure.axes[0].collections) == 0
 
 
 def test_profile_on_a_log_scale_keeps_a_band_that_reaches_zero() -> None:
     ax = plot_surface(surface(lambda x: 0.1 + 100 * x**2, np.linspace(-1, 1, 11)), levels="log").axes[0]
-    (band,) = (c for c in ax.collections if c.get_label() == "±1 standard error")
+    (band,) = (c for c in ax.collections if c.get_label() == "±2 standard errors")
     vertices = band.get_paths()[0].vertices
     assert np.isfinite(vertices).all()
     assert vertices[:, 1].min() == ax.get_ylim()[0] <= np.log10(0.1)
-    assert vertices[np.isclose(vertices[:, 0], 0.0), 1].max() == pytest.approx(np.log10(0.1 + 0.25))
+    assert vertices[np.isclose(vertices[:, 0], 0.0), 1].max() == pytest.approx(np.log10(0.1 + 2 * 0.25))
 
 
 def test_profile_marks_missing_nan_and_inf() -> None:
@@ -282,7 +293,7 @@ def test_profile_of_a_plane_cuts_both_axes_through_the_centre() -> None:
     first, second = figure.axes
     np.testing.assert_array_equal(first.lines[0].get_ydata(), 10 * plane.x - 0.5)
     np.testing.assert_array_equal(second.lines[0].get_ydata(), 2.5 + plane.y)
-    assert (first.get_title(), second.get_title()) == ("loss at y = -0.5", "loss at x = 0.25")
+    assert (first.get_title(), second.get_title()) == ("y = -0.5", "x = 0.25")
     assert (first.get_xlabel()[0], second.get_xlabel()[0]) == ("x", "y")
 
 
@@ -370,7 +381,13 @@ def test_saving_where_it_cannot_be_is_refused(tmp_path: Path) -> None:
         ({"quantity": "los"}, "did you mean 'loss'"),
         ({"kind": "contours"}, "did you mean 'contour'"),
         ({"levels": "lin"}, "linear"),
+        ({"levels": [1.0, 1.0, 2.0]}, "values that increase"),
+        ({"levels": [1.0]}, "give 2 to 200 values"),
+        ({"levels": [0.0, np.inf]}, "values that increase and are finite"),
+        ({"levels": "step", "step": 0.0}, "step 0.0 is not a positive number"),
+        ({"levels": "step", "step": 1e-17}, "lost beside values of 1"),
         ({"count": 1}, "count 1 is too small"),
+        ({"kind": "ratio"}, "no eigenvalues.*measure_curvature_map"),
     ],
 )
 def test_unknown_words_are_refused_with_the_nearest(arguments: dict[str, Any], message: str) -> None:
@@ -410,6 +427,82 @@ def test_levels_cover_all_values_with_several_bands(low: float, high: float, lev
     assert contours.levels[0] <= low < contours.levels[1]
     assert contours.levels[-2] < high <= contours.levels[-1]
     assert 5 <= len(contours.levels) <= 14
+
+
+def values_of(figure: Figure, *, log: bool) -> np.ndarray:
+    contours = filled(figure.axes[0])
+    assert contours is not None
+    return 10.0**contours.levels if log else np.asarray(contours.levels)
+
+
+def test_steps_show_the_basin_and_powers_of_ten_the_walls() -> None:
+    """Values 0.37 to 900 in steps of 0.5: 0.2, 0.5 ... 10, then 1, 2, 5 times powers of ten."""
+    wide = surface(lambda x, y: 0.37 * (900 / 0.37) ** x, np.linspace(0, 1, 60), np.linspace(0, 1, 4))
+    figure = plot_surface(wide, levels="step", step=0.5)
+    levels = values_of(figure, log=True)
+    np.testing.assert_allclose(levels[1:21], np.arange(1, 21) / 2)
+    np.testing.assert_allclose(levels[[0, *range(21, 27)]], [0.2, 20, 50, 100, 200, 500, 1000])
+    assert note(figure).startswith("steps of 0.5; log scale")
+    figure.draw_without_rendering()
+    assert len([t for t in figure.axes[1].get_yticklabels() if t.get_text()]) <= 16
+
+
+def test_steps_of_a_tenth_from_the_lowest_value() -> None:
+    flat = surface(lambda x, y: 0.25 + x, np.linspace(0, 1, 9), np.linspace(0, 1, 4))
+    np.testing.assert_allclose(values_of(plot_surface(flat, levels="step"), log=False), np.arange(2, 14) / 10)
+    below = surface(lambda x, y: -3 + 2.5 * x, np.linspace(0, 1, 9), np.linspace(0, 1, 4))
+    levels = values_of(plot_surface(below, levels="step"), log=False)
+    np.testing.assert_allclose(levels, [*np.arange(-30, -9) / 10, -0.5])
+
+
+@pytest.mark.parametrize(
+    ("given", "extend", "words"),
+    [
+        ([0.5, 2.0, 5.0], "neither", "standard error"),
+        ([1.5, 2.0, 5.0], "min", "4 values below 1.5"),
+        (np.array([0.5, 2.0, 3.0]), "max", "12 values above 3"),
+        ((1.5, 3.0), "both", "4 values below 1.5; 12 values above 3"),
+    ],
+)
+def test_given_levels_are_kept_and_what_lies_beyond_is_counted(given: Any, extend: str, words: str) -> None:
+    figure = plot_surface(bowl(), levels=given)
+    contours = filled(figure.axes[0])
+    assert contours is not None
+    np.testing.assert_allclose(contours.levels, given)
+    assert contours.extend == extend
+    assert note(figure).startswith(words)
+    for kind in ("3d", "profile"):  # heights show all values
+        figure = plot_surface(bowl(), kind=kind, levels=given)
+        low, high = figure.axes[0].get_zlim() if kind == "3d" else figure.axes[0].get_ylim()
+        assert low <= (1.0 if kind == "3d" else 1.04)
+        assert high >= (4.0 if kind == "3d" else 3.0)
+
+
+def curvature(low: Function) -> Surface:
+    made = surface(lambda x, y: 10 + 0 * x, np.linspace(-1, 1, 9), np.linspace(-1, 1, 7))
+    smallest = surface(low, made.x, made.y).values["loss"]
+    values = {"eigenvalue_max": made.values["loss"], "eigenvalue_min": smallest}
+    values["convexity"] = np.abs(smallest / made.values["loss"])
+    return Surface(made.axes, values, {"convexity": np.full(smallest.shape, 0.02)}, made.computed)
+
+
+def test_ratio_of_eigenvalues_with_the_line_where_the_smallest_is_zero() -> None:
+    figure = plot_surface(curvature(lambda x, y: -4 * x), kind="ratio")
+    ax, bar = figure.axes
+    assert bar.get_ylabel() == r"$|\lambda_{\min}/\lambda_{\max}|$"
+    assert values_of(figure, log=False)[0] == 0.0
+    dashed = [c for c in ax.collections if isinstance(c, QuadContourSet) and c.levels.tolist() == [0.0]]
+    assert [np.unique(c.allsegs[0][0][:, 0]).tolist() for c in dashed] == [[0.0]] * 2
+    assert legend(figure) == ["centre", r"$\lambda_{\min} = 0$"]
+    assert note(figure) == "smallest eigenvalue below 0 at 28 of 63 points; standard error at most 0.02"
+    convex = plot_surface(curvature(lambda x, y: 1 + x**2), kind="ratio")
+    assert legend(convex) == ["centre"]
+    assert note(convex).startswith("smallest eigenvalue below 0 at 0 of 63 points")
+
+
+def test_lines_of_one_picture_stay_apart_without_colours() -> None:
+    looks = [line_look(k) for k in range(6)]
+    assert len({look["marker"] for look in looks}) == len({look["color"] for look in looks}) == 6
 
 
 def test_pyplot_is_never_loaded() -> None:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from landscape_jobs.shown import result_tables
-from landscape_jobs.spectral_tables import layers_table, spectrum_table
+from landscape_jobs.shown import as_rich
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
@@ -26,9 +25,11 @@ from test_hdf5 import example as example_surface
 from test_spectral_schema import OUTLIERS, SIZE, TENSORS, density, layers, nothing, sampled, spectrum, trace
 
 from landscape.errors import InputError
-from landscape.plotting import save_figure
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum
 from landscape.spectral_plotting import KINDS, plot_layers, plot_spectrum
+from landscape.spectral_summary import layers_tables, spectrum_tables
+from landscape.style import save_figure
+from landscape.summary import result_tables
 
 
 def note(figure: Figure) -> str:
@@ -462,12 +463,12 @@ def shown(tables: Any) -> list[str]:
     text = io.StringIO()
     console = Console(width=200, file=text)
     for table in tables:
-        console.print(table)
+        console.print(as_rich(table))
     return [" ".join(line.replace("│", " ").split()) for line in text.getvalue().splitlines()]
 
 
 def test_spectrum_table_says_values_errors_residuals_and_cost() -> None:
-    lines = shown(spectrum_table(spectrum(largest=sampled()), "a.h5"))
+    lines = shown(spectrum_tables(spectrum(largest=sampled()), "a.h5"))
     assert lines[0] == "a.h5"
     assert "matrix 1,002 x 1,002" in lines
     assert "1 41 +- 1.6 40.59 36.9 1e-07 yes" in lines
@@ -481,18 +482,18 @@ def test_spectrum_table_says_values_errors_residuals_and_cost() -> None:
     assert "norm -3.25 +- 4.5" in lines
     assert "eigenvalues taken out 10" in lines
     assert "cost 150 products in 30 passes over the data" in lines
-    exact = shown(spectrum_table(spectrum(trace=trace(stderr_probes=0.0))))
+    exact = shown(spectrum_tables(spectrum(trace=trace(stderr_probes=0.0)), "a.h5"))
     assert "error from probes none: exact for the data given" in exact
 
 
 def test_parts_that_were_not_measured_have_no_table() -> None:
-    lines = shown(spectrum_table(spectrum(trace=None, density=None, smallest=nothing())))
+    lines = shown(spectrum_tables(spectrum(trace=None, density=None, smallest=nothing()), "a.h5"))
     assert not {"trace", "density", "smallest eigenvalues", "trace by layer"} & set(lines)
     assert "largest eigenvalues" in lines
 
 
 def test_layers_table_has_a_line_for_each_layer() -> None:
-    lines = shown(layers_table(layers(), "a.h5"))
+    lines = shown(layers_tables(layers(), "a.h5"))
     assert "matrix 6 diagonal blocks, 5 of 6 computed" in lines
     assert "stages.0.blocks.1.größe 101 10.2926 +- 0.51 0.0001 1 of 1 32.8777 +- 1.3" in lines
     assert "stages.1.blocks.1.größe 105 not computed not computed not computed not computed" in lines

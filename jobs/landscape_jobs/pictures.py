@@ -16,6 +16,8 @@ from landscape.errors import InputError
 from landscape.opening import Result
 from landscape.path_plotting import plot_paths
 from landscape.plotting import plot_surface
+from landscape.profiles import Profiles
+from landscape.profiles_plotting import plot_profiles
 from landscape.results import Surface
 from landscape.spectra import Spectrum
 from landscape.spectral_plotting import kinds_of, plot_layers, plot_spectrum
@@ -41,9 +43,14 @@ def pictures(
         for measure in (quantity,) if quantity is not None else result.values:
             yield measure.replace(":", "_"), plot_agreement(result, measure)
         return
+    if isinstance(result, Profiles):
+        _only(kind, "profiles")
+        for name in (quantity,) if quantity is not None else result.values:
+            yield f"{name}_profiles", plot_profiles(result, name, levels=levels or "auto")
+        return
     for option, value in (("-q", quantity), ("--levels", levels)):
         if value is not None:
-            raise InputError(f"{option} {value}: an option of surfaces, and this result is none; leave it out")
+            raise InputError(f"{option} {value}: an option of surfaces and profiles, which this is not; leave it out")
     if isinstance(result, Connectivity):
         for name in (kind,) if kind is not None else CONNECTIVITY_KINDS:
             yield name, plot_connectivity(result, name)

@@ -1,0 +1,283 @@
+"""Loss and metrics along many random directions: the Task, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from landscape_kernels.normalise import normalise_
+from landscape_kernels.perturb import perturb_
+from landscape_kernels.probes import normal_vector
+from torch import Tensor
+
+from landscape.claims import Progress
+from landscape.comm import Communicator, world
+from landscape.directions import blocks_matching, random_plane
+from landscape.errors import InputError, nearest
+from landscape.failures import Tolerance
+from landscape.grid import Grid, axis_values
+from landscape.loop import agree, run_task
+from landscape.objective import Objective
+from landscape.results import BoolArray, FloatArray
+from landscape.store import History, result_attributes
+from landscape.surface import RECHECK_RTOL, anchor_points, chosen_batchnorm, precision_error
+from landscape.task import Description, Row, Rows
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.figure import Figure
+
+SHARES = (0.1, 0.5, 0.9)  # of the directions below the values that tables and pictures show
+
+
+@dataclass(frozen=True, repr=False)
+class Profiles:
+    """Quantities at theta + x d_k for directions d_0 ... d_(n-1)."""
+
+    x: FloatArray  # (nx,), ascending, in multiples of each direction
+    values: Mapping[str, FloatArray]  # quantity -> (n, nx); NaN and Inf are results
+    stderr: Mapping[str, FloatArray]  # quantity -> (n, nx); standard error over samples (population)
+    computed: BoolArray  # (n, nx); False where no value was computed yet
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # directions, data, precision, provenance
+
+    def __repr__(self) -> str:
+        n, nx = self.computed.shape
+        names = ", ".join(self.values)
+        return f"Profiles({names} at {nx} points along {n} directions, {int(self.computed.sum())} computed)"
+
+    def _repr_html_(self) -> str:
+        from landscape.html import result_html
+
+        return result_html(self)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every point was computed."""
+        return bool(self.computed.all())
+
+    @property
+    def mean(self) -> dict[str, FloatArray]:
+        """{quantity: (nx,)}: mean over the directions computed, NaN where there is none."""
+        return {name: self._over_directions(name, np.mean, 1) for name in self.values}
+
+    @property
+    def spread(self) -> dict[str, FloatArray]:
+        """{quantity: (nx,)}: standard deviation over the directions computed (n - 1), NaN where they are fewer than 2.
+
+        It is that of one direction drawn at random; the mean's standard error over directions is spread / sqrt(n).
+        """
+        return {name: self._over_directions(name, lambda values: np.std(values, ddof=1), 2) for name in self.values}
+
+    def quantile(self, quantity: str, share: float) -> FloatArray:
+        """The value that a `share` of the directions computed lies below, (nx,); 0.5 is the median.
+
+        Raises InputError for an unknown quantity and a share outside 0 to 1.
+        """
+        if quantity not in self.values:
+            raise InputError(f"the profiles have no quantity {quantity!r}; {nearest(quantity, self.values)}")
+        if not 0 <= share <= 1:
+            raise InputError(f"share={share} is not between 0 and 1; 0.5 is the median")
+        return self._over_directions(quantity, lambda values: _quantile(values, share), 1)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The profiles as an xarray Dataset over (direction, x): each quantity, its `_stderr`, `computed`."""
+        from landscape.profiles_schema import profiles_to_xarray
+
+        return profiles_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each (direction, x): each quantity, its `_stderr`, and whether it was computed."""
+        return self.to_xarray().to_dataframe().reset_index()
+
+    def plot(self, quantity: str | None = None, **options: Any) -> Figure:
+        """A Figure of every direction with median and band; see `landscape.profiles_plotting.plot_profiles`."""
+        from landscape.profiles_plotting import plot_profiles
+
+        return plot_profiles(self, quantity or next(iter(self.values)), **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the profiles as one HDF5 file (netCDF-4), atomically; returns the path."""
+        from landscape.profiles_schema import write_profiles
+
+        return write_profiles(path, self)
+
+    def _over_directions(self, quantity: str, reduce: Callable[[FloatArray], Any], least: int) -> FloatArray:
+        found = np.full(self.x.size, np.nan)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are results
+            for i, (values, computed) in enumerate(zip(self.values[quantity].T, self.computed.T, strict=True)):
+                if computed.sum() >= least:
+                    found[i] = reduce(values[computed])
+        return found
+
+
+class ProfilesTask:
+    """Item k nx + i: direction k at x[i]; then, for bf16, anchor points in float32 that measure its error."""
+
+    headline = "loss"
+
+    def __init__(
+        self,
+        objective: Objective,
+        n: int,
+        x: FloatArray,
+        *,
+        normalize: str = "filter",
+        ignore: Sequence[str] = ("bias", "norm"),
+        seed: int = 0,
+        batchnorm: str | None = None,
+        statistics: Any = None,
+    ) -> None:
+        if n < 1:
+            raise InputError(f"n={n}; give 1 or more directions, 10 are usual")
+        first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1)
+        self._objective, self._first, self._seed, self._normalize = objective, first, seed, normalize
+        self._ignored = blocks_matching(objective.layout, first.about["ignore"])
+        self._grid = Grid({"x": x, "direction": np.arange(float(n))})
+        self._batchnorm = chosen_batchnorm(objective, first, batchnorm, statistics)
+        self._statistics = objective.read_statistics(statistics) if self._batchnorm == "reestimated" else None
+        self._theta = torch.empty_like(first.centre)
+        self._held: tuple[int, Tensor] = (0, first.directions[0])  # the direction in hand: points of one come together
+        self._all_anchors = anchor_points(self._grid) if objective.precision == "bf16" else []
+        self.count = self._grid.size + len(self._all_anchors)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        objective, first = self._objective, self._first
+        names = [name for quantity in objective.quantities for name in (quantity, f"{quantity}_stderr")]
+        identity = {
+            "objective": objective.identity(),
+            "directions": {**first.identity(), "made": dict(first.about)},
+            "n": len(self._grid.axes["direction"]),
+            "x": self._grid.axes["x"].tolist(),
+            "batchnorm": self._batchnorm,
+            "statistics": self._statistics.digest if self._statistics is not None else "",
+        }
+        about = {
+            "device": str(objective.device),
+            "statistics_samples": self._statistics.samples if self._statistics is not None else 0,
+            "anchors": self._all_anchors,
+        }
+        return Description("profiles", dict.fromkeys(names, ()), identity, about)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        anchor = index - self._grid.size
+        x, number = self._grid.coordinates(index if anchor < 0 else self._all_anchors[anchor])
+        theta = perturb_(self._theta, self._first.centre, [self._direction(int(number))], [x])
+        buffers = self._objective.reestimate(theta, self._statistics) if self._batchnorm == "reestimated" else None
+        row: dict[str, float] = {}
+        found = self._objective.evaluate(theta, buffers=buffers, group=group, full_precision=anchor >= 0)
+        for name, estimate in found.items():
+            row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr
+        return row
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: one round."""
+        return self.count
+
+    def _direction(self, number: int) -> Tensor:
+        """Direction `number` of `random_plane`."""
+        if self._held[0] != number:
+            objective = self._objective
+            drawn = normal_vector(objective.layout.size, self._seed, "direction", number)
+            theta = objective.theta.double().cpu()
+            normalise_(drawn, theta, objective.layout, self._normalize, self._ignored)
+            self._held = (number, objective.vector(drawn))
+        return self._held[1]
+
+
+def measure_profiles(
+    objective: Objective,
+    n: int = 10,
+    x: Any = (-1, 1, 51),
+    normalize: str = "filter",
+    ignore: Sequence[str] = ("bias", "norm"),
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    batchnorm: str | None = None,
+    statistics: Any = None,
+    ranks_per_item: int = 1,
+    limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    job: str = "",
+) -> Profiles:
+    """Loss and metrics at theta + x d_k along `n` random directions d_k, on all MPI ranks of this run.
+
+    One pair of directions is one draw; how much profiles differ over directions tells what a picture of one is worth.
+    Direction k is that of axis k of `random_plane(objective, normalize=, ignore=, seed=)`, drawn from (seed, k) alone,
+    and `x` is (start, stop, n) with both ends included, or an array of coordinates. The other arguments are those of
+    `measure_surface`. Raises InputError for anything that cannot be measured as asked, before computing; see
+    `run_task` for the rest.
+    """
+    places = axis_values("x", x)
+    task = agree(
+        world(),
+        lambda: ProfilesTask(
+            objective,
+            n,
+            places,
+            normalize=normalize,
+            ignore=ignore,
+            seed=seed,
+            batchnorm=batchnorm,
+            statistics=statistics,
+        ),
+    )
+    outcome = run_task(
+        task,
+        out,
+        ranks_per_item=ranks_per_item,
+        limit=limit_items,
+        progress=progress,
+        job=job,
+        recheck=RECHECK_RTOL[objective.precision],
+        tolerance=tolerance,
+    )
+    profiles = profiles_from_rows(task.describe(), outcome.rows, outcome.history)
+    if outcome.store is not None and outcome.ended:
+        result = outcome.store.result
+        agree(world(), lambda: profiles.save(result) if world().rank == 0 else None)
+    return profiles
+
+
+def profiles_from_rows(description: Description, rows: Rows, history: History) -> Profiles:
+    """The result in the rows of a profiles task, masked where rows are missing."""
+    identity = description.identity
+    x = np.array(identity["x"])
+    shape = (int(identity["n"]), x.size)
+    size = shape[0] * shape[1]
+    quantities = [name for name in rows.columns if not name.endswith("_stderr")]
+    made = identity["directions"]["made"]
+    attributes = result_attributes(description, history) | {
+        **{name: made[name] for name in ("normalize", "ignore", "seed")},
+        "batchnorm": identity["batchnorm"],
+        "statistics_samples": description.about["statistics_samples"],
+        "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
+        **precision_error(description, rows, size),
+    }
+    return Profiles(
+        x,
+        {name: rows.columns[name][:size].reshape(shape) for name in quantities},
+        {name: rows.columns[f"{name}_stderr"][:size].reshape(shape) for name in quantities},
+        rows.done[:size].reshape(shape),
+        attributes,
+    )
+
+
+def _quantile(values: FloatArray, share: float) -> float:
+    """By linear interpolation; NaN where a value is NaN, and Inf as a value like others."""
+    if np.isnan(values).any():
+        return float("nan")
+    ordered = np.sort(values)
+    place = share * (ordered.size - 1)
+    low, part = int(place), place - int(place)
+    if part == 0 or ordered[low] == ordered[low + 1]:
+        return float(ordered[low])
+    return float((1 - part) * ordered[low] + part * ordered[low + 1])
