@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,9 @@ from landscape_kernels.matching import (
 )
 from torch import Tensor
 
-from landscape.checkpoint import read_state, strip_prefixes
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
-from landscape.states import ThetaLike, read_model
+from landscape.states import ThetaLike, named_state, read_model
 from landscape.symmetry import Listener, Symmetry, Table, find_symmetry, first_difference, symmetry_from_table
 from landscape.trees import floats_in
 
@@ -103,7 +101,7 @@ def align(
         table=table,
         data=data,
     )
-    state = _state(objective, theta_b)
+    state = named_state(objective, theta_b)
     if state is not None:
         return alignment.permute(state)
     return _permuted_vector(objective, alignment, objective.vector(theta_b))
@@ -300,14 +298,3 @@ def _require_finite(objective: Objective, vector: Tensor, what: str) -> None:
             f"{what} has values that are not finite, the first in {bad[0]!r}; units cannot be matched by them. Give "
             "a model whose training has not diverged."
         )
-
-
-def _state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | None:
-    """The state dict of a model given by name; None for a flat vector."""
-    if isinstance(theta, (str, Path)):
-        theta = read_state(theta)
-    elif hasattr(theta, "state_dict"):
-        theta = theta.state_dict()
-    if not isinstance(theta, Mapping):
-        return None
-    return strip_prefixes({name: value.detach() for name, value in theta.items()}, objective.state_shapes)

@@ -18,11 +18,12 @@ from landscape_kernels.probes import normal_vector
 from landscape_kernels.projection import gram, principal_axes, project
 from torch import Tensor
 
+from landscape.curvature import select_blocks
 from landscape.curves import Curve
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
 from landscape.results import FloatArray
-from landscape.states import ThetaLike, model_labels, read_model
+from landscape.states import ThetaLike, in_order, model_labels, read_model
 from landscape.trees import digest
 
 _KINDS = ("bias", "norm", "embedding", "weight")
@@ -102,6 +103,7 @@ def random_plane(
     *,
     normalize: str = "filter",
     ignore: Sequence[str] = ("bias", "norm"),
+    params: str | Sequence[str] | None = None,
     seed: int = 0,
     axes: int = 2,
     orthogonal: bool = False,
@@ -110,10 +112,11 @@ def random_plane(
 
     `normalize` is "none", "filter" (Li et al. 2018), "layer", "weight" or "model"; see
     `landscape_kernels.normalise.normalise_` for the formulas. `ignore` names kinds ("bias", "norm", "embedding",
-    "weight") or patterns of parameter names whose directions are zero. `orthogonal` makes the directions exactly
-    orthogonal (cosine below 1e-13, before they are rounded to the objective's precision) while each keeps its norms;
-    without it they are so only on average,
-    about 1/sqrt(size). Raises InputError for unknown names, or when everything is ignored.
+    "weight") or patterns of parameter names whose directions are zero. `params` names the parameters that vary at all:
+    modules ("layer1"), parameters, or patterns ("*.lora_*"), as in `measure_spectrum`; by default every one.
+    `orthogonal` makes the directions exactly orthogonal (cosine below 1e-13, before they are rounded to the objective's
+    precision) while each keeps its norms; without it they are so only on average, about 1/sqrt(size). Raises InputError
+    for unknown names, or when everything is ignored.
     """
     if normalize not in NORMALIZATIONS:
         raise InputError(f"normalize={normalize!r} is unknown; {nearest(normalize, NORMALIZATIONS)}")
@@ -121,9 +124,12 @@ def random_plane(
         raise InputError(f"axes={axes}; a plane has at least 1")
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     layout = objective.layout
-    ignored = _matching(layout, ignore)
-    if len(ignored) == len(layout.blocks):
-        raise InputError(f"ignore={ignore} covers all {len(ignored)} parameter tensors; no direction is left")
+    ignored = blocks_matching(layout, ignore)
+    varied = select_blocks(objective, params)
+    if all(block in ignored for block in varied):
+        what = "parameter tensors" if params is None else f"parameter tensors of params={params!r}"
+        raise InputError(f"ignore={ignore} covers all {len(varied)} {what}; no direction is left")
+    ignored += [block for block in layout.blocks if block not in varied and block not in ignored]
     theta = objective.theta.double().cpu()
     directions: list[Tensor] = []
     for axis in range(axes):
@@ -143,13 +149,15 @@ def random_plane(
                 f"direction {axis} is zero: with normalize={normalize!r} it is scaled by parameters that are all zero. "
                 "Use normalize='none', or a trained model."
             )
-    about = {
+    about: dict[str, Any] = {
         "kind": "random",
         "normalize": normalize,
         "ignore": list(ignore),
         "seed": seed,
         "orthogonal": orthogonal,
     }
+    if params is not None:
+        about["params"] = [params] if isinstance(params, str) else list(params)
     return Plane(objective.theta, _placed(objective, directions), about)
 
 
@@ -213,16 +221,25 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
     return Plane(vectors[0], placed, {"kind": "through"}, points, buffers, buffer_directions)
 
 
-def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 2, labels: Sequence[str] = ()) -> Plane:
+def pca_plane(
+    objective: Objective,
+    thetas: str | Path | Sequence[ThetaLike],
+    *,
+    axes: int = 2,
+    labels: Sequence[str] = (),
+) -> Plane:
     """The plane of the leading principal axes of a trajectory of checkpoints, through the objective's centre.
+
+    `thetas` is a list of models, or a folder: of `TrajectoryRecorder`, of transformers' `checkpoint-*`, or any in which
+    the names of checkpoints tell their step. Checkpoints whose names hold a step are taken in the order of steps, and
+    labelled by them.
 
     The axes are unit vectors: coordinates are distances in parameter space. Each checkpoint has least-squares
     coordinates, its distance from the plane, and the axes the fraction of the trajectory's variance they explain
     (principal axes of the checkpoints about their mean; Li et al. 2018, section 7). Raises InputError when the
     checkpoints span too few directions.
     """
-    if isinstance(thetas, (str, Path)):
-        raise InputError(f"thetas is one path, {str(thetas)!r}; give a list, as in sorted(glob.glob('epoch*.pt'))")
+    thetas, names = in_order(thetas, labels)
     if axes < 1 or len(thetas) <= axes:
         raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
     states = [read_model(objective, theta) for theta in thetas]
@@ -232,7 +249,6 @@ def pca_plane(objective: Objective, thetas: Sequence[ThetaLike], *, axes: int = 
     except ValueError as error:
         raise InputError(f"{error}; give more checkpoints, or fewer axes") from error
     placed = _placed(objective, principal.axes)
-    names = model_labels(thetas, labels)
     centre = objective.theta
     buffers = [buffers for _, buffers in states]
     points = _points(centre, placed, vectors, "trajectory", names, buffers, principal.explained_variance)
@@ -323,7 +339,8 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
     return vector
 
 
-def _matching(layout: Layout, ignore: Sequence[str]) -> list[Block]:
+def blocks_matching(layout: Layout, ignore: Sequence[str]) -> list[Block]:
+    """Blocks of the layout whose kind or name one of the patterns is. Raises InputError for one that matches nothing."""
     matched: list[Block] = []
     for pattern in ignore:
         found = [b for b in layout.blocks if (b.kind == pattern or fnmatch.fnmatchcase(b.name, pattern))]

@@ -10,36 +10,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.checkpoint import check_state, read_state, strip_prefixes
+from landscape.checkpoint import (
+    check_state,
+    entries_of,
+    fit_state,
+    in_step_order,
+    read_state,
+    step_files,
+    step_of,
+    strip_prefixes,
+)
 from landscape.errors import InputError
 from landscape.objective import Objective
 
-ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint
+ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint or its folder
 PAIRS = ("all", "ring", "star")
+
+
+def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | None:
+    """A model given by name as {name: tensor} under the names of the objective's model; None for a flat vector.
+
+    Raises InputError where it does not fit, see `landscape.checkpoint.fit_state`.
+    """
+    source = _source(theta)
+    if isinstance(theta, (str, Path)):
+        theta = read_state(theta)
+    elif hasattr(theta, "state_dict"):
+        theta = theta.state_dict()
+    if not isinstance(theta, Mapping):
+        return None
+    values = {name: value.detach() if isinstance(value, Tensor) else value for name, value in theta.items()}
+    state = strip_prefixes(values, objective.state_shapes)
+    parameters = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
+    if set(state) == set(parameters):
+        check_state(state, parameters, source)
+        return state
+    with objective.differentiable() as (model, _):  # whose tensors tell which names are tied
+        entries = entries_of(model)
+    return fit_state(state, entries, source)
+
+
+def _source(theta: ThetaLike) -> str:
+    if isinstance(theta, (str, Path)):
+        return f"checkpoint {theta}"
+    return type(theta).__name__ if hasattr(theta, "state_dict") else "the given state"
 
 
 def read_model(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str, Tensor]]:
     """(flat vector, buffers) of a model given in any of the accepted forms; buffers empty where it brings none."""
-    source = "the given state"
-    if isinstance(theta, (str, Path)):
-        source = f"checkpoint {theta}"
-        theta = read_state(theta)
-    elif hasattr(theta, "state_dict"):
-        source = type(theta).__name__
-        theta = theta.state_dict()
-    if not isinstance(theta, Mapping):
+    state = named_state(objective, theta)
+    if state is None:
         return objective.vector(theta), {}
-    state = strip_prefixes(theta, objective.state_shapes)
-    parameters = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
-    if set(state) == set(parameters):
-        check_state(state, parameters, source)
+    if set(state) == set(objective.layout.names):
         return objective.vector(objective.layout.flatten(state)), {}
-    check_state(state, objective.state_shapes, source)
     for name, value in objective.frozen.items():
         if name in state and not torch.equal(state[name].to(value.device, value.dtype), value):
             raise InputError(
-                f"{source} has another value of {name!r}, which is frozen (requires_grad=False) and so the same all "
-                "over the plane; set requires_grad on the parameters that differ between the models"
+                f"{_source(theta)} has another value of {name!r}, which is frozen (requires_grad=False) and so the "
+                "same all over the plane; set requires_grad on the parameters that differ between the models"
             )
     buffers = {
         name: state[name].to(value.device, value.dtype) if name in state else value
@@ -59,6 +87,36 @@ def read_models(
         except InputError as error:
             raise InputError(f"model {label}: {error}") from error
     return found
+
+
+def in_order(
+    thetas: str | Path | Sequence[ThetaLike], labels: Sequence[str]
+) -> tuple[Sequence[ThetaLike], tuple[str, ...]]:
+    """Models of a trajectory and a label for each, checkpoints in the order of the steps in their names.
+
+    `thetas` is a folder of them (see `landscape.checkpoint.step_files`), or a list, which stays as it is where not
+    each has a step of its own. Labels are by default the steps, for other names than "step" and "checkpoint" those of
+    `model_labels`. Raises InputError for a single file, and what `model_labels` refuses.
+
+    >>> in_order(["checkpoint-20", "checkpoint-100", "checkpoint-3"], ())[1]
+    ('3', '20', '100')
+    """
+    if isinstance(thetas, (str, Path)) and Path(thetas).is_dir():
+        thetas = step_files(thetas)
+    elif isinstance(thetas, (str, Path)):
+        raise InputError(
+            f"thetas is one path, {str(thetas)!r}, and no folder of checkpoints; give a folder, or a list, as in "
+            "glob.glob('epoch*.pt')"
+        )
+    names = model_labels(thetas, labels)
+    paths = [Path(theta) for theta in thetas if isinstance(theta, (str, Path))]
+    if len(paths) < len(thetas):
+        return thetas, names
+    order = in_step_order(paths)
+    steps = [step for path in paths if (step := step_of(path)) is not None and step[0] != "epoch"]
+    if not labels and len({number for _, number in steps}) == len(paths):
+        names = tuple(str(number) for _, number in steps)
+    return [thetas[i] for i in order], tuple(names[i] for i in order)
 
 
 def require_finite(vector: Tensor, name: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from landscape.checkpoint import check_state, load_checkpoint, read_state, strip_prefixes
+from landscape.checkpoint import check_state, in_step_order, load_checkpoint, read_state, step_files, strip_prefixes
 from landscape.errors import InputError
 
 
@@ -131,3 +131,53 @@ def test_num_batches_tracked_may_be_missing(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "a.pt")
     load_checkpoint(model, tmp_path / "a.pt")
     assert same(model, saved)
+
+
+def test_the_class_that_would_be_pickled_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": net().state_dict(), "options": Evil()}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"pickled Python objects \(.*pathlib\.Path.*\), which could run code"):
+        read_state(tmp_path / "a.pt")
+    assert not Path("never").exists()
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["step-00000002.safetensors", "step-00000010.safetensors", "step-123456789.safetensors"],
+        ["checkpoint-2", "checkpoint-10", "checkpoint-100"],
+        ["epoch=9-step=2.ckpt", "epoch=1-step=10.ckpt", "epoch=2-step=100.ckpt"],
+        ["net.epoch2.pt", "net.epoch10.pt", "net.Epoch_011.pth"],
+        ["global_step2.bin", "global_step10.bin", "global_step11.bin"],
+    ],
+)
+def test_steps_are_numbers(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    for other in ("best.pt", "step.txt", ".step-7.safetensors.tmp", ".step-8.safetensors", "step-9.safetensors.old"):
+        (tmp_path / other).touch()
+    if names[0].startswith("checkpoint"):
+        for name in names:
+            (tmp_path / name).unlink()
+            (tmp_path / name).mkdir()
+    assert [path.name for path in step_files(tmp_path)] == names
+    paths = [tmp_path / name for name in sorted(names)]
+    assert [paths[i].name for i in in_step_order(paths)] == names
+
+
+def test_paths_without_steps_of_their_own_stay_as_given() -> None:
+    for names in (["b.pt", "a.pt"], ["epoch2.pt", "best.pt"], ["b/epoch1.pt", "a/epoch1.pt"], ["step-2", "epoch-1"]):
+        assert in_step_order([Path(name) for name in names]) == [0, 1]
+
+
+def test_folders_without_a_clear_order_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no checkpoints by step.*give a list"):
+        step_files(tmp_path)
+    for name in ("epoch=1-step=10.ckpt", "epoch=1-step=10-v1.ckpt"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="are of the same step"):
+        step_files(tmp_path)
+    with pytest.raises(InputError, match="cannot be read as a folder"):
+        step_files(tmp_path / "none")

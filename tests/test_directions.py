@@ -98,11 +98,40 @@ def test_ignored_by_kind_and_pattern(objective: Objective, ignore: Any, zero: se
     assert plane.about["ignore"] == ([ignore] if isinstance(ignore, str) else list(ignore))
 
 
+@pytest.mark.parametrize(
+    ("params", "moved"),
+    [
+        ("0", {"0.weight"}),
+        (["4", "1"], {"4.weight"}),
+        ("*.weight", {"0.weight", "4.weight"}),
+        (None, {"0.weight", "4.weight"}),
+    ],
+)
+@pytest.mark.parametrize("normalize", ["none", "filter", "model"])
+def test_params_are_all_that_varies(objective: Objective, params: Any, moved: set[str], normalize: str) -> None:
+    plane = random_plane(objective, params=params, normalize=normalize, orthogonal=True)
+    whole = random_plane(objective, normalize=normalize)
+    for direction in plane.directions:
+        parts = objective.layout.unflatten(direction)
+        assert {name for name, part in parts.items() if part.any()} == moved
+    assert abs(plane.geometry()["cosines"][0][1]) < 1e-12
+    if normalize == "filter":  # the numbers are those of the whole plane, which params only cuts out
+        first, other = (objective.layout.unflatten(p.directions[0]) for p in (plane, whole))
+        assert all(torch.equal(first[name], other[name]) for name in moved)
+    if normalize == "model":
+        theta = objective.layout.unflatten(objective.theta)
+        norm = torch.stack([theta[name].norm() ** 2 for name in moved]).sum().sqrt()
+        assert plane.geometry()["lengths"][0] == pytest.approx(float(norm), rel=1e-12)
+    assert plane.about.get("params") == ([params] if isinstance(params, str) else params)
+
+
 def test_bad_requests_are_named(objective: Objective) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"ignore": ("4.wieght",)}, "did you mean '4.weight'"),
         ({"ignore": ("norms",)}, "kinds are bias, norm"),
         ({"ignore": ("*",)}, "no direction is left"),
+        ({"params": "layer1"}, r"params='layer1' matches no trainable parameter"),
+        ({"params": "1"}, r"covers all 2 parameter tensors of params='1'; no direction is left"),
         ({"normalize": "filters"}, "did you mean 'filter'"),
         ({"axes": 0}, "at least 1"),
     ]
@@ -293,6 +322,22 @@ def test_trajectories_that_span_too_little_are_refused(objective: Objective) -> 
     for thetas, axes in (([], 2), ([a, b], 2), ([a, b], 0), ([a, b, a + 2 * (b - a)], 2)):
         with pytest.raises(InputError, match="checkpoint"):
             pca_plane(objective, thetas, axes=axes)
+
+
+def test_a_folder_of_checkpoints_is_a_trajectory_in_the_order_of_steps(objective: Objective, tmp_path: Path) -> None:
+    for step in (5, 10, 100):
+        torch.save(net(step).state_dict(), tmp_path / f"step-{step}.pt")
+    plane = pca_plane(objective, tmp_path)
+    assert plane.points is not None
+    assert plane.points.labels == ("5", "10", "100")
+    assert all(torch.equal(v, flat(net(s))) for v, s in zip(plane.points.vectors, (5, 10, 100), strict=True))
+    for path in tmp_path.iterdir():
+        path.rename(path.with_name(path.name.replace("step-", "epoch")))
+    plane = pca_plane(objective, sorted(tmp_path.iterdir()))
+    assert plane.points is not None
+    assert plane.points.labels == ("epoch5", "epoch10", "epoch100")
+    with pytest.raises(InputError, match="no folder of checkpoints"):
+        pca_plane(objective, tmp_path / "epoch5.pt")
 
 
 def test_the_public_names() -> None:

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 import landscape as ls
-from landscape.checkpoint import load_state
+from landscape.checkpoint import in_step_order, load_state, step_files
 from landscape.comm import RanksLostError, processor_count, world
 from landscape.errors import InputError, nearest
 from landscape.loop import agree
-from landscape.opening import Result, run_stores
+from landscape.opening import Result
+from landscape.runs import run_stores
 from landscape_jobs.reading import from_rank_0
 from landscape_jobs.spec import (
     RETURNED,
@@ -225,7 +226,10 @@ def _checkpoints(job: Job) -> list[Path]:
     """The files of the models that a surface's plane goes through."""
     if not isinstance(job.plane, ThroughPlane | PcaPlane):
         return []
-    return _files(job, "plane.checkpoints", job.plane.checkpoints)
+    files = _files(job, "plane.checkpoints", job.plane.checkpoints)
+    if isinstance(job.plane, ThroughPlane):
+        return files
+    return step_files(files[0]) if len(files) == 1 and files[0].is_dir() else [files[i] for i in in_step_order(files)]
 
 
 def _models(job: Job) -> list[Path]:
@@ -311,6 +315,7 @@ def _plane(job: Job, surface: SurfaceTable, objective: ls.Objective, checkpoints
             seed=plane.seed,
             axes=axes,
             orthogonal=plane.orthogonal,
+            params=plane.params,
         )
     if isinstance(plane, DirectionsPlane):
         directions = ls.read_loss_landscape_directions(job.path(plane.file), objective)
@@ -385,7 +390,7 @@ def _made(key: str, table: ModelTable | DataTable) -> Any:
 
 
 def _imported(key: str, name: str) -> Callable[..., Any]:
-    """The callable "package.module:callable". Raises InputError saying what failed."""
+    """The callable "package.module:callable" (or ":class.method"). Raises InputError saying what failed."""
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -402,10 +407,13 @@ def _imported(key: str, name: str) -> Callable[..., Any]:
             f"{key} = {name!r}: module {module_name!r} cannot be imported, {type(error).__name__}: {error}. "
             f"{advice[0].upper()}{advice[1:]}."
         ) from error
-    if not hasattr(module, attribute):
-        public = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise InputError(f"{key} = {name!r}: {module_name} has no {attribute!r}; {nearest(attribute, public)}")
-    found = getattr(module, attribute)
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            known = dir(found) if isinstance(found, type) else list(vars(found))
+            public = [n for n in known if not n.startswith("_") and callable(getattr(found, n, None))]
+            raise InputError(f"{key} = {name!r}: {module_name} has no {attribute!r}; {nearest(part, public)}")
+        found = getattr(found, part)
     if not callable(found):
         raise InputError(f"{key} = {name!r} is a {type(found).__name__}, not a callable")
     return found  # type: ignore[no-any-return]

@@ -92,7 +92,7 @@ MEASURED = (
 
 _DATA = ("statistics", "train", "test")  # tables of data inside a table
 
-_CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_CALLABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 def _callable_name(value: str) -> str:
@@ -188,8 +188,9 @@ class DataTable(_Table):
 class ModelTable(_Table):
     """The network: a factory that returns an nn.Module, and the trained parameters put into it.
 
-    Without `checkpoint` it stays as the factory made it, except that planes of checkpoints and [connectivity] bring
-    their own: the last of a plane of kind "pca" and the first of the others is then loaded.
+    `checkpoint` is a file or a folder of transformers. Without it the network stays as the factory made it, except that
+    planes of checkpoints and [connectivity] bring their own: the last of a plane of kind "pca" and the first of the
+    others is then loaded.
     """
 
     factory: CallableName
@@ -215,6 +216,7 @@ class RandomPlane(_Table):
     ignore: Strings = ("bias", "norm")
     seed: int = 0
     orthogonal: bool = False
+    params: Names | None = Field(default=None, min_length=1)
 
 
 class ThroughPlane(_Table):
@@ -225,7 +227,7 @@ class ThroughPlane(_Table):
 
 
 class PcaPlane(_Table):
-    """Principal axes of a trajectory of checkpoints (files, or a glob pattern), see `landscape.pca_plane`."""
+    """Principal axes of a trajectory: its folder, or files (a glob pattern, too), see `landscape.pca_plane`."""
 
     kind: Literal["pca"]
     checkpoints: Strings = Field(min_length=1)
