@@ -1,0 +1,55 @@
+"""The command `landscape topology`: minima, saddles and maxima of a surface, as tables and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from landscape_jobs.command import exit_codes, on_rank_0, print_tables
+
+
+def topology(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE_OR_RUN", help="Result file or run folder of a surface.", show_default=False)
+    ],
+    quantity: Annotated[
+        str, typer.Option("-q", "--quantity", metavar="NAME", help="Quantity of the surface.")
+    ] = "loss",
+    z: Annotated[
+        float, typer.Option("--z", metavar="Z", help="Standard errors that the depth of what counts exceeds.")
+    ] = 3.0,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", metavar="HEIGHT", help="Or the height it exceeds; 0 counts all.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", metavar="NAME", help="Picture of -o: barcode, tree or surface.")
+    ] = "barcode",
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Picture to write: .png, .pdf or .svg.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--run", metavar="NAME", help="Which run of a merged file.")] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="NAME", help="Which result of a file that holds several.")
+    ] = None,
+) -> None:
+    """Find minima, saddles and maxima of a surface, and which of them stand out of the noise."""
+    with exit_codes():
+        import landscape as ls
+        from landscape.errors import InputError
+        from landscape.style import save_figure
+        from landscape.topology import find_topology
+        from landscape.topology_summary import topology_tables
+        from landscape_jobs.shown import as_rich
+
+        def find() -> None:
+            result = ls.open(source, run=name, group=group)
+            if not isinstance(result, ls.Surface):
+                raise InputError(f"{source} holds a {type(result).__name__}; topology is found on a surface")
+            found = find_topology(result, quantity, z=z, threshold=threshold)
+            print_tables(*(as_rich(table) for table in topology_tables(found, str(source))))
+            if out is not None:
+                typer.echo(str(save_figure(found.plot(kind), out)))
+
+        on_rank_0(find)
