@@ -32,13 +32,16 @@ from landscape.layer_spectra import measure_layer_spectra
 from landscape.loop import run_task
 from landscape.objective import Objective
 from landscape.opening import merge_runs
-from landscape.opening import open_result as open  # the notebook's ls.open(path)
+from landscape.opening import open_anything as open  # the notebook's ls.open(path)
 from landscape.path import measure_path
 from landscape.paths import Path
+from landscape.profiles import Profiles, measure_profiles
+from landscape.recorder import TrajectoryRecorder
 from landscape.results import Estimate, Points, Surface
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
 from landscape.spectrum import measure_spectrum
 from landscape.surface import measure_surface
+from landscape.topology import Topology, find_topology
 from landscape.vtk import write_vtk
 
 __all__ = [
@@ -58,6 +61,7 @@ __all__ = [
     "Path",
     "Plane",
     "Points",
+    "Profiles",
     "Progress",
     "RunFailedError",
     "RunInterrupted",
@@ -65,12 +69,15 @@ __all__ = [
     "StoreError",
     "Surface",
     "Tolerance",
+    "Topology",
     "Trace",
+    "TrajectoryRecorder",
     "align",
     "curve_from_points",
     "curve_plane",
     "eigenvector_plane",
     "find_alignment",
+    "find_topology",
     "fit_curve",
     "load_checkpoint",
     "measure_agreement",
@@ -78,6 +85,7 @@ __all__ = [
     "measure_curvature_map",
     "measure_layer_spectra",
     "measure_path",
+    "measure_profiles",
     "measure_spectrum",
     "measure_surface",
     "merge_runs",

@@ -68,6 +68,13 @@ def test_the_curve_between_two_trainings_lies_on_its_surface(demo: Path) -> None
     assert (demo / "convnet_curve_contour.png").is_file()
 
 
+def test_the_report_has_a_section_for_each_result(demo: Path) -> None:
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    for name in run_names(demo / "demo.h5"):
+        assert f">{name}</h2>" in page
+    assert page.count('class="picture"') >= 9
+
+
 def test_the_trajectory_lies_inside_its_picture_and_ends_at_the_centre(demo: Path) -> None:
     surface = ls.open(demo / "demo.h5", run="mlp_trajectory")
     assert isinstance(surface, ls.Surface)
@@ -88,7 +95,7 @@ def test_a_second_call_computes_nothing_and_leaves_the_same(demo: Path) -> None:
     assert sorted(demo.glob("runs/**/shards/*")) == sorted(p for p in kept if p.suffix == ".npz")
     kinds = ("spectrum", "density", "layers", "vectors")
     assert {path.stem for path in left.pictures} >= {f"convnet_spectrum_{kind}" for kind in kinds}
-    for path in (left.file, *left.pictures, *left.jobs):
+    for path in (left.file, left.report, *left.pictures, *left.jobs):
         assert path.is_file()
         assert str(path) in left.text()
     assert left.accuracies["digits_mlp"] > 0.5  # after three epochs; about 96 % after the usual number

@@ -31,6 +31,7 @@ from landscape_jobs.command import (
     tell,
 )
 from landscape_jobs.submit_command import submit
+from landscape_jobs.topology_command import topology
 
 if TYPE_CHECKING:
     from landscape_jobs.spec import Job
@@ -122,8 +123,9 @@ def resume(
     """Go on with the run in a folder, from the job text it keeps; of a sweep with all cells that are not finished."""
     with exit_codes():
         from landscape.errors import InputError
+        from landscape.sweeps import is_sweep
         from landscape_jobs.build import stored_job
-        from landscape_jobs.sweep import is_sweep, stored_sweep
+        from landscape_jobs.sweep import stored_sweep
         from landscape_jobs.sweep_file import top_level
 
         if not folder.exists():
@@ -166,13 +168,13 @@ def check(
         from landscape.loop import agree
         from landscape_jobs.check import check_job
         from landscape_jobs.pair_check import check_pairs
-        from landscape_jobs.pair_tables import pairs_trial_table
+        from landscape_jobs.shown import as_rich
         from landscape_jobs.spec import load_job
         from landscape_jobs.spectral_check import check_curvature
         from landscape_jobs.stages import is_stages_file
         from landscape_jobs.sweep import places, unfinished
         from landscape_jobs.sweep_file import is_sweep_file, load_sweep
-        from landscape_jobs.tables import curvature_trial_table, trial_table
+        from landscape_jobs.tables import curvature_trial_table, pairs_trial_table, trial_table
 
         def first_cell() -> tuple[Job, str]:
             sweep = load_sweep(job, overrides)
@@ -200,12 +202,12 @@ def check(
             loaded = agree(world(), lambda: load_job(job, overrides))
         curvature = loaded.spectrum or loaded.layers
         if loaded.connectivity is not None:
-            shown = pairs_trial_table(check_pairs(loaded))
+            estimate = pairs_trial_table(check_pairs(loaded))
         elif curvature is None:
-            shown = trial_table(check_job(loaded))
+            estimate = trial_table(check_job(loaded))
         else:
-            shown = curvature_trial_table(check_curvature(loaded, curvature))
-        on_rank_0(lambda: print_tables(shown))
+            estimate = curvature_trial_table(check_curvature(loaded, curvature))
+        on_rank_0(lambda: print_tables(as_rich(estimate)))
         if against is not None and not _agrees_with_pyhessian(loaded):
             raise typer.Exit(CRASHED)
 
@@ -301,9 +303,10 @@ def merge(
 ) -> None:
     """Write runs, finished or not, as one HDF5 file: a group for each run or cell, or for a single run its result."""
     with exit_codes():
-        import landscape as ls
         from landscape.errors import InputError
-        from landscape_jobs.sweep import is_sweep, merge_sweep
+        from landscape.opening import merge_runs, open_result
+        from landscape.sweeps import is_sweep
+        from landscape_jobs.sweep import merge_sweep
 
         def write() -> None:
             sweep = next((folder for folder in folders if is_sweep(folder)), None)
@@ -312,7 +315,7 @@ def merge(
             if sweep is not None:
                 path = merge_sweep(sweep, out)
             else:
-                path = ls.open(folders[0]).save(out) if len(folders) == 1 else ls.merge_runs(folders, out)
+                path = open_result(folders[0]).save(out) if len(folders) == 1 else merge_runs(folders, out)
             typer.echo(str(path))
 
         on_rank_0(write)
@@ -322,13 +325,13 @@ def merge(
 def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
     with exit_codes():
-        import landscape as ls
-        from landscape.opening import group_names, run_names
-        from landscape_jobs.shown import result_tables
+        from landscape.opening import group_names, open_result, run_names
+        from landscape.summary import result_tables
+        from landscape_jobs.shown import as_rich
 
         def tell() -> None:
             runs: list[str | None] = [name]
-            if name is None and source.is_file():
+            if name is None and source.exists():
                 runs = [*run_names(source)] or runs
             for run_name in runs:
                 title = f"{source}, run {run_name}" if run_name else str(source)
@@ -336,7 +339,8 @@ def show(source: Source, name: RunName = None) -> None:
                 if source.is_file():
                     groups = [*group_names(source, run=run_name)] or groups
                 for group in groups:
-                    print_tables(*result_tables(ls.open(source, run=run_name, group=group), title))
+                    result = open_result(source, run=run_name, group=group)
+                    print_tables(*map(as_rich, result_tables(result, title)))
 
         on_rank_0(tell)
 
@@ -355,13 +359,14 @@ def plot(
         typer.Option(
             "--kind",
             metavar="NAME",
-            help="Of a surface contour (the default), 3d or profile (where there is one axis). Of a spectrum spectrum, "
-            "density, layers or vectors, of a sweep table, graph or paths; by default all there is something for.",
+            help="Of a surface contour (the default), 3d, profile (where there is one axis) or, of curvature, ratio. "
+            "Of a spectrum spectrum, density, layers or vectors, of a sweep table, graph or paths; by default all "
+            "there is something for.",
         ),
     ] = None,
     levels: Annotated[
         str | None,
-        typer.Option("--levels", metavar="auto|linear|log", help="Spacing of a surface's levels; by default auto."),
+        typer.Option("--levels", metavar="auto|linear|log|step", help="Of a surface or of profiles; by default auto."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -372,13 +377,13 @@ def plot(
 ) -> None:
     """Draw a quantity of a surface, or the pictures of another result."""
     with exit_codes():
-        import landscape as ls
         from landscape.errors import InputError
-        from landscape.plotting import save_figure
+        from landscape.opening import open_result
+        from landscape.style import save_figure
         from landscape_jobs.pictures import pictures
 
         def draw() -> None:
-            drawn = list(pictures(ls.open(source, run=name, group=group), kind, quantity, levels))
+            drawn = list(pictures(open_result(source, run=name, group=group), kind, quantity, levels))
             if out is not None and len(drawn) > 1:
                 raise InputError(
                     f"-o {out} names one file for {len(drawn)} pictures; say which with --kind: "
@@ -390,10 +395,48 @@ def plot(
         on_rank_0(draw)
 
 
+@app.command(no_args_is_help=True)
+def report(
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE.html", help="Page to write; by default beside.")
+    ] = None,
+) -> None:
+    """Write one HTML page of a run, finished or not, of a sweep or of a file; it needs no network to be read.
+
+    Tables of what was measured and how exact it is, interactive pictures, and where it comes from; at most 8 MB.
+    """
+    with exit_codes():
+        from landscape_jobs.report_sources import report_run
+
+        on_rank_0(lambda: typer.echo(str(report_run(source, out or _beside(source, None, "report.html")))))
+
+
+@app.command(no_args_is_help=True)
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
+    every: Annotated[
+        float, typer.Option("--every", min=0.2, metavar="SECONDS", help="How often it is drawn again.")
+    ] = WATCH_EVERY,
+) -> None:
+    """See a run go on: its picture or numbers so far, progress and time left, until it ends; Ctrl-C ends it earlier."""
+    with exit_codes():
+        from landscape_jobs.watch import watch_folder
+
+        def show() -> None:
+            with suppress(KeyboardInterrupt):
+                watch_folder(folder, every)
+
+        on_rank_0(show)
+
+
+app.command(no_args_is_help=True)(topology)
+
+
 def _run(load: Callable[[], Job], limit_items: int | None) -> None:
     from landscape.comm import world
     from landscape.loop import agree
-    from landscape.opening import run_stores
+    from landscape.runs import run_stores
     from landscape.store import FAILURES, RESULT
     from landscape_jobs.build import run_job
     from landscape_jobs.progress import ProgressDisplay
@@ -454,13 +497,14 @@ def _run_sweep(
 def _agrees_with_pyhessian(job: Job) -> bool:
     from landscape.compat import compare_with_pyhessian
     from landscape_jobs.build import build_objective
+    from landscape_jobs.shown import as_rich
     from landscape_jobs.tables import comparison_table
 
     objective = build_objective(job)
 
     def compare() -> bool:
         comparison = compare_with_pyhessian(objective)
-        print_tables(comparison_table(comparison))
+        print_tables(as_rich(comparison_table(comparison)))
         return comparison.agrees
 
     return on_rank_0(compare)

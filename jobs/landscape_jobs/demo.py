@@ -1,4 +1,4 @@
-"""The demo: small nets trained on handwritten digits, their surfaces, a spectrum and a curve; one file and pictures.
+"""The demo: small nets trained on handwritten digits, their surfaces, a spectrum and a curve; a file, a page, pictures.
 
 Its factories are named in the job files it leaves, which are meant to be copied.
 """
@@ -21,10 +21,12 @@ import landscape as ls
 from landscape.comm import world
 from landscape.errors import InputError
 from landscape.loop import agree
-from landscape.plotting import save_figure
+from landscape.opening import open_result
+from landscape.style import save_figure
 from landscape_jobs.build import run_job, set_threads
 from landscape_jobs.pictures import pictures
 from landscape_jobs.progress import ProgressDisplay
+from landscape_jobs.report import write_report
 from landscape_jobs.spec import load_job
 
 _TRAINED_ON = 1297  # of the 1797 digits; the other 500 test
@@ -107,6 +109,7 @@ class Left:
 
     folder: Path
     file: Path
+    report: Path
     pictures: tuple[Path, ...]
     jobs: tuple[Path, ...]
     accuracies: dict[str, float]  # net -> on the test digits
@@ -122,6 +125,7 @@ class Left:
             [
                 f"test accuracy: {nets}",
                 f"results:       {self.file}",
+                f"report:        {self.report}  (open it in a browser)",
                 *(f"picture:       {path}" for path in self.pictures),
                 *(f"job file:      {path}" for path in self.jobs),
                 "next:",
@@ -180,7 +184,7 @@ def digits(split: str = "train") -> tuple[Tensor, Tensor]:
 
 
 def make_demo(out: str | Path, *, nx: int = 31, ny: int = 25, epochs: int = 20, k: int = 5) -> Left:
-    """Train the nets, measure nx x ny surfaces and a spectrum on all ranks, write `demo.h5` and pictures into `out`.
+    """Train the nets, measure nx x ny surfaces and a spectrum on all ranks; `out` gets demo.h5, report.html, pictures.
 
     What an earlier call left there is used: checkpoints, job files, finished rows. Raises InputError without
     scikit-learn, and what running a job raises.
@@ -297,7 +301,7 @@ def _extent(folder: Path, history: Path) -> list[tuple[float, float]]:
 
 
 def _finish(folder: Path, jobs: dict[str, Path]) -> Left:
-    results = {name: ls.open(load_job(path).out) for name, path in jobs.items()}
+    results = {name: open_result(load_job(path).out) for name, path in jobs.items()}
     file = ls.merge_runs({name: load_job(path).out for name, path in jobs.items()}, folder / "demo.h5")
     drawn: list[Path] = []
     for name, result in results.items():
@@ -310,7 +314,8 @@ def _finish(folder: Path, jobs: dict[str, Path]) -> Left:
             for picture, figure in pictures(result, kind):
                 drawn.append(save_figure(figure, folder / f"{name}_{picture.removeprefix('loss_')}.png"))
     accuracies = {factory.__name__: _accuracy(factory, folder) for factory in (digits_convnet, digits_mlp)}
-    return Left(folder, file, tuple(drawn), tuple(jobs.values()), accuracies)
+    report = write_report(results, folder / "report.html", title="Loss landscapes of nets for handwritten digits")
+    return Left(folder, file, report, tuple(drawn), tuple(jobs.values()), accuracies)
 
 
 def _accuracy(factory: Callable[[], nn.Module], folder: Path) -> float:

@@ -1,0 +1,131 @@
+"""What a report is made of: the results in a run folder, the folder of a sweep or a file, and what they miss."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from landscape import hdf5
+from landscape.errors import LandscapeError, StoreError
+from landscape.opening import group_names, open_result, run_names
+from landscape.spectra import LayerSpectra
+from landscape.sweeps import is_sweep, sweep_runs
+from landscape_jobs.queue import Queue
+from landscape_jobs.report import Part, write_report
+from landscape_jobs.status import COMPLETE, NOT_BEGUN, RUNNING, Reader, RunStatus
+from landscape_jobs.status_tables import span
+
+_ABOUT = ("label", "state", "reason")  # what a sweep says of every cell, beside what the cell changes
+
+
+def report_run(source: Path, out: Path) -> Path:
+    """Write the report of what is at `source` to `out`; returns its path. See `read_parts` and `write_report`."""
+    parts = read_parts(source)
+    unfinished = [name for name, part in parts.items() if part.state != COMPLETE]
+    notes = []
+    if unfinished:
+        again = f"landscape report {shlex.quote(str(source))} -o {shlex.quote(str(out))}"
+        what = f"{len(unfinished)} of {len(parts)} results are" if len(parts) > 1 else "This result is"
+        notes.append(f"{what} not complete; to draw this page again later: {again}")
+    return write_report(parts, out, title=source.resolve().name, notes=notes)
+
+
+def read_parts(source: Path) -> dict[str, Part]:
+    """{name: result} of a run folder, finished or not, the folder of a sweep, or a file of one or several results.
+
+    Raises StoreError for what is none of these or cannot be read; a cell of a sweep that cannot be read is told of.
+    """
+    if not source.exists():
+        raise StoreError(f"{source} does not exist; give a run folder, the folder of a sweep, or an HDF5 file")
+    if not source.is_dir():
+        return _parts_of_file(source)
+    if not is_sweep(source):
+        result = open_result(source)
+        return {source.resolve().name: _with_status(result, source)}
+    folders, about = sweep_runs(source)
+    parts: dict[str, Part] = {}
+    for name, folder in folders.items():
+        state, reason = str(about[name]["state"]), str(about[name]["reason"])
+        changes = {key: value for key, value in about[name].items() if key not in _ABOUT}
+        notes = (reason.strip().splitlines()[-1],) if reason.strip() else ()
+        found: Any = None
+        if folder is None:
+            notes = notes or ("Nothing of this cell is computed yet.",)
+        else:
+            try:
+                found = open_result(folder)
+            except LandscapeError as error:
+                state, notes = "unreadable", (*notes, str(error))
+            else:
+                notes = (*notes, *missing_notes(found))
+        parts[name] = Part(found, state, notes, changes)
+    return parts
+
+
+def missing_notes(result: Any) -> tuple[str, ...]:
+    """What of a result is not there, in a sentence; none where all is."""
+    computed = getattr(result, "computed", None)
+    if computed is not None and not computed.all():
+        unit = "layers" if isinstance(result, LayerSpectra) else "pairs" if hasattr(result, "pairs") else "points"
+        done = int(computed.sum())
+        return (f"{done:,} of {computed.size:,} {unit} are computed; the others are masked.",)
+    if not getattr(result, "complete", True):
+        return ("Not all of the data are in these values yet.",)
+    return ()
+
+
+def _with_status(result: Any, folder: Path) -> Part:
+    """A run's result with how far it is and what a user may do."""
+    run = Reader([folder], Queue(os.environ)).read().runs[0]
+    if run.state == COMPLETE:
+        return Part(result, notes=missing_notes(result))
+    notes = [f"This run is not finished: {progress_text(run)}.", *missing_notes(result)]
+    return Part(result, run.state, tuple(notes + ([run.advice] if run.advice else [])))
+
+
+def progress_text(run: RunStatus) -> str:
+    """How far a run is, in words: its state, and the rows of each task."""
+    parts = [run.state]
+    for task in run.tasks:
+        text = f"{task.done:,} of {task.items:,} rows"
+        left = f", about {span(task.remaining)} left" if task.state == RUNNING and task.remaining is not None else ""
+        note = f", {task.note}" if task.note else ""
+        parts.append(f"{task.task} {NOT_BEGUN if task.state == NOT_BEGUN else text}{note}{left}")
+    return "; ".join(parts)
+
+
+def _parts_of_file(path: Path) -> dict[str, Part]:
+    """The results of a file, under the names of its runs, and of its groups where one holds several."""
+    names = run_names(path)
+    tree = hdf5.read(path)
+    about = _about(tree) if names else {}
+    parts: dict[str, Part] = {}
+    runs: list[str | None] = [*names] or [None]
+    for name in runs:
+        groups: list[str | None] = [*group_names(path, run=name)]
+        for group in groups if len(groups) > 1 else [None]:
+            label = " ".join(word for word in (name, group) if word) or path.stem
+            result = open_result(path, run=name, group=group)
+            notes = missing_notes(result)
+            known = about.get(name or "", {})
+            state = str(known.get("state") or ("partial" if notes else COMPLETE))
+            changes = {key: value for key, value in known.items() if key not in (*_ABOUT, "name")} or None
+            parts[label] = Part(result, state, notes, changes)
+    for name in about:
+        if name not in names:
+            state = str(about[name].get("state", NOT_BEGUN))
+            reason = str(about[name].get("reason", ""))
+            parts[name] = Part(None, state, (reason or "Nothing of this cell is in the file.",), about[name])
+    return parts
+
+
+def _about(tree: hdf5.Group) -> dict[str, Mapping[str, Any]]:
+    """{run: what the root of a merged file says of it}."""
+    if "name" not in tree.variables:
+        return {}
+    rows = zip(*(variable.data.tolist() for variable in tree.variables.values()), strict=True)
+    table = [dict(zip(tree.variables, row, strict=True)) for row in rows]
+    return {str(row["name"]): row for row in table}

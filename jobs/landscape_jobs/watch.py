@@ -1,0 +1,92 @@
+"""A run as a terminal shows it while it goes on: how far it is, and a picture of what is known so far."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from landscape.comm import launch
+from landscape.errors import LandscapeError, StoreError
+from landscape.opening import open_result
+from landscape.summary import result_tables
+from landscape.sweeps import is_sweep
+from landscape.tables import Table
+from landscape_jobs.queue import Queue
+from landscape_jobs.shown import as_rich
+from landscape_jobs.status import NOT_BEGUN, Reader, require_runs
+from landscape_jobs.status_tables import StatusTable
+from landscape_jobs.watch_pictures import picture
+
+_ROWS = 20  # of a table
+
+
+def watch_folder(folder: Path, every: float) -> None:
+    """Watch a run on standard output; see `watch_run`. Raises StoreError for what is no run folder."""
+    require_runs([folder])
+    console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
+    watch_run(folder, Reader([folder], Queue(os.environ)), console, every)
+
+
+def watch_run(
+    folder: Path,
+    reader: Reader,
+    console: Console,
+    every: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show a run's picture and progress, `every` so many seconds, until nothing of it runs or is queued any more.
+
+    Where the console is no terminal it is shown once. Raises StoreError for the folder of a sweep and what cannot be
+    read.
+    """
+    if is_sweep(folder):
+        raise StoreError(
+            f"{folder} is the folder of a sweep; watch one of its runs, or all with landscape status --watch"
+        )
+    if not console.is_terminal:
+        console.print(Group(*_shown(folder, reader, console)[0]))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+        while True:
+            shown, active = _shown(folder, reader, console)
+            live.update(Group(*shown), refresh=True)
+            if not active:
+                return
+            sleep(every)
+
+
+def _shown(folder: Path, reader: Reader, console: Console) -> tuple[list[RenderableType], bool]:
+    """What there is to see now, and whether anything may still change."""
+    report = reader.read()
+    parts: list[RenderableType] = []
+    if any(run.state != NOT_BEGUN for run in report.runs):
+        try:
+            parts += _of_result(open_result(folder), console)
+        except LandscapeError as error:  # a run that is being written, or cannot be read: the table below tells more
+            parts.append(Text(f"no picture: {error}"))
+    return [*parts, StatusTable(report)], report.active
+
+
+def _of_result(result: Any, console: Console) -> Iterator[RenderableType]:
+    drawn = picture(result, console)
+    if drawn is not None:
+        yield drawn
+        return
+    for table in result_tables(result, type(result).__name__):
+        if not table.pairs or table.title == "trace":
+            yield as_rich(_first(table))
+
+
+def _first(table: Table) -> Table:
+    left = len(table.rows) - _ROWS
+    title = f"{table.title} (and {left:,} more rows)" if left > 0 else table.title
+    return replace(table, title=title, rows=table.rows[:_ROWS])

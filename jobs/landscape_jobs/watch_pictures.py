@@ -1,0 +1,204 @@
+"""Surfaces and paths in a terminal: contours in coloured half blocks, profiles in columns of eighths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+from landscape.paths import Path
+from landscape.profiles import Profiles
+from landscape.results import BoolArray, FloatArray, Surface
+
+_WIDTH = 72  # columns of a picture, at most
+_HEIGHT = 20  # lines of a picture, where the terminal has them
+_BELOW = 14  # lines that are left for what stands below
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_RAMP = ".:-=+*#%@"  # where there are no colours
+# viridis at nine even steps
+_STOPS = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
+_COLOURS = np.array([[int(stop[k : k + 2], 16) for k in (0, 2, 4)] for stop in _STOPS], dtype=np.float64)
+_COLUMN = "#21918c"
+_MISSING, _BAD = (78, 78, 84), (213, 94, 0)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Values as numbers from 0 to 1, by their logarithm where all are positive and span over two decades."""
+
+    low: float
+    high: float
+    log: bool
+
+    @classmethod
+    def of(cls, values: FloatArray) -> _Scale:
+        low, high = float(values.min()), float(values.max())
+        return cls(low, high, 0 < low < high / 100)
+
+    def places(self, values: FloatArray) -> FloatArray:
+        """Values that are finite, as numbers from 0 to 1."""
+        change = np.log10 if self.log else np.asarray
+        low, high, at = (np.asarray(change(np.asarray(v)), dtype=np.float64) for v in (self.low, self.high, values))
+        half = np.full(np.shape(values), 0.5)
+        with np.errstate(over="ignore", invalid="ignore"):  # of the widest ranges the halves
+            return half if low == high else np.clip((at / 2 - low / 2) / (high / 2 - low / 2), 0, 1)
+
+
+def picture(result: Any, console: Console) -> Text | None:
+    """A surface or a path as far as it is known, as large as the console has room for; None for other results."""
+    if isinstance(result, Path):
+        values = result.values["loss"]
+        return _profile(
+            result.t, values, result.computed, console, f"loss along the path, {_known(result.computed)}", "t"
+        )
+    if isinstance(result, Profiles):
+        name = next(iter(result.values))
+        known: BoolArray = np.any(result.computed, axis=0)
+        title = f"median of {name} over directions, {_known(result.computed)}"
+        return _profile(result.x, result.quantile(name, 0.5), known, console, title, "x")
+    if not isinstance(result, Surface):
+        return None
+    name = next(iter(result.values))
+    if len(result.axes) == 1:
+        ((axis, x),) = result.axes.items()
+        title = f"{name} along {axis}, {_known(result.computed)}"
+        return _profile(x, result.values[name], result.computed, console, title, axis)
+    further = list(result.axes.items())[2:]
+    cut = tuple(int(np.abs(values).argmin()) for _, values in reversed(further))
+    at = "".join(f", at {axis} = {values[int(np.abs(values).argmin())]:.4g}" for axis, values in further)
+    return _contours(result, name, cut, console, f"{name}{at}, {_known(result.computed)}")
+
+
+def _known(computed: BoolArray) -> str:
+    return f"{int(computed.sum()):,} of {computed.size:,} points known"
+
+
+def _contours(surface: Surface, name: str, cut: tuple[int, ...], console: Console, title: str) -> Text:
+    values, computed = surface.values[name][cut], surface.computed[cut]
+    (x_name, x), (y_name, y) = list(surface.axes.items())[:2]
+    finite = computed & np.isfinite(values)
+    text = Text().append(f"{title}\n", style="bold")
+    if not finite.any():
+        return text.append("no finite value yet\n")
+    scale = _Scale.of(values[finite])
+    coloured = console.color_system is not None
+    # half blocks stand one above the other in a letter, which is about as wide as a half is high
+    width = _width(len(x), console)
+    lines = max(4, min(_HEIGHT, console.height - _BELOW)) if console.is_terminal else _HEIGHT
+    rows = 2 * lines if coloured else lines
+    rows = max(1, min(rows, round(width * len(y) / len(x)) if coloured else round(width * len(y) / len(x) / 2)))
+    rows += rows % 2 if coloured else 0
+    j = _spread(len(y), rows)[::-1]  # the largest y on top
+    i = _spread(len(x), width)
+    shown = np.ix_(j, i)
+    places = scale.places(np.where(finite, values, scale.low))[shown]
+    known, good = computed[shown], finite[shown]
+    if coloured:
+        colours = _coloured(places, known, good)
+        blocks = [_half_blocks(colours[k], colours[k + 1]) for k in range(0, rows, 2)]
+    else:
+        blocks = [Text(_letters(places[k], known[k], good[k])) for k in range(rows)]
+    for k, block in enumerate(blocks):
+        edge = f"{y[-1]:>10.4g} " if k == 0 else f"{y[0]:>10.4g} " if k == len(blocks) - 1 else " " * 11
+        text.append(edge).append_text(block).append("\n")
+    text.append(f"{'':11}{f'{x_name} from {x[0]:.4g} to {x[-1]:.4g}, {y_name} upwards':<{max(1, width)}}\n")
+    text.append(" " * 11)
+    bar = np.linspace(0, 1, 16)
+    everywhere = np.ones(16, dtype=bool)
+    if coloured:
+        colours = _coloured(bar[None], everywhere[None], everywhere[None])[0]
+        text.append_text(_half_blocks(colours, colours))
+    else:
+        text.append(_letters(bar, everywhere, everywhere))
+    text.append(f" {scale.low:.4g} to {scale.high:.4g}{', log scale' if scale.log else ''}")
+    missing, bad = int((~computed).sum()), int((computed & ~finite).sum())
+    for count, colour, letter, word in ((missing, _MISSING, " ", "not computed"), (bad, _BAD, "!", "NaN or Inf")):
+        if count:
+            mark = Text("  ") + (Text("██", style=_style(colour)) if coloured else Text(f"'{letter}'"))
+            text.append_text(mark).append(f" {word} {count:,}")
+    return text.append("\n")
+
+
+def _width(count: int, console: Console) -> int:
+    """Columns for so many places: a multiple of them where there is room."""
+    room = max(1, min(console.width - 14, _WIDTH))
+    return room if count > room else count * (room // count)
+
+
+def _spread(count: int, over: int) -> npt.NDArray[np.int64]:
+    """Which of `count` places each of `over` columns shows."""
+    return ((np.arange(over) + 0.5) * count / over).astype(np.int64)
+
+
+def _coloured(places: FloatArray, known: BoolArray, good: BoolArray) -> FloatArray:
+    """Red, green and blue, 0 to 255, of each place."""
+    at = places * (len(_COLOURS) - 1)
+    below = np.minimum(at.astype(int), len(_COLOURS) - 2)
+    share = (at - below)[..., None]
+    colours: FloatArray = (1 - share) * _COLOURS[below] + share * _COLOURS[below + 1]
+    colours[~good], colours[~known] = _BAD, _MISSING
+    return colours
+
+
+def _half_blocks(upper: FloatArray, lower: FloatArray) -> Text:
+    line = Text()
+    for top, bottom in zip(upper.round().astype(int).tolist(), lower.round().astype(int).tolist(), strict=True):
+        line.append("▀", style=Style(color=_hex(top), bgcolor=_hex(bottom)))
+    return line
+
+
+def _letters(places: FloatArray, known: BoolArray, good: BoolArray) -> str:
+    step = np.minimum((places * len(_RAMP)).astype(int), len(_RAMP) - 1)
+    found = zip(step.tolist(), known.tolist(), good.tolist(), strict=True)
+    return "".join(" " if not is_known else "!" if not is_good else _RAMP[k] for k, is_known, is_good in found)
+
+
+def _profile(x: FloatArray, values: FloatArray, computed: BoolArray, console: Console, title: str, axis: str) -> Text:
+    """A column for each place, as high as its value; "·" stands where nothing is computed, "!" for NaN and Inf."""
+    finite = computed & np.isfinite(values)
+    text = Text().append(f"{title}\n", style="bold")
+    if not finite.any():
+        return text.append("no finite value yet\n")
+    scale = _Scale.of(values[finite])
+    i = _spread(len(x), _width(len(x), console))
+    lines = max(4, min(_HEIGHT // 2, console.height - _BELOW))
+    eighths = 1 + np.rint(scale.places(np.where(finite, values, scale.low))[i] * (8 * lines - 1)).astype(int)
+    coloured = console.color_system is not None
+    for line in range(lines - 1, -1, -1):
+        edge = f"{scale.high:>10.4g} " if line == lines - 1 else f"{scale.low:>10.4g} " if line == 0 else " " * 11
+        text.append(edge)
+        letters = [
+            _column(int(e) - 8 * line) if good else _empty(line, known)
+            for e, known, good in zip(eighths, computed[i], finite[i], strict=True)
+        ]
+        text.append("".join(letters), style=_COLUMN if coloured else "").append("\n")
+    parts: Sequence[str] = [f"{axis} from {x[0]:.4g} to {x[-1]:.4g}"]
+    parts = [*parts, *(["log scale"] if scale.log else [])]
+    for count, sign, word in (
+        (int((~computed).sum()), "·", "not computed"),
+        (int((computed & ~finite).sum()), "!", "NaN or Inf"),
+    ):
+        parts = [*parts, *([f"{sign} {word} {count:,}"] if count else [])]
+    return text.append(f"{'':11}{', '.join(parts)}\n")
+
+
+def _column(eighths: int) -> str:
+    return _EIGHTHS[max(0, min(8, eighths))]
+
+
+def _empty(line: int, known: bool) -> str:
+    return " " if line else "!" if known else "·"
+
+
+def _style(colour: tuple[int, int, int]) -> Style:
+    return Style(color=_hex(colour))
+
+
+def _hex(colour: Sequence[float]) -> str:
+    return "#" + "".join(f"{int(c):02x}" for c in colour)
