@@ -340,7 +340,7 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
 
 
 def blocks_matching(layout: Layout, ignore: Sequence[str]) -> list[Block]:
-    """Blocks of the layout whose kind or name one of the patterns is. Raises InputError for one that matches nothing."""
+    """Blocks of the layout whose kind or name is one of the patterns. Raises InputError where one matches nothing."""
     matched: list[Block] = []
     for pattern in ignore:
         found = [b for b in layout.blocks if (b.kind == pattern or fnmatch.fnmatchcase(b.name, pattern))]
