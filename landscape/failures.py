@@ -156,8 +156,8 @@ class Hand:
         self._keep(item)
 
     def note(self, place: str) -> None:
-        """The item in hand has come to this place."""
-        self._keep(self._item, place)
+        """The item in hand has come to this place; what follows a semicolon is news, another each time."""
+        self._keep(self._item, place.partition(";")[0])
 
     def clear(self) -> None:
         """Nothing is in hand, or what is will be left in good order."""

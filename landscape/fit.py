@@ -145,17 +145,19 @@ class CurveFit:
         if stored is not None:
             self._restore(stored)
         began = saved = time.monotonic()
-        first = self._epoch
+        first, seen = self._epoch, ""
         for epoch in range(first, self._settings.epochs):
             spent = (time.monotonic() - began) / max(epoch - first, 1)
 
-            def tell(means: FloatArray, epoch: int = epoch, spent: float = spent) -> None:
-                if report is not None:
+            def tell(step: int, means: FloatArray | None, epoch: int = epoch, spent: float = spent) -> None:
+                nonlocal seen
+                if report is None:
+                    return
+                if means is not None:
                     left = f", {_clock(spent * (self._settings.epochs - epoch))} left" if epoch > first else ""
-                    values = ", ".join(
-                        f"{name} {value:.4g}" for name, value in zip(self._objective.quantities, means, strict=True)
-                    )
-                    report(f"epoch {epoch + 1} of {self._settings.epochs}, {values}{left}")
+                    named = zip(self._objective.quantities, means, strict=True)
+                    seen = f"; {', '.join(f'{name} {value:.4g}' for name, value in named)}{left}"
+                report(f"epoch {epoch + 1} of {self._settings.epochs}, step {step}{seen}")
 
             self._run_epoch(epoch, group, tell, stopping)
             self._epoch = epoch + 1
@@ -170,7 +172,7 @@ class CurveFit:
         self,
         epoch: int,
         group: Communicator,
-        tell: Callable[[FloatArray], None],
+        tell: Callable[[int, FloatArray | None], None],
         stopping: Callable[[], bool] | None,
     ) -> None:
         objective, settings = self._objective, self._settings
@@ -186,6 +188,7 @@ class CurveFit:
             closing(self._data.epoch(self._seed, epoch)) as batches,
         ):
             for batch, t in zip(batches, self._places(before), strict=False):
+                tell(self._steps - before + 1, None)
                 coefficients = weights(settings.kind, len(self._points), t)
                 combine_(theta, self._points, coefficients.tolist())
                 torch.clear_autocast_cache()  # which holds the weights of the last point in half precision
@@ -199,7 +202,7 @@ class CurveFit:
                 now = time.monotonic()
                 if now - looked >= _REPORT_EVERY:
                     looked = now
-                    tell(self._means(sums, epoch, t))
+                    tell(self._steps - before, self._means(sums, epoch, t))
                 if stopping is not None and any(group.gather_all(stopping())):
                     raise ItemStopped
         if self._steps == before:
@@ -211,7 +214,7 @@ class CurveFit:
         if not all(bool(point.isfinite().all()) for point in self._free):
             raise self._diverged("a control point", "NaN or infinite", epoch, math.nan)
         self._history[epoch] = [*means, lr]
-        tell(means)
+        tell(self._steps - before, means)
 
     def _gradient(self, model: Any, batch: Any, theta: Tensor, gradient: Tensor, group: Communicator) -> Tensor:
         """Set `gradient` to that of the batch's mean loss; returns sums of numerators and denominators (quantities, 2).

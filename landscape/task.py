@@ -74,8 +74,9 @@ class Task(Protocol):
 class Telling(Protocol):
     """A task whose items are so long that it tells how far the one in hand is, and may leave it unfinished.
 
-    Both are set by the run loop. `report`, on rank 0 alone, takes a short text for the progress. `stopping` says
-    whether this rank was asked to stop: where any rank of an item's group was, `evaluate` may keep what it has for the
+    Both are set by the run loop. `report`, on the first rank of an item's group, takes a short text: the place the item
+    has come to, the same in every attempt, since only failures at one place add up to a fault of the item, and after a
+    semicolon what else there is to tell. `stopping` says whether this rank was asked to stop: where any rank of an item's group was, `evaluate` may keep what it has for the
     next attempt and raise `ItemStopped` on all of them.
     """
 

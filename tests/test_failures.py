@@ -79,6 +79,15 @@ def test_a_hand_tells_what_was_in_it_once(tmp_path: Path) -> None:
     assert left_in_hand(tmp_path / "hands") == ()
 
 
+def test_what_is_news_is_not_a_place(tmp_path: Path) -> None:
+    hand = Hand(tmp_path / "hands" / "0001-00000")
+    hand.take(3)
+    hand.note("epoch 1 of 4, step 7; loss 0.3, 0:01:00 left")
+    assert b"epoch 1 of 4, step 7" in (tmp_path / "hands" / "0001-00000").read_bytes()
+    assert b"loss" not in (tmp_path / "hands" / "0001-00000").read_bytes()
+    hand.close()
+
+
 def test_hands_of_a_run_that_lives_are_left_alone(tmp_path: Path) -> None:
     hand = Hand(tmp_path / "hands" / "0001-00000")
     hand.take(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -146,9 +147,21 @@ def test_progress_tells_epoch_loss_and_time_left(monkeypatch: pytest.MonkeyPatch
     notes: list[str] = []
     fit_job.fitted(fit_job.net(), progress=lambda progress: notes.append(progress.note))
     told = [note for note in notes if note.startswith("epoch")]
-    assert told[0].startswith("epoch 1 of 4, loss 1.")
-    assert told[-1].startswith("epoch 4 of 4, loss ")
+    assert told[0] == "epoch 1 of 4, step 1"
+    assert re.match(r"epoch 4 of 4, step \d+; loss ", told[-1])
     assert told[-1].endswith(" left")
+
+
+def test_every_step_is_a_place_of_its_own_and_the_same_in_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "_REPORT", 0.0)
+
+    def places() -> list[str]:
+        notes: list[str] = []
+        fit_job.fitted(fit_job.net(), progress=lambda progress: notes.append(progress.note.partition(";")[0]))
+        return list(dict.fromkeys(note for note in notes if note))
+
+    steps = [f"epoch {epoch} of 4, step {step}" for epoch in range(1, 5) for step in range(1, fit_job.STEPS + 1)]
+    assert places() == steps
 
 
 # -- the user's world -------------------------------------------------------------------------------------------------
