@@ -75,27 +75,32 @@ def write_report(results: Any, path: str | Path, *, title: str = "", notes: Sequ
 
 def report_html(parts: Mapping[str, Part], title: str, notes: Sequence[str] = ()) -> str:
     """The page as text, of fewer than `LIMIT` bytes."""
+    tables = {name: _tables(f"result-{k}", name, part.result) for k, (name, part) in enumerate(parts.items(), 1)}
     left_out = 0
     for points in _POINTS:
-        page = _page(parts, title, notes, points, left_out)
-        if len(page) <= LIMIT and _size(page) <= LIMIT:
+        page = _page(parts, tables, title, notes, points, left_out)
+        if len(page.encode("utf-8")) <= LIMIT:
             return page
     while True:  # the smallest pictures are too many: the last sections go
         left_out = min(len(parts), max(left_out + 1, int(left_out * 1.5)))
-        page = _page(parts, title, notes, _POINTS[-1], left_out)
-        if _size(page) <= LIMIT or left_out == len(parts):
+        page = _page(parts, tables, title, notes, _POINTS[-1], left_out)
+        if len(page.encode("utf-8")) <= LIMIT or left_out == len(parts):
             return page
 
 
-def _size(page: str) -> int:
-    return len(page.encode("utf-8"))
-
-
-def _page(parts: Mapping[str, Part], title: str, notes: Sequence[str], points: int, left_out: int) -> str:
+def _page(
+    parts: Mapping[str, Part],
+    tables: Mapping[str, str],
+    title: str,
+    notes: Sequence[str],
+    points: int,
+    left_out: int,
+) -> str:
     told = dict(list(parts.items())[: len(parts) - left_out])
     pictures: list[Picture] = []
     sections = "".join(
-        _section(f"result-{k}", name, part, points, pictures) for k, (name, part) in enumerate(told.items(), 1)
+        _section(f"result-{k}", name, part, tables[name], points, pictures)
+        for k, (name, part) in enumerate(told.items(), 1)
     )
     if left_out:
         lacking = f"The last {left_out} of {len(parts)} results have no section here, which keeps the page small"
@@ -114,21 +119,25 @@ def _page(parts: Mapping[str, Part], title: str, notes: Sequence[str], points: i
     )
 
 
-def _section(place: str, name: str, part: Part, points: int, pictures: list[Picture]) -> str:
+def _section(place: str, name: str, part: Part, tables: str, points: int, pictures: list[Picture]) -> str:
     """One result: what is missing, its pictures, its tables; provenance folded."""
     body = [f'<p class="note">{_text(note)}</p>' for note in part.notes]
     if part.result is not None:
         body += [f'<p class="lead">{_text(_said(part.result))}</p>']
-        tables = list(result_tables(part.result, "what was measured"))
         drawn = list(pictures_of(part.result, points))
         for k, picture in enumerate(drawn):
             body.append(_figure(f"{place}-picture-{k + 1}", len(pictures), picture))
             pictures.append(picture)
         if not drawn:
             body.append('<p class="note">Nothing that could be drawn is known yet.</p>')
-        body += [_table(f"{place}-table-{k}", name, table) for k, table in enumerate(tables, 1)]
+        body.append(tables)
     heading = f'<h2 id="{place}-name">{_text(name)}</h2>'
     return f'<section id="{place}" aria-labelledby="{place}-name">{heading}{"".join(body)}</section>'
+
+
+def _tables(place: str, name: str, result: Any) -> str:
+    tables = [] if result is None else result_tables(result, "what was measured")
+    return "".join(_table(f"{place}-table-{k}", name, table) for k, table in enumerate(tables, 1))
 
 
 def _figure(place: str, number: int, picture: Picture) -> str:

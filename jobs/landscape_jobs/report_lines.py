@@ -154,7 +154,7 @@ def _trace_of_layers(trace: Trace) -> Picture:
     names = tuple(trace.layers)
     errors = np.array([trace.layers_stderr.get(name, math.nan) for name in names])
     values = np.array([*trace.layers.values()])
-    view, note = _bars(names, values, errors, np.ones(len(names), dtype=bool), "trace of the layer's block")
+    view, note = _bars(names, values, errors, np.ones(len(names), dtype=bool), "trace of each layer")
     alt = f"Trace of each of {len(names)} layers; the whole trace is {known_text(trace.value, trace.stderr)}, "
     alt += f"most of it in {_largest(names, values)}."
     return Picture("trace by layer", alt, {"trace": view}, note)
@@ -171,7 +171,7 @@ def _layers(layers: LayerSpectra, most: int) -> Iterator[Picture]:
     for name, values, errors, solid in panels:
         shown = np.where(layers.computed, values, np.nan)
         if np.isfinite(shown).any():
-            views[name], notes = _bars(layers.layers, shown, errors, solid, f"{name} of the layer's block")
+            views[name], notes = _bars(layers.layers, shown, errors, solid, f"{name} of each layer")
             alts.append(f"{name} is highest in {_largest(layers.layers, shown)}")
     missing = int((~layers.computed).sum())
     if missing:
