@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ class Connectivity:
         k, turned = self._place(i, j)
         return self._path(k, turned, self.curve, self.curve_stderr, self.arc[k], "curve")
 
-    @property
+    @cached_property
     def numbers(self) -> dict[str, FloatArray]:
         """{name: (P,)}: the numbers of `NUMBERS` for every pair, NaN where it is not measured."""
         found = {"distance": self.distance, "unaligned_distance": self.unaligned_distance}
@@ -146,10 +147,14 @@ class Connectivity:
 
     def _place(self, i: int, j: int) -> tuple[int, bool]:
         """(number of the pair, whether it runs the other way round)."""
-        for k, (a, b) in enumerate(self.pairs.tolist()):
-            if {a, b} == {i, j} and i != j:
-                return k, (a, b) != (i, j)
+        for turned in (False, True):
+            if (k := self._numbered.get((j, i) if turned else (i, j))) is not None and i != j:
+                return k, turned
         raise InputError(f"the sweep has no pair ({i}, {j}); its pairs are {self.pairs.tolist()}")
+
+    @cached_property
+    def _numbered(self) -> dict[tuple[int, int], int]:
+        return {(i, j): k for k, (i, j) in enumerate(self.pairs.tolist())}
 
     def _path(
         self,

@@ -76,8 +76,8 @@ class Telling(Protocol):
 
     Both are set by the run loop. `report`, on the first rank of an item's group, takes a short text: the place the item
     has come to, the same in every attempt, since only failures at one place add up to a fault of the item, and after a
-    semicolon what else there is to tell. `stopping` says whether this rank was asked to stop: where any rank of an item's group was, `evaluate` may keep what it has for the
-    next attempt and raise `ItemStopped` on all of them.
+    semicolon what else there is to tell. `stopping` says whether this rank was asked to stop: where any rank of an
+    item's group was, `evaluate` may keep what it has for the next attempt and raise `ItemStopped` on all of them.
     """
 
     report: Callable[[str], None] | None
