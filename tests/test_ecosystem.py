@@ -29,6 +29,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import landscape as ls
 from landscape.errors import InputError
 
+# Warnings of these libraries are theirs; and processes of pytest hand on none whose class only a worker can import.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,9 @@ from landscape.checkpoint import step_files
 from landscape.errors import InputError, StoreError
 from landscape.recorder import TrajectoryRecorder
 
+# Warnings of these libraries are theirs; and processes of pytest hand on none whose class only a worker can import.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 State = dict[str, Tensor]
 
 
