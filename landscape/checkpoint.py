@@ -73,7 +73,11 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             "a class that you trust: torch.serialization.add_safe_globals([...])."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"checkpoint {path} cannot be read as a torch file: {error}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"checkpoint {path} cannot be read as a torch file ({path.stat().st_size:,} bytes; damaged or cut off?): "
+            f"{reason}"
+        ) from error
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

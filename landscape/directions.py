@@ -23,7 +23,7 @@ from landscape.curves import Curve
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
 from landscape.results import FloatArray
-from landscape.states import ThetaLike, in_order, model_labels, read_model
+from landscape.states import ThetaLike, in_order, model_labels, read_model, require_finite
 from landscape.trees import digest
 
 _KINDS = ("bias", "norm", "embedding", "weight")
@@ -244,6 +244,8 @@ def pca_plane(
         raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
     states = [read_model(objective, theta) for theta in thetas]
     vectors = [vector for vector, _ in states]
+    for name, vector in zip(names, vectors, strict=True):
+        require_finite(vector, f"checkpoint {name}")
     try:
         principal = principal_axes(vectors, axes)
     except ValueError as error:

@@ -20,9 +20,11 @@ def write_durably(path: Path, content: bytes) -> None:
         with temporary.open("wb") as handle:
             handle.write(content)
         sync_replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # a disk that refused the write may refuse this; the first reason is the one
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename, error.filename2 = str(path), None  # the name that was asked for
         raise
 
 

@@ -20,7 +20,7 @@ from landscape.loop import agree, run_task
 from landscape.objective import Objective
 from landscape.spectra import LayerSpectra, Trace
 from landscape.spectrum import Stage, matrix_of, read_stage, trace_of_stage, trace_task
-from landscape.store import RESULT, require_stages, result_attributes
+from landscape.store import RESULT, require_stages, result_attributes, whole_time
 from landscape.task import Description, Row, Rows
 from landscape.trace import choose_method, layers_of
 
@@ -136,6 +136,7 @@ def layers_from_stages(stages: Mapping[str, Stage]) -> LayerSpectra:
         "route": about["check"]["route"],
         "check": about["check"],
         "tensors": about["tensors"],
+        **whole_time(stage.history for stage in stages.values()),
     }
     return LayerSpectra(
         tuple(layers),

@@ -50,7 +50,3 @@ class TrajectoryCallback(_base()):  # type: ignore[misc]
         """Record the last state."""
         if self._recorder is not None:
             self._recorder.save()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Record the last state of a training that is interrupted."""
-        self.on_train_end(trainer, pl_module)

@@ -168,7 +168,7 @@ def _openable(path: Path) -> bool:
 def _require_unnamed(run: str | None, path: Path) -> None:
     """Raise InputError for a run that was asked for by name where there is one without."""
     if run is not None:
-        raise InputError(f"{path} holds one run, which has no name; leave out run={run!r}")
+        raise InputError(f"{path} holds one run, which has no name; leave out run= or --run {run}")
 
 
 def _one_of(names: Iterable[str], run: str | None, path: Path) -> str:
@@ -177,8 +177,12 @@ def _one_of(names: Iterable[str], run: str | None, path: Path) -> str:
     if not names:
         raise InputError(f"{path} holds no run that has begun; run the sweep first")
     if run is None and len(names) > 1:
-        raise InputError(f"{path} holds {len(names)} runs; say which: run= one of {', '.join(names)}")
+        raise InputError(f"{path} holds {len(names)} runs; say which by run= or --run: {', '.join(names)}")
     if run is not None and run not in names:
+        empty = sweep_runs(path)[1].get(run) if path.is_dir() else None
+        if empty is not None:
+            reason = f": {empty['reason']}" if empty["reason"] else ""
+            raise InputError(f"{path} holds nothing of {run!r} yet, which is {empty['state']}{reason}")
         raise InputError(f"{path} holds no run {run!r}; {nearest(run, names)}")
     return run or names[0]
 

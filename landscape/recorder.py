@@ -90,7 +90,8 @@ class TrajectoryRecorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.save()  # after an error, too: the last whole step
+        if kind is None:  # an error may have come between two steps, with the statistics of half a batch
+            self.save()
 
     def _state(self) -> dict[str, Tensor]:
         """The state dict on the CPU, each tensor once and with memory of its own, as the format wants it."""

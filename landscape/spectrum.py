@@ -24,7 +24,7 @@ from landscape.results import FloatArray
 from landscape.routes import check_products
 from landscape.sampling import Sample, draw, whole
 from landscape.spectra import Density, Eigenpairs, Spectrum, Trace
-from landscape.store import RESULT, History, Store, require_stages, result_attributes
+from landscape.store import RESULT, History, Store, require_stages, result_attributes, whole_time
 from landscape.task import Description, Rows, Task
 from landscape.trace import Deflated, TraceTask, check_trace_tol, choose_method, layers_of, trace_from_rows
 
@@ -189,6 +189,7 @@ def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
         "route": about["check"]["route"],
         "check": about["check"],
         "tensors": about["tensors"],
+        **whole_time(stage.history for stage in stages.values()),
     }
     if "eigenpairs" in stages:
         stage = stages["eigenpairs"]

@@ -20,7 +20,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,14 @@ def result_attributes(description: Description, history: History) -> dict[str, A
         attributes |= {key: last[key] for key in keys if key in last}
         attributes["started"] = history.attempts[0]["started"]
     return attributes
+
+
+def whole_time(histories: Iterable[History]) -> dict[str, str]:
+    """When the first of several tasks of one run began, and the last ended."""
+    attempts = [attempt for history in histories for attempt in history.attempts]
+    started = [attempt["started"] for attempt in attempts if "started" in attempt]
+    ended = [attempt["ended"] for attempt in attempts if "ended" in attempt]
+    return ({"started": min(started)} if started else {}) | ({"ended": max(ended)} if ended else {})
 
 
 def require_stages(folder: Path, stages: Sequence[str]) -> None:

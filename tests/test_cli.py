@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -268,6 +269,8 @@ def test_planes_through_checkpoints_take_a_glob_in_natural_order(folder: Path) -
     for epoch in (9, 10, 2):
         save_file(state(4, generator), folder / f"epoch{epoch}.safetensors")
     through = ("--set", "plane.kind=through", "--set", 'plane.checkpoints="epoch*.safetensors"')
+    told = done("check", folder / "job.toml", *through, "--set", "surface.x=[-0.5, 0.5, 3]")
+    assert re.search(r"models on the plane\W+x from 0 to 1, y from 0 to 0\.\d+; 2 lie OFF THE GRID: widen", told)
     done("run", folder / "job.toml", *through)
     points = ls.open(folder / "runs/a").points
     assert points is not None

@@ -257,7 +257,7 @@ def test_merged_runs(tmp_path: Path) -> None:
             out=folders[f"seed{seed}"], limit_items=limit,
         )  # fmt: skip
     path = ls.merge_runs(folders, tmp_path / "all.h5")
-    with pytest.raises(InputError, match="holds 2 runs; say which: run= one of seed0, seed1"):
+    with pytest.raises(InputError, match="holds 2 runs; say which by run= or --run: seed0, seed1"):
         open_result(path)
     assert list(ls.open(path).children) == ["seed0", "seed1"]
     with pytest.raises(InputError, match="no run 'seed2'"):

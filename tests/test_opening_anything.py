@@ -130,13 +130,13 @@ def test_a_cell_is_picked_by_its_name(sweep: Path) -> None:
     assert isinstance(found, ls.Surface)
     assert found.computed.sum() == 2
     assert open_anything(sweep, run="seed=0", group="surface").attributes["seed"] == 0
-    with pytest.raises(InputError, match="sweep holds 2 runs; say which: run= one of seed=0, seed=1"):
+    with pytest.raises(InputError, match="sweep holds 2 runs; say which by run= or --run: seed=0, seed=1"):
         open_result(sweep)
     with pytest.raises(InputError, match=r"holds no run 'seed=9'; did you mean 'seed=\d'"):
         open_anything(sweep, run="seed=9")
-    with pytest.raises(InputError, match="holds no run 'seed=3'"):
+    with pytest.raises(InputError, match="holds nothing of 'seed=3' yet, which is "):
         open_anything(sweep, run="seed=3")
-    with pytest.raises(InputError, match="say which: run="):
+    with pytest.raises(InputError, match="say which by run="):
         open_anything(sweep, group="surface")
 
 
@@ -189,7 +189,7 @@ def test_a_folder_of_other_things_says_what_there_is_to_open(sweep: Path, merged
 def test_a_name_for_what_has_none(sweep: Path, tmp_path: Path) -> None:
     path = surface().save(tmp_path / "a.h5")
     for place in (path, next(sweep.glob("seed=0-*")), write_loss_landscape_surface(tmp_path / "b.h5", surface())):
-        with pytest.raises(InputError, match="holds one run, which has no name; leave out run='a'"):
+        with pytest.raises(InputError, match="holds one run, which has no name; leave out run= or --run a"):
             open_anything(place, run="a")
 
 

@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -341,17 +341,28 @@ def test_a_training_by_lightning(lightning: tuple[ModuleType, Any], tmp_path: Pa
     drawn(objective, folder, (0, 4, 8, 12, 14, 16, 20, 22), tmp_path / "lightning.png")
 
 
-def test_a_training_that_is_interrupted_keeps_its_last_state(lightning: tuple[ModuleType, Any], tmp_path: Path) -> None:
-    _, callback = lightning
-    model, trainer = net(), SimpleNamespace(global_step=0)
-    recording = callback(tmp_path, every=100)
-    recording.on_exception(trainer, model, KeyboardInterrupt())  # before it began
-    recording.on_train_start(trainer, model)
-    for _ in train(model, 3):
-        trainer.global_step += 1
-        recording.on_train_batch_end(trainer, model, None, None, 0)
-    recording.on_exception(trainer, model, KeyboardInterrupt())
-    assert steps_in(tmp_path) == names(0, 3)
+def test_an_error_ends_the_recording_with_the_last_whole_state(tmp_path: Path) -> None:
+    """It may come between the optimiser's step and the recorder's, or with the statistics of half a batch."""
+    model = net()
+    states: list[State] = [copy(model)]
+
+    def loop() -> None:
+        with ls.TrajectoryRecorder(model, tmp_path, every=2) as recorder:
+            for number, _ in enumerate(train(model, 5), start=1):
+                states.append(copy(model))
+                if number == 5:
+                    raise KeyboardInterrupt
+                recorder.step()
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert steps_in(tmp_path) == names(0, 2, 4)
+    for step in (0, 2, 4):
+        del states[step]["out.weight"]  # tied
+        assert same(stored(tmp_path, step), states[step])
+    ls.load_checkpoint(model, tmp_path / "step-00000004.safetensors")
+    ls.TrajectoryRecorder(model, tmp_path, every=2)
+    assert steps_in(tmp_path) == names(0, 2, 4)
 
 
 @pytest.fixture

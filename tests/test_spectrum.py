@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import landscape as ls
 from landscape.errors import InputError, StoreError
 from landscape.objective import Objective
+from landscape.runs import run_stores
 from landscape.spectra import Spectrum
 from landscape.spectrum import spectrum_from_folder
 
@@ -421,6 +422,8 @@ def test_folder(tmp_path: Path) -> None:
     found = ls.measure_spectrum(objective, 2, trace="hutchinson", out=tmp_path / "run")
     again = ls.measure_spectrum(objective, 2, trace="hutchinson", out=tmp_path / "run")
     read = spectrum_from_folder(tmp_path / "run")
+    ends = [store.attempts()[-1]["ended"] for store in run_stores(tmp_path / "run")]
+    assert (len(ends) > 1, read.attributes["ended"]) == (True, max(ends))
     for other in (again, read):
         assert np.array_equal(other.eigenvalues, found.eigenvalues)
         assert other.trace == found.trace

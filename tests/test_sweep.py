@@ -380,6 +380,7 @@ def test_one_cell_ends_with_the_code_of_its_job(home: Path) -> None:
     path = write(FAILING)
     for number, code in ((0, 0), (1, 2), (2, 1), (0, 0)):
         assert landscape("run", path, "--cell", number).exit_code == code, number
+        assert len(sweep_cells(Path("runs/sweep"))) == 3  # so that the folder opens as a sweep
     assert landscape("run", path, "--cell", 0, "--note-folder", "noted").exit_code == 0
     assert attempts(Path(Path("noted").read_text())) == 1
     assert [finished(place.folder) for place in places(load_sweep(path))] == [True, False, False]

@@ -19,6 +19,7 @@ from landscape_jobs.sweep import (
     Place,
     begin_cell,
     forget_failure,
+    is_indexed,
     note_failure,
     places,
     stop_signal,
@@ -46,15 +47,16 @@ def run_sweep(sweep: Sweep, run: Callable[[Job], int], tell: Callable[[str], Non
     cannot be written, and with one rank alone nothing else.
     """
 
-    def begin() -> tuple[list[int], int]:
+    def begin() -> tuple[list[int], int, int]:
         found = places(sweep)
         write_index(sweep, found)
         once = {place.folder: place.cell.number for place in reversed(found)}
-        return sorted(once.values()), len(unfinished(found))
+        return sorted(once.values()), len(unfinished(found)), len(found)
 
     since = time_now()
-    numbers, left = on_rank_0(begin)
-    tell(f"{len(numbers)} runs in {sweep.out}, of which {left} are not finished")
+    numbers, left, cells = on_rank_0(begin)
+    alike = f" (of {cells} cells, some of which compute the same)" if cells > len(numbers) else ""
+    tell(f"{len(numbers)} runs{alike} in {sweep.out}, of which {left} are not finished")
     ended: list[Ended] = []
     for number in numbers:
         ended.append(run_cell(sweep, number, run, tell))
@@ -77,6 +79,8 @@ def run_cell(
 
     def begin() -> tuple[Place, int | None]:
         place = places(sweep, [cell])[0]  # anew: files that it names may have come meanwhile
+        if not is_indexed(sweep, cell):
+            write_index(sweep, places(sweep))
         if note is not None:
             write_durably(note, str(place.folder).encode())
         if finished(place.folder):

@@ -9,11 +9,13 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from landscape.comm import SERIAL, world
+from landscape.directions import Plane
 from landscape.errors import InputError
 from landscape.grid import AXIS_NAMES, Grid
 from landscape.loop import agree
@@ -38,6 +40,8 @@ class Trial:
     device_memory: int  # bytes, likewise on its GPU; 0 on the CPU
     result: int  # bytes of the result's arrays
     ranks_per_item: int
+    extent: tuple[tuple[float, float], ...] = ()  # of the models on the plane, along each axis
+    outside: int = 0  # of them, how many lie off the grid
 
     def duration(self, ranks: int) -> float:
         """Estimated seconds for the missing rows on so many ranks, each with its own threads or GPU."""
@@ -75,7 +79,25 @@ def check_job(job: Job) -> Trial:
         device_memory=max(f[2] for f in found),
         result=8 * len(description.columns) * task.count,
         ranks_per_item=job.run.ranks_per_item,
+        **_models_on(built.plane, grid),
     )
+
+
+def _models_on(plane: Plane, grid: Grid) -> dict[str, Any]:
+    """Where the models of a plane are, and how many lie off the grid."""
+    if plane.points is None:
+        return {}
+    places = plane.points.coordinates
+    ends = np.array([[axis.min(), axis.max()] for axis in grid.axes.values()])
+    room = 1e-9 * (ends[:, 1] - ends[:, 0])
+    outside = ((places < ends[:, 0] - room) | (places > ends[:, 1] + room)).any(axis=1)
+    low, high = places.min(axis=0), places.max(axis=0)
+    rounding = 1e-6 * (high - low)
+    extent = tuple(
+        (float(a) if abs(a) > r else 0.0, float(b) if abs(b) > r else 0.0)
+        for a, b, r in zip(low, high, rounding, strict=True)
+    )
+    return {"extent": extent, "outside": int(outside.sum())}
 
 
 def peak_memory() -> tuple[int, int]:

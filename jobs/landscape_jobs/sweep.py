@@ -176,6 +176,13 @@ def _digest(path: Path, known: dict[Path, str]) -> str | None:
 # -- the folder of a sweep -------------------------------------------------------------------------------------------
 
 
+def is_indexed(sweep: Sweep, cell: Cell) -> bool:
+    """Whether the sweep's folder knows of a cell, since the sweep was run whole or submitted."""
+    if not is_sweep(sweep.out):
+        return False
+    return cell.label in (known["label"] for known in sweep_index(sweep.out)["cells"])
+
+
 def write_index(sweep: Sweep, found: Sequence[Place]) -> None:
     """Write which cells the sweep has now, and where. Raises StoreError where the disk refuses."""
     cells = [

@@ -6,6 +6,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from landscape.grid import AXIS_NAMES
 from landscape.tables import Table, pairs_table
 from landscape_jobs.check import Trial
 
@@ -22,6 +23,7 @@ def trial_table(trial: Trial) -> Table:
         {
             "rows": f"{trial.rows}, of which {trial.done} are there already",
             "loss at two trial points": ", ".join(f"{loss:.6g}" for loss in trial.losses),
+            **_models(trial),
             "time per row": f"{trial.seconds:.3g} s",
             **_times(trial),
             "memory per rank": _bytes_text(trial.memory),
@@ -29,6 +31,16 @@ def trial_table(trial: Trial) -> Table:
             "size of the result": f"about {_bytes_text(trial.result)}",
         },
     )
+
+
+def _models(trial: Trial) -> dict[str, str]:
+    """Where the models on the plane are, and whether the grid holds them."""
+    if not trial.extent:
+        return {}
+    named = zip(AXIS_NAMES, trial.extent, strict=False)
+    places = ", ".join(f"{name} from {low:.4g} to {high:.4g}" for name, (low, high) in named)
+    off = f"; {trial.outside} lie OFF THE GRID: widen [surface]" if trial.outside else ""
+    return {"models on the plane": places + off}
 
 
 def curvature_trial_table(trial: CurvatureTrial) -> Table:

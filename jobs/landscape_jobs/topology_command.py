@@ -38,13 +38,14 @@ def topology(
     with exit_codes():
         import landscape as ls
         from landscape.errors import InputError
+        from landscape.opening import open_result
         from landscape.style import save_figure
         from landscape.topology import find_topology
         from landscape.topology_summary import topology_tables
         from landscape_jobs.shown import as_rich
 
         def find() -> None:
-            result = ls.open(source, run=name, group=group)
+            result = open_result(source, run=name, group=group)
             if not isinstance(result, ls.Surface):
                 raise InputError(f"{source} holds a {type(result).__name__}; topology is found on a surface")
             found = find_topology(result, quantity, z=z, threshold=threshold)
