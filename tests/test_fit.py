@@ -373,7 +373,7 @@ THETA = fit_job.objective().theta
             {"theta_b": torch.zeros(7)},
             r"theta has 7 values, the model 75 trainable ones \(5 tensors",
         ),
-        ({"theta_b": nn.Linear(4, 3)}, "Linear .*weight"),
+        ({"theta_b": nn.Linear(4, 3)}, "Linear.*weight"),
         ({"theta_b": {**fit_job.net().state_dict(), "4.bias": torch.zeros(9)}}, r"4\.bias.*9"),
         ({"theta_b": THETA}, "theta_a and theta_b are equal, so there is no curve to fit; give two different models"),
         ({"theta_b": fit_job.net()}, "theta_a and theta_b are equal"),

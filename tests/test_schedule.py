@@ -45,7 +45,7 @@ def test_blocks_shrink_to_one_item(workers: int) -> None:
     [(0.0, 4, 256), (math.inf, 4, 1), (1e-3, 4, 50), (0.02, 4, 2), (0.1, 4, 1), (0.1, 4000, 4), (0.1, 40_000, 40)],
 )
 def test_blocks_last_no_longer_than_rank_0_needs_to_answer_all(seconds: float, workers: int, size: int) -> None:
-    assert len(Claims(range(10**8), workers).take(seconds)) == size
+    assert len(Claims(range(4 * workers * (size + 1)), workers).take(seconds)) == size
 
 
 def test_items_come_in_the_order_given() -> None:
