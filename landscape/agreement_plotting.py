@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from landscape.agreement import Agreement
 from landscape.heat_map import WRITTEN, heat_map, side_of
-from landscape.style import finish, styled
+from landscape.results import FloatArray
+from landscape.style import StyledFigure, finish, styled
 
 _TITLES = {
     "cka": "linear CKA",
@@ -24,16 +25,17 @@ _UNITS = {"disagreement": "fraction", "jensen_shannon": "nat$^{1/2}$", "l2": "pa
 def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
     """A heat map of one measure over the pairs of models; cells of pairs that were not measured are hatched.
 
+    Colours go from 0 to 1 for CKA, for distances and disagreement from 0 to the largest, so that models alike look it.
     Up to 12 models each cell tells its number, with its standard error below where it has one. Raises InputError for a
     measure that is not there.
     """
     matrix = agreement.matrix(measure)
     count = len(agreement.labels)
     side = side_of(count)
-    figure = Figure(figsize=(side + 2.4, side + 1.4), layout="constrained")
-    ax = figure.add_subplot()
-    bar = heat_map(figure, ax, matrix, agreement.labels, _texts(agreement, measure))
     name, _, feature = measure.partition(":")
+    figure = StyledFigure(figsize=(side + 2.4, side + 1.4), layout="constrained")
+    ax = figure.add_subplot()
+    bar = heat_map(figure, ax, matrix, agreement.labels, _texts(agreement, measure), _limits(name, matrix))
     text = _TITLES[name]
     if name.startswith("cka"):
         text += f" of module {feature}" if feature else f" of {agreement.attributes.get('of', 'outputs')}"
@@ -44,6 +46,14 @@ def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
     if count <= WRITTEN and measure in agreement.stderr and np.isfinite(agreement.stderr[measure]).any():
         notes.append("± standard error over samples")
     return finish(figure, [], notes)
+
+
+def _limits(name: str, matrix: FloatArray) -> tuple[float, float]:
+    """The ends of the colour scale; an unbiased CKA may lie below 0."""
+    pairs = matrix[np.isfinite(matrix) & ~np.eye(len(matrix), dtype=bool)]
+    if name.startswith("cka"):
+        return min(0.0, float(pairs.min(initial=0.0))), 1.0
+    return 0.0, float(pairs.max(initial=0.0)) or 1.0
 
 
 def _texts(agreement: Agreement, measure: str) -> dict[tuple[int, int], str]:

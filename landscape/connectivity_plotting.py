@@ -18,7 +18,7 @@ from landscape.heat_map import heat_map, short_names, side_of
 from landscape.path_plotting import plot_paths
 from landscape.paths import Path
 from landscape.results import FloatArray
-from landscape.style import GREY, finish, line_look, styled, words
+from landscape.style import GREY, StyledFigure, finish, line_look, styled, words
 
 KINDS = ("table", "graph", "paths")
 _TITLES = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}
@@ -54,7 +54,7 @@ def plot_history(curve: Curve) -> Figure:
     """Loss, metrics and step size over the epochs of a fit. Raises InputError for a curve that was not fitted."""
     if not curve.history:
         raise InputError("the curve was given, not fitted, so it has no history of training to draw")
-    figure = Figure(figsize=(6.8, 1.0 + 2.0 * len(curve.history)), layout="constrained")
+    figure = StyledFigure(figsize=(6.8, 1.0 + 2.0 * len(curve.history)), layout="constrained")
     panels: list[Axes] = []
     for place, (name, values) in enumerate(curve.history.items()):
         ax = figure.add_subplot(len(curve.history), 1, place + 1, sharex=panels[0] if panels else None)
@@ -76,7 +76,7 @@ def _plot_tables(table: Connectivity) -> Figure:
     finite = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     limits = (0.0, float(finite.max()) or 1.0)
     side = side_of(len(table.labels))
-    figure = Figure(figsize=((side + 1.6) * len(names), side + 1.2), layout="constrained")
+    figure = StyledFigure(figsize=((side + 1.6) * len(names), side + 1.2), layout="constrained")
     for place, (name, matrix) in enumerate(matrices.items()):
         ax = figure.add_subplot(1, len(names), place + 1)
         texts = {(i, j): f"{matrix[i, j]:.3g}" for i, j in np.ndindex(matrix.shape) if i != j and _known(matrix[i, j])}
@@ -94,7 +94,7 @@ def _plot_graph(table: Connectivity, threshold: float | None) -> Figure:
     count = len(table.labels)
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     x, y = np.cos(angles), np.sin(angles)
-    figure = Figure(figsize=(6.4, 6.2), layout="constrained")
+    figure = StyledFigure(figsize=(6.4, 6.2), layout="constrained")
     ax = figure.add_subplot()
     groups = table.groups(threshold)
     look_of = {label: line_look(k) for k, labels in enumerate(groups) for label in labels}

@@ -9,7 +9,7 @@ from landscape.errors import InputError, nearest
 from landscape.plotting import cut_plane, label_plane, paint_plane
 from landscape.results import Surface
 from landscape.scale_plotting import choose_scale
-from landscape.style import DIFFERENCES, cell_borders, finish, hatch_cells, styled, words
+from landscape.style import DIFFERENCES, StyledFigure, cell_borders, finish, hatch_cells, styled, words
 
 _SAME = 1e-9  # of an axis' extent, by which coordinates of the same point may differ
 
@@ -34,7 +34,7 @@ def plot_difference(
     x, y = list(first.axes.values())[:2]
     one, other = cut_plane(first, quantity), cut_plane(second, quantity)
     scale = choose_scale(np.concatenate([cut.values[cut.finite] for cut in (one, other)]), "auto", 12, 0.1, quantity)
-    figure = Figure(figsize=(13.0, 4.4), layout="constrained")
+    figure = StyledFigure(figsize=(13.0, 4.4), layout="constrained")
     axes = [figure.add_subplot(1, 3, place) for place in (1, 2, 3)]
     for ax, cut, label in zip(axes, (one, other), labels, strict=False):
         mappable = paint_plane(ax, x, y, cut.values, cut.computed, scale)

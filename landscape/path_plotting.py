@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, nearest
 from landscape.paths import Path, above_ends
-from landscape.style import ERROR, LINE_COLOURS, RED, finish, line_look, styled, words
+from landscape.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled, words
 
 AGAINST = ("t", "arc")
 
@@ -34,7 +34,8 @@ def plot_paths(
     """Quantities along one path or several in one picture: the straight line and a curve between the same models.
 
     A panel for each of `quantities`, by default the loss and the error (or accuracy) in per cent: a line with its band
-    of 2 standard errors (population), dashed on the test data; the ends as squares. In the panel of the loss the line
+    of 2 standard errors (population), dashed with hollow marks on the test data, of a single path in another colour
+    too; the ends as squares. In the panel of the loss the line
     between the ends is dotted, and an arrow from it shows the barrier. `against` is "t" or "arc", the length along the
     curve. NaN and Inf are crosses at the border, and the sentence below counts them and places not computed.
 
@@ -53,7 +54,7 @@ def plot_paths(
     fraction = next((name for name in _FRACTIONS if name in shared), None)
     panels = list(quantities) or [name for name in ("loss", fraction) if name in shared]
     named = list(labels) or (_named(paths) if len(paths) > 1 else [""])
-    figure = Figure(figsize=(6.8, 0.9 + 2.9 * len(panels) + 0.35 * len(paths)), layout="constrained")
+    figure = StyledFigure(figsize=(6.8, 0.9 + 2.9 * len(panels) + 0.35 * len(paths)), layout="constrained")
     axes: list[Axes] = []
     for place, name in enumerate(panels):
         ax = figure.add_subplot(len(panels), 1, place + 1, sharex=axes[0] if axes else None)
@@ -80,10 +81,10 @@ def plot_paths(
 def _draw(ax: Axes, path: Path, name: str, label: str, number: int, against: str, factor: float) -> None:
     x = path.t if against == "t" else path.arc
     test = f"test_{name}"
-    look = line_look(number)
     for quantity, stroke, suffix in ((name, "-", ""), (test, "--", "test data")):
         if quantity not in path.values:
             continue
+        look = line_look(number + (suffix != "" and not label))  # a single path has the other colours for itself
         known = path.computed & np.isfinite(path.values[quantity])
         values = np.where(known, path.values[quantity], np.nan) * factor
         error = 2 * factor * path.stderr[quantity]
@@ -93,7 +94,9 @@ def _draw(ax: Axes, path: Path, name: str, label: str, number: int, against: str
         few[3 * number % _APART :: 1 if len(x) <= _DENSE else _APART] = True
         alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
         shown = np.flatnonzero(alone | few).tolist()
-        ax.plot(x, values, markevery=shown, markersize=3.5, linestyle=stroke, label=text, **look)
+        filled = "white" if suffix else look["color"]
+        marks: dict[str, Any] = {"markevery": shown, "markersize": 3.5, "markerfacecolor": filled}
+        ax.plot(x, values, linestyle=stroke, label=text, **marks, **look)
         band: dict[str, Any] = {"color": look["color"], "alpha": 0.2, "linewidth": 0, "label": ERROR}
         ax.fill_between(x, values - error, values + error, **band)
         ends: dict[str, Any] = {"color": look["color"], "markeredgecolor": "black", "markersize": 6, "zorder": 4}

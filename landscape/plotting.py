@@ -21,6 +21,7 @@ from landscape.style import (
     NONFINITE,
     ORANGE,
     RED,
+    StyledFigure,
     cell_borders,
     finish,
     hatch_cells,
@@ -28,6 +29,7 @@ from landscape.style import (
     styled,
     words,
 )
+from landscape.surface_summary import settled
 
 KINDS = ("contour", "3d", "profile", "ratio")
 
@@ -54,14 +56,17 @@ def plot_surface(
     named, its explained variance told on the axes); "3d", the graph over the plane; "profile", the values along each
     axis through the centre with a band of 2 standard errors; "ratio", of a curvature map, contours of
     |lambda_min / lambda_max| with a dashed line where lambda_min is 0: where the ratio is near 0 the loss is convex
-    along all directions that matter (Li et al. 2018, section 6). None chooses profile for one axis and contour for
-    more. All but profile show the first two axes; further axes are cut at their coordinate nearest 0, which the title
-    names.
+    along all directions that matter (Li et al. 2018, section 6). None chooses profile where one axis
+    alone has several points, and contour for more. All but profile show the first two axes; further axes are cut at
+    their coordinate nearest 0, which the title names. A profile has a panel for each axis of several points; the title
+    says where the others are, and that this is the nearest grid row where the grid has none through the centre.
 
     `levels`: "linear"; "log"; "step", every `step` for 20 steps from the lowest value on, which shows the basin, then
-    powers of ten, which show the walls (so Li et al.'s plots of trajectories, with steps of 0.5); "auto", log where all
-    values are positive and span more than two decades, else linear; or values that increase, as Li et al.'s
-    np.arange(0.1, 10, 0.5). `count` is about how many linear or log levels to draw. Heights in 3d and profile are log
+    1, 2 and 5 of each decade (beyond 8 decades powers of ten), which show the walls (so Li et al.'s plots of
+    trajectories, with steps of 0.5); "auto", log where all values are positive and they, or a trajectory's values at
+    its checkpoints or their feet on the plane, span more than a decade, else linear, and always linear for an accuracy;
+    or values that increase, as Li et al.'s np.arange(0.1, 10, 0.5). `count` is about how many linear or log levels to
+    draw. Heights in 3d and profile are log
     where "auto" levels are, unless `levels` are "linear". Cells not computed are hatched, NaN and Inf cells are
     cross-hatched (contour) or marked (profile), in 3d both are left out; their numbers stand below the picture, as does
     the largest standard error.
@@ -70,8 +75,7 @@ def plot_surface(
     without eigenvalues, `count` < 2, a `step` that is not positive or is lost beside the values, and log levels of
     values that are not positive.
     """
-    if kind is None:
-        kind = "profile" if len(surface.axes) == 1 else "contour"
+    kind = kind or usual_kind(surface)
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not a kind of picture; {nearest(kind, KINDS)}")
     if kind == "ratio":
@@ -86,14 +90,36 @@ def plot_surface(
         raise InputError(
             f"kind {kind!r} needs two axes, this surface has one ({next(iter(surface.axes))}): use 'profile'"
         )
-    cuts = [_line(surface, quantity, n) for n in surface.axes] if kind == "profile" else [cut_plane(surface, quantity)]
+    along = _long(surface) or list(surface.axes)
+    cuts = [_line(surface, quantity, n) for n in along] if kind == "profile" else [cut_plane(surface, quantity)]
     values = np.concatenate([cut.values[cut.finite] for cut in cuts])
-    scale = choose_scale(values, levels, count, step, quantity)
+    scale = choose_scale(values, levels, count, step, quantity, _passed(surface.points, quantity))
     if kind == "profile":
-        return _profile(surface, quantity, cuts, scale)
+        return _profile(surface, quantity, dict(zip(along, cuts, strict=True)), scale)
     if kind == "3d":
         return _graph(surface, quantity, cuts[0], scale)
     return _contour(surface, quantity, cuts[0], scale)
+
+
+def usual_kind(surface: Surface) -> str:
+    """The kind of picture that shows a surface best: "profile" where one axis alone has several points, or "contour".
+
+    A plane of a single point is a contour.
+    """
+    return "profile" if len(surface.axes) == 1 or len(_long(surface)) == 1 else "contour"
+
+
+def _long(surface: Surface) -> list[str]:
+    """The axes of several points."""
+    return [name for name, axis in surface.axes.items() if axis.size > 1]
+
+
+def _passed(points: Points | None, quantity: str) -> FloatArray | None:
+    """What a trajectory has of a quantity, at its checkpoints and on the plane."""
+    if points is None or points.kind != "trajectory":
+        return None
+    told = [known[quantity] for known in (points.true, points.projected) if quantity in known]
+    return np.concatenate(told) if told else None
 
 
 @dataclass(frozen=True)
@@ -116,7 +142,7 @@ class Cut:
 
 
 def _contour(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
-    figure = Figure(figsize=(7.0, 5.6), layout="constrained")
+    figure = StyledFigure(figsize=(7.0, 5.6), layout="constrained")
     ax = figure.add_subplot()
     x, y = list(surface.axes.values())[:2]
     mappable = paint_plane(ax, x, y, cut.values, cut.computed, scale)
@@ -159,11 +185,11 @@ def paint_plane(ax: Axes, x: FloatArray, y: FloatArray, values: FloatArray, comp
     return mappable
 
 
-def label_plane(ax: Axes, surface: Surface) -> None:
-    """Name the first two axes of a surface, with their normalisation and the variance they explain."""
+def label_plane(ax: Axes, surface: Surface, *, lines: bool = False) -> None:
+    """Name the first two axes of a surface as `axis_label` does."""
     names = list(surface.axes)
-    ax.set_xlabel(axis_label(surface, names[0], 0))
-    ax.set_ylabel(axis_label(surface, names[1], 1))
+    ax.set_xlabel(axis_label(surface, names[0], 0, lines=lines))
+    ax.set_ylabel(axis_label(surface, names[1], 1, lines=lines))
 
 
 def _mark_convex(ax: Axes, surface: Surface) -> str:
@@ -181,7 +207,7 @@ def _mark_convex(ax: Axes, surface: Surface) -> str:
 
 def _graph(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
     x, y = list(surface.axes.values())[:2]
-    figure = Figure(figsize=(7.0, 6.0), layout="constrained")
+    figure = StyledFigure(figsize=(7.0, 6.0), layout="constrained")
     ax: Any = figure.add_subplot(projection="3d")
     rows, columns = (np.unique(np.linspace(0, n - 1, min(n, _MOST)).round().astype(int)) for n in cut.values.shape)
     drawn = np.ix_(rows, columns)
@@ -214,11 +240,11 @@ def _graph(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
     scale.tick(ax.zaxis, scale.heights[:: -(-scale.heights.size // _NAMED)])
     ax.view_init(elev=35, azim=-60)
     ax.set_box_aspect(None, zoom=0.86)
+    label_plane(ax, surface, lines=True)
     for along, pruned in ((ax.xaxis, "upper"), (ax.yaxis, "lower")):  # numbers at the common corner would collide
         along.set_major_locator(MaxNLocator(4, prune=pruned))
-        along.labelpad = 10
+        along.labelpad = 10 + 6 * along.get_label_text().count("\n")
     ax.tick_params(axis="z", pad=8)
-    label_plane(ax, surface)
     ax.set_title(cut.place)
     thinned = []
     if finite.size < cut.values.size:
@@ -226,11 +252,11 @@ def _graph(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
     return _finish(figure, ax, [cut], scale, "left out: ", thinned)
 
 
-def _profile(surface: Surface, quantity: str, cuts: Sequence[Cut], scale: Scale) -> Figure:
-    figure = Figure(figsize=(max(6.4, 4.2 * len(cuts)), 4.4), layout="constrained")
+def _profile(surface: Surface, quantity: str, cuts: Mapping[str, Cut], scale: Scale) -> Figure:
+    figure = StyledFigure(figsize=(max(6.4, 4.2 * len(cuts)), 4.4), layout="constrained")
     panels: list[Axes] = []
-    for place, (name, x) in enumerate(surface.axes.items()):
-        cut = cuts[place]
+    for place, (name, cut) in enumerate(cuts.items()):
+        x = surface.axes[name]
         ax = figure.add_subplot(1, len(cuts), place + 1, sharey=panels[0] if panels else None)
         panels.append(ax)
         drawn = np.where(cut.finite, scale.drawn(cut.values), np.nan)
@@ -243,7 +269,7 @@ def _profile(surface: Surface, quantity: str, cuts: Sequence[Cut], scale: Scale)
             ax.axvline(0.0, color="0.4", linestyle=":", linewidth=1, label="centre")
         if surface.points is not None and len(surface.axes) == 1:
             _mark_line(ax, surface.points, quantity, scale)
-        ax.set_xlabel(axis_label(surface, name, place))
+        ax.set_xlabel(axis_label(surface, name, list(surface.axes).index(name)))
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         ax.set_title(cut.place)
         ax.grid(axis="y")
@@ -252,7 +278,7 @@ def _profile(surface: Surface, quantity: str, cuts: Sequence[Cut], scale: Scale)
     if scale.log:
         panels[0].set_ylim(bottom=scale.floor)
     scale.tick(panels[0].yaxis, scale.heights)
-    return _finish(figure, panels[0], cuts, scale)
+    return _finish(figure, panels[0], list(cuts.values()), scale)
 
 
 def mark_nonfinite(ax: Axes, x: FloatArray, values: FloatArray) -> None:
@@ -363,6 +389,8 @@ def _line(surface: Surface, quantity: str, along: str) -> Cut:
     """One axis, the others cut at their coordinate nearest 0."""
     others = [(name, axis) for name, axis in surface.axes.items() if name != along]
     place = ", ".join(f"{name} = {axis[_nearest_zero(axis)]:.4g}" for name, axis in others)
+    if any(np.abs(axis).min() > 1e-9 * np.abs(axis).max() for _, axis in others):
+        place += "\n(nearest grid row to the centre)"
     reverse = reversed(list(surface.axes.items()))
     index = tuple(slice(None) if name == along else _nearest_zero(axis) for name, axis in reverse)
     return _cut(surface, quantity, index, place)
@@ -378,13 +406,17 @@ def _nearest_zero(axis: FloatArray) -> int:
     return int(np.argmin(np.abs(axis)))
 
 
-def axis_label(surface: Surface, name: str, place: int) -> str:
-    """An axis of a surface by its name and number: what a coordinate of 1 is, and the variance that it explains."""
-    about = [coordinate_words(surface.attributes)]
+def axis_label(surface: Surface, name: str, place: int, *, lines: bool = False) -> str:
+    """An axis of a surface by its name and number: what a coordinate of 1 is, and the variance that it explains.
+
+    `lines` puts the variance on a line of its own.
+    """
+    about = coordinate_words(surface.attributes)
     points = surface.points
-    if points is not None and points.explained_variance is not None:
-        about.append(f"{100 * points.explained_variance[place]:.1f} % of variance")
-    return f"{name} ({', '.join(about)})"
+    if points is None or points.explained_variance is None:
+        return f"{name} ({about})"
+    share = f"{100 * points.explained_variance[place]:.1f} % of variance"
+    return f"{name} ({about})\n{share}" if lines else f"{name} ({about}, {share})"
 
 
 def coordinate_words(attributes: Mapping[str, Any]) -> str:
@@ -412,7 +444,8 @@ def _finish(
     notes += also
     known = np.concatenate([cut.stderr[cut.finite] for cut in cuts])
     known = known[np.isfinite(known)]
-    if known.size and known.max() > 0 and cuts[0].values.ndim > 1:  # others have bands
+    highest = max(float(np.abs(cut.values[cut.finite]).max(initial=0.0)) for cut in cuts)
+    if known.size and settled(float(known.max()), highest) > 0 and cuts[0].values.ndim > 1:  # others have bands
         notes.append(f"standard error at most {known.max():.2g}")
     return finish(figure, [ax], notes)
 

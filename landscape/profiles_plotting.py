@@ -12,7 +12,7 @@ from landscape.plotting import coordinate_words, counted, mark_nonfinite
 from landscape.profiles import SHARES, Profiles
 from landscape.results import FloatArray
 from landscape.scale_plotting import choose_scale
-from landscape.style import BLUE, ERROR, cell_borders, finish, hatch_spans, styled, words
+from landscape.style import BLUE, ERROR, StyledFigure, cell_borders, finish, hatch_spans, styled, words
 
 LEVELS = ("auto", "linear", "log")
 
@@ -25,8 +25,8 @@ def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str = "
 
     Bars on the thin lines, at about ten places, are 2 standard errors over samples (population). A dotted line marks
     the centre. Heights are "linear", "log", or by `levels` "auto" log where all values are positive and span more than
-    two decades. Places that no direction has are hatched, NaN and Inf marked, and the sentence below counts what is
-    left out.
+    a decade (an accuracy is linear). Places that no direction has are hatched, NaN and Inf marked, and the sentence
+    below counts what is left out.
 
     Raises InputError for an unknown quantity or `levels`, and log levels of values that are not positive.
     """
@@ -37,7 +37,7 @@ def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str = "
     x, values, computed = profiles.x, profiles.values[quantity], profiles.computed
     finite = computed & np.isfinite(values)
     scale = choose_scale(values[finite], levels, 12, 1.0, quantity)
-    figure = Figure(figsize=(6.8, 4.8), layout="constrained")
+    figure = StyledFigure(figsize=(6.8, 4.8), layout="constrained")
     ax = figure.add_subplot()
 
     def drawn(heights: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from landscape.profiles import SHARES, Profiles
+from landscape.surface_summary import settled
 from landscape.tables import Table, number, pairs_table
 
 _WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
@@ -30,6 +31,7 @@ def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
     for name in profiles.values:
         below, middle, above = (profiles.quantile(name, share) for share in SHARES)
         mean, spread = profiles.mean[name], profiles.spread[name]
+        spread = np.array([settled(*pair) for pair in zip(spread.tolist(), mean.tolist(), strict=True)])
         error = spread / np.sqrt(np.maximum(profiles.computed.sum(axis=0), 1))
         rows = (
             (

@@ -19,9 +19,13 @@ from landscape.style import VALUES
 Extend = Literal["neither", "both", "min", "max"]
 LEVELS = ("auto", "linear", "log", "step")
 
-_STEPS = 20  # of levels="step" above the lowest value, before powers of ten take over
+_STEPS = 20  # of levels="step" above the lowest value, before levels 1, 2, 5 of each decade take over
+_DECADES = 8  # of which levels="step" draws 1, 2, 5 each; more have their powers of ten
+_POWERS = 24  # powers of ten of levels="step" at most
+_MANTISSAS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # of log levels in each decade
+_LINEAR = ("accuracy", "test_accuracy")  # whose good end is the upper one, which a log scale hides
 _MOST = 200  # levels of a picture
-_NAMED = 16  # levels that a colour bar names at most
+_NAMED = 12  # levels that a colour bar names at most
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,14 @@ def check_levels(levels: str | Sequence[float] | FloatArray, count: int, step: f
 
 
 def choose_scale(
-    values: FloatArray, levels: str | Sequence[float] | FloatArray, count: int, step: float, quantity: str
+    values: FloatArray,
+    levels: str | Sequence[float] | FloatArray,
+    count: int,
+    step: float,
+    quantity: str,
+    passed: FloatArray | None = None,
 ) -> Scale:
-    """The scale of finite `values` (n,) by `levels` as `plot_surface` takes them.
+    """The scale of finite `values` (n,) by `levels` as `plot_surface` takes them; `passed` (m,), what training passed.
 
     Raises InputError for log levels of values that are not positive, and for a `step` too small to tell them apart.
     """
@@ -112,8 +121,7 @@ def choose_scale(
             f"levels 'log' needs positive values; {int((values <= 0).sum())} of {values.size} values of {quantity} are "
             f"not, the lowest is {low:g}. Use levels='linear' or 'auto'."
         )
-    positive = values[values > 0]
-    wide = bool(positive.size) and bool(np.log10(positive.max()) - np.log10(positive.min()) > 2)
+    wide = quantity not in _LINEAR and (_wide(values) or (passed is not None and _wide(passed)))
     log = named == "log" or (named != "linear" and wide and low > 0)
     largest = max(abs(low), abs(high))
     exponent = 0 if log or largest == 0 or 1e-30 < largest < 1e30 else max(-300, math.floor(math.log10(largest)))
@@ -125,13 +133,19 @@ def choose_scale(
     if log:
         plain = _plain(True, 0, _decades(math.log10(low), math.log10(high), count), "log scale")
     else:
-        lost = f"linear levels: {values.size - positive.size} values are 0 or below, which have no logarithm"
+        lost = f"linear levels: {int((values <= 0).sum())} values are 0 or below, which have no logarithm"
         rounded = _round_levels(low / 10.0**exponent, high / 10.0**exponent, count)
         plain = _plain(False, exponent, rounded, lost if named == "auto" and wide else "")
     if named == "step":
-        steps = _steps(low, high, count, step)
-        return _with_levels(plain, steps, values, f"steps of {step:g}")
+        steps, told = _steps(low, high, step)
+        return _with_levels(plain, steps, values, told)
     return plain if named else _with_levels(plain, np.asarray(levels, dtype=np.float64), values)
+
+
+def _wide(values: FloatArray) -> bool:
+    """Whether the positive ones among `values` span more than a decade."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    return bool(positive.size) and bool(np.log10(positive.max()) - np.log10(positive.min()) > 1)
 
 
 def _plain(log: bool, exponent: int, levels: FloatArray, note: str) -> Scale:
@@ -150,21 +164,37 @@ def _with_levels(scale: Scale, levels: FloatArray, values: FloatArray, note: str
     return replace(scale, levels=scale.drawn(levels), note="; ".join(notes), extend=extend)
 
 
-def _steps(low: float, high: float, count: int, step: float) -> FloatArray:
-    """Multiples of `step` from the lowest value on, then 1, 2, 5 times powers of ten up to the highest value."""
+def _steps(low: float, high: float, step: float) -> tuple[FloatArray, str]:
+    """Multiples of `step` from the lowest value on, then 1, 2, 5 of each decade up to the highest; in words, too."""
     first = math.floor(low / step)
     start = first * step
     if not start < start + step < math.inf:
         raise InputError(f"step {step:g} is lost beside values of {low:g}; give a larger one, or levels='linear'")
-    last = min(first + _STEPS, math.ceil(high / step))
-    levels = [k * step for k in range(first, max(last, first + 1) + 1)]
-    least = max(levels[-1], step)
+    last = max(min(first + _STEPS, math.ceil(high / step)), first + 1)
+    levels = [k * step for k in range(first, last + 1)]
+    told, end = f"steps of {step:g}", float(f"{levels[-1]:.12g}")
+    least = max(end, step)
     if high > least:
-        further = _decades(math.log10(least), math.log10(high), count)
-        levels += [10.0**power for power in further.tolist() if power < 308.25 and 10.0**power > 1.01 * least]
-    if levels[-1] < high:  # beyond the largest power of ten, or all below 0
+        further, how = _walls(least, high)
+        levels += further
+        told += f" up to {end:g}, then {how}"
+    elif high > end:  # all below one step
+        told += f" up to {end:g}, then the highest value"
+    if levels[-1] < high:  # such a value, or one beyond the largest power of ten
         levels.append(high)
-    return np.unique([float(f"{level:.12g}") for level in levels])
+    return np.unique([float(f"{level:.12g}") for level in levels]), told
+
+
+def _walls(least: float, high: float) -> tuple[list[float], str]:
+    """1, 2, 5 of each decade from `least` until one reaches `high`, of many decades powers of ten; in words, too."""
+    decades = math.log10(high) - math.log10(least)
+    every = math.ceil(decades / _POWERS)
+    mantissas, how = ((1, 2, 5), "1-2-5 per decade") if decades <= _DECADES else ((1,), "powers of ten")
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(high)) + every, every)
+    levels = [m * 10.0**power for power in powers if power < 308 for m in mantissas]
+    enough = 1 + sum(level < high for level in levels)
+    how += f", one in {every}" if every > 1 else ""
+    return [level for level in levels[:enough] if level > 1.01 * least], how
 
 
 def _round_levels(low: float, high: float, count: int) -> FloatArray:
@@ -175,13 +205,13 @@ def _round_levels(low: float, high: float, count: int) -> FloatArray:
 
 
 def _decades(low: float, high: float, count: int) -> FloatArray:
-    """Levels 1, 2, 5 or 1, 3 times powers of ten where `count` allows, else every k-th power of ten; as log10."""
+    """Up to six levels of each decade as `count` allows, else every k-th power of ten; as log10."""
     step = max(1, math.ceil((high - low) / count))
     most = 1.5 * count / (high - low)  # of levels in each decade
-    mantissas = (1, 2, 5) if most >= 3 else (1, 3) if most >= 2 else (1,)
+    mantissas = next((m for m in _MANTISSAS if len(m) <= most / (1.5 if len(m) > 3 else 1)), (1,))
     powers = range(math.floor(low), math.ceil(high) + step, step)
     levels = np.array([math.log10(m) + power for power in powers for m in mantissas])
     first = max(0, int(np.searchsorted(levels, low, side="right")) - 1)
     last = int(np.searchsorted(levels, high, side="left"))
     levels = levels[first : last + 1]
-    return levels if levels.size > 2 else _round_levels(low, high, count)
+    return levels if levels.size > max(2, min(count // 2, 4)) else _round_levels(low, high, count)

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from landscape.errors import InputError, nearest
 from landscape.results import BoolArray, FloatArray
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
-from landscape.style import BLUE, ERROR, GREEN, MISSING, ORANGE, RED, finish, styled
+from landscape.style import BLUE, ERROR, GREEN, MISSING, ORANGE, RED, StyledFigure, finish, styled
 
 KINDS = ("spectrum", "density", "layers", "vectors")
 
@@ -122,7 +122,7 @@ def _plot_ends(spectrum: Spectrum) -> Figure:
     widths = [max(2.0, min(len(pairs.values), 20) / 4) for pairs, _ in ends]
     if density is not None:
         widths.insert(1, 1.5)
-    figure = Figure(figsize=(max(6.4, 1.5 + sum(widths)), 4.6), layout="constrained")
+    figure = StyledFigure(figsize=(max(6.4, 1.5 + sum(widths)), 4.6), layout="constrained")
     places = figure.add_gridspec(1, len(widths), width_ratios=widths)
     axes: list[Axes] = []
     for column, (pairs, text) in zip([0] if len(ends) == 1 else [0, len(widths) - 1], ends, strict=True):
@@ -153,7 +153,7 @@ def _plot_ends(spectrum: Spectrum) -> Figure:
 def _plot_density(spectrum: Spectrum) -> Figure:
     density = spectrum.density
     assert density is not None
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    figure = StyledFigure(figsize=(7.0, 4.6), layout="constrained")
     ax = figure.add_subplot()
     floor = _floor(density, spectrum.size)
     _draw_density(ax, density, floor)
@@ -208,7 +208,7 @@ def _plot_vectors(spectrum: Spectrum, count: int) -> Figure:
     wide = 2.5 + 0.16 * len(shapes)
     names = _short(shapes)
     letters = max(len(name) for name in names)
-    figure = Figure(figsize=(wide + 2.1 * images, 1.9 * len(known) + 0.6 + 0.08 * letters), layout="constrained")
+    figure = StyledFigure(figsize=(wide + 2.1 * images, 1.9 * len(known) + 0.6 + 0.08 * letters), layout="constrained")
     places = figure.add_gridspec(len(known), 1 + images, width_ratios=[wide, *[2.1] * images])
     for row, i in enumerate(known):
         parts = dict(zip(shapes, np.split(vectors[i], np.cumsum(sizes)[:-1]), strict=True))
@@ -319,7 +319,7 @@ def _bulk(density: Density) -> tuple[float, float] | None:
 
 
 def _bar_figure(rows: int, panels: int) -> Figure:
-    return Figure(figsize=(3.0 + 4.2 * panels, 1.6 + _ROW * max(rows, 4)), layout="constrained")
+    return StyledFigure(figsize=(3.0 + 4.2 * panels, 1.6 + _ROW * max(rows, 4)), layout="constrained")
 
 
 def _bars(

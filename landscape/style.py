@@ -95,6 +95,15 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
     return rc_context(_SETTINGS)(draw)
 
 
+class StyledFigure(Figure):
+    """A Figure that is written in this style, too, by whoever calls its `savefig`."""
+
+    def savefig(self, fname: Any, *, transparent: bool | None = None, **options: Any) -> None:
+        """See matplotlib; text in PDF and SVG is text, not outlines."""
+        with in_style():
+            super().savefig(fname, transparent=transparent, **options)
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, PDF or SVG, by the suffix of `path`, without empty margins; returns the path.
 

@@ -12,6 +12,8 @@ from landscape.grid import Grid
 from landscape.results import FloatArray, Points, Surface
 from landscape.tables import Cell, Table, number, pairs_table
 
+_ROUNDING = 1e-14  # of a value: a standard error or spread below it is what additions leave, not something measured
+_SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more
 _WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
 
 
@@ -34,7 +36,16 @@ def surface_tables(surface: Surface, title: str) -> Iterator[Table]:
         yield _plane(surface, plane)
     yield _quantities(surface)
     if surface.points is not None:
-        yield _points(surface.points, tuple(surface.axes), list(surface.values))
+        yield from _points(surface.points, tuple(surface.axes), list(surface.values))
+
+
+def settled(error: float, value: float) -> float:
+    """A standard error or spread of a value, 0 where it is below the rounding of the value.
+
+    >>> settled(1e-17, 0.5), settled(1e-3, 0.5)
+    (0.0, 0.001)
+    """
+    return 0.0 if error <= _ROUNDING * abs(value) < math.inf else float(error)
 
 
 def _axes(surface: Surface, plane: Mapping[str, Any]) -> Table:
@@ -61,36 +72,47 @@ def _plane(surface: Surface, plane: Mapping[str, Any]) -> Table:
 def _quantities(surface: Surface) -> Table:
     grid = Grid(surface.axes)
     centre = grid.nearest([0.0] * len(grid.axes))
+    middle = "nearest to centre" if any(grid.coordinates(centre)) else "centre"
     computed = surface.computed.ravel()
     rows = []
     for name, array in surface.values.items():
         values, stderr = array.ravel(), surface.stderr[name].ravel()
-        finite = np.flatnonzero(computed & np.isfinite(values))
-        places = [int(finite[values[finite].argmin()]), int(finite[values[finite].argmax()])] if len(finite) else []
-        extremes = [_at(values, stderr, place, grid) for place in places] or [Cell("-"), Cell("-")]
-        middle = _at(values, stderr, centre, grid) if computed[centre] else Cell("not computed")
-        rows.append((Cell(name), *extremes, middle, number(int((computed & ~np.isfinite(values)).sum()))))
-    columns = ("quantity", "minimum", "maximum", "nearest to the centre", "NaN or Inf")
+        known = computed & np.isfinite(values)
+        missing = number(int((computed & ~known).sum()))
+        places = {middle: centre}
+        if known.any():
+            ends = np.where(known, values, np.inf).argmin(), np.where(known, values, -np.inf).argmax()
+            places = {"minimum": int(ends[0]), "maximum": int(ends[1]), **places}
+        for what, place in places.items():
+            error = settled(float(stderr[place]), float(values[place]))
+            found = number(values[place], stderr=error) if computed[place] else Cell("not computed")
+            where = [number(c, 4) for c in grid.coordinates(place)]
+            rows.append((Cell(name), Cell(what), found, *where, missing))
+    columns = ("quantity", "place", "value", *grid.axes, "NaN or Inf")
     return Table("values +- standard error", columns, tuple(rows))
 
 
-def _at(values: FloatArray, stderr: FloatArray, place: int, grid: Grid) -> Cell:
-    cell = number(values[place], stderr=stderr[place])
-    where = ", ".join(f"{c:.4g}" for c in grid.coordinates(place))
-    return Cell(f"{cell.text} at ({where})", cell.value, cell.stderr)
-
-
-def _points(points: Points, axes: tuple[str, ...], quantities: Sequence[str]) -> Table:
+def _points(points: Points, axes: tuple[str, ...], quantities: Sequence[str]) -> Iterator[Table]:
+    """Where the points are and one quantity there, then the others."""
     explained = points.explained_variance
     share = "" if explained is None else f"; variance explained {', '.join(f'{v:.1%}' for v in explained)}"
+    title = f"{points.kind} on the plane"
+    places = {**dict(zip(axes, points.coordinates.T, strict=True)), "distance": points.distance}
     measured = [q for q in quantities if q in points.true]
-    rows = []
-    for i, label in enumerate(points.labels):
-        pairs = [(points.true[q][i], points.projected[q][i]) for q in measured]
-        numbers = [*points.coordinates[i], points.distance[i], *(value for pair in pairs for value in pair)]
-        rows.append((Cell(label), *(number(value, 5) for value in numbers)))
-    headings = [heading for q in measured for heading in (f"{q} itself", f"{q} projected")]
-    return Table(f"{points.kind} on the plane{share}", ("point", *axes, "distance", *headings), tuple(rows))
+    yield _of_points(points, title + share, places, measured[:1])
+    for first in range(1, len(measured), _SIDE_BY_SIDE):
+        some = measured[first : first + _SIDE_BY_SIDE]
+        yield _of_points(points, f"{title}: {' and '.join(some)}", {}, some)
+
+
+def _of_points(points: Points, title: str, places: Mapping[str, FloatArray], quantities: Sequence[str]) -> Table:
+    columns = dict(places)
+    for q in quantities:
+        columns |= {f"{q} itself": points.true[q], f"{q} projected": points.projected[q]}
+    rows = (
+        (Cell(label), *(number(values[i], 4) for values in columns.values())) for i, label in enumerate(points.labels)
+    )
+    return Table(title, ("point", *columns), tuple(rows))
 
 
 def _precision(about: Mapping[str, Any]) -> dict[str, str]:

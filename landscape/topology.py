@@ -130,12 +130,13 @@ class Topology:
         if self.threshold is not None:
             return f"persistence above {self.threshold:.6g}, as given"
         if np.isfinite(self.stderr).any():
-            return f"persistence above {self.z:g} standard errors"
+            all_known = np.isfinite(self.stderr[self.surface.computed]).all()
+            return f"persistence above {self.z:g} standard errors" + ("" if all_known else ", where these are known")
         return "every pair: the values' errors are not known"
 
     @property
     def smad(self) -> float:
-        """Saddle-minimum average distance: mean over the minima of f(saddle) - f(minimum), 0 where no basins meet.
+        """Saddle-minimum average distance: mean over the minima of f(saddle) - f(minimum); NaN where no basins meet.
 
         The saddle is the one the minimum hangs from in the sublevel merge tree, where its basin first meets another;
         minima without one are left out. With `threshold=0` all minima of the grid take part, as in Landscaper, which
@@ -146,7 +147,7 @@ class Topology:
         Analysis, arXiv:2602.07135 (2026), and `LossLandscape.smad` of that package.
         """
         depth = self.minima.depth[np.isfinite(self.minima.depth)]
-        return float(depth.mean()) if depth.size else 0.0
+        return float(depth.mean()) if depth.size else math.nan
 
     @property
     def smad_stderr(self) -> float:

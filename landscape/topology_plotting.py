@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError, nearest
 from landscape.plotting import plot_surface
 from landscape.scale_plotting import Scale, choose_scale
-from landscape.style import BLUE, ERROR, GREEN, ORANGE, RED, finish, styled, words
+from landscape.style import BLUE, ERROR, GREEN, ORANGE, RED, StyledFigure, finish, styled, words
 from landscape.topology import NOWHERE, MergeTree, Topology
 
 KINDS = ("barcode", "tree", "surface")
@@ -51,7 +51,7 @@ def _barcode(topology: Topology) -> Figure:
     order = order[np.lexsort((pairs.birth[order], pairs.dimension[order]))]
     scale, low, high = _heights(topology)
     height = 1.7 + 0.2 * max(4, len(order))
-    figure = Figure(figsize=(6.4, height), layout="constrained")
+    figure = StyledFigure(figsize=(6.4, height), layout="constrained")
     ax = figure.add_subplot()
     number = {int(point): k for k, point in enumerate(topology.minima.point)}
     for y, row in enumerate(order.tolist()):
@@ -86,7 +86,7 @@ def _tree(topology: Topology) -> Figure:
     scale, low, high = _heights(topology)
     place = _places(tree, count)
     height = [_within(scale, value, low, high) for value in tree.height.tolist()]
-    figure = Figure(figsize=(min(12.0, max(5.2, 2.0 + 0.4 * count)), 4.6), layout="constrained")
+    figure = StyledFigure(figsize=(min(12.0, max(5.2, 2.0 + 0.4 * count)), 4.6), layout="constrained")
     ax = figure.add_subplot()
     x: list[float] = []
     y: list[float] = []

@@ -26,7 +26,7 @@ def topology_tables(topology: Topology, title: str) -> Iterator[Table]:
             "found": topology.found,
             "counted": topology.rule,
             "left out": f"{int((~pairs.counts).sum())} of {len(pairs.counts)} pairs",
-            "SMAD": number(topology.smad, stderr=topology.smad_stderr),
+            "SMAD": number(topology.smad, stderr=topology.smad_stderr, nan="none: no basins meet"),
         },
     )
     for name, points in (("minima", topology.minima), ("saddles", topology.saddles), ("maxima", topology.maxima)):

@@ -128,6 +128,7 @@ PICTURES: dict[str, Callable[[], Figure]] = {
     "contour_given": lambda: valley().plot(levels=np.arange(0.5, 10, 0.5)),
     "contour_partly": lambda: partly().plot(),
     "3d": lambda: valley().plot(kind="3d"),
+    "3d_partly": lambda: partly().plot(kind="3d"),
     "profile": lambda: valley().plot(kind="profile"),
     "ratio": lambda: curvature().plot("convexity", "ratio"),
     "difference": lambda: plot_difference(valley(), moved(1e-6), labels=("ours", "stored")),
@@ -218,6 +219,8 @@ def test_text_is_text_and_the_same_figure_the_same_file(tmp_path: Path) -> None:
     assert svg.read_bytes() == again.read_bytes()
     assert b"/FontFile2" in pdf.read_bytes()  # TrueType, so letters and not outlines
     assert b"/Type3" not in pdf.read_bytes()
+    valley().plot().savefig(tmp_path / "own.svg")
+    assert "<text" in (tmp_path / "own.svg").read_text(encoding="utf-8")
 
 
 def test_settings_end_with_the_picture(tmp_path: Path) -> None:
@@ -240,6 +243,36 @@ def test_difference_tells_where_and_how_much() -> None:
     np.testing.assert_allclose(values, -1e-6 * np.sin(4 * X) * np.cos(3 * Y)[:, None], rtol=0, atol=1e-12)
     gaps = plot_difference(partly(), valley()).get_supxlabel()
     assert gaps.startswith("197 of 221 points compared; largest difference 0, relative 0")
+
+
+@pytest.mark.parametrize(
+    ("measure", "values", "limits"),
+    [
+        ("cka", [0.99, 0.98, 0.97], (0.0, 1.0)),
+        ("cka_unbiased", [0.99, -0.25, 0.97], (-0.25, 1.0)),
+        ("l2", [20.0, 21.0, 22.0], (0.0, 22.0)),
+        ("disagreement", [0.0, 0.0, 0.0], (0.0, 1.0)),
+    ],
+)
+def test_colours_of_agreement_begin_at_what_a_model_has_with_itself_or_none(
+    measure: str, values: list[float], limits: tuple[float, float]
+) -> None:
+    pairs = np.array([(0, 1), (0, 2), (1, 2)])
+    figure = ls.Agreement(tuple("abc"), pairs, {measure: np.array(values)}, {}, 1000, {}).plot(measure)
+    assert figure.axes[0].images[0].get_clim() == limits
+
+
+def test_test_data_of_a_path_have_a_look_of_their_own() -> None:
+    def looks(figure: Figure) -> dict[str, tuple[Any, ...]]:
+        lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+        return {str(line.get_label()): (line.get_color(), line.get_linestyle(), line.get_mfc()) for line in lines}
+
+    one = looks(path(0.5).plot())
+    assert one["loss"][0] != one["test data"][0]
+    assert (one["loss"][1], one["test data"][1:]) == ("-", ("--", "white"))
+    two = looks(plot_paths([path(0.7), path(0.1)], ["line", "curve"]))
+    assert two["line"][0] == two["line, test data"][0] != two["curve"][0]
+    assert two["curve, test data"][1:] == ("--", "white")
 
 
 def test_surfaces_on_other_grids_have_no_difference() -> None:

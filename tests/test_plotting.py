@@ -18,7 +18,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from landscape.errors import InputError, StoreError
-from landscape.plotting import plot_surface
+from landscape.plotting import plot_surface, usual_kind
 from landscape.results import Points, Surface
 from landscape.style import line_look, save_figure
 
@@ -104,8 +104,8 @@ def test_a_centre_outside_the_grid_is_not_drawn() -> None:
     assert legend(figure) == []
 
 
-@pytest.mark.parametrize(("spread", "levels", "log"), [(99, "auto", False), (101, "auto", True), (5, "log", True)])
-def test_log_levels_above_two_decades_or_when_asked(spread: float, levels: str, log: bool) -> None:
+@pytest.mark.parametrize(("spread", "levels", "log"), [(9.9, "auto", False), (101, "auto", True), (5, "log", True)])
+def test_log_levels_above_a_decade_or_when_asked(spread: float, levels: str, log: bool) -> None:
     wide = surface(lambda x, y: spread**x, np.linspace(0, 1, 9), np.linspace(0, 1, 4))
     figure = plot_surface(wide, levels=levels)
     assert note(figure) == ("log scale; " if log else "") + "standard error at most 0.25"
@@ -118,6 +118,25 @@ def test_log_levels_above_two_decades_or_when_asked(spread: float, levels: str, 
         figure.draw_without_rendering()
         shown = [text.get_text() for text in figure.axes[1].get_yticklabels()]
         assert shown == ["1", "2", "5", "10", "20", "50", "100", "200"]
+
+
+def test_auto_levels_show_the_end_of_training() -> None:
+    def falling(true: list[float], kind: str = "trajectory") -> Surface:
+        places = np.array([[-1.0, 0.0], [0.0, 0.0]])
+        return bowl(Points(kind, ("a", "b"), places, np.zeros(2), {"loss": np.array(true)}, {"loss": np.ones(2)}))
+
+    assert "log scale" in note(plot_surface(falling([2.3, 0.1])))
+    assert "log scale" not in note(plot_surface(falling([2.3, 0.5])))
+    assert "log scale" not in note(plot_surface(falling([2.3, 0.1], "points")))
+    assert "log scale" not in note(plot_surface(falling([2.3, 0.1]), levels="linear"))
+
+
+def test_log_levels_of_about_a_decade_are_many_and_of_an_accuracy_none() -> None:
+    decade = surface(lambda x, y: 0.05 * 12**x, np.linspace(0, 1, 9), np.linspace(0, 1, 4))
+    np.testing.assert_allclose(values_of(plot_surface(decade), log=True), [0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7])
+    for name in ("accuracy", "test_accuracy"):
+        fraction = Surface(decade.axes, {name: decade.values["loss"]}, {}, decade.computed)
+        assert note(plot_surface(fraction, name)) == ""
 
 
 @pytest.mark.parametrize("kind", ["contour", "3d", "profile"])
@@ -203,7 +222,7 @@ def test_further_axes_are_cut_nearest_zero_and_the_title_says_where() -> None:
     assert contours.levels[0] <= -97.5 < contours.levels[1]
     assert contours.levels[-2] < -96.5 <= contours.levels[-1]
     titles = [ax.get_title() for ax in plot_surface(volume, kind="profile").axes]
-    assert titles[2] == "x = 0, y = 0, u = -1"
+    assert titles[2] == "x = 0, y = 0, u = -1\n(nearest grid row to the centre)"
     assert len(titles) == 4
 
 
@@ -218,6 +237,20 @@ def test_3d_has_a_face_per_whole_quad_and_tells_what_it_leaves_out() -> None:
     # The first face kept lies at x -0.6 to -0.2, y -1 to -0.5.
     assert heights[0] == pytest.approx(1 + (0.36 + 0.04) / 2 + 2 * (1 + 0.25) / 2)
     assert note(figure).startswith("left out: 1 +Inf, 1 not computed of 30 points")
+
+
+def test_3d_has_the_explained_variance_on_a_line_of_its_own() -> None:
+    explained = np.array([0.712, 0.101])
+    path = Points("trajectory", ("a", "b"), np.zeros((2, 2)), np.zeros(2), explained_variance=explained)
+    ax = plot_surface(bowl(path, plane={"kind": "pca"}), kind="3d").axes[0]
+    assert ax.get_xlabel() == "x (distance in parameter space)\n71.2 % of variance"
+    assert ax.get_ylabel() == "y (distance in parameter space)\n10.1 % of variance"
+
+
+def test_an_error_below_rounding_is_no_error() -> None:
+    exact = bowl()
+    exact.stderr["loss"][:] = 2e-17
+    assert note(plot_surface(exact)) == ""
 
 
 def test_3d_of_a_fine_grid_draws_some_of_its_lines_and_says_so() -> None:
@@ -293,8 +326,24 @@ def test_profile_of_a_plane_cuts_both_axes_through_the_centre() -> None:
     first, second = figure.axes
     np.testing.assert_array_equal(first.lines[0].get_ydata(), 10 * plane.x - 0.5)
     np.testing.assert_array_equal(second.lines[0].get_ydata(), 2.5 + plane.y)
-    assert (first.get_title(), second.get_title()) == ("y = -0.5", "x = 0.25")
+    row = "(nearest grid row to the centre)"
+    assert (first.get_title(), second.get_title()) == (f"y = -0.5\n{row}", f"x = 0.25\n{row}")
+    assert plot_surface(bowl(), kind="profile").axes[1].get_title() == f"x = -0.2\n{row}"
+    assert plot_surface(bowl(), kind="profile").axes[0].get_title() == "y = 0"
     assert (first.get_xlabel()[0], second.get_xlabel()[0]) == ("x", "y")
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_a_grid_of_one_row_is_a_profile_unless_asked_for_otherwise(along: str) -> None:
+    axes = [AXIS, [0.5]] if along == "x" else [[0.5], AXIS]
+    row = surface(lambda x, y: 3 + x + 10 * y, *axes)
+    (ax,) = plot_surface(row).axes
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), row.values["loss"].ravel())
+    assert ax.get_xlabel() == f"{along} (multiples of the direction)"
+    assert ax.get_title() == f"{'y' if along == 'x' else 'x'} = 0.5\n(nearest grid row to the centre)"
+    assert "one row of points" in note(plot_surface(row, kind="contour"))
+    assert (usual_kind(row), usual_kind(line()), usual_kind(line(1))) == ("profile",) * 3
+    assert (usual_kind(bowl()), usual_kind(surface(lambda x, y: x, 0.0, 0.0))) == ("contour",) * 2
 
 
 def test_end_points_of_a_line_are_named_at_their_true_loss() -> None:
@@ -442,9 +491,30 @@ def test_steps_show_the_basin_and_powers_of_ten_the_walls() -> None:
     levels = values_of(figure, log=True)
     np.testing.assert_allclose(levels[1:21], np.arange(1, 21) / 2)
     np.testing.assert_allclose(levels[[0, *range(21, 27)]], [0.2, 20, 50, 100, 200, 500, 1000])
-    assert note(figure).startswith("steps of 0.5; log scale")
+    assert note(figure).startswith("steps of 0.5 up to 10, then 1-2-5 per decade; log scale")
     figure.draw_without_rendering()
-    assert len([t for t in figure.axes[1].get_yticklabels() if t.get_text()]) <= 16
+    assert len([t for t in figure.axes[1].get_yticklabels() if t.get_text()]) <= 12
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words", "walls"),
+    [
+        (0.11, 5e6, "steps of 0.1 up to 2.1, then 1-2-5 per decade", 20),
+        (0.11, 1e12, "steps of 0.1 up to 2.1, then powers of ten", 12),
+        (0.11, 1e60, "steps of 0.1 up to 2.1, then powers of ten, one in 3", 21),
+        (0.11, 1.5, "steps of 0.1", 0),
+        (-3.0, -0.5, "steps of 0.1 up to -1, then the highest value", 1),
+    ],
+)
+def test_steps_tell_what_follows_them(low: float, high: float, words: str, walls: int) -> None:
+    ramp = surface(lambda x, y: low + (high - low) * x, [0, 1], [0, 1])
+    figure = plot_surface(ramp, levels="step")
+    assert note(figure).split(";")[0] == words
+    levels = values_of(figure, log="log scale" in note(figure))
+    steps = levels[levels < (2.15 if low > 0 else -0.95)]
+    np.testing.assert_allclose(np.diff(steps), 0.1)
+    assert abs(len(levels) - len(steps) - walls) <= 1
+    assert levels[-1] >= high - 1e-9 * abs(high)
 
 
 def test_steps_of_a_tenth_from_the_lowest_value() -> None:

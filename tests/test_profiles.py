@@ -192,7 +192,7 @@ def legend(figure: Figure) -> list[str]:
 
 def test_picture_has_every_direction_median_and_band() -> None:
     values = np.array([[3.0, 1, 3], [4, 1, 5], [5, 1, 9], [8, 1, 10], [9, 1, 20]])
-    figure = made(values).plot()
+    figure = made(values).plot(levels="linear")
     ax = figure.axes[0]
     band_label = "10 % to 90 % of directions"
     assert set(legend(figure)) == {"each direction", "±2 standard errors", band_label, "median", "centre"}
@@ -224,6 +224,15 @@ def test_awkward_profiles_give_a_picture_that_says_so(values: Any, computed: Any
     figure = plot_profiles(made(values, computed))
     figure.draw_without_rendering()
     assert words in note(figure)
+
+
+def test_a_spread_below_rounding_is_shown_as_none() -> None:
+    profiles = made([[0.3, 0.1, 2.0], [0.3 * (1 + 4e-16), 0.1, 3.0]])
+    assert profiles.spread["loss"][0] > 0
+    first, middle, last = list(result_tables(profiles, "t"))[1].rows
+    assert [(row[4].stderr, row[5].value) for row in (first, middle)] == [(0.0, 0.0)] * 2
+    assert first[4].text == "0.3 +- 0"
+    assert last[5].value == pytest.approx(np.sqrt(0.5))
 
 
 def test_tables_and_pictures_of_the_command_line_know_profiles() -> None:

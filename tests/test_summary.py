@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 
 import landscape as ls
 from landscape.summary import result_tables
+from landscape.surface_summary import settled
 from landscape.tables import Cell, Table, number, pairs_table
 
 
@@ -84,16 +86,46 @@ def test_every_kind_begins_with_what_was_measured_and_ends_with_its_provenance(k
 def test_surface() -> None:
     surface = KINDS["surface"]("whole")
     found = tables("surface")
-    loss = found["values +- standard error"].rows[0]
-    assert loss[1] == Cell("0.25 +- 0.0025 at (-1, 0)", 0.25, 0.0025)
-    assert loss[2].value == 4.0
-    assert loss[3].value == surface.values["loss"][0, 1]
+    lowest, highest, middle = found["values +- standard error"].rows[:3]
+    assert lowest[1:5] == (
+        Cell("minimum"), Cell("0.25 +- 0.0025", 0.25, 0.0025), Cell("-1", -1.0), Cell("0", 0.0)
+    )  # fmt: skip
+    assert (highest[2].value, highest[3].value, highest[4].value) == (4.0, 1.0, 2.0)
+    assert (middle[1].text, middle[2].value) == ("nearest to centre", surface.values["loss"][0, 1])
+    rows = list(csv.DictReader(io.StringIO(found["values +- standard error"].to_csv())))
+    assert [(row["quantity"], row["place"], float(row["x"])) for row in rows[:2]] == [
+        ("loss", "minimum", -1.0), ("loss", "maximum", 1.0)
+    ]  # fmt: skip
     assert [cell.value for cell in column(found["axes"], "length of its direction")] == [3.0, 4.0]
     assert ("cosines", "xy 0.125") in [(a.text, b.text) for a, b in found["plane"].rows]
     assert [cell.value for cell in column(found["points on the plane"], "distance")] == [0.0, 2.0]
     where = column(found["left out, because they failed"], "where")
     assert where[0].text == "x = -0.25, y = 0"
     assert column(found["left out, because they failed"], "reason")[0].text == "ValueError: no such <luck>"
+
+
+def test_tables_of_a_trajectory_keep_words_whole_in_a_narrow_terminal() -> None:
+    surface = KINDS["surface"]("whole")
+    places = np.array([[-12.345678, 0.0012345678], [1.2345678e-5, 3.0]])
+    names = ("step-00000100", "step-00000200")
+    points = replace(surface.points, kind="trajectory", labels=names, coordinates=places)
+    found = {table.title: table for table in result_tables(replace(surface, points=points), "t")}
+    shown = [table for title, table in found.items() if "trajectory" in title or "values" in title]
+    assert len(shown) == 3
+    for table in shown:
+        words = set(drawn(table, 80).split())
+        assert all(set(cell.text.split()) <= words for row in table.rows for cell in row)
+        assert all(set(heading.split()) <= words for heading in table.columns)
+    assert [cell.value for cell in column(found["trajectory on the plane: accuracy"], "accuracy itself")] == [0.25, 4.0]
+
+
+def test_a_standard_error_below_rounding_is_shown_as_none() -> None:
+    surface = KINDS["surface"]("whole")
+    surface.stderr["loss"][...] = 1e-16 * surface.values["loss"]
+    tables = {table.title: table for table in result_tables(surface, "t")}
+    assert tables["values +- standard error"].rows[0][2] == Cell("0.25 +- 0", 0.25, 0.0)
+    assert settled(1e-12, 1.0) == 1e-12
+    assert settled(0.5, np.inf) == 0.5
 
 
 def test_spectrum() -> None:

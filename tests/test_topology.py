@@ -277,8 +277,10 @@ def test_smad_by_hand() -> None:
     assert found.smad_stderr == pytest.approx((5 + 5 + 10) / 3, rel=1e-15)
     assert find_topology(surface_of(values), threshold=0).smad == found.smad
     bowl = find_topology(surface_of(np.array([1.0, 0.0, 1.0])))
-    assert bowl.smad == 0
+    assert np.isnan(bowl.smad)
     assert np.isnan(bowl.smad_stderr)
+    told = {row[0].text: row[1].text for row in next(topology_tables(bowl, "here")).rows}
+    assert told["SMAD"] == "none: no basins meet"
 
 
 @pytest.mark.parametrize("shape", [(1,), (5,), (1, 1), (1, 6), (4, 5), (3, 2, 4)])

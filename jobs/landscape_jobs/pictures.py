@@ -15,7 +15,7 @@ from landscape.curves import Curve
 from landscape.errors import InputError
 from landscape.opening import Result
 from landscape.path_plotting import plot_paths
-from landscape.plotting import plot_surface
+from landscape.plotting import plot_surface, usual_kind
 from landscape.profiles import Profiles
 from landscape.profiles_plotting import plot_profiles
 from landscape.results import Surface
@@ -34,7 +34,7 @@ def pictures(
     Raises InputError for what a picture of this result cannot show.
     """
     if isinstance(result, Surface):
-        drawn = kind or ("profile" if len(result.axes) == 1 else "contour")
+        drawn = kind or usual_kind(result)
         shown = quantity or "loss"
         yield f"{shown}_{drawn}", plot_surface(result, shown, drawn, levels=levels or "auto")
         return
