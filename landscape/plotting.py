@@ -93,7 +93,7 @@ def plot_surface(
     along = _long(surface) or list(surface.axes)
     cuts = [_line(surface, quantity, n) for n in along] if kind == "profile" else [cut_plane(surface, quantity)]
     values = np.concatenate([cut.values[cut.finite] for cut in cuts])
-    scale = choose_scale(values, levels, count, step, quantity, _passed(surface.points, quantity))
+    scale = choose_scale(values, levels, count, step, quantity, trajectory_values(surface.points, quantity))
     if kind == "profile":
         return _profile(surface, quantity, dict(zip(along, cuts, strict=True)), scale)
     if kind == "3d":
@@ -114,7 +114,7 @@ def _long(surface: Surface) -> list[str]:
     return [name for name, axis in surface.axes.items() if axis.size > 1]
 
 
-def _passed(points: Points | None, quantity: str) -> FloatArray | None:
+def trajectory_values(points: Points | None, quantity: str) -> FloatArray | None:
     """What a trajectory has of a quantity, at its checkpoints and on the plane."""
     if points is None or points.kind != "trajectory":
         return None

@@ -36,6 +36,9 @@ class Table:
     def to_csv(self) -> str:
         """The table as comma-separated text: numbers in full, each standard error in a column of its own.
 
+        A column NAME has its errors in NAME_stderr, or in "NAME stderr" where it is several words, and is empty where
+        there is no number.
+
         >>> Table("t", ("layer", "trace"), ((Cell("conv1"), Cell("1.5 +- 0.1", 1.5, 0.125)),)).to_csv()
         'layer,trace,trace_stderr\\n"conv1",1.5,0.125\\n'
         """
@@ -44,17 +47,31 @@ class Table:
         headings = ("name", "value") if self.pairs else self.columns
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(
-            [part for k, h in enumerate(headings) for part in ([h, f"{h}_stderr"] if with_error[k] else [h])]
+            [part for k, h in enumerate(headings) for part in (_with_stderr(h) if with_error[k] else (h,))]
         )
-        rows = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         for row in self.rows:
-            entries: list[str | float] = []
+            entries: list[str] = []
             for k, cell in enumerate(row):
-                entries.append(cell.text if cell.value is None else cell.value)
+                entries.append(_quoted(cell.text) if cell.value is None else _known(cell.value))
                 if with_error[k]:
-                    entries.append(math.nan if cell.stderr is None else cell.stderr)
-            rows.writerow(entries)
+                    entries.append(_known(cell.stderr))
+            text.write(f"{','.join(entries)}\n")
         return text.getvalue()
+
+
+def _with_stderr(heading: str) -> tuple[str, str]:
+    """A heading without its own word of an error, and the heading of its errors."""
+    name = heading.replace("+- standard error", "").replace("  ", " ").strip() or "value"
+    return name, f"{name}{' ' if ' ' in name else '_'}stderr"
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else str(value)
+
+
+def _quoted(text: str) -> str:
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def number(value: float, digits: int = 6, stderr: float | None = None, *, nan: str = "nan") -> Cell:
@@ -68,7 +85,7 @@ def number(value: float, digits: int = 6, stderr: float | None = None, *, nan: s
     if isinstance(value, Integral):
         return Cell(str(value), int(value))
     error = f" +- {stderr:.2g}" if stderr is not None and math.isfinite(stderr) else ""
-    text = nan if math.isnan(value) else f"{value:.{digits}g}"
+    text = nan if math.isnan(value) else f"{value + 0.0:.{digits}g}"  # 0 without a sign
     return Cell(text + error, float(value), None if stderr is None else float(stderr))
 
 

@@ -27,7 +27,7 @@ GATES = {
     "matplotlib": PLOTTING | {"landscape/style.py", "landscape/heat_map.py"},
     "plotly": {"landscape_jobs/report.py"},
     "gudhi": {"landscape/topology.py"},
-    "pandas": {"landscape/frames.py"},
+    "pandas": {"landscape/frames.py", "landscape_jobs/report_lines.py"},
     "PIL": {"landscape/html.py"},
     "lightning": {"landscape/lightning_callback.py"},
     "pytorch_lightning": {"landscape/lightning_callback.py"},

@@ -160,12 +160,33 @@ def test_contours_and_their_scale(reader: Reader) -> None:
     linear = ticks.all_text_contents()
     scale.press("Enter")
     assert scale.get_attribute("aria-pressed") == "true"
-    assert linear == ["1", "2.5", "4", "5.5", "7", "8.5"]
-    assert ticks.all_text_contents() == ["1", "2", "5"]
+    assert linear == ["2.4", "4", "5.6", "7.2", "8.8"]
+    assert ticks.all_text_contents() != linear
+    section.get_by_role("combobox").select_option("accuracy")
+    playwright.expect(scale).to_have_attribute("aria-pressed", "false")
+    section.get_by_role("combobox").select_option("loss")
+    playwright.expect(scale).to_have_attribute("aria-pressed", "true")  # as it was chosen
     section.get_by_role("combobox").select_option("accuracy")
     playwright.expect(section.locator(".cbtitle-container, .cbtitle").first).to_contain_text("accuracy")
     assert reader.section("holes").get_by_role("button", name="Log scale").is_visible()
     assert reader.section("holes").locator("pattern").count() >= 2  # hatches
+
+
+def test_the_values_of_a_picture_by_keyboard(reader: Reader) -> None:
+    section = reader.section("holes")
+    values = section.locator("details.values")
+    assert section.locator(".modebar-btn").first.get_attribute("tabindex") == "-1"
+    values.locator("summary").press("Enter")
+    rows = values.get_by_role("row")
+    playwright.expect(rows).to_have_count(1 + 63)
+    assert [cell.inner_text() for cell in rows.nth(1).get_by_role("cell").all()][2:] == ["NaN", "", "true"]
+    with reader.page.expect_download() as download:
+        values.get_by_role("button", name="Download CSV").press("Enter")
+    assert download.value.suggested_filename == "holes-surface.csv"
+    text = Path(download.value.path()).read_text().splitlines()
+    assert (len(text), text[0]) == (64, '"x","y","loss","loss_stderr","computed"')
+    assert '"Inf"' in text[2]
+    values.locator("summary").press("Enter")
 
 
 @pytest.mark.parametrize(("name", "because"), [("surface", "WebGL"), ("row", "two points or more")])
@@ -194,6 +215,9 @@ def test_a_phone_scrolls_downwards_alone(phone: Reader) -> None:
     for name in RESULTS:
         phone.section(name)
     assert phone.page.evaluate("() => document.documentElement.scrollWidth") == 390
+    wide = phone.section("layers").locator(".sortable .wide").first
+    assert "goes-on" in str(wide.get_attribute("class"))
+    playwright.expect(phone.section("layers").locator(".goes-on + .hint").first).to_be_visible()
     ends = "(all) => all.map((picture) => picture.getBoundingClientRect().right)"
     assert max(phone.page.locator(".plot .main-svg").evaluate_all(ends)) <= 390
 
@@ -219,7 +243,7 @@ def test_a_printed_page_is_light_whole_and_static(phone: Reader) -> None:
     page.emulate_media(media="print")
     page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("() => document.documentElement.dataset.theme") == "light"
-    assert page.locator("details:not([open])").count() == 0
+    assert page.locator("details:not([open], .values)").count() == 0
     seen = "(figure) => [figure.querySelector('.main-svg').clientWidth, figure.querySelector('.tools').clientHeight]"
     figures = page.locator("figure.picture").evaluate_all(f"(all) => all.map({seen})")
     assert len(figures) > len(RESULTS)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -57,8 +58,8 @@ def test_what_has_no_value_is_told_apart() -> None:
     lines = drawn(with_holes())
     cells = [line[11:] for line in lines[1:-2]]
     assert cells[-1].startswith("!")
-    assert re.search(r"[.:] +$", cells[len(cells) // 2])
-    assert "' ' not computed 10" in lines[-1]
+    assert re.search(r"[.:]/+$", cells[len(cells) // 2])
+    assert "'/' not computed 10" in lines[-1]
     assert "'!' NaN or Inf 3" in lines[-1]
 
 
@@ -86,6 +87,13 @@ def test_a_profile_is_as_high_as_its_values() -> None:
     assert "·" in gaps[-2]
     assert "!" in gaps[-2]
     assert gaps[-1].strip() == "t from 0 to 1, · not computed 1, ! NaN or Inf 1"
+
+
+@pytest.mark.parametrize("system", ["standard", "windows"])
+def test_a_terminal_of_few_colours_has_letters(system: Literal["standard", "windows"]) -> None:
+    console = Console(file=io.StringIO(), width=90, height=40, force_terminal=True, color_system=system)
+    cells = "".join(line[11:] for line in drawn(with_holes(), console)[1:-2])
+    assert set(".:-+*#@/!") <= set(cells)
 
 
 @pytest.mark.parametrize("name", [*KINDS, *BAD])
@@ -182,5 +190,13 @@ def test_what_cannot_be_watched(tmp_path: Path) -> None:
 
     assert "does not exist" in next(said(tmp_path / "nowhere"))
     assert "is not a run folder" in next(said(tmp_path)) or "holds no" in next(said(tmp_path))
-    (tmp_path / "sweep.json").write_text('{"format": 1, "sweep": "", "cells": [], "written": 0}')
-    assert "folder of a sweep" in next(said(tmp_path))
+
+
+def test_the_folder_of_a_sweep_shows_the_table_of_its_runs(tmp_path: Path) -> None:
+    cell = {"number": 0, "label": "seed=0", "folder": "seed=0-00", "text": "0", "changes": {"plane.seed": 0}}
+    index = {"format": 1, "sweep": "", "cells": [cell], "written": 0.0}
+    (tmp_path / "sweep.json").write_text(json.dumps(index))
+    done = CliRunner().invoke(app, ["watch", str(tmp_path)])
+    assert done.exit_code == 0
+    assert "seed=0" in done.output
+    assert "not begun" in done.output

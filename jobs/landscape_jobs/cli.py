@@ -401,6 +401,8 @@ def report(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE.html", help="Page to write; by default beside.")
     ] = None,
+    name: RunName = None,
+    group: Group = None,
 ) -> None:
     """Write one HTML page of a run, finished or not, of a sweep or of a file; it needs no network to be read.
 
@@ -409,7 +411,7 @@ def report(
     with exit_codes():
         from landscape_jobs.report_sources import report_run
 
-        on_rank_0(lambda: typer.echo(str(report_run(source, out or _beside(source, None, "report.html")))))
+        on_rank_0(lambda: typer.echo(str(report_run(source, out or _beside(source, name, "report.html"), name, group))))
 
 
 @app.command(no_args_is_help=True)

@@ -7,7 +7,7 @@ import json
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -23,14 +23,30 @@ from landscape.opening import Result
 from landscape.provenance import engine_version, time_now
 from landscape.summary import result_tables
 from landscape.tables import Cell, Table
+from landscape.topology import Topology
+from landscape.topology_summary import topology_tables
 from landscape_jobs.report_lines import pictures_of
 from landscape_jobs.report_pictures import Picture
+from landscape_jobs.report_values import file_name, value_rows
 
 LIMIT = 8_000_000  # bytes of a page
 
-_POINTS = (40_000, 10_000, 2_500, 600)  # of a picture: as many as the page has room for
+# Points of a picture and rows of its values: as many as the page has room for, the values thinned last
+_SIZES = (
+    (40_000, 50_000),
+    (10_000, 50_000),
+    (10_000, 10_000),
+    (2_500, 10_000),
+    (2_500, 1_000),
+    (600, 1_000),
+    (600, 100),
+    (600, 20),
+)
+_KINDS = (*get_args(Result), Topology)
 _ROWS = 1_000  # of a table that are shown; its CSV holds all
 _ALL_ROWS = 20_000  # of a table's CSV
+_MODELS = 3  # that a page's title names
+_WORDS = {"LayerSpectra": "spectra of layers", "Path": "path between models", "Connectivity": "mode connectivity"}
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,10 @@ class Part:
 def write_report(results: Any, path: str | Path, *, title: str = "", notes: Sequence[str] = ()) -> Path:
     """Write one self-contained HTML page of results, at most 8 MB, and return its path.
 
-    `results` is one result, or {name: result, or `Part`} of any kinds; `title` heads the page (by default the names),
-    and `notes` stand below it. Pictures are thinned, and say so, where the page would be larger; of many results the
-    last are rows of the first table alone. Raises InputError for no or other results and StoreError where the file
-    cannot be written.
+    `results` is one result, or {name: result, or `Part`} of any kinds, a `Topology` too; `title` heads the page (by
+    default the names), and `notes` stand below it. Pictures and then their values are thinned, and say so, where the
+    page would be larger; of many results the last are rows of the first table alone. Raises InputError for no or other
+    results and StoreError where the file cannot be written.
     """
     path = Path(path)
     named = dict(results) if isinstance(results, Mapping) else {title or "result": results}
@@ -57,8 +73,8 @@ def write_report(results: Any, path: str | Path, *, title: str = "", notes: Sequ
         raise InputError("no result is given; a report is of one or more")
     parts = {str(n): part if isinstance(part, Part) else Part(part) for n, part in named.items()}
     for name, part in parts.items():
-        if not isinstance(part.result, (*get_args(Result), NoneType)):
-            kinds = ", ".join(kind.__name__ for kind in get_args(Result))
+        if not isinstance(part.result, (*_KINDS, NoneType)):
+            kinds = ", ".join(kind.__name__ for kind in _KINDS)
             raise InputError(
                 f"{name!r} is a {type(part.result).__name__}, which a report does not know; known: {kinds}"
             )
@@ -77,13 +93,13 @@ def report_html(parts: Mapping[str, Part], title: str, notes: Sequence[str] = ()
     """The page as text, of fewer than `LIMIT` bytes."""
     tables = {name: _tables(f"result-{k}", name, part.result) for k, (name, part) in enumerate(parts.items(), 1)}
     left_out = 0
-    for points in _POINTS:
-        page = _page(parts, tables, title, notes, points, left_out)
+    for size in _SIZES:
+        page = _page(parts, tables, title, notes, size, left_out)
         if len(page.encode("utf-8")) <= LIMIT:
             return page
     while True:  # the smallest pictures are too many: the last sections go
         left_out = min(len(parts), max(left_out + 1, int(left_out * 1.5)))
-        page = _page(parts, tables, title, notes, _POINTS[-1], left_out)
+        page = _page(parts, tables, title, notes, _SIZES[-1], left_out)
         if len(page.encode("utf-8")) <= LIMIT or left_out == len(parts):
             return page
 
@@ -93,41 +109,69 @@ def _page(
     tables: Mapping[str, str],
     title: str,
     notes: Sequence[str],
-    points: int,
+    size: tuple[int, int],
     left_out: int,
 ) -> str:
     told = dict(list(parts.items())[: len(parts) - left_out])
-    pictures: list[Picture] = []
+    if len(parts) == 1:  # one notice, below the heading
+        notes = [*notes, *(note for part in parts.values() for note in part.notes)]
+        told = {name: replace(part, notes=()) for name, part in told.items()}
+    pictures: list[dict[str, Any]] = []
     sections = "".join(
-        _section(f"result-{k}", name, part, tables[name], points, pictures)
+        _section(f"result-{k}", name, part, tables[name], size, pictures)
         for k, (name, part) in enumerate(told.items(), 1)
     )
     if left_out:
         lacking = f"The last {left_out} of {len(parts)} results have no section here, which keeps the page small"
         notes = [*notes, f"{lacking}; report them one by one."]
-    views = [{"views": dict(picture.views)} for picture in pictures]
     return Template(_asset("page.html")).substitute(
         title=_text(title),
-        notes="".join(f'<p class="note">{_text(note)}</p>' for note in notes),
+        about=_text(_about(parts)),
+        notes=_notice(notes),
         overview=_overview(parts, len(told)) if len(parts) > 1 else "",
         sections=sections,
         written=_text(f"Written by loss-landscape-engine {engine_version()}, {time_now()[:16].replace('T', ' ')} UTC"),
         style=_asset("page.css"),
         script=_asset("page.js"),
         plotly=get_plotlyjs() if pictures else "",
-        pictures=_json(views),
+        pictures=_json(pictures),
     )
 
 
-def _section(place: str, name: str, part: Part, tables: str, points: int, pictures: list[Picture]) -> str:
+def _notice(notes: Sequence[str]) -> str:
+    return f'<p class="note">{_text(" ".join(notes))}</p>' if notes else ""
+
+
+def _about(parts: Mapping[str, Part]) -> str:
+    """What was measured, of which models and loss."""
+    results = [part.result for part in parts.values() if part.result is not None]
+    if not results:
+        return "Loss landscape report"
+    about = [result.surface.attributes if isinstance(result, Topology) else result.attributes for result in results]
+    kinds = dict.fromkeys(_WORDS.get(type(result).__name__, type(result).__name__.lower()) for result in results)
+    models = dict.fromkeys(str(one["model"]) for one in about if one.get("model"))
+    losses = dict.fromkeys(str(one["loss"]).replace("_", " ") for one in about if one.get("loss"))
+    text = ", ".join(kinds)
+    if 0 < len(models) <= _MODELS:
+        text += f" of {', '.join(models)}"
+    if len(losses) == 1:
+        text += f", loss {next(iter(losses))}"
+    return text[:1].upper() + text[1:]
+
+
+def _section(
+    place: str, name: str, part: Part, tables: str, size: tuple[int, int], pictures: list[dict[str, Any]]
+) -> str:
     """One result: what is missing, its pictures, its tables; provenance folded."""
-    body = [f'<p class="note">{_text(note)}</p>' for note in part.notes]
+    body = [_notice(part.notes)]
     if part.result is not None:
         body += [f'<p class="lead">{_text(_said(part.result))}</p>']
-        drawn = list(pictures_of(part.result, points))
+        drawn = list(pictures_of(part.result, size[0]))
         for k, picture in enumerate(drawn):
-            body.append(_figure(f"{place}-picture-{k + 1}", len(pictures), picture))
-            pictures.append(picture)
+            values, thin = value_rows(picture.values, size[1])
+            file = file_name(name, picture.title)
+            body.append(_figure(f"{place}-picture-{k + 1}", len(pictures), picture, thin))
+            pictures.append({"views": dict(picture.views), "values": {"file": file, **values}})
         if not drawn:
             body.append('<p class="note">Nothing that could be drawn is known yet.</p>')
         body.append(tables)
@@ -136,17 +180,26 @@ def _section(place: str, name: str, part: Part, tables: str, points: int, pictur
 
 
 def _tables(place: str, name: str, result: Any) -> str:
-    tables = [] if result is None else result_tables(result, "what was measured")
+    if result is None:
+        return ""
+    tables = (topology_tables if isinstance(result, Topology) else result_tables)(result, "what was measured")
     return "".join(_table(f"{place}-table-{k}", name, table) for k, table in enumerate(tables, 1))
 
 
-def _figure(place: str, number: int, picture: Picture) -> str:
+def _figure(place: str, number: int, picture: Picture, thin: str) -> str:
     alt = html.escape(picture.alt)
+    title = _text(picture.title)
+    values = (
+        f'<details class="values"><summary>Values<span class="unseen"> of {title}</span></summary>'
+        f'<p class="download"><button type="button">Download CSV<span class="unseen"> of the values of {title}</span>'
+        f'</button> {_text(thin)}</p><div class="wide" role="region" tabindex="0" aria-label="values of {title}"></div>'
+        '<p class="hint" aria-hidden="true">The table goes on to the right →</p></details>'
+    )
     notes = "".join(f"<li>{_text(note)}</li>" for note in picture.notes)
     return (
         f'<figure id="{place}" class="picture" data-picture="{number}"><h3>{_text(picture.title)}</h3>'
         f'<div class="tools"></div><div class="plot" role="img" aria-label="{alt}"></div>'
-        f'<p class="said" role="status"></p><figcaption>{alt}<ul>{notes}</ul></figcaption></figure>'
+        f'<p class="said" role="status"></p><figcaption>{alt}<ul>{notes}</ul></figcaption>{values}</figure>'
     )
 
 
@@ -159,7 +212,8 @@ def _table(place: str, name: str, table: Table) -> str:
         table_html(shown, caption=False).replace(" +- ", " ± ").replace("<table>", f'<table aria-label="{title}">', 1)
     )
     body = (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">{inner}</div>{more}{_download(name, table)}'
+        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">{inner}</div>'
+        f'<p class="hint" aria-hidden="true">The table goes on to the right →</p>{more}{_download(name, table)}'
     )
     if table.title == "provenance":
         return f'<details id="{place}" class="table"><summary>Provenance</summary>{body}</details>'
@@ -170,10 +224,10 @@ def _table(place: str, name: str, table: Table) -> str:
 def _download(name: str, table: Table) -> str:
     """A link that holds the table as comma-separated text."""
     text = Table(table.title, table.columns, table.rows[:_ALL_ROWS]).to_csv()
-    file = re.sub(r"[^\w.-]+", "-", f"{name}-{table.title}").strip("-")[:80] or "table"
+    file = file_name(name, table.title)
     of = f" of the first {_ALL_ROWS:,} rows" if len(table.rows) > _ALL_ROWS else ""
     return (
-        f'<p class="download"><a download="{html.escape(file)}.csv" href="data:text/csv;charset=utf-8,'
+        f'<p class="download"><a download="{file}" href="data:text/csv;charset=utf-8,'
         f'{urllib.parse.quote(text)}">Download CSV<span class="unseen"> of {_text(table.title)}</span>{of}</a></p>'
     )
 

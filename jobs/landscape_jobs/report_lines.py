@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas
 
 from landscape.agreement import Agreement
 from landscape.connections import NUMBERS, Connectivity
 from landscape.curves import Curve
 from landscape.paths import Path, above_ends
+from landscape.plotting import coordinate_words
 from landscape.profiles import SHARES, Profiles
 from landscape.results import BoolArray, FloatArray, Surface
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
+from landscape.topology import Topology
+from landscape_jobs.report_numbers import IntArray, extremes, figures, gap, numbers, range_text, spread, value_text
 from landscape_jobs.report_pictures import (
     ERROR,
     Picture,
@@ -22,23 +26,30 @@ from landscape_jobs.report_pictures import (
     band,
     band_and_line,
     escaped,
+    frame_columns,
     hover,
     known_text,
     lines,
     log_scale,
     marks,
     matrix,
-    numbers,
+    not_finite_text,
+    said,
     surface_pictures,
-    thinned,
+    thinned_note,
 )
+from landscape_jobs.report_topology import topology_pictures
 
 _BARS = 60  # layers drawn; the table has them all
 _DIRECTIONS = 100  # directions drawn; medians are of all
 _PAIRS = 40  # pairs whose paths are drawn
 _SPAN = 1e-9  # of the highest density to the lowest on a log axis
 _NAMED = 100  # models up to which each cell of a matrix tells its two
-_NUMBERED = "models %{y} and %{x}<br>%{z:.5g}<extra></extra>"
+_NUMBERED = "models %{{y}} and %{{x}}<br>%{{z:.{}g}}<extra></extra>"
+_ALONG = (
+    "the bands are errors of each value by itself; values along one path share their samples, so that differences "
+    "between them are known better than the bands tell"
+)
 _NAME = 26  # letters of a name beside a bar or a cell
 
 
@@ -66,9 +77,10 @@ def _spectrum(spectrum: Spectrum, most: int) -> Iterator[Picture]:
 def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, str]]) -> Picture:
     traces: list[View] = []
     for name, pairs, colour, symbol in ends:
-        rank = np.arange(1, len(pairs.values) + 1)
+        rank, span = np.arange(1, len(pairs.values) + 1), spread(pairs.values)
         texts = [
-            f"{name} {i + 1}: {known_text(v, e)}<br>relative residual {r:.2g}, {'' if c else 'not '}converged"
+            f"{name} {i + 1}: {known_text(v, e, span=span)}"
+            f"<br>relative residual {r:.2g}, {'' if c else 'not '}converged"
             for i, (v, e, r, c) in enumerate(
                 zip(pairs.values, pairs.stderr, pairs.residuals, pairs.converged, strict=True)
             )
@@ -77,7 +89,8 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
         look = {"color": colour, "size": 9, "symbol": symbols, "line": {"width": 1.6, "color": colour}}
         shared: View = {"type": "scatter", "mode": "markers", "x": rank.tolist(), "text": texts, "hoverinfo": "text"}
         bars = {"type": "data", "array": numbers(2 * pairs.stderr), "color": "@quiet", "thickness": 1.2, "width": 4}
-        traces.append({**shared, "y": numbers(pairs.values), "error_y": bars, "marker": look, "name": name})
+        heights = numbers(pairs.values, pairs.stderr)
+        traces.append({**shared, "y": heights, "error_y": bars, "marker": look, "name": name})
         traces.append({**shared, "y": numbers(pairs.residuals), "marker": look, "yaxis": "y2", "showlegend": False})
     every = np.concatenate([pairs.values[np.isfinite(pairs.values)] for _, pairs, _, _ in ends])
     view = lines(traces, "rank from the end of the spectrum", "eigenvalue", every)
@@ -92,11 +105,13 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
     if len(largest.values) and np.isfinite(largest.values[0]):
         alt += f"; the largest is {known_text(largest.values[0], largest.stderr[0])}"
         alt += f" with relative residual {largest.residuals[0]:.2g}"
-    return Picture("eigenvalues", f"{alt}.", {"eigenvalues": view}, (f"bars: {ERROR}; hollow: not converged",))
+    notes = (f"bars: {ERROR}; hollow: not converged",)
+    return Picture("eigenvalues", f"{alt}.", {"eigenvalues": view}, notes, frame_columns(spectrum))
 
 
 def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
-    kept = thinned(len(density.grid), max(200, most // 10))
+    kept = extremes([density.values, density.lower, density.upper], max(200, most // 10))
+    step = gap(density.grid) / 10
     x, values = density.grid[kept], density.values[kept]
     top = float(np.nanmax(density.values))
     floor = top * _SPAN if density.width <= 0 else 0.1 / (spectrum.size * density.width * math.sqrt(2 * math.pi))
@@ -111,8 +126,9 @@ def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
             "y": numbers(drawn),
             "ylog": numbers(np.maximum(drawn, floor / 1e3)),
             "text": [
-                f"eigenvalue {a:.5g}<br>density {v:.4g} ({lo:.3g} to {hi:.3g})"
-                for a, v, lo, hi in zip(x, values, lower, upper, strict=True)
+                f"eigenvalue {value_text(a, 5, step)}<br>density {value_text(v, 4, (hi - lo) / 100)} "
+                f"({value_text(lo, 3, (hi - lo) / 100)} to {value_text(hi, 3, (hi - lo) / 100)})"
+                for a, v, lo, hi in zip(*(part.tolist() for part in (x, values, lower, upper)), strict=True)
             ],
             "hoverinfo": "text",
             "name": "density",
@@ -130,7 +146,7 @@ def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
                 "x": numbers(known),
                 "y": [0.03] * len(known),
                 "yaxis": "y9",
-                "text": [f"eigenvalue {v:.5g}" for v in known],
+                "text": [f"eigenvalue {value_text(v, 5, gap(known) / 10)}" for v in known.tolist()],
                 "hoverinfo": "text",
                 "name": name,
                 "marker": {"symbol": "line-ns-open", "size": 14, "color": "@red", "line": {"width": 2}},
@@ -143,11 +159,14 @@ def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
     probes, steps = density.nodes.shape
     peak = density.grid[int(np.nanargmax(density.values))]
     alt = (
-        f"Spectral density from {density.grid[0]:.4g} to {density.grid[-1]:.4g} by {probes} probes of up to {steps} "
-        f"nodes, broadened by {density.width:.3g}; it is highest at {peak:.4g}."
+        f"Spectral density from {range_text(density.grid)} by {probes} probes of up to {steps} "
+        f"nodes, broadened by {density.width:.3g}; it is highest at {value_text(float(peak), 4, step)}."
     )
-    note = "on the log axis the picture ends at a tenth of the height of one eigenvalue" if density.width > 0 else ""
-    return Picture("density", alt, {"density": view}, (note,) if note else ())
+    notes = ["on the log axis the picture ends at a tenth of the height of one eigenvalue"] if density.width > 0 else []
+    if len(kept) < len(density.grid):
+        notes.append(thinned_note(len(kept), len(density.grid), "places"))
+    columns = {"eigenvalue": density.grid, "density": density.values, "lower": density.lower, "upper": density.upper}
+    return Picture("density", alt, {"density": view}, tuple(notes), columns)
 
 
 def _trace_of_layers(trace: Trace) -> Picture:
@@ -157,7 +176,8 @@ def _trace_of_layers(trace: Trace) -> Picture:
     view, note = _bars(names, values, errors, np.ones(len(names), dtype=bool), "trace of each layer")
     alt = f"Trace of each of {len(names)} layers; the whole trace is {known_text(trace.value, trace.stderr)}, "
     alt += f"most of it in {_largest(names, values)}."
-    return Picture("trace by layer", alt, {"trace": view}, note)
+    columns = {"layer": names, "trace": values, "trace_stderr": errors}
+    return Picture("trace by layer", alt, {"trace": view}, note, columns)
 
 
 def _layers(layers: LayerSpectra, most: int) -> Iterator[Picture]:
@@ -178,7 +198,8 @@ def _layers(layers: LayerSpectra, most: int) -> Iterator[Picture]:
         alts.append(f"{missing} of {len(layers.layers)} layers are not computed")
         notes = (*notes, f"{missing} of {len(layers.layers)} layers are not computed")
     if views:
-        yield Picture("layers", f"Bars of {len(layers.layers)} layers: {'; '.join(alts)}.", views, notes)
+        alt = f"Bars of {len(layers.layers)} layers: {'; '.join(alts)}."
+        yield Picture("layers", alt, views, notes, frame_columns(layers))
 
 
 def _bars(
@@ -193,13 +214,15 @@ def _bars(
         order = np.argsort(-np.nan_to_num(np.abs(values), nan=-1.0), kind="stable")
         kept = sorted(order[:_BARS].tolist())
         notes.append(f"the {_BARS} largest of {len(names):,} layers are drawn; the table holds them all")
-    shown = [names[k] for k in kept]
+    shown, span = [names[k] for k in kept], spread(values)
     trace: View = {
         "type": "bar",
         "orientation": "h",
         "y": list(range(len(kept))),
-        "x": numbers(values[kept]),
-        "text": [f"{escaped(names[k])}<br>{escaped(title)} {known_text(values[k], errors[k])}" for k in kept],
+        "x": numbers(values[kept], errors[kept]),
+        "text": [
+            f"{escaped(names[k])}<br>{escaped(title)} {known_text(values[k], errors[k], span=span)}" for k in kept
+        ],
         "textposition": "none",
         "hoverinfo": "text",
         "marker": {"color": ["@blue" if solid[k] else "@blue-band" for k in kept]},
@@ -223,7 +246,7 @@ def _bars(
 
 def _largest(names: Sequence[str], values: FloatArray) -> str:
     k = int(np.nanargmax(values))
-    return f"{names[k]} ({values[k]:.4g})"
+    return f"{names[k]} ({known_text(values[k], digits=4, span=spread(values))})"
 
 
 # -- profiles --------------------------------------------------------------------------------------------------------
@@ -234,26 +257,34 @@ def _profiles(profiles: Profiles, most: int) -> Iterator[Picture]:
     n, nx = profiles.computed.shape
     low, _, high = SHARES
     drawn = min(n, _DIRECTIONS)
-    kept = thinned(nx, max(50, most // drawn))
-    x = profiles.x[kept]
+    few = max(50, most // drawn)
+    counts: list[int] = []
     views: dict[str, View] = {}
     alts: list[str] = []
     for name, values in profiles.values.items():
-        known, errors = profiles.computed & np.isfinite(values), profiles.stderr[name][:, kept]
+        known = profiles.computed & np.isfinite(values)
         if not known.any():
             continue
-        below, median, above = (profiles.quantile(name, share)[kept] for share in SHARES)
+        below, median, above = (profiles.quantile(name, share) for share in SHARES)
+        centre, end = (known_text(median[k], digits=4, span=spread(median)) for k in (np.abs(profiles.x).argmin(), -1))
+        alts.append(f"the median of {name} is {centre} in the middle and {end} at the end")
+        alts[-1] += not_finite_text(profiles.computed, values)
+        kept = extremes([below, median, above], max(200, most // 10))
+        x, below, median, above = (part[kept] for part in (profiles.x, below, median, above))
         there = np.isfinite(below) & np.isfinite(above)
         traces = [band(x, below, above, there, "@blue", f"{low:.0%} to {high:.0%} of the directions")]
         for k in range(drawn):
-            line = values[k][kept]
+            places = extremes([np.where(known[k], values[k], np.nan)], few)
+            counts.append(len(places))
+            at, line = profiles.x[places], values[k][places]
+            texts = hover("x", at, name, line, profiles.stderr[name][k][places])
             traces.append(
                 {
                     "type": "scatter",
                     "mode": "lines",
-                    "x": numbers(x),
-                    "y": numbers(np.where(known[k][kept], line, np.nan)),
-                    "text": [f"direction {k}, {text}" for text in hover("x", x, name, line, errors[k])],
+                    "x": numbers(at),
+                    "y": numbers(np.where(known[k][places], line, np.nan)),
+                    "text": [f"direction {k}, {text}" for text in texts],
                     "hoverinfo": "text",
                     "name": "one direction",
                     "line": {"color": "@quiet", "width": 0.8},
@@ -261,16 +292,16 @@ def _profiles(profiles: Profiles, most: int) -> Iterator[Picture]:
             )
         nothing: FloatArray = np.full(len(x), np.nan)
         traces += band_and_line(x, median, nothing, np.isfinite(median), name, "x", label=f"median of {name}")
-        views[name] = lines(_once(traces), "x (multiples of each direction)", name, values[known])
-        centre, end = median[int(np.abs(x).argmin())], median[-1]
-        where = f"{known_text(centre, digits=4)} in the middle and {known_text(end, digits=4)} at the end"
-        alts.append(f"the median of {name} is {where}")
+        label = f"x ({coordinate_words(profiles.attributes)})"
+        views[name] = lines(_once(traces), label, said(name, profiles.attributes), values[known])
     if views:
         missing = int((~profiles.computed).sum())
         alts += [f"{missing:,} of {profiles.computed.size:,} points not computed"] if missing else []
-        alt = f"Values along {n} directions from {profiles.x[0]:.4g} to {profiles.x[-1]:.4g}: {'; '.join(alts)}."
-        notes = (f"the first {drawn} of {n:,} directions are drawn; median and band are of all",) if drawn < n else ()
-        yield Picture("profiles", alt, views, notes)
+        alt = f"Values along {n} directions from {range_text(profiles.x)}: {'; '.join(alts)}."
+        notes = [f"the first {drawn} of {n:,} directions are drawn; median and band are of all"] if drawn < n else []
+        if min(counts) < nx:
+            notes.append(thinned_note(max(counts), nx, "points of a direction at most"))
+        yield Picture("profiles", alt, views, tuple(notes), frame_columns(profiles))
 
 
 # -- paths and curves ------------------------------------------------------------------------------------------------
@@ -279,7 +310,8 @@ def _profiles(profiles: Profiles, most: int) -> Iterator[Picture]:
 def _path(path: Path, most: int) -> Iterator[Picture]:
     if not path.computed.any():
         return
-    yield Picture("along the path", _path_alt(path), _path_views([(path, "", "@blue")], most), _path_notes(path, most))
+    views = _path_views([(path, "", "@blue")], most)
+    yield Picture("along the path", _path_alt(path), views, _path_notes(path, most), frame_columns(path))
 
 
 def _path_views(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, View]:
@@ -289,7 +321,7 @@ def _path_views(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, 
         traces: list[View] = []
         drawn: list[FloatArray] = []
         for path, label, colour in paths:
-            kept = thinned(len(path.t), most)
+            kept = _places(path, most)
             for name, dash in ((quantity, "solid"), (f"test_{quantity}", "dash")):
                 if name not in path.values:
                     continue
@@ -302,7 +334,7 @@ def _path_views(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, 
                 found[-1]["line"]["dash"] = dash
                 if dash == "dash":
                     found[-1]["marker"]["symbol"] = "circle-open"
-                traces += found + marks(path.t[kept], values, path.computed[kept], "t")
+                traces += found + marks(path.t, path.values[name], path.computed, "t", most)
                 drawn.append(values[known])
             if quantity == "loss" and math.isfinite(path.barrier):
                 known = path.computed & np.isfinite(path.values["loss"])
@@ -311,7 +343,8 @@ def _path_views(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, 
                 look = {"dash": "dot", "width": 1.2, "color": colour}
                 ends: View = {"type": "scatter", "mode": "lines", "x": numbers(path.t[known][[0, -1]]), "line": look}
                 traces.append({**ends, "y": numbers(line[[0, -1]]), "hoverinfo": "skip", "name": "between the ends"})
-        view = lines(_once(traces), "t, from one model to the other", quantity, np.concatenate(drawn))
+        label = said(quantity, paths[0][0].attributes)
+        view = lines(_once(traces), "t, from one model to the other", label, np.concatenate(drawn))
         views[quantity] = view
     return views
 
@@ -320,28 +353,45 @@ def _path_alt(path: Path) -> str:
     first, last = (known_text(path.values["loss"][k], path.stderr["loss"][k], 4) for k in (0, -1))
     alt = f"Values at {len(path.t)} places from one model to the other; the loss is {first} at one end and {last} at "
     alt += f"the other, its barrier {known_text(path.barrier, digits=4)}"
+    alt += not_finite_text(path.computed, path.values["loss"])
     missing = int((~path.computed).sum())
     return alt + (f"; {missing} of {len(path.t)} places not computed." if missing else ".")
 
 
 def _path_notes(path: Path, most: int) -> tuple[str, ...]:
-    kept = len(thinned(len(path.t), most))
-    return (f"thinned: {kept:,} of {len(path.t):,} places are drawn",) if kept < len(path.t) else ()
+    kept = len(_places(path, most))
+    thin = (thinned_note(kept, len(path.t), "places"),) if kept < len(path.t) else ()
+    return (*thin, *_of_bands([path]))
+
+
+def _places(path: Path, most: int) -> IntArray:
+    """Which places of a path are drawn."""
+    return extremes([np.where(path.computed, v, np.nan) for v in (*path.values.values(), *path.stderr.values())], most)
+
+
+def _of_bands(paths: Sequence[Path]) -> tuple[str, ...]:
+    return (_ALONG,) if any(np.isfinite(errors).any() for path in paths for errors in path.stderr.values()) else ()
 
 
 def _curve(curve: Curve, most: int) -> Iterator[Picture]:
     if not curve.history:
         return
     views: dict[str, View] = {}
+    notes = ["means over an epoch, each batch at its own place of the curve, in train mode"]
     for name, values in curve.history.items():
-        kept = thinned(len(values), most)
+        kept = extremes([values], most)
+        if len(kept) < len(values):
+            notes.append(thinned_note(len(kept), len(values), f"epochs of {name}"))
         known = np.isfinite(values[kept])
         nothing: FloatArray = np.full(len(kept), np.nan)
         traces = band_and_line(np.asarray(kept + 1, dtype=np.float64), values[kept], nothing, known, name, "epoch")
-        views["step size" if name == "lr" else name] = lines(traces, "epoch", name, values[kept][known])
+        label = "step size" if name == "lr" else name
+        quantity = label if name == "lr" else said(name, curve.attributes)
+        views[label] = lines(traces, "epoch", quantity, values[kept][known])
     ends = "; ".join(f"{name} from {v[0]:.4g} to {v[-1]:.4g}" for name, v in curve.history.items())
-    note = "means over an epoch, each batch at its own place of the curve, in train mode"
-    yield Picture("training of the curve", f"Training of the curve over its epochs: {ends}.", views, (note,))
+    epochs = np.arange(1, max(map(len, curve.history.values())) + 1)
+    alt = f"Training of the curve over its epochs: {ends}."
+    yield Picture("training of the curve", alt, views, tuple(notes), {"epoch": epochs, **curve.history})
 
 
 # -- pairs of models -------------------------------------------------------------------------------------------------
@@ -353,7 +403,11 @@ def _connectivity(table: Connectivity, most: int) -> Iterator[Picture]:
     for name in (name for name in NUMBERS if name in found):
         if np.isfinite(found[name]).any():
             nothing = np.full(len(table.pairs), np.nan)
-            views[name.replace("_", " ")] = _matrix_view(table.labels, table.pairs, found[name], nothing, NUMBERS[name])
+            what = NUMBERS[name]
+            if name.endswith("_mc"):
+                i, j = table.pairs[int(np.flatnonzero(table.computed)[0])].tolist()
+                what = f"{what}, of the {table.line_path(i, j).mc_quantity}"
+            views[name.replace("_", " ")] = _matrix_view(table.labels, table.pairs, found[name], nothing, what)
     if not views:
         return
     measured = f"{int(table.computed.sum())} of {len(table.pairs)} pairs"
@@ -361,9 +415,11 @@ def _connectivity(table: Connectivity, most: int) -> Iterator[Picture]:
     for name, where in (("line_barrier", "straight line"), ("curve_barrier", "fitted curve")):
         if name in found and np.isfinite(found[name]).any():
             low, high = (float(find(found[name])) for find in (np.nanmin, np.nanmax))
-            between = f"{low:.4g}" if low == high else f"between {low:.4g} and {high:.4g}"
+            low_text, high_text = (known_text(v, digits=4, span=high - low) for v in (low, high))
+            between = low_text if low == high else f"between {low_text} and {high_text}"
             alt += f"; the loss barrier on the {where} is {between}"
-    yield Picture("pairs of models", f"{alt}.", views, (_UNMEASURED,))
+    missing = _unmeasured(table.labels, table.pairs[table.computed])
+    yield Picture("pairs of models", f"{alt}.", views, missing, frame_columns(table))
     pairs = [(i, j) for (i, j), done in zip(table.pairs.tolist(), table.computed, strict=True) if done]
     paths: dict[str, View] = {}
     for i, j in pairs[:_PAIRS]:
@@ -372,12 +428,30 @@ def _connectivity(table: Connectivity, most: int) -> Iterator[Picture]:
         for quantity, view in _path_views(sides, most).items():
             paths[f"{table.labels[i]} to {table.labels[j]}: {quantity}"] = view
     notes = (f"the first {_PAIRS} of {len(pairs)} pairs",) if len(pairs) > _PAIRS else ()
+    drawn = max(len(_places(table.line_path(i, j), most)) for i, j in pairs[:_PAIRS])
+    if drawn < len(table.t):
+        notes = (*notes, thinned_note(drawn, len(table.t), "places of a pair at most"))
+    notes = (*notes, *_of_bands([table.line_path(i, j) for i, j in pairs[:_PAIRS]]))
     i, j = pairs[0]
     first = int(np.flatnonzero(table.computed)[0])
     alt = f"Values along the straight line{' and the fitted curve' if table.curve else ''} between two models; from "
     alt += f"{table.labels[i]} to {table.labels[j]} the barrier on the line is {found['line_barrier'][first]:.4g}"
     alt += f" and on the curve {found['curve_barrier'][first]:.4g}." if table.curve else "."
-    yield Picture("along lines and curves", alt, paths, notes)
+    yield Picture("along lines and curves", alt, paths, notes, _along(table, pairs[:_PAIRS]))
+
+
+def _along(table: Connectivity, pairs: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """A row for each place of each pair's line and curve."""
+    frames = []
+    for i, j in pairs:
+        sides = {"line": table.line_path(i, j), **({"curve": table.curve_path(i, j)} if table.curve else {})}
+        for kind, path in sides.items():
+            frame = path.to_pandas()
+            for place, column in enumerate((("first", table.labels[i]), ("second", table.labels[j]), ("along", kind))):
+                frame.insert(place, *column)
+            frames.append(frame)
+    whole = pandas.concat(frames, ignore_index=True)
+    return {str(name): whole[name].to_numpy() for name in whole}
 
 
 def _agreement(agreement: Agreement, most: int) -> Iterator[Picture]:
@@ -387,34 +461,46 @@ def _agreement(agreement: Agreement, most: int) -> Iterator[Picture]:
         if np.isfinite(values).any():
             errors = agreement.stderr.get(name, np.full(len(values), np.nan))
             views[name] = _matrix_view(agreement.labels, agreement.pairs, values, errors, name)
-            alts.append(f"{name} from {np.nanmin(values):.4g} to {np.nanmax(values):.4g}")
+            alts.append(f"{name} from {range_text(np.sort(values[np.isfinite(values)]))}")
     if views:
         alt = f"Matrix of {len(agreement.labels)} models, {len(agreement.pairs)} pairs: {'; '.join(alts)}."
-        yield Picture("agreement of models", alt, views, (_UNMEASURED,))
+        known = np.any([np.isfinite(values) for values in agreement.values.values()], axis=0)
+        missing = _unmeasured(agreement.labels, agreement.pairs[known])
+        yield Picture("agreement of models", alt, views, missing, frame_columns(agreement))
 
 
-_UNMEASURED = "grey: pairs that were not measured"
+def _unmeasured(labels: Sequence[str], pairs: Any) -> tuple[str, ...]:
+    whole = len(labels) * (len(labels) - 1) // 2
+    there = len({(min(i, j), max(i, j)) for i, j in pairs.tolist() if i != j})
+    return ("grey: pairs that were not measured",) if there < whole else ()
 
 
 def _matrix_view(labels: Sequence[str], pairs: Any, values: FloatArray, errors: FloatArray, what: str) -> View:
     count = len(labels)
     table = np.full((count, count), np.nan)
-    texts = [["" for _ in labels] for _ in labels]
+    texts, span = [["" for _ in labels] for _ in labels], spread(values)
     for (i, j), value, error in zip(pairs.tolist(), values, errors, strict=True):
         table[i, j] = table[j, i] = value
-        text = f"{escaped(labels[i])} and {escaped(labels[j])}<br>{escaped(what)}<br>{known_text(value, error)}"
+        text = f"{escaped(labels[i])} and {escaped(labels[j])}<br>{escaped(what)}"
+        text += f"<br>{known_text(value, error, span=span)}"
         texts[i][j] = texts[j][i] = text
+    digits = figures(float(np.nanmax(np.abs(values[np.isfinite(values)]), initial=0.0)), 5, span / 1e4)
+    template = _NUMBERED.format(digits)
     short = [_short(label) for label in labels]
     axis = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": short, "automargin": True}
     trace: View = {
         "type": "heatmap",
         "z": matrix(table),
-        **({"hovertext": texts, "hoverinfo": "text"} if count <= _NAMED else {"hovertemplate": _NUMBERED}),
+        **({"hovertext": texts, "hoverinfo": "text"} if count <= _NAMED else {"hovertemplate": template}),
         "hoverongaps": False,
         "colorscale": "Viridis",
         "xgap": 2,
         "ygap": 2,
     }
+    known = values[np.isfinite(values)]
+    if len(known) and known.any():  # colours begin at 0, as sizes do
+        top = 1.0 if what.startswith("cka") else max(0.0, float(known.max()))
+        trace |= {"zmin": min(0.0, float(known.min())), "zmax": top}
     if count <= 12:
         cells = [[f"{v:.3g}" if math.isfinite(v) else "" for v in row] for row in table]
         trace |= {"texttemplate": "%{text}", "text": cells}
@@ -461,4 +547,5 @@ _PICTURES: Mapping[type, Callable[[Any, int], Iterator[Picture]]] = {
     Curve: _curve,
     Connectivity: _connectivity,
     Agreement: _agreement,
+    Topology: topology_pictures,
 }

@@ -8,23 +8,38 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from landscape.grid import Grid
+from landscape.plotting import axis_label, trajectory_values
 from landscape.results import BoolArray, FloatArray, Points, Surface
+from landscape.scale_plotting import Scale, choose_scale
+from landscape.style import words
+from landscape_jobs.report_numbers import (
+    IntArray,
+    exact,
+    extremes,
+    figures,
+    gap,
+    numbers,
+    range_text,
+    spread,
+    value_text,
+)
 
-IntArray = npt.NDArray[np.int64]
 View = dict[str, Any]  # {"data": traces, "layout": ...} of lines and bars, or {"surface": ...}
 
 _JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
 ERROR = "±2 standard errors"
 
-_DIGITS = 6  # of a value in a picture
+_LEVELS = 12  # about so many, as `landscape.plotting.plot_surface` draws
+_TO_SCALE = ("pca", "through", "curve")  # planes whose axes are orthogonal, and 1 is as far along each
+_SLICES = 21  # of a third axis
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,7 @@ class Picture:
     alt: str  # what it shows, with its key numbers
     views: Mapping[str, View]  # what is shown -> the picture of it
     notes: tuple[str, ...] = ()  # what it leaves out, and what its signs mean
+    values: Mapping[str, Any] = field(default_factory=dict)  # heading -> column: the numbers behind it
 
 
 def surface_pictures(surface: Surface, most: int) -> Iterator[Picture]:
@@ -42,57 +58,122 @@ def surface_pictures(surface: Surface, most: int) -> Iterator[Picture]:
     if len(surface.axes) == 1:
         yield _profile(surface, most)
         return
+    views, notes = _planes(surface, most)
+    yield Picture("surface", _surface_alt(surface), views, notes, frame_columns(surface))
+
+
+def _planes(surface: Surface, most: int) -> tuple[dict[str, View], tuple[str, ...]]:
+    """{quantity: its plane, or its planes along a third axis}, and what is to be said of them."""
     (x_name, x), (y_name, y) = list(surface.axes.items())[:2]
-    further = list(surface.axes.items())[2:]
+    third, *further = list(surface.axes.items())[2:] or [("", np.zeros(1))]
     cut = tuple(int(np.abs(values).argmin()) for _, values in reversed(further))
-    place = ", ".join(f"{name} = {values[int(np.abs(values).argmin())]:.4g}" for name, values in further)
-    computed = surface.computed[cut]
-    first = next(iter(surface.values.values()))[cut]
-    rows, columns = _kept(np.where(computed, first, np.nan), x, y, most)
+    middle = int(np.abs(third[1]).argmin())
+    slices = [middle, *(k for k in thinned(len(third[1]), _SLICES).tolist() if k != middle)] if third[0] else []
+    inner = (*cut, middle) if slices else cut
+    held = [np.where(surface.computed[inner], values[inner], np.nan) for values in surface.values.values()]
+    rows, columns = _kept(held, x, y, most // max(1, len(slices)))
     kept = np.ix_(rows, columns)
-    views: dict[str, View] = {}
-    for name, values in surface.values.items():
-        views[name] = {
-            "surface": {
-                "x": numbers(x[columns]),
-                "y": numbers(y[rows]),
-                "names": [x_name, y_name],
-                "labels": [axis_label(surface, 0), axis_label(surface, 1)],
-                "quantity": escaped(name),
-                "z": matrix(values[cut][kept]),
-                "error": _errors(surface.stderr[name][cut][kept]),
-                "state": _states(computed[kept], values[cut][kept]),
-                "points": _points(surface.points, name),
-            }
+    shared = {
+        "x": numbers(x[columns]),
+        "y": numbers(y[rows]),
+        "names": [x_name, y_name],
+        "labels": [label_of(surface, 0), label_of(surface, 1)],
+        "toScale": to_scale(surface),
+    }
+
+    def plane(name: str, at: tuple[int, ...]) -> View:
+        values, computed = surface.values[name][at], surface.computed[at]
+        return {
+            **shared,
+            "name": escaped(name),
+            "quantity": said(name, surface.attributes),
+            "z": matrix(values[kept], surface.stderr[name][at][kept]),
+            "error": _errors(surface.stderr[name][at][kept]),
+            "state": _states(computed[kept], values[kept]),
+            "counts": [int((~computed).sum()), int((computed & ~np.isfinite(values)).sum())],  # of the whole plane
+            "points": _points(surface, name),
+            **_scales(values[computed & np.isfinite(values)], name, surface.points),
         }
-    notes = [f"{', '.join(name for name, _ in further)} cut at {place}, the nearest to 0"] if further else []
+
+    views: dict[str, View] = {}
+    for name in surface.values:
+        views[name] = {"surface": plane(name, inner)}
+        if slices:
+            planes = {_at(third[1], k): plane(name, (*cut, k)) for k in sorted(slices)}
+            views[name] = {"slices": planes, "slice": _at(third[1], middle), "along": escaped(third[0])}
+    notes = []
+    if slices and len(slices) < len(third[1]):
+        notes.append(f"{len(slices)} of {len(third[1]):,} places along {third[0]} can be chosen")
+    if further:
+        place = ", ".join(f"{name} = {_at(values, int(np.abs(values).argmin()))}" for name, values in further)
+        notes.append(f"{', '.join(name for name, _ in further)} cut at {place}, the nearest to 0")
     if len(rows) < len(y) or len(columns) < len(x):
         notes.append(
             f"thinned: {len(y) * len(x):,} points were measured ({len(x):,} × {len(y):,}), and the picture keeps "
             f"{len(rows) * len(columns):,} of them ({len(columns)} × {len(rows)}) at even steps, with the ends, the "
-            "centre and the lowest value; the result's file holds them all"
+            f"centre and the lowest value{' of each quantity' * (len(held) > 1)}; the result's file holds them all"
         )
-    yield Picture(f"surface{f' at {place}' if place else ''}", _surface_alt(surface), views, tuple(notes))
+    return views, tuple(notes)
+
+
+def _scales(values: FloatArray, quantity: str, points: Points | None) -> View:
+    """Levels as `plot_surface` draws them, linear and where all values are positive log, and which stand first."""
+    linear = choose_scale(values, "linear", _LEVELS, 0.1, quantity)
+    positive = values.size > 0 and float(values.min()) > 0 and not linear.constant
+    scales: View = {"linear": _scale(linear)}
+    if positive:
+        scales["log"] = _scale(choose_scale(values, "log", _LEVELS, 0.1, quantity))
+    first = choose_scale(values, "auto", _LEVELS, 0.1, quantity, trajectory_values(points, quantity))
+    return {"scales": scales, "logFirst": first.log and positive}
+
+
+def _scale(scale: Scale) -> View:
+    return {
+        "exponent": scale.exponent,
+        "constant": scale.constant,
+        "levels": scale.levels.tolist(),
+        "texts": _level_texts(scale),
+    }
+
+
+def _level_texts(scale: Scale) -> list[str]:
+    """The value of each level, with as many digits as tell it from the next."""
+    texts = [plain_text(scale.text(float(level))) for level in scale.levels]
+    if scale.constant or len(texts) < 2:
+        return texts
+    with np.errstate(over="ignore"):
+        values = 10.0**scale.levels if scale.log else scale.levels
+        steps = np.diff(values)
+    near = np.minimum(np.r_[steps, np.inf], np.r_[np.inf, steps]) / 10
+    unit = f"×10<sup>{scale.exponent}</sup>" if scale.exponent else ""
+    return [
+        f"{value_text(float(value), 3, step)}{unit}" if figures(float(value), 3, step) > 3 else text
+        for text, value, step in zip(texts, values, near.tolist(), strict=True)
+    ]
+
+
+def _at(axis: FloatArray, place: int) -> str:
+    """A coordinate, with as many digits as tell it from the next along its axis."""
+    return value_text(float(axis[place]), 4, gap(axis) / 10)
 
 
 def _profile(surface: Surface, most: int) -> Picture:
     (name, x), computed = next(iter(surface.axes.items())), surface.computed
-    lowest = [int(np.nanargmin(v)) for v in surface.values.values() if np.isfinite(v).any()]
-    kept = np.union1d(thinned(len(x), most), np.array(lowest, dtype=np.int64))
-    label = axis_label(surface, 0)
+    held = [np.where(computed, v, np.nan) for v in (*surface.values.values(), *surface.stderr.values())]
+    kept = extremes(held, most)
+    label = label_of(surface, 0)
     views: dict[str, View] = {}
     for quantity, values in surface.values.items():
         known = (computed & np.isfinite(values))[kept]
         traces = band_and_line(x[kept], values[kept], surface.stderr[quantity][kept], known, quantity, name)
-        traces += marks(x[kept], values[kept], computed[kept], name)
+        traces += marks(x, values, computed, name, most)
         if surface.points is not None and quantity in surface.points.true:
             traces.append(_line_points(surface.points, quantity, name))
-        views[quantity] = lines(traces, label, quantity, values[kept][known])
+        views[quantity] = lines(traces, label, said(quantity, surface.attributes), values[kept][known])
     notes = []
     if len(kept) < len(x):
-        drawn = f"thinned: {len(kept):,} of {len(x):,} points are drawn, at even steps, with the lowest value"
-        notes.append(f"{drawn}; the result's file holds them all")
-    return Picture("profile", _surface_alt(surface), views, tuple(notes))
+        notes.append(thinned_note(len(kept), len(x), "points"))
+    return Picture("profile", _surface_alt(surface), views, tuple(notes), frame_columns(surface))
 
 
 # -- parts that other pictures share ---------------------------------------------------------------------------------
@@ -103,14 +184,11 @@ def escaped(text: str) -> str:
     return html.escape(str(text), quote=False)
 
 
-def numbers(values: FloatArray) -> list[float | None]:
-    """Values with six digits; None for NaN and Inf, which JSON has not."""
-    return [float(f"{v:.{_DIGITS}g}") if math.isfinite(v) else None for v in values.tolist()]
-
-
-def matrix(values: FloatArray) -> list[list[float | None]]:
-    """Rows of `numbers`."""
-    return [numbers(row) for row in values]
+def matrix(values: FloatArray, errors: FloatArray | None = None) -> list[list[float | None]]:
+    """Rows of `numbers`, all of one span."""
+    flat = numbers(values.ravel(), None if errors is None else errors.ravel())
+    width = values.shape[1]
+    return [flat[k : k + width] for k in range(0, len(flat), width)]
 
 
 def thinned(count: int, most: int) -> IntArray:
@@ -118,20 +196,29 @@ def thinned(count: int, most: int) -> IntArray:
     return np.unique(np.linspace(0, count - 1, max(2, min(count, most))).round().astype(np.int64))
 
 
-def known_text(value: float, stderr: float = math.nan, digits: int = 5) -> str:
-    """A value and its standard error, as read.
+def thinned_note(drawn: int, count: int, what: str) -> str:
+    """What a picture says of lines of which it draws `extremes` alone."""
+    said_ = f"thinned: {drawn:,} of {count:,} {what} are drawn, the lowest and the highest of each stretch"
+    return f"{said_}; the result's file holds them all"
+
+
+def known_text(value: float, stderr: float = math.nan, digits: int = 5, span: float = 0.0) -> str:
+    """A value and its standard error, as read: `digits` of it and of the span it stands in, two of its error.
 
     >>> known_text(1.25, 0.125), known_text(math.nan)
     ('1.25 ± 0.12', 'NaN')
+    >>> known_text(2.30258509, 2e-7), known_text(2.30258509, span=1e-5, digits=3)
+    ('2.30258509 ± 2e-07', '2.3025851')
     """
-    text = "NaN" if math.isnan(value) else f"{value:.{digits}g}".replace("inf", "Inf")
+    text = value_text(float(value), digits, stderr / 10, span / 10 ** (digits - 1))
     return text + (f" ± {stderr:.2g}" if math.isfinite(stderr) and math.isfinite(value) else "")
 
 
 def hover(name: str, x: FloatArray, quantity: str, values: FloatArray, stderr: FloatArray) -> list[str]:
     """What stands beside each point of a line."""
+    step, span = gap(x) / 10, spread(values)
     return [
-        f"{escaped(name)} = {a:.5g}<br>{escaped(quantity)} {known_text(v, e)}"
+        f"{escaped(name)} = {value_text(a, 5, step)}<br>{escaped(quantity)} {known_text(v, e, span=span)}"
         for a, v, e in zip(x.tolist(), values.tolist(), stderr.tolist(), strict=True)
     ]
 
@@ -150,8 +237,10 @@ def band(x: FloatArray, lower: FloatArray, upper: FloatArray, known: BoolArray, 
             xs, ys, logs = [*xs, None], [*ys, None], [*logs, None]
         xs += numbers(np.r_[x[part], x[part][::-1]])
         edge = np.r_[upper[part], lower[part][::-1]]
-        ys += numbers(edge)
-        logs += numbers(np.maximum(edge, least))
+        width = np.abs(upper[part] - lower[part])
+        width = np.r_[width, width[::-1]]
+        ys += numbers(edge, width)
+        logs += numbers(np.maximum(edge, least), width)
     return {
         "type": "scatter",
         "mode": "lines",
@@ -191,7 +280,7 @@ def band_and_line(
             "type": "scatter",
             "mode": "lines+markers",
             "x": numbers(x),
-            "y": numbers(np.where(known, values, np.nan)),
+            "y": numbers(np.where(known, values, np.nan), stderr),
             "text": hover(name, x, quantity, values, stderr),
             "hoverinfo": "text",
             "name": escaped(label or quantity),
@@ -223,38 +312,58 @@ def log_scale(values: FloatArray) -> View:
     return {"log": True, "logFirst": decades > 2, **({"logTick": "D2"} if 1 < decades < 4 else {})}
 
 
-def axis_label(surface: Surface, place: int) -> str:
-    """Name of an axis, what its unit is, and the variance it explains."""
-    name = list(surface.axes)[place]
+def label_of(surface: Surface, place: int) -> str:
+    """Name of an axis, what a coordinate of 1 is, and the variance it explains."""
+    return escaped(axis_label(surface, list(surface.axes)[place], place))
+
+
+def to_scale(surface: Surface) -> bool:
+    """Whether a length is as long along each of the surface's axes."""
     plane = surface.attributes.get("plane")
-    plane = plane if isinstance(plane, Mapping) else {}
-    normalize = plane.get("normalize") or surface.attributes.get("normalize")
-    if plane.get("kind") == "pca":
-        words = ["distance in parameter space"]  # its directions are unit vectors
-    else:
-        words = ["multiples of the direction" if normalize in (None, "", "none") else f"{normalize}-normalised"]
-    if surface.points is not None and surface.points.explained_variance is not None:
-        words.append(f"{surface.points.explained_variance[place]:.1%} of variance")
-    return escaped(f"{name} ({', '.join(words)})")
+    return isinstance(plane, Mapping) and plane.get("kind") in _TO_SCALE
+
+
+def said(quantity: str, about: Mapping[str, Any]) -> str:
+    """What a quantity is, with its unit, as the static pictures have it."""
+    return plain_text(words(quantity, about))
+
+
+def plain_text(text: str) -> str:
+    """A text of a static picture as plotly has to be given it.
+
+    >>> plain_text(r"$2\\times10^{-6}$"), plain_text("a < b")
+    ('2×10<sup>-6</sup>', 'a &lt; b')
+    """
+    text = escaped(text)
+    if text.count("$") != 2:
+        return text
+    text = text.replace("$", "").replace("\\times", "×").replace("\\lambda", "λ")
+    return re.sub(r"_\{\\?(\w+)\}", r"<sub>\1</sub>", re.sub(r"\^\{(.*?)\}", r"<sup>\1</sup>", text))
+
+
+def frame_columns(result: Any) -> dict[str, Any]:
+    """The columns of a result's `to_pandas()`."""
+    frame = result.to_pandas()
+    return {str(name): frame[name].to_numpy() for name in frame}
 
 
 # -- parts of surfaces -----------------------------------------------------------------------------------------------
 
 
-def _kept(values: FloatArray, x: FloatArray, y: FloatArray, most: int) -> tuple[IntArray, IntArray]:
-    """Rows and columns of a thinned grid: even steps, the ends, the nearest to 0 and the lowest value."""
-    height, width = values.shape
-    if values.size <= most:
+def _kept(held: Sequence[FloatArray], x: FloatArray, y: FloatArray, most: int) -> tuple[IntArray, IntArray]:
+    """Rows and columns of a thinned grid: even steps, the ends, the nearest to 0 and each quantity's lowest value."""
+    height, width = held[0].shape
+    if height * width <= most:
         return np.arange(height), np.arange(width)
-    finite = np.isfinite(values)
-    lowest = np.unravel_index(int(np.where(finite, values, np.inf).argmin()), values.shape) if finite.any() else (0, 0)
-    short, long = sorted(values.shape)
-    few = max(1, min(short, int(short * math.sqrt(most / values.size))))
+    found = [int(np.where(np.isfinite(v), v, np.inf).argmin()) for v in held if np.isfinite(v).any()]
+    low_rows, low_columns = np.unravel_index(np.array(found, dtype=np.int64), (height, width))
+    short, long = sorted((height, width))
+    few = max(1, min(short, int(short * math.sqrt(most / (height * width)))))
     many = min(long, most // few)
     rows, columns = (few, many) if height <= width else (many, few)
     return (
-        np.union1d(thinned(height, rows), [lowest[0], int(np.abs(y).argmin())]),
-        np.union1d(thinned(width, columns), [lowest[1], int(np.abs(x).argmin())]),
+        np.union1d(thinned(height, rows), np.r_[low_rows, np.abs(y).argmin()]),
+        np.union1d(thinned(width, columns), np.r_[low_columns, np.abs(x).argmin()]),
     )
 
 
@@ -272,24 +381,28 @@ def _states(computed: BoolArray, values: FloatArray) -> list[str] | None:
     return None if (letters == ".").all() else ["".join(row) for row in letters.tolist()]
 
 
-def _points(points: Points | None, quantity: str) -> View | None:
+def _points(surface: Surface, quantity: str) -> View | None:
+    points = surface.points
     if points is None:
         return None
+    steps = [gap(values) / 10 for values in surface.axes.values()]
     true, projected = (found.get(quantity) for found in (points.true, points.projected))
     texts = []
     for k, label in enumerate(points.labels):
-        lines_ = [escaped(label), f"at ({', '.join(f'{c:.4g}' for c in points.coordinates[k])})"]
+        place = zip(points.coordinates[k].tolist(), steps, strict=True)
+        lines_ = [escaped(label), f"at ({', '.join(value_text(c, 4, step) for c, step in place)})"]
         lines_.append(f"{points.distance[k]:.3g} from the plane")
         if true is not None and projected is not None:
-            lines_.append(f"{escaped(quantity)} {true[k]:.5g} itself, {projected[k]:.5g} projected")
+            both = [known_text(float(values[k]), span=spread(values)) for values in (true, projected)]
+            lines_.append(f"{escaped(quantity)} {both[0]} itself, {both[1]} projected")
         texts.append("<br>".join(lines_))
     return {
         "kind": escaped(points.kind),
         "joined": points.kind in _JOINED,
         "labels": [escaped(label) for label in points.labels],
-        "x": numbers(points.coordinates[:, 0]),
-        "y": numbers(points.coordinates[:, 1]),
-        "z": None if projected is None else numbers(projected),
+        "x": exact(points.coordinates[:, 0]),
+        "y": exact(points.coordinates[:, 1]),
+        "z": None if projected is None else exact(projected),
         "texts": texts,
     }
 
@@ -299,8 +412,8 @@ def _line_points(points: Points, quantity: str, name: str) -> View:
     return {
         "type": "scatter",
         "mode": "markers",
-        "x": numbers(points.coordinates[:, 0]),
-        "y": numbers(values),
+        "x": exact(points.coordinates[:, 0]),
+        "y": exact(values),
         "text": [
             f"{escaped(label)}<br>{line}"
             for label, line in zip(
@@ -315,33 +428,44 @@ def _line_points(points: Points, quantity: str, name: str) -> View:
     }
 
 
-def marks(x: FloatArray, values: FloatArray, computed: BoolArray, name: str) -> list[View]:
-    """Places without a value, at the foot of the picture."""
+def marks(x: FloatArray, values: FloatArray, computed: BoolArray, name: str, most: int) -> list[View]:
+    """Places without a value, at the foot of the picture, about `most`; their names count all."""
     found: list[View] = []
+    step = gap(x) / 10
     for where, label, symbol, colour in (
         (~computed, "not computed", "line-ns-open", "@quiet"),
         (computed & ~np.isfinite(values), "NaN or Inf", "x", "@red"),
     ):
-        words = [label if symbol != "x" else known_text(v) for v in values[where]]
+        places = np.flatnonzero(where)
+        places = places[thinned(len(places), most)] if len(places) else places
+        texts = [label if symbol != "x" else known_text(v) for v in values[places].tolist()]
+        at = [f"{escaped(name)} = {value_text(a, 5, step)}" for a in x[places].tolist()]
         trace: View = {
             "type": "scatter",
             "mode": "markers",
-            "x": numbers(x[where]),
-            "y": [0.02] * len(words),
+            "x": numbers(x[places]),
+            "y": [0.02] * len(places),
             "yaxis": "y9",  # the height of the picture, from 0 to 1
-            "text": [f"{escaped(name)} = {a:.5g}<br>{word}" for a, word in zip(x[where], words, strict=True)],
+            "text": [f"{a}<br>{text}" for a, text in zip(at, texts, strict=True)],
             "hoverinfo": "text",
-            "name": f"{label} ({len(words):,})",
+            "name": f"{label} ({int(where.sum()):,})",
             "marker": {"symbol": symbol, "size": 8, "color": colour},
         }
-        found += [trace] if words else []
+        found += [trace] if len(places) else []
     return found
+
+
+def not_finite_text(computed: BoolArray, values: FloatArray) -> str:
+    """How many of the values that are computed are none; empty for none."""
+    count = int((computed & ~np.isfinite(values)).sum())
+    return f", {count:,} of its values are NaN or Inf" if count else ""
 
 
 def _surface_alt(surface: Surface) -> str:
     grid = Grid(surface.axes)
     sizes = " × ".join(f"{len(values):,}" for values in surface.axes.values())
-    ranges = " and ".join(f"{n} from {v[0]:.4g} to {v[-1]:.4g}" for n, v in surface.axes.items())
+    ranges = " and ".join(f"{n} from {range_text(v)}" for n, v in surface.axes.items())
+    steps = [gap(v) / 10 for v in surface.axes.values()]
     parts = [f"Values of {' and '.join(surface.values)} over {ranges}, {sizes} points"]
     for name, values in surface.values.items():
         good = np.flatnonzero((surface.computed & np.isfinite(values)).ravel())
@@ -350,9 +474,10 @@ def _surface_alt(surface: Surface) -> str:
             continue
         flat, errors = values.ravel(), surface.stderr[name].ravel()
         low, high = (int(good[find(flat[good])]) for find in (np.argmin, np.argmax))
-        at = ", ".join(f"{c:.3g}" for c in grid.coordinates(low))
-        parts.append(f"{name} is lowest with {known_text(flat[low], errors[low], 4)} at ({at})")
-        parts[-1] += f" and highest with {known_text(flat[high], errors[high], 4)}"
+        at = ", ".join(value_text(c, 3, step) for c, step in zip(grid.coordinates(low), steps, strict=True))
+        lowest, highest = (known_text(flat[k], errors[k], 4, spread(flat[good])) for k in (low, high))
+        parts.append(f"{name} is lowest with {lowest} at ({at}) and highest with {highest}")
+        parts[-1] += not_finite_text(surface.computed, values)
     missing = int((~surface.computed).sum())
     if missing:
         parts.append(f"{missing:,} of {surface.computed.size:,} points not computed")

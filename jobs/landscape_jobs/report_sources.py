@@ -21,30 +21,40 @@ from landscape_jobs.status_tables import span
 _ABOUT = ("label", "state", "reason")  # what a sweep says of every cell, beside what the cell changes
 
 
-def report_run(source: Path, out: Path) -> Path:
-    """Write the report of what is at `source` to `out`; returns its path. See `read_parts` and `write_report`."""
-    parts = read_parts(source)
+def report_run(source: Path, out: Path, run: str | None = None, group: str | None = None) -> Path:
+    """Write the report of what is at `source` to `out`; returns its path. See `read_parts` and `write_report`.
+
+    `run` and `group` pick of several results, as in `read_parts`.
+    """
+    parts = read_parts(source, run, group)
     unfinished = [name for name, part in parts.items() if part.state != COMPLETE]
     notes = []
     if unfinished:
-        again = f"landscape report {shlex.quote(str(source))} -o {shlex.quote(str(out))}"
+        picked = "".join(f" --{k} {shlex.quote(v)}" for k, v in (("run", run), ("group", group)) if v is not None)
+        again = f"landscape report {shlex.quote(str(source))}{picked} -o {shlex.quote(str(out))}"
         what = f"{len(unfinished)} of {len(parts)} results are" if len(parts) > 1 else "This result is"
         notes.append(f"{what} not complete; to draw this page again later: {again}")
     return write_report(parts, out, title=source.resolve().name, notes=notes)
 
 
-def read_parts(source: Path) -> dict[str, Part]:
+def read_parts(source: Path, run: str | None = None, group: str | None = None) -> dict[str, Part]:
     """{name: result} of a run folder, finished or not, the folder of a sweep, or a file of one or several results.
 
-    Raises StoreError for what is none of these or cannot be read; a cell of a sweep that cannot be read is told of.
+    `run` picks one run of a sweep or of a merged file, `group` one of the results that lie side by side. Raises
+    StoreError for what is none of these or cannot be read, InputError for a run or a result that is not there; a cell
+    of a sweep that cannot be read is told of.
     """
     if not source.exists():
         raise StoreError(f"{source} does not exist; give a run folder, the folder of a sweep, or an HDF5 file")
     if not source.is_dir():
-        return _parts_of_file(source)
+        return _parts_of_file(source, run, group)
     if not is_sweep(source):
-        result = open_result(source)
+        result = open_result(source, run=run, group=group)
         return {source.resolve().name: _with_status(result, source)}
+    if run is not None or group is not None:
+        result = open_result(source, run=run, group=group)
+        missing = missing_notes(result)
+        return {run or source.resolve().name: Part(result, "partial" if missing else COMPLETE, missing)}
     folders, about = sweep_runs(source)
     parts: dict[str, Part] = {}
     for name, folder in folders.items():
@@ -97,24 +107,24 @@ def progress_text(run: RunStatus) -> str:
     return "; ".join(parts)
 
 
-def _parts_of_file(path: Path) -> dict[str, Part]:
+def _parts_of_file(path: Path, run: str | None, group: str | None) -> dict[str, Part]:
     """The results of a file, under the names of its runs, and of its groups where one holds several."""
-    names = run_names(path)
+    names = run_names(path) if run is None else [run]
     tree = hdf5.read(path)
     about = _about(tree) if names else {}
     parts: dict[str, Part] = {}
     runs: list[str | None] = [*names] or [None]
     for name in runs:
-        groups: list[str | None] = [*group_names(path, run=name)]
-        for group in groups if len(groups) > 1 else [None]:
-            label = " ".join(word for word in (name, group) if word) or path.stem
-            result = open_result(path, run=name, group=group)
+        groups: list[str | None] = [*group_names(path, run=name)] if group is None else [group]
+        for which in groups if len(groups) > 1 or group else [None]:
+            label = " ".join(word for word in (name, which) if word) or path.stem
+            result = open_result(path, run=name, group=which)
             notes = missing_notes(result)
             known = about.get(name or "", {})
             state = str(known.get("state") or ("partial" if notes else COMPLETE))
             changes = {key: value for key, value in known.items() if key not in (*_ABOUT, "name")} or None
             parts[label] = Part(result, state, notes, changes)
-    for name in about:
+    for name in about if run is None else ():
         if name not in names:
             state = str(about[name].get("state", NOT_BEGUN))
             reason = str(about[name].get("reason", ""))

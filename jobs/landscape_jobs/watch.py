@@ -21,18 +21,27 @@ from landscape.sweeps import is_sweep
 from landscape.tables import Table
 from landscape_jobs.queue import Queue
 from landscape_jobs.shown import as_rich
-from landscape_jobs.status import NOT_BEGUN, Reader, require_runs
-from landscape_jobs.status_tables import StatusTable
+from landscape_jobs.status import NOT_BEGUN, UNREADABLE, Reader, require_runs
+from landscape_jobs.status_tables import StatusTable, watch_status
 from landscape_jobs.watch_pictures import picture
 
 _ROWS = 20  # of a table
 
 
 def watch_folder(folder: Path, every: float) -> None:
-    """Watch a run on standard output; see `watch_run`. Raises StoreError for what is no run folder."""
+    """Watch a run, or the table of a sweep, on standard output; see `watch_run`.
+
+    Raises StoreError for what is neither.
+    """
     require_runs([folder])
     console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
-    watch_run(folder, Reader([folder], Queue(os.environ)), console, every)
+    reader = Reader([folder], Queue(os.environ))
+    if not is_sweep(folder):
+        watch_run(folder, reader, console, every)
+    elif console.is_terminal:
+        watch_status(reader, console, every)
+    else:
+        console.print(StatusTable(reader.read()))
 
 
 def watch_run(
@@ -45,30 +54,36 @@ def watch_run(
 ) -> None:
     """Show a run's picture and progress, `every` so many seconds, until nothing of it runs or is queued any more.
 
-    Where the console is no terminal it is shown once. Raises StoreError for the folder of a sweep and what cannot be
-    read.
+    Where the console is no terminal it is shown once. Raises StoreError for what cannot be read, once it is shown.
     """
-    if is_sweep(folder):
-        raise StoreError(
-            f"{folder} is the folder of a sweep; watch one of its runs, or all with landscape status --watch"
-        )
     if not console.is_terminal:
-        console.print(Group(*_shown(folder, reader, console)[0]))
+        shown, active = _shown(folder, reader, console)
+        console.print(Group(*shown))
+        if not active:
+            _require_readable(reader)
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
             shown, active = _shown(folder, reader, console)
             live.update(Group(*shown), refresh=True)
             if not active:
-                return
+                break
             sleep(every)
+    _require_readable(reader)
+
+
+def _require_readable(reader: Reader) -> None:
+    """Raise StoreError for a run of which nothing can be read."""
+    run = reader.read().runs[0]
+    if run.state == UNREADABLE:
+        raise StoreError(run.detail)
 
 
 def _shown(folder: Path, reader: Reader, console: Console) -> tuple[list[RenderableType], bool]:
     """What there is to see now, and whether anything may still change."""
     report = reader.read()
     parts: list[RenderableType] = []
-    if any(run.state != NOT_BEGUN for run in report.runs):
+    if any(run.state not in (NOT_BEGUN, UNREADABLE) for run in report.runs):
         try:
             parts += _of_result(open_result(folder), console)
         except LandscapeError as error:  # a run that is being written, or cannot be read: the table below tells more

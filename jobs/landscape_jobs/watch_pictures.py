@@ -20,7 +20,9 @@ _WIDTH = 72  # columns of a picture, at most
 _HEIGHT = 20  # lines of a picture, where the terminal has them
 _BELOW = 14  # lines that are left for what stands below
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-_RAMP = ".:-=+*#%@"  # where there are no colours
+_RAMP = ".:-=+*#%@"  # of rising density, where there are too few colours
+_HOLE = "/"  # not computed, as the hatches of other pictures
+_FINE = ("256", "truecolor")  # systems of enough colours
 # viridis at nine even steps
 _STOPS = ("440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725")
 _COLOURS = np.array([[int(stop[k : k + 2], 16) for k in (0, 2, 4)] for stop in _STOPS], dtype=np.float64)
@@ -53,10 +55,8 @@ class _Scale:
 def picture(result: Any, console: Console) -> Text | None:
     """A surface or a path as far as it is known, as large as the console has room for; None for other results."""
     if isinstance(result, Path):
-        values = result.values["loss"]
-        return _profile(
-            result.t, values, result.computed, console, f"loss along the path, {_known(result.computed)}", "t"
-        )
+        title = f"loss along the path, {_known(result.computed)}"
+        return _profile(result.t, result.values["loss"], result.computed, console, title, "t", highest=True)
     if isinstance(result, Profiles):
         name = next(iter(result.values))
         known: BoolArray = np.any(result.computed, axis=0)
@@ -87,27 +87,32 @@ def _contours(surface: Surface, name: str, cut: tuple[int, ...], console: Consol
     if not finite.any():
         return text.append("no finite value yet\n")
     scale = _Scale.of(values[finite])
-    coloured = console.color_system is not None
+    coloured = console.color_system in _FINE  # of 8 or 16 colours neighbours would look alike
     # half blocks stand one above the other in a letter, which is about as wide as a half is high
     width = _width(len(x), console)
     lines = max(4, min(_HEIGHT, console.height - _BELOW)) if console.is_terminal else _HEIGHT
     rows = 2 * lines if coloured else lines
     rows = max(1, min(rows, round(width * len(y) / len(x)) if coloured else round(width * len(y) / len(x) / 2)))
     rows += rows % 2 if coloured else 0
-    j = _spread(len(y), rows)[::-1]  # the largest y on top
-    i = _spread(len(x), width)
-    shown = np.ix_(j, i)
-    places = scale.places(np.where(finite, values, scale.low))[shown]
-    known, good = computed[shown], finite[shown]
+
+    def cells(of: npt.NDArray[Any], find: np.ufunc) -> npt.NDArray[Any]:
+        return _gathered(_gathered(of, rows, 0, find), width, 1, find)[::-1]  # the largest y on top
+
+    known, good = cells(computed, np.logical_or), cells(finite, np.logical_or)
+    places = scale.places(np.where(good, cells(np.where(finite, values, np.inf), np.minimum), scale.low))
+    of = max(1, -(-len(y) // rows)) * max(1, -(-len(x) // width))
+    least, most = _ends(float(y[0]), float(y[-1]))
     if coloured:
         colours = _coloured(places, known, good)
         blocks = [_half_blocks(colours[k], colours[k + 1]) for k in range(0, rows, 2)]
     else:
         blocks = [Text(_letters(places[k], known[k], good[k])) for k in range(rows)]
     for k, block in enumerate(blocks):
-        edge = f"{y[-1]:>10.4g} " if k == 0 else f"{y[0]:>10.4g} " if k == len(blocks) - 1 else " " * 11
+        edge = f"{most:>10} " if k == 0 else f"{least:>10} " if k == len(blocks) - 1 else " " * 11
         text.append(edge).append_text(block).append("\n")
-    text.append(f"{'':11}{f'{x_name} from {x[0]:.4g} to {x[-1]:.4g}, {y_name} upwards':<{max(1, width)}}\n")
+    said = f"{x_name} from {' to '.join(_ends(float(x[0]), float(x[-1])))}, {y_name} upwards"
+    said += f", a cell: the lowest of up to {of} points" if of > 1 else ""
+    text.append(f"{'':11}{said:<{max(1, width)}}\n")
     text.append(" " * 11)
     bar = np.linspace(0, 1, 16)
     everywhere = np.ones(16, dtype=bool)
@@ -116,9 +121,9 @@ def _contours(surface: Surface, name: str, cut: tuple[int, ...], console: Consol
         text.append_text(_half_blocks(colours, colours))
     else:
         text.append(_letters(bar, everywhere, everywhere))
-    text.append(f" {scale.low:.4g} to {scale.high:.4g}{', log scale' if scale.log else ''}")
+    text.append(f" {' to '.join(_ends(scale.low, scale.high))}{', log scale' if scale.log else ''}")
     missing, bad = int((~computed).sum()), int((computed & ~finite).sum())
-    for count, colour, letter, word in ((missing, _MISSING, " ", "not computed"), (bad, _BAD, "!", "NaN or Inf")):
+    for count, colour, letter, word in ((missing, _MISSING, _HOLE, "not computed"), (bad, _BAD, "!", "NaN or Inf")):
         if count:
             mark = Text("  ") + (Text("██", style=_style(colour)) if coloured else Text(f"'{letter}'"))
             text.append_text(mark).append(f" {word} {count:,}")
@@ -134,6 +139,26 @@ def _width(count: int, console: Console) -> int:
 def _spread(count: int, over: int) -> npt.NDArray[np.int64]:
     """Which of `count` places each of `over` columns shows."""
     return ((np.arange(over) + 0.5) * count / over).astype(np.int64)
+
+
+def _gathered(values: npt.NDArray[Any], over: int, axis: int, find: np.ufunc) -> npt.NDArray[Any]:
+    """Values in `over` places along an axis: repeated where they are fewer, else what `find` makes of each stretch."""
+    count = values.shape[axis]
+    if count <= over:
+        return np.take(values, _spread(count, over), axis)
+    gathered: npt.NDArray[Any] = find.reduceat(values, np.arange(over) * count // over, axis)
+    return gathered
+
+
+def _ends(low: float, high: float) -> tuple[str, str]:
+    """Two values with the fewest digits that tell them apart, from four on, in at most ten letters."""
+    pair = f"{low:.4g}", f"{high:.4g}"
+    for digits in range(5, 10):
+        finer = f"{low:.{digits}g}", f"{high:.{digits}g}"
+        if pair[0] != pair[1] or max(map(len, finer)) > 10:
+            break
+        pair = finer
+    return pair
 
 
 def _coloured(places: FloatArray, known: BoolArray, good: BoolArray) -> FloatArray:
@@ -156,29 +181,48 @@ def _half_blocks(upper: FloatArray, lower: FloatArray) -> Text:
 def _letters(places: FloatArray, known: BoolArray, good: BoolArray) -> str:
     step = np.minimum((places * len(_RAMP)).astype(int), len(_RAMP) - 1)
     found = zip(step.tolist(), known.tolist(), good.tolist(), strict=True)
-    return "".join(" " if not is_known else "!" if not is_good else _RAMP[k] for k, is_known, is_good in found)
+    return "".join(_HOLE if not is_known else "!" if not is_good else _RAMP[k] for k, is_known, is_good in found)
 
 
-def _profile(x: FloatArray, values: FloatArray, computed: BoolArray, console: Console, title: str, axis: str) -> Text:
-    """A column for each place, as high as its value; "·" stands where nothing is computed, "!" for NaN and Inf."""
+def _profile(
+    x: FloatArray,
+    values: FloatArray,
+    computed: BoolArray,
+    console: Console,
+    title: str,
+    axis: str,
+    *,
+    highest: bool = False,
+) -> Text:
+    """A column for each place, as high as its value; "·" stands where nothing is computed, "!" for NaN and Inf.
+
+    Of more places than columns each column shows its lowest value, or its highest.
+    """
     finite = computed & np.isfinite(values)
     text = Text().append(f"{title}\n", style="bold")
     if not finite.any():
         return text.append("no finite value yet\n")
     scale = _Scale.of(values[finite])
-    i = _spread(len(x), _width(len(x), console))
+    width = _width(len(x), console)
+    find = np.maximum if highest else np.minimum
+    known = _gathered(computed, width, 0, np.logical_or)
+    good = _gathered(finite, width, 0, np.logical_or)
+    shown = _gathered(np.where(finite, values, -np.inf if highest else np.inf), width, 0, find)
     lines = max(4, min(_HEIGHT // 2, console.height - _BELOW))
-    eighths = 1 + np.rint(scale.places(np.where(finite, values, scale.low))[i] * (8 * lines - 1)).astype(int)
+    eighths = 1 + np.rint(scale.places(np.where(good, shown, scale.low)) * (8 * lines - 1)).astype(int)
+    low, high = _ends(scale.low, scale.high)
     coloured = console.color_system is not None
     for line in range(lines - 1, -1, -1):
-        edge = f"{scale.high:>10.4g} " if line == lines - 1 else f"{scale.low:>10.4g} " if line == 0 else " " * 11
+        edge = f"{high:>10} " if line == lines - 1 else f"{low:>10} " if line == 0 else " " * 11
         text.append(edge)
         letters = [
-            _column(int(e) - 8 * line) if good else _empty(line, known)
-            for e, known, good in zip(eighths, computed[i], finite[i], strict=True)
+            _column(int(e) - 8 * line) if is_good else _empty(line, is_known)
+            for e, is_known, is_good in zip(eighths, known, good, strict=True)
         ]
         text.append("".join(letters), style=_COLUMN if coloured else "").append("\n")
-    parts: Sequence[str] = [f"{axis} from {x[0]:.4g} to {x[-1]:.4g}"]
+    parts: Sequence[str] = [f"{axis} from {' to '.join(_ends(float(x[0]), float(x[-1])))}"]
+    if len(x) > width:
+        parts = [*parts, f"a column: the {'highest' if highest else 'lowest'} of up to {-(-len(x) // width)} places"]
     parts = [*parts, *(["log scale"] if scale.log else [])]
     for count, sign, word in (
         (int((~computed).sum()), "·", "not computed"),

@@ -43,6 +43,7 @@
       sort.type = "button";
       sort.append(...heading.childNodes);
       heading.append(sort);
+      if (heading.textContent.length > 24) heading.style.minWidth = "11rem"; // or it grows tall out of sight
       sort.addEventListener("click", () => {
         const up = heading.getAttribute("aria-sort") !== "ascending";
         table.querySelectorAll("th[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
@@ -53,6 +54,16 @@
       });
     });
   }
+
+  // A hint below tables that are wider than the page, until their end is reached
+  function hint(wide) {
+    wide.classList.toggle("goes-on", wide.scrollLeft + wide.clientWidth < wide.scrollWidth - 2);
+  }
+  const hints = () => document.querySelectorAll(".wide").forEach(hint);
+  document.addEventListener("scroll", (event) => { if (event.target.classList?.contains("wide")) hint(event.target); }, true);
+  document.addEventListener("toggle", hints, true);
+  window.addEventListener("resize", hints);
+  hints();
 
   // Numbers by size, before texts; NaN last of the numbers
   function compare(a, b) {
@@ -74,6 +85,7 @@
   const pictures = JSON.parse(document.getElementById("pictures").textContent);
   // plotly's own button that uploads a picture is left out: nothing leaves the page
   const config = { displaylogo: false, showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const SHOWN = 300; // rows of a picture's values; their CSV has all
   const drawn = [];
 
   function made(tag, text, attributes = {}) {
@@ -91,12 +103,18 @@
       this.flat = figure.querySelector(".plot");
       this.solid = null; // where 3-D is drawn, once it is asked for
       this.turned = false;
+      this.logs = {}; // what the reader chose for a quantity
+      this.slice = Object.values(this.views)[0].slice;
       this.addTools();
+      addValues(figure, pictures[Number(figure.dataset.picture)].values);
       this.settle();
       this.draw();
     }
 
-    get view() { return this.views[this.shown]; }
+    get view() {
+      const view = this.views[this.shown];
+      return view.slices ? { surface: view.slices[this.slice] } : view;
+    }
 
     addTools() {
       const tools = this.figure.querySelector(".tools");
@@ -110,21 +128,31 @@
         label.append(select);
         tools.append(label);
       }
-      if (names.some((name) => this.views[name].surface)) {
+      const sliced = this.views[this.shown];
+      if (sliced.slices) {
+        const label = made("label", `${sliced.along} = `);
+        const select = made("select", "");
+        for (const place of Object.keys(sliced.slices).sort((a, b) => a - b)) select.append(made("option", place));
+        select.value = this.slice;
+        select.addEventListener("change", () => { this.slice = select.value; this.settle(); this.draw(); });
+        label.append(select);
+        tools.append(label);
+      }
+      if (this.view.surface) {
         this.turn = made("button", "3-D", { type: "button", "aria-pressed": "false", "aria-label": `3-D view of ${title}` });
         this.turn.addEventListener("click", () => { this.turned = !this.turned; this.draw(); });
         tools.append(this.turn);
       }
       this.scale = made("button", "Log scale", { type: "button", "aria-label": `Log scale of ${title}` });
-      this.scale.addEventListener("click", () => { this.log = !this.log; this.draw(); });
+      this.scale.addEventListener("click", () => { this.log = this.logs[this.shown] = !this.log; this.draw(); });
       tools.append(this.scale);
     }
 
-    // Of a view that was chosen: whether its scale can be a log, and is at first
+    // Of a view that was chosen: whether its scale can be a log, and is as the reader chose, or at first
     settle() {
-      const range = this.view.surface ? surfaceRange(this.view.surface) : null;
-      const can = range ? range.any && 0 < range.low && range.low < range.high : Boolean(this.view.log);
-      this.log = range ? can && range.high > 100 * range.low : Boolean(this.view.logFirst);
+      const s = this.view.surface;
+      const can = Boolean(s ? s.scales.log : this.view.log);
+      this.log = can && (this.logs[this.shown] ?? Boolean(s ? s.logFirst : this.view.logFirst));
       this.scale.hidden = !can;
     }
 
@@ -140,7 +168,7 @@
           this.solid = made("div", "", { class: "plot solid", role: "img", "aria-label": this.flat.getAttribute("aria-label") });
           this.flat.after(this.solid);
         }
-        this.plot(this.solid, solidFigure(this.view.surface, this.log));
+        this.plot(this.solid, solidFigure(this.view.surface, this.log, this.solid.clientWidth || 600));
         return;
       }
       if (this.solid) { // browsers keep few 3-D pictures at a time
@@ -161,6 +189,7 @@
       const tall = height || Math.round(Math.min(580, Math.max(340, 0.68 * wide)));
       const text = { color: colour("ink"), size: wide < 520 ? 11 : 13, family: getComputedStyle(document.body).fontFamily };
       place.style.minHeight = `${tall}px`;
+      const bar_ = { ...config, displayModeBar: wide < 520 ? false : "hover" };
       Plotly.react(place, coloured(data), coloured({
         paper_bgcolor: "rgba(0,0,0,0)",
         plot_bgcolor: "rgba(0,0,0,0)",
@@ -173,8 +202,47 @@
         ...layout,
         width: wide,
         height: tall,
-      }), config);
+      }), bar_).then(() => { // for a pointer; the keyboard has the values below
+        for (const one of place.querySelectorAll(".modebar-btn")) one.tabIndex = -1;
+      });
     }
+  }
+
+  // -- the values of a picture -----------------------------------------------------------------------------------------
+
+  function addValues(figure, values) {
+    const details = figure.querySelector(".values");
+    details.hidden = !values.columns.length;
+    details.querySelector("button").addEventListener("click", () => {
+      const link = made("a", "", { download: values.file });
+      link.href = URL.createObjectURL(new Blob([csvOf(values)], { type: "text/csv" }));
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    });
+    details.addEventListener("toggle", () => {
+      if (details.open && !details.querySelector("table")) addTable(details.querySelector(".wide"), values);
+      hints();
+    });
+  }
+
+  function csvOf({ columns, data }) {
+    const entry = (value) => (typeof value === "string" ? `"${value.replaceAll('"', '""')}"` : value === null ? "" : value);
+    const rows = (data[0] || []).map((_, k) => data.map((column) => entry(column[k])).join(","));
+    return `${[columns.map(entry).join(","), ...rows].join("\n")}\n`;
+  }
+
+  function addTable(place, { columns, data }) {
+    const count = data[0].length;
+    const table = made("table", "");
+    const head = table.createTHead().insertRow();
+    for (const name of columns) head.append(made("th", name, { scope: "col" }));
+    const body = table.createTBody();
+    for (let k = 0; k < Math.min(count, SHOWN); k += 1) {
+      const row = body.insertRow();
+      for (const column of data) row.insertCell().textContent = column[k] === null ? "" : String(column[k]);
+    }
+    place.append(table);
+    if (count > SHOWN) place.parentElement.append(made("p", `The first ${SHOWN} of ${count.toLocaleString("en")} rows.`));
   }
 
   function axis(given, extra = {}) {
@@ -224,62 +292,54 @@
     return s.range;
   }
 
-  // How values become heights: log10, or a division by a power of ten that keeps extreme numbers drawable
+  // How values become heights (log10, or a division by a power of ten that keeps extreme numbers drawable), and heights
+  // bands between levels, which are those of the static pictures: band k lies between levels k and k + 1
   function scaleOf(s, log) {
     const { low, high, any } = surfaceRange(s);
-    const largest = Math.max(Math.abs(low), Math.abs(high));
-    const far = any && largest > 0 && (largest > 1e30 || largest < 1e-30);
-    const power = far ? Math.max(-300, Math.floor(Math.log10(largest))) : 0;
-    const drawn = log ? (v) => Math.log10(v) : (v) => v / 10 ** power;
-    const [from, to] = any ? [drawn(low), drawn(high)] : [0, 1];
-    const constant = !(to - from > 1e-12 * Math.max(Math.abs(from), Math.abs(to), 1e-300));
-    let step = niceStep((to - from) / 18, log);
-    if (constant) step = 1;
-    const start = Math.ceil(from / step - 1e-9) * step;
-    const levels = [];
-    for (let k = 0; start + k * step <= to + 1e-9 * step && k < 60; k += 1) levels.push(start + k * step);
-    const marks = log && to - from > 0.8 ? roundDecades(from, to) : levels;
-    const every = Math.max(1, Math.ceil(marks.length / 8));
-    const ticks = constant ? [from] : marks.filter((_, k) => k % every === 0);
-    const said = (level) => (log ? numberText(10 ** level) : numberText(level * 10 ** power));
-    return { drawn, from, to, constant, step, start, levels, ticks, texts: ticks.map(said), any };
+    const { exponent, constant, levels, texts: said } = log ? s.scales.log : s.scales.linear;
+    const drawn = log ? (v) => Math.log10(v) : (v) => v / 10 ** exponent;
+    const last = levels.length - 1;
+    const band = (height) => {
+      let k = 0;
+      while (k < last - 1 && height >= levels[k + 1]) k += 1;
+      return k + (height - levels[k]) / (levels[k + 1] - levels[k]);
+    };
+    const every = Math.max(1, Math.ceil(levels.length / 8));
+    const named = constant ? [0] : levels.map((_, k) => k).filter((k) => k % every === 0);
+    return {
+      drawn, band, constant, any, levels, last, from: any ? drawn(low) : 0, to: any ? drawn(high) : 1,
+      ticks: constant ? [0.5] : named, heights: named.map((k) => levels[k]),
+      texts: constant && any ? [valueText(low)] : named.map((k) => said[k]),
+    };
   }
 
-  // 1, 2 and 5 times powers of ten, or the powers alone, as log10
-  function roundDecades(from, to) {
-    const mantissas = to - from < 3 ? [1, 2, 5] : [1];
-    const marks = [];
-    for (let power = Math.floor(from); power <= to; power += 1) marks.push(...mantissas.map((m) => Math.log10(m) + power));
-    return marks.filter((mark) => from - 1e-9 <= mark && mark <= to + 1e-9);
+  // Five digits, and as many more as give a value to a step
+  function valueText(value, step = 0) {
+    if (value === null) return "";
+    const place = (v) => Math.floor(Math.log10(v) + 1e-9);
+    const digits = step > 0 && value !== 0 ? Math.max(5, place(Math.abs(value)) - place(step) + 1) : 5;
+    return digits > 15 ? String(value) : String(Number(value.toPrecision(digits)));
   }
 
-  function niceStep(step, log) {
-    const power = 10 ** Math.floor(Math.log10(step));
-    const nice = [1, 2, 5, 10].find((m) => m * power >= step * 0.999) * power;
-    return log ? Math.max(nice, 0.1) : nice;
-  }
-
-  function numberText(value) {
-    if (value === 0) return "0";
-    const size = Math.abs(value);
-    if (size >= 1e-3 && size < 1e5) return String(Number(value.toPrecision(3)));
-    const [mantissa, power] = value.toExponential(2).split("e");
-    const front = Number(mantissa);
-    return `${front === 1 ? "" : `${front}×`}10<sup>${Number(power)}</sup>`;
-  }
-
-  function valueText(value) {
-    return value === null ? "" : String(Number(value.toPrecision(5)));
+  // A tenth of the smallest distance of two neighbours
+  function fineStep(values) {
+    let least = Infinity;
+    for (let k = 1; k < values.length; k += 1) least = Math.min(least, Math.abs(values[k] - values[k - 1]) || Infinity);
+    return least < Infinity ? least / 10 : 0;
   }
 
   const WORDS = { m: "not computed", n: "NaN", i: "Inf", j: "-Inf" };
 
   function texts(s) {
+    const { low, high, any } = surfaceRange(s);
+    const [across, up, fine] = [fineStep(s.x), fineStep(s.y), any ? high / 1e4 - low / 1e4 : 0];
     return s.z.map((row, j) => row.map((v, i) => {
-      const where = `${s.names[0]} = ${valueText(s.x[i])}, ${s.names[1]} = ${valueText(s.y[j])}`;
+      const where = `${s.names[0]} = ${valueText(s.x[i], across)}, ${s.names[1]} = ${valueText(s.y[j], up)}`;
       const state = s.state ? s.state[j][i] : ".";
-      const error = s.error && s.error[j][i] !== null ? ` ± ${s.error[j][i]}` : "";
-      return `${where}<br>${s.quantity} ${state === "." ? valueText(v) + error : WORDS[state]}`;
+      const stderr = s.error ? s.error[j][i] : null;
+      const error = stderr === null ? "" : ` ± ${stderr}`;
+      const step = stderr > 0 && !(fine > 0 && fine < stderr / 10) ? stderr / 10 : fine;
+      return `${where}<br>${s.name} ${state === "." ? valueText(v, step) + error : WORDS[state]}`;
     }));
   }
 
@@ -289,26 +349,23 @@
 
   function flatFigure(s, log, wide) {
     const scale = scaleOf(s, log);
-    const z = heights(s, scale);
+    const bands = heights(s, scale).map((row) => row.map((v) => (v === null ? null : scale.band(v))));
     const grid = s.x.length > 1 && s.y.length > 1;
-    const whole = !s.state && grid && !scale.constant && scale.any;
-    const limits = scale.constant ? [scale.from - 0.5, scale.from + 0.5] : [scale.from, scale.to];
-    const shared = { x: s.x, y: s.y, hoverinfo: "text" };
-    const values = {
-      ...shared, z, text: texts(s), colorscale: "Viridis", zmin: limits[0], zmax: limits[1], showscale: scale.any,
-      colorbar: bar(wide, { tickvals: scale.ticks, ticktext: scale.texts, title: { text: s.quantity, side: "top" } }),
-    };
+    const lined = grid && !scale.constant && scale.any;
+    const whole = !s.state && lined;
+    const shared = { x: s.x, y: s.y, text: texts(s), hoverinfo: "text", colorscale: "Viridis" };
+    const colorbar = bar(wide, { tickvals: scale.ticks, ticktext: scale.texts, title: { text: s.quantity, side: wide < 520 ? "top" : "right" } });
     const data = [];
-    const contours = { start: scale.start, end: scale.levels[scale.levels.length - 1], size: scale.step };
-    if (whole) {
-      data.push({ ...values, type: "contour", autocontour: false, contours, line: { width: 0.7, color: "rgba(255,255,255,0.7)" } });
-    } else { // contours need four finite corners; coloured cells show single values, too
-      data.push({ ...values, type: "heatmap", hoverongaps: false });
-      if (grid && !scale.constant && scale.any && scale.levels.length) {
-        data.push({ ...values, type: "contour", autocontour: false, contours, line: { width: 0.7, color: "rgba(255,255,255,0.7)" }, showscale: false });
-      }
+    if (!whole) { // contours need four finite corners; coloured cells show single values, too
+      const z = bands.map((row) => row.map((v) => (v === null ? null : Math.max(0, Math.min(Math.floor(v), scale.last - 1)) + 0.5)));
+      data.push({ ...shared, z, type: "heatmap", hoverongaps: false, zmin: 0.5, zmax: Math.max(1.5, scale.last - 0.5), showscale: scale.any && !lined, colorbar });
     }
-    if (s.state) data.push(...withoutValue(s, values.text));
+    if (lined) {
+      const contours = { start: 1, end: Math.max(1, scale.last - 1), size: 1 };
+      data.push({ ...shared, z: bands, type: "contour", autocontour: false, contours, colorbar,
+        line: { width: 0.7, color: "rgba(255,255,255,0.7)", smoothing: 0 } });
+    }
+    if (s.state) data.push(...withoutValue(s, shared.text));
     if (inside(0, s.x) && inside(0, s.y)) {
       data.push({ type: "scatter", mode: "markers", x: [0], y: [0], name: "centre", hoverinfo: "skip",
         marker: { symbol: "cross", size: 11, color: "white", line: { color: "black", width: 1.2 } } });
@@ -317,15 +374,24 @@
     const borders = [s.x, s.y].map(cellBorders);
     const ends = (k) => (whole ? [[s.x, s.y][k][0], [s.x, s.y][k].at(-1)] : [borders[k][0], borders[k].at(-1)]);
     const layout = {
-      xaxis: axis({ title: { text: folded(s.labels[0], wide) }, range: reach(ends(0), s.points && s.points.x), showgrid: false, zeroline: false }),
-      yaxis: axis({ title: { text: folded(s.labels[1], wide) }, range: reach(ends(1), s.points && s.points.y), showgrid: false, zeroline: false }),
+      xaxis: axis({ title: { text: folded(s.labels[0], wide) }, range: reach(ends(0), s.points && s.points.x), showgrid: false, zeroline: false,
+        ...(s.toScale ? { constrain: "domain" } : {}) }),
+      yaxis: axis({ title: { text: folded(s.labels[1], wide) }, range: reach(ends(1), s.points && s.points.y), showgrid: false, zeroline: false,
+        ...(s.toScale ? { scaleanchor: "x", constrain: "domain" } : {}) }),
       showlegend: data.some((trace) => trace.type === "scatter"),
     };
     if (wide < 520) layout.margin = { l: 52, r: 10, t: 16, b: 120 };
-    return { data, layout, height: wide < 520 ? Math.round(1.25 * wide) : undefined };
+    return { data, layout, height: s.toScale ? heightToScale(layout, wide) : wide < 520 ? Math.round(1.25 * wide) : undefined };
   }
 
-  function folded(label, wide) { return wide < 520 ? label.replace(" (", "<br>(") : label; }
+  // As high as the plane drawn to scale needs, from a strip to a tall picture
+  function heightToScale({ xaxis, yaxis }, wide) {
+    const [across, up] = [xaxis, yaxis].map(({ range }) => range[1] - range[0]);
+    const [beside, above] = wide < 520 ? [62, 200] : [200, 130];
+    return Math.round(Math.min(wide < 520 ? 1.6 * wide : 720, Math.max(260, ((wide - beside) * up) / across + above)));
+  }
+
+  function folded(label, wide) { return wide < 520 ? label.replace(" (", "<br>(").replace(", ", ",<br>") : label; }
 
   function inside(value, axis_) { return axis_[0] <= value && value <= axis_.at(-1); }
 
@@ -347,20 +413,19 @@
   function withoutValue(s, text) {
     const [across, up] = [cellBorders(s.x), cellBorders(s.y)];
     const kinds = [["m", "not computed", "/", "hatch"], ["nij", "NaN or Inf", "x", "red"]];
-    return kinds.flatMap(([letters, name, shape, look]) => {
+    return kinds.flatMap(([letters, name, shape, look], kind) => {
       const [x, y] = [[], []];
-      let count = 0;
+      const count = s.counts[kind]; // those of a thinned picture, too
       s.state.forEach((row, j) => {
         for (let i = 0; i < row.length; i += 1) {
           if (!letters.includes(row[i])) continue;
           const first = i;
           while (i + 1 < row.length && letters.includes(row[i + 1])) i += 1;
-          count += i + 1 - first;
           x.push(across[first], across[i + 1], across[i + 1], across[first], across[first], null);
           y.push(up[j], up[j], up[j + 1], up[j + 1], up[j], null);
         }
       });
-      if (!count) return [];
+      if (!x.length) return [];
       const cells = s.state.map((row) => [...row].map((letter) => (letters.includes(letter) ? 0 : null)));
       return [
         { type: "heatmap", x: s.x, y: s.y, z: cells, text, hoverinfo: "text", hoverongaps: false, showscale: false,
@@ -396,30 +461,86 @@
     try { return Boolean(canvas.getContext("webgl2") || canvas.getContext("webgl")); } catch { return false; }
   }
 
-  function solidFigure(s, log) {
+  // The height of the drawn surface at any place, between its four neighbours; null beyond the grid and at gaps
+  function heightAt(s, z, x, y) {
+    const cell = (axis_, v) => {
+      if (!inside(v, axis_)) return null;
+      let k = 0;
+      while (k < axis_.length - 2 && v > axis_[k + 1]) k += 1;
+      return [k, (v - axis_[k]) / (axis_[k + 1] - axis_[k])];
+    };
+    const [across, up] = [cell(s.x, x), cell(s.y, y)];
+    if (!across || !up) return null;
+    const [[i, a], [j, b]] = [across, up];
+    const corners = [z[j][i], z[j][i + 1], z[j + 1][i], z[j + 1][i + 1]];
+    if (corners.includes(null)) return null;
+    return (1 - b) * ((1 - a) * corners[0] + a * corners[1]) + b * ((1 - a) * corners[2] + a * corners[3]);
+  }
+
+  // Points with their own heights, lifted over the surface; between two of them, where they are joined, along the surface
+  function over(s, z, scale, log, lift) {
+    const own = (s.points.z || s.points.x.map(() => null)).map((v) => (v === null || (log && v <= 0) ? null : scale.drawn(v)));
+    const above = (x, y, height) => {
+      const ground = heightAt(s, z, x, y);
+      return ground === null && height === null ? null : Math.max(ground ?? -Infinity, height ?? -Infinity) + lift;
+    };
+    const [px, py] = [s.points.x, s.points.y];
+    const places = { x: px, y: py, z: px.map((x, k) => above(x, py[k], own[k])) };
+    const line = { x: [], y: [], z: [] };
+    const STEPS = 24;
+    for (let k = 0; s.points.joined && k + 1 < px.length; k += 1) {
+      for (let step = 0; step <= STEPS; step += 1) {
+        const share = step / STEPS;
+        const [x, y] = [px, py].map((p) => (1 - share) * p[k] + share * p[k + 1]);
+        const end = step === 0 ? places.z[k] : step === STEPS ? places.z[k + 1] : above(x, y, null);
+        line.x.push(x); line.y.push(y); line.z.push(end);
+      }
+    }
+    return [places, line];
+  }
+
+  function solidFigure(s, log, wide) {
     const scale = scaleOf(s, log);
     const z = heights(s, scale);
     const limits = scale.constant ? [scale.from - 0.5, scale.from + 0.5] : [scale.from, scale.to];
+    const colours = z.map((row) => row.map((v) => (v === null ? null : scale.band(v))));
+    const steps = scale.levels.slice(1).map((v, k) => v - scale.levels[k]);
+    const even = Math.max(...steps) < 1.001 * Math.min(...steps);
     const data = [{
-      type: "surface", x: s.x, y: s.y, z, text: texts(s), hoverinfo: "text", colorscale: "Viridis", cmin: limits[0],
-      cmax: limits[1], showscale: false, connectgaps: false,
-      contours: { z: { show: !scale.constant, start: scale.start, end: scale.to, size: scale.step, color: "rgba(255,255,255,0.6)", width: 1 } },
+      type: "surface", x: s.x, y: s.y, z, text: texts(s), hoverinfo: "text", colorscale: "Viridis", surfacecolor: colours,
+      cmin: 0.5, cmax: Math.max(1.5, scale.last - 0.5), connectgaps: false,
+      colorbar: { ...bar(wide, { tickvals: scale.ticks, ticktext: scale.texts, title: { text: s.quantity, side: wide < 520 ? "top" : "right" } }), ...(wide < 520 ? { y: -0.02 } : { len: 0.7 }) },
+      contours: { z: { show: even && !scale.constant, start: scale.levels[0], end: scale.to, size: steps[0], color: "rgba(255,255,255,0.6)", width: 1 } },
     }];
-    if (s.points && s.points.z) {
-      const lift = 0.01 * (limits[1] - limits[0]);
-      data.push({
-        type: "scatter3d", mode: s.points.joined ? "lines+markers" : "markers", x: s.points.x, y: s.points.y,
-        z: s.points.z.map((v) => (v === null || (log && v <= 0) ? null : scale.drawn(v) + lift)), name: s.points.kind, hovertext: s.points.texts,
-        hoverinfo: "text", line: { color: "#e69f00", width: 5 }, marker: { color: "#e69f00", size: 4 },
-      });
+    const lift = 0.015 * (limits[1] - limits[0]);
+    const centre = heightAt(s, z, 0, 0);
+    if (centre !== null) {
+      data.push({ type: "scatter3d", mode: "markers", x: [0], y: [0], z: [centre + 2 * lift], name: "centre", hoverinfo: "name",
+        marker: { symbol: "cross", size: 5, color: "white", line: { color: "black", width: 1 } } });
     }
-    const side = (text) => ({ title: { text }, gridcolor: "@grid", backgroundcolor: "rgba(0,0,0,0)", color: "@ink", nticks: 6 });
+    if (s.points) {
+      const [places, line] = over(s, z, scale, log, lift);
+      if (s.points.joined) {
+        data.push({ type: "scatter3d", mode: "lines", ...line, hoverinfo: "skip", showlegend: false, line: { color: "#e69f00", width: 6 } });
+      }
+      data.push({ type: "scatter3d", mode: "markers", ...places, name: s.points.kind, hovertext: s.points.texts, hoverinfo: "text",
+        marker: { color: "#e69f00", size: 4, line: { color: "black", width: 1 } } });
+    }
+    const lettered = (text) => ({ text: wide < 520 ? text.split(" (")[0] : text.replace(" (", "<br>(").replaceAll(", ", ",<br>"), font: { size: 11 } });
+    const side = (text) => ({ title: lettered(text), gridcolor: "@grid", backgroundcolor: "rgba(0,0,0,0)", color: "@ink", nticks: 6 });
     const scene = {
       xaxis: side(s.labels[0]), yaxis: side(s.labels[1]),
-      zaxis: { ...side(s.quantity), tickvals: scale.ticks, ticktext: scale.texts, range: scale.constant ? limits : undefined },
-      aspectmode: "manual", aspectratio: { x: 1.1, y: 1.1, z: 0.75 }, camera: { eye: { x: -1.4, y: -1.55, z: 1.0 }, center: { x: 0, y: 0, z: -0.2 } },
+      zaxis: { ...side(s.quantity), tickvals: scale.constant ? [scale.from] : scale.heights, ticktext: scale.texts, range: scale.constant ? limits : undefined },
+      aspectmode: "manual", aspectratio: aspect(s), camera: { eye: { x: -1.4, y: -1.55, z: 1.0 }, center: { x: 0, y: 0, z: -0.2 } },
     };
-    return { data, layout: { scene, margin: { l: 0, r: 0, t: 0, b: 0 }, showlegend: false, dragmode: "turntable" } };
+    return { data, layout: { scene, margin: { l: 0, r: 0, t: 0, b: wide < 520 ? 70 : 0 }, showlegend: data.length > 1, dragmode: "turntable" } };
+  }
+
+  function aspect(s) {
+    if (!s.toScale) return { x: 1.1, y: 1.1, z: 0.75 };
+    const [across, up] = [s.x, s.y].map((axis_) => axis_.at(-1) - axis_[0]);
+    const longest = Math.max(across, up);
+    return { x: 1.1 * Math.max(0.2, across / longest), y: 1.1 * Math.max(0.2, up / longest), z: 0.75 };
   }
 
   // -- when pictures are drawn -----------------------------------------------------------------------------------------
@@ -454,7 +575,7 @@
   window.addEventListener("beforeprint", () => {
     for (const figure of [...waiting]) begin(figure);
     root.dataset.theme = "light";
-    opened = [...document.querySelectorAll("details:not([open])")];
+    opened = [...document.querySelectorAll("details:not([open], .values)")];
     for (const one of opened) one.open = true;
     for (const drawing of drawn) drawing.drawFlat(PAPER);
   });
