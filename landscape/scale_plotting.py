@@ -133,7 +133,7 @@ def choose_scale(
     if log:
         plain = _plain(True, 0, _decades(math.log10(low), math.log10(high), count), "log scale")
     else:
-        lost = f"linear levels: {int((values <= 0).sum())} values are 0 or below, which have no logarithm"
+        lost = f"linear levels: values of 0 or below ({int((values <= 0).sum())}) have no logarithm"
         rounded = _round_levels(low / 10.0**exponent, high / 10.0**exponent, count)
         plain = _plain(False, exponent, rounded, lost if named == "auto" and wide else "")
     if named == "step":
