@@ -22,7 +22,7 @@ from landscape.curves import Curve
 from landscape.data import Data
 from landscape.errors import InputError, nearest
 from landscape.failures import Tolerance
-from landscape.fit import CurveFit, FitSettings, fitted_curve, on_line, training_data
+from landscape.fit import CurveFit, FitSettings, fitted_curve, load_optimizers, on_line, training_data
 from landscape.loop import agree, run_task
 from landscape.objective import Objective
 from landscape.path import check_statistics, chosen_batchnorm, evaluated, places_of
@@ -87,6 +87,7 @@ class ConnectivityTask:
                 kind, degree, epochs, optimizer, lr, momentum, weight_decay, decay, parts=parts
             )
             self._train = training_data(objective, train, batch_size)
+            load_optimizers()
         self._batchnorm = chosen_batchnorm(objective, batchnorm, statistics)
         self._statistics: Data | None = None
         if self._batchnorm == "reestimated":

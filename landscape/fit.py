@@ -303,6 +303,14 @@ class CurveFit:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
 
 
+def load_optimizers() -> None:
+    """Have torch load what its first optimiser needs, its compiler among it: seconds in which no item is in hand.
+
+    Kills from outside would else often meet the same place of an item, which is then blamed for them.
+    """
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
 class FitTask:
     """Item 0: one fitted curve."""
 
@@ -320,6 +328,7 @@ class FitTask:
     ) -> None:
         self._objective, self._points, self._data = objective, points, data
         self._settings, self._seed, self._state = settings, seed, state
+        load_optimizers()
         self.report: Callable[[str], None] | None = None  # see `task.Telling`
         self.stopping: Callable[[], bool] | None = None
 

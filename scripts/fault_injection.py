@@ -183,6 +183,8 @@ def kill_until_complete(
         if any(now.get(path) != content for path, content in kept.items()):
             raise LostError(f"{job}, start {number + 1}: a file of finished rows is gone or changed")
         kept = now
+        if code == 4:
+            raise LostError(f"{job}, start {number + 1}: an item was blamed for the kills and left out")
         if code == 0:
             break
     compare(run, wanted)

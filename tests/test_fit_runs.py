@@ -152,6 +152,16 @@ def test_progress_tells_epoch_loss_and_time_left(monkeypatch: pytest.MonkeyPatch
     assert told[-1].endswith(" left")
 
 
+def test_what_the_first_optimizer_loads_is_there_before_an_item_is_in_hand() -> None:
+    statement = (
+        "import sys, fit_job; from landscape import fit; assert 'torch._dynamo' not in sys.modules; "
+        "fit.FitTask.evaluate = lambda *_: sys.exit(10 + ('torch._dynamo' in sys.modules)); "
+        "fit_job.fitted(fit_job.net())"
+    )
+    done = subprocess.run([sys.executable, "-c", statement], cwd=PROGRAMS, env=mpi_environment(), check=False)
+    assert done.returncode == 11
+
+
 def test_every_step_is_a_place_of_its_own_and_the_same_in_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "_REPORT", 0.0)
 
