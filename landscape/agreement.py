@@ -24,7 +24,7 @@ from landscape.claims import Progress
 from landscape.comm import Communicator, world
 from landscape.data import Batch, random_state_kept
 from landscape.errors import InputError, nearest
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.losses import main_output
 from landscape.objective import Objective
 from landscape.path import check_statistics
@@ -439,9 +439,8 @@ def measure_agreement(
     task.reestimate(comm)
     outcome = run_task(task, out, ranks_per_item=ranks_per_item, progress=progress, job=job)
     result = agreement_from_rows(task.describe(), outcome.rows, outcome.history)
-    store = outcome.store
-    if store is not None and outcome.complete:
-        agree(comm, lambda: result.save(store.result) if comm.rank == 0 else None)
+    if outcome.store is not None and outcome.complete:
+        write_result(result.save, outcome.store.result)
     return result
 
 

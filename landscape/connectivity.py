@@ -23,12 +23,13 @@ from landscape.data import Data
 from landscape.errors import InputError, nearest
 from landscape.failures import Tolerance
 from landscape.fit import CurveFit, FitSettings, fitted_curve, load_optimizers, on_line, training_data
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
-from landscape.path import check_statistics, chosen_batchnorm, evaluated, places_of
+from landscape.path import check_statistics, chosen_batchnorm, places_of
 from landscape.results import FloatArray
 from landscape.states import ThetaLike, model_labels, model_pairs, read_model, read_models, require_finite
 from landscape.store import History, result_attributes
+from landscape.surface import evaluated
 from landscape.task import Description, ItemStopped, Row, Rows
 from landscape.training import TrainingData
 from landscape.trees import digest
@@ -323,10 +324,9 @@ def measure_connectivity(
     )
     found = connectivity_from_rows(task.describe(), outcome.rows, outcome.history)
     if outcome.store is not None and outcome.ended:
-        store = outcome.store
         if world().rank == 0:
-            shutil.rmtree(store.folder / STATE_FOLDER, ignore_errors=True)
-        agree(world(), lambda: found.save(store.result) if world().rank == 0 else None)
+            shutil.rmtree(outcome.store.folder / STATE_FOLDER, ignore_errors=True)
+        write_result(found.save, outcome.store.result)
     return found
 
 

@@ -18,7 +18,7 @@ from landscape.directions import Plane, plane_from_directions
 from landscape.eigen import Matrix, check_tol, pair_row
 from landscape.errors import InputError
 from landscape.grid import AXIS_NAMES, Grid
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
 from landscape.results import FloatArray, Surface
 from landscape.spectra import Spectrum
@@ -150,7 +150,7 @@ def measure_curvature_map(
     outcome = run_task(task, out, ranks_per_item=ranks_per_item, progress=progress, job=job)
     surface = map_from_rows(task.describe(), outcome.rows, outcome.history)
     if out is not None and surface.complete:
-        agree(world(), lambda: surface.save(Path(out) / RESULT) if world().rank == 0 else None)
+        write_result(surface.save, Path(out) / RESULT)
     return surface
 
 

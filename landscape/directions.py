@@ -98,6 +98,13 @@ class Plane:
         return {"lengths": lengths.tolist(), "cosines": np.nan_to_num(cosines).tolist()}
 
 
+def random_direction(
+    theta: Tensor, layout: Layout, normalize: str, ignored: Sequence[Block], seed: int, axis: int
+) -> Tensor:
+    """Direction `axis` (size,) of `random_plane`, from (seed, axis) alone, scaled to theta (size,), 0 where ignored."""
+    return normalise_(normal_vector(layout.size, seed, "direction", axis), theta, layout, normalize, ignored)
+
+
 def random_plane(
     objective: Objective,
     *,
@@ -133,7 +140,7 @@ def random_plane(
     theta = objective.theta.double().cpu()
     directions: list[Tensor] = []
     for axis in range(axes):
-        direction = normalise_(normal_vector(layout.size, seed, "direction", axis), theta, layout, normalize, ignored)
+        direction = random_direction(theta, layout, normalize, ignored, seed, axis)
         if orthogonal:
             try:
                 orthogonalise_(direction, directions, theta, layout, normalize, ignored)

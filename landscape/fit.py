@@ -26,7 +26,7 @@ from landscape.curves import Curve
 from landscape.data import random_state_kept, seed_everything
 from landscape.errors import InputError, NumericalError, StoreError, nearest
 from landscape.files import write_durably
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
 from landscape.results import FloatArray
 from landscape.states import ThetaLike, read_model, require_finite
@@ -422,10 +422,9 @@ def fit_curve(
     outcome = run_task(task, folder, ranks_per_item=ranks, progress=progress, job=job)
     curve = curve_from_rows(task.describe(), outcome.rows, outcome.history).placed(objective)
     if outcome.store is not None:
-        store = outcome.store
         if world().rank == 0:
-            (store.folder / FIT_STATE).unlink(missing_ok=True)
-        agree(world(), lambda: curve.save(store.result) if world().rank == 0 else None)
+            (outcome.store.folder / FIT_STATE).unlink(missing_ok=True)
+        write_result(curve.save, outcome.store.result)
     return curve
 
 

@@ -16,7 +16,7 @@ from landscape.comm import Communicator, world
 from landscape.eigen import Matrix, check_tol, pair_columns, pair_row
 from landscape.errors import InputError, RunInterrupted
 from landscape.failures import Tolerance
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
 from landscape.spectra import LayerSpectra, Trace
 from landscape.spectrum import Stage, matrix_of, read_stage, trace_of_stage, trace_task
@@ -112,7 +112,7 @@ def measure_layer_spectra(
         run("trace", agree(world(), lambda: trace_task(matrix, method, trace_tol, seed, stages)), None)
     result = layers_from_stages(stages)
     if folder is not None:
-        agree(world(), lambda: result.save(folder / RESULT) if world().rank == 0 else None)
+        write_result(result.save, folder / RESULT)
     return result
 
 

@@ -53,6 +53,11 @@ class Outcome:
         return bool(ended(self.rows.done, self.history.failed).all())
 
 
+def write_result(save: Callable[[Path], object], path: Path) -> None:
+    """Have rank 0 write a result by its `save`; where that fails, raise on all ranks."""
+    agree(world(), lambda: save(path) if world().rank == 0 else None)
+
+
 def agree(comm: Communicator, action: Callable[[], T]) -> T:
     """Run `action` on every rank; where it raises on any rank, raise on all, so that none waits for another."""
     results: list[T] = []

@@ -22,13 +22,13 @@ from landscape.comm import Communicator, world
 from landscape.curves import Curve, curve_from_points
 from landscape.data import Batch, Data
 from landscape.errors import InputError
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import BATCHNORM_MODES, Objective
 from landscape.paths import Path, to_split
 from landscape.results import FloatArray
 from landscape.states import ThetaLike
 from landscape.store import History, Store, json_differences, result_attributes
-from landscape.surface import RECHECK_RTOL
+from landscape.surface import RECHECK_RTOL, evaluated
 from landscape.task import Description, Row, Rows
 from landscape.trees import digest
 
@@ -282,8 +282,7 @@ def measure_path(
             tol,
         )
     if outcome.store is not None:
-        store = outcome.store
-        agree(comm, lambda: path.save(store.result) if comm.rank == 0 else None)
+        write_result(path.save, outcome.store.result)
     return path
 
 
@@ -338,16 +337,6 @@ def interpolated_buffers(curve: Curve, t: float) -> dict[str, Tensor]:
         else (a if t < 0.5 else last[name])
         for name, a in first.items()
     }
-
-
-def evaluated(
-    objective: Objective, theta: Tensor, buffers: Mapping[str, Tensor] | None, group: Communicator
-) -> dict[str, float]:
-    """{quantity: value, quantity_stderr: its standard error, ...} at theta (size,); see `Objective.evaluate`."""
-    row: dict[str, float] = {}
-    for name, estimate in objective.evaluate(theta, buffers=buffers, group=group).items():
-        row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr
-    return row
 
 
 def _statistics_stderr(

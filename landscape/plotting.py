@@ -29,11 +29,11 @@ from landscape.style import (
     styled,
     words,
 )
-from landscape.surface_summary import settled
+from landscape.tables import settled
 
 KINDS = ("contour", "3d", "profile", "ratio")
 
-_JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
+JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
 _RATIO = "convexity"
 _LOWEST = "eigenvalue_min"
 _MOST = 150  # grid lines of each axis that a 3d picture draws
@@ -325,7 +325,7 @@ def _mark_centre(ax: Axes) -> None:
 
 def _mark_points(ax: Axes, points: Points) -> None:
     x, y = points.coordinates[:, 0], points.coordinates[:, 1]
-    joined = points.kind in _JOINED
+    joined = points.kind in JOINED
     ax.plot(
         x,
         y,
@@ -362,7 +362,7 @@ def _mark_line(ax: Axes, points: Points, quantity: str, scale: Scale) -> None:
     x = points.coordinates[:, 0]
     if quantity in points.true:
         ax.plot(x, scale.drawn(points.true[quantity]), "D", color=ORANGE, markeredgecolor="black", label=points.kind)
-    for i in (0, len(points.labels) - 1) if points.kind in _JOINED else range(len(points.labels)):
+    for i in (0, len(points.labels) - 1) if points.kind in JOINED else range(len(points.labels)):
         ax.axvline(x[i], color=ORANGE, linestyle="--", linewidth=1)
         ax.annotate(
             points.labels[i],

@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from landscape_kernels.normalise import normalise_
 from landscape_kernels.perturb import perturb_
-from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.claims import Progress
 from landscape.comm import Communicator, world
-from landscape.directions import blocks_matching, random_plane
+from landscape.directions import blocks_matching, random_direction, random_plane
 from landscape.errors import InputError, nearest
 from landscape.failures import Tolerance
 from landscape.grid import Grid, axis_values
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
 from landscape.results import BoolArray, FloatArray
 from landscape.store import History, result_attributes
-from landscape.surface import RECHECK_RTOL, anchor_points, chosen_batchnorm, precision_error
+from landscape.surface import RECHECK_RTOL, anchor_points, chosen_batchnorm, evaluated, precision_error
 from landscape.task import Description, Row, Rows
 
 if TYPE_CHECKING:
@@ -170,11 +168,7 @@ class ProfilesTask:
         x, number = self._grid.coordinates(index if anchor < 0 else self._all_anchors[anchor])
         theta = perturb_(self._theta, self._first.centre, [self._direction(int(number))], [x])
         buffers = self._objective.reestimate(theta, self._statistics) if self._batchnorm == "reestimated" else None
-        row: dict[str, float] = {}
-        found = self._objective.evaluate(theta, buffers=buffers, group=group, full_precision=anchor >= 0)
-        for name, estimate in found.items():
-            row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr
-        return row
+        return evaluated(self._objective, theta, buffers, group, full_precision=anchor >= 0)
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -184,9 +178,8 @@ class ProfilesTask:
         """Direction `number` of `random_plane`."""
         if self._held[0] != number:
             objective = self._objective
-            drawn = normal_vector(objective.layout.size, self._seed, "direction", number)
             theta = objective.theta.double().cpu()
-            normalise_(drawn, theta, objective.layout, self._normalize, self._ignored)
+            drawn = random_direction(theta, objective.layout, self._normalize, self._ignored, self._seed, number)
             self._held = (number, objective.vector(drawn))
         return self._held[1]
 
@@ -242,8 +235,7 @@ def measure_profiles(
     )
     profiles = profiles_from_rows(task.describe(), outcome.rows, outcome.history)
     if outcome.store is not None and outcome.ended:
-        result = outcome.store.result
-        agree(world(), lambda: profiles.save(result) if world().rank == 0 else None)
+        write_result(profiles.save, outcome.store.result)
     return profiles
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from landscape.profiles import SHARES, Profiles
-from landscape.surface_summary import settled
-from landscape.tables import Table, number, pairs_table
+from landscape.tables import Table, number, pairs_table, settled
 
 _WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
 

@@ -18,7 +18,7 @@ from landscape.curvature import require_operator, select_blocks
 from landscape.density import DensityTask, check_density, density_from_rows
 from landscape.eigen import EigenTask, Matrix, space_rows
 from landscape.errors import InputError, RunInterrupted
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
 from landscape.results import FloatArray
 from landscape.routes import check_products
@@ -156,7 +156,7 @@ def measure_spectrum(
         )
         run("density", task, ranks_per_item)
     if folder is not None:  # with what an earlier call has left there, too
-        agree(world(), lambda: spectrum_from_folder(folder).save(folder / RESULT) if world().rank == 0 else None)
+        write_result(lambda path: spectrum_from_folder(folder).save(path), folder / RESULT)
     return spectrum_from_stages(stages)
 
 

@@ -16,7 +16,7 @@ from landscape.directions import Plane
 from landscape.errors import InputError
 from landscape.failures import Tolerance
 from landscape.grid import AXIS_NAMES, Grid
-from landscape.loop import agree, run_task
+from landscape.loop import agree, run_task, write_result
 from landscape.objective import BATCHNORM_MODES, Objective
 from landscape.results import Points, Surface
 from landscape.store import History, result_attributes
@@ -114,11 +114,7 @@ class SurfaceTask:
             buffers = points.buffers[point] if points.buffers else None
         if self._batchnorm == "reestimated":
             buffers = self._objective.reestimate(theta, self._statistics)
-        row: dict[str, float] = {}
-        estimates = self._objective.evaluate(theta, buffers=buffers, group=group, full_precision=full)
-        for name, estimate in estimates.items():
-            row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr
-        return row
+        return evaluated(self._objective, theta, buffers, group, full_precision=full)
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -183,8 +179,7 @@ def measure_surface(
     )
     surface = surface_from_rows(task.describe(), outcome.rows, outcome.history)
     if outcome.store is not None and outcome.ended:
-        result = outcome.store.result
-        agree(world(), lambda: surface.save(result) if world().rank == 0 else None)
+        write_result(surface.save, outcome.store.result)
     return surface
 
 
@@ -228,6 +223,22 @@ def _attributes(description: Description, history: History) -> dict[str, Any]:
     if "seed" in plane:
         attributes["seed"] = plane["seed"]
     return attributes
+
+
+def evaluated(
+    objective: Objective,
+    theta: Tensor,
+    buffers: Mapping[str, Tensor] | None,
+    group: Communicator,
+    *,
+    full_precision: bool = False,
+) -> dict[str, float]:
+    """{quantity: value, quantity_stderr: its standard error, ...} at theta (size,); see `Objective.evaluate`."""
+    row: dict[str, float] = {}
+    found = objective.evaluate(theta, buffers=buffers, group=group, full_precision=full_precision)
+    for name, estimate in found.items():
+        row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr
+    return row
 
 
 def precision_error(description: Description, rows: Rows, size: int) -> dict[str, float]:

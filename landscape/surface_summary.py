@@ -10,9 +10,8 @@ import numpy as np
 
 from landscape.grid import Grid
 from landscape.results import FloatArray, Points, Surface
-from landscape.tables import Cell, Table, number, pairs_table
+from landscape.tables import Cell, Table, number, pairs_table, settled
 
-_ROUNDING = 1e-14  # of a value: a standard error or spread below it is what additions leave, not something measured
 _SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more
 _WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
 
@@ -37,15 +36,6 @@ def surface_tables(surface: Surface, title: str) -> Iterator[Table]:
     yield _quantities(surface)
     if surface.points is not None:
         yield from _points(surface.points, tuple(surface.axes), list(surface.values))
-
-
-def settled(error: float, value: float) -> float:
-    """A standard error or spread of a value, 0 where it is below the rounding of the value.
-
-    >>> settled(1e-17, 0.5), settled(1e-3, 0.5)
-    (0.0, 0.001)
-    """
-    return 0.0 if error <= _ROUNDING * abs(value) < math.inf else float(error)
 
 
 def _axes(surface: Surface, plane: Mapping[str, Any]) -> Table:

@@ -37,6 +37,7 @@ class SweepCell:
     folder: Path
     failure: str | None  # why its last attempt failed; None where it did not
     exists: bool  # whether there is a run in its folder
+    text: str  # key of what its job says
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,7 +71,10 @@ def sweep_cells(folder: Path) -> tuple[SweepCell, ...]:
         # a file that the cell names may have come, or changed, between the index and the cell's begin
         home = begun.get(cell["text"], folder / str(cell["folder"]))
         exists = (home / "run.json").is_file() or any(home.glob("*/run.json"))
-        found.append(SweepCell(int(cell["number"]), str(cell["label"]), home, _failure(home), exists, cell["changes"]))
+        text = str(cell["text"])
+        found.append(
+            SweepCell(int(cell["number"]), str(cell["label"]), home, _failure(home), exists, text, cell["changes"])
+        )
     return tuple(found)
 
 

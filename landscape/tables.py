@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+_ROUNDING = 1e-14  # of a value: a standard error or spread below it is what additions leave, not something measured
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -87,6 +89,15 @@ def number(value: float, digits: int = 6, stderr: float | None = None, *, nan: s
     error = f" +- {stderr:.2g}" if stderr is not None and math.isfinite(stderr) else ""
     text = nan if math.isnan(value) else f"{value + 0.0:.{digits}g}"  # 0 without a sign
     return Cell(text + error, float(value), None if stderr is None else float(stderr))
+
+
+def settled(error: float, value: float) -> float:
+    """A standard error or spread of a value, 0 where it is below the rounding of the value.
+
+    >>> settled(1e-17, 0.5), settled(1e-3, 0.5)
+    (0.0, 0.001)
+    """
+    return 0.0 if error <= _ROUNDING * abs(value) < math.inf else float(error)
 
 
 def pairs_table(title: str, content: Mapping[str, Any]) -> Table:

@@ -47,14 +47,15 @@ def run_sweep(sweep: Sweep, run: Callable[[Job], int], tell: Callable[[str], Non
     cannot be written, and with one rank alone nothing else.
     """
 
-    def begin() -> tuple[list[int], int, int]:
+    def begin() -> tuple[list[int], int]:
         found = places(sweep)
         write_index(sweep, found)
         once = {place.folder: place.cell.number for place in reversed(found)}
-        return sorted(once.values()), len(unfinished(found)), len(found)
+        return sorted(once.values()), len(unfinished(found))
 
     since = time_now()
-    numbers, left, cells = on_rank_0(begin)
+    numbers, left = on_rank_0(begin)
+    cells = len(sweep.cells)
     alike = f" (of {cells} cells, some of which compute the same)" if cells > len(numbers) else ""
     tell(f"{len(numbers)} runs{alike} in {sweep.out}, of which {left} are not finished")
     ended: list[Ended] = []

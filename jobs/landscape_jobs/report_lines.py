@@ -17,10 +17,10 @@ from landscape.plotting import coordinate_words
 from landscape.profiles import SHARES, Profiles
 from landscape.results import BoolArray, FloatArray, Surface
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
+from landscape.style import ERROR
 from landscape.topology import Topology
 from landscape_jobs.report_numbers import IntArray, extremes, figures, gap, numbers, range_text, spread, value_text
 from landscape_jobs.report_pictures import (
-    ERROR,
     Picture,
     View,
     band,

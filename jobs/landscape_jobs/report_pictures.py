@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from landscape.grid import Grid
-from landscape.plotting import axis_label, trajectory_values
+from landscape.plotting import JOINED, axis_label, trajectory_values
 from landscape.results import BoolArray, FloatArray, Points, Surface
 from landscape.scale_plotting import Scale, choose_scale
-from landscape.style import words
+from landscape.style import ERROR, words
 from landscape_jobs.report_numbers import (
     IntArray,
     exact,
@@ -33,9 +33,6 @@ from landscape_jobs.report_numbers import (
 )
 
 View = dict[str, Any]  # {"data": traces, "layout": ...} of lines and bars, or {"surface": ...}
-
-_JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
-ERROR = "±2 standard errors"
 
 _LEVELS = 12  # about so many, as `landscape.plotting.plot_surface` draws
 _TO_SCALE = ("pca", "through", "curve")  # planes whose axes are orthogonal, and 1 is as far along each
@@ -398,7 +395,7 @@ def _points(surface: Surface, quantity: str) -> View | None:
         texts.append("<br>".join(lines_))
     return {
         "kind": escaped(points.kind),
-        "joined": points.kind in _JOINED,
+        "joined": points.kind in JOINED,
         "labels": [escaped(label) for label in points.labels],
         "x": exact(points.coordinates[:, 0]),
         "y": exact(points.coordinates[:, 1]),

@@ -6,7 +6,6 @@ What a run's state is follows from its folder alone: its rows, the records of it
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -27,7 +26,7 @@ from landscape.errors import LandscapeError, StoreError
 from landscape.grid import Grid
 from landscape.runs import run_stores
 from landscape.store import FAILURES, RESULT, Store
-from landscape.sweeps import INDEX, is_sweep, sweep_cells
+from landscape.sweeps import is_sweep, sweep_cells
 from landscape_jobs.queue import (
     Answer,
     JobName,
@@ -258,11 +257,9 @@ class Reader:
         if not is_sweep(folder):
             return [_Place(folder)]
         cells = sweep_cells(folder)
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        texts = {int(cell["number"]): str(cell.get("text", "")) for cell in index["cells"]}
         if folder not in self._elsewhere:
             self._elsewhere[folder] = attempts_of(folder)
-        return [_Place(c.folder, folder, c.number, c.label, c.failure or "", texts.get(c.number, "")) for c in cells]
+        return [_Place(c.folder, folder, c.number, c.label, c.failure or "", c.text) for c in cells]
 
     def _job_names(self, place: _Place) -> tuple[JobName, ...]:
         """The Slurm jobs that were submitted for a run, oldest first; of a sweep a cell is a task of an array."""

@@ -21,7 +21,7 @@ from landscape.sweeps import is_sweep
 from landscape.tables import Table
 from landscape_jobs.queue import Queue
 from landscape_jobs.shown import as_rich
-from landscape_jobs.status import NOT_BEGUN, UNREADABLE, Reader, require_runs
+from landscape_jobs.status import NOT_BEGUN, UNREADABLE, Reader, Report, require_runs
 from landscape_jobs.status_tables import StatusTable, watch_status
 from landscape_jobs.watch_pictures import picture
 
@@ -57,30 +57,30 @@ def watch_run(
     Where the console is no terminal it is shown once. Raises StoreError for what cannot be read, once it is shown.
     """
     if not console.is_terminal:
-        shown, active = _shown(folder, reader, console)
+        shown, report = _shown(folder, reader, console)
         console.print(Group(*shown))
-        if not active:
-            _require_readable(reader)
+        if not report.active:
+            _require_readable(report)
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            shown, active = _shown(folder, reader, console)
+            shown, report = _shown(folder, reader, console)
             live.update(Group(*shown), refresh=True)
-            if not active:
+            if not report.active:
                 break
             sleep(every)
-    _require_readable(reader)
+    _require_readable(report)
 
 
-def _require_readable(reader: Reader) -> None:
+def _require_readable(report: Report) -> None:
     """Raise StoreError for a run of which nothing can be read."""
-    run = reader.read().runs[0]
+    run = report.runs[0]
     if run.state == UNREADABLE:
         raise StoreError(run.detail)
 
 
-def _shown(folder: Path, reader: Reader, console: Console) -> tuple[list[RenderableType], bool]:
-    """What there is to see now, and whether anything may still change."""
+def _shown(folder: Path, reader: Reader, console: Console) -> tuple[list[RenderableType], Report]:
+    """What there is to see now, and how far the run is."""
     report = reader.read()
     parts: list[RenderableType] = []
     if any(run.state not in (NOT_BEGUN, UNREADABLE) for run in report.runs):
@@ -88,7 +88,7 @@ def _shown(folder: Path, reader: Reader, console: Console) -> tuple[list[Rendera
             parts += _of_result(open_result(folder), console)
         except LandscapeError as error:  # a run that is being written, or cannot be read: the table below tells more
             parts.append(Text(f"no picture: {error}"))
-    return [*parts, StatusTable(report)], report.active
+    return [*parts, StatusTable(report)], report
 
 
 def _of_result(result: Any, console: Console) -> Iterator[RenderableType]:
