@@ -19,7 +19,6 @@ from landscape_jobs.sweep import (
     Place,
     begin_cell,
     forget_failure,
-    is_indexed,
     note_failure,
     places,
     stop_signal,
@@ -80,8 +79,6 @@ def run_cell(
 
     def begin() -> tuple[Place, int | None]:
         place = places(sweep, [cell])[0]  # anew: files that it names may have come meanwhile
-        if not is_indexed(sweep, cell):
-            write_index(sweep, places(sweep))
         if note is not None:
             write_durably(note, str(place.folder).encode())
         if finished(place.folder):

@@ -475,6 +475,7 @@ def _run_sweep(
     note_folder: Path | None = None,
 ) -> None:
     from landscape_jobs.cells import run_cell, run_sweep
+    from landscape_jobs.sweep import index_alone
 
     def run_job(job: Job) -> int:
         try:
@@ -485,6 +486,7 @@ def _run_sweep(
 
     sweep = on_rank_0(load)
     if cell is not None:
+        on_rank_0(lambda: index_alone(sweep, sweep.cell(cell)))
         ended = run_cell(sweep, cell, run_job, tell, note_folder)
         if ended.error is not None:
             raise ended.error

@@ -176,11 +176,10 @@ def _digest(path: Path, known: dict[Path, str]) -> str | None:
 # -- the folder of a sweep -------------------------------------------------------------------------------------------
 
 
-def is_indexed(sweep: Sweep, cell: Cell) -> bool:
-    """Whether the sweep's folder knows of a cell, since the sweep was run whole or submitted."""
-    if not is_sweep(sweep.out):
-        return False
-    return cell.label in (known["label"] for known in sweep_index(sweep.out)["cells"])
+def index_alone(sweep: Sweep, cell: Cell) -> None:
+    """Write which cells the sweep has, before one is run alone, unless its folder knows of that one."""
+    if not is_sweep(sweep.out) or cell.label not in (known["label"] for known in sweep_index(sweep.out)["cells"]):
+        write_index(sweep, places(sweep))
 
 
 def write_index(sweep: Sweep, found: Sequence[Place]) -> None:
