@@ -12,7 +12,6 @@
 from landscape.agreement import Agreement, measure_agreement
 from landscape.alignment import Alignment, align, find_alignment
 from landscape.checkpoint import load_checkpoint, read_state
-from landscape.claims import Progress
 from landscape.connections import Connectivity
 from landscape.connectivity import measure_connectivity
 from landscape.curvature import CurvatureOperator
@@ -26,10 +25,8 @@ from landscape.exchange import (
     write_loss_landscape_directions,
     write_loss_landscape_surface,
 )
-from landscape.failures import Tolerance
 from landscape.fit import fit_curve
 from landscape.layer_spectra import measure_layer_spectra
-from landscape.loop import run_task
 from landscape.objective import Objective
 from landscape.opening import merge_runs
 from landscape.opening import open_anything as open  # the notebook's ls.open(path)
@@ -38,6 +35,9 @@ from landscape.paths import Path
 from landscape.profiles import Profiles, measure_profiles
 from landscape.recorder import TrajectoryRecorder
 from landscape.results import Estimate, Points, Surface
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
 from landscape.spectrum import measure_spectrum
 from landscape.surface import measure_surface

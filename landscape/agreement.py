@@ -15,23 +15,24 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from landscape_kernels import similarity
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.moments import MOMENTS, moments_, ratio
 from landscape_kernels.probes import derive_seed
 from landscape_kernels.similarity import SMALLEST_CHUNK, Comoments
 from torch import Tensor
 
-from landscape.claims import Progress
-from landscape.comm import Communicator, world
 from landscape.data import Batch, random_state_kept
 from landscape.errors import InputError, nearest
-from landscape.loop import agree, run_task, write_result
 from landscape.losses import main_output
 from landscape.objective import Objective
 from landscape.path import check_statistics
-from landscape.results import FloatArray
+from landscape.run.comm import Communicator, world
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import History, result_attributes
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
 from landscape.states import ThetaLike, model_labels, model_pairs, read_models
-from landscape.store import History, result_attributes
-from landscape.task import Description, Row, Rows
 from landscape.trees import batch_size, digest, tensors_in
 
 if TYPE_CHECKING:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 from matplotlib.figure import Figure
 
 from landscape.agreement import Agreement
-from landscape.heat_map import WRITTEN, heat_map, side_of
-from landscape.results import FloatArray
-from landscape.style import StyledFigure, finish, styled
+from landscape.pictures.heat_map import WRITTEN, heat_map, side_of
+from landscape.pictures.style import StyledFigure, finish, styled
 
 _TITLES = {
     "cka": "linear CKA",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import BoolArray, FloatArray
 from landscape_kernels.krylov import KrylovState, eigenpairs, lanczos_quadrature
 from landscape_kernels.probes import normal_vector, rademacher_vector
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from landscape.data import Batch
 from landscape.eigen import check_tol
 from landscape.errors import InputError
 from landscape.objective import Objective
-from landscape.results import BoolArray, FloatArray
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from landscape_kernels.arrays import BoolArray, FloatArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from landscape.errors import InputError, nearest
 from landscape.paths import Path
-from landscape.results import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     import pandas

@@ -12,25 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
 from landscape.alignment import METHODS, align
-from landscape.claims import Progress
-from landscape.comm import SERIAL, Communicator, world
 from landscape.connections import Connectivity
 from landscape.curves import Curve
 from landscape.data import Data
 from landscape.errors import InputError, nearest
-from landscape.failures import Tolerance
 from landscape.fit import CurveFit, FitSettings, fitted_curve, load_optimizers, on_line, training_data
-from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
 from landscape.path import check_statistics, chosen_batchnorm, places_of
-from landscape.results import FloatArray
+from landscape.run.comm import SERIAL, Communicator, world
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import History, result_attributes
+from landscape.run.task import Description, ItemStopped, Row, Rows
+from landscape.run.together import agree, write_result
 from landscape.states import ThetaLike, model_labels, model_pairs, read_model, read_models, require_finite
-from landscape.store import History, result_attributes
 from landscape.surface import evaluated
-from landscape.task import Description, ItemStopped, Row, Rows
 from landscape.training import TrainingData
 from landscape.trees import digest
 

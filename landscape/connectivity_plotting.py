@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -14,11 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from landscape.connections import Connectivity
 from landscape.curves import Curve
 from landscape.errors import InputError, nearest
-from landscape.heat_map import heat_map, short_names, side_of
 from landscape.path_plotting import plot_paths
 from landscape.paths import Path
-from landscape.results import FloatArray
-from landscape.style import GREY, StyledFigure, finish, line_look, styled, words
+from landscape.pictures.heat_map import heat_map, short_names, side_of
+from landscape.pictures.style import GREY, StyledFigure, finish, line_look, styled, words
 
 KINDS = ("table", "graph", "paths")
 _TITLES = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}

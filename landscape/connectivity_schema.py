@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
-from landscape import hdf5
 from landscape.connections import NUMBERS, Connectivity
+from landscape.files import hdf5
+from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
 from landscape.paths import BARRIER, MC
-from landscape.results import FloatArray
-from landscape.schema import file_tree, read_attributes, reading, to_xarray
 
 if TYPE_CHECKING:
     import xarray

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Block
 from torch import Tensor
 
-from landscape.comm import SERIAL, Communicator, available_memory, local_size
 from landscape.data import Batch
 from landscape.errors import InputError, NumericalError, nearest
 from landscape.objective import Objective
-from landscape.results import FloatArray
 from landscape.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.run.comm import SERIAL, Communicator, available_memory, local_size
 from landscape.trees import batch_size
 
 OPERATORS = ("hessian", "ggn")

@@ -8,23 +8,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import eigenpairs
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.claims import Progress
-from landscape.comm import Communicator, world
 from landscape.directions import Plane, plane_from_directions
 from landscape.eigen import Matrix, check_tol, pair_row
 from landscape.errors import InputError
 from landscape.grid import AXIS_NAMES, Grid
-from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
-from landscape.results import FloatArray, Surface
+from landscape.results import Surface
+from landscape.run.comm import Communicator, world
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import RESULT, History, result_attributes
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
 from landscape.spectra import Spectrum
 from landscape.spectrum import matrix_of
-from landscape.store import RESULT, History, result_attributes
-from landscape.task import Description, Row, Rows
 
 _ENDS = ("eigenvalue_max", "eigenvalue_min")
 _BATCHNORM = ("frozen", "reestimated")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from landscape import hdf5
 from landscape.curves import Curve
-from landscape.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.files import hdf5
+from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
 
 if TYPE_CHECKING:
     import xarray

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.curves import CURVES, arc_length, combine_, difference_gram, slopes, weights
 from torch import Tensor
 
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
-from landscape.results import FloatArray
 from landscape.states import ThetaLike, read_model, require_finite
 from landscape.trees import digest
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import lanczos_quadratures
 from landscape_kernels.operators import DeflatedOperator, complement
 from landscape_kernels.probes import rademacher_vector
 from landscape_kernels.quadrature import density
 from torch import Tensor
 
-from landscape.comm import Communicator
 from landscape.eigen import Matrix
 from landscape.errors import InputError
-from landscape.results import FloatArray
+from landscape.run.comm import Communicator
+from landscape.run.task import Description, Row, Rows
 from landscape.spectra import Density
-from landscape.task import Description, Row, Rows
 from landscape.trees import digest
 
 _POINTS = 2048

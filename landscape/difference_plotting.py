@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError, nearest
+from landscape.pictures.scale import choose_scale
+from landscape.pictures.style import DIFFERENCES, StyledFigure, cell_borders, finish, hatch_cells, styled, words
 from landscape.plotting import cut_plane, label_plane, paint_plane
 from landscape.results import Surface
-from landscape.scale_plotting import choose_scale
-from landscape.style import DIFFERENCES, StyledFigure, cell_borders, finish, hatch_cells, styled, words
 
 _SAME = 1e-9  # of an axis' extent, by which coordinates of the same point may differ
 

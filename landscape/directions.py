@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.curves import combine_
 from landscape_kernels.layout import Block, Layout
 from landscape_kernels.normalise import NORMALIZATIONS, normalise_, orthogonalise_
@@ -22,7 +23,6 @@ from landscape.curvature import select_blocks
 from landscape.curves import Curve
 from landscape.errors import InputError, nearest
 from landscape.objective import Objective
-from landscape.results import FloatArray
 from landscape.states import ThetaLike, in_order, model_labels, read_model, require_finite
 from landscape.trees import digest
 

@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import Eigenpairs as RitzEnds
 from landscape_kernels.krylov import KrylovState, eigenpairs
 from landscape_kernels.perturbation import eigenvalue_errors, form_errors
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.comm import Communicator
 from landscape.curvature import ChunkProducts, CurvatureOperator, product_chunk, select_blocks
 from landscape.errors import InputError, StoreError
-from landscape.files import write_durably
+from landscape.files.durable import write_durably
 from landscape.objective import Objective
-from landscape.results import FloatArray
 from landscape.routes import ProductCheck
+from landscape.run.comm import Communicator
+from landscape.run.task import Description, ItemStopped, Row, Rows
 from landscape.sampling import Sample
-from landscape.task import Description, ItemStopped, Row, Rows
 from landscape.trees import digest
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from landscape_kernels.arrays import FloatArray
 
-from landscape import hdf5
 from landscape.errors import InputError
-from landscape.results import FloatArray, Surface
+from landscape.files import hdf5
+from landscape.results import Surface
 
 if TYPE_CHECKING:
     from landscape.objective import Objective

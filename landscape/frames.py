@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas
+from landscape_kernels.arrays import FloatArray
 
 from landscape.agreement import Agreement
 from landscape.connections import Connectivity
 from landscape.grid import AXIS_NAMES
 from landscape.paths import Path
-from landscape.results import FloatArray, Points, Surface
+from landscape.results import Points, Surface
 from landscape.spectra import Eigenpairs, LayerSpectra, Spectrum
 from landscape.topology import CriticalPoints, Topology
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
 from landscape.errors import InputError
-from landscape.results import FloatArray
 
 AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
 

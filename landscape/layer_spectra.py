@@ -11,17 +11,18 @@ from landscape_kernels.krylov import eigenpairs
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.claims import Progress
-from landscape.comm import Communicator, world
 from landscape.eigen import Matrix, check_tol, pair_columns, pair_row
 from landscape.errors import InputError, RunInterrupted
-from landscape.failures import Tolerance
-from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
+from landscape.run.comm import Communicator, world
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import RESULT, require_stages, result_attributes, whole_time
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
 from landscape.spectra import LayerSpectra, Trace
 from landscape.spectrum import Stage, matrix_of, read_stage, trace_of_stage, trace_task
-from landscape.store import RESULT, require_stages, result_attributes, whole_time
-from landscape.task import Description, Row, Rows
 from landscape.trace import choose_method, layers_of
 
 STAGES = ("layers", "trace")

@@ -17,9 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.comm import local_rank
 from landscape.data import random_state_kept, torch_random_state_kept
 from landscape.errors import InputError, nearest
+from landscape.run.comm import local_rank
 from landscape.trees import tensors_in
 
 DEVICES = ("cpu", "cuda")

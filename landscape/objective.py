@@ -16,7 +16,6 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
-from landscape.comm import SERIAL, Communicator
 from landscape.data import (
     Batch,
     Data,
@@ -41,6 +40,7 @@ from landscape.losses import (
 )
 from landscape.model import BoundModel, choose_device, default_precision
 from landscape.results import Estimate
+from landscape.run.comm import SERIAL, Communicator
 from landscape.trees import (
     alike,
     batch_size,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from landscape import hdf5, paths
+from landscape import paths
 from landscape.agreement import Agreement, agreement_from_rows
 from landscape.agreement_schema import agreement_group, read_agreement
 from landscape.connections import Connectivity
@@ -19,6 +19,8 @@ from landscape.curve_schema import curve_group, read_curve
 from landscape.curves import Curve
 from landscape.errors import InputError, StoreError, nearest
 from landscape.exchange import read_loss_landscape_surface
+from landscape.files import hdf5
+from landscape.files.schema import check_version, file_tree, merged_group, read_surface, surface_group, to_datatree
 from landscape.fit import curve_from_rows
 from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.layer_spectra import layers_from_folder
@@ -27,16 +29,15 @@ from landscape.path_schema import path_group, read_path
 from landscape.profiles import Profiles, profiles_from_rows
 from landscape.profiles_schema import profiles_group, read_profiles
 from landscape.results import Surface
+from landscape.run.store import History, Store
+from landscape.run.task import Description, Rows
 from landscape.runs import run_stages
-from landscape.schema import check_version, file_tree, merged_group, read_surface, surface_group, to_datatree
 from landscape.spectra import LayerSpectra, Spectrum
 from landscape.spectral_schema import layers_group, read_layers, read_spectrum, spectrum_group
 from landscape.spectrum import STAGES as SPECTRUM_STAGES
 from landscape.spectrum import spectrum_from_folder
-from landscape.store import History, Store
 from landscape.surface import surface_from_rows
 from landscape.sweeps import is_sweep, sweep_runs
-from landscape.task import Description, Rows
 
 if TYPE_CHECKING:
     import xarray

@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.curves import arc_length, combine_, difference_gram
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.claims import Progress
-from landscape.comm import Communicator, world
 from landscape.curves import Curve, curve_from_points
 from landscape.data import Batch, Data
 from landscape.errors import InputError
-from landscape.loop import agree, run_task, write_result
 from landscape.objective import BATCHNORM_MODES, Objective
 from landscape.paths import Path, to_split
-from landscape.results import FloatArray
+from landscape.run.comm import Communicator, world
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import History, Store, json_differences, result_attributes
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
 from landscape.states import ThetaLike
-from landscape.store import History, Store, json_differences, result_attributes
 from landscape.surface import RECHECK_RTOL, evaluated
-from landscape.task import Description, Row, Rows
 from landscape.trees import digest
 
 logger = logging.getLogger(__name__)

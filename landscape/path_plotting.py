@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, nearest
 from landscape.paths import Path, above_ends
-from landscape.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled, words
+from landscape.pictures.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled, words
 
 AGAINST = ("t", "arc")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from landscape import hdf5
+from landscape.files import hdf5
+from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
 from landscape.paths import DEFINITIONS, Path
-from landscape.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
 
 if TYPE_CHECKING:
     import xarray

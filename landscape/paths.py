@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.errors import InputError, nearest
-from landscape.results import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     import pandas

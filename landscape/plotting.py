@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection  # type: ignore[import-untyped]
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from landscape.errors import InputError, nearest
-from landscape.results import BoolArray, FloatArray, Points, Surface
-from landscape.scale_plotting import Scale, check_levels, choose_scale
-from landscape.style import (
+from landscape.pictures.marks import coordinate_words, counted, mark_nonfinite
+from landscape.pictures.scale import Scale, check_levels, choose_scale
+from landscape.pictures.style import (
     BLUE,
     ERROR,
     NONFINITE,
     ORANGE,
-    RED,
     StyledFigure,
     cell_borders,
     finish,
@@ -29,14 +29,20 @@ from landscape.style import (
     styled,
     words,
 )
+from landscape.results import Points, Surface
 from landscape.tables import settled
 
 KINDS = ("contour", "3d", "profile", "ratio")
 
+
 JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
+
 _RATIO = "convexity"
+
 _LOWEST = "eigenvalue_min"
+
 _MOST = 150  # grid lines of each axis that a 3d picture draws
+
 _NAMED = 6  # heights that a 3d axis names at most
 
 
@@ -281,16 +287,6 @@ def _profile(surface: Surface, quantity: str, cuts: Mapping[str, Cut], scale: Sc
     return _finish(figure, panels[0], list(cuts.values()), scale)
 
 
-def mark_nonfinite(ax: Axes, x: FloatArray, values: FloatArray) -> None:
-    """Mark NaN and Inf among `values` (n,) at the border of the picture."""
-    for value, marker, height in ((np.nan, "x", 0.03), (-np.inf, "v", 0.03), (np.inf, "^", 0.97)):
-        there = np.isnan(values) if np.isnan(value) else values == value
-        if there.any():
-            label = "NaN" if np.isnan(value) else f"{value:+}".replace("inf", "Inf")
-            heights = np.full(int(there.sum()), height)
-            ax.plot(x[there], heights, marker, color=RED, label=label, transform=ax.get_xaxis_transform())
-
-
 def _band(ax: Axes, x: FloatArray, cut: Cut, scale: Scale) -> None:
     known = cut.finite & np.isfinite(cut.stderr)
     if not known.any():
@@ -419,16 +415,6 @@ def axis_label(surface: Surface, name: str, place: int, *, lines: bool = False) 
     return f"{name} ({about})\n{share}" if lines else f"{name} ({about}, {share})"
 
 
-def coordinate_words(attributes: Mapping[str, Any]) -> str:
-    """What a coordinate of 1 is, from the attributes of a surface."""
-    normalize, plane = attributes.get("normalize"), attributes.get("plane")
-    if isinstance(plane, Mapping) and plane.get("kind") == "pca":
-        return "distance in parameter space"  # its directions are unit vectors
-    if normalize in (None, "", "none"):
-        return "multiples of the direction"
-    return f"{normalize}-normalised direction"
-
-
 def _finish(
     figure: Figure, ax: Axes, cuts: Sequence[Cut], scale: Scale, prefix: str = "", also: Sequence[str] = ()
 ) -> Figure:
@@ -448,12 +434,3 @@ def _finish(
     if known.size and settled(float(known.max()), highest) > 0 and cuts[0].values.ndim > 1:  # others have bands
         notes.append(f"standard error at most {known.max():.2g}")
     return finish(figure, [ax], notes)
-
-
-def counted(drawn: Sequence[tuple[FloatArray, BoolArray]], what: str) -> list[str]:
-    """["3 NaN, 2 not computed of 30 points"] of (values, computed) arrays, nothing where all have finite values."""
-    tests = (("NaN", np.isnan), ("+Inf", np.isposinf), ("-Inf", np.isneginf))
-    numbers = [(sum(int((known & test(values)).sum()) for values, known in drawn), name) for name, test in tests]
-    numbers.append((sum(int((~known).sum()) for _, known in drawn), "not computed"))
-    left = [f"{count:,} {name}" for count, name in numbers if count]
-    return [f"{', '.join(left)} of {sum(values.size for values, _ in drawn):,} {what}"] if left else []

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import BoolArray, FloatArray
 from landscape_kernels.perturb import perturb_
 from torch import Tensor
 
-from landscape.claims import Progress
-from landscape.comm import Communicator, world
 from landscape.directions import blocks_matching, random_direction, random_plane
 from landscape.errors import InputError, nearest
-from landscape.failures import Tolerance
 from landscape.grid import Grid, axis_values
-from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
-from landscape.results import BoolArray, FloatArray
-from landscape.store import History, result_attributes
+from landscape.run.comm import Communicator, world
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import History, result_attributes
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
 from landscape.surface import RECHECK_RTOL, anchor_points, chosen_batchnorm, evaluated, precision_error
-from landscape.task import Description, Row, Rows
 
 if TYPE_CHECKING:
     import pandas

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError, nearest
-from landscape.plotting import coordinate_words, counted, mark_nonfinite
+from landscape.pictures.marks import coordinate_words, counted, mark_nonfinite
+from landscape.pictures.scale import choose_scale
+from landscape.pictures.style import BLUE, ERROR, StyledFigure, cell_borders, finish, hatch_spans, styled, words
 from landscape.profiles import SHARES, Profiles
-from landscape.results import FloatArray
-from landscape.scale_plotting import choose_scale
-from landscape.style import BLUE, ERROR, StyledFigure, cell_borders, finish, hatch_spans, styled, words
 
 LEVELS = ("auto", "linear", "log")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from landscape import hdf5
+from landscape.files import hdf5
+from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
 from landscape.profiles import Profiles
-from landscape.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
 
 if TYPE_CHECKING:
     import xarray

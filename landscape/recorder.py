@@ -15,7 +15,7 @@ from torch import Tensor
 
 from landscape.checkpoint import same_values, strip_prefixes
 from landscape.errors import InputError, StoreError
-from landscape.files import write_durably
+from landscape.files.durable import write_durably
 
 logger = logging.getLogger(__name__)
 

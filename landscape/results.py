@@ -7,16 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+from landscape_kernels.arrays import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     import pandas
     import xarray
     from matplotlib.figure import Figure
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 class Estimate(float):
@@ -121,7 +117,7 @@ class Surface:
 
     def to_xarray(self) -> xarray.Dataset:
         """The surface as an xarray Dataset: one variable per quantity, its `_stderr`, `computed`, coordinates."""
-        from landscape.schema import surface_to_xarray
+        from landscape.files.schema import surface_to_xarray
 
         return surface_to_xarray(self)
 
@@ -139,6 +135,6 @@ class Surface:
 
     def save(self, path: str | Path) -> Path:
         """Write the surface as one HDF5 file (netCDF-4), atomically; returns the path."""
-        from landscape.schema import write_surface
+        from landscape.files.schema import write_surface
 
         return write_surface(path, self)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from landscape.errors import StoreError
 from landscape.layer_spectra import STAGES as LAYER_STAGES
+from landscape.run.store import RESULT, Store
 from landscape.spectrum import STAGES as SPECTRUM_STAGES
-from landscape.store import RESULT, Store
 
 
 def run_stores(folder: str | Path) -> list[Store]:

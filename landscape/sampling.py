@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.layers import output_seeds, softmax_seeds
 from landscape.objective import Objective
-from landscape.results import FloatArray
 
 SAMPLINGS = ("uniform", "importance")
 # Part of the draws that is uniform: bounds how far the weight of a sample that the forward pass thinks flat can rise.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape.results import BoolArray, FloatArray
+from landscape_kernels.arrays import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     import pandas

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from landscape.errors import InputError, nearest
-from landscape.results import BoolArray, FloatArray
+from landscape.pictures.bars import bar_figure, bars, short
+from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, StyledFigure, finish, styled
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
-from landscape.style import BLUE, ERROR, GREEN, MISSING, ORANGE, RED, StyledFigure, finish, styled
 
 KINDS = ("spectrum", "density", "layers", "vectors")
 
+
 _BULK = 0.99  # share of the density that counts as the bulk
+
 _SPAN = 1e-9  # of the highest value to the lowest on a log scale, where no width tells what is low
+
 _IMAGES = 3  # tensors drawn for each eigenvector
+
 _TILES = 16  # filters drawn along each side of a tensor's image
-_NAME = 36  # characters of a name; longer ones are abbreviated
-_ROW = 0.23  # height of a bar and its name, in inches
 
 
 @styled
@@ -69,12 +71,12 @@ def plot_layers(layers: LayerSpectra) -> Figure:
     if not np.isnan(layers.trace).all() or not panels:
         known = np.ones(len(layers.layers), dtype=bool)
         panels.append(("trace of the layer's block", layers.trace, layers.trace_stderr, known))
-    figure = _bar_figure(len(layers.layers), len(panels))
+    figure = bar_figure(len(layers.layers), len(panels))
     axes: list[Axes] = []
     for place, (text, values, errors, solid) in enumerate(panels):
         ax = figure.add_subplot(1, len(panels), place + 1, sharey=axes[0] if axes else None)
         axes.append(ax)
-        scale = _bars(ax, layers.layers, values, errors, solid, layers.computed)
+        scale = bars(ax, layers.layers, values, errors, solid, layers.computed)
         ax.set_xlabel(f"{text}{scale}")
         ax.tick_params(labelleft=place == 0)
     whole = layers.whole_trace
@@ -184,11 +186,11 @@ def _plot_traces(spectrum: Spectrum) -> Figure:
     trace = spectrum.trace
     assert trace is not None
     names = tuple(trace.layers)
-    figure = _bar_figure(len(names), 1)
+    figure = bar_figure(len(names), 1)
     ax = figure.add_subplot()
     errors = np.array([trace.layers_stderr.get(name, math.nan) for name in names])
     everywhere = np.ones(len(names), dtype=bool)
-    scale = _bars(ax, names, np.array([*trace.layers.values()]), errors, everywhere, everywhere)
+    scale = bars(ax, names, np.array([*trace.layers.values()]), errors, everywhere, everywhere)
     ax.set_xlabel(f"trace of the layer's block{scale}")
     return finish(figure, [ax], [_whole(trace), f"method {trace.method}", _cost(trace.products, trace.passes)])
 
@@ -206,7 +208,7 @@ def _plot_vectors(spectrum: Spectrum, count: int) -> Figure:
     known = np.flatnonzero(np.isfinite(vectors).all(axis=1))[:count]
     images = min(_IMAGES, len(shapes))
     wide = 2.5 + 0.16 * len(shapes)
-    names = _short(shapes)
+    names = short(shapes)
     letters = max(len(name) for name in names)
     figure = StyledFigure(figsize=(wide + 2.1 * images, 1.9 * len(known) + 0.6 + 0.08 * letters), layout="constrained")
     places = figure.add_gridspec(len(known), 1 + images, width_ratios=[wide, *[2.1] * images])
@@ -318,47 +320,6 @@ def _bulk(density: Density) -> tuple[float, float] | None:
     return float(nodes[order][low]), float(nodes[order][min(high, len(nodes) - 1)])
 
 
-def _bar_figure(rows: int, panels: int) -> Figure:
-    return StyledFigure(figsize=(3.0 + 4.2 * panels, 1.6 + _ROW * max(rows, 4)), layout="constrained")
-
-
-def _bars(
-    ax: Axes, names: Sequence[str], values: FloatArray, errors: FloatArray, solid: BoolArray, computed: BoolArray
-) -> str:
-    """Horizontal bars, the first name on top; log scale where all values are positive and span over two decades.
-
-    Returns what there is to say of the scale.
-    """
-    rows = np.arange(len(names))
-    finite = computed & np.isfinite(values)
-    for chosen, face, text in ((finite & solid, BLUE, "_"), (finite & ~solid, "white", "not converged")):
-        if chosen.any():
-            ax.barh(rows[chosen], values[chosen], height=0.7, facecolor=face, edgecolor=BLUE, label=text)
-    known = finite & np.isfinite(errors)
-    if known.any():
-        look: dict[str, Any] = {"fmt": "none", "ecolor": "black", "elinewidth": 1, "capsize": 2, "label": ERROR}
-        ax.errorbar(values[known], rows[known], xerr=2 * errors[known], **look)
-    missing = dict(MISSING)
-    for row in rows[~computed]:
-        ax.axhspan(row - 0.5, row + 0.5, zorder=0, **missing)
-        missing["label"] = "_"  # one entry in the legend
-    bad = computed & ~np.isfinite(values)
-    if bad.any():
-        place = np.full(int(bad.sum()), 0.02)
-        ax.plot(place, rows[bad], "x", color=RED, transform=ax.get_yaxis_transform(), label="NaN or Inf")
-    ax.set_yticks(rows, _short(names), fontsize="small")
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.grid(axis="x", color="0.9")
-    ax.set_axisbelow(True)
-    drawn = values[finite]
-    if drawn.size and drawn.min() > 0 and drawn.max() > 100 * drawn.min():
-        ax.set_xscale("log")
-        ax.set_xlim(left=float(drawn.min()) / 3)
-        return " (log scale)"
-    ax.axvline(0.0, color="0.4", linestyle=":", linewidth=1)
-    return ""
-
-
 def _draw_tensor(ax: Axes, name: str, entries: FloatArray) -> None:
     image, cut = _tiles(entries)
     largest = float(np.abs(entries).max())
@@ -395,18 +356,6 @@ def _tiles(entries: FloatArray) -> tuple[FloatArray, str]:
     blocks = padded.reshape(abreast, down, inputs, height + 1, width + 1).transpose(1, 3, 0, 2, 4)
     image = blocks.reshape(down * (height + 1), abreast * inputs * (width + 1))[:-1, :-1]
     return image, f" (first {outputs}×{inputs})" if (outputs, inputs) != entries.shape[:2] else ""
-
-
-def _short(names: Iterable[str]) -> list[str]:
-    """Names that fit beside a bar: of long ones all but the last part is cut to three letters, where that is unique."""
-    full = list(names)
-    short = [name if len(name) <= _NAME else _abbreviated(name) for name in full]
-    return short if len(set(short)) == len(full) else full
-
-
-def _abbreviated(name: str) -> str:
-    *parts, last = name.split(".")
-    return ".".join([*(part[:3] for part in parts), last])
 
 
 def _whole(trace: Trace) -> str:

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from landscape import hdf5
-from landscape.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.files import hdf5
+from landscape.files.fields import array, flat, names, number, texts
+from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
 
 if TYPE_CHECKING:
     import xarray
 
+
 _Names = Mapping[str, tuple[str, str]]  # field of a result -> variable in the file, long name
+
 
 _PAIRS: _Names = {
     "values": ("eigenvalue", "eigenvalue of the mean loss' curvature matrix"),
@@ -36,14 +39,18 @@ _PAIRS: _Names = {
     "independent": ("independent", "v'Av of the eigenvector on an independent sample of the data"),
     "independent_stderr": ("independent_stderr", "standard error of v'Av on the independent sample"),
 }
+
 _OPTIONAL = ("vectors", "independent", "independent_stderr")
+
 _ENDS = {"largest": ("", "from the largest down"), "smallest": ("smallest_", "from the smallest up")}
+
 
 _COUNTS: _Names = {
     "size": ("size", "dimension of the matrix"),
     "products": ("products", "matrix-vector products for the eigenvalues"),
     "passes": ("passes", "passes over the data for the eigenvalues"),
 }
+
 _TRACE: _Names = {
     "value": ("trace", "trace of the matrix"),
     "stderr": ("trace_stderr", "standard error of the trace from probes and data, as an estimate for the population"),
@@ -55,6 +62,7 @@ _TRACE: _Names = {
     "frobenius": ("frobenius", "Frobenius norm of the matrix"),
     "frobenius_stderr": ("frobenius_stderr", "standard error of the Frobenius norm"),
 }
+
 _DENSITY: _Names = {
     "grid": ("density_grid", "eigenvalue"),
     "values": ("density", "density per unit of eigenvalue, with integral 1"),
@@ -67,11 +75,13 @@ _DENSITY: _Names = {
     "products": ("density_products", "matrix-vector products for the density"),
     "passes": ("density_passes", "passes over the data for the density"),
 }
+
 _DENSITY_DIMS = {
     **dict.fromkeys(("grid", "values", "lower", "upper"), ("density_grid",)),
     **dict.fromkeys(("nodes", "weights"), ("probe", "node")),
     "deflated": ("deflated",),
 }
+
 _LAYERS: _Names = {
     "sizes": ("layer_size", "number of parameters of the layer"),
     "eigenvalues": ("eigenvalue", "eigenvalue of the layer's diagonal block, from the largest down"),
@@ -85,6 +95,7 @@ _LAYERS: _Names = {
     ),
     "computed": ("computed", "whether the layer was computed; elsewhere values are NaN and mean nothing"),
 }
+
 _RANKED = ("eigenvalues", "residuals", "stderr", "converged")
 
 
@@ -110,12 +121,12 @@ def read_spectrum(tree: hdf5.Group, path: str | Path) -> Spectrum:
 
 def spectrum_to_xarray(spectrum: Spectrum) -> xarray.Dataset:
     """The variables of the file's group "spectrum" and of its sub-groups in one Dataset, with the root's attributes."""
-    return to_xarray(_flat(spectrum_group(spectrum)), spectrum.attributes)
+    return to_xarray(flat(spectrum_group(spectrum)), spectrum.attributes)
 
 
 def spectrum_group(spectrum: Spectrum) -> hdf5.Group:
     """Eigenpairs of both ends; the sub-groups "trace" and "density" where they were measured."""
-    variables = {name: _number(getattr(spectrum, field), text) for field, (name, text) in _COUNTS.items()}
+    variables = {name: number(getattr(spectrum, field), text) for field, (name, text) in _COUNTS.items()}
     for end, (prefix, order) in _ENDS.items():
         variables |= _pairs(getattr(spectrum, end), prefix, order)
     groups: dict[str, hdf5.Group] = {}
@@ -138,7 +149,7 @@ def read_layers(tree: hdf5.Group, path: str | Path) -> LayerSpectra:
         arrays: dict[str, Any] = {field: v[name].data for field, (name, _) in _LAYERS.items()}
         sizes = tuple(int(size) for size in arrays.pop("sizes"))
         return LayerSpectra(
-            layers=_texts(v["layer"]),
+            layers=texts(v["layer"]),
             sizes=sizes,
             **arrays,
             products=int(v["products"].data),
@@ -150,18 +161,18 @@ def read_layers(tree: hdf5.Group, path: str | Path) -> LayerSpectra:
 
 def layers_to_xarray(layers: LayerSpectra) -> xarray.Dataset:
     """The variables of the file's group "layer_spectra" and of its sub-group in one Dataset over layer and rank."""
-    return to_xarray(_flat(layers_group(layers)), layers.attributes)
+    return to_xarray(flat(layers_group(layers)), layers.attributes)
 
 
 def layers_group(layers: LayerSpectra) -> hdf5.Group:
     """Variables over the dimensions layer and rank; the sub-group "trace" for the trace of the whole matrix."""
-    variables = {"layer": _names("layer", layers.layers, "name of the layer")}
+    variables = {"layer": names("layer", layers.layers, "name of the layer")}
     for field, (name, text) in _LAYERS.items():
         dims = ("layer", "rank") if field in _RANKED else ("layer",)
-        variables[name] = _array(dims, getattr(layers, field), text)
+        variables[name] = array(dims, getattr(layers, field), text)
     for field in ("products", "passes"):
         name, text = _COUNTS[field]
-        variables[name] = _number(getattr(layers, field), text)
+        variables[name] = number(getattr(layers, field), text)
     groups = {"trace": _trace_group(layers.whole_trace)} if layers.whole_trace is not None else {}
     return hdf5.Group(variables, {}, groups)
 
@@ -172,7 +183,7 @@ def _pairs(pairs: Eigenpairs, prefix: str, order: str) -> dict[str, hdf5.Variabl
         data = getattr(pairs, field)
         if data is not None:
             dims = (f"{prefix}rank", "parameter") if field == "vectors" else (f"{prefix}rank",)
-            variables[prefix + name] = _array(dims, data, f"{text}; {order}")
+            variables[prefix + name] = array(dims, data, f"{text}; {order}")
     return variables
 
 
@@ -186,18 +197,18 @@ def _read_pairs(variables: Mapping[str, hdf5.Variable], prefix: str) -> Eigenpai
 
 
 def _trace_group(trace: Trace) -> hdf5.Group:
-    variables = {name: _number(getattr(trace, field), text) for field, (name, text) in _TRACE.items()}
+    variables = {name: number(getattr(trace, field), text) for field, (name, text) in _TRACE.items()}
     method = np.array(trace.method, dtype=object)
     variables["trace_method"] = hdf5.Variable((), method, {"long_name": "how the trace was found"})
     if trace.layers:
         dims = ("trace_layer",)
-        variables["trace_layer"] = _names(*dims, trace.layers, "name of the layer, or of a parameter outside any")
+        variables["trace_layer"] = names(*dims, trace.layers, "name of the layer, or of a parameter outside any")
         text = "trace of the layer's diagonal block"
-        variables["trace_by_layer"] = _array(dims, [*trace.layers.values()], text)
+        variables["trace_by_layer"] = array(dims, [*trace.layers.values()], text)
         if trace.layers_stderr:
             errors = [trace.layers_stderr.get(name, np.nan) for name in trace.layers]
             text = "standard error of the layer's trace; by probes, of these alone"
-            variables["trace_by_layer_stderr"] = _array(dims, errors, text)
+            variables["trace_by_layer_stderr"] = array(dims, errors, text)
     return hdf5.Group(variables)
 
 
@@ -205,7 +216,7 @@ def _read_trace(group: hdf5.Group) -> Trace:
     v = group.variables
     numbers: dict[str, Any] = {field: v[name].data.item() for field, (name, _) in _TRACE.items()}
     if "trace_layer" in v:
-        names = _texts(v["trace_layer"])
+        names = texts(v["trace_layer"])
         numbers["layers"] = dict(zip(names, v["trace_by_layer"].data.tolist(), strict=True))
         if "trace_by_layer_stderr" in v:
             numbers["layers_stderr"] = dict(zip(names, v["trace_by_layer_stderr"].data.tolist(), strict=True))
@@ -215,7 +226,7 @@ def _read_trace(group: hdf5.Group) -> Trace:
 def _density_group(density: Density) -> hdf5.Group:
     return hdf5.Group(
         {
-            name: _array(_DENSITY_DIMS.get(field, ()), getattr(density, field), text)
+            name: array(_DENSITY_DIMS.get(field, ()), getattr(density, field), text)
             for field, (name, text) in _DENSITY.items()
         }
     )
@@ -227,23 +238,3 @@ def _read_density(group: hdf5.Group) -> Density:
         data = group.variables[name].data
         fields[field] = data if field in _DENSITY_DIMS else data.item()
     return Density(**fields)
-
-
-def _array(dims: tuple[str, ...], data: Any, long_name: str) -> hdf5.Variable:
-    return hdf5.Variable(dims, np.asarray(data), {"long_name": long_name, "units": "1"})
-
-
-def _number(value: float, long_name: str) -> hdf5.Variable:
-    return _array((), value, long_name)
-
-
-def _names(dim: str, names: Any, long_name: str) -> hdf5.Variable:
-    return hdf5.Variable((dim,), np.array(list(names), dtype=object), {"long_name": long_name})
-
-
-def _texts(variable: hdf5.Variable) -> tuple[str, ...]:
-    return tuple(str(text) for text in variable.data)
-
-
-def _flat(group: hdf5.Group) -> dict[str, hdf5.Variable]:
-    return {name: v for part in (group, *group.groups.values()) for name, v in part.variables.items()}

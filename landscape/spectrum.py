@@ -10,22 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
-from landscape.claims import Progress
-from landscape.comm import world
 from landscape.curvature import require_operator, select_blocks
 from landscape.density import DensityTask, check_density, density_from_rows
 from landscape.eigen import EigenTask, Matrix, space_rows
 from landscape.errors import InputError, RunInterrupted
-from landscape.loop import agree, run_task, write_result
 from landscape.objective import Objective
-from landscape.results import FloatArray
 from landscape.routes import check_products
+from landscape.run.comm import world
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import RESULT, History, Store, require_stages, result_attributes, whole_time
+from landscape.run.task import Description, Rows, Task
+from landscape.run.together import agree, write_result
 from landscape.sampling import Sample, draw, whole
 from landscape.spectra import Density, Eigenpairs, Spectrum, Trace
-from landscape.store import RESULT, History, Store, require_stages, result_attributes, whole_time
-from landscape.task import Description, Rows, Task
 from landscape.trace import Deflated, TraceTask, check_trace_tol, choose_method, layers_of, trace_from_rows
 
 logger = logging.getLogger(__name__)

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.claims import Progress
-from landscape.comm import SERIAL, Communicator, world
 from landscape.directions import Plane
 from landscape.errors import InputError
-from landscape.failures import Tolerance
 from landscape.grid import AXIS_NAMES, Grid
-from landscape.loop import agree, run_task, write_result
 from landscape.objective import BATCHNORM_MODES, Objective
 from landscape.results import Points, Surface
-from landscape.store import History, result_attributes
-from landscape.task import Description, Row, Rows
+from landscape.run.comm import SERIAL, Communicator, world
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import History, result_attributes
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
 _BETWEEN = ("through", "curve")  # kinds of planes that lie between models

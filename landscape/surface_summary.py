@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
 from landscape.grid import Grid
-from landscape.results import FloatArray, Points, Surface
+from landscape.results import Points, Surface
 from landscape.tables import Cell, Table, number, pairs_table, settled
 
 _SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more

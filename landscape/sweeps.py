@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import StoreError
+from landscape.run.store import RESULT
 from landscape.runs import failed_items, finished
-from landscape.store import RESULT
 
 INDEX = "sweep.json"
 CELL = "cell.json"

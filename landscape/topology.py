@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.errors import InputError, nearest
-from landscape.results import BoolArray, FloatArray, Surface
+from landscape.results import Surface
 
 if TYPE_CHECKING:
     import pandas

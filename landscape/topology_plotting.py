@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError, nearest
+from landscape.pictures.scale import Scale, choose_scale
+from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, RED, StyledFigure, finish, styled, words
 from landscape.plotting import plot_surface
-from landscape.scale_plotting import Scale, choose_scale
-from landscape.style import BLUE, ERROR, GREEN, ORANGE, RED, StyledFigure, finish, styled, words
 from landscape.topology import NOWHERE, MergeTree, Topology
 
 KINDS = ("barcode", "tree", "surface")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import BoolArray, FloatArray
 from landscape_kernels.moments import MOMENTS, moments_, ratio
 from landscape_kernels.operators import complement
 from landscape_kernels.probes import derive_seed, normal_vector, rademacher_vector
@@ -17,17 +18,16 @@ from landscape_kernels.trace import frobenius as frobenius_norm
 from landscape_kernels.trace import two_way, xtrace
 from torch import Tensor
 
-from landscape.comm import Communicator
 from landscape.curvature import ChunkProducts
 from landscape.eigen import Matrix, product_chunks
 from landscape.errors import InputError, NumericalError
 from landscape.layers import GradientSquares
 from landscape.piecewise import piecewise_linear
-from landscape.results import BoolArray, FloatArray
 from landscape.routes import chunk_of
+from landscape.run.comm import Communicator
+from landscape.run.task import Description, Row, Rows
 from landscape.sampling import importance, loss_seeds
 from landscape.spectra import Trace
-from landscape.task import Description, Row, Rows
 from landscape.trees import digest
 
 logger = logging.getLogger(__name__)

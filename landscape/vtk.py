@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import InputError, StoreError
-from landscape.files import write_durably
+from landscape.files.durable import write_durably
 from landscape.results import Surface
 
 _TYPES = {"f8": "double", "u1": "unsigned_char"}

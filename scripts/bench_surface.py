@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import landscape as ls
-from landscape.comm import world
 from landscape.grid import axis_values
-from landscape.task import Description
+from landscape.run.comm import world
+from landscape.run.task import Description
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from landscape_jobs.simulation import Machine, Simulated, item_times, listed, rank_factors, simulate, traffic
 
-from landscape.store import flush_interval
+from landscape.run.shards import flush_interval
 
 SEED = 1
 MEAN = 0.1  # seconds of an item

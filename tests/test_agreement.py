@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape import agreement as room
-from landscape import hdf5
 from landscape.agreement import Agreement, AgreementTask, agreement_from_rows, measure_agreement
 from landscape.agreement_schema import read_agreement
-from landscape.comm import world
 from landscape.errors import InputError
-from landscape.loop import run_task
-from landscape.store import Store
+from landscape.files import hdf5
+from landscape.run.comm import world
+from landscape.run.loop import run_task
+from landscape.run.store import Store
 
 SAMPLES, INPUTS, CLASSES = 150, 6, 3
 

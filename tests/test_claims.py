@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from landscape.claims import BYE, FAILED, STOPPED, ManagedClaims, RequestedClaims, Tally
-from landscape.comm import Serial
-from landscape.failures import Ledger
-from landscape.schedule import Claims
+from landscape.run.claims import BYE, FAILED, STOPPED, ManagedClaims, RequestedClaims
+from landscape.run.comm import Serial
+from landscape.run.failures import Ledger
+from landscape.run.progress import Tally
+from landscape.run.schedule import Claims
 
 ASKING, BLOCK, HALT, GOODBYE = 0.0, 0.0, 1.0, 2.0
 Message = tuple[int, npt.NDArray[np.float64]]

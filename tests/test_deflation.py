@@ -18,14 +18,14 @@ from torch import Tensor, nn
 import landscape as ls
 from landscape import eigen
 from landscape import trace as trace_module
-from landscape.comm import SERIAL
 from landscape.curvature import ChunkForms, CurvatureOperator
 from landscape.eigen import EigenTask, space_rows
 from landscape.errors import InputError
 from landscape.objective import Objective
+from landscape.run.comm import SERIAL
+from landscape.run.task import ItemStopped, Rows
 from landscape.spectra import Trace
 from landscape.spectrum import matrix_of, read_stage
-from landscape.task import ItemStopped, Rows
 from landscape.trace import Deflated, TraceTask, trace_from_rows
 
 N = 23

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import landscape as ls
 from landscape.connectivity import ConnectivityTask
 from landscape.layer_spectra import LayerTask
-from landscape.store import Store
+from landscape.run.store import Store
 
 NETS = """
 import os

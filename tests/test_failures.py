@@ -11,8 +11,8 @@ import pytest
 from conftest import GUARD, PROGRAMS, mpi_command, mpi_environment
 from toys import check_rows
 
-from landscape.failures import Failure, Failures, Hand, Ledger, given_up, left_in_hand
-from landscape.store import Store
+from landscape.run.failures import Failure, Failures, Hand, Ledger, given_up, left_in_hand
+from landscape.run.store import Store
 
 
 def failed(item: int, share: float = 1.0, place: str = "") -> Failure:

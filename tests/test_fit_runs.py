@@ -20,13 +20,15 @@ import torch
 from conftest import GUARD, PROGRAMS, RunMpi, mpi_environment
 from torch import nn
 
-from landscape import claims, fit, hdf5
+from landscape import fit
 from landscape.curve_schema import read_curve
 from landscape.curves import Curve
 from landscape.data import random_streams
 from landscape.errors import InputError, NumericalError, RunInterrupted, StoreError
+from landscape.files import hdf5
 from landscape.fit import curve_from_rows, fit_curve
-from landscape.store import Store
+from landscape.run import progress
+from landscape.run.store import Store
 
 INPUTS, LABELS = fit_job.samples()
 
@@ -143,7 +145,7 @@ def test_unfinished_folder(tmp_path: Path) -> None:
 
 
 def test_progress_tells_epoch_loss_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_REPORT", 0.0)
+    monkeypatch.setattr(progress, "_REPORT", 0.0)
     notes: list[str] = []
     fit_job.fitted(fit_job.net(), progress=lambda progress: notes.append(progress.note))
     told = [note for note in notes if note.startswith("epoch")]
@@ -163,7 +165,7 @@ def test_what_the_first_optimizer_loads_is_there_before_an_item_is_in_hand() -> 
 
 
 def test_every_step_is_a_place_of_its_own_and_the_same_in_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_REPORT", 0.0)
+    monkeypatch.setattr(progress, "_REPORT", 0.0)
 
     def places() -> list[str]:
         notes: list[str] = []

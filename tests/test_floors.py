@@ -20,11 +20,12 @@ FLOORS = {
 ABOVE = {"landscape_kernels": {"landscape", "landscape_jobs"}, "landscape": {"landscape_jobs"}}
 PLOTTING = {f"landscape/{path.name}" for path in FLOORS["landscape"].glob("*plotting.py")}
 GATES = {
-    "mpi4py": {"landscape/comm.py"},
-    "h5py": {"landscape/hdf5.py"},
+    "mpi4py": {"landscape/run/comm.py"},
+    "h5py": {"landscape/files/hdf5.py"},
     "h5netcdf": set(),
     "netCDF4": set(),
-    "matplotlib": PLOTTING | {"landscape/style.py", "landscape/heat_map.py"},
+    "matplotlib": PLOTTING
+    | {f"landscape/pictures/{name}.py" for name in ("style", "heat_map", "bars", "marks", "scale")},
     "plotly": {"landscape_jobs/report.py"},
     "gudhi": {"landscape/topology.py"},
     "pandas": {"landscape/frames.py", "landscape_jobs/report_lines.py"},

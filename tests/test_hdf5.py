@@ -21,8 +21,8 @@ import torch
 import xarray
 
 import landscape as ls
-from landscape import hdf5, schema
 from landscape.errors import InputError, StoreError
+from landscape.files import hdf5, schema
 from landscape.opening import open_result
 from landscape.results import Points, Surface
 

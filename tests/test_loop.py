@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from toys import Toy, check_rows, noted
 
-from landscape import signals
-from landscape.claims import Progress, Tally
 from landscape.errors import InputError, RunInterrupted
-from landscape.failures import Tolerance
-from landscape.loop import run_task
-from landscape.signals import ItemOverdueError, StopSignals, TimeLimit
-from landscape.store import Store
+from landscape.run import signals
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress, Tally
+from landscape.run.signals import ItemOverdueError, StopSignals, TimeLimit
+from landscape.run.store import Store
 
 
 @pytest.mark.parametrize("case", [*loop_cases.CASES, *failure_cases.CASES], ids=lambda case: case.__name__)
@@ -70,9 +70,9 @@ def test_signal_writes_the_rows_at_once(tmp_path: Path) -> None:
 
 
 def test_signal_in_the_middle_of_a_flush_loses_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from landscape import store
+    from landscape.run import shards
 
-    original = store.write_durably
+    original = shards.write_durably
     sent: list[bool] = []
 
     def write(path: Path, content: bytes) -> None:
@@ -81,8 +81,8 @@ def test_signal_in_the_middle_of_a_flush_loses_no_row(tmp_path: Path, monkeypatc
             os.kill(os.getpid(), signal.SIGTERM)
         original(path, content)
 
-    monkeypatch.setattr(store, "write_durably", write)
-    monkeypatch.setattr(store, "_LAST_INTERVAL", 0.0)
+    monkeypatch.setattr(shards, "write_durably", write)
+    monkeypatch.setattr(shards, "_LAST_INTERVAL", 0.0)
     with pytest.raises(RunInterrupted):
         run_task(Toy(20, tmp_path / "log"), tmp_path / "run")
     rows = Store.open(tmp_path / "run").rows()

@@ -34,7 +34,7 @@ from landscape_jobs.sweep_file import load_sweep
 from typer.testing import CliRunner
 
 import landscape as ls
-from landscape import hdf5
+from landscape.files import hdf5
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -19,9 +19,9 @@ import pytest
 from conftest import GUARD, PROGRAMS, RunMpi, mpi_command, mpi_environment
 from toys import check_rows, noted
 
-from landscape.comm import Launch, Serial, launch
 from landscape.errors import InputError
-from landscape.store import Store
+from landscape.run.comm import Launch, Serial, launch
+from landscape.run.store import Store
 
 pytestmark = pytest.mark.mpi
 
@@ -120,7 +120,7 @@ def test_two_runs_at_once_in_one_folder(run_mpi: RunMpi, tmp_path: Path) -> None
 def test_wrong_launcher_is_refused() -> None:
     """A launcher of another MPI starts N worlds of one rank: N copies of the job, refused."""
     done = subprocess.run(
-        [sys.executable, "-c", "import light; from landscape.comm import world; world()"],
+        [sys.executable, "-c", "import light; from landscape.run.comm import world; world()"],
         env={**mpi_environment(), "OMPI_COMM_WORLD_SIZE": "4", "PYTHONPATH": str(PROGRAMS)},
         capture_output=True,
         text=True,

@@ -18,9 +18,9 @@ from made import EVERY, KINDS, surface
 from typer.testing import CliRunner
 
 import landscape as ls
-from landscape import hdf5
 from landscape.errors import InputError, StoreError
 from landscape.exchange import write_loss_landscape_surface
+from landscape.files import hdf5
 from landscape.opening import open_anything, open_result, run_names
 
 JOB = '[job.plane]\nnormalize = "filter"\n'

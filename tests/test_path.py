@@ -27,7 +27,7 @@ from landscape.errors import InputError
 from landscape.objective import Objective
 from landscape.path import measure_path
 from landscape.paths import arc_mean, barrier, maximum_excess, mode_connectivity, to_split, upper_bounds
-from landscape.store import Store
+from landscape.run.store import Store
 
 EPS = float(np.finfo(np.float64).eps)
 

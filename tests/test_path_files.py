@@ -18,14 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import FillBetweenPolyCollection
 from matplotlib.figure import Figure
 
-from landscape import hdf5
 from landscape.errors import InputError, StoreError
+from landscape.files import hdf5
 from landscape.path import path_from_rows
 from landscape.path_plotting import plot_paths
 from landscape.path_schema import read_path
 from landscape.paths import DEFINITIONS, Path
-from landscape.store import Store
-from landscape.style import save_figure
+from landscape.pictures.style import save_figure
+from landscape.run.store import Store
 
 ATTRIBUTES: dict[str, Any] = {"curve_kind": "bezier", "seed": 3, "attempts": [{"host": "a"}], "job": "größer\n" * 9}
 

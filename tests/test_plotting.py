@@ -18,9 +18,9 @@ from matplotlib.patches import PathPatch, Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from landscape.errors import InputError, StoreError
+from landscape.pictures.style import line_look, save_figure
 from landscape.plotting import plot_surface, usual_kind
 from landscape.results import Points, Surface
-from landscape.style import line_look, save_figure
 
 Function = Callable[..., Any]
 

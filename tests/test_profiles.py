@@ -90,8 +90,8 @@ def test_each_is_the_surface_on_its_line_bit_for_bit(batchnorm: str) -> None:
 
 
 def test_items_in_any_order_and_one_direction_in_hand() -> None:
-    from landscape.comm import SERIAL
     from landscape.profiles import ProfilesTask
+    from landscape.run.comm import SERIAL
 
     task = ProfilesTask(network(), 3, np.linspace(-1, 1, 3))
     forward = [task.evaluate(i, SERIAL)["loss"] for i in range(task.count)]

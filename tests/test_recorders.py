@@ -19,9 +19,9 @@ from test_zoo import installed
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape import files
 from landscape.checkpoint import step_files
 from landscape.errors import InputError, StoreError
+from landscape.files import durable as files
 from landscape.recorder import TrajectoryRecorder
 
 # Warnings of these libraries are theirs; and processes of pytest hand on none whose class only a worker can import.

@@ -20,6 +20,7 @@ from landscape_jobs.cli import app
 from landscape_jobs.report import LIMIT, Part, report_html, write_report
 from landscape_jobs.report_lines import pictures_of
 from landscape_jobs.report_sources import read_parts
+from landscape_kernels.arrays import FloatArray
 from typer.testing import CliRunner
 
 import landscape as ls
@@ -28,7 +29,7 @@ from landscape.connections import Connectivity
 from landscape.curves import Curve
 from landscape.paths import Path as LossPath
 from landscape.profiles import Profiles
-from landscape.results import FloatArray, Points, Surface
+from landscape.results import Points, Surface
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
 
 ABOUT = {"model": "net", "samples": 10, "engine_version": "0.1.0", "plane": {"kind": "random", "normalize": "filter"}}

@@ -14,15 +14,16 @@ import torch
 from landscape_jobs import report
 from landscape_jobs.cli import app
 from landscape_jobs.report_lines import pictures_of
-from landscape_jobs.report_numbers import extremes
+from landscape_kernels.arrays import FloatArray
 from test_report import ABOUT, Page, agreement, bowl, pairs_of, path, spectrum, surface, write
 from test_watch import drawn
 from typer.testing import CliRunner
 
 import landscape as ls
 from landscape.curves import Curve
+from landscape.pictures.numbers import extremes
 from landscape.profiles import Profiles
-from landscape.results import FloatArray, Points, Surface
+from landscape.results import Points, Surface
 
 FLAT = 2.302585092994  # a loss at the beginning of training
 

@@ -26,7 +26,7 @@ from test_report import (
     write,
 )
 
-from landscape.scale_plotting import choose_scale
+from landscape.pictures.scale import choose_scale
 from landscape.tables import Cell, Table
 from landscape.topology import Topology, find_topology
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from landscape.schedule import LARGEST_BLOCK, Claims
+from landscape.run.schedule import LARGEST_BLOCK, Claims
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7, 64, 1000])

@@ -10,9 +10,9 @@ import pytest
 from landscape_jobs import simulation
 from landscape_jobs.simulation import Machine, Simulated, item_times, listed, rank_factors, simulate, traffic
 
-from landscape import store
 from landscape.errors import InputError
-from landscape.schedule import Claims
+from landscape.run import shards
+from landscape.run.schedule import Claims
 
 FREE = Machine(latency=0.0, service=0.0, shard=0.0, thread_poll=0.0, first_poll=0.0, last_poll=0.0)
 
@@ -125,12 +125,12 @@ def test_the_schedulers_own_code_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_shard_when_shard_writer_writes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, written = [0.0], []
-    monkeypatch.setattr(store, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(store, "write_shard", lambda *_: written.append(now[0]))
+    monkeypatch.setattr(shards, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(shards, "write_shard", lambda *_: written.append(now[0]))
     for ranks, rank in ((1, 0), (64, 0), (64, 48)):
         now[0] = 0.0
         written.clear()
-        writer = store.ShardWriter(tmp_path, "", {}, rank, ranks)
+        writer = shards.ShardWriter(tmp_path, "", {}, rank, ranks)
         for step in range(1, 8001):
             now[0] = 0.125 * step
             writer.add(step, {})
@@ -140,7 +140,7 @@ def test_a_shard_when_shard_writer_writes_one(tmp_path: Path, monkeypatch: pytes
             run = simulate(np.full(8000, 0.125), np.ones(1), FREE)
             assert run.shards == len(written)
             assert traffic(1, 1000.0, 0.125).shards == pytest.approx(len(written), abs=1)
-        assert written[0] == pytest.approx(store.flush_interval(0.0, ranks) * (1 - rank / ranks), abs=0.125)
+        assert written[0] == pytest.approx(shards.flush_interval(0.0, ranks) * (1 - rank / ranks), abs=0.125)
 
 
 # -- what is asked of it ------------------------------------------------------------------------------------------
@@ -159,11 +159,11 @@ def test_a_node_ten_times_slower_holds_nobody_up() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 32, 1000, 1920, 4096, 20_000])
 def test_all_ranks_together_write_few_files_a_second(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = 3 * store.flush_interval(1e9, ranks)
+    seconds = 3 * shards.flush_interval(1e9, ranks)
     seen = traffic(ranks, seconds, 0.1)
     assert seen.shards / seconds <= 32.0 * 1.1
     assert seen.peak <= 2 * 32
-    assert seen.unsaved <= store.flush_interval(seconds, ranks)
+    assert seen.unsaved <= shards.flush_interval(seconds, ranks)
     monkeypatch.setattr(simulation, "flush_lead", lambda rank, ranks: 0.0)
     assert traffic(ranks, seconds, 0.1).peak >= min(ranks, 1000)  # what all of them at once would do
 

@@ -24,9 +24,9 @@ from rich.console import Console
 from test_cli import contents, done, ended, landscape, start
 
 import landscape as ls
-from landscape import claims
 from landscape.curvature import CurvatureOperator
 from landscape.opening import group_names, run_names, save_together
+from landscape.run import progress
 from landscape.runs import run_stores
 
 NETS = """
@@ -236,7 +236,7 @@ def interrupt_when(words: str) -> Any:
 def test_ctrl_c_stops_within_a_product_and_resume_goes_on_from_there(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "_REPORT", 0.0)
+    monkeypatch.setattr(progress, "_REPORT", 0.0)
     done("run", folder / "job.toml", "--set", "spectrum.trace=false", "--set", "run.out=whole")
     job = load_job(folder / "job.toml", ["spectrum.trace=false"])
     with pytest.raises(ls.RunInterrupted, match="stopped by SIGINT with 0 of 1 rows"):
@@ -266,7 +266,7 @@ def test_ctrl_c_stops_within_a_product_and_resume_goes_on_from_there(
 
 
 def test_ctrl_c_between_two_tasks_is_heard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_REPORT", 0.0)
+    monkeypatch.setattr(progress, "_REPORT", 0.0)
     with pytest.raises(ls.RunInterrupted, match="stopped by SIGINT after its eigenpairs"):
         run_job(load_job(folder / "job.toml"), progress=interrupt_when("eigenpairs 1"))
     assert attempts(folder / "runs/a") == {"eigenpairs": 1}
@@ -275,7 +275,7 @@ def test_ctrl_c_between_two_tasks_is_heard(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_resume_takes_the_job_of_the_task_that_is_not_done(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_REPORT", 0.0)
+    monkeypatch.setattr(progress, "_REPORT", 0.0)
     done("run", folder / "job.toml", "--set", "spectrum.density=false")
     assert "density" not in attempts(folder / "runs/a")
     with pytest.raises(ls.RunInterrupted):
@@ -530,7 +530,7 @@ def test_a_limit_of_points_is_no_limit_of_a_spectrum(folder: Path) -> None:
 
 
 def test_progress_names_the_task_and_how_far_the_eigenpairs_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_REPORT", 0.0)
+    monkeypatch.setattr(progress, "_REPORT", 0.0)
     seen: list[ls.Progress] = []
     run_job(load_job(folder / "job.toml"), progress=seen.append)
     assert list(dict.fromkeys(p.task for p in seen)) == ["eigenpairs", "trace", "density"]

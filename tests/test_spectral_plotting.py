@@ -25,10 +25,10 @@ from test_hdf5 import example as example_surface
 from test_spectral_schema import OUTLIERS, SIZE, TENSORS, density, layers, nothing, sampled, spectrum, trace
 
 from landscape.errors import InputError
+from landscape.pictures.style import save_figure
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum
 from landscape.spectral_plotting import KINDS, plot_layers, plot_spectrum
 from landscape.spectral_summary import layers_tables, spectrum_tables
-from landscape.style import save_figure
 from landscape.summary import result_tables
 
 

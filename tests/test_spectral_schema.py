@@ -19,9 +19,9 @@ import landscape as ls
 from landscape.errors import InputError, StoreError
 from landscape.opening import save_together
 from landscape.results import Surface
+from landscape.run.store import Store
+from landscape.run.task import Description
 from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
-from landscape.store import Store
-from landscape.task import Description
 
 TENSORS = {
     "conv1.weight": (8, 1, 3, 3),

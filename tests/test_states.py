@@ -11,7 +11,7 @@ from torch import nn
 
 import landscape as ls
 from landscape.errors import InputError
-from landscape.heat_map import short_names
+from landscape.pictures.heat_map import short_names
 from landscape.states import model_labels, model_pairs, read_models
 
 

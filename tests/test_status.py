@@ -24,10 +24,11 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import landscape as ls
-from landscape import store as store_module
-from landscape.failures import Failure
-from landscape.store import Store, write_shard
-from landscape.task import Description
+from landscape.run import store as store_module
+from landscape.run.failures import Failure
+from landscape.run.shards import write_shard
+from landscape.run.store import Store
+from landscape.run.task import Description
 
 NOW = 1_800_000_000.0
 NOWHERE: dict[str, str] = {"PATH": ""}  # no Slurm

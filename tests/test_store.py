@@ -16,11 +16,13 @@ import pytest
 from conftest import GUARD, PROGRAMS
 from toys import WIDTH, Toy, check_rows, noted, true_row
 
-from landscape import files, hdf5
 from landscape.errors import InputError, StoreError
-from landscape.files import create_durably, write_durably
-from landscape.loop import run_task
-from landscape.store import FORMAT, Store, flush_interval, write_shard
+from landscape.files import durable as files
+from landscape.files import hdf5
+from landscape.files.durable import create_durably, write_durably
+from landscape.run.loop import run_task
+from landscape.run.shards import flush_interval, write_shard
+from landscape.run.store import FORMAT, Store
 
 COLUMNS = {"loss": (), "vector": (WIDTH,)}
 
@@ -295,7 +297,7 @@ def test_killed_while_the_folder_was_made(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_two_different_jobs_that_begin_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both saw an empty folder; one makes it, and the other is told."""
-    from landscape import store
+    from landscape.run import store
 
     first = Toy(3, identity={"seed": 1})
 
@@ -336,9 +338,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_full_disk_half_way(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from landscape import store
+    from landscape.run import shards
 
-    monkeypatch.setattr(store, "_LAST_INTERVAL", 0.0)  # a shard for every row
+    monkeypatch.setattr(shards, "_LAST_INTERVAL", 0.0)  # a shard for every row
     log = small_disk.parent / "log"
     with pytest.raises(StoreError, match=r"No space left on device.*make room"):
         run_task(Toy(60, log), small_disk / "run")

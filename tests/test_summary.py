@@ -14,8 +14,7 @@ from rich.console import Console
 
 import landscape as ls
 from landscape.summary import result_tables
-from landscape.surface_summary import settled
-from landscape.tables import Cell, Table, number, pairs_table
+from landscape.tables import Cell, Table, number, pairs_table, settled
 
 
 def tables(kind: str, case: str = "whole") -> dict[str, Table]:

@@ -25,8 +25,8 @@ from typer.testing import CliRunner, Result
 
 import landscape as ls
 from landscape.errors import InputError, RunInterrupted, StoreError
+from landscape.run.store import Store
 from landscape.runs import finished
-from landscape.store import Store
 from landscape.sweeps import is_sweep, sweep_cells
 
 NETS = """

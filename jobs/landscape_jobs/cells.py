@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from landscape.comm import world
 from landscape.errors import LandscapeError, RunFailedError, RunInterrupted
-from landscape.files import write_durably
-from landscape.provenance import time_now
+from landscape.files.durable import write_durably
+from landscape.files.provenance import time_now
+from landscape.run.comm import world
+from landscape.run.together import on_rank_0
 from landscape.runs import failed_items, finished
-from landscape_jobs.command import BAD_INPUT, COMPLETE, CRASHED, SOME_FAILED, on_rank_0
+from landscape_jobs.command import BAD_INPUT, COMPLETE, CRASHED, SOME_FAILED
 from landscape_jobs.spec import Job
 from landscape_jobs.sweep import (
     Place,

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape.comm import SERIAL, world
 from landscape.directions import Plane
 from landscape.errors import InputError
 from landscape.grid import AXIS_NAMES, Grid
-from landscape.loop import agree
-from landscape.store import Store
+from landscape.run.comm import SERIAL, world
+from landscape.run.store import Store
+from landscape.run.task import Task
+from landscape.run.together import agree
 from landscape.surface import SurfaceTask
-from landscape.task import Task
 from landscape_jobs.build import build
 from landscape_jobs.spec import Job
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
+from landscape.run.together import on_rank_0
 from landscape_jobs.command import (
     COMPLETE,
     CRASHED,
@@ -25,7 +26,6 @@ from landscape_jobs.command import (
     JobFile,
     Overrides,
     exit_codes,
-    on_rank_0,
     print_tables,
     quoted,
     tell,
@@ -57,7 +57,7 @@ def main() -> None:
     try:
         app(prog_name="landscape")
     except SystemExit as end:
-        comm = sys.modules.get("landscape.comm")  # of what needs no ranks it is not loaded
+        comm = sys.modules.get("landscape.run.comm")  # of what needs no ranks it is not loaded
         if comm is not None:
             comm.end_process(end.code if isinstance(end.code, int) else CRASHED if end.code else COMPLETE)
         raise
@@ -163,9 +163,9 @@ def check(
     not finished.
     """
     with exit_codes():
-        from landscape.comm import world
         from landscape.errors import InputError
-        from landscape.loop import agree
+        from landscape.run.comm import world
+        from landscape.run.together import agree
         from landscape_jobs.check import check_job
         from landscape_jobs.pair_check import check_pairs
         from landscape_jobs.shown import as_rich
@@ -265,8 +265,8 @@ def status(
         import json
         import os
 
-        from landscape.comm import launch
         from landscape.errors import InputError
+        from landscape.run.comm import launch
         from landscape_jobs.queue import Queue
         from landscape_jobs.status import Reader, document, require_runs
 
@@ -379,7 +379,7 @@ def plot(
     with exit_codes():
         from landscape.errors import InputError
         from landscape.opening import open_result
-        from landscape.style import save_figure
+        from landscape.pictures.style import save_figure
         from landscape_jobs.pictures import pictures
 
         def draw() -> None:
@@ -436,10 +436,10 @@ app.command(no_args_is_help=True)(topology)
 
 
 def _run(load: Callable[[], Job], limit_items: int | None) -> None:
-    from landscape.comm import world
-    from landscape.loop import agree
+    from landscape.run.comm import world
+    from landscape.run.store import FAILURES, RESULT
+    from landscape.run.together import agree
     from landscape.runs import run_stores
-    from landscape.store import FAILURES, RESULT
     from landscape_jobs.build import run_job
     from landscape_jobs.progress import ProgressDisplay
 

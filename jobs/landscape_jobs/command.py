@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,11 +12,15 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+
 T = TypeVar("T")
+
 
 COMPLETE, CRASHED, BAD_INPUT, WORK_LEFT, SOME_FAILED = 0, 1, 2, 3, 4
 
+
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML), or sweep.", show_default=False)]
+
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, as in --set surface.x=[-1,1,5]."),
@@ -38,19 +42,10 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(CRASHED if isinstance(error, RunFailedError) else BAD_INPUT) from None
 
 
-def on_rank_0(action: Callable[[], T]) -> T:
-    """What `action` returns on rank 0, on every rank; raises on all where it raises there."""
-    from landscape.comm import world
-    from landscape.loop import agree
-
-    result: T = world().broadcast(agree(world(), lambda: action() if world().rank == 0 else None))
-    return result
-
-
 def tell(message: str) -> None:
     """A message on rank 0's standard error; where the ranks do not find together, on the first of each machine."""
-    from landscape.comm import local_rank, world
     from landscape.errors import InputError
+    from landscape.run.comm import local_rank, world
 
     try:
         rank = world().rank
@@ -64,7 +59,7 @@ def print_tables(*tables: RenderableType) -> None:
     """Tables on standard output."""
     from rich.console import Console
 
-    from landscape.comm import launch
+    from landscape.run.comm import launch
 
     console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
     for table in tables:

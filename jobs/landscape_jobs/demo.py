@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.comm import world
 from landscape.errors import InputError
-from landscape.loop import agree
 from landscape.opening import open_result
-from landscape.style import save_figure
+from landscape.pictures.style import save_figure
+from landscape.run.comm import world
+from landscape.run.together import agree
 from landscape_jobs.build import run_job, set_threads
 from landscape_jobs.pictures import pictures
 from landscape_jobs.progress import ProgressDisplay

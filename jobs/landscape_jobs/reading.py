@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from landscape.comm import world
 from landscape.data import as_whole
 from landscape.errors import InputError
-from landscape.loop import agree
+from landscape.run.comm import world
+from landscape.run.together import agree
 from landscape.trees import map_tensors, tensors_in
 
 

@@ -8,49 +8,52 @@ from typing import Any
 
 import numpy as np
 import pandas
+from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.agreement import Agreement
 from landscape.connections import NUMBERS, Connectivity
 from landscape.curves import Curve
 from landscape.paths import Path, above_ends
-from landscape.plotting import coordinate_words
-from landscape.profiles import SHARES, Profiles
-from landscape.results import BoolArray, FloatArray, Surface
-from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
-from landscape.style import ERROR
-from landscape.topology import Topology
-from landscape_jobs.report_numbers import IntArray, extremes, figures, gap, numbers, range_text, spread, value_text
-from landscape_jobs.report_pictures import (
+from landscape.pictures.marks import coordinate_words
+from landscape.pictures.numbers import IntArray, extremes, gap, numbers, range_text, spread, value_text
+from landscape.pictures.style import ERROR
+from landscape.pictures.views import (
     Picture,
     View,
     band,
     band_and_line,
-    escaped,
+    bars,
     frame_columns,
     hover,
     known_text,
+    largest,
     lines,
-    log_scale,
     marks,
-    matrix,
+    matrix_view,
     not_finite_text,
+    once,
     said,
     surface_pictures,
     thinned_note,
+    unmeasured,
 )
+from landscape.profiles import SHARES, Profiles
+from landscape.results import Surface
+from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
+from landscape.topology import Topology
 from landscape_jobs.report_topology import topology_pictures
 
-_BARS = 60  # layers drawn; the table has them all
 _DIRECTIONS = 100  # directions drawn; medians are of all
+
 _PAIRS = 40  # pairs whose paths are drawn
+
 _SPAN = 1e-9  # of the highest density to the lowest on a log axis
-_NAMED = 100  # models up to which each cell of a matrix tells its two
-_NUMBERED = "models %{{y}} and %{{x}}<br>%{{z:.{}g}}<extra></extra>"
+
+
 _ALONG = (
     "the bands are errors of each value by itself; values along one path share their samples, so that differences "
     "between them are known better than the bands tell"
 )
-_NAME = 26  # letters of a name beside a bar or a cell
 
 
 def pictures_of(result: Any, most: int) -> Iterator[Picture]:
@@ -173,9 +176,9 @@ def _trace_of_layers(trace: Trace) -> Picture:
     names = tuple(trace.layers)
     errors = np.array([trace.layers_stderr.get(name, math.nan) for name in names])
     values = np.array([*trace.layers.values()])
-    view, note = _bars(names, values, errors, np.ones(len(names), dtype=bool), "trace of each layer")
+    view, note = bars(names, values, errors, np.ones(len(names), dtype=bool), "trace of each layer")
     alt = f"Trace of each of {len(names)} layers; the whole trace is {known_text(trace.value, trace.stderr)}, "
-    alt += f"most of it in {_largest(names, values)}."
+    alt += f"most of it in {largest(names, values)}."
     columns = {"layer": names, "trace": values, "trace_stderr": errors}
     return Picture("trace by layer", alt, {"trace": view}, note, columns)
 
@@ -191,8 +194,8 @@ def _layers(layers: LayerSpectra, most: int) -> Iterator[Picture]:
     for name, values, errors, solid in panels:
         shown = np.where(layers.computed, values, np.nan)
         if np.isfinite(shown).any():
-            views[name], notes = _bars(layers.layers, shown, errors, solid, f"{name} of each layer")
-            alts.append(f"{name} is highest in {_largest(layers.layers, shown)}")
+            views[name], notes = bars(layers.layers, shown, errors, solid, f"{name} of each layer")
+            alts.append(f"{name} is highest in {largest(layers.layers, shown)}")
     missing = int((~layers.computed).sum())
     if missing:
         alts.append(f"{missing} of {len(layers.layers)} layers are not computed")
@@ -200,53 +203,6 @@ def _layers(layers: LayerSpectra, most: int) -> Iterator[Picture]:
     if views:
         alt = f"Bars of {len(layers.layers)} layers: {'; '.join(alts)}."
         yield Picture("layers", alt, views, notes, frame_columns(layers))
-
-
-def _bars(
-    names: Sequence[str], values: FloatArray, errors: FloatArray, solid: BoolArray, title: str
-) -> tuple[View, tuple[str, ...]]:
-    """Bars, the first name on top, and what is to be said of them."""
-    kept = list(range(len(names)))
-    notes = [f"bars: {ERROR}"] if np.isfinite(errors).any() else []
-    if not solid.all():
-        notes.append("pale: not converged")
-    if len(names) > _BARS:
-        order = np.argsort(-np.nan_to_num(np.abs(values), nan=-1.0), kind="stable")
-        kept = sorted(order[:_BARS].tolist())
-        notes.append(f"the {_BARS} largest of {len(names):,} layers are drawn; the table holds them all")
-    shown, span = [names[k] for k in kept], spread(values)
-    trace: View = {
-        "type": "bar",
-        "orientation": "h",
-        "y": list(range(len(kept))),
-        "x": numbers(values[kept], errors[kept]),
-        "text": [
-            f"{escaped(names[k])}<br>{escaped(title)} {known_text(values[k], errors[k], span=span)}" for k in kept
-        ],
-        "textposition": "none",
-        "hoverinfo": "text",
-        "marker": {"color": ["@blue" if solid[k] else "@blue-band" for k in kept]},
-        "error_x": {"type": "data", "array": numbers(2 * errors[kept]), "color": "@ink", "thickness": 1.1, "width": 3},
-    }
-    layout = {
-        "xaxis": {"title": {"text": escaped(title)}},
-        "yaxis": {
-            "autorange": "reversed",
-            "tickmode": "array",
-            "tickvals": list(range(len(kept))),
-            "ticktext": [_short(name) for name in shown],
-            "automargin": True,
-        },
-        "showlegend": False,
-    }
-    finite = values[kept][np.isfinite(values[kept])]
-    view = {"data": [trace], "layout": layout, "height": 120 + 20 * len(kept), "logAxis": "xaxis"}
-    return {**view, **log_scale(finite)}, tuple(notes)
-
-
-def _largest(names: Sequence[str], values: FloatArray) -> str:
-    k = int(np.nanargmax(values))
-    return f"{names[k]} ({known_text(values[k], digits=4, span=spread(values))})"
 
 
 # -- profiles --------------------------------------------------------------------------------------------------------
@@ -293,7 +249,7 @@ def _profiles(profiles: Profiles, most: int) -> Iterator[Picture]:
         nothing: FloatArray = np.full(len(x), np.nan)
         traces += band_and_line(x, median, nothing, np.isfinite(median), name, "x", label=f"median of {name}")
         label = f"x ({coordinate_words(profiles.attributes)})"
-        views[name] = lines(_once(traces), label, said(name, profiles.attributes), values[known])
+        views[name] = lines(once(traces), label, said(name, profiles.attributes), values[known])
     if views:
         missing = int((~profiles.computed).sum())
         alts += [f"{missing:,} of {profiles.computed.size:,} points not computed"] if missing else []
@@ -344,7 +300,7 @@ def _path_views(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, 
                 ends: View = {"type": "scatter", "mode": "lines", "x": numbers(path.t[known][[0, -1]]), "line": look}
                 traces.append({**ends, "y": numbers(line[[0, -1]]), "hoverinfo": "skip", "name": "between the ends"})
         label = said(quantity, paths[0][0].attributes)
-        view = lines(_once(traces), "t, from one model to the other", label, np.concatenate(drawn))
+        view = lines(once(traces), "t, from one model to the other", label, np.concatenate(drawn))
         views[quantity] = view
     return views
 
@@ -407,7 +363,7 @@ def _connectivity(table: Connectivity, most: int) -> Iterator[Picture]:
             if name.endswith("_mc"):
                 i, j = table.pairs[int(np.flatnonzero(table.computed)[0])].tolist()
                 what = f"{what}, of the {table.line_path(i, j).mc_quantity}"
-            views[name.replace("_", " ")] = _matrix_view(table.labels, table.pairs, found[name], nothing, what)
+            views[name.replace("_", " ")] = matrix_view(table.labels, table.pairs, found[name], nothing, what)
     if not views:
         return
     measured = f"{int(table.computed.sum())} of {len(table.pairs)} pairs"
@@ -418,7 +374,7 @@ def _connectivity(table: Connectivity, most: int) -> Iterator[Picture]:
             low_text, high_text = (known_text(v, digits=4, span=high - low) for v in (low, high))
             between = low_text if low == high else f"between {low_text} and {high_text}"
             alt += f"; the loss barrier on the {where} is {between}"
-    missing = _unmeasured(table.labels, table.pairs[table.computed])
+    missing = unmeasured(table.labels, table.pairs[table.computed])
     yield Picture("pairs of models", f"{alt}.", views, missing, frame_columns(table))
     pairs = [(i, j) for (i, j), done in zip(table.pairs.tolist(), table.computed, strict=True) if done]
     paths: dict[str, View] = {}
@@ -460,82 +416,13 @@ def _agreement(agreement: Agreement, most: int) -> Iterator[Picture]:
     for name, values in agreement.values.items():
         if np.isfinite(values).any():
             errors = agreement.stderr.get(name, np.full(len(values), np.nan))
-            views[name] = _matrix_view(agreement.labels, agreement.pairs, values, errors, name)
+            views[name] = matrix_view(agreement.labels, agreement.pairs, values, errors, name)
             alts.append(f"{name} from {range_text(np.sort(values[np.isfinite(values)]))}")
     if views:
         alt = f"Matrix of {len(agreement.labels)} models, {len(agreement.pairs)} pairs: {'; '.join(alts)}."
         known = np.any([np.isfinite(values) for values in agreement.values.values()], axis=0)
-        missing = _unmeasured(agreement.labels, agreement.pairs[known])
+        missing = unmeasured(agreement.labels, agreement.pairs[known])
         yield Picture("agreement of models", alt, views, missing, frame_columns(agreement))
-
-
-def _unmeasured(labels: Sequence[str], pairs: Any) -> tuple[str, ...]:
-    whole = len(labels) * (len(labels) - 1) // 2
-    there = len({(min(i, j), max(i, j)) for i, j in pairs.tolist() if i != j})
-    return ("grey: pairs that were not measured",) if there < whole else ()
-
-
-def _matrix_view(labels: Sequence[str], pairs: Any, values: FloatArray, errors: FloatArray, what: str) -> View:
-    count = len(labels)
-    table = np.full((count, count), np.nan)
-    texts, span = [["" for _ in labels] for _ in labels], spread(values)
-    for (i, j), value, error in zip(pairs.tolist(), values, errors, strict=True):
-        table[i, j] = table[j, i] = value
-        text = f"{escaped(labels[i])} and {escaped(labels[j])}<br>{escaped(what)}"
-        text += f"<br>{known_text(value, error, span=span)}"
-        texts[i][j] = texts[j][i] = text
-    digits = figures(float(np.nanmax(np.abs(values[np.isfinite(values)]), initial=0.0)), 5, span / 1e4)
-    template = _NUMBERED.format(digits)
-    short = [_short(label) for label in labels]
-    axis = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": short, "automargin": True}
-    trace: View = {
-        "type": "heatmap",
-        "z": matrix(table),
-        **({"hovertext": texts, "hoverinfo": "text"} if count <= _NAMED else {"hovertemplate": template}),
-        "hoverongaps": False,
-        "colorscale": "Viridis",
-        "xgap": 2,
-        "ygap": 2,
-    }
-    known = values[np.isfinite(values)]
-    if len(known) and known.any():  # colours begin at 0, as sizes do
-        top = 1.0 if what.startswith("cka") else max(0.0, float(known.max()))
-        trace |= {"zmin": min(0.0, float(known.min())), "zmax": top}
-    if count <= 12:
-        cells = [[f"{v:.3g}" if math.isfinite(v) else "" for v in row] for row in table]
-        trace |= {"texttemplate": "%{text}", "text": cells}
-    absent: View = {
-        "type": "heatmap",
-        "z": matrix(np.where(np.isnan(table) & ~np.eye(count, dtype=bool), 0.0, np.nan)),
-        "colorscale": [[0, "@missing"], [1, "@missing"]],
-        "showscale": False,
-        "hovertemplate": "not measured<extra></extra>",
-        "hoverongaps": False,
-        "xgap": 2,
-        "ygap": 2,
-    }
-    axis |= {"showgrid": False, "zeroline": False}
-    layout = {
-        "xaxis": {**axis, "title": {"text": escaped(what)}},
-        "yaxis": {**axis, "autorange": "reversed"},
-        "showlegend": False,
-    }
-    return {"data": [trace, absent], "layout": layout, "height": min(760, 220 + 44 * count)}
-
-
-def _once(traces: list[View]) -> list[View]:
-    """Each name once in the legend."""
-    seen: set[str] = set()
-    for trace in traces:
-        name = str(trace.get("name", ""))
-        if name in seen:
-            trace["showlegend"] = False
-        seen.add(name)
-    return traces
-
-
-def _short(name: str) -> str:
-    return escaped(name if len(name) <= _NAME else f"{name[: _NAME // 2 - 1]}…{name[-_NAME // 2 :]}")
 
 
 _PICTURES: Mapping[type, Callable[[Any, int], Iterator[Picture]]] = {

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from landscape import hdf5
 from landscape.errors import LandscapeError, StoreError
+from landscape.files import hdf5
 from landscape.opening import group_names, open_result, run_names
 from landscape.spectra import LayerSpectra
 from landscape.sweeps import is_sweep, sweep_runs

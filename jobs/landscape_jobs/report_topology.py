@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from landscape.style import ERROR
+from landscape.pictures.numbers import numbers
+from landscape.pictures.style import ERROR
+from landscape.pictures.views import Picture, View, known_text, lines, said, surface_pictures
 from landscape.topology import Topology
-from landscape_jobs.report_numbers import numbers
-from landscape_jobs.report_pictures import Picture, View, known_text, lines, said, surface_pictures
 
 _BARS = 40  # at most
 _KINDS = (("basin", "@blue"), ("loop", "@orange"), ("shell", "@green"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape_jobs.report_pictures import thinned
+from landscape.pictures.views import thinned
 
 _LETTERS = 40  # of each part of a file's name
 

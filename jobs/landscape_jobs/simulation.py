@@ -17,15 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from landscape_kernels.arrays import FloatArray
 
-from landscape import claims, comm
-from landscape.claims import BYE, ManagedClaims, RequestedClaims, Source, Tally
-from landscape.comm import Serial
 from landscape.errors import InputError
-from landscape.failures import Ledger
-from landscape.results import FloatArray
-from landscape.schedule import Claims
-from landscape.store import flush_interval, flush_lead
+from landscape.run import claims, comm
+from landscape.run.claims import BYE, ManagedClaims, RequestedClaims, Source
+from landscape.run.comm import Serial
+from landscape.run.failures import Ledger
+from landscape.run.progress import Tally
+from landscape.run.schedule import Claims
+from landscape.run.shards import flush_interval, flush_lead
 
 NODE = 64  # ranks
 

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from landscape_kernels.probes import normal_vector
 
-from landscape.comm import SERIAL, world
 from landscape.density import DensityTask
 from landscape.eigen import EigenTask, Matrix, space_rows
 from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.layer_spectra import LayerTask
-from landscape.loop import agree
+from landscape.run.comm import SERIAL, world
+from landscape.run.store import Store, require_stages
+from landscape.run.task import Task
+from landscape.run.together import agree
 from landscape.runs import run_stores
 from landscape.sampling import Sample
 from landscape.spectrum import STAGES, matrix_of, stored_space, trace_task
-from landscape.store import Store, require_stages
-from landscape.task import Task
 from landscape.trace import _FIRST_PROBES, _PROBES, _XTRACE_PROBES, choose_method, layers_of
 from landscape_jobs.build import build_objective
 from landscape_jobs.check import peak_memory, require_writable

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from landscape.errors import LandscapeError, StoreError
 from landscape.grid import Grid
+from landscape.run.store import FAILURES, RESULT, Store
 from landscape.runs import run_stores
-from landscape.store import FAILURES, RESULT, Store
 from landscape.sweeps import is_sweep, sweep_cells
 from landscape_jobs.queue import (
     Answer,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, StoreError
-from landscape.files import create_durably, write_durably
+from landscape.files.durable import create_durably, write_durably
 from landscape_jobs.queue import JobName, Queue
 from landscape_jobs.site import anchored, options_for, profiles, read_profile
 from landscape_jobs.slurm import (

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from landscape_jobs.command import JobFile, Overrides, exit_codes, on_rank_0
+from landscape.run.together import on_rank_0
+from landscape_jobs.command import JobFile, Overrides, exit_codes
 
 
 def submit(

@@ -20,10 +20,10 @@ from typing import Any
 import landscape as ls
 from landscape.checkpoint import SUFFIXES
 from landscape.errors import InputError, StoreError
-from landscape.files import write_durably
-from landscape.provenance import time_now
+from landscape.files.durable import write_durably
+from landscape.files.provenance import time_now
+from landscape.run.store import RESULT
 from landscape.runs import finished, run_stores
-from landscape.store import RESULT
 from landscape.sweeps import CELL, FAILURE, FORMAT, INDEX, is_sweep, safe_name, sweep_index, sweep_runs
 from landscape_jobs.spec import Job
 from landscape_jobs.sweep_file import Cell, Sweep, parse_sweep, run_record

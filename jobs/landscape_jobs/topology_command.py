@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from landscape_jobs.command import exit_codes, on_rank_0, print_tables
+from landscape.run.together import on_rank_0
+from landscape_jobs.command import exit_codes, print_tables
 
 
 def topology(
@@ -39,7 +40,7 @@ def topology(
         import landscape as ls
         from landscape.errors import InputError
         from landscape.opening import open_result
-        from landscape.style import save_figure
+        from landscape.pictures.style import save_figure
         from landscape.topology import find_topology
         from landscape.topology_summary import topology_tables
         from landscape_jobs.shown import as_rich

@@ -13,9 +13,9 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from landscape.comm import launch
 from landscape.errors import LandscapeError, StoreError
 from landscape.opening import open_result
+from landscape.run.comm import launch
 from landscape.summary import result_tables
 from landscape.sweeps import is_sweep
 from landscape.tables import Table

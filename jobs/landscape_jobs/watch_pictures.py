@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from landscape_kernels.arrays import BoolArray, FloatArray
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
 from landscape.paths import Path
 from landscape.profiles import Profiles
-from landscape.results import BoolArray, FloatArray, Surface
+from landscape.results import Surface
 
 _WIDTH = 72  # columns of a picture, at most
 _HEIGHT = 20  # lines of a picture, where the terminal has them

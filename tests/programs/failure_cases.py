@@ -16,12 +16,12 @@ import numpy as np
 from loop_cases import COUNT, digest, main, patched, refused, together
 from toys import Shared, Toy, check_rows, noted
 
-from landscape import signals
-from landscape.comm import world
 from landscape.errors import InputError, RunFailedError
-from landscape.failures import Tolerance
-from landscape.loop import Outcome, run_task
-from landscape.store import Store
+from landscape.run import signals
+from landscape.run.comm import world
+from landscape.run.failures import Tolerance
+from landscape.run.loop import Outcome, run_task
+from landscape.run.store import Store
 
 BAD = (7, 23, 24, COUNT - 1)
 

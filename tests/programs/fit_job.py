@@ -23,9 +23,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import DataLoader, Dataset
 
 from landscape import fit
-from landscape.comm import world
 from landscape.curves import Curve
 from landscape.objective import Objective
+from landscape.run.comm import world
 
 SAMPLES, BATCH, EPOCHS = 48, 8, 4
 STEPS = SAMPLES // BATCH  # of an epoch

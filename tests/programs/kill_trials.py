@@ -23,7 +23,7 @@ import numpy as np
 from conftest import GUARD, mpi_command, mpi_environment
 from toys import check_rows, noted
 
-from landscape.store import Store
+from landscape.run.store import Store
 
 COUNT, DELAY, RANKS = 150, 0.01, 3
 

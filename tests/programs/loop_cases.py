@@ -25,12 +25,14 @@ import numpy as np
 import pytest
 from toys import Refining, Shared, Toy, check_rows, digest, noted, true_row
 
-from landscape import claims, comm, loop, store
-from landscape.comm import world
 from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError
-from landscape.loop import run_task
-from landscape.store import Store
-from landscape.task import Row
+from landscape.run import comm, loop, shards
+from landscape.run import progress as progress_module
+from landscape.run.comm import world
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import Store
+from landscape.run.task import Row
 
 COUNT = 60
 PATIENCE = 120.0  # seconds after which a wait for other ranks is called a hang
@@ -216,11 +218,11 @@ def failing_progress(folder: Path) -> str:
     """A progress bar that breaks is switched off; the run goes on."""
     calls: list[int] = []
 
-    def report(progress: claims.Progress) -> None:
+    def report(progress: Progress) -> None:
         calls.append(progress.done)
         raise BrokenPipeError("the terminal is gone")
 
-    with patched(claims, "_REPORT", 0.0):
+    with patched(progress_module, "_REPORT", 0.0):
         outcome = run_task(Toy(COUNT, folder / "log"), folder / "run", progress=report)
     check_rows(outcome.rows)
     assert len(calls) == (world().rank == 0)
@@ -229,9 +231,9 @@ def failing_progress(folder: Path) -> str:
 
 def counted_progress(folder: Path) -> str:
     """The progress counts the rows of all ranks and of earlier attempts, and follows the minimum of the headline."""
-    seen: list[claims.Progress] = []
+    seen: list[Progress] = []
     run_task(Toy(COUNT), folder / "run", limit=10)
-    with patched(claims, "_REPORT", 0.0):
+    with patched(progress_module, "_REPORT", 0.0):
         outcome = run_task(Toy(COUNT), folder / "run", progress=seen.append)
     check_rows(outcome.rows)
     if world().rank == 0:
@@ -329,7 +331,7 @@ def signal_between_rounds(folder: Path) -> str:
 
 def full_disk(folder: Path) -> str:
     """One rank's disk is full: all stop with the reason, rows written before stay, and the next call goes on."""
-    original = store.write_durably
+    original = shards.write_durably
     written: list[Path] = []
 
     def write(path: Path, content: bytes) -> None:
@@ -339,7 +341,7 @@ def full_disk(folder: Path) -> str:
             written.append(path)
         original(path, content)
 
-    with patched(store, "write_durably", write), patched(store, "_LAST_INTERVAL", 0.0):  # a shard for every row
+    with patched(shards, "write_durably", write), patched(shards, "_LAST_INTERVAL", 0.0):  # a shard for every row
         told = refused(StoreError, lambda: run_task(Toy(COUNT, folder / "log", delay=1e-3), folder / "run"))
     assert "No space left on device" in told
     assert "make room" in told

@@ -13,9 +13,9 @@ from pathlib import Path
 import light  # noqa: F401
 from toys import Toy
 
-from landscape.comm import RanksLostError, end_process, world
-from landscape.failures import Tolerance
-from landscape.loop import run_task
+from landscape.run.comm import RanksLostError, end_process, world
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
 
 
 def main() -> None:

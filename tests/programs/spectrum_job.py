@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape import eigen, store
-from landscape.comm import world
+from landscape import eigen
 from landscape.curvature import CurvatureOperator
 from landscape.density import DensityTask
 from landscape.objective import Objective
+from landscape.run import shards
+from landscape.run.comm import world
 
 torch.set_num_threads(1)
 made: Counter[str] = Counter()
@@ -35,7 +36,7 @@ def main(folder: Path, slow: str = "", after: int = 0) -> None:
     # states and rows are stored as soon as they are there
     eigen.EigenTask.__init__.__kwdefaults__["save_every"] = 0.0
     eigen._SAVE_SHARE = 0
-    store._FIRST_INTERVAL = 0.0
+    shards._FIRST_INTERVAL = 0.0
     probes = 0
 
     def wait() -> None:

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from spectrum_nets import flat, seeded, settled
 from torch import Tensor, nn
 
-from landscape.comm import SERIAL
 from landscape.curvature import ChunkProducts, chunk_for
 from landscape.eigen import EigenTask
 from landscape.routes import ProductCheck
+from landscape.run.comm import SERIAL
+from landscape.run.task import Rows, Task
 from landscape.sampling import Sample
-from landscape.task import Rows, Task
 
 Array = np.ndarray
 

@@ -15,17 +15,17 @@ from pathlib import Path
 import light  # noqa: F401
 from toys import Toy
 
-from landscape import store
-from landscape.comm import world
 from landscape.errors import RunInterrupted
-from landscape.loop import run_task
+from landscape.run import shards
+from landscape.run.comm import world
+from landscape.run.loop import run_task
 
 
 def main() -> None:
     folder, count, delay = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     mode, rank = (sys.argv[4], int(sys.argv[5])) if len(sys.argv) > 4 else ("", -1)
     # Shards every few items, so that short runs have some.
-    store._FIRST_INTERVAL, store._SHARDS_PER_SECOND = 0.02, 10**9
+    shards._FIRST_INTERVAL, shards._SHARDS_PER_SECOND = 0.02, 10**9
     (folder / "pids").mkdir(exist_ok=True, parents=True)
     me = world().rank
     (folder / "pids" / str(me)).write_text(str(os.getpid()))

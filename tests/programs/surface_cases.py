@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import landscape as ls
-from landscape.comm import world
+from landscape.run.comm import world
 
 
 def network() -> torch.nn.Module:

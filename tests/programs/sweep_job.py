@@ -12,8 +12,9 @@ from typing import Any
 import sweep_nets
 import torch
 
-from landscape import fit, store
-from landscape.comm import world
+from landscape import fit
+from landscape.run import shards
+from landscape.run.comm import world
 
 torch.set_num_threads(1)
 
@@ -22,7 +23,7 @@ def main(folder: Path, pause: float) -> None:
     (folder / "pids").mkdir(exist_ok=True)
     (folder / "pids" / str(world().rank)).write_text(str(os.getpid()))
     fit._SAVE_EVERY = 0.0  # states and rows are stored as soon as they are there
-    store._FIRST_INTERVAL = 0.0
+    shards._FIRST_INTERVAL = 0.0
     run_epoch: Callable[..., None] = fit.CurveFit._run_epoch
 
     def slowly(self: fit.CurveFit, *arguments: Any) -> None:

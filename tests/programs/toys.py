@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape.comm import Communicator, world
-from landscape.task import Description, Row, Rows
+from landscape.run.comm import Communicator, world
+from landscape.run.task import Description, Row, Rows
 
 WIDTH = 3
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import light  # noqa: F401
 import numpy as np
 
-from landscape import hdf5
-from landscape.store import write_shard
+from landscape.files import hdf5
+from landscape.run.shards import write_shard
 
 folder = Path(sys.argv[1])
 for number in range(10**9):

@@ -15,6 +15,7 @@ from landscape.errors import InputError
 
 _ALARM_EVERY, _GRACE = 0.5, 30.0  # seconds
 
+
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 

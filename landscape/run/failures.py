@@ -20,15 +20,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from landscape_kernels.arrays import BoolArray
+
 from landscape.errors import InputError
-from landscape.files import write_durably
-from landscape.provenance import time_now
-from landscape.results import BoolArray
+from landscape.files.durable import write_durably
+from landscape.files.provenance import time_now
 
 logger = logging.getLogger(__name__)
 
+
 _HAND = struct.Struct("<q248s")  # an item, -1 for none, and the host and the place in the item, as text
+
 _NEARLY = 1e-9  # shares of a third and the like add up with rounding
+
 _LONGEST_REASON = 20_000  # characters
 
 

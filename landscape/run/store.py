@@ -16,10 +16,8 @@ compute are equal.
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,22 +25,21 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from landscape_kernels.arrays import BoolArray
 
 from landscape.errors import InputError, StoreError
-from landscape.failures import Failure, Failures, Hand, ended, given_up, left_in_hand
-from landscape.files import create_durably, write_durably
-from landscape.heartbeat import Beat, read_beat
-from landscape.results import BoolArray
-from landscape.task import Description, Row, Rows
+from landscape.files.durable import create_durably, write_durably
+from landscape.run.failures import Failure, Failures, Hand, ended, given_up, left_in_hand
+from landscape.run.heartbeat import Beat, read_beat
+from landscape.run.shards import ShardWriter, read, read_shard
+from landscape.run.task import Description, Rows
 
 FORMAT = 1  # of run folders
+
 RESULT = "landscape.h5"
+
 FAILURES = "failures"
 
-_FIRST_INTERVAL, _LAST_INTERVAL = 1.0, 60.0  # seconds of rows a killed rank may lose, early and late in a long run
-_INTERVAL_SHARE = 0.02  # in between: this share of the time run so far, which bounds the number of shards
-_SHARDS_PER_SECOND = 32  # of all ranks together: each is read back, one after another, while all ranks wait
-_MANY_RANKS = 1920  # so many write _SHARDS_PER_SECOND at the last interval; with more it grows with their number
 
 _KEYS = ("format", "task", "columns", "identity", "about", "rounds", "job")  # of run.json
 
@@ -160,7 +157,7 @@ class Store:
 
     def manifest(self) -> dict[str, Any]:
         """The content of run.json. Raises StoreError when it is damaged or newer than this version."""
-        content = _read(self._manifest)
+        content = read(self._manifest)
         try:
             manifest: dict[str, Any] = json.loads(content)
             if manifest["format"] > FORMAT:
@@ -218,7 +215,7 @@ class Store:
         columns = self.description().columns
         rows = Rows.empty(columns, self.count)
         for path in paths:
-            items, values = _read_shard(path, columns, len(rows.done))
+            items, values = read_shard(path, columns, len(rows.done))
             rows.done[items] = True
             for name, value in values.items():
                 rows.columns[name][items] = value
@@ -234,7 +231,7 @@ class Store:
         done = np.zeros(self.count, dtype=bool)
         for name, path in paths.items():
             if name not in known:
-                known[name] = _read_shard(path, {}, len(done))[0]
+                known[name] = read_shard(path, {}, len(done))[0]
             done[known[name]] = True
         return done
 
@@ -325,111 +322,6 @@ class Store:
     def hand(self, attempt: int, rank: int) -> Hand:
         """Where a rank keeps what it has in hand during one attempt."""
         return Hand(self._hands / f"{attempt:04d}-{rank:05d}")
-
-
-def flush_interval(elapsed: float, ranks: int) -> float:
-    """Seconds between two shards of a rank, `elapsed` seconds after a run of `ranks` ranks began.
-
-    A second at first, then 2 % of the time run so far, at most a minute: that much a killed rank loses. All ranks
-    together write at most 32 a second, however many they are.
-
-    >>> [flush_interval(elapsed, ranks=1) for elapsed in (0.0, 600.0, 86400.0)]
-    [1.0, 12.0, 60.0]
-    >>> flush_interval(0.0, ranks=4096)
-    128.0
-    """
-    longest = _LAST_INTERVAL * max(1.0, ranks / _MANY_RANKS)
-    return min(max(elapsed * _INTERVAL_SHARE, _FIRST_INTERVAL, ranks / _SHARDS_PER_SECOND), longest)
-
-
-def flush_lead(rank: int, ranks: int) -> float:
-    """Seconds by which a rank's first shard comes earlier than rank 0's: those that start together write in turn.
-
-    >>> [flush_lead(rank, ranks=4) for rank in range(4)]
-    [0.0, 0.25, 0.5, 0.75]
-    """
-    return flush_interval(0.0, ranks) * rank / ranks
-
-
-class ShardWriter:
-    """Collects a rank's rows and writes them as shards, often enough that a kill loses seconds of work."""
-
-    def __init__(
-        self, folder: Path, prefix: str, columns: Mapping[str, tuple[int, ...]], rank: int = 0, ranks: int = 1
-    ) -> None:
-        self._folder, self._prefix, self._columns, self._ranks = folder, prefix, columns, ranks
-        self._rows: list[tuple[int, Row]] = []
-        self._number = 0
-        self._started = time.monotonic()
-        self._flushed = self._started - flush_lead(rank, ranks)
-
-    def add(self, item: int, row: Row) -> None:
-        """Take one row; writes a shard when the last one is old enough."""
-        self._rows.append((item, row))
-        now = time.monotonic()
-        if now - self._flushed >= flush_interval(now - self._started, self._ranks):
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what was collected. Raises StoreError when the disk refuses; the rows stay collected.
-
-        A signal handler may call it in the middle of `add` or of itself: rows are then written twice, and none is lost.
-        """
-        rows = list(self._rows)
-        if rows:
-            self._number += 1
-            write_shard(self._folder / f"{self._prefix}-{self._number:06d}.npz", rows, self._columns)
-            del self._rows[: len(rows)]
-        self._flushed = time.monotonic()
-
-
-def write_shard(path: Path, rows: Sequence[tuple[int, Row]], columns: Mapping[str, tuple[int, ...]]) -> None:
-    """Write (item, row) pairs as one immutable file: whole and on the disk, or not there."""
-    arrays: dict[str, Any] = {
-        name: np.array([row[name] for _, row in rows], dtype=np.float64).reshape(len(rows), *shape)
-        for name, shape in columns.items()
-    }
-    content = io.BytesIO()
-    np.savez(content, items=np.array([item for item, _ in rows], dtype=np.int64), **arrays)
-    try:
-        write_durably(path, content.getvalue())
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {len(rows)} rows to {path}: {error}. Rows written before are safe; make room (or make the "
-            "folder writable) and resume."
-        ) from error
-
-
-def _read_shard(
-    path: Path, columns: Mapping[str, tuple[int, ...]], count: int
-) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[str, np.ndarray[Any, np.dtype[np.float64]]]]:
-    content = _read(path)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            items = file["items"]
-            values = {name: file[name] for name in columns}
-        if items.ndim != 1 or (items.size and (items.min() < 0 or items.max() >= count)):
-            raise ValueError(f"item numbers outside 0..{count - 1}")
-        for name, shape in columns.items():
-            if values[name].shape != (len(items), *shape):
-                raise ValueError(f"column {name} has shape {values[name].shape}")
-    except Exception as error:  # what zipfile and numpy raise at damage is no short list
-        raise StoreError(
-            f"shard {path} is damaged ({error}); a copy or a disk cut it off, since shards appear whole. Delete this "
-            "file and resume: its rows will be computed again, all others are kept."
-        ) from error
-    return items, values
-
-
-def _read(path: Path) -> bytes:
-    """The content of a file of the folder. Raises StoreError where the file system does not give it."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(
-            f"cannot read {path}: {error}. The file system does not give it now; what is finished is safe as long as "
-            "it is not deleted. Try again when it answers, or see that you may read the folder."
-        ) from error
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -14,28 +14,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.grid import Grid
+from landscape.pictures.numbers import IntArray, exact, extremes, figures, gap, numbers, range_text, spread, value_text
+from landscape.pictures.scale import Scale, choose_scale
+from landscape.pictures.style import ERROR, words
 from landscape.plotting import JOINED, axis_label, trajectory_values
-from landscape.results import BoolArray, FloatArray, Points, Surface
-from landscape.scale_plotting import Scale, choose_scale
-from landscape.style import ERROR, words
-from landscape_jobs.report_numbers import (
-    IntArray,
-    exact,
-    extremes,
-    figures,
-    gap,
-    numbers,
-    range_text,
-    spread,
-    value_text,
-)
+from landscape.results import Points, Surface
 
 View = dict[str, Any]  # {"data": traces, "layout": ...} of lines and bars, or {"surface": ...}
 
+
 _LEVELS = 12  # about so many, as `landscape.plotting.plot_surface` draws
+
 _TO_SCALE = ("pca", "through", "curve")  # planes whose axes are orthogonal, and 1 is as far along each
+
 _SLICES = 21  # of a third axis
 
 
@@ -479,3 +473,133 @@ def _surface_alt(surface: Surface) -> str:
     if missing:
         parts.append(f"{missing:,} of {surface.computed.size:,} points not computed")
     return f"{'; '.join(parts)}."
+
+
+_BARS = 60  # layers drawn; the table has them all
+
+
+_NAMED = 100  # models up to which each cell of a matrix tells its two
+
+_NUMBERED = "models %{{y}} and %{{x}}<br>%{{z:.{}g}}<extra></extra>"
+
+
+_NAME = 26  # letters of a name beside a bar or a cell
+
+
+def bars(
+    names: Sequence[str], values: FloatArray, errors: FloatArray, solid: BoolArray, title: str
+) -> tuple[View, tuple[str, ...]]:
+    """Bars, the first name on top, and what is to be said of them."""
+    kept = list(range(len(names)))
+    notes = [f"bars: {ERROR}"] if np.isfinite(errors).any() else []
+    if not solid.all():
+        notes.append("pale: not converged")
+    if len(names) > _BARS:
+        order = np.argsort(-np.nan_to_num(np.abs(values), nan=-1.0), kind="stable")
+        kept = sorted(order[:_BARS].tolist())
+        notes.append(f"the {_BARS} largest of {len(names):,} layers are drawn; the table holds them all")
+    shown, span = [names[k] for k in kept], spread(values)
+    trace: View = {
+        "type": "bar",
+        "orientation": "h",
+        "y": list(range(len(kept))),
+        "x": numbers(values[kept], errors[kept]),
+        "text": [
+            f"{escaped(names[k])}<br>{escaped(title)} {known_text(values[k], errors[k], span=span)}" for k in kept
+        ],
+        "textposition": "none",
+        "hoverinfo": "text",
+        "marker": {"color": ["@blue" if solid[k] else "@blue-band" for k in kept]},
+        "error_x": {"type": "data", "array": numbers(2 * errors[kept]), "color": "@ink", "thickness": 1.1, "width": 3},
+    }
+    layout = {
+        "xaxis": {"title": {"text": escaped(title)}},
+        "yaxis": {
+            "autorange": "reversed",
+            "tickmode": "array",
+            "tickvals": list(range(len(kept))),
+            "ticktext": [_short(name) for name in shown],
+            "automargin": True,
+        },
+        "showlegend": False,
+    }
+    finite = values[kept][np.isfinite(values[kept])]
+    view = {"data": [trace], "layout": layout, "height": 120 + 20 * len(kept), "logAxis": "xaxis"}
+    return {**view, **log_scale(finite)}, tuple(notes)
+
+
+def largest(names: Sequence[str], values: FloatArray) -> str:
+    """Which of the names has the largest value, in words."""
+    k = int(np.nanargmax(values))
+    return f"{names[k]} ({known_text(values[k], digits=4, span=spread(values))})"
+
+
+def unmeasured(labels: Sequence[str], pairs: Any) -> tuple[str, ...]:
+    """What is to be said of pairs that were not measured."""
+    whole = len(labels) * (len(labels) - 1) // 2
+    there = len({(min(i, j), max(i, j)) for i, j in pairs.tolist() if i != j})
+    return ("grey: pairs that were not measured",) if there < whole else ()
+
+
+def matrix_view(labels: Sequence[str], pairs: Any, values: FloatArray, errors: FloatArray, what: str) -> View:
+    """A square table of values over pairs as colours."""
+    count = len(labels)
+    table = np.full((count, count), np.nan)
+    texts, span = [["" for _ in labels] for _ in labels], spread(values)
+    for (i, j), value, error in zip(pairs.tolist(), values, errors, strict=True):
+        table[i, j] = table[j, i] = value
+        text = f"{escaped(labels[i])} and {escaped(labels[j])}<br>{escaped(what)}"
+        text += f"<br>{known_text(value, error, span=span)}"
+        texts[i][j] = texts[j][i] = text
+    digits = figures(float(np.nanmax(np.abs(values[np.isfinite(values)]), initial=0.0)), 5, span / 1e4)
+    template = _NUMBERED.format(digits)
+    short = [_short(label) for label in labels]
+    axis = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": short, "automargin": True}
+    trace: View = {
+        "type": "heatmap",
+        "z": matrix(table),
+        **({"hovertext": texts, "hoverinfo": "text"} if count <= _NAMED else {"hovertemplate": template}),
+        "hoverongaps": False,
+        "colorscale": "Viridis",
+        "xgap": 2,
+        "ygap": 2,
+    }
+    known = values[np.isfinite(values)]
+    if len(known) and known.any():  # colours begin at 0, as sizes do
+        top = 1.0 if what.startswith("cka") else max(0.0, float(known.max()))
+        trace |= {"zmin": min(0.0, float(known.min())), "zmax": top}
+    if count <= 12:
+        cells = [[f"{v:.3g}" if math.isfinite(v) else "" for v in row] for row in table]
+        trace |= {"texttemplate": "%{text}", "text": cells}
+    absent: View = {
+        "type": "heatmap",
+        "z": matrix(np.where(np.isnan(table) & ~np.eye(count, dtype=bool), 0.0, np.nan)),
+        "colorscale": [[0, "@missing"], [1, "@missing"]],
+        "showscale": False,
+        "hovertemplate": "not measured<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 2,
+        "ygap": 2,
+    }
+    axis |= {"showgrid": False, "zeroline": False}
+    layout = {
+        "xaxis": {**axis, "title": {"text": escaped(what)}},
+        "yaxis": {**axis, "autorange": "reversed"},
+        "showlegend": False,
+    }
+    return {"data": [trace, absent], "layout": layout, "height": min(760, 220 + 44 * count)}
+
+
+def once(traces: list[View]) -> list[View]:
+    """Each name once in the legend."""
+    seen: set[str] = set()
+    for trace in traces:
+        name = str(trace.get("name", ""))
+        if name in seen:
+            trace["showlegend"] = False
+        seen.add(name)
+    return traces
+
+
+def _short(name: str) -> str:
+    return escaped(name if len(name) <= _NAME else f"{name[: _NAME // 2 - 1]}…{name[-_NAME // 2 :]}")

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from landscape.results import FloatArray
-from landscape.style import MISSING, VALUES
+from landscape.pictures.style import MISSING, VALUES
 
 WRITTEN = 12  # models up to which every cell says its number
+
 _CELL = 0.75  # inches
+
 _NAME = 18  # characters of a name; longer ones are abbreviated
 
 

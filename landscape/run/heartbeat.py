@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from landscape.claims import Progress
+from landscape.run.progress import Progress
 
 _EVERY = 10.0  # seconds
 

@@ -5,29 +5,27 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import socket
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 
-from landscape.claims import BYE, FAILED, STOPPED, ManagedClaims, Progress, RequestedClaims, Source, Tally
-from landscape.comm import SERIAL, Communicator, PartnerFailedError, RanksLostError, world
 from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError
-from landscape.failures import Failure, Hand, Ledger, Tolerance, ended, failure, given_up
-from landscape.heartbeat import Heartbeat
-from landscape.provenance import attempt_record, time_now
-from landscape.schedule import Claims
-from landscape.signals import StopSignals, TimeLimit
-from landscape.store import History, ShardWriter, Store, json_differences
-from landscape.task import Description, ItemStopped, Row, Rows, Task, Telling, checked_row
+from landscape.run.book import Book
+from landscape.run.claims import BYE, FAILED, STOPPED, ManagedClaims, RequestedClaims, Source
+from landscape.run.comm import SERIAL, Communicator, PartnerFailedError, RanksLostError, world
+from landscape.run.failures import Failure, Ledger, Tolerance, ended
+from landscape.run.heartbeat import Heartbeat
+from landscape.run.progress import Progress, Tally
+from landscape.run.schedule import Claims
+from landscape.run.signals import StopSignals, TimeLimit
+from landscape.run.store import History, Store, json_differences
+from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Telling, checked_row
+from landscape.run.together import agree, raise_first, told_error
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 _HOPELESS = 50  # different items that fail on a rank without one between that does not: the rank or the model is broken
 
@@ -51,25 +49,6 @@ class Outcome:
     def ended(self) -> bool:
         """Whether every row is there or given up."""
         return bool(ended(self.rows.done, self.history.failed).all())
-
-
-def write_result(save: Callable[[Path], object], path: Path) -> None:
-    """Have rank 0 write a result by its `save`; where that fails, raise on all ranks."""
-    agree(world(), lambda: save(path) if world().rank == 0 else None)
-
-
-def agree(comm: Communicator, action: Callable[[], T]) -> T:
-    """Run `action` on every rank; where it raises on any rank, raise on all, so that none waits for another."""
-    results: list[T] = []
-    problem: LandscapeError | None = None
-    try:
-        results.append(action())
-    except Exception as error:
-        if comm.size == 1:
-            raise
-        problem = _told(error)
-    _raise_first(comm.gather_all(problem))
-    return results[0]
 
 
 def run_task(
@@ -104,7 +83,7 @@ def run_task(
     group = agree(comm, lambda: comm.groups_of(ranks_per_item))
     description = agree(comm, task.describe)
     _require_one_task(comm, description, task.count)
-    book = _Book(description, task.count, out, comm, known or {}, job, tolerance)
+    book = Book(description, task.count, out, comm, known or {}, job, tolerance)
     if recheck is not None and out is not None:
         found = book.rows()
         agree(comm, lambda: _recheck(task, found, recheck, out) if comm.rank == 0 else None)
@@ -162,142 +141,6 @@ def _recheck(task: Task, rows: Rows, rtol: float, out: str | Path) -> None:
                 )
 
 
-class _Book:
-    """Where rows go and come from: a run folder, or the ranks' memory."""
-
-    def __init__(
-        self,
-        description: Description,
-        count: int,
-        out: str | Path | None,
-        comm: Communicator,
-        known: Mapping[int, Row],
-        job: str,
-        tolerance: Tolerance | None,
-    ) -> None:
-        self._comm = comm
-        self._columns = description.columns
-        self._job = job
-        self._tolerance = tolerance
-        self._memory: dict[int, Row] = dict(known) if comm.rank == 0 else {}
-        self._failures: list[Failure] = []  # without a folder
-        self.store: Store | None = None if out is None else Store(out)
-        nodes = sorted(set(comm.gather_all(socket.gethostname())))
-        begun = agree(comm, lambda: self._begin(out, description, count, known, nodes) if comm.rank == 0 else None)
-        self._attempt, self._count, self._record = comm.broadcast(begun)
-        # One for all rounds: it numbers this rank's shards.
-        self.writer: ShardWriter | _MemoryWriter = _MemoryWriter(self._memory)
-        if self.store is not None:
-            self.writer = self.store.writer(self._attempt, comm.rank, self._columns, ranks=comm.size)
-        kept = self.store is not None and tolerance is not None
-        self.hand = self.store.hand(self._attempt, comm.rank) if self.store is not None and kept else Hand(None)
-
-    def _begin(
-        self,
-        out: str | Path | None,
-        description: Description,
-        count: int,
-        known: Mapping[int, Row],
-        nodes: list[str],
-    ) -> tuple[int, int, dict[str, Any]]:
-        """(number of this attempt, items, record of the attempt)."""
-        record = {**attempt_record(self._comm.size), "nodes": nodes, "rows_taken_over": len(known)}
-        if self._tolerance is not None:
-            record["retries"] = self._tolerance.retries
-        if out is None:
-            return 0, count, record
-        store = Store.create(out, description, count, self._job)
-        if self._tolerance is not None:
-            store.note_crashes()
-        attempt = store.begin_attempt(record)
-        if known and not store.rows().done.any():
-            writer = store.writer(0, 0, self._columns)
-            for item, row in known.items():
-                writer.add(item, row)
-            writer.flush()
-        return attempt, store.count, record
-
-    def rows(self) -> Rows:
-        """All rows so far, the same on every rank."""
-        if self.store is not None:
-            store = self.store
-            read = agree(self._comm, lambda: store.rows() if self._comm.rank == 0 else None)
-            result: Rows = self._comm.broadcast(read)
-            return result
-        rows = Rows.empty(self._columns, self._count)
-        for part in self._comm.gather_all(self._memory):
-            for item, row in part.items():
-                rows.done[item] = True
-                for name in self._columns:
-                    rows.columns[name][item] = row[name]
-        return rows
-
-    def failures(self) -> tuple[Failure, ...]:
-        """All failures of items so far, the same on every rank."""
-        if self._tolerance is None:
-            return ()
-        if self.store is not None:
-            store = self.store
-            read = agree(self._comm, lambda: store.failures() if self._comm.rank == 0 else None)
-            result: tuple[Failure, ...] = self._comm.broadcast(read)
-            return result
-        return tuple(failure for part in self._comm.gather_all(self._failures) for failure in part)
-
-    def given_up(self, failures: Sequence[Failure]) -> dict[int, str]:
-        """Items given up after these failures, and why."""
-        return {} if self._tolerance is None else given_up(failures, self._tolerance.retries)
-
-    def note_failure(self, item: int, reason: str) -> None:
-        """Keep why an item failed."""
-        found = failure(item, reason, self._attempt, self._comm.rank)
-        if self.store is None:
-            self._failures.append(found)
-        else:
-            self.store.note_failure(found)
-
-    def forget_failures(self, *, of_all_attempts: bool = False) -> None:
-        """Take back the failures of this attempt: it was not its items that caused them. Called on all ranks."""
-        self._failures.clear()
-        if self.store is not None and self._comm.rank == 0:
-            self.store.forget_failures(None if of_all_attempts else self._attempt)
-
-    @property
-    def beat_file(self) -> Path | None:
-        """Where rank 0 gives signs of life."""
-        return self.store.beat_file(self._attempt) if self.store is not None and self._comm.rank == 0 else None
-
-    def extend(self, count: int) -> None:
-        """A new round makes it `count` items."""
-        self._count = count
-        if self.store is not None:
-            store = self.store
-            agree(self._comm, lambda: store.add_round(count) if self._comm.rank == 0 else None)
-
-    def end(self, outcome: Mapping[str, Any], failed: Mapping[int, str]) -> History:
-        """Note how the attempt ended; returns all attempts, the same on every rank."""
-        ended = agree(self._comm, lambda: self._end(outcome, failed) if self._comm.rank == 0 else None)
-        history: History = self._comm.broadcast(ended)
-        return history
-
-    def _end(self, outcome: Mapping[str, Any], failed: Mapping[int, str]) -> History:
-        record = {**self._record, "ended": time_now(), **outcome}
-        if self.store is None:
-            return History((record,), self._job, failed)
-        self.store.end_attempt(self._attempt, record)
-        return self.store.history()
-
-
-class _MemoryWriter:
-    def __init__(self, rows: dict[int, Row]) -> None:
-        self._rows = rows
-
-    def add(self, item: int, row: Row) -> None:
-        self._rows[item] = row
-
-    def flush(self) -> None:
-        return None
-
-
 class _Run:
     """One attempt on one rank."""
 
@@ -305,7 +148,7 @@ class _Run:
         self,
         task: Task,
         description: Description,
-        book: _Book,
+        book: Book,
         comm: Communicator,
         group: Communicator,
         group_size: int,
@@ -394,7 +237,7 @@ class _Run:
                 except RanksLostError:
                     raise
                 except Exception as problem:
-                    error = _told(problem)
+                    error = told_error(problem)
                     break
                 finally:
                     hand.clear()
@@ -414,7 +257,7 @@ class _Run:
         except PartnerFailedError:
             partner_failed = True
         except Exception as problem:  # of this rank alone: its disk, say
-            error = _told(problem)
+            error = told_error(problem)
             self._group.leave()
         except BaseException as problem:  # a second Ctrl-C, or an exit from inside an item
             with contextlib.suppress(LandscapeError):
@@ -436,7 +279,7 @@ class _Run:
         hand.close()
         if any(isinstance(state[0], _ItemAfterItemError) for state in states):
             agree(self._comm, self._book.forget_failures)
-        _raise_first([state[0] for state in states])
+        raise_first([state[0] for state in states])
         return sum(state[1] for state in states), next((state[2] for state in states if state[2]), None)
 
     def _row(self, item: int) -> tuple[Row | None, str]:
@@ -460,7 +303,7 @@ class _Run:
             self._group.leave()
         self._group.rejoin()
         fatal = self._tolerance is None or isinstance(error, StoreError)
-        told = [problem for problem in self._group.gather_all(error and (fatal, str(_told(error)))) if problem]
+        told = [problem for problem in self._group.gather_all(error and (fatal, str(told_error(error)))) if problem]
         if any(is_fatal for is_fatal, _ in told):
             raise error or PartnerFailedError("another rank of this group failed")
         return None, told[0][1]
@@ -527,18 +370,3 @@ class _Run:
 
 class _ItemAfterItemError(RunFailedError):
     """What fails is the rank, its device or the model, and no item of its own."""
-
-
-def _told(error: Exception) -> LandscapeError:
-    """The error as other ranks can be told it: our own as they are, any other with its traceback."""
-    if isinstance(error, LandscapeError):
-        return error
-    return RunFailedError("".join(traceback.format_exception(error)))
-
-
-def _raise_first(problems: list[LandscapeError | None]) -> None:
-    for rank, problem in enumerate(problems):
-        if isinstance(problem, RunFailedError):
-            raise RunFailedError(f"rank {rank} failed; rows finished before are kept:\n{problem}")
-        if problem is not None:
-            raise problem

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
 
-from landscape.comm import Communicator
-from landscape.results import BoolArray, FloatArray
+from landscape.run.comm import Communicator
 
 Row = Mapping[str, float | FloatArray]
 

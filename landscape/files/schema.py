@@ -9,20 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
-from landscape import hdf5
 from landscape.errors import InputError, StoreError
-from landscape.provenance import engine_version
-from landscape.results import FloatArray, Points, Surface
+from landscape.files import hdf5
+from landscape.files.provenance import engine_version
+from landscape.results import Points, Surface
 
 if TYPE_CHECKING:
     import xarray
 
+
 SCHEMA_VERSION = 1
 
+
 _JSON = "json_attributes"  # names of the attributes that are JSON text, separated by spaces
+
 _FIRST_JSON = "plane metrics attempts libraries"  # those of files that do not say
+
 _OF_THE_FILE = ("schema_version", "Conventions", _JSON)  # attributes that belong to the file, not to a result
+
 
 LONG_NAMES = {
     "loss": "loss per sample",

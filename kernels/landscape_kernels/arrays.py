@@ -1,0 +1,10 @@
+"""FloatArray, BoolArray, IntArray."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+BoolArray = npt.NDArray[np.bool_]

@@ -1,0 +1,1 @@
+"""Files: whole or absent, as trees of named arrays, with their origin."""

@@ -1,0 +1,1 @@
+"""What all pictures share: their look, scales, and the numbers and words on them."""

@@ -1,0 +1,41 @@
+"""Marks and words that pictures share: NaN and Inf, counts, words of a coordinate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
+from matplotlib.axes import Axes
+
+from landscape.pictures.style import RED
+
+
+def mark_nonfinite(ax: Axes, x: FloatArray, values: FloatArray) -> None:
+    """Mark NaN and Inf among `values` (n,) at the border of the picture."""
+    for value, marker, height in ((np.nan, "x", 0.03), (-np.inf, "v", 0.03), (np.inf, "^", 0.97)):
+        there = np.isnan(values) if np.isnan(value) else values == value
+        if there.any():
+            label = "NaN" if np.isnan(value) else f"{value:+}".replace("inf", "Inf")
+            heights = np.full(int(there.sum()), height)
+            ax.plot(x[there], heights, marker, color=RED, label=label, transform=ax.get_xaxis_transform())
+
+
+def coordinate_words(attributes: Mapping[str, Any]) -> str:
+    """What a coordinate of 1 is, from the attributes of a surface."""
+    normalize, plane = attributes.get("normalize"), attributes.get("plane")
+    if isinstance(plane, Mapping) and plane.get("kind") == "pca":
+        return "distance in parameter space"  # its directions are unit vectors
+    if normalize in (None, "", "none"):
+        return "multiples of the direction"
+    return f"{normalize}-normalised direction"
+
+
+def counted(drawn: Sequence[tuple[FloatArray, BoolArray]], what: str) -> list[str]:
+    """["3 NaN, 2 not computed of 30 points"] of (values, computed) arrays, nothing where all have finite values."""
+    tests = (("NaN", np.isnan), ("+Inf", np.isposinf), ("-Inf", np.isneginf))
+    numbers = [(sum(int((known & test(values)).sum()) for values, known in drawn), name) for name, test in tests]
+    numbers.append((sum(int((~known).sum()) for _, known in drawn), "not computed"))
+    left = [f"{count:,} {name}" for count, name in numbers if count]
+    return [f"{', '.join(left)} of {sum(values.size for values, _ in drawn):,} {what}"] if left else []
