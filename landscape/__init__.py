@@ -10,14 +10,13 @@
 """
 
 from landscape.agreement import Agreement, measure_agreement
-from landscape.alignment import Alignment, align, find_alignment
-from landscape.checkpoint import load_checkpoint, read_state
+from landscape.checkpoints.reading import load_checkpoint, read_state
+from landscape.checkpoints.recorder import TrajectoryRecorder
 from landscape.connections import Connectivity
 from landscape.connectivity import measure_connectivity
-from landscape.curvature import CurvatureOperator
+from landscape.curvature.operator import CurvatureOperator
 from landscape.curvature_map import eigenvector_plane, measure_curvature_map
 from landscape.curves import Curve, curve_from_points
-from landscape.directions import Plane, curve_plane, pca_plane, plane_from_directions, plane_through, random_plane
 from landscape.errors import InputError, LandscapeError, NumericalError, RunFailedError, RunInterrupted, StoreError
 from landscape.exchange import (
     read_loss_landscape_directions,
@@ -27,13 +26,21 @@ from landscape.exchange import (
 )
 from landscape.fit import fit_curve
 from landscape.layer_spectra import measure_layer_spectra
-from landscape.objective import Objective
+from landscape.network.alignment import Alignment, align, find_alignment
+from landscape.objective.objective import Objective
 from landscape.opening import merge_runs
 from landscape.opening import open_anything as open  # the notebook's ls.open(path)
 from landscape.path import measure_path
 from landscape.paths import Path
+from landscape.planes.directions import (
+    Plane,
+    curve_plane,
+    pca_plane,
+    plane_from_directions,
+    plane_through,
+    random_plane,
+)
 from landscape.profiles import Profiles, measure_profiles
-from landscape.recorder import TrajectoryRecorder
 from landscape.results import Estimate, Points, Surface
 from landscape.run.failures import Tolerance
 from landscape.run.loop import run_task

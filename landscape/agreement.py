@@ -21,19 +21,19 @@ from landscape_kernels.probes import derive_seed
 from landscape_kernels.similarity import SMALLEST_CHUNK, Comoments
 from torch import Tensor
 
-from landscape.data import Batch, random_state_kept
+from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_models
 from landscape.errors import InputError, nearest
-from landscape.losses import main_output
-from landscape.objective import Objective
-from landscape.path import check_statistics
+from landscape.objective.batchnorm import check_statistics
+from landscape.objective.data import Batch, random_state_kept
+from landscape.objective.losses import main_output
+from landscape.objective.objective import Objective
+from landscape.objective.trees import batch_size, digest, tensors_in
 from landscape.run.comm import Communicator, world
 from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.run.store import History, result_attributes
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree, write_result
-from landscape.states import ThetaLike, model_labels, model_pairs, read_models
-from landscape.trees import batch_size, digest, tensors_in
 
 if TYPE_CHECKING:
     import pandas

@@ -16,11 +16,11 @@ from landscape_kernels.krylov import KrylovState, eigenpairs, lanczos_quadrature
 from landscape_kernels.probes import normal_vector, rademacher_vector
 from torch import Tensor, nn
 
-from landscape.curvature import CurvatureOperator
-from landscape.data import Batch
-from landscape.eigen import check_tol
+from landscape.curvature.operator import CurvatureOperator
+from landscape.curvature.pairs import check_tol
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.objective.data import Batch
+from landscape.objective.objective import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ class PyHessian:
     What differs: the model is left as it is (there it stays in eval mode with gradients that hold the graph); its
     parameters are read here, once. Data are read once, so a shuffled or augmented loader is refused, and samples that a
     criterion ignores or weighs count as in its mean over all data (there every batch weighs its number of samples).
-    Products are checked before use (`landscape.routes.check_products`). `torch.manual_seed` fixes the random vectors.
+    Products are checked before use (`landscape.curvature.routes.check_products`). `torch.manual_seed` fixes the random
+    vectors.
 
     Raises InputError for both or none of data and dataloader, a criterion whose value is not the mean over samples, and
     whatever `Objective` refuses.

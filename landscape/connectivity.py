@@ -15,14 +15,19 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
-from landscape.alignment import METHODS, align
+from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_model, read_models, require_finite
 from landscape.connections import Connectivity
 from landscape.curves import Curve
-from landscape.data import Data
 from landscape.errors import InputError, nearest
 from landscape.fit import CurveFit, FitSettings, fitted_curve, load_optimizers, on_line, training_data
-from landscape.objective import Objective
-from landscape.path import check_statistics, chosen_batchnorm, places_of
+from landscape.network.alignment import METHODS, align
+from landscape.objective.batchnorm import check_statistics
+from landscape.objective.data import Data
+from landscape.objective.objective import Objective
+from landscape.objective.rows import evaluated
+from landscape.objective.training import TrainingData
+from landscape.objective.trees import digest
+from landscape.path import chosen_batchnorm, places_of
 from landscape.run.comm import SERIAL, Communicator, world
 from landscape.run.failures import Tolerance
 from landscape.run.loop import run_task
@@ -30,10 +35,6 @@ from landscape.run.progress import Progress
 from landscape.run.store import History, result_attributes
 from landscape.run.task import Description, ItemStopped, Row, Rows
 from landscape.run.together import agree, write_result
-from landscape.states import ThetaLike, model_labels, model_pairs, read_model, read_models, require_finite
-from landscape.surface import evaluated
-from landscape.training import TrainingData
-from landscape.trees import digest
 
 CURVE_FOLDER = "curves"  # in the run folder: the fitted curves, a file each
 STATE_FOLDER = "fits"  # in the run folder while curves are fitted

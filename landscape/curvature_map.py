@@ -13,11 +13,12 @@ from landscape_kernels.krylov import eigenpairs
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.directions import Plane, plane_from_directions
-from landscape.eigen import Matrix, check_tol, pair_row
+from landscape.curvature.matrix import Matrix, matrix_of
+from landscape.curvature.pairs import check_tol, pair_row
 from landscape.errors import InputError
-from landscape.grid import AXIS_NAMES, Grid
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
+from landscape.planes.directions import Plane, plane_from_directions
+from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.results import Surface
 from landscape.run.comm import Communicator, world
 from landscape.run.loop import run_task
@@ -26,7 +27,6 @@ from landscape.run.store import RESULT, History, result_attributes
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree, write_result
 from landscape.spectra import Spectrum
-from landscape.spectrum import matrix_of
 
 _ENDS = ("eigenvalue_max", "eigenvalue_min")
 _BATCHNORM = ("frozen", "reestimated")

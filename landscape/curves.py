@@ -15,10 +15,10 @@ from landscape_kernels.arrays import FloatArray
 from landscape_kernels.curves import CURVES, arc_length, combine_, difference_gram, slopes, weights
 from torch import Tensor
 
+from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, nearest
-from landscape.objective import Objective
-from landscape.states import ThetaLike, read_model, require_finite
-from landscape.trees import digest
+from landscape.objective.objective import Objective
+from landscape.objective.trees import digest
 
 if TYPE_CHECKING:
     import xarray

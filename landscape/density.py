@@ -12,12 +12,12 @@ from landscape_kernels.probes import rademacher_vector
 from landscape_kernels.quadrature import density
 from torch import Tensor
 
-from landscape.eigen import Matrix
+from landscape.curvature.matrix import Matrix
 from landscape.errors import InputError
+from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, Row, Rows
 from landscape.spectra import Density
-from landscape.trees import digest
 
 _POINTS = 2048
 _WIDTH = 0.003  # of the range of all nodes

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,104 +14,30 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import Eigenpairs as RitzEnds
 from landscape_kernels.krylov import KrylovState, eigenpairs
-from landscape_kernels.perturbation import eigenvalue_errors, form_errors
+from landscape_kernels.perturbation import form_errors
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.curvature import ChunkProducts, CurvatureOperator, product_chunk, select_blocks
+from landscape.curvature.matrix import Matrix
+from landscape.curvature.operator import ChunkProducts, CurvatureOperator
+from landscape.curvature.pairs import check_tol, diagonals, padded, pair_columns, pair_row, product_chunks, seen_row
+from landscape.curvature.sampling import Sample
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
-from landscape.objective import Objective
-from landscape.routes import ProductCheck
+from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, ItemStopped, Row, Rows
-from landscape.sampling import Sample
-from landscape.trees import digest
 
 logger = logging.getLogger(__name__)
 
+
 # The Krylov state is written when this much time has passed since, and at least this many times what writing took.
 _SAVE_EVERY = 10.0
+
 _SAVE_SHARE = 20
-_SEEN = 0.1  # relative residual up to which a pair that was not asked for is told
+
+
 _SPACE_VALUES = 1 << 24  # of Krylov vectors that are stored
-_FLOOR = 20  # residuals below this many eps |H| are rounding
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Which matrix is meant: of what loss, which part, at which point, and how its products are computed."""
-
-    sample: Sample
-    operator: str
-    params: tuple[str, ...] | None
-    weight_decay: float
-    theta: Tensor
-    buffers: Mapping[str, Tensor] | None
-    check: ProductCheck
-
-    def bind(
-        self, group: Communicator, params: Sequence[str] | None = None, sample: Sample | None = None
-    ) -> CurvatureOperator:
-        """A `CurvatureOperator`, to be used with `with`."""
-        sample = sample or self.sample
-        return CurvatureOperator(
-            sample.objective,
-            operator=self.operator,
-            params=params or self.params,
-            theta=self.theta,
-            buffers=self.buffers,
-            weight_decay=self.weight_decay,
-            weights=sample.weights,
-            total=sample.total,
-            group=group,
-            check=self.check,
-        )
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """{parameter name: number of values} of the rows, in order."""
-        return {block.name: block.size for block in select_blocks(self.sample.objective, self.params)}
-
-    @property
-    def size(self) -> int:
-        """Number of rows."""
-        return sum(self.sizes.values())
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the parameters whose values are the rows, in order."""
-        return tuple(self.sizes)
-
-    def identity(self) -> dict[str, Any]:
-        """What its entries depend on."""
-        weights = self.sample.weights
-        return {
-            "objective": self.sample.objective.identity(),
-            "operator": self.operator,
-            "params": list(self.params) if self.params is not None else None,
-            "weight_decay": self.weight_decay,
-            "theta": digest(self.theta),
-            "buffers": digest(*(self.buffers or {}).values()),
-            "weights": "" if weights is None else digest(weights),
-        }
-
-    def about(self) -> dict[str, Any]:
-        """How products are computed, and what the rows are."""
-        return {
-            "device": str(self.sample.objective.device),
-            "check": asdict(self.check),
-            "size": self.size,
-            "tensors": {b.name: list(b.shape) for b in select_blocks(self.sample.objective, self.params)},
-        }
-
-    def moved(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> Matrix:
-        """The same at other parameters."""
-        return replace(self, theta=theta, buffers=buffers)
-
-    def as_gauss_newton(self, check: ProductCheck) -> Matrix:
-        """The Gauss-Newton matrix of the same loss, weight decay included: H - G is without."""
-        return replace(self, operator="ggn", check=check)
 
 
 class EigenTask:
@@ -203,12 +128,12 @@ class EigenTask:
             with self._matrix.bind(group, sample=self._independent) as other:
                 apart = other.by_chunk(top)
                 products, passes = products + other.products, passes + other.passes
-            independent, independent_stderr = form_errors(_diagonals(apart), apart.denominators)
+            independent, independent_stderr = form_errors(diagonals(apart), apart.denominators)
         row |= {
-            "vectors": _padded(top.double().cpu().numpy(), k),
-            "smallest_vectors": _padded(bottom.double().cpu().numpy(), low),
-            "independent": _padded(independent, k),
-            "independent_stderr": _padded(independent_stderr, k),
+            "vectors": padded(top.double().cpu().numpy(), k),
+            "smallest_vectors": padded(bottom.double().cpu().numpy(), low),
+            "independent": padded(independent, k),
+            "independent_stderr": padded(independent_stderr, k),
             "residual_max": float(np.max(row["residuals"], initial=0.0)),
             "products": products,
             "passes": passes,
@@ -281,7 +206,7 @@ class EigenTask:
         basis, factor = state.basis, torch.from_numpy(np.ascontiguousarray(C.T)).to(state.basis)
         parts = torch.split(basis, list(self._matrix.sizes.values()), dim=1)
         return {
-            "space": _padded(basis[:rows].double().cpu().numpy(), self._space),
+            "space": padded(basis[:rows].double().cpu().numpy(), self._space),
             "space_chunks": forms[:rows].sum(0),
             "space_tensors": np.array([float((part[:rows] * (factor @ part)).double().sum()) for part in parts]),
             "space_square": 2 * float((C**2).sum()) - float((C[:rows] ** 2).sum()),
@@ -295,7 +220,7 @@ class EigenTask:
         by_tensor = torch.split(vectors.double() * images, list(self._matrix.sizes.values()), dim=1)
         return {
             "space": np.full((self._space, self.size), np.nan),
-            "space_chunks": _diagonals(parts)[:, :k].sum(1),
+            "space_chunks": diagonals(parts)[:, :k].sum(1),
             "space_tensors": np.array([float(part.sum()) for part in by_tensor]),
             "space_square": float(2 * images.square().sum() - inside.square().sum()),
         }
@@ -324,7 +249,7 @@ class _Noting:
     def apply(self, vectors: Tensor) -> Tensor:
         """See `landscape_kernels.operators.Operator`."""
         parts = self._H.by_chunk(vectors)
-        self.forms = np.concatenate([self.forms, _diagonals(parts).T])
+        self.forms = np.concatenate([self.forms, diagonals(parts).T])
         return parts.images
 
 
@@ -335,78 +260,3 @@ def space_rows(k: int, size: int) -> int:
     """
     rows = min(3 * k + 8, size, _SPACE_VALUES // max(size, 1))
     return rows if rows >= min(2 * k, size) > 0 else 0
-
-
-def product_chunks(objective: Objective) -> int:
-    """Number of chunks that products with this objective's curvature have."""
-    return -(-objective.samples // product_chunk(objective)) if objective.data.divisible else objective.chunks
-
-
-def pair_columns(k: int, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Columns of k eigenpairs."""
-    return {f"{prefix}{name}": (k,) for name in ("values", "residuals", "converged", "stderr", "bias")}
-
-
-def pair_row(
-    spectrum: FloatArray, vectors: Tensor, parts: ChunkProducts, first: int, tol: float, k: int, prefix: str
-) -> dict[str, FloatArray]:
-    """The columns of the pairs whose products are the rows of `parts` from `first` on, padded with NaN to k.
-
-    `spectrum` are the Ritz values of all vectors that `parts.forms` is about, in their order.
-    """
-    place = slice(first, first + len(vectors))
-    images, values = parts.images[place].double(), spectrum[place]
-    theta = torch.from_numpy(values.copy()).to(images.device)
-    gaps = torch.linalg.vector_norm(images - theta[:, None] * vectors.double(), dim=1).cpu().numpy()
-    norm = float(torch.linalg.vector_norm(parts.images.double(), dim=1).max()) if len(values) else 0.0
-    # zero to rounding: an exact eigenvalue 0 has no relative residual
-    zero = np.maximum(np.abs(values), gaps) <= _FLOOR * torch.finfo(parts.images.dtype).eps * norm
-    with np.errstate(divide="ignore", invalid="ignore"):
-        residuals = np.where(zero, 0.0, gaps / np.abs(values))
-    cross = (images * parts.weighted[place].double()).sum(1).cpu().numpy()
-    lengths = images.square().sum(1).cpu().numpy()
-    stderr, bias = eigenvalue_errors(
-        parts.forms[:, place], spectrum, first, parts.squares[:, place], cross, lengths, parts.denominators, parts.shift
-    )
-    columns = (values, residuals, (residuals <= tol).astype(float), stderr, bias)
-    return {name: _padded(column, k) for name, column in zip(pair_columns(k, prefix), columns, strict=True)}
-
-
-def seen_row(found: RitzEnds, k: int) -> dict[str, FloatArray]:
-    """The columns of the lower end that was not asked for: what the run happened to see, without errors over data.
-
-    It ends at the first Ritz pair that says little, by a residual above a tenth of its value; the rest is NaN.
-    """
-    low = found.smallest
-    with np.errstate(divide="ignore", invalid="ignore"):
-        residuals = np.where(low.residuals > 0, low.residuals / np.abs(low.values), 0.0)
-    seen = int(np.argmax(np.append(residuals > _SEEN, True)))
-    unknown = np.full(len(low.values), np.nan)
-    columns = (low.values, residuals, low.converged.astype(float), unknown, unknown)
-    return {
-        name: _padded(column[: min(seen, k)], k)
-        for name, column in zip(pair_columns(k, "smallest_"), columns, strict=True)
-    }
-
-
-def _diagonals(parts: ChunkProducts) -> FloatArray:
-    """(C, b), v_i' H_c v_i."""
-    return np.diagonal(parts.forms, axis1=1, axis2=2)
-
-
-def _padded(values: FloatArray, k: int) -> FloatArray:
-    """`values` with NaN rows up to k of them."""
-    missing = k - len(values)
-    return np.concatenate([values, np.full((missing, *values.shape[1:]), np.nan)]) if missing else values
-
-
-def check_tol(tol: float, objective: Objective, check: ProductCheck) -> None:
-    """Raise InputError for a relative residual that products in this precision cannot reach."""
-    eps = torch.finfo(objective.dtype).eps
-    floor = max(_FLOOR * eps, check.rounding if check.route == "finite differences" else 0.0)
-    if not floor <= tol < 1:
-        way_out = "" if objective.precision == "float64" else ", or build the Objective with precision='float64'"
-        raise InputError(
-            f"tol={tol}: relative residuals of {floor:.1e} are the floor of {check.route} in "
-            f"{str(objective.dtype).removeprefix('torch.')}, and 1 is no accuracy; give a tol between{way_out}"
-        )

@@ -18,7 +18,7 @@ from landscape.files import hdf5
 from landscape.results import Surface
 
 if TYPE_CHECKING:
-    from landscape.objective import Objective
+    from landscape.objective.objective import Objective
 
 # The tool's key, our name, and the factor from our value to the tool's (accuracies there are in percent).
 _KEYS = (

@@ -21,21 +21,21 @@ from landscape_kernels.curves import CURVES, combine_, stratified, weights
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.curves import Curve
-from landscape.data import random_state_kept, seed_everything
 from landscape.errors import InputError, NumericalError, StoreError, nearest
 from landscape.files.durable import write_durably
-from landscape.objective import Objective
+from landscape.objective.data import random_state_kept, seed_everything
+from landscape.objective.objective import Objective
+from landscape.objective.training import TrainingData
+from landscape.objective.trees import batch_size as samples_in
+from landscape.objective.trees import digest, has_batch_axis, map_tensors
 from landscape.run.comm import Communicator, world
 from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.run.store import History, result_attributes
 from landscape.run.task import Description, ItemStopped, Row, Rows
 from landscape.run.together import agree, write_result
-from landscape.states import ThetaLike, read_model, require_finite
-from landscape.training import TrainingData
-from landscape.trees import batch_size as samples_in
-from landscape.trees import digest, has_batch_axis, map_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from landscape_kernels.arrays import FloatArray
 
 from landscape.agreement import Agreement
 from landscape.connections import Connectivity
-from landscape.grid import AXIS_NAMES
 from landscape.paths import Path
+from landscape.planes.grid import AXIS_NAMES
 from landscape.results import Points, Surface
 from landscape.spectra import Eigenpairs, LayerSpectra, Spectrum
 from landscape.topology import CriticalPoints, Topology

@@ -11,9 +11,11 @@ from landscape_kernels.krylov import eigenpairs
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.eigen import Matrix, check_tol, pair_columns, pair_row
+from landscape.curvature.matrix import Matrix, matrix_of
+from landscape.curvature.pairs import check_tol, pair_columns, pair_row
 from landscape.errors import InputError, RunInterrupted
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import layers_of
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
 from landscape.run.loop import run_task
@@ -22,8 +24,8 @@ from landscape.run.store import RESULT, require_stages, result_attributes, whole
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree, write_result
 from landscape.spectra import LayerSpectra, Trace
-from landscape.spectrum import Stage, matrix_of, read_stage, trace_of_stage, trace_task
-from landscape.trace import choose_method, layers_of
+from landscape.spectrum import Stage, read_stage, trace_of_stage, trace_task
+from landscape.trace import choose_method
 
 STAGES = ("layers", "trace")
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from landscape.recorder import TrajectoryRecorder
+from landscape.checkpoints.recorder import TrajectoryRecorder
 
 _PACKAGES = ("lightning", "pytorch_lightning")
 

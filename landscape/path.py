@@ -18,10 +18,14 @@ from landscape_kernels.curves import arc_length, combine_, difference_gram
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.checkpoints.states import ThetaLike
 from landscape.curves import Curve, curve_from_points
-from landscape.data import Batch, Data
 from landscape.errors import InputError
-from landscape.objective import BATCHNORM_MODES, Objective
+from landscape.objective.batchnorm import FEWEST, check_statistics
+from landscape.objective.data import Batch, Data
+from landscape.objective.objective import BATCHNORM_MODES, Objective
+from landscape.objective.rows import RECHECK_RTOL, evaluated
+from landscape.objective.trees import digest
 from landscape.paths import Path, to_split
 from landscape.run.comm import Communicator, world
 from landscape.run.loop import run_task
@@ -29,17 +33,17 @@ from landscape.run.progress import Progress
 from landscape.run.store import History, Store, json_differences, result_attributes
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree, write_result
-from landscape.states import ThetaLike
-from landscape.surface import RECHECK_RTOL, evaluated
-from landscape.trees import digest
 
 logger = logging.getLogger(__name__)
 
+
 _FINEST = 2.0**-20  # intervals of t shorter than this are not split any more
+
 _MOST = 1_000  # nor any once there are so many places
+
 _PARTS = 4  # of the statistics data, whose spread tells the statistics' own sampling error
+
 _SHARE = 16  # that spread is measured on one 16th of the data
-_FEWEST = 32  # samples that BatchNorm statistics are estimated from, and the loss of that spread, at least
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ class PathTask:
     def _sample(self) -> Objective:
         """The objective on that part of its data on which the spread of statistics is measured."""
         data = self._objective.data
-        count = max(data.samples // _SHARE, _FEWEST)
+        count = max(data.samples // _SHARE, FEWEST)
         if not data.divisible:
             return self._objective.on(data.head(count))
         return self._objective.on(data.taken(np.sort(_order(data.samples)[:count]).tolist()))
@@ -451,16 +455,6 @@ def _check_ends(curve: Curve) -> None:
         raise InputError(
             "batchnorm='interpolated' needs a straight line between two models given with their buffers (state dicts, "
             "modules or checkpoints, not flat vectors); use batchnorm='reestimated'"
-        )
-
-
-def check_statistics(statistics: Data) -> None:
-    """Raise InputError where there are too few samples to estimate BatchNorm statistics from."""
-    if statistics.samples < _FEWEST:
-        raise InputError(
-            f"{statistics.samples} samples for BatchNorm statistics are too few, at least {_FEWEST} are needed: from n "
-            "samples each mean is known to 1/sqrt(n) of a standard deviation, 10 % with 100, 1 % with 10,000. Give "
-            "more as statistics=, or use batchnorm='frozen'."
         )
 
 

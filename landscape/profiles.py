@@ -13,10 +13,13 @@ from landscape_kernels.arrays import BoolArray, FloatArray
 from landscape_kernels.perturb import perturb_
 from torch import Tensor
 
-from landscape.directions import blocks_matching, random_direction, random_plane
 from landscape.errors import InputError, nearest
-from landscape.grid import Grid, axis_values
-from landscape.objective import Objective
+from landscape.objective.batchnorm import chosen_batchnorm
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import blocks_matching
+from landscape.objective.rows import RECHECK_RTOL, evaluated
+from landscape.planes.directions import random_direction, random_plane
+from landscape.planes.grid import Grid, axis_values
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
 from landscape.run.loop import run_task
@@ -24,7 +27,7 @@ from landscape.run.progress import Progress
 from landscape.run.store import History, result_attributes
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree, write_result
-from landscape.surface import RECHECK_RTOL, anchor_points, chosen_batchnorm, evaluated, precision_error
+from landscape.surface import anchor_points, precision_error
 
 if TYPE_CHECKING:
     import pandas

@@ -13,25 +13,27 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
-from landscape.curvature import require_operator, select_blocks
+from landscape.curvature.matrix import Matrix, matrix_of
+from landscape.curvature.routes import check_products
 from landscape.density import DensityTask, check_density, density_from_rows
-from landscape.eigen import EigenTask, Matrix, space_rows
+from landscape.eigen import EigenTask, space_rows
 from landscape.errors import InputError, RunInterrupted
-from landscape.objective import Objective
-from landscape.routes import check_products
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import layers_of
 from landscape.run.comm import world
 from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.run.store import RESULT, History, Store, require_stages, result_attributes, whole_time
 from landscape.run.task import Description, Rows, Task
 from landscape.run.together import agree, write_result
-from landscape.sampling import Sample, draw, whole
 from landscape.spectra import Density, Eigenpairs, Spectrum, Trace
-from landscape.trace import Deflated, TraceTask, check_trace_tol, choose_method, layers_of, trace_from_rows
+from landscape.trace import Deflated, TraceTask, check_trace_tol, choose_method, trace_from_rows
 
 logger = logging.getLogger(__name__)
 
+
 STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folder, each the run of one task
+
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
 
 
@@ -232,37 +234,6 @@ def _pairs(row: Mapping[str, Any], prefix: str) -> Eigenpairs:
         independent,
         None if independent is None else row["independent_stderr"],
     )
-
-
-def matrix_of(
-    objective: Objective,
-    params: str | Sequence[str] | None,
-    operator: str,
-    theta: Any,
-    buffers: Mapping[str, Tensor] | None,
-    weight_decay: float,
-    samples: int | None,
-    sampling: str,
-    seed: int,
-) -> tuple[Matrix, Sample | None]:
-    """The matrix that is meant, its products seen to be right, and an independent sample where it is of a sample."""
-    require_operator(objective, operator, weight_decay)
-    if objective.precision == "bf16":
-        logger.info("products are computed in float32: half precision has no digits for second derivatives")
-        objective = objective.on(objective.data, precision="float32")
-    point = objective.theta if theta is None else objective.vector(theta)
-    if not bool(point.isfinite().all()):
-        raise InputError(f"theta holds {int((~point.isfinite()).sum())} values that are NaN or infinite")
-    sample, independent = whole(objective), None
-    if samples is not None:
-        sample, independent = draw(objective, samples, sampling, seed, theta=point, buffers=buffers)
-    elif sampling != "uniform":
-        raise InputError(f"sampling={sampling!r} needs samples=, the number of samples to draw")
-    blocks = select_blocks(objective, params)
-    chosen = [objective.layout.blocks.index(block) for block in blocks]
-    check = world().broadcast(check_products(objective, operator, chosen, point, buffers))
-    names = None if params is None else tuple(block.name for block in blocks)
-    return Matrix(sample, operator, names, weight_decay, point, buffers, check), independent
 
 
 def trace_task(matrix: Matrix, method: str, tol: float, seed: int, stages: Mapping[str, Stage]) -> TraceTask:

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.directions import Plane
 from landscape.errors import InputError
-from landscape.grid import AXIS_NAMES, Grid
-from landscape.objective import BATCHNORM_MODES, Objective
+from landscape.objective.batchnorm import chosen_batchnorm
+from landscape.objective.objective import Objective
+from landscape.objective.rows import RECHECK_RTOL, evaluated
+from landscape.planes.directions import Plane
+from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.results import Points, Surface
 from landscape.run.comm import SERIAL, Communicator, world
 from landscape.run.failures import Tolerance
@@ -24,10 +26,11 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree, write_result
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
-_BETWEEN = ("through", "curve")  # kinds of planes that lie between models
+
+
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
-# Relative gap allowed when rows found in a run folder are computed again: other hardware sums in another order.
-RECHECK_RTOL = {"float32": 1e-4, "float64": 1e-8, "bf16": 3e-2}
+
+
 _KNOWN_RTOL = 1e-5  # and how far they may be off: two float32 programs that sum in different orders
 
 
@@ -226,22 +229,6 @@ def _attributes(description: Description, history: History) -> dict[str, Any]:
     return attributes
 
 
-def evaluated(
-    objective: Objective,
-    theta: Tensor,
-    buffers: Mapping[str, Tensor] | None,
-    group: Communicator,
-    *,
-    full_precision: bool = False,
-) -> dict[str, float]:
-    """{quantity: value, quantity_stderr: its standard error, ...} at theta (size,); see `Objective.evaluate`."""
-    row: dict[str, float] = {}
-    found = objective.evaluate(theta, buffers=buffers, group=group, full_precision=full_precision)
-    for name, estimate in found.items():
-        row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr
-    return row
-
-
 def precision_error(description: Description, rows: Rows, size: int) -> dict[str, float]:
     """Largest relative error of bf16 losses at the anchor points, against the same points in float32."""
     anchors = np.array(description.about["anchors"], dtype=int)
@@ -261,25 +248,6 @@ def precision_error(description: Description, rows: Rows, size: int) -> dict[str
 def anchor_points(grid: Grid) -> list[int]:
     """Grid points at which bf16 is compared with float32: spread evenly over the grid, its ends among them."""
     return sorted({int(i) for i in np.linspace(0, grid.size - 1, min(_ANCHORS, grid.size)).round()})
-
-
-def chosen_batchnorm(objective: Objective, plane: Plane, batchnorm: str | None, statistics: Any) -> str:
-    """The BatchNorm mode, see `measure_surface`. Raises InputError for one that cannot be."""
-    if batchnorm is None:
-        between = plane.about.get("kind") in _BETWEEN and bool(objective.batchnorm_names)
-        batchnorm = "reestimated" if between or statistics is not None else "frozen"
-    if batchnorm not in BATCHNORM_MODES:
-        raise InputError(f"batchnorm={batchnorm!r} is not one of {', '.join(BATCHNORM_MODES)}")
-    if batchnorm != "reestimated" and statistics is not None:
-        raise InputError(f"statistics are given, but batchnorm={batchnorm!r} does not use them; say 'reestimated'")
-    if batchnorm != "frozen" and not objective.batchnorm_names:
-        raise InputError(f"batchnorm={batchnorm!r}, but the model has no BatchNorm layer; leave it out")
-    if batchnorm == "interpolated" and not plane.buffers:
-        raise InputError(
-            "batchnorm='interpolated' needs a plane through models given with their buffers (state dicts, modules or "
-            "checkpoints, not flat vectors); use plane_through, or batchnorm='reestimated'"
-        )
-    return batchnorm
 
 
 def _known_rows(task: SurfaceTask, known: Surface) -> dict[int, Row]:

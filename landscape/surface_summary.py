@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
-from landscape.grid import Grid
+from landscape.planes.grid import Grid
 from landscape.results import Points, Surface
 from landscape.tables import Cell, Table, number, pairs_table, settled
 

@@ -18,29 +18,41 @@ from landscape_kernels.trace import frobenius as frobenius_norm
 from landscape_kernels.trace import two_way, xtrace
 from torch import Tensor
 
-from landscape.curvature import ChunkProducts
-from landscape.eigen import Matrix, product_chunks
+from landscape.curvature.matrix import Matrix
+from landscape.curvature.operator import ChunkProducts
+from landscape.curvature.pairs import product_chunks
+from landscape.curvature.routes import chunk_of
+from landscape.curvature.sampling import importance, loss_seeds
 from landscape.errors import InputError, NumericalError
-from landscape.layers import GradientSquares
-from landscape.piecewise import piecewise_linear
-from landscape.routes import chunk_of
+from landscape.network.layers import GradientSquares
+from landscape.network.piecewise import piecewise_linear
+from landscape.objective.parameters import layers_of
+from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, Row, Rows
-from landscape.sampling import importance, loss_seeds
 from landscape.spectra import Trace
-from landscape.trees import digest
 
 logger = logging.getLogger(__name__)
 
+
 METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace")
-_PROBES = 4  # probes of one item: they share a pass over the data
-_FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
+
+PROBES = 4  # probes of one item: they share a pass over the data
+
+FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
+
 _DRAWS = 64  # draws of one item
+
 _FIRST_DRAWS = 4  # items
+
 _MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
-_XTRACE_PROBES = 20  # two products each
+
+XTRACE_PROBES = 20  # two products each
+
 _MOST_OUTPUTS = 256  # of one sample: its output Hessian is formed, and costs as many backward passes
+
 _BLOCKS, _VERIFIED_ON = 8, 2  # tensors whose blocks are compared, samples
+
 _EQUAL = 1e-9  # relative gap of blocks of H and G; where the network is piecewise linear only rounding is between them
 
 
@@ -143,14 +155,6 @@ def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
     return str(asked)
 
 
-def layers_of(names: Sequence[str]) -> dict[str, list[str]]:
-    """{module name: its parameters among `names`}, in order; a parameter of the model itself is its own layer."""
-    layers: dict[str, list[str]] = {}
-    for name in names:
-        layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
-    return layers
-
-
 def check_trace_tol(tol: float) -> None:
     """Raise InputError for what is no relative standard error."""
     if not 0 < tol < 1:
@@ -184,7 +188,7 @@ class TraceTask:
         self._layer_of = torch.tensor([place[name] for name in matrix.names])
         objective = matrix.sample.objective
         self._exact = objective.chunks if method in ("exact", "split") else 0
-        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1}.get(method, _FIRST_PROBES)
+        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1}.get(method, FIRST_PROBES)
         self.count = self._exact + first
         self._chunks = product_chunks(objective)
         self._squares: GradientSquares | None = None
@@ -219,7 +223,7 @@ class TraceTask:
             return row | self._drawn_row(index - self._exact)
         if self._method == "xtrace":
             with self._matrix.bind(group) as H:
-                count = max(2, min(_XTRACE_PROBES, H.size))
+                count = max(2, min(XTRACE_PROBES, H.size))
                 probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
                 found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
                 return row | {"value": found.value, "stderr": found.stderr, "cost": H.products}
@@ -244,7 +248,7 @@ class TraceTask:
                 "the trace is known to %.1f %%, not to trace_tol=%g, after the %d %s that are spent at most",
                 100 * trace.stderr_probes / abs(trace.value) if trace.value else math.inf,
                 self._tol,
-                random * (_DRAWS if self._method == "sampled" else _PROBES),
+                random * (_DRAWS if self._method == "sampled" else PROBES),
                 "draws" if self._method == "sampled" else "probes",
             )
             return count
@@ -260,7 +264,7 @@ class TraceTask:
         elif self._method == "xtrace":
             columns |= {"value": (), "stderr": ()}
         elif self._method != "exact":
-            columns |= {"forms": (_PROBES, self._chunks), "blocks": (_PROBES, layers), "lengths": (_PROBES,)}
+            columns |= {"forms": (PROBES, self._chunks), "blocks": (PROBES, layers), "lengths": (PROBES,)}
             columns |= {"denominators": (self._chunks,)}
         return columns
 
@@ -329,7 +333,7 @@ class TraceTask:
 
     def _probes(self, index: int, *keys: int) -> Tensor:
         """(_PROBES, size) random signs of an item, on the complement of what is taken out."""
-        numbers = range(index * _PROBES, (index + 1) * _PROBES)
+        numbers = range(index * PROBES, (index + 1) * PROBES)
         size = self._matrix.size
         signs = torch.stack([rademacher_vector(size, self._seed, "trace", n, *keys) for n in numbers])
         probes = signs.to(self._matrix.theta)
@@ -363,7 +367,7 @@ class TraceTask:
         2 sum_c |PA_cP|_F^2 instead of 2 |sum_c PA_cP|_F^2: less by all that the chunks have in common.
         """
         with self._matrix.bind(group) as H:
-            own = H.own_forms(_PROBES, lambda chunk: self._probes(index, chunk))
+            own = H.own_forms(PROBES, lambda chunk: self._probes(index, chunk))
             products = H.products
         return {
             "forms": own.forms.T,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from landscape.recorder import TrajectoryRecorder
+from landscape.checkpoints.recorder import TrajectoryRecorder
 
 try:
     from transformers import TrainerCallback

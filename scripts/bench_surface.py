@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import landscape as ls
-from landscape.grid import axis_values
+from landscape.planes.grid import axis_values
 from landscape.run.comm import world
 from landscape.run.task import Description
 

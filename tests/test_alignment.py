@@ -17,10 +17,10 @@ from shared import Dense
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-import landscape.symmetry
-from landscape.alignment import align, find_alignment
+import landscape.network.symmetry
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.network.alignment import align, find_alignment
+from landscape.objective.objective import Objective
 
 State = dict[str, Tensor]
 
@@ -391,14 +391,14 @@ def test_a_wrong_permutation_is_refused_with_the_layer(monkeypatch: pytest.Monke
     """An axis that the trace has missed: here the input of the second layer of three."""
     model, permuted, shape = dense()
     objective = objective_of(model, shape)
-    whole = landscape.symmetry._group
+    whole = landscape.network.symmetry._group
 
     def lacking(*args: Any, **options: Any) -> matching.Group:
         group = whole(*args, **options)
         kept = tuple(a for a in group.actions if (a.tensor, a.axis) != ("fc2.weight", 1))
         return matching.Group(group.name, group.size, kept, group.blocks, group.base)
 
-    monkeypatch.setattr(landscape.symmetry, "_group", lacking)
+    monkeypatch.setattr(landscape.network.symmetry, "_group", lacking)
     with pytest.raises(InputError, match=r"is 'fc2' \(Linear\)\. .*could not be followed"):
         align(objective, model, permuted)
 
@@ -406,14 +406,14 @@ def test_a_wrong_permutation_is_refused_with_the_layer(monkeypatch: pytest.Monke
 def test_statistics_left_behind_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters permuted, BatchNorm statistics not: the fault of hand-written tables."""
     model, permuted, shape = residual()
-    whole = landscape.symmetry._group
+    whole = landscape.network.symmetry._group
 
     def lacking(*args: Any, **options: Any) -> matching.Group:
         group = whole(*args, **options)
         kept = tuple(a for a in group.actions if "running" not in a.tensor)
         return matching.Group(group.name, group.size, kept, group.blocks, group.base)
 
-    monkeypatch.setattr(landscape.symmetry, "_group", lacking)
+    monkeypatch.setattr(landscape.network.symmetry, "_group", lacking)
     with pytest.raises(InputError, match=r"\(BatchNorm2d\)"):
         align(objective_of(model, shape), model, permuted)
 

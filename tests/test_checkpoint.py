@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from landscape.checkpoint import check_state, in_step_order, load_checkpoint, read_state, step_files, strip_prefixes
+from landscape.checkpoints.reading import (
+    check_state,
+    in_step_order,
+    load_checkpoint,
+    read_state,
+    step_files,
+    strip_prefixes,
+)
 from landscape.errors import InputError
 
 

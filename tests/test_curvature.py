@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from spectrum_nets import CASES, Array, Case, case, close, dense, entries, labels, matrix_of, seeded
 from torch import Tensor, nn
 
-import landscape.curvature
-from landscape.curvature import CurvatureOperator, product_chunk
-from landscape.objective import Objective
-from landscape.routes import ROUTES, ProductCheck
+import landscape.curvature.operator
+from landscape.curvature.operator import CurvatureOperator, product_chunk
+from landscape.curvature.routes import ROUTES, ProductCheck
+from landscape.objective.objective import Objective
 
 N = 23
 X, Y = seeded(N, 4), labels(N)
@@ -303,7 +303,7 @@ def test_graphs_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         kept = [H.apply(vectors), H.apply(vectors)]
         size = int(H.check.graph_bytes * product_chunk(objective))
     for room in (0, 3 * size):
-        monkeypatch.setattr(landscape.curvature, "_GRAPH_BYTES", room)
+        monkeypatch.setattr(landscape.curvature.operator, "_GRAPH_BYTES", room)
         with CurvatureOperator(objective) as H:
             assert not H.keeps_graphs
             assert torch.equal(H.apply(vectors), kept[0])

@@ -23,9 +23,9 @@ from landscape_kernels.curves import (
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.checkpoints.states import require_finite
 from landscape.curves import Curve, curve_from_points
 from landscape.errors import InputError
-from landscape.states import require_finite
 
 EPS = float(np.finfo(np.float64).eps)
 PLACES = [0.0, 1e-9, 0.1, 1 / 3, 0.5, 0.7, 1 - 1e-9, 1.0]

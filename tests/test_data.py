@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from landscape.data import Data, read_data
 from landscape.errors import InputError
-from landscape.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
+from landscape.objective.data import Data, read_data
+from landscape.objective.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
 
 N = 23
 X = torch.randn(N, 3, generator=torch.Generator().manual_seed(0))

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 import landscape as ls
 from landscape import eigen
 from landscape import trace as trace_module
-from landscape.curvature import ChunkForms, CurvatureOperator
+from landscape.curvature.matrix import matrix_of
+from landscape.curvature.operator import ChunkForms, CurvatureOperator
 from landscape.eigen import EigenTask, space_rows
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 from landscape.run.comm import SERIAL
 from landscape.run.task import ItemStopped, Rows
 from landscape.spectra import Trace
-from landscape.spectrum import matrix_of, read_stage
+from landscape.spectrum import read_stage
 from landscape.trace import Deflated, TraceTask, trace_from_rows
 
 N = 23

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
+from landscape.planes.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
 
 
 def net(seed: int = 0) -> nn.Sequential:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from landscape.curves import Curve
 from landscape.errors import InputError, NumericalError, RunInterrupted
 from landscape.fit import FitSettings, fit_curve
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 INPUTS, LABELS = fit_job.samples()
 

@@ -23,10 +23,10 @@ from torch import nn
 from landscape import fit
 from landscape.curve_schema import read_curve
 from landscape.curves import Curve
-from landscape.data import random_streams
 from landscape.errors import InputError, NumericalError, RunInterrupted, StoreError
 from landscape.files import hdf5
 from landscape.fit import curve_from_rows, fit_curve
+from landscape.objective.data import random_streams
 from landscape.run import progress
 from landscape.run.store import Store
 

@@ -105,11 +105,12 @@ def test_one_gate_for_each_dependency(package: str) -> None:
 
 # parameters and buffers; BatchNorm folded away; per-sample gradients of each layer; what is linear; a user's networks
 KNOW_MODULES = {
-    "landscape/model.py",
-    "landscape/folding.py",
-    "landscape/layers.py",
-    "landscape/piecewise.py",
-    "landscape/symmetry.py",
+    "landscape/objective/model.py",
+    "landscape/objective/statistics.py",
+    "landscape/objective/folding.py",
+    "landscape/network/layers.py",
+    "landscape/network/piecewise.py",
+    "landscape/network/symmetry.py",
     "landscape_jobs/demo.py",
 }
 

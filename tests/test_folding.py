@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from landscape.folding import foldable_pairs
-from landscape.objective import Objective
+from landscape.objective.folding import foldable_pairs
+from landscape.objective.objective import Objective
 
 N, CLASSES = 21, 3
 IMAGES, VOLUMES, SIGNALS, ROWS = (2, 6, 6), (2, 4, 4, 4), (2, 9), (5,)

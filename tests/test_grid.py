@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from landscape.errors import InputError
-from landscape.grid import Grid, axis_values
+from landscape.planes.grid import Grid, axis_values
 
 
 def test_the_middle_is_exactly_the_centre() -> None:

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from landscape import layers
 from landscape.errors import InputError
-from landscape.layers import GradientSquares, output_seeds, softmax_seeds
-from landscape.piecewise import piecewise_linear
+from landscape.network import layers
+from landscape.network.layers import GradientSquares, output_seeds, softmax_seeds
+from landscape.network.piecewise import piecewise_linear
 
 EPS = torch.finfo(torch.float64).eps
 

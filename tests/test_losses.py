@@ -15,7 +15,7 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio
 from torch import Tensor, nn
 
 from landscape.errors import InputError
-from landscape.losses import (
+from landscape.objective.losses import (
     Quantity,
     describe_callable,
     loss_quantity,

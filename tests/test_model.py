@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.errors import InputError
-from landscape.model import BoundModel, parameter_layout
+from landscape.objective.model import BoundModel, parameter_layout
 
 CPU = torch.device("cpu")
 
@@ -340,7 +340,7 @@ def test_statistics_from_other_data_and_divided_chunks(monkeypatch: pytest.Monke
     other = (IMAGES[:31] + 1, LABELS[:31])
     expected = by_torch(conv_net(), other[0])
     for limit in (1 << 30, 8 * 64 * 10):  # one chunk, several
-        monkeypatch.setattr("landscape.objective._STATISTICS_BYTES", limit)
+        monkeypatch.setattr("landscape.objective.objective._STATISTICS_BYTES", limit)
         statistics = objective.read_statistics(other)
         assert (statistics.count > 1) == (limit < 1 << 30)
         found = objective.reestimate(objective.theta, statistics)

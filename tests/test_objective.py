@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 N = 29
 

@@ -24,7 +24,7 @@ import landscape as ls
 from landscape import path as path_module
 from landscape.curves import Curve, curve_from_points
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 from landscape.path import measure_path
 from landscape.paths import arc_mean, barrier, maximum_excess, mode_connectivity, to_split, upper_bounds
 from landscape.run.store import Store

@@ -16,8 +16,8 @@ from shared import ResNet20, cifar10_test, resnet20_checkpoint
 from test_layers import Tied, Words, by_rules, evaluated, names_of
 from torch import Tensor, nn
 
-from landscape.layers import GradientSquares, softmax_seeds
-from landscape.piecewise import piecewise_linear
+from landscape.network.layers import GradientSquares, softmax_seeds
+from landscape.network.piecewise import piecewise_linear
 
 EPS = torch.finfo(torch.float64).eps
 

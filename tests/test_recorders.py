@@ -19,10 +19,10 @@ from test_zoo import installed
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.checkpoint import step_files
+from landscape.checkpoints.reading import step_files
+from landscape.checkpoints.recorder import TrajectoryRecorder
 from landscape.errors import InputError, StoreError
 from landscape.files import durable as files
-from landscape.recorder import TrajectoryRecorder
 
 # Warnings of these libraries are theirs; and processes of pytest hand on none whose class only a worker can import.
 pytestmark = pytest.mark.filterwarnings("ignore")

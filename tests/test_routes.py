@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from spectrum_nets import Array, close, labels, matrix_of, seeded
 from torch import Tensor, nn
 
-from landscape.curvature import CurvatureOperator, select_blocks
+from landscape.curvature.operator import CurvatureOperator
+from landscape.curvature.routes import ROUTES, ProductCheck
 from landscape.errors import InputError, NumericalError
-from landscape.objective import Objective
-from landscape.routes import ROUTES, ProductCheck
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import select_blocks
 
 N = 23
 X, Y = seeded(N, 4), labels(N)

@@ -13,9 +13,9 @@ from spectrum_nets import Array, labels, seeded
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.objective import Objective
-from landscape.sampling import draw, importance
-from landscape.spectrum import matrix_of
+from landscape.curvature.matrix import matrix_of
+from landscape.curvature.sampling import draw, importance
+from landscape.objective.objective import Objective
 from landscape.trace import TraceTask, trace_from_rows
 
 RUNS = 200

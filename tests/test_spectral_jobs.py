@@ -24,7 +24,7 @@ from rich.console import Console
 from test_cli import contents, done, ended, landscape, start
 
 import landscape as ls
-from landscape.curvature import CurvatureOperator
+from landscape.curvature.operator import CurvatureOperator
 from landscape.opening import group_names, run_names, save_together
 from landscape.run import progress
 from landscape.runs import run_stores

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.errors import InputError, StoreError
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 from landscape.runs import run_stores
 from landscape.spectra import Spectrum
 from landscape.spectrum import spectrum_from_folder

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import landscape as ls
 from landscape.compat import PyHessian
-from landscape.sampling import importance
+from landscape.curvature.sampling import importance
 
 INPUTS = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.randint(0, 3, (60,), generator=torch.Generator().manual_seed(1))

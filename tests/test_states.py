@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import landscape as ls
+from landscape.checkpoints.states import model_labels, model_pairs, read_models
 from landscape.errors import InputError
 from landscape.pictures.heat_map import short_names
-from landscape.states import model_labels, model_pairs, read_models
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from conftest import RunMpi
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.directions import PlanePoints
 from landscape.errors import InputError, StoreError
+from landscape.planes.directions import PlanePoints
 
 SIZE = 7
 EPS = np.finfo(np.float64).eps

@@ -16,8 +16,8 @@ from shared import Dense, ResNet20
 from torch import Tensor, nn
 
 from landscape.errors import InputError
-from landscape.objective import Objective
-from landscape.symmetry import Symmetry, find_symmetry, symmetry_from_table
+from landscape.network.symmetry import Symmetry, find_symmetry, symmetry_from_table
+from landscape.objective.objective import Objective
 
 
 def objective_of(model: nn.Module, *shape: int, tokens: int = 0, forward: Any = None) -> Objective:

@@ -22,9 +22,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from landscape.data import random_state_kept, random_streams
 from landscape.errors import InputError
-from landscape.training import TrainingData
+from landscape.objective.data import random_state_kept, random_streams
+from landscape.objective.training import TrainingData
 
 CPU = torch.device("cpu")
 

@@ -22,8 +22,8 @@ from spectrum_nets import labels, seeded
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape.curvature import CurvatureOperator
-from landscape.objective import Objective
+from landscape.curvature.operator import CurvatureOperator
+from landscape.objective.objective import Objective
 
 Forward = Callable[[nn.Module, Any], tuple[Any, Any]]
 

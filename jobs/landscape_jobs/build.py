@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import landscape as ls
-from landscape.checkpoint import in_step_order, load_state, step_files
+from landscape.checkpoints.reading import in_step_order, load_state, step_files
 from landscape.errors import InputError, nearest
 from landscape.opening import Result
 from landscape.run.comm import RanksLostError, processor_count, world

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from landscape.directions import Plane
 from landscape.errors import InputError
-from landscape.grid import AXIS_NAMES, Grid
+from landscape.planes.directions import Plane
+from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from landscape.data import as_whole
 from landscape.errors import InputError
+from landscape.objective.data import as_whole
+from landscape.objective.trees import map_tensors, tensors_in
 from landscape.run.comm import world
 from landscape.run.together import agree
-from landscape.trees import map_tensors, tensors_in
 
 
 @dataclass(frozen=True)

@@ -71,15 +71,15 @@ from pydantic import (
     model_validator,
 )
 
-from landscape.alignment import METHODS as ALIGNMENTS
-from landscape.curvature import OPERATORS
+from landscape.checkpoints.states import PAIRS
+from landscape.curvature.operator import OPERATORS
+from landscape.curvature.sampling import SAMPLINGS
 from landscape.errors import InputError, nearest
 from landscape.fit import DECAYS, OPTIMIZERS
-from landscape.grid import axis_values
-from landscape.losses import named_losses, named_metrics
-from landscape.objective import BATCHNORM_MODES, PRECISIONS
-from landscape.sampling import SAMPLINGS
-from landscape.states import PAIRS
+from landscape.network.alignment import METHODS as ALIGNMENTS
+from landscape.objective.losses import named_losses, named_metrics
+from landscape.objective.objective import BATCHNORM_MODES, PRECISIONS
+from landscape.planes.grid import axis_values
 from landscape.trace import METHODS
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself

@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from landscape_kernels.probes import normal_vector
 
+from landscape.curvature.matrix import Matrix, matrix_of
+from landscape.curvature.sampling import Sample
 from landscape.density import DensityTask
-from landscape.eigen import EigenTask, Matrix, space_rows
+from landscape.eigen import EigenTask, space_rows
 from landscape.layer_spectra import STAGES as LAYER_STAGES
 from landscape.layer_spectra import LayerTask
+from landscape.objective.parameters import layers_of
 from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store, require_stages
 from landscape.run.task import Task
 from landscape.run.together import agree
 from landscape.runs import run_stores
-from landscape.sampling import Sample
-from landscape.spectrum import STAGES, matrix_of, stored_space, trace_task
-from landscape.trace import _FIRST_PROBES, _PROBES, _XTRACE_PROBES, choose_method, layers_of
+from landscape.spectrum import STAGES, stored_space, trace_task
+from landscape.trace import FIRST_PROBES, PROBES, XTRACE_PROBES, choose_method
 from landscape_jobs.build import build_objective
 from landscape_jobs.check import peak_memory, require_writable
 from landscape_jobs.spec import Job, LayersTable, SpectrumTable
@@ -31,10 +33,10 @@ from landscape_jobs.spec import Job, LayersTable, SpectrumTable
 _PRODUCTS_PER_PAIR = 4
 # Products of the trace's first round; more follow where the error that was asked for is not reached
 _TRACE_PRODUCTS = {
-    "split": 2 * _FIRST_PROBES * _PROBES,
-    "deflated": _FIRST_PROBES * _PROBES,
-    "hutchinson": _FIRST_PROBES * _PROBES,
-    "xtrace": 2 * _XTRACE_PROBES,
+    "split": 2 * FIRST_PROBES * PROBES,
+    "deflated": FIRST_PROBES * PROBES,
+    "hutchinson": FIRST_PROBES * PROBES,
+    "xtrace": 2 * XTRACE_PROBES,
 }
 
 

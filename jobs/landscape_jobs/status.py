@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import LandscapeError, StoreError
-from landscape.grid import Grid
+from landscape.planes.grid import Grid
 from landscape.run.store import FAILURES, RESULT, Store
 from landscape.runs import run_stores
 from landscape.sweeps import is_sweep, sweep_cells

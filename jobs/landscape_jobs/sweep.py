@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import landscape as ls
-from landscape.checkpoint import SUFFIXES
+from landscape.checkpoints.reading import SUFFIXES
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import time_now

@@ -6,7 +6,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from landscape.grid import AXIS_NAMES
+from landscape.planes.grid import AXIS_NAMES
 from landscape.tables import Table, pairs_table
 from landscape_jobs.check import Trial
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
-from landscape.grid import Grid
 from landscape.pictures.numbers import IntArray, exact, extremes, figures, gap, numbers, range_text, spread, value_text
 from landscape.pictures.scale import Scale, choose_scale
 from landscape.pictures.style import ERROR, words
+from landscape.planes.grid import Grid
 from landscape.plotting import JOINED, axis_label, trajectory_values
 from landscape.results import Points, Surface
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from landscape import fit
 from landscape.curves import Curve
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 from landscape.run.comm import world
 
 SAMPLES, BATCH, EPOCHS = 48, 8, 4

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape import eigen
-from landscape.curvature import CurvatureOperator
+from landscape.curvature.operator import CurvatureOperator
 from landscape.density import DensityTask
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 from landscape.run import shards
 from landscape.run.comm import world
 

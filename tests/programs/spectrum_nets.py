@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape.curvature import CurvatureOperator
-from landscape.objective import Objective
+from landscape.curvature.operator import CurvatureOperator
+from landscape.objective.objective import Objective
 
 Array = np.ndarray
 

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from spectrum_nets import flat, seeded, settled
 from torch import Tensor, nn
 
-from landscape.curvature import ChunkProducts, chunk_for
+from landscape.curvature.operator import ChunkProducts, chunk_for
+from landscape.curvature.routes import ProductCheck
+from landscape.curvature.sampling import Sample
 from landscape.eigen import EigenTask
-from landscape.routes import ProductCheck
 from landscape.run.comm import SERIAL
 from landscape.run.task import Rows, Task
-from landscape.sampling import Sample
 
 Array = np.ndarray
 
@@ -103,7 +103,7 @@ class Dense:
 
 
 class DenseMatrix:
-    """What tasks ask of `landscape.eigen.Matrix`, of samples given by their Hessians."""
+    """What tasks ask of `landscape.curvature.matrix.Matrix`, of samples given by their Hessians."""
 
     weight_decay = 0.0
     params = None
@@ -157,7 +157,7 @@ def finished(task: Task) -> Rows:
 
 
 def draws(people: Population, samples: int, sampling: str, runs: int) -> Iterator[tuple[DenseMatrix, DenseMatrix]]:
-    """(the matrix of a sample, of an independent one) for each run, as `landscape.sampling.draw` makes them."""
+    """(the matrix of a sample, of another) for each run, as `landscape.curvature.sampling.draw` makes them."""
     generator = np.random.default_rng(7)
     size = len(people.hessians)
     for _ in range(runs):

@@ -12,10 +12,11 @@ from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.layers import output_seeds, softmax_seeds
-from landscape.objective import Objective
+from landscape.network.layers import output_seeds, softmax_seeds
+from landscape.objective.objective import Objective
 
 SAMPLINGS = ("uniform", "importance")
+
 # Part of the draws that is uniform: bounds how far the weight of a sample that the forward pass thinks flat can rise.
 _UNIFORM_PART = 0.2
 

@@ -11,10 +11,10 @@ import torch
 from landscape_kernels.probes import derive_seed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from landscape.data import Batch, Stream, as_whole, random_state_kept, seed_everything
 from landscape.errors import InputError
-from landscape.trees import batch_size as samples_in
-from landscape.trees import digest, has_batch_axis, map_tensors, shapes_in, tensors_in
+from landscape.objective.data import Batch, Stream, as_whole, random_state_kept, seed_everything
+from landscape.objective.trees import batch_size as samples_in
+from landscape.objective.trees import digest, has_batch_axis, map_tensors, shapes_in, tensors_in
 
 
 class TrainingData:

@@ -19,14 +19,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.errors import InputError, nearest
-from landscape.objective import Objective
-from landscape.operations import Sight, Trace, arguments
-from landscape.piecewise import running_modules
-from landscape.trees import alike, floats_in, tensors_in
+from landscape.network.operations import Sight, Trace, arguments
+from landscape.network.piecewise import running_modules
+from landscape.objective.objective import Objective
+from landscape.objective.trees import alike, floats_in, tensors_in
 
 Table = Mapping[str, Sequence[tuple[str, int]]]
+
 State = tuple[Tensor, Mapping[str, Tensor]]  # flat vector and buffers of a model
+
 _SAMPLES = 4  # of the traced forward pass
+
 _SAME = 1e-4  # relative gap between values of a layer that sums in another order may make
 
 

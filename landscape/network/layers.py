@@ -17,10 +17,11 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.errors import InputError, nearest
-from landscape.piecewise import graph_nodes
+from landscape.network.piecewise import graph_nodes
 
 # Per device: what is unfolded at a time should stay in a core's cache; so many bytes of gradients wait for each other.
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
+
 _HELD_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
 
 

@@ -20,10 +20,11 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from landscape.model import BoundModel
-from landscape.trees import map_tensors, tensors_in
+from landscape.objective.model import BoundModel
+from landscape.objective.trees import map_tensors, tensors_in
 
 logger = logging.getLogger(__name__)
+
 
 # These exact classes: what a subclass computes is its own affair.
 _NORMS: dict[type[nn.Module], type[_BatchNorm]] = {
@@ -32,6 +33,7 @@ _NORMS: dict[type[nn.Module], type[_BatchNorm]] = {
     nn.Conv2d: nn.BatchNorm2d,
     nn.Conv3d: nn.BatchNorm3d,
 }
+
 
 Forward = Callable[[Tensor], Tensor]
 

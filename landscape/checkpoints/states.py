@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.checkpoint import (
+from landscape.checkpoints.reading import (
     check_state,
     entries_of,
     fit_state,
@@ -21,16 +21,17 @@ from landscape.checkpoint import (
     strip_prefixes,
 )
 from landscape.errors import InputError
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint or its folder
+
 PAIRS = ("all", "ring", "star")
 
 
 def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | None:
     """A model given by name as {name: tensor} under the names of the objective's model; None for a flat vector.
 
-    Raises InputError where it does not fit, see `landscape.checkpoint.fit_state`.
+    Raises InputError where it does not fit, see `landscape.checkpoints.reading.fit_state`.
     """
     source = _source(theta)
     if isinstance(theta, (str, Path)):
@@ -94,9 +95,9 @@ def in_order(
 ) -> tuple[Sequence[ThetaLike], tuple[str, ...]]:
     """Models of a trajectory and a label for each, checkpoints in the order of the steps in their names.
 
-    `thetas` is a folder of them (see `landscape.checkpoint.step_files`), or a list, which stays as it is where not
-    each has a step of its own. Labels are by default the steps, for other names than "step" and "checkpoint" those of
-    `model_labels`. Raises InputError for a single file, and what `model_labels` refuses.
+    `thetas` is a folder of them (see `landscape.checkpoints.reading.step_files`), or a list, which stays as it is where
+    not each has a step of its own. Labels are by default the steps, for other names than "step" and "checkpoint" those
+    of `model_labels`. Raises InputError for a single file, and what `model_labels` refuses.
 
     >>> in_order(["checkpoint-20", "checkpoint-100", "checkpoint-3"], ())[1]
     ('3', '20', '100')

@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from landscape.checkpoint import same_values, strip_prefixes
+from landscape.checkpoints.reading import same_values, strip_prefixes
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 
 logger = logging.getLogger(__name__)
+
 
 _FILE = re.compile(r"step-(\d+)\.safetensors")
 

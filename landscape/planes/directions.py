@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +18,12 @@ from landscape_kernels.probes import normal_vector
 from landscape_kernels.projection import gram, principal_axes, project
 from torch import Tensor
 
-from landscape.curvature import select_blocks
+from landscape.checkpoints.states import ThetaLike, in_order, model_labels, read_model, require_finite
 from landscape.curves import Curve
 from landscape.errors import InputError, nearest
-from landscape.objective import Objective
-from landscape.states import ThetaLike, in_order, model_labels, read_model, require_finite
-from landscape.trees import digest
-
-_KINDS = ("bias", "norm", "embedding", "weight")
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import blocks_matching, select_blocks
+from landscape.objective.trees import digest
 
 
 @dataclass(frozen=True)
@@ -346,20 +343,6 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
     if not bool(vector.any()):
         raise InputError(f"direction {number} is zero everywhere; it leads nowhere")
     return vector
-
-
-def blocks_matching(layout: Layout, ignore: Sequence[str]) -> list[Block]:
-    """Blocks of the layout whose kind or name is one of the patterns. Raises InputError where one matches nothing."""
-    matched: list[Block] = []
-    for pattern in ignore:
-        found = [b for b in layout.blocks if (b.kind == pattern or fnmatch.fnmatchcase(b.name, pattern))]
-        if not found and pattern not in _KINDS:
-            raise InputError(
-                f"ignore={pattern!r} matches no parameter; kinds are {', '.join(_KINDS)}, and of the names "
-                f"{nearest(pattern, layout.names)}"
-            )
-        matched += [b for b in found if b not in matched]
-    return matched
 
 
 def _placed(objective: Objective, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from landscape.errors import InputError
 
 AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
 
+
 AxisLike = Any  # (start, stop, n), or an array (numpy, torch, pandas, xarray) of coordinates
 
 

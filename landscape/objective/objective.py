@@ -16,7 +16,8 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
-from landscape.data import (
+from landscape.errors import InputError
+from landscape.objective.data import (
     Batch,
     Data,
     inputs_and_targets,
@@ -25,9 +26,8 @@ from landscape.data import (
     read_data,
     seed_everything,
 )
-from landscape.errors import InputError
-from landscape.folding import Folding, settled_folding
-from landscape.losses import (
+from landscape.objective.folding import Folding, settled_folding
+from landscape.objective.losses import (
     LossLike,
     Quantity,
     Units,
@@ -38,10 +38,8 @@ from landscape.losses import (
     metric_quantities,
     values_as_units,
 )
-from landscape.model import BoundModel, choose_device, default_precision
-from landscape.results import Estimate
-from landscape.run.comm import SERIAL, Communicator
-from landscape.trees import (
+from landscape.objective.model import BoundModel, choose_device, default_precision
+from landscape.objective.trees import (
     alike,
     batch_size,
     digest,
@@ -52,31 +50,40 @@ from landscape.trees import (
     shapes_in,
     tensors_in,
 )
+from landscape.results import Estimate
+from landscape.run.comm import SERIAL, Communicator
 
 logger = logging.getLogger(__name__)
 
+
 PRECISIONS = ("float32", "float64", "bf16")
+
 BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")
+
 # The largest activation of one chunk: about the cache a core has on CPUs (measured best for convolutions: 64 CIFAR
 # images of a ResNet-20), far above launch overhead on GPUs.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
+
 _SMALLEST_CHUNK = 8
+
 # A statistics pass is one chunk (and one pass, whatever the depth) while its largest activation stays below this.
 _STATISTICS_BYTES = 1 << 30
+
 # Relative gaps that rounding may cause, and no more: between batch sizes or memory formats, which sum in another order,
 # and between two runs on the same batch, whose order varies only by atomics on GPUs.
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
+
 _SAME = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 class Objective:
     """Loss and metrics of `model` on `data` at any parameter vector theta.
 
-    `loss` is a name (see `landscape.losses.named_losses`), a torch criterion, or a callable of (outputs, targets)
-    that returns a mean or sum over the batch, values per sample, or (numerators, denominators). The value is always
-    sum(numerators) / sum(denominators) over all data: the mean per sample, per element or per kept token, so a short
-    last batch weighs what it holds. `loss=None` means that `forward` returns the loss itself in one of those forms
-    (a scalar then counts as the mean over the batch).
+    `loss` is a name (see `landscape.objective.losses.named_losses`), a torch criterion, or a callable of (outputs,
+    targets) that returns a mean or sum over the batch, values per sample, or (numerators, denominators). The value is
+    always sum(numerators) / sum(denominators) over all data: the mean per sample, per element or per kept token, so a
+    short last batch weighs what it holds. `loss=None` means that `forward` returns the loss itself in one of those
+    forms (a scalar then counts as the mean over the batch).
 
     `data` is (inputs, targets), a Dataset, a DataLoader, or a re-iterable of batches, tuples `(*inputs, targets)` or
     mappings with a label key. Labels are used as they are: a language model that predicts the next token needs

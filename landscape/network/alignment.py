@@ -23,14 +23,16 @@ from landscape_kernels.matching import (
 )
 from torch import Tensor
 
+from landscape.checkpoints.states import ThetaLike, named_state, read_model
 from landscape.errors import InputError, nearest
-from landscape.objective import Objective
-from landscape.states import ThetaLike, named_state, read_model
-from landscape.symmetry import Listener, Symmetry, Table, find_symmetry, first_difference, symmetry_from_table
-from landscape.trees import floats_in
+from landscape.network.symmetry import Listener, Symmetry, Table, find_symmetry, first_difference, symmetry_from_table
+from landscape.objective.objective import Objective
+from landscape.objective.trees import floats_in
 
 METHODS = ("weights", "activations")
+
 _TOLERANCE = 1e-5  # largest change of an output, relative to the largest output
+
 _SAMPLES = 16  # on which the function is compared
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,20 +12,23 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
-from landscape_kernels.layout import Block
 from torch import Tensor
 
-from landscape.data import Batch
-from landscape.errors import InputError, NumericalError, nearest
-from landscape.objective import Objective
-from landscape.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.curvature.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.errors import InputError, NumericalError
+from landscape.objective.data import Batch
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import select_blocks
+from landscape.objective.trees import batch_size
 from landscape.run.comm import SERIAL, Communicator, available_memory, local_size
-from landscape.trees import batch_size
 
 OPERATORS = ("hessian", "ggn")
+
 # Standard errors rest on differences between chunks, so there are at least this many where the data allow it.
 _CHUNKS = 32
+
 _FEW = 8  # samples; smaller chunks cost more than they tell
+
 # Graphs of chunks are kept from one product to the next up to this many bytes; a product then costs a third less.
 _GRAPH_BYTES = 6 << 30
 
@@ -56,29 +58,6 @@ class ChunkForms:
     denominators: FloatArray  # (C,), d_c
 
 
-def select_blocks(objective: Objective, params: str | Sequence[str] | None) -> tuple[Block, ...]:
-    """Blocks of the flat vector that `params` names: a module ("layer1"), a parameter, or a pattern ("*.weight").
-
-    None means all. Raises InputError for a name without a match, listing the nearest.
-    """
-    blocks = objective.layout.blocks
-    if params is None:
-        return blocks
-    chosen: set[str] = set()
-    for pattern in [params] if isinstance(params, str) else list(params):
-        found = {b.name for b in blocks if b.name.startswith(f"{pattern}.") or fnmatch.fnmatchcase(b.name, pattern)}
-        if not found:
-            modules = {name.rpartition(".")[0] for name in objective.layout.names} - {""}
-            raise InputError(
-                f"params={pattern!r} matches no trainable parameter; "
-                f"{nearest(pattern, {*objective.layout.names, *modules})}"
-            )
-        chosen |= found
-    if not chosen:
-        raise InputError("params is empty; leave it out to take all parameters, or name modules, parameters, patterns")
-    return tuple(block for block in blocks if block.name in chosen)
-
-
 def require_operator(objective: Objective, operator: str, weight_decay: float) -> None:
     """Raise InputError for a matrix that this objective does not have."""
     if operator not in OPERATORS:
@@ -105,10 +84,10 @@ class CurvatureOperator:
     data, so a short last batch weighs what it holds. With `weight_decay` w, w I is added (the loss plus
     w |theta|^2 / 2). `params` restricts it to the diagonal block of some parameters (see `select_blocks`). With
     `weights` (samples,) sample i counts w_i times in the numerators, whose mean is then over `total` (importance
-    sampling, see `landscape.sampling`). The ranks of `group` share the chunks.
+    sampling, see `landscape.curvature.sampling`). The ranks of `group` share the chunks.
 
     A context manager: the model is bound to theta inside `with`, and put back after. `check` tells by which route
-    products are computed and how well that was seen to work (see `landscape.routes.check_products`).
+    products are computed and how well that was seen to work (see `landscape.curvature.routes.check_products`).
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     >>> with CurvatureOperator(Objective(torch.nn.Linear(2, 1), "mse", (x, torch.zeros(2, 1)))) as H:

@@ -1,0 +1,1 @@
+"""Trained models in the forms that users have them, and trajectories of training."""

@@ -1,0 +1,1 @@
+"""Second derivatives: products, and the matrix that is meant."""

@@ -1,0 +1,128 @@
+"""Which matrix is meant."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from landscape.curvature.operator import CurvatureOperator, require_operator
+from landscape.curvature.routes import ProductCheck, check_products
+from landscape.curvature.sampling import Sample, draw, whole
+from landscape.errors import InputError
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import select_blocks
+from landscape.objective.trees import digest
+from landscape.run.comm import Communicator, world
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Which matrix is meant: of what loss, which part, at which point, and how its products are computed."""
+
+    sample: Sample
+    operator: str
+    params: tuple[str, ...] | None
+    weight_decay: float
+    theta: Tensor
+    buffers: Mapping[str, Tensor] | None
+    check: ProductCheck
+
+    def bind(
+        self, group: Communicator, params: Sequence[str] | None = None, sample: Sample | None = None
+    ) -> CurvatureOperator:
+        """A `CurvatureOperator`, to be used with `with`."""
+        sample = sample or self.sample
+        return CurvatureOperator(
+            sample.objective,
+            operator=self.operator,
+            params=params or self.params,
+            theta=self.theta,
+            buffers=self.buffers,
+            weight_decay=self.weight_decay,
+            weights=sample.weights,
+            total=sample.total,
+            group=group,
+            check=self.check,
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{parameter name: number of values} of the rows, in order."""
+        return {block.name: block.size for block in select_blocks(self.sample.objective, self.params)}
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return sum(self.sizes.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters whose values are the rows, in order."""
+        return tuple(self.sizes)
+
+    def identity(self) -> dict[str, Any]:
+        """What its entries depend on."""
+        weights = self.sample.weights
+        return {
+            "objective": self.sample.objective.identity(),
+            "operator": self.operator,
+            "params": list(self.params) if self.params is not None else None,
+            "weight_decay": self.weight_decay,
+            "theta": digest(self.theta),
+            "buffers": digest(*(self.buffers or {}).values()),
+            "weights": "" if weights is None else digest(weights),
+        }
+
+    def about(self) -> dict[str, Any]:
+        """How products are computed, and what the rows are."""
+        return {
+            "device": str(self.sample.objective.device),
+            "check": asdict(self.check),
+            "size": self.size,
+            "tensors": {b.name: list(b.shape) for b in select_blocks(self.sample.objective, self.params)},
+        }
+
+    def moved(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> Matrix:
+        """The same at other parameters."""
+        return replace(self, theta=theta, buffers=buffers)
+
+    def as_gauss_newton(self, check: ProductCheck) -> Matrix:
+        """The Gauss-Newton matrix of the same loss, weight decay included: H - G is without."""
+        return replace(self, operator="ggn", check=check)
+
+
+def matrix_of(
+    objective: Objective,
+    params: str | Sequence[str] | None,
+    operator: str,
+    theta: Any,
+    buffers: Mapping[str, Tensor] | None,
+    weight_decay: float,
+    samples: int | None,
+    sampling: str,
+    seed: int,
+) -> tuple[Matrix, Sample | None]:
+    """The matrix that is meant, its products seen to be right, and an independent sample where it is of a sample."""
+    require_operator(objective, operator, weight_decay)
+    if objective.precision == "bf16":
+        logger.info("products are computed in float32: half precision has no digits for second derivatives")
+        objective = objective.on(objective.data, precision="float32")
+    point = objective.theta if theta is None else objective.vector(theta)
+    if not bool(point.isfinite().all()):
+        raise InputError(f"theta holds {int((~point.isfinite()).sum())} values that are NaN or infinite")
+    sample, independent = whole(objective), None
+    if samples is not None:
+        sample, independent = draw(objective, samples, sampling, seed, theta=point, buffers=buffers)
+    elif sampling != "uniform":
+        raise InputError(f"sampling={sampling!r} needs samples=, the number of samples to draw")
+    blocks = select_blocks(objective, params)
+    chosen = [objective.layout.blocks.index(block) for block in blocks]
+    check = world().broadcast(check_products(objective, operator, chosen, point, buffers))
+    names = None if params is None else tuple(block.name for block in blocks)
+    return Matrix(sample, operator, names, weight_decay, point, buffers, check), independent

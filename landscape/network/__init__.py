@@ -1,0 +1,1 @@
+"""What one run of a network tells of it: layers, linearity, symmetry."""

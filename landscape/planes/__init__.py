@@ -1,0 +1,1 @@
+"""Axes, grids and directions."""
