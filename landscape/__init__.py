@@ -9,47 +9,47 @@
 (3, 5)
 """
 
-from landscape.agreement import Agreement, measure_agreement
 from landscape.checkpoints.reading import load_checkpoint, read_state
 from landscape.checkpoints.recorder import TrajectoryRecorder
-from landscape.connections import Connectivity
-from landscape.connectivity import measure_connectivity
 from landscape.curvature.operator import CurvatureOperator
-from landscape.curvature_map import eigenvector_plane, measure_curvature_map
-from landscape.curves import Curve, curve_from_points
 from landscape.errors import InputError, LandscapeError, NumericalError, RunFailedError, RunInterrupted, StoreError
-from landscape.exchange import (
+from landscape.network.alignment import Alignment, align, find_alignment
+from landscape.objective.objective import Objective
+from landscape.opening.several import merge_runs
+from landscape.opening.several import open_anything as open  # the notebook's ls.open(path)
+from landscape.planes.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.results.estimate import Estimate
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.studies.agreement.measure import measure_agreement
+from landscape.studies.agreement.result import Agreement
+from landscape.studies.connectivity.measure import measure_connectivity
+from landscape.studies.connectivity.result import Connectivity
+from landscape.studies.curvature_map.measure import measure_curvature_map
+from landscape.studies.curve.measure import fit_curve
+from landscape.studies.curve.plane import curve_plane
+from landscape.studies.curve.result import Curve, curve_from_points
+from landscape.studies.layer_spectra.measure import measure_layer_spectra
+from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.path.measure import measure_path
+from landscape.studies.path.result import Path
+from landscape.studies.profiles.measure import measure_profiles
+from landscape.studies.profiles.result import Profiles
+from landscape.studies.spectrum.measure import measure_spectrum
+from landscape.studies.spectrum.plane import eigenvector_plane
+from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+from landscape.studies.surface.exchange import (
     read_loss_landscape_directions,
     read_loss_landscape_surface,
     write_loss_landscape_directions,
     write_loss_landscape_surface,
 )
-from landscape.fit import fit_curve
-from landscape.layer_spectra import measure_layer_spectra
-from landscape.network.alignment import Alignment, align, find_alignment
-from landscape.objective.objective import Objective
-from landscape.opening import merge_runs
-from landscape.opening import open_anything as open  # the notebook's ls.open(path)
-from landscape.path import measure_path
-from landscape.paths import Path
-from landscape.planes.directions import (
-    Plane,
-    curve_plane,
-    pca_plane,
-    plane_from_directions,
-    plane_through,
-    random_plane,
-)
-from landscape.profiles import Profiles, measure_profiles
-from landscape.results import Estimate, Points, Surface
-from landscape.run.failures import Tolerance
-from landscape.run.loop import run_task
-from landscape.run.progress import Progress
-from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
-from landscape.spectrum import measure_spectrum
-from landscape.surface import measure_surface
-from landscape.topology import Topology, find_topology
-from landscape.vtk import write_vtk
+from landscape.studies.surface.measure import measure_surface
+from landscape.studies.surface.result import Points, Surface
+from landscape.studies.surface.vtk import write_vtk
+from landscape.studies.topology.find import find_topology
+from landscape.studies.topology.result import Topology
 
 __all__ = [
     "Agreement",

@@ -37,7 +37,7 @@ from landscape_kernels.krylov import KrylovState, eigenpairs
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.spectrum import read_stage
+from landscape.results.stages import read_stage
 
 IMAGES, PAIRS, TOL = 512, 10, 1e-3
 TOP_TEN = (95.85, 84.70, 64.94, 61.81, 47.74, 43.01, 33.53, 29.75, 26.14, 24.98)

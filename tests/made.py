@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import landscape as ls
-from landscape.spectra import Density, Eigenpairs, Trace
+from landscape.studies.spectrum.result import Density, Eigenpairs, Trace
 
 ABOUT: dict[str, Any] = {
     "engine_version": "9.9",

@@ -20,14 +20,15 @@ import xarray
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape import agreement as room
-from landscape.agreement import Agreement, AgreementTask, agreement_from_rows, measure_agreement
-from landscape.agreement_schema import read_agreement
 from landscape.errors import InputError
 from landscape.files import hdf5
 from landscape.run.comm import world
 from landscape.run.loop import run_task
 from landscape.run.store import Store
+from landscape.studies.agreement import measure as room
+from landscape.studies.agreement.measure import AgreementTask, agreement_from_rows, measure_agreement
+from landscape.studies.agreement.result import Agreement
+from landscape.studies.agreement.schema import read_agreement
 
 SAMPLES, INPUTS, CLASSES = 150, 6, 3
 

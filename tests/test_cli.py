@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import landscape as ls
-from landscape.opening import run_names
+from landscape.opening.opening import run_names
 
 NETS = """
 import time

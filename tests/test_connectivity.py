@@ -17,10 +17,10 @@ from conftest import GUARD, mpi_command, mpi_environment
 from torch import nn
 
 import landscape as ls
-from landscape import fit
-from landscape.connections import NUMBERS
 from landscape.errors import InputError, RunInterrupted, StoreError
-from landscape.paths import barrier, mode_connectivity
+from landscape.studies.connectivity.result import NUMBERS
+from landscape.studies.curve import fit
+from landscape.studies.path.result import barrier, mode_connectivity
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.checkpoints.states import require_finite
-from landscape.curves import Curve, curve_from_points
 from landscape.errors import InputError
+from landscape.studies.curve.result import Curve, curve_from_points
 
 EPS = float(np.finfo(np.float64).eps)
 PLACES = [0.0, 1e-9, 0.1, 1 / 3, 0.5, 0.7, 1 - 1e-9, 1.0]

@@ -16,18 +16,17 @@ from spectrum_nets import Array, case, dense, labels, seeded
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape import eigen
-from landscape import trace as trace_module
 from landscape.curvature.matrix import matrix_of
 from landscape.curvature.operator import ChunkForms, CurvatureOperator
-from landscape.eigen import EigenTask, space_rows
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
+from landscape.results.stages import read_stage
 from landscape.run.comm import SERIAL
 from landscape.run.task import ItemStopped, Rows
-from landscape.spectra import Trace
-from landscape.spectrum import read_stage
-from landscape.trace import Deflated, TraceTask, trace_from_rows
+from landscape.studies.spectrum import eigen, ways
+from landscape.studies.spectrum.eigen import EigenTask, space_rows
+from landscape.studies.spectrum.result import Trace
+from landscape.studies.spectrum.trace import Deflated, TraceTask, trace_from_rows
 
 N = 23
 RUNS = 200
@@ -300,7 +299,7 @@ def test_blocks_of_h_and_g_are_compared(monkeypatch: pytest.MonkeyPatch) -> None
     x = seeded(8, 4)
     model = nets.settled(nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3)))
     objective = Objective(model, "cross_entropy", (x, labels(8)))
-    monkeypatch.setattr(trace_module, "piecewise_linear", lambda *_: ())
+    monkeypatch.setattr(ways, "piecewise_linear", lambda *_: ())
     with pytest.raises(InputError, match=r"products of H and G within a tensor differ by \d\.\de-\d+ of the largest"):
         ls.measure_spectrum(objective, 0, trace="exact", density=False)
     model[1] = nn.ReLU()

@@ -12,7 +12,7 @@ from landscape_jobs.demo import digits, digits_convnet, make_demo
 from landscape_jobs.spec import load_job
 
 import landscape as ls
-from landscape.opening import run_names
+from landscape.opening.opening import run_names
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ import torch
 from landscape_kernels.layout import Layout
 
 from landscape.errors import InputError
-from landscape.exchange import (
+from landscape.studies.surface.exchange import (
     read_loss_landscape_directions,
     read_loss_landscape_surface,
     write_loss_landscape_directions,
     write_loss_landscape_surface,
 )
-from landscape.results import Surface
+from landscape.studies.surface.result import Surface
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 import landscape as ls
-from landscape.connectivity import ConnectivityTask
-from landscape.layer_spectra import LayerTask
 from landscape.run.store import Store
+from landscape.studies.connectivity.measure import ConnectivityTask
+from landscape.studies.layer_spectra.measure import LayerTask
 
 NETS = """
 import os

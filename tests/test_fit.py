@@ -20,10 +20,11 @@ from scipy.stats import kstest
 from test_zoo import Entry, gpt2, resnet18
 from torch import Tensor, nn
 
-from landscape.curves import Curve
 from landscape.errors import InputError, NumericalError, RunInterrupted
-from landscape.fit import FitSettings, fit_curve
 from landscape.objective.objective import Objective
+from landscape.studies.curve.fit import FitSettings
+from landscape.studies.curve.measure import fit_curve
+from landscape.studies.curve.result import Curve
 
 INPUTS, LABELS = fit_job.samples()
 

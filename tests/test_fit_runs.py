@@ -20,15 +20,15 @@ import torch
 from conftest import GUARD, PROGRAMS, RunMpi, mpi_environment
 from torch import nn
 
-from landscape import fit
-from landscape.curve_schema import read_curve
-from landscape.curves import Curve
 from landscape.errors import InputError, NumericalError, RunInterrupted, StoreError
 from landscape.files import hdf5
-from landscape.fit import curve_from_rows, fit_curve
 from landscape.objective.data import random_streams
 from landscape.run import progress
 from landscape.run.store import Store
+from landscape.studies.curve import fit
+from landscape.studies.curve.measure import FIT_STATE, curve_from_rows, fit_curve
+from landscape.studies.curve.result import Curve
+from landscape.studies.curve.schema import read_curve
 
 INPUTS, LABELS = fit_job.samples()
 
@@ -87,12 +87,12 @@ def test_killed_process_resumes(tmp_path: Path, alone: dict[int, np.ndarray]) ->
     command = [sys.executable, str(PROGRAMS / "fit_job.py"), str(tmp_path), "kill", str(2 * fit_job.STEPS + 2), "1"]
     done = subprocess.run(command, env=mpi_environment(), timeout=GUARD, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert (tmp_path / "run_1" / fit.FIT_STATE).exists()
+    assert (tmp_path / "run_1" / FIT_STATE).exists()
     with fit_job.Stopped(model := fit_job.spectral_net()) as steps:
         curve = fit_job.fitted(model, out=tmp_path / "run_1")
     assert steps.count == 2 * fit_job.STEPS
     assert np.array_equal(curve.control_points.numpy(), alone[1])
-    assert not (tmp_path / "run_1" / fit.FIT_STATE).exists()
+    assert not (tmp_path / "run_1" / FIT_STATE).exists()
 
 
 @pytest.mark.mpi
@@ -109,7 +109,7 @@ def test_any_number_of_ranks(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, n
 def test_killed_ranks_resume_on_one(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
     done = run_mpi(2, "fit_job.py", tmp_path, "kill", 2 * fit_job.STEPS + 2, 2)
     assert done.returncode != 0
-    assert (tmp_path / "run_2" / fit.FIT_STATE).exists()
+    assert (tmp_path / "run_2" / FIT_STATE).exists()
     with fit_job.Stopped(model := fit_job.spectral_net()) as steps:
         curve = fit_job.fitted(model, parts=2, out=tmp_path / "run_2")
     assert steps.count == 2 * 2 * fit_job.STEPS
@@ -156,8 +156,8 @@ def test_progress_tells_epoch_loss_and_time_left(monkeypatch: pytest.MonkeyPatch
 
 def test_what_the_first_optimizer_loads_is_there_before_an_item_is_in_hand() -> None:
     statement = (
-        "import sys, fit_job; from landscape import fit; assert 'torch._dynamo' not in sys.modules; "
-        "fit.FitTask.evaluate = lambda *_: sys.exit(10 + ('torch._dynamo' in sys.modules)); "
+        "import sys, fit_job; from landscape.studies.curve import measure; assert 'torch._dynamo' not in sys.modules; "
+        "measure.FitTask.evaluate = lambda *_: sys.exit(10 + ('torch._dynamo' in sys.modules)); "
         "fit_job.fitted(fit_job.net())"
     )
     done = subprocess.run([sys.executable, "-c", statement], cwd=PROGRAMS, env=mpi_environment(), check=False)
@@ -261,7 +261,7 @@ def test_damaged_state(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fit, "_SAVE_EVERY", 0.0)
     with fit_job.Stopped(model := fit_job.net(), 9), pytest.raises(RunInterrupted):
         fit_job.fitted(model, out=tmp_path / "run")
-    state = tmp_path / "run" / fit.FIT_STATE
+    state = tmp_path / "run" / FIT_STATE
     whole = state.read_bytes()
     flipped = bytearray(whole)
     flipped[whole.index(b"free.npy") + 400] ^= 255

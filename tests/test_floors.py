@@ -18,7 +18,10 @@ FLOORS = {
     "landscape_jobs": ROOT / "jobs" / "landscape_jobs",
 }
 ABOVE = {"landscape_kernels": {"landscape", "landscape_jobs"}, "landscape": {"landscape_jobs"}}
-PLOTTING = {f"landscape/{path.name}" for path in FLOORS["landscape"].glob("*plotting.py")}
+STUDIES = FLOORS["landscape"] / "studies"
+PLOTTING = {f"landscape/studies/{path.parent.name}/{path.name}" for path in STUDIES.glob("*/pictures.py")} | {
+    "landscape/studies/surface/difference.py"
+}
 GATES = {
     "mpi4py": {"landscape/run/comm.py"},
     "h5py": {"landscape/files/hdf5.py"},
@@ -27,9 +30,9 @@ GATES = {
     "matplotlib": PLOTTING
     | {f"landscape/pictures/{name}.py" for name in ("style", "heat_map", "bars", "marks", "scale")},
     "plotly": {"landscape_jobs/report.py"},
-    "gudhi": {"landscape/topology.py"},
-    "pandas": {"landscape/frames.py", "landscape_jobs/report_lines.py"},
-    "PIL": {"landscape/html.py"},
+    "gudhi": {"landscape/studies/topology/find.py"},
+    "pandas": {"landscape/results/frames.py", "landscape_jobs/report_lines.py"},
+    "PIL": {"landscape/results/html.py"},
     "lightning": {"landscape/lightning_callback.py"},
     "pytorch_lightning": {"landscape/lightning_callback.py"},
     "transformers": {"landscape/transformers_callback.py"},

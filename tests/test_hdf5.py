@@ -23,8 +23,8 @@ import xarray
 import landscape as ls
 from landscape.errors import InputError, StoreError
 from landscape.files import hdf5, schema
-from landscape.opening import open_result
-from landscape.results import Points, Surface
+from landscape.opening.opening import open_result
+from landscape.studies.surface.result import Points, Surface
 
 JOB = "# ein großer Auftrag 面\n" + "seed = 1\n" * 20_000  # more than the 64 KiB of an HDF5 object header
 

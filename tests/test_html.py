@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import landscape as ls
-from landscape.html import card_html, table_html
-from landscape.tables import Cell, Table, number, pairs_table
+from landscape.results.html import card_html, table_html
+from landscape.results.tables import Cell, Table, number, pairs_table
 
 VOID = {"img", "br"}
 

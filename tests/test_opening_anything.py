@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 import landscape as ls
 from landscape.errors import InputError, StoreError
-from landscape.exchange import write_loss_landscape_surface
 from landscape.files import hdf5
-from landscape.opening import open_anything, open_result, run_names
+from landscape.opening.opening import open_result, run_names
+from landscape.opening.several import open_anything
+from landscape.studies.surface.exchange import write_loss_landscape_surface
 
 JOB = '[job.plane]\nnormalize = "filter"\n'
 

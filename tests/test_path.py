@@ -21,13 +21,13 @@ from shared import shared
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape import path as path_module
-from landscape.curves import Curve, curve_from_points
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
-from landscape.path import measure_path
-from landscape.paths import arc_mean, barrier, maximum_excess, mode_connectivity, to_split, upper_bounds
 from landscape.run.store import Store
+from landscape.studies.curve.result import Curve, curve_from_points
+from landscape.studies.path import measure as path_module
+from landscape.studies.path.measure import measure_path
+from landscape.studies.path.result import arc_mean, barrier, maximum_excess, mode_connectivity, to_split, upper_bounds
 
 EPS = float(np.finfo(np.float64).eps)
 

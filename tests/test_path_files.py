@@ -20,12 +20,12 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError, StoreError
 from landscape.files import hdf5
-from landscape.path import path_from_rows
-from landscape.path_plotting import plot_paths
-from landscape.path_schema import read_path
-from landscape.paths import DEFINITIONS, Path
 from landscape.pictures.style import save_figure
 from landscape.run.store import Store
+from landscape.studies.path.measure import path_from_rows
+from landscape.studies.path.pictures import plot_paths
+from landscape.studies.path.result import DEFINITIONS, Path
+from landscape.studies.path.schema import read_path
 
 ATTRIBUTES: dict[str, Any] = {"curve_kind": "bezier", "seed": 3, "attempts": [{"host": "a"}], "job": "größer\n" * 9}
 

@@ -25,11 +25,11 @@ from shared import shared
 from test_spectral_schema import layers, spectrum
 
 import landscape as ls
-from landscape.difference_plotting import plot_difference
-from landscape.path_plotting import plot_paths
 from landscape.pictures.style import SUFFIXES, in_style, save_figure
-from landscape.profiles import Profiles
-from landscape.results import Points, Surface
+from landscape.studies.path.pictures import plot_paths
+from landscape.studies.profiles.result import Profiles
+from landscape.studies.surface.difference import plot_difference
+from landscape.studies.surface.result import Points, Surface
 
 IMAGES = Path(__file__).with_name("images")
 DPI, SHRUNK = 120, 4  # pictures are drawn at so many dots per inch, and made so many times smaller

@@ -19,8 +19,8 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from landscape.errors import InputError, StoreError
 from landscape.pictures.style import line_look, save_figure
-from landscape.plotting import plot_surface, usual_kind
-from landscape.results import Points, Surface
+from landscape.studies.surface.pictures import plot_surface, usual_kind
+from landscape.studies.surface.result import Points, Surface
 
 Function = Callable[..., Any]
 
@@ -577,7 +577,8 @@ def test_lines_of_one_picture_stay_apart_without_colours() -> None:
 
 def test_pyplot_is_never_loaded() -> None:
     code = (
-        "import sys, numpy as np; from landscape.plotting import plot_surface; from landscape.results import Surface;"
+        "import sys, numpy as np; from landscape.studies.surface.pictures import plot_surface;"
+        "from landscape.studies.surface.result import Surface;"
         "a = np.arange(3.0); plot_surface(Surface({'x': a}, {'loss': a}, {}, a > -1));"
         "assert 'matplotlib.figure' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
     )

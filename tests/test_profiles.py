@@ -13,10 +13,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.opening import open_result
-from landscape.profiles import Profiles, measure_profiles
-from landscape.profiles_plotting import plot_profiles
-from landscape.summary import result_tables
+from landscape.opening.opening import open_result
+from landscape.results.summary import result_tables
+from landscape.studies.profiles.measure import measure_profiles
+from landscape.studies.profiles.pictures import plot_profiles
+from landscape.studies.profiles.result import Profiles
 
 
 class Offset(nn.Module):
@@ -90,8 +91,8 @@ def test_each_is_the_surface_on_its_line_bit_for_bit(batchnorm: str) -> None:
 
 
 def test_items_in_any_order_and_one_direction_in_hand() -> None:
-    from landscape.profiles import ProfilesTask
     from landscape.run.comm import SERIAL
+    from landscape.studies.profiles.measure import ProfilesTask
 
     task = ProfilesTask(network(), 3, np.linspace(-1, 1, 3))
     forward = [task.evaluate(i, SERIAL)["loss"] for i in range(task.count)]

@@ -24,13 +24,14 @@ from landscape_kernels.arrays import FloatArray
 from typer.testing import CliRunner
 
 import landscape as ls
-from landscape.agreement import Agreement
-from landscape.connections import Connectivity
-from landscape.curves import Curve
-from landscape.paths import Path as LossPath
-from landscape.profiles import Profiles
-from landscape.results import Points, Surface
-from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
+from landscape.studies.agreement.result import Agreement
+from landscape.studies.connectivity.result import Connectivity
+from landscape.studies.curve.result import Curve
+from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.path.result import Path as LossPath
+from landscape.studies.profiles.result import Profiles
+from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+from landscape.studies.surface.result import Points, Surface
 
 ABOUT = {"model": "net", "samples": 10, "engine_version": "0.1.0", "plane": {"kind": "random", "normalize": "filter"}}
 EVIL = "\"'><script>alert(1)</script><img src=http://x.test/y> Ä 模型 ${style}"

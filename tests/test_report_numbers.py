@@ -20,10 +20,10 @@ from test_watch import drawn
 from typer.testing import CliRunner
 
 import landscape as ls
-from landscape.curves import Curve
 from landscape.pictures.numbers import extremes
-from landscape.profiles import Profiles
-from landscape.results import Points, Surface
+from landscape.studies.curve.result import Curve
+from landscape.studies.profiles.result import Profiles
+from landscape.studies.surface.result import Points, Surface
 
 FLAT = 2.302585092994  # a loss at the beginning of training
 

@@ -27,8 +27,9 @@ from test_report import (
 )
 
 from landscape.pictures.scale import choose_scale
-from landscape.tables import Cell, Table
-from landscape.topology import Topology, find_topology
+from landscape.results.tables import Cell, Table
+from landscape.studies.topology.find import find_topology
+from landscape.studies.topology.result import Topology
 
 __all__ = ["without_plotly"]  # a fixture of every test here
 

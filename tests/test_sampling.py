@@ -16,7 +16,7 @@ import landscape as ls
 from landscape.curvature.matrix import matrix_of
 from landscape.curvature.sampling import draw, importance
 from landscape.objective.objective import Objective
-from landscape.trace import TraceTask, trace_from_rows
+from landscape.studies.spectrum.trace import TraceTask, trace_from_rows
 
 RUNS = 200
 COVERED = (0.9, 0.99)  # of runs, by two standard errors

@@ -25,9 +25,10 @@ from test_cli import contents, done, ended, landscape, start
 
 import landscape as ls
 from landscape.curvature.operator import CurvatureOperator
-from landscape.opening import group_names, run_names, save_together
+from landscape.opening.opening import group_names, run_names
+from landscape.opening.runs import run_stores
+from landscape.opening.several import save_together
 from landscape.run import progress
-from landscape.runs import run_stores
 
 NETS = """
 import torch

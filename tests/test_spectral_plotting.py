@@ -26,10 +26,13 @@ from test_spectral_schema import OUTLIERS, SIZE, TENSORS, density, layers, nothi
 
 from landscape.errors import InputError
 from landscape.pictures.style import save_figure
-from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum
-from landscape.spectral_plotting import KINDS, plot_layers, plot_spectrum
-from landscape.spectral_summary import layers_tables, spectrum_tables
-from landscape.summary import result_tables
+from landscape.results.summary import result_tables
+from landscape.studies.layer_spectra.pictures import plot_layers
+from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.layer_spectra.tables import layers_tables
+from landscape.studies.spectrum.pictures import KINDS, plot_spectrum
+from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum
+from landscape.studies.spectrum.tables import spectrum_tables
 
 
 def note(figure: Figure) -> str:

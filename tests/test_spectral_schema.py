@@ -17,11 +17,12 @@ from test_hdf5 import example as example_surface
 
 import landscape as ls
 from landscape.errors import InputError, StoreError
-from landscape.opening import save_together
-from landscape.results import Surface
+from landscape.opening.several import save_together
 from landscape.run.store import Store
 from landscape.run.task import Description
-from landscape.spectra import Density, Eigenpairs, LayerSpectra, Spectrum, Trace
+from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+from landscape.studies.surface.result import Surface
 
 TENSORS = {
     "conv1.weight": (8, 1, 3, 3),

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 import landscape as ls
 from landscape.errors import InputError, StoreError
 from landscape.objective.objective import Objective
-from landscape.runs import run_stores
-from landscape.spectra import Spectrum
-from landscape.spectrum import spectrum_from_folder
+from landscape.opening.runs import run_stores
+from landscape.studies.spectrum.measure import spectrum_from_folder
+from landscape.studies.spectrum.result import Spectrum
 
 N = 23
 X, Y = seeded(N, 4), labels(N)

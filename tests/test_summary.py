@@ -13,8 +13,8 @@ from made import EVERY, KINDS
 from rich.console import Console
 
 import landscape as ls
-from landscape.summary import result_tables
-from landscape.tables import Cell, Table, number, pairs_table, settled
+from landscape.results.summary import result_tables
+from landscape.results.tables import Cell, Table, number, pairs_table, settled
 
 
 def tables(kind: str, case: str = "whole") -> dict[str, Table]:

@@ -25,9 +25,9 @@ from typer.testing import CliRunner, Result
 
 import landscape as ls
 from landscape.errors import InputError, RunInterrupted, StoreError
+from landscape.opening.runs import finished
+from landscape.opening.sweeps import is_sweep, sweep_cells
 from landscape.run.store import Store
-from landscape.runs import finished
-from landscape.sweeps import is_sweep, sweep_cells
 
 NETS = """
 import torch

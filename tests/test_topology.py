@@ -18,11 +18,12 @@ from scipy.optimize import brentq, minimize
 from typer.testing import CliRunner
 
 from landscape.errors import InputError
-from landscape.html import table_html
-from landscape.results import Surface
-from landscape.topology import Topology, find_topology
-from landscape.topology_plotting import KINDS
-from landscape.topology_summary import topology_tables
+from landscape.results.html import table_html
+from landscape.studies.surface.result import Surface
+from landscape.studies.topology.find import find_topology
+from landscape.studies.topology.pictures import KINDS
+from landscape.studies.topology.result import Topology
+from landscape.studies.topology.tables import topology_tables
 
 pytest.importorskip("gudhi", reason="needs the extra topology")
 

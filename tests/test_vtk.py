@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from landscape.errors import InputError, StoreError
-from landscape.results import Surface
-from landscape.vtk import write_vtk
+from landscape.studies.surface.result import Surface
+from landscape.studies.surface.vtk import write_vtk
 
 
 def grid(*sizes: int) -> Surface:

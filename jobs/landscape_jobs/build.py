@@ -22,10 +22,10 @@ import torch
 import landscape as ls
 from landscape.checkpoints.reading import in_step_order, load_state, step_files
 from landscape.errors import InputError, nearest
-from landscape.opening import Result
+from landscape.opening.opening import Result
+from landscape.opening.runs import run_stores
 from landscape.run.comm import RanksLostError, processor_count, world
 from landscape.run.together import agree
-from landscape.runs import run_stores
 from landscape_jobs.reading import from_rank_0
 from landscape_jobs.spec import (
     RETURNED,

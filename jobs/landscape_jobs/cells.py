@@ -11,9 +11,9 @@ from pathlib import Path
 from landscape.errors import LandscapeError, RunFailedError, RunInterrupted
 from landscape.files.durable import write_durably
 from landscape.files.provenance import time_now
+from landscape.opening.runs import failed_items, finished
 from landscape.run.comm import world
 from landscape.run.together import on_rank_0
-from landscape.runs import failed_items, finished
 from landscape_jobs.command import BAD_INPUT, COMPLETE, CRASHED, SOME_FAILED
 from landscape_jobs.spec import Job
 from landscape_jobs.sweep import (

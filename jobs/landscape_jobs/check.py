@@ -21,7 +21,7 @@ from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree
-from landscape.surface import SurfaceTask
+from landscape.studies.surface.measure import SurfaceTask
 from landscape_jobs.build import build
 from landscape_jobs.spec import Job
 

@@ -123,7 +123,7 @@ def resume(
     """Go on with the run in a folder, from the job text it keeps; of a sweep with all cells that are not finished."""
     with exit_codes():
         from landscape.errors import InputError
-        from landscape.sweeps import is_sweep
+        from landscape.opening.sweeps import is_sweep
         from landscape_jobs.build import stored_job
         from landscape_jobs.sweep import stored_sweep
         from landscape_jobs.sweep_file import top_level
@@ -304,8 +304,9 @@ def merge(
     """Write runs, finished or not, as one HDF5 file: a group for each run or cell, or for a single run its result."""
     with exit_codes():
         from landscape.errors import InputError
-        from landscape.opening import merge_runs, open_result
-        from landscape.sweeps import is_sweep
+        from landscape.opening.opening import open_result
+        from landscape.opening.several import merge_runs
+        from landscape.opening.sweeps import is_sweep
         from landscape_jobs.sweep import merge_sweep
 
         def write() -> None:
@@ -325,8 +326,8 @@ def merge(
 def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
     with exit_codes():
-        from landscape.opening import group_names, open_result, run_names
-        from landscape.summary import result_tables
+        from landscape.opening.opening import group_names, open_result, run_names
+        from landscape.results.summary import result_tables
         from landscape_jobs.shown import as_rich
 
         def tell() -> None:
@@ -378,7 +379,7 @@ def plot(
     """Draw a quantity of a surface, or the pictures of another result."""
     with exit_codes():
         from landscape.errors import InputError
-        from landscape.opening import open_result
+        from landscape.opening.opening import open_result
         from landscape.pictures.style import save_figure
         from landscape_jobs.pictures import pictures
 
@@ -436,10 +437,10 @@ app.command(no_args_is_help=True)(topology)
 
 
 def _run(load: Callable[[], Job], limit_items: int | None) -> None:
+    from landscape.opening.runs import run_stores
     from landscape.run.comm import world
     from landscape.run.store import FAILURES, RESULT
     from landscape.run.together import agree
-    from landscape.runs import run_stores
     from landscape_jobs.build import run_job
     from landscape_jobs.progress import ProgressDisplay
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.errors import InputError
-from landscape.opening import open_result
+from landscape.opening.opening import open_result
 from landscape.pictures.style import save_figure
 from landscape.run.comm import world
 from landscape.run.together import agree

@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from landscape.connectivity import ConnectivityTask
 from landscape.run.comm import world
 from landscape.run.together import agree
+from landscape.studies.connectivity.measure import ConnectivityTask
 from landscape_jobs.build import build_pairs
 from landscape_jobs.check import peak_memory, rows_done
 from landscape_jobs.spec import Job

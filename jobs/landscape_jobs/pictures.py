@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from landscape import paths
-from landscape.agreement import Agreement
-from landscape.agreement_plotting import plot_agreement
-from landscape.connections import Connectivity
-from landscape.connectivity_plotting import KINDS as CONNECTIVITY_KINDS
-from landscape.connectivity_plotting import plot_connectivity, plot_history
-from landscape.curves import Curve
 from landscape.errors import InputError
-from landscape.opening import Result
-from landscape.path_plotting import plot_paths
-from landscape.plotting import plot_surface, usual_kind
-from landscape.profiles import Profiles
-from landscape.profiles_plotting import plot_profiles
-from landscape.results import Surface
-from landscape.spectra import Spectrum
-from landscape.spectral_plotting import kinds_of, plot_layers, plot_spectrum
+from landscape.opening.opening import Result
+from landscape.studies.agreement.pictures import plot_agreement
+from landscape.studies.agreement.result import Agreement
+from landscape.studies.connectivity.pictures import KINDS as CONNECTIVITY_KINDS
+from landscape.studies.connectivity.pictures import plot_connectivity
+from landscape.studies.connectivity.result import Connectivity
+from landscape.studies.curve.pictures import plot_history
+from landscape.studies.curve.result import Curve
+from landscape.studies.layer_spectra.pictures import plot_layers
+from landscape.studies.path import result as paths
+from landscape.studies.path.pictures import plot_paths
+from landscape.studies.profiles.pictures import plot_profiles
+from landscape.studies.profiles.result import Profiles
+from landscape.studies.spectrum.pictures import kinds_of, plot_spectrum
+from landscape.studies.spectrum.result import Spectrum
+from landscape.studies.surface.pictures import plot_surface, usual_kind
+from landscape.studies.surface.result import Surface
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,13 +19,13 @@ from plotly.offline import get_plotlyjs
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import engine_version, time_now
-from landscape.html import table_html
-from landscape.opening import Result
+from landscape.opening.opening import Result
 from landscape.pictures.views import Picture
-from landscape.summary import result_tables
-from landscape.tables import Cell, Table
-from landscape.topology import Topology
-from landscape.topology_summary import topology_tables
+from landscape.results.html import table_html
+from landscape.results.summary import result_tables
+from landscape.results.tables import Cell, Table
+from landscape.studies.topology.result import Topology
+from landscape.studies.topology.tables import topology_tables
 from landscape_jobs.report_lines import pictures_of
 from landscape_jobs.report_values import file_name, value_rows
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from landscape.errors import LandscapeError, StoreError
 from landscape.files import hdf5
-from landscape.opening import group_names, open_result, run_names
-from landscape.spectra import LayerSpectra
-from landscape.sweeps import is_sweep, sweep_runs
+from landscape.opening.opening import group_names, open_result, run_names
+from landscape.opening.sweeps import is_sweep, sweep_runs
+from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape_jobs.queue import Queue
 from landscape_jobs.report import Part, write_report
 from landscape_jobs.status import COMPLETE, NOT_BEGUN, RUNNING, Reader, RunStatus

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich import table as rich_table
 from rich.text import Text
 
-from landscape.tables import Table
+from landscape.results.tables import Table
 
 
 def as_rich(table: Table) -> rich_table.Table:

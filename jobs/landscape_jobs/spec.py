@@ -75,12 +75,12 @@ from landscape.checkpoints.states import PAIRS
 from landscape.curvature.operator import OPERATORS
 from landscape.curvature.sampling import SAMPLINGS
 from landscape.errors import InputError, nearest
-from landscape.fit import DECAYS, OPTIMIZERS
 from landscape.network.alignment import METHODS as ALIGNMENTS
 from landscape.objective.losses import named_losses, named_metrics
 from landscape.objective.objective import BATCHNORM_MODES, PRECISIONS
 from landscape.planes.grid import axis_values
-from landscape.trace import METHODS
+from landscape.studies.curve.fit import DECAYS, OPTIMIZERS
+from landscape.studies.spectrum.ways import METHODS
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
 MEASURED = (

@@ -13,18 +13,20 @@ from landscape_kernels.probes import normal_vector
 
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.sampling import Sample
-from landscape.density import DensityTask
-from landscape.eigen import EigenTask, space_rows
-from landscape.layer_spectra import STAGES as LAYER_STAGES
-from landscape.layer_spectra import LayerTask
 from landscape.objective.parameters import layers_of
+from landscape.opening.runs import run_stores
+from landscape.results.stages import require_stages
 from landscape.run.comm import SERIAL, world
-from landscape.run.store import Store, require_stages
+from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree
-from landscape.runs import run_stores
-from landscape.spectrum import STAGES, stored_space, trace_task
-from landscape.trace import FIRST_PROBES, PROBES, XTRACE_PROBES, choose_method
+from landscape.studies.layer_spectra.measure import STAGES as LAYER_STAGES
+from landscape.studies.layer_spectra.measure import LayerTask
+from landscape.studies.spectrum.density import DensityTask
+from landscape.studies.spectrum.eigen import EigenTask, space_rows
+from landscape.studies.spectrum.measure import STAGES, stored_space, trace_task
+from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, XTRACE_PROBES
+from landscape.studies.spectrum.ways import choose_method
 from landscape_jobs.build import build_objective
 from landscape_jobs.check import peak_memory, require_writable
 from landscape_jobs.spec import Job, LayersTable, SpectrumTable

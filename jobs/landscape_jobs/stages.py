@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, StoreError, nearest
+from landscape.opening.runs import finished, run_stores
 from landscape.run.store import RESULT
-from landscape.runs import finished, run_stores
 from landscape_jobs.site import anchored
 from landscape_jobs.slurm import FINISHED, checked
 from landscape_jobs.spec import Job, parse_job

@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from landscape.errors import LandscapeError, StoreError
+from landscape.opening.runs import run_record, run_stores
+from landscape.opening.sweeps import is_sweep, sweep_cells
 from landscape.planes.grid import Grid
 from landscape.run.store import FAILURES, RESULT, Store
-from landscape.runs import run_stores
-from landscape.sweeps import is_sweep, sweep_cells
 from landscape_jobs.queue import (
     Answer,
     JobName,
@@ -42,7 +42,7 @@ from landscape_jobs.queue import (
 from landscape_jobs.slurm import FINISHED
 from landscape_jobs.submit import SUBMITTED
 from landscape_jobs.sweep import text_key
-from landscape_jobs.sweep_file import parse_sweep, run_record
+from landscape_jobs.sweep_file import parse_sweep
 
 FORMAT = 1  # of the document
 

@@ -3,7 +3,7 @@
 A cell has a run folder in `out`, found by its content: the hash of what its job computes and of the files of tensors
 that it names. So a value added to the sweep later keeps the cells that are finished, and a checkpoint that changed
 makes a new one. Where such a file does not exist yet, the folder is known when the cell begins. What the folder holds
-is read by `landscape.sweeps`.
+is read by `landscape.opening.sweeps`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from landscape.checkpoints.reading import SUFFIXES
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import time_now
+from landscape.opening.runs import finished, run_record, run_stores
+from landscape.opening.sweeps import CELL, FAILURE, FORMAT, INDEX, is_sweep, safe_name, sweep_index, sweep_runs
 from landscape.run.store import RESULT
-from landscape.runs import finished, run_stores
-from landscape.sweeps import CELL, FAILURE, FORMAT, INDEX, is_sweep, safe_name, sweep_index, sweep_runs
 from landscape_jobs.spec import Job
-from landscape_jobs.sweep_file import Cell, Sweep, parse_sweep, run_record
+from landscape_jobs.sweep_file import Cell, Sweep, parse_sweep
 
 _HASH = 12  # hexadecimal digits in a folder's name
 

@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, nearest
-from landscape.layer_spectra import STAGES as LAYER_STAGES
-from landscape.spectrum import STAGES as SPECTRUM_STAGES
+from landscape.opening.runs import run_record
 from landscape_jobs.spec import Job, parse_job, put_in, to_toml, toml_key
 
 _KEYS = ("job", "out", "product", "zip", "cell")
+
 _SHOWN = 8  # problems and cells that a message lists
+
 _CHANGED = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
 
 
@@ -96,12 +97,6 @@ def top_level(path: Path) -> frozenset[str]:
         return frozenset(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return frozenset()
-
-
-def run_record(folder: Path) -> Path | None:
-    """The record of the run in a folder, of several tasks the first one's; None where there is none."""
-    records = (folder / name / "run.json" for name in ("", *SPECTRUM_STAGES, *LAYER_STAGES))
-    return next((record for record in records if record.is_file()), None)
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:

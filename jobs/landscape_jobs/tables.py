@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from landscape.planes.grid import AXIS_NAMES
-from landscape.tables import Table, pairs_table
+from landscape.results.tables import Table, pairs_table
 from landscape_jobs.check import Trial
 
 if TYPE_CHECKING:

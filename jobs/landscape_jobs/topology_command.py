@@ -39,10 +39,10 @@ def topology(
     with exit_codes():
         import landscape as ls
         from landscape.errors import InputError
-        from landscape.opening import open_result
+        from landscape.opening.opening import open_result
         from landscape.pictures.style import save_figure
-        from landscape.topology import find_topology
-        from landscape.topology_summary import topology_tables
+        from landscape.studies.topology.find import find_topology
+        from landscape.studies.topology.tables import topology_tables
         from landscape_jobs.shown import as_rich
 
         def find() -> None:

@@ -14,11 +14,11 @@ from rich.live import Live
 from rich.text import Text
 
 from landscape.errors import LandscapeError, StoreError
-from landscape.opening import open_result
+from landscape.opening.opening import open_result
+from landscape.opening.sweeps import is_sweep
+from landscape.results.summary import result_tables
+from landscape.results.tables import Table
 from landscape.run.comm import launch
-from landscape.summary import result_tables
-from landscape.sweeps import is_sweep
-from landscape.tables import Table
 from landscape_jobs.queue import Queue
 from landscape_jobs.shown import as_rich
 from landscape_jobs.status import NOT_BEGUN, UNREADABLE, Reader, Report, require_runs

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from landscape.paths import Path
-from landscape.profiles import Profiles
-from landscape.results import Surface
+from landscape.studies.path.result import Path
+from landscape.studies.profiles.result import Profiles
+from landscape.studies.surface.result import Surface
 
 _WIDTH = 72  # columns of a picture, at most
 _HEIGHT = 20  # lines of a picture, where the terminal has them

@@ -50,7 +50,7 @@ from landscape.objective.trees import (
     shapes_in,
     tensors_in,
 )
-from landscape.results import Estimate
+from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
 logger = logging.getLogger(__name__)

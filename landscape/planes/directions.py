@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
-from landscape_kernels.curves import combine_
 from landscape_kernels.layout import Block, Layout
 from landscape_kernels.normalise import NORMALIZATIONS, normalise_, orthogonalise_
 from landscape_kernels.perturb import perturb_
@@ -19,7 +18,6 @@ from landscape_kernels.projection import gram, principal_axes, project
 from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, in_order, model_labels, read_model, require_finite
-from landscape.curves import Curve
 from landscape.errors import InputError, nearest
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching, select_blocks
@@ -162,7 +160,7 @@ def random_plane(
     }
     if params is not None:
         about["params"] = [params] if isinstance(params, str) else list(params)
-    return Plane(objective.theta, _placed(objective, directions), about)
+    return Plane(objective.theta, placed_points(objective, directions), about)
 
 
 def plane_from_directions(
@@ -219,9 +217,9 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
         directions.append(rest * factor)
         change[i] = weights * factor
     buffers, buffer_directions = _buffer_plane([b for _, b in states], change)
-    placed = _placed(objective, directions)
+    placed = placed_points(objective, directions)
     names = model_labels(thetas, labels)
-    points = _points(vectors[0], placed, vectors, "points", names, [b for _, b in states])
+    points = points_of(vectors[0], placed, vectors, "points", names, [b for _, b in states])
     return Plane(vectors[0], placed, {"kind": "through"}, points, buffers, buffer_directions)
 
 
@@ -254,43 +252,14 @@ def pca_plane(
         principal = principal_axes(vectors, axes)
     except ValueError as error:
         raise InputError(f"{error}; give more checkpoints, or fewer axes") from error
-    placed = _placed(objective, principal.axes)
+    placed = placed_points(objective, principal.axes)
     centre = objective.theta
     buffers = [buffers for _, buffers in states]
-    points = _points(centre, placed, vectors, "trajectory", names, buffers, principal.explained_variance)
+    points = points_of(centre, placed, vectors, "trajectory", names, buffers, principal.explained_variance)
     return Plane(centre, placed, {"kind": "pca"}, points)
 
 
-def curve_plane(objective: Objective, curve: Curve, *, places: int = 21) -> Plane:
-    """The plane of a curve: its first end at (0, 0), its last at x = 1, `places` of its points kept in `points`.
-
-    y is the leading principal axis of the inner control points' offsets from the straight line, as long as the x axis
-    so that the picture is to scale, and positive where the curve bends to. With one inner control point the whole curve
-    lies in the plane; with more, `points.distance` says how far it is from it. Raises InputError for a straight line.
-    """
-    if places < 2:
-        raise InputError(f"places={places}; a curve is drawn through 2 or more, its ends")
-    curve = curve.placed(objective)
-    first, *inner, last = curve.control_points.double().unbind()
-    line = last - first
-    scale = torch.linalg.vector_norm(line)
-    if not bool(scale > 0):
-        raise InputError("the curve ends where it begins, so no x axis leads from end to end")
-    rests = [point - first for point in inner]
-    for _ in range(2):  # twice: the second pass removes the rounding of the first
-        rests = [rest - float(rest @ line / (line @ line)) * line for rest in rests]
-    products = gram(rests)
-    if not inner or products.diagonal().max() <= (torch.finfo(objective.dtype).eps * float(scale)) ** 2:
-        raise InputError("the curve's control points lie on a straight line, which has no plane; use plane_through")
-    leading = np.linalg.eigh(products)[1][:, -1]
-    axis = combine_(torch.empty_like(line), rests, (leading * np.sign((products @ leading).sum() or 1.0)).tolist())
-    placed = _placed(objective, [line, axis * (scale / torch.linalg.vector_norm(axis))])
-    t = np.linspace(0, 1, places).tolist()
-    points = _points(curve.point(0), placed, [curve.point(s) for s in t], "curve", tuple(f"t={s:.3g}" for s in t), ())
-    return Plane(curve.point(0), placed, {"kind": "curve", "curve": curve.kind, "degree": len(inner) + 1}, points)
-
-
-def _points(
+def points_of(
     centre: Tensor,
     directions: Sequence[Tensor],
     vectors: Sequence[Tensor],
@@ -299,6 +268,7 @@ def _points(
     buffers: Sequence[Mapping[str, Tensor]],
     explained: FloatArray | None = None,
 ) -> PlanePoints:
+    """The models that a plane was made of, at their coordinates."""
     found = project(vectors, centre, directions)
     known = tuple(buffers) if buffers and all(buffers) else ()
     return PlanePoints(kind, labels, tuple(vectors), found.coordinates, found.distance, explained, known)
@@ -345,5 +315,6 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
     return vector
 
 
-def _placed(objective: Objective, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def placed_points(objective: Objective, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Directions on the objective's device, in its precision."""
     return tuple(objective.vector(direction) for direction in directions)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,9 @@ from landscape.run.task import Description, Rows
 
 FORMAT = 1  # of run folders
 
+
 RESULT = "landscape.h5"
+
 
 FAILURES = "failures"
 
@@ -51,50 +53,6 @@ class History:
     attempts: tuple[Mapping[str, Any], ...] = ()  # oldest first
     job: str = ""  # text of the job file, "" for a call of the library
     failed: Mapping[int, str] = field(default_factory=dict)  # items given up, and why
-
-
-def result_attributes(description: Description, history: History) -> dict[str, Any]:
-    """Where a result comes from, for its file: the objective, the data, and who computed it when and with what."""
-    objective = description.identity["objective"]
-    attributes: dict[str, Any] = {
-        "task": description.name,
-        **{name: objective[name] for name in ("model", "parameters", "samples", "loss", "precision", "chunk")},
-        "metrics": objective["metrics"],
-        "checkpoint_hash": objective["centre"],
-        "data_hash": objective["data"],
-        "device": description.about["device"],
-        "job": history.job,
-        "attempts": list(history.attempts),
-    }
-    if history.failed:
-        attributes["failures"] = [{"item": item, "reason": reason} for item, reason in history.failed.items()]
-    if history.attempts:
-        last = history.attempts[-1]
-        keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
-        attributes |= {key: last[key] for key in keys if key in last}
-        attributes["started"] = history.attempts[0]["started"]
-    return attributes
-
-
-def whole_time(histories: Iterable[History]) -> dict[str, str]:
-    """When the first of several tasks of one run began, and the last ended."""
-    attempts = [attempt for history in histories for attempt in history.attempts]
-    started = [attempt["started"] for attempt in attempts if "started" in attempt]
-    ended = [attempt["ended"] for attempt in attempts if "ended" in attempt]
-    return ({"started": min(started)} if started else {}) | ({"ended": max(ended)} if ended else {})
-
-
-def require_stages(folder: Path, stages: Sequence[str]) -> None:
-    """Raise InputError where a folder belongs to another run than one whose tasks have the folders `stages` in it.
-
-    Its `landscape.h5` would be replaced by a result of another kind.
-    """
-    for manifest in (folder / "run.json", *sorted(folder.glob("*/run.json"))):
-        if manifest.is_file() and (manifest.parent == folder or manifest.parent.name not in stages):
-            raise InputError(
-                f"{folder} holds a different run ({manifest.relative_to(folder)} is not of {', '.join(stages)}); name "
-                "another folder, or delete this one if it is no longer wanted."
-            )
 
 
 class Store:

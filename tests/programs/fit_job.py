@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import DataLoader, Dataset
 
-from landscape import fit
-from landscape.curves import Curve
 from landscape.objective.objective import Objective
 from landscape.run.comm import world
+from landscape.studies.curve import fit
+from landscape.studies.curve.measure import fit_curve
+from landscape.studies.curve.result import Curve
 
 SAMPLES, BATCH, EPOCHS = 48, 8, 4
 STEPS = SAMPLES // BATCH  # of an epoch
@@ -126,7 +127,7 @@ def fitted(model: nn.Module, **options: Any) -> Curve:
         "lr": 0.1,
         "weight_decay": 1e-3,
     }
-    return fit.fit_curve(of, *ends(of), **{**settings, **options})
+    return fit_curve(of, *ends(of), **{**settings, **options})
 
 
 def main(folder: Path, arguments: list[str]) -> None:

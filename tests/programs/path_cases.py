@@ -11,9 +11,9 @@ import torch
 from surface_cases import data, network
 
 import landscape as ls
-from landscape.path import measure_path
-from landscape.paths import Path
 from landscape.run.comm import world
+from landscape.studies.path.measure import measure_path
+from landscape.studies.path.result import Path
 
 
 def ends() -> list[dict[str, torch.Tensor]]:

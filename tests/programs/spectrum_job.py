@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape import eigen
 from landscape.curvature.operator import CurvatureOperator
-from landscape.density import DensityTask
 from landscape.objective.objective import Objective
 from landscape.run import shards
 from landscape.run.comm import world
+from landscape.studies.spectrum import eigen
+from landscape.studies.spectrum.density import DensityTask
 
 torch.set_num_threads(1)
 made: Counter[str] = Counter()

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from landscape.curvature.operator import ChunkProducts, chunk_for
 from landscape.curvature.routes import ProductCheck
 from landscape.curvature.sampling import Sample
-from landscape.eigen import EigenTask
 from landscape.run.comm import SERIAL
 from landscape.run.task import Rows, Task
+from landscape.studies.spectrum.eigen import EigenTask
 
 Array = np.ndarray
 

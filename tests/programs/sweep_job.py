@@ -12,9 +12,9 @@ from typing import Any
 import sweep_nets
 import torch
 
-from landscape import fit
 from landscape.run import shards
 from landscape.run.comm import world
+from landscape.studies.curve import fit
 
 torch.set_num_threads(1)
 

@@ -1,0 +1,1 @@
+"""Opening what was left: one result, many, the folder of a run or of a sweep."""

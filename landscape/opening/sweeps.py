@@ -1,0 +1,165 @@
+"""What the folder of a sweep holds: its cells, what each of them changes, and how they stand.
+
+sweep.json                  the sweep as it is now: its text, cells, labels and folders
+LABEL-HASH/                 run folder of a cell
+LABEL-HASH/cell.json        what the cell changes, and when it began last
+LABEL-HASH/failure.json     why the cell failed, until it succeeds
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from landscape.errors import StoreError
+from landscape.opening.runs import failed_items, finished
+from landscape.run.store import RESULT
+
+INDEX = "sweep.json"
+
+CELL = "cell.json"
+
+FAILURE = "failure.json"
+
+FORMAT = 1  # of sweep.json
+
+
+_LABEL = 80  # characters of a label in a name
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    """A cell as the folder of a sweep tells of it."""
+
+    number: int
+    label: str
+    folder: Path
+    failure: str | None  # why its last attempt failed; None where it did not
+    exists: bool  # whether there is a run in its folder
+    text: str  # key of what its job says
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is that of a sweep."""
+    return (folder / INDEX).is_file()
+
+
+def sweep_index(folder: Path) -> dict[str, Any]:
+    """The content of sweep.json. Raises StoreError for what is no folder of a sweep, is damaged or newer."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise StoreError(f"{folder} is not the folder of a sweep: it holds no {INDEX}. Give the sweep's `out`.")
+    content = _read_json(path)
+    if content.get("format", FORMAT) > FORMAT:
+        raise StoreError(f"{path} was written by a newer version; update loss-landscape-engine")
+    if not {"sweep", "cells", "written"} <= content.keys():
+        raise StoreError(f"{path} is damaged; run or submit the sweep file again, which writes it anew")
+    return content
+
+
+def sweep_cells(folder: Path) -> tuple[SweepCell, ...]:
+    """The cells of the sweep in a folder, by number, each with the folder of its newest attempt.
+
+    Raises StoreError for what is no folder of a sweep.
+    """
+    index = sweep_index(folder)
+    begun = _begun_after(index["written"], folder)
+    found: list[SweepCell] = []
+    for cell in index["cells"]:
+        # a file that the cell names may have come, or changed, between the index and the cell's begin
+        home = begun.get(cell["text"], folder / str(cell["folder"]))
+        exists = (home / "run.json").is_file() or any(home.glob("*/run.json"))
+        text = str(cell["text"])
+        found.append(
+            SweepCell(int(cell["number"]), str(cell["label"]), home, _failure(home), exists, text, cell["changes"])
+        )
+    return tuple(found)
+
+
+def cell_names(cells: Sequence[SweepCell]) -> tuple[str, ...]:
+    """A name for each cell, after what it changes; cells of the same name are told apart by their numbers."""
+    names = [safe_name(cell.label) for cell in cells]
+    return tuple(
+        name if names.count(name) == 1 else f"{name}-{cell.number}" for name, cell in zip(names, cells, strict=True)
+    )
+
+
+def sweep_runs(folder: Path) -> tuple[dict[str, Path | None], dict[str, dict[str, Any]]]:
+    """({name of a cell: its run folder, or None where there is no run}, {name: what is known of it}).
+
+    Known are the cell's label, its state (complete, partial, failed or "not begun"), the reason, and the keys that the
+    sweep changes, where the cell leaves one alone with what the base job says. Raises StoreError for what cannot be
+    read.
+    """
+    cells = sweep_cells(folder)
+    stated = _stated(folder, dict.fromkeys(key for cell in cells for key in cell.changes))
+    named = dict(zip(cell_names(cells), cells, strict=True))
+    folders = {name: cell.folder if cell.exists else None for name, cell in named.items()}
+    return folders, {name: _about(cell, stated) for name, cell in named.items()}
+
+
+def safe_name(label: str) -> str:
+    """A label as part of a file's name."""
+    return re.sub(r"[^\w.=+-]+", "_", label, flags=re.ASCII)[:_LABEL].strip("_.-") or "cell"
+
+
+def _stated(folder: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """What the base job of the sweep in a folder says of keys; those it leaves to their defaults are missing."""
+    base = tomllib.loads(str(sweep_index(folder)["sweep"])).get("job", {})
+    found: dict[str, Any] = {}
+    for key in keys:
+        value: Any = base
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            found[key] = value
+    return found
+
+
+def _about(cell: SweepCell, stated: Mapping[str, Any]) -> dict[str, Any]:
+    failed = failed_items(cell.folder) if cell.exists else []
+    state = "not begun"
+    if cell.failure is not None:
+        state = "failed"
+    elif cell.exists:
+        state = "complete" if finished(cell.folder) else "partial"
+    reason = cell.failure or (f"{len(failed)} items failed, the first because it {failed[0].strip()}" if failed else "")
+    changed = {
+        key: value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False, default=str)
+        for key, value in {**stated, **cell.changes}.items()
+    }
+    return {"label": cell.label, "state": state, "reason": reason, **changed}
+
+
+def _failure(folder: Path) -> str | None:
+    """Why a cell failed; None also where its result came later, as when its own folder was resumed."""
+    failure, result = folder / FAILURE, folder / RESULT
+    try:
+        overtaken = result.is_file() and result.stat().st_mtime_ns >= failure.stat().st_mtime_ns
+    except OSError:
+        return None
+    return None if overtaken else _read_json(failure).get("reason")
+
+
+def _begun_after(written: float, folder: Path) -> dict[str, Path]:
+    """Key of a job's text -> the folder where a cell of that text began last, of those begun since `written`."""
+    records = [(_read_json(path), path.parent) for path in folder.glob(f"*/{CELL}")]
+    since = [
+        (record["begun"], str(record["text"]), home) for record, home in records if record.get("begun", 0) > written
+    ]
+    return {text: home for _, text, home in sorted(since)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A record, empty where there is none or it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

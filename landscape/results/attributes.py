@@ -1,0 +1,40 @@
+"""Where a result comes from, for its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from landscape.run.store import History
+from landscape.run.task import Description
+
+
+def result_attributes(description: Description, history: History) -> dict[str, Any]:
+    """Where a result comes from, for its file: the objective, the data, and who computed it when and with what."""
+    objective = description.identity["objective"]
+    attributes: dict[str, Any] = {
+        "task": description.name,
+        **{name: objective[name] for name in ("model", "parameters", "samples", "loss", "precision", "chunk")},
+        "metrics": objective["metrics"],
+        "checkpoint_hash": objective["centre"],
+        "data_hash": objective["data"],
+        "device": description.about["device"],
+        "job": history.job,
+        "attempts": list(history.attempts),
+    }
+    if history.failed:
+        attributes["failures"] = [{"item": item, "reason": reason} for item, reason in history.failed.items()]
+    if history.attempts:
+        last = history.attempts[-1]
+        keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
+        attributes |= {key: last[key] for key in keys if key in last}
+        attributes["started"] = history.attempts[0]["started"]
+    return attributes
+
+
+def whole_time(histories: Iterable[History]) -> dict[str, str]:
+    """When the first of several tasks of one run began, and the last ended."""
+    attempts = [attempt for history in histories for attempt in history.attempts]
+    started = [attempt["started"] for attempt in attempts if "started" in attempt]
+    ended = [attempt["ended"] for attempt in attempts if "ended" in attempt]
+    return ({"started": min(started)} if started else {}) | ({"ended": max(ended)} if ended else {})

@@ -1,0 +1,1 @@
+"""What is measured: a folder for each study, and one table of them."""

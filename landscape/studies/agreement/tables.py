@@ -1,0 +1,42 @@
+"""Agreement in tables, and as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas
+
+from landscape.results.frames import pairs
+from landscape.results.summary import what
+from landscape.results.tables import Cell, Table, number, pairs_table
+from landscape.studies.agreement.result import Agreement
+
+
+def agreement_frame(agreement: Agreement) -> pandas.DataFrame:
+    """A row for each pair: the two models, and each measure with its `_stderr` where it has one."""
+    columns = pairs(agreement)
+    for name, values in agreement.values.items():
+        columns[name] = values
+        if name in agreement.stderr:
+            columns[f"{name}_stderr"] = agreement.stderr[name]
+    return pandas.DataFrame(columns)
+
+
+def agreement_tables(agreement: Agreement, title: str) -> Iterator[Table]:
+    """What was compared, and a line for each pair."""
+    of = agreement.attributes.get("of", "") if any(name.startswith("cka") for name in agreement.values) else ""
+    yield pairs_table(
+        title,
+        {
+            "models": f"{len(agreement.labels)}: {', '.join(agreement.labels)}",
+            "compared on": Cell(f"{agreement.samples:,} samples", agreement.samples),
+            **what(agreement.attributes),
+            "representations": of,
+        },
+    )
+    rows = []
+    for k, (i, j) in enumerate(agreement.pairs.tolist()):
+        errors = {name: array[k] for name, array in agreement.stderr.items()}
+        values = [number(array[k], 5, errors.get(name)) for name, array in agreement.values.items()]
+        rows.append((Cell(agreement.labels[i]), Cell(agreement.labels[j]), *values))
+    yield Table("pairs, value +- standard error", ("first", "second", *agreement.values), tuple(rows))

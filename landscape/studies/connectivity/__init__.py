@@ -1,0 +1,1 @@
+"""Pairs of models, on lines and on curves."""

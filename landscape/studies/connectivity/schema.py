@@ -1,0 +1,102 @@
+"""Names and units of a sweep over pairs of models in a result file; to and from its tree of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from landscape_kernels.arrays import FloatArray
+
+from landscape.files import hdf5
+from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.studies.connectivity.result import NUMBERS, Connectivity
+from landscape.studies.path.result import BARRIER, MC
+
+if TYPE_CHECKING:
+    import xarray
+
+
+_KINDS = {"line": "on the straight line", "curve": "on the fitted curve"}
+
+_STRUCTURE = ("quantities", "fitted")
+
+
+def write_connectivity(path: str | Path, table: Connectivity) -> Path:
+    """Write one sweep as a file with the group "connectivity", atomically."""
+    return hdf5.write(path, file_tree({"connectivity": (connectivity_group(table), table.attributes)}))
+
+
+def connectivity_group(table: Connectivity) -> hdf5.Group:
+    """Variables over (pair, t): each quantity on lines and curves and its `_stderr`; the numbers of each pair."""
+    names = [table.labels[i] for i in table.pairs[:, 0]], [table.labels[j] for j in table.pairs[:, 1]]
+    variables = {
+        "model": _texts("model", table.labels, "name of the model"),
+        "first": _texts("pair", names[0], "model at t = 0"),
+        "second": _texts("pair", names[1], "model at t = 1"),
+        "pairs": hdf5.Variable(("pair", "end"), table.pairs, {"long_name": "numbers of the two models"}),
+        "t": hdf5.Variable(("t",), table.t, {"long_name": "place on the line or curve, 0 and 1 at the models"}),
+        "computed": hdf5.Variable(("pair",), table.computed, {"long_name": "whether the pair was measured"}),
+        "arc": _over(("pair", "t"), table.arc, "length of the fitted curve from 0 to t, in parameter units"),
+    }
+    sides = {"line": (table.line, table.line_stderr), "curve": (table.curve, table.curve_stderr)}
+    for kind, (values, stderr) in sides.items():
+        for name, array in values.items():
+            text = f"{name} {_KINDS[kind]}"
+            variables[f"{kind}_{name}"] = _over(("pair", "t"), array, text)
+            variables[f"{kind}_{name}_stderr"] = _over(
+                ("pair", "t"), stderr[name], f"standard error of the {text}, as an estimate for the population"
+            )
+    for name, array in table.numbers.items():
+        variables[name] = _over(("pair",), array, NUMBERS[name])
+    return hdf5.Group(
+        variables,
+        {
+            "quantities": " ".join(table.line),
+            "fitted": int(bool(table.curve)),
+            "barrier_definition": BARRIER,
+            "mc_definition": f"{MC}; it depends on the grid of t",
+        },
+    )
+
+
+def read_connectivity(tree: hdf5.Group, path: str | Path) -> Connectivity:
+    """The sweep in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
+    with reading(tree, "connectivity", path) as group:
+        v = group.variables
+        names = str(group.attributes["quantities"]).split()
+        kinds = ("line", "curve") if int(group.attributes["fitted"]) else ("line",)
+
+        def of(kind: str, end: str = "") -> Mapping[str, FloatArray]:
+            return {name: v[f"{kind}_{name}{end}"].data for name in names} if kind in kinds else {}
+
+        return Connectivity(
+            labels=tuple(str(label) for label in v["model"].data),
+            pairs=v["pairs"].data,
+            t=v["t"].data,
+            line=of("line"),
+            line_stderr=of("line", "_stderr"),
+            curve=of("curve"),
+            curve_stderr=of("curve", "_stderr"),
+            arc=v["arc"].data,
+            distance=v["distance"].data,
+            unaligned_distance=v["unaligned_distance"].data,
+            computed=v["computed"].data,
+            attributes=read_attributes(
+                tree, "connectivity", structure=(*_STRUCTURE, "barrier_definition", "mc_definition")
+            ),
+        )
+
+
+def connectivity_to_xarray(table: Connectivity) -> xarray.Dataset:
+    """The same variables and attributes as in the file's group, with the root's attributes on the Dataset."""
+    return to_xarray(connectivity_group(table).variables, table.attributes)
+
+
+def _texts(dim: str, values: Any, long_name: str) -> hdf5.Variable:
+    return hdf5.Variable((dim,), np.array(list(values), dtype=object), {"long_name": long_name})
+
+
+def _over(dims: tuple[str, ...], data: FloatArray, long_name: str) -> hdf5.Variable:
+    return hdf5.Variable(dims, data, {"long_name": long_name, "units": "1"})

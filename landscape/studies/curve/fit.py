@@ -1,0 +1,342 @@
+"""Fitting a low-loss curve between two trained models (Garipov et al. 2018, algorithm of section 3.3)."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import math
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.curves import CURVES, combine_, stratified, weights
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.errors import InputError, NumericalError, StoreError, nearest
+from landscape.files.durable import write_durably
+from landscape.objective.data import random_state_kept, seed_everything
+from landscape.objective.objective import Objective
+from landscape.objective.training import TrainingData
+from landscape.objective.trees import batch_size as samples_in
+from landscape.objective.trees import has_batch_axis, map_tensors
+from landscape.run.comm import Communicator
+from landscape.run.task import ItemStopped
+
+logger = logging.getLogger(__name__)
+
+
+OPTIMIZERS = {"sgd": 0.03, "adam": 1e-3}  # name -> default step size; 0.03 is Garipov et al.'s for residual networks
+
+DECAYS = ("point", "control")
+
+PLACES = ("stratified", "uniform")
+
+
+_SAVE_EVERY = 1.0  # seconds at least between two states on the disk
+
+_REPORT_EVERY = 0.5  # seconds between two looks at the loss, which wait for the device
+
+_PLACES_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a curve is trained; see `fit_curve`."""
+
+    kind: str = "bezier"
+    degree: int = 2
+    epochs: int = 50
+    optimizer: str = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    decay: str = "point"
+    places: str = "stratified"
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("kind", self.kind, CURVES),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("decay", self.decay, DECAYS),
+            ("places", self.places, PLACES),
+        ):
+            if value not in known:
+                raise InputError(f"{name}={value!r} is unknown; {nearest(value, known)}")
+        if self.degree < 2:
+            raise InputError(f"degree={self.degree}; a curve with a free control point has degree 2 or more")
+        for name, number in (("epochs", self.epochs), ("parts", self.parts)):
+            if number < 1:
+                raise InputError(f"{name}={number}; give 1 or more")
+        if not 0 < self.step_size < math.inf:
+            raise InputError(f"lr={self.lr}; a step size is a positive number")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum={self.momentum}; give 0 or more and less than 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"weight_decay={self.weight_decay}; give 0 or more")
+
+    @property
+    def step_size(self) -> float:
+        """The step size of the first half of the epochs."""
+        return OPTIMIZERS[self.optimizer] if self.lr is None else self.lr
+
+    def lr_at(self, epoch: int) -> float:
+        """Step size of an epoch: constant in the first half, linear to 1/100 at nine tenths, 1/100 from there.
+
+        The schedule of Garipov et al.'s code, with epochs counted from 0 (there from 1), so that one epoch is of use.
+        """
+        done = epoch / self.epochs
+        return self.step_size * (1.0 if done <= 0.5 else 1.0 - 0.99 * min((done - 0.5) / 0.4, 1.0))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit left."""
+
+    control_points: Tensor  # (degree + 1, size)
+    history: FloatArray  # (epochs, quantities + 1): means over the epoch's samples at their places t, and the step size
+
+
+class CurveFit:
+    """The training of the inner control points of one curve: (objective, ends, data, seed) fix all of its bits."""
+
+    def __init__(
+        self, objective: Objective, points: Sequence[Tensor], data: TrainingData, settings: FitSettings, seed: int
+    ) -> None:
+        """`points` are all control points to begin with, ends included."""
+        self._objective, self._data, self._settings, self._seed = objective, data, settings, seed
+        self._points = [point.clone() for point in points]
+        self._free = self._points[1:-1]
+        decay = settings.weight_decay if settings.decay == "control" else 0.0
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(self._free, lr=settings.step_size, momentum=settings.momentum, weight_decay=decay)
+            if settings.optimizer == "sgd"
+            else torch.optim.Adam(self._free, lr=settings.step_size, weight_decay=decay)
+        )
+        self._history: FloatArray = np.full((settings.epochs, len(objective.quantities) + 1), np.nan)
+        self._epoch = self._steps = 0
+
+    @property
+    def steps(self) -> int:
+        """Training steps made so far."""
+        return self._steps
+
+    def run(
+        self,
+        group: Communicator,
+        *,
+        state: Path | None = None,
+        report: Callable[[str], None] | None = None,
+        stopping: Callable[[], bool] | None = None,
+    ) -> Fit:
+        """Train to the end, from what `state` holds where it exists; `state` is written after epochs.
+
+        Raises NumericalError when the loss is NaN or infinite, ItemStopped when `stopping` says so on any rank.
+        """
+        stored = group.broadcast(_stored(state) if group.rank == 0 and state is not None else None)
+        if stored is not None:
+            self._restore(stored)
+        began = saved = time.monotonic()
+        first, seen = self._epoch, ""
+        for epoch in range(first, self._settings.epochs):
+            spent = (time.monotonic() - began) / max(epoch - first, 1)
+
+            def tell(step: int, means: FloatArray | None, epoch: int = epoch, spent: float = spent) -> None:
+                nonlocal seen
+                if report is None:
+                    return
+                if means is not None:
+                    left = f", {_clock(spent * (self._settings.epochs - epoch))} left" if epoch > first else ""
+                    named = zip(self._objective.quantities, means, strict=True)
+                    seen = f"; {', '.join(f'{name} {value:.4g}' for name, value in named)}{left}"
+                report(f"epoch {epoch + 1} of {self._settings.epochs}, step {step}{seen}")
+
+            self._run_epoch(epoch, group, tell, stopping)
+            self._epoch = epoch + 1
+            now = time.monotonic()
+            if state is not None and group.rank == 0 and now - saved >= _SAVE_EVERY:
+                state.parent.mkdir(parents=True, exist_ok=True)
+                write_durably(state, self._state())
+                saved = now
+        return Fit(torch.stack([point.detach() for point in self._points]), self._history)
+
+    def _run_epoch(
+        self,
+        epoch: int,
+        group: Communicator,
+        tell: Callable[[int, FloatArray | None], None],
+        stopping: Callable[[], bool] | None,
+    ) -> None:
+        objective, settings = self._objective, self._settings
+        lr = settings.lr_at(epoch)
+        for param_group in self._optimizer.param_groups:
+            param_group["lr"] = lr
+        theta, gradient = torch.empty_like(self._points[0]), torch.zeros_like(self._points[0])
+        sums = torch.zeros((len(objective.quantities), 2), dtype=torch.float64, device=objective.device)
+        before, looked = self._steps, time.monotonic()
+        with (
+            random_state_kept(),
+            objective.training(theta, gradient) as model,
+            closing(self._data.epoch(self._seed, epoch)) as batches,
+        ):
+            for batch, t in zip(batches, self._places(before), strict=False):
+                tell(self._steps - before + 1, None)
+                coefficients = weights(settings.kind, len(self._points), t)
+                combine_(theta, self._points, coefficients.tolist())
+                torch.clear_autocast_cache()  # which holds the weights of the last point in half precision
+                sums += self._gradient(model, batch, theta, gradient, group)
+                if settings.decay == "point" and settings.weight_decay:
+                    gradient.add_(theta, alpha=settings.weight_decay)
+                for point, coefficient in zip(self._free, coefficients[1:-1], strict=True):
+                    point.grad = gradient * float(coefficient)  # d gamma(t) / d p_i = w_i(t)
+                self._optimizer.step()
+                self._steps += 1
+                now = time.monotonic()
+                if now - looked >= _REPORT_EVERY:
+                    looked = now
+                    tell(self._steps - before, self._means(sums, epoch, t))
+                if stopping is not None and any(group.gather_all(stopping())):
+                    raise ItemStopped
+        if self._steps == before:
+            raise InputError(
+                f"the training data gave no batch in epoch {epoch + 1}; give data that can be read anew in every epoch "
+                "and holds a batch at least (drop_last=True leaves none of fewer samples than batch_size)"
+            )
+        means = self._means(sums, epoch, math.nan)
+        if not all(bool(point.isfinite().all()) for point in self._free):
+            raise self._diverged("a control point", "NaN or infinite", epoch, math.nan)
+        self._history[epoch] = [*means, lr]
+        tell(self._steps - before, means)
+
+    def _gradient(self, model: Any, batch: Any, theta: Tensor, gradient: Tensor, group: Communicator) -> Tensor:
+        """Set `gradient` to that of the batch's mean loss; returns sums of numerators and denominators (quantities, 2).
+
+        Parts are added in their order whoever computes them, so the bits do not depend on the number of ranks.
+        """
+        count = self._settings.parts
+        parts = [batch] if count == 1 else _parts(batch, count)
+        sums = torch.zeros((count, len(self._objective.quantities), 2), dtype=torch.float64, device=gradient.device)
+        gradients = [] if count == 1 else [torch.zeros_like(gradient) for _ in range(count)]
+        for number in range(group.rank, count, group.size):
+            seed_everything(derive_seed(self._seed, "forward", self._steps, number))
+            gradient.zero_()
+            # a part finds the buffers as the model has them, not as the parts before it on this rank left them
+            fresh = nullcontext(model) if count == 1 else self._objective.training(theta, gradient)
+            with fresh as bound:
+                units = self._objective.units(bound, parts[number])
+                units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
+            for k, unit in enumerate(units):
+                sums[number, k, 0] = unit.numerators.detach().sum()
+                sums[number, k, 1] = unit.total
+            if gradients:
+                gradients[number].copy_(gradient)
+        if group.size > 1:
+            together = torch.cat([torch.stack(gradients).double().reshape(-1), sums.reshape(-1)]).cpu().numpy()
+            group.allreduce_(together)  # every place holds one rank's number and zeros: exact in any order
+            found = torch.from_numpy(together).to(gradient.device)
+            gradients = list(found[: -sums.numel()].to(gradient.dtype).reshape(count, -1))
+            sums = found[-sums.numel() :].reshape(sums.shape)
+        if gradients:
+            gradient.zero_()
+            for part in gradients:
+                gradient.add_(part)
+        total: Tensor = sums.sum(0)
+        gradient.div_(total[0, 1].to(gradient.dtype))
+        return total
+
+    def _places(self, step: int) -> Iterator[float]:
+        """Places t of all steps from `step` on; each depends on (seed, step) alone."""
+        if self._settings.places == "stratified":
+            for start in itertools.count(step, _PLACES_AT_ONCE):
+                yield from stratified(self._seed, start, _PLACES_AT_ONCE).tolist()
+        for number in itertools.count(step):
+            yield np.random.Generator(np.random.Philox(key=derive_seed(self._seed, "place", number))).random()
+
+    def _means(self, sums: Tensor, epoch: int, t: float) -> FloatArray:
+        means: FloatArray = (sums[:, 0] / sums[:, 1]).cpu().numpy()
+        if not np.isfinite(means[0]):
+            raise self._diverged("the loss", means[0], epoch, t)
+        return means
+
+    def _diverged(self, what: str, value: object, epoch: int, t: float) -> NumericalError:
+        return NumericalError(
+            f"{what} became {value} in epoch {epoch + 1} of {self._settings.epochs}"
+            + ("" if math.isnan(t) else f" near t={t:.3f}")
+            + f": the fit diverged with lr={self._settings.lr_at(epoch):g}. Give a smaller lr (a tenth, say)."
+        )
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def _state(self) -> bytes:
+        arrays: dict[str, Any] = {
+            "epoch": self._epoch,
+            "steps": self._steps,
+            "history": self._history,
+            "free": torch.stack([point.detach() for point in self._free]).cpu().numpy(),
+        }
+        for index, entry in self._optimizer.state_dict()["state"].items():
+            for name, value in entry.items():
+                if value is not None:
+                    arrays[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays)
+        return buffer.getvalue()
+
+    def _restore(self, arrays: Mapping[str, Any]) -> None:
+        self._epoch, self._steps = int(arrays["epoch"]), int(arrays["steps"])
+        self._history = np.array(arrays["history"])
+        for point, value in zip(self._free, arrays["free"], strict=True):
+            point.copy_(torch.from_numpy(value))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in arrays.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = torch.from_numpy(np.array(value))
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+
+
+def load_optimizers() -> None:
+    """Have torch load what its first optimiser needs, its compiler among it: seconds in which no item is in hand.
+
+    Kills from outside would else often meet the same place of an item, which is then blamed for them.
+    """
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
+def _parts(batch: Any, count: int) -> list[Any]:
+    """A batch in `count` nearly equal parts."""
+    size = samples_in(batch)
+    if not has_batch_axis(batch) or size < count:
+        raise InputError(f"a batch of {size} samples cannot be cut into parts={count}; use fewer parts")
+    cuts = np.linspace(0, size, count + 1).round().astype(int).tolist()
+
+    def cut(a: int, b: int) -> Any:
+        return map_tensors(batch, lambda tensor: tensor[a:b])
+
+    return [cut(a, b) for a, b in itertools.pairwise(cuts)]
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """The state a killed fit left."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        raise StoreError(f"cannot read the state {path}: {error}. Delete it; the fit then starts anew.") from error
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""Spectra of the diagonal blocks of layers."""

@@ -1,0 +1,73 @@
+"""Spectra of layers in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landscape.files import hdf5
+from landscape.files.fields import array, flat, names, number, texts
+from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.spectrum.schema import COUNTS, Names, read_trace, trace_group
+
+if TYPE_CHECKING:
+    import xarray
+
+
+_LAYERS: Names = {
+    "sizes": ("layer_size", "number of parameters of the layer"),
+    "eigenvalues": ("eigenvalue", "eigenvalue of the layer's diagonal block, from the largest down"),
+    "residuals": ("residual", "|A v - lambda v| / |lambda| in the layer's block"),
+    "stderr": ("eigenvalue_stderr", "standard error of the eigenvalue over data, as an estimate for the population"),
+    "converged": ("converged", "whether the residual reached the tolerance"),
+    "trace": ("layer_trace", "trace of the layer's diagonal block"),
+    "trace_stderr": (
+        "layer_trace_stderr",
+        "standard error of the layer's trace; by probes, of these alone",
+    ),
+    "computed": ("computed", "whether the layer was computed; elsewhere values are NaN and mean nothing"),
+}
+
+
+_RANKED = ("eigenvalues", "residuals", "stderr", "converged")
+
+
+def write_layers(path: str | Path, layers: LayerSpectra) -> Path:
+    """Write the spectra of layers as a file with the group "layer_spectra", atomically."""
+    return hdf5.write(path, file_tree({"layer_spectra": (layers_group(layers), layers.attributes)}))
+
+
+def read_layers(tree: hdf5.Group, path: str | Path) -> LayerSpectra:
+    """The spectra of layers in the tree of a file. Raises StoreError for a newer schema or a tree without them."""
+    with reading(tree, "layer_spectra", path) as group:
+        v = group.variables
+        arrays: dict[str, Any] = {field: v[name].data for field, (name, _) in _LAYERS.items()}
+        sizes = tuple(int(size) for size in arrays.pop("sizes"))
+        return LayerSpectra(
+            layers=texts(v["layer"]),
+            sizes=sizes,
+            **arrays,
+            products=int(v["products"].data),
+            passes=int(v["passes"].data),
+            whole_trace=read_trace(group.groups["trace"]) if "trace" in group.groups else None,
+            attributes=read_attributes(tree, "layer_spectra"),
+        )
+
+
+def layers_to_xarray(layers: LayerSpectra) -> xarray.Dataset:
+    """The variables of the file's group "layer_spectra" and of its sub-group in one Dataset over layer and rank."""
+    return to_xarray(flat(layers_group(layers)), layers.attributes)
+
+
+def layers_group(layers: LayerSpectra) -> hdf5.Group:
+    """Variables over the dimensions layer and rank; the sub-group "trace" for the trace of the whole matrix."""
+    variables = {"layer": names("layer", layers.layers, "name of the layer")}
+    for field, (name, text) in _LAYERS.items():
+        dims = ("layer", "rank") if field in _RANKED else ("layer",)
+        variables[name] = array(dims, getattr(layers, field), text)
+    for field in ("products", "passes"):
+        name, text = COUNTS[field]
+        variables[name] = number(getattr(layers, field), text)
+    groups = {"trace": trace_group(layers.whole_trace)} if layers.whole_trace is not None else {}
+    return hdf5.Group(variables, {}, groups)

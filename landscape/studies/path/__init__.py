@@ -1,0 +1,1 @@
+"""Loss along a curve or line."""

@@ -1,0 +1,476 @@
+"""The path job: loss and metrics along a curve between two models."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.curves import arc_length, combine_, difference_gram
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.checkpoints.states import ThetaLike
+from landscape.errors import InputError
+from landscape.objective.batchnorm import FEWEST, check_statistics
+from landscape.objective.data import Batch, Data
+from landscape.objective.objective import BATCHNORM_MODES, Objective
+from landscape.objective.rows import RECHECK_RTOL, evaluated
+from landscape.objective.trees import digest
+from landscape.results.attributes import result_attributes
+from landscape.run.comm import Communicator, world
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import History, Store, json_differences
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
+from landscape.studies.curve.result import Curve, curve_from_points
+from landscape.studies.path.result import Path, to_split
+
+logger = logging.getLogger(__name__)
+
+
+_FINEST = 2.0**-20  # intervals of t shorter than this are not split any more
+
+
+_MOST = 1_000  # nor any once there are so many places
+
+
+_PARTS = 4  # of the statistics data, whose spread tells the statistics' own sampling error
+
+
+_SHARE = 16  # that spread is measured on one 16th of the data
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What one item evaluates: the place t with BatchNorm statistics from all their data, or from part 1, 2, ..."""
+
+    t: float
+    part: int = 0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the rounds depend on besides the rows."""
+
+    first: tuple[float, ...]  # places of the first round
+    tol: float | None  # to which the maximum of the loss is looked for
+    parts: int  # of the statistics data; 0 where statistics are not estimated
+
+    @classmethod
+    def of(cls, description: Description) -> _Plan:
+        identity = description.identity
+        return cls(tuple(identity["t"]), identity["tol"], identity["parts"])
+
+    def items(self, rows: Rows) -> list[_Item]:
+        """All items that follow from the finished rounds in `rows`, in order."""
+        items = [_Item(t) for t in self.first]
+        while len(items) <= len(rows.done) and bool(rows.done[: len(items)].all()):
+            more = self._next(items, rows.columns["loss"][: len(items)])
+            if not more:
+                break
+            items += more
+        return items
+
+    def _next(self, items: Sequence[_Item], losses: FloatArray) -> list[_Item]:
+        """The round after `items`: places where the maximum may still be, then parts at two places; none at the end."""
+        if items[-1].part:
+            return []
+        t = np.array([item.t for item in items])
+        order = np.argsort(t)
+        t, losses = t[order], losses[order]
+        if self.tol is not None and len(t) < _MOST:
+            middles = to_split(t, losses, self.tol)
+            if len(middles) and float(np.diff(t).min()) > _FINEST:
+                return [_Item(float(middle)) for middle in middles]
+        if not self.parts:
+            return []
+        # At the maximum, and at one place more for comparison.
+        highest = float(t[np.argmax(losses)])
+        other = next((float(s) for s in _nearest(t, (0.5, 0.25)) if s != highest), highest)
+        return [_Item(place, part) for place in sorted({highest, other}) for part in range(1, self.parts + 1)]
+
+
+class PathTask:
+    """Places of a curve; then, with `tol`, rounds of more of them; then parts of the statistics data at two of them."""
+
+    headline = "loss"
+
+    def __init__(
+        self,
+        objective: Objective,
+        curve: Curve,
+        t: FloatArray,
+        *,
+        batchnorm: str | None = None,
+        statistics: Any = None,
+        test: Any = None,
+        tol: float | None = None,
+    ) -> None:
+        curve = curve.placed(objective)
+        _check_length(curve)
+        if tol is not None and not 0 < tol < float("inf"):
+            raise InputError(f"tol={tol} is not a positive number; it is in units of the loss, as tol=1e-3")
+        self._batchnorm = chosen_batchnorm(objective, batchnorm, statistics)
+        if self._batchnorm == "interpolated":
+            _check_ends(curve)
+        self._objective, self._curve = objective, curve
+        self._statistics: Data | None = None
+        if self._batchnorm == "reestimated":
+            self._pool = objective.data if statistics is None else objective.read(statistics)
+            self._statistics = objective.read_statistics(self._pool)
+            check_statistics(self._statistics)
+        self._test = objective.on(objective.read(test)) if test is not None else None
+        self._theta = torch.empty_like(curve.control_points[0])
+        parts = 0
+        if self._statistics is not None and (self._pool.divisible or self._pool.count >= _PARTS):
+            parts = _PARTS
+        elif self._statistics is not None:
+            logger.warning(
+                "the sampling error of the BatchNorm statistics is not measured: their data come in %d batches of the "
+                "user's own, and it takes %d",
+                self._pool.count,
+                _PARTS,
+            )
+        self._plan = _Plan(tuple(t.tolist()), None if tol is None else float(tol), parts)
+        self._items = self._plan.items(Rows.empty({"loss": ()}, 0))
+        self.count = len(self._items)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> Description:
+        objective, curve = self._objective, self._curve
+        names = [*objective.quantities, *(f"test_{name}" for name in objective.quantities if self._test is not None)]
+        columns = ["t", "part", *(column for name in names for column in (name, f"{name}_stderr"))]
+        identity = {
+            "objective": objective.identity(centre=self._batchnorm == "frozen" and bool(objective.batchnorm_names)),
+            "curve": curve.identity(),
+            "t": list(self._plan.first),
+            "tol": self._plan.tol,
+            "parts": self._plan.parts,
+            "batchnorm": self._batchnorm,
+            "buffers": [digest(*end.values()) for end in curve.buffers] if self._batchnorm == "interpolated" else [],
+            "statistics": self._statistics.digest if self._statistics is not None else "",
+            "test": self._test.data.digest if self._test is not None else "",
+        }
+        about = {
+            "made": str(curve.attributes.get("made", "given")),
+            "control_points": len(curve.control_points),
+            "differences": difference_gram(curve.control_points.unbind()).tolist(),
+            "quantities": names,
+            "device": str(objective.device),
+            "statistics_samples": self._statistics.samples if self._statistics is not None else 0,
+            "test_samples": self._test.samples if self._test is not None else 0,
+        }
+        return Description("path", dict.fromkeys(columns, ()), identity, about)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        item = self._items[index]
+        theta = self._curve.point(item.t, self._theta)
+        row = {"t": item.t, "part": float(item.part)}
+        if item.part:
+            buffers: Mapping[str, Tensor] | None = self._objective.reestimate(theta, self._parts[item.part - 1])
+            row |= evaluated(self._sample, theta, buffers, group)
+            return row | {name: float("nan") for name in self._description.columns if name not in row}
+        buffers = self._buffers(item.t, theta)
+        row |= evaluated(self._objective, theta, buffers, group)
+        if self._test is not None:
+            row |= {f"test_{name}": value for name, value in evaluated(self._test, theta, buffers, group).items()}
+        return row
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`. Rows found in a folder are to be given here before their run goes on."""
+        self._items = self._plan.items(rows)
+        return len(self._items)
+
+    def _buffers(self, t: float, theta: Tensor) -> Mapping[str, Tensor] | None:
+        if self._batchnorm == "reestimated":
+            return self._objective.reestimate(theta, self._statistics)
+        if self._batchnorm == "interpolated":
+            return interpolated_buffers(self._curve, t)
+        return None
+
+    @cached_property
+    def _sample(self) -> Objective:
+        """The objective on that part of its data on which the spread of statistics is measured."""
+        data = self._objective.data
+        count = max(data.samples // _SHARE, FEWEST)
+        if not data.divisible:
+            return self._objective.on(data.head(count))
+        return self._objective.on(data.taken(np.sort(_order(data.samples)[:count]).tolist()))
+
+    @cached_property
+    def _parts(self) -> list[Data]:
+        return [self._objective.read_statistics(part) for part in _divided(self._pool, _PARTS)]
+
+
+def measure_path(
+    objective: Objective,
+    curve: Curve | Sequence[ThetaLike],
+    t: int | Sequence[float] | FloatArray = 61,
+    batchnorm: str | None = None,
+    statistics: Any = None,
+    *,
+    test: Any = None,
+    tol: float | None = None,
+    out: str | FilePath | None = None,
+    ranks_per_item: int = 1,
+    limit_items: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    job: str = "",
+) -> Path:
+    """Loss and metrics at places gamma(t) of a curve between two models, on all MPI ranks of this run.
+
+    `curve` is a Curve or two models in any form, which a straight line then joins. `t` is the number of places, evenly
+    spaced with both ends, or their values in [0, 1], to which the ends are added. At t = 0 and 1 the values are those
+    of the end models evaluated in the same way, bit for bit. `test` is data like the objective's on which the same
+    models are evaluated, too: "test_loss", ...
+
+    `batchnorm` is "reestimated" (BatchNorm statistics anew at each place, from `statistics`, data like the objective's,
+    which are the default), "frozen" (those of the objective's model everywhere) or "interpolated" (between those of
+    the ends of a straight line, where they came with buffers); by default the first where the model has BatchNorm. The
+    sampling error of estimated statistics is measured at the maximum and at one place more: with s the standard
+    deviation of the loss over statistics from 4 disjoint quarters of their data, s / sqrt(4) is the standard error with
+    all of them (`Path.statistics_stderr`).
+
+    With `tol` (units of the loss) places are added in rounds, in the middle of every interval in which the loss, or its
+    height above the line between its ends, may rise above the largest value seen by more than `tol`, judged by second
+    divided differences (see `paths.upper_bounds`): the maximum and the barrier are then known to `tol`, of all features
+    that the first places show a trace of. Intervals are split down to 2^-20 and up to about 1,000 places; a warning
+    tells where that was not enough.
+
+    `out` is the run folder: rows found there are not computed again, and when all are there it holds `landscape.h5`.
+    The ranks share items, and `ranks_per_item` of them the data of each. `limit_items` ends the run after so many new
+    rows; the path is then masked where nothing was computed.
+
+    Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
+    """
+    comm = world()
+
+    def made() -> PathTask:
+        places = places_of(t)
+        joined = curve if isinstance(curve, Curve) else _line(objective, curve)
+        return PathTask(objective, joined, places, batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
+
+    task = agree(comm, made)
+    found = agree(comm, lambda: _found_rows(task, out) if comm.rank == 0 and out is not None else None)
+    found = comm.broadcast(found)
+    if found is not None:
+        task.extend(found)  # items of later rounds follow from the rows of the earlier ones
+    outcome = run_task(
+        task,
+        out,
+        ranks_per_item=ranks_per_item,
+        limit=limit_items,
+        progress=progress,
+        job=job,
+        recheck=RECHECK_RTOL[objective.precision],
+    )
+    path = path_from_rows(task.describe(), outcome.rows, outcome.history)
+    if not (outcome.complete and path.complete):
+        return path
+    if tol is not None and path.maximum_excess > tol and comm.rank == 0:
+        logger.warning(
+            "the maximum of the loss is known to %.3g at %d places, not to tol=%g: the loss is not smooth there on the "
+            "scale of t or of rounding; raise tol, or measure in float64",
+            path.maximum_excess,
+            len(path.t),
+            tol,
+        )
+    if outcome.store is not None:
+        write_result(path.save, outcome.store.result)
+    return path
+
+
+def path_from_rows(description: Description, rows: Rows, history: History) -> Path:
+    """The result in the rows of a path task, masked where rows are missing."""
+    about, identity = description.about, description.identity
+    items = _Plan.of(description).items(rows)
+    width = len(rows.done)
+    numbers = np.array([number for number, item in enumerate(items) if not item.part])
+    numbers = numbers[np.argsort([items[number].t for number in numbers])]
+    t = np.array([items[number].t for number in numbers])
+    there = numbers < width  # a new round may not be recorded yet
+    taken = np.where(there, numbers, 0)
+
+    def column(name: str) -> FloatArray:
+        return np.where(there, rows.columns[name][taken], np.nan)
+
+    differences = np.array(about["differences"])
+    kind = identity["curve"]["kind"]
+    arc = np.array([arc_length(kind, differences, s) for s in t])
+    attributes = result_attributes(description, history) | {
+        "curve_kind": kind,
+        "curve_made": about["made"],
+        "control_points": about["control_points"],
+        "batchnorm": identity["batchnorm"],
+        "statistics_samples": about["statistics_samples"],
+        "statistics_hash": identity["statistics"],
+        "test_samples": about["test_samples"],
+        "test_hash": identity["test"],
+        "tol": identity["tol"],
+        "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
+    }
+    return Path(
+        t=t,
+        values={name: column(name) for name in about["quantities"]},
+        stderr={name: column(f"{name}_stderr") for name in about["quantities"]},
+        arc=arc,
+        length=float(arc[-1]),
+        distance=float(np.sqrt(max(differences.sum(), 0.0))),
+        computed=there & rows.done[taken],
+        statistics_stderr=_statistics_stderr(identity["parts"], about["quantities"], items[:width], rows, t),
+        attributes=attributes,
+    )
+
+
+def interpolated_buffers(curve: Curve, t: float) -> dict[str, Tensor]:
+    """(1 - t) b_0 + t b_1 of the buffers of a curve's ends, {name: value}; those that are no numbers of the nearer."""
+    first, last = curve.buffers
+    return {
+        name: combine_(torch.empty_like(a), (a, last[name]), (1 - t, t))
+        if a.is_floating_point()
+        else (a if t < 0.5 else last[name])
+        for name, a in first.items()
+    }
+
+
+def _statistics_stderr(
+    parts: int, quantities: Sequence[str], items: Sequence[_Item], rows: Rows, t: FloatArray
+) -> dict[str, FloatArray]:
+    """Standard deviation over parts of the statistics, divided by the root of their number, at each of the places."""
+    if not parts:
+        return {}
+    result = {name: np.full(len(t), np.nan) for name in quantities if not name.startswith("test_")}
+    for place in sorted({item.t for item in items if item.part}):
+        numbers = [number for number, item in enumerate(items) if item.part and item.t == place]
+        for name, values in result.items():
+            found = rows.columns[name][numbers]
+            if len(found) == parts:
+                values[np.searchsorted(t, place)] = found.std(ddof=1) / np.sqrt(parts)
+    return result
+
+
+def _order(count: int) -> npt.NDArray[np.int64]:
+    """0..count - 1 shuffled, the same every time: data are often stored class by class."""
+    return np.random.Generator(np.random.Philox(key=derive_seed(0, "parts"))).permutation(count)
+
+
+def _divided(data: Data, parts: int) -> list[Data]:
+    """Disjoint random parts of the data: of its samples, or of its batches where these cannot be cut."""
+    if data.divisible:
+        order = _order(data.samples)
+        return [data.taken(np.sort(order[k::parts]).tolist()) for k in range(parts)]
+    order = _order(data.count)
+    return [
+        Data(
+            _Batches(data, frozenset(order[k::parts].tolist())),
+            data.samples // parts,
+            f"{data.digest} part {k}",
+            len(order[k::parts]),
+            held=False,
+            divisible=False,
+        )
+        for k in range(parts)
+    ]
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """The batches of data that have the given numbers."""
+
+    data: Data
+    numbers: frozenset[int]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for number, batch in self.data.chunks() if number in self.numbers)
+
+
+def places_of(t: int | Sequence[float] | FloatArray) -> FloatArray:
+    """`t` evenly spaced places with both ends, or the given ones with the ends; ascending, (n,).
+
+    Raises InputError for fewer than 2, and outside [0, 1].
+    """
+    if isinstance(t, (int, np.integer)):
+        if t < 2:
+            raise InputError(f"t={t} places; a path has its two ends at least")
+        return np.linspace(0, 1, int(t))
+    try:
+        places = np.asarray(t, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"t={t!r} is not a number of places or a list of them in [0, 1]") from error
+    if places.ndim != 1 or not places.size:
+        raise InputError(f"t of shape {places.shape} is not a list of places; give numbers in [0, 1], or how many")
+    if not ((places >= 0) & (places <= 1)).all():
+        raise InputError(f"t holds {places[~((places >= 0) & (places <= 1))][0]}; a curve runs from 0 to 1")
+    return np.unique(np.r_[0.0, places, 1.0])
+
+
+def _line(objective: Objective, models: Sequence[ThetaLike]) -> Curve:
+    if isinstance(models, (str, FilePath, Mapping)) or len(models) != 2:
+        count = "one model" if isinstance(models, (str, FilePath, Mapping)) else f"{len(models)} models"
+        raise InputError(
+            f"{count} given; a straight line joins 2, and for a curve through more use curve_from_points(objective, "
+            "models)"
+        )
+    return curve_from_points(objective, models)
+
+
+def _check_length(curve: Curve) -> None:
+    if curve.length == 0:
+        raise InputError(
+            "the control points of the curve are identical, so it is one point and has no length; give two different "
+            "models"
+        )
+
+
+def chosen_batchnorm(objective: Objective, batchnorm: str | None, statistics: Any) -> str:
+    """The BatchNorm mode: by default "reestimated" where the model has BatchNorm, else "frozen".
+
+    Raises InputError for an unknown mode, one that needs BatchNorm where there is none, and unused `statistics`.
+    """
+    if batchnorm is None:
+        batchnorm = "reestimated" if objective.batchnorm_names or statistics is not None else "frozen"
+    if batchnorm not in BATCHNORM_MODES:
+        raise InputError(f"batchnorm={batchnorm!r} is not one of {', '.join(BATCHNORM_MODES)}")
+    if batchnorm != "frozen" and not objective.batchnorm_names:
+        what = "statistics are given" if statistics is not None else f"batchnorm={batchnorm!r}"
+        raise InputError(f"{what}, but the model has no BatchNorm layer; leave batchnorm and statistics out")
+    if batchnorm != "reestimated" and statistics is not None:
+        raise InputError(f"statistics are given, but batchnorm={batchnorm!r} does not use them; say 'reestimated'")
+    return batchnorm
+
+
+def _check_ends(curve: Curve) -> None:
+    if len(curve.control_points) > 2 or not curve.buffers:
+        raise InputError(
+            "batchnorm='interpolated' needs a straight line between two models given with their buffers (state dicts, "
+            "modules or checkpoints, not flat vectors); use batchnorm='reestimated'"
+        )
+
+
+def _found_rows(task: PathTask, out: str | FilePath) -> Rows | None:
+    """Rows in the folder, where it is this task's."""
+    if not (FilePath(out) / "run.json").is_file():
+        return None
+    store = Store.open(out)
+    there, here = (dataclasses.asdict(d) for d in (store.description(), task.describe()))
+    same = all(not list(json_differences(there[key], here[key])) for key in ("name", "columns", "identity"))
+    return store.rows() if same else None
+
+
+def _nearest(t: FloatArray, wanted: Sequence[float]) -> Iterator[float]:
+    return (float(t[np.argmin(np.abs(t - place))]) for place in wanted)

@@ -1,0 +1,271 @@
+"""What is measured along a curve between models, and the numbers made of it: maxima, mean, connectivity, barrier."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
+
+from landscape.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.figure import Figure
+
+
+# How far a second divided difference may be below the largest curvature near it. With 1, the parabola through a place
+# and its neighbours would never rise above a place in the middle of a narrow bump.
+_SAFETY = 4.0
+
+
+MC = "1/2 (E(0) + E(1)) - E(t*), t* = argmax_t |E(t) - 1/2 (E(0) + E(1))| over the places t; below 0 is a barrier"
+
+BARRIER = "max_t [L(t) - ((1 - t) L(0) + t L(1))] over the places t; above 0 is a barrier"
+
+MEAN = "1/length int L ds over arc length s, by the trapezoid rule between the places t"
+
+DEFINITIONS: Mapping[str, str] = {
+    "length": "int_0^1 |gamma'(t)| dt, in parameter units",
+    "distance": "|gamma(1) - gamma(0)|, in parameter units",
+    "mean": MEAN,
+    "maximum": "largest value at the places t, and where; NaN where a value is NaN",
+    "maximum_excess": "how far the loss between the places may rise above its maximum there, by second differences",
+    "mc": f"{MC} (Yang et al., Taxonomizing local versus global structure, 2021); it depends on the grid of t",
+    "barrier": f"{BARRIER} (Entezari et al. 2022; where L(0) = L(1) that of Ainsworth et al., Git Re-Basin, 2023)",
+    "rebasin_barrier": "max_t L(t) - 1/2 (L(0) + L(1)) over the places t (Ainsworth et al., Git Re-Basin, 2023)",
+    "statistics_stderr": "standard deviation, over 4 disjoint quarters of the statistics data, of the value with "
+    "BatchNorm statistics from one quarter, divided by sqrt(4); on a part of the data, NaN where not measured",
+}
+
+
+@dataclass(frozen=True)
+class Extremum:
+    """A largest or smallest value along a path, and where."""
+
+    value: float
+    t: float  # in [0, 1]
+    stderr: float  # standard error of the value over samples (population)
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True, repr=False)
+class Path:
+    """Quantities at places t of a curve gamma(t), from one model at t = 0 to another at t = 1.
+
+    Numbers made of several places (`maximum`, `mean`, `mc`, `barrier`) are of those computed so far, and NaN where an
+    end that they need is not.
+    """
+
+    t: FloatArray  # (n,), ascending from 0 to 1
+    values: Mapping[str, FloatArray]  # quantity -> (n,); "test_..." on the test data; NaN and Inf are results
+    stderr: Mapping[str, FloatArray]  # quantity -> (n,); standard error over samples (population)
+    arc: FloatArray  # (n,), length of the curve from 0 to t, in parameter units
+    length: float  # of the curve, in parameter units
+    distance: float  # of its ends, in parameter units
+    computed: BoolArray  # (n,); False where no value was computed yet
+    statistics_stderr: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (n,); see DEFINITIONS
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # curve, BatchNorm, data, provenance
+
+    def __repr__(self) -> str:
+        about = f"Path({', '.join(self.values)} at {len(self.t)} places, {int(self.computed.sum())} computed"
+        return f"{about}, barrier={self.barrier:.4g}, mc={self.mc:.4g})"
+
+    def _repr_html_(self) -> str:
+        from landscape.results.html import result_html
+
+        return result_html(self)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every place was computed."""
+        return bool(self.computed.all())
+
+    @property
+    def maximum(self) -> dict[str, Extremum]:
+        """{quantity: its largest value and where}."""
+        return {name: self._extremum(name, np.argmax) for name in self.values}
+
+    @property
+    def minimum(self) -> dict[str, Extremum]:
+        """{quantity: its smallest value and where}."""
+        return {name: self._extremum(name, np.argmin) for name in self.values}
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """{quantity: mean over arc length}: 1/length int L ds by the trapezoid rule between the places."""
+        return {name: arc_mean(self.arc[self.computed], self._known(name)) for name in self.values}
+
+    @property
+    def mc(self) -> float:
+        """Mode connectivity of the error in per cent where it (or accuracy) was measured, else of the loss.
+
+        See `mode_connectivity`; the unit of the taxonomy paper is the training error in per cent.
+        """
+        for name, factor in (("error", 100.0), ("accuracy", -100.0)):
+            if name in self.values:
+                return factor * self.mc_of(name)
+        return self.mc_of("loss")
+
+    @property
+    def mc_quantity(self) -> str:
+        """What `mc` is of."""
+        return "error in per cent" if {"error", "accuracy"} & self.values.keys() else "loss"
+
+    def mc_of(self, quantity: str) -> float:
+        """Mode connectivity of one quantity, in its own unit; see `mode_connectivity`."""
+        values = self._known(quantity)
+        return mode_connectivity(values) if self._has_ends else float("nan")
+
+    @property
+    def barrier(self) -> float:
+        """Barrier of the loss; see `barrier`."""
+        return self.barrier_of("loss")
+
+    def barrier_of(self, quantity: str) -> float:
+        """Barrier of one quantity; see `barrier`."""
+        values = self._known(quantity)
+        return barrier(self.t[self.computed], values) if self._has_ends else float("nan")
+
+    @property
+    def rebasin_barrier(self) -> float:
+        """max_t L(t) - 1/2 (L(0) + L(1)) of the loss, as Git Re-Basin defines it; above 0 is a barrier."""
+        values = self._known("loss")
+        with np.errstate(invalid="ignore"):
+            return float(values.max() - (values[0] + values[-1]) / 2) if self._has_ends else float("nan")
+
+    @property
+    def maximum_excess(self) -> float:
+        """How far the largest loss between the places may be above that at the places; see `upper_bounds`."""
+        return maximum_excess(self.t[self.computed], self._known("loss")) if self._has_ends else float("nan")
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The path as an xarray Dataset over t: one variable per quantity, its `_stderr`, `arc`, `computed`."""
+        from landscape.studies.path.schema import path_to_xarray
+
+        return path_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each place: t, arc length, quantities, their `_stderr`, `computed`."""
+        from landscape.studies.path.tables import path_frame
+
+        return path_frame(self)
+
+    def plot(self, **options: Any) -> Figure:
+        """A matplotlib Figure of the loss and the error along the curve; see `plot_paths`."""
+        from landscape.studies.path.pictures import plot_paths
+
+        return plot_paths([self], **options)
+
+    def save(self, path: str | pathlib.Path) -> pathlib.Path:
+        """Write the path as one HDF5 file (netCDF-4), atomically; returns the file's path."""
+        from landscape.studies.path.schema import write_path
+
+        return write_path(path, self)
+
+    @property
+    def _has_ends(self) -> bool:
+        return len(self.t) > 1 and bool(self.computed[0] and self.computed[-1])
+
+    def _known(self, quantity: str) -> FloatArray:
+        if quantity not in self.values:
+            raise InputError(f"the path has no quantity {quantity!r}; {nearest(quantity, self.values)}")
+        return self.values[quantity][self.computed]
+
+    def _extremum(self, quantity: str, find: Any) -> Extremum:
+        values = self._known(quantity)
+        if not values.size:
+            return Extremum(float("nan"), float("nan"), float("nan"))
+        place = int(find(values))  # of a NaN where there is one
+        stderr = self.stderr[quantity][self.computed][place]
+        return Extremum(float(values[place]), float(self.t[self.computed][place]), float(stderr))
+
+
+def mode_connectivity(values: FloatArray) -> float:
+    """mc = 1/2 (E_0 + E_n) - E_k, k = argmax_k |E_k - 1/2 (E_0 + E_n)|, of values (n + 1,) along a curve.
+
+    Below 0 the curve meets a barrier, above 0 it finds lower values than its ends, near 0 it stays level. It depends on
+    the places: a finer grid finds a larger deviation. NaN where a value is NaN.
+    Source: Yang et al., "Taxonomizing local versus global structure in neural network loss landscapes", NeurIPS 2021,
+    section 2, where E is the training error in per cent at t = 0, 1/4, 1/2, 3/4, 1.
+
+    >>> round(mode_connectivity(np.array([19.720, 25.426, 38.272, 25.050, 19.386])), 3)
+    -18.719
+    """
+    with np.errstate(invalid="ignore"):
+        middle = (values[0] + values[-1]) / 2
+        return float(middle - values[np.argmax(np.abs(values - middle))])
+
+
+def barrier(t: FloatArray, values: FloatArray) -> float:
+    """max_k [L_k - ((1 - t_k) L_0 + t_k L_n)] of values (n + 1,) at places t (n + 1,) from 0 to 1; never below 0.
+
+    Source: Entezari et al., "The role of permutation invariance in linear mode connectivity of neural networks", ICLR
+    2022, definition 1. Ainsworth et al., "Git Re-Basin", ICLR 2023, subtract 1/2 (L_0 + L_n) instead, taking the ends
+    to be about equal; where they are, both agree. NaN where a value is NaN.
+
+    >>> barrier(np.array([0.0, 0.5, 1.0]), np.array([1.0, 4.0, 3.0]))
+    2.0
+    """
+    return float(np.max(above_ends(t, values)))
+
+
+def above_ends(t: FloatArray, values: FloatArray) -> FloatArray:
+    """Values (n,) minus the straight line between the first and the last of them, at places t (n,) from 0 to 1."""
+    with np.errstate(invalid="ignore"):
+        result: FloatArray = values - ((1 - t) * values[0] + t * values[-1])
+    result[[0, -1]] = np.where(np.isfinite(result[[0, -1]]), 0.0, np.nan)
+    return result
+
+
+def arc_mean(arc: FloatArray, values: FloatArray) -> float:
+    """Mean of values (n,) over arc length (n,), ascending: the trapezoid rule over the length they span."""
+    if len(arc) < 2 or arc[-1] == arc[0]:
+        return float("nan")
+    return float((values[1:] + values[:-1]) / 2 @ np.diff(arc) / (arc[-1] - arc[0]))
+
+
+def maximum_excess(t: FloatArray, values: FloatArray) -> float:
+    """How far the maximum between places t (n,) may be above the largest of the values (n,) there, at least 0."""
+    with np.errstate(invalid="ignore"):
+        return float(np.maximum(upper_bounds(t, values).max() - values.max(), 0.0))
+
+
+def upper_bounds(t: FloatArray, values: FloatArray) -> FloatArray:
+    """About how high a smooth function may rise between neighbours of n places t, from its values there: (n - 1,).
+
+    On an interval of width h from a to b with |f''| <= M it is at most the chord + M/2 (t - t_a)(t_b - t), whose
+    maximum is (f_a + f_b)/2 + M h^2/8 + (f_b - f_a)^2/(2 M h^2) where that lies inside. M is taken as 4 times the
+    largest second divided difference 2 f[t_i, t_j, t_k] of the triples that meet both ends; with two places there is
+    none and the bound is infinite. NaN near values that are not finite.
+    """
+    h, rise = np.diff(t), np.diff(values)
+    if len(h) < 2:
+        return np.full(len(h), np.inf)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        second = np.abs(2 * np.diff(rise / h) / (t[2:] - t[:-2]))
+        m = _SAFETY * np.maximum(np.r_[second[0], second], np.r_[second, second[-1]]) * h**2
+        inside = np.abs(rise) < m / 2
+        ends = np.maximum(values[:-1], values[1:])
+        return np.where(inside, (values[:-1] + values[1:]) / 2 + m / 8 + rise**2 / (2 * m), ends)
+
+
+def to_split(t: FloatArray, values: FloatArray, tol: float) -> FloatArray:
+    """Middles of the intervals of t (n,) in which a maximum may be more than `tol` above those of the values (n,).
+
+    Maxima of the values themselves and of their height above the line between the ends (the barrier). None where a
+    value is NaN or infinite: the maximum is then known.
+    """
+    if not np.isfinite(values).all():
+        return np.empty(0)
+    open_ = np.zeros(len(t) - 1, dtype=bool)
+    for heights in (values, above_ends(t, values)):
+        open_ |= upper_bounds(t, heights) > heights.max() + tol
+    middles: FloatArray = (t[:-1] + t[1:])[open_] / 2
+    return middles

@@ -1,0 +1,85 @@
+"""Names, units and long names of a path in a file; paths to and from its tree of groups.
+
+path    loss (t), loss_stderr, error, test_loss, ..., arc, computed, loss_statistics_stderr, ...
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from landscape.files import hdf5
+from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
+from landscape.studies.path.result import DEFINITIONS, Path
+
+if TYPE_CHECKING:
+    import xarray
+
+
+_STATISTICS = "_statistics_stderr"
+
+_NAMES = "derived"  # attributes that follow from the arrays, separated by spaces
+
+
+def write_path(file: str | pathlib.Path, path: Path) -> pathlib.Path:
+    """Write one path as a file with the group "path", atomically."""
+    return hdf5.write(file, file_tree({"path": (path_group(path), path.attributes)}))
+
+
+def read_path(tree: hdf5.Group, file: str | pathlib.Path) -> Path:
+    """The path in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
+    with reading(tree, "path", file) as group:
+        v, names = group.variables, str(group.attributes["quantities"]).split()
+        return Path(
+            t=v["t"].data,
+            values={name: v[name].data for name in names},
+            stderr={name: v[f"{name}_stderr"].data for name in names},
+            arc=v["arc"].data,
+            length=float(group.attributes["length"]),
+            distance=float(group.attributes["distance"]),
+            computed=v["computed"].data,
+            statistics_stderr={name: v[name + _STATISTICS].data for name in names if name + _STATISTICS in v},
+            attributes=read_attributes(tree, "path", ("quantities", _NAMES, *str(group.attributes[_NAMES]).split())),
+        )
+
+
+def path_to_xarray(path: Path) -> xarray.Dataset:
+    """The variables and attributes of the file's group "path", with the root's attributes."""
+    group = path_group(path)
+    return to_xarray(group.variables, {**path.attributes, **group.attributes})
+
+
+def path_group(path: Path) -> hdf5.Group:
+    """Variables over the dimension t; what is made of several places as attributes, each with its definition."""
+    variables = {
+        "t": _variable(path.t, "place on the curve gamma(t), from one end to the other"),
+        "arc": _variable(path.arc, "length of the curve from t = 0, in parameter units"),
+        "computed": _variable(path.computed, "whether the place was computed; elsewhere values are NaN"),
+    }
+    for name, values in path.values.items():
+        kind, where = (name.removeprefix("test_"), " on the test data") if name.startswith("test_") else (name, "")
+        variables[name] = _variable(values, LONG_NAMES.get(kind, kind) + where)
+        text = f"standard error of {name} over samples, as an estimate for the population"
+        variables[f"{name}_stderr"] = _variable(path.stderr[name], text)
+    for name, values in path.statistics_stderr.items():
+        text = f"standard error of {name} from sampling BatchNorm statistics: {DEFINITIONS['statistics_stderr']}"
+        variables[name + _STATISTICS] = _variable(values, text)
+    numbers = _numbers(path)
+    return hdf5.Group(variables, {"quantities": " ".join(path.values), _NAMES: " ".join(numbers), **numbers})
+
+
+def _variable(data: Any, long_name: str) -> hdf5.Variable:
+    return hdf5.Variable(("t",), data, {"long_name": long_name, "units": "1"})
+
+
+def _numbers(path: Path) -> dict[str, Any]:
+    """What is made of several places, for readers without this package, and its definitions."""
+    numbers: dict[str, Any] = {"length": path.length, "distance": path.distance, "mc": path.mc}
+    numbers |= {"mc_quantity": path.mc_quantity, "barrier": path.barrier, "rebasin_barrier": path.rebasin_barrier}
+    numbers |= {"maximum_excess": path.maximum_excess}
+    for name, mean in path.mean.items():
+        high, low = path.maximum[name], path.minimum[name]
+        numbers |= {f"mean_{name}": mean, f"mc_{name}": path.mc_of(name), f"barrier_{name}": path.barrier_of(name)}
+        numbers |= {f"maximum_{name}": high.value, f"maximum_{name}_t": high.t}
+        numbers |= {f"minimum_{name}": low.value, f"minimum_{name}_t": low.t}
+    return numbers | {f"{name}_definition": text for name, text in DEFINITIONS.items()}

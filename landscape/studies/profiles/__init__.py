@@ -1,0 +1,1 @@
+"""Loss along many random directions."""

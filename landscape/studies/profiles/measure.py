@@ -1,0 +1,181 @@
+"""Loss and metrics along many random directions: the Task, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.perturb import perturb_
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.objective.batchnorm import chosen_batchnorm
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import blocks_matching
+from landscape.objective.rows import RECHECK_RTOL, evaluated
+from landscape.planes.directions import random_direction, random_plane
+from landscape.planes.grid import Grid, axis_values
+from landscape.results.attributes import result_attributes
+from landscape.run.comm import Communicator, world
+from landscape.run.failures import Tolerance
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import History
+from landscape.run.task import Description, Row, Rows
+from landscape.run.together import agree, write_result
+from landscape.studies.profiles.result import Profiles
+from landscape.studies.surface.measure import anchor_points, precision_error
+
+
+class ProfilesTask:
+    """Item k nx + i: direction k at x[i]; then, for bf16, anchor points in float32 that measure its error."""
+
+    headline = "loss"
+
+    def __init__(
+        self,
+        objective: Objective,
+        n: int,
+        x: FloatArray,
+        *,
+        normalize: str = "filter",
+        ignore: Sequence[str] = ("bias", "norm"),
+        seed: int = 0,
+        batchnorm: str | None = None,
+        statistics: Any = None,
+    ) -> None:
+        if n < 1:
+            raise InputError(f"n={n}; give 1 or more directions, 10 are usual")
+        first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1)
+        self._objective, self._first, self._seed, self._normalize = objective, first, seed, normalize
+        self._ignored = blocks_matching(objective.layout, first.about["ignore"])
+        self._grid = Grid({"x": x, "direction": np.arange(float(n))})
+        self._batchnorm = chosen_batchnorm(objective, first, batchnorm, statistics)
+        self._statistics = objective.read_statistics(statistics) if self._batchnorm == "reestimated" else None
+        self._theta = torch.empty_like(first.centre)
+        self._held: tuple[int, Tensor] = (0, first.directions[0])  # the direction in hand: points of one come together
+        self._all_anchors = anchor_points(self._grid) if objective.precision == "bf16" else []
+        self.count = self._grid.size + len(self._all_anchors)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        objective, first = self._objective, self._first
+        names = [name for quantity in objective.quantities for name in (quantity, f"{quantity}_stderr")]
+        identity = {
+            "objective": objective.identity(),
+            "directions": {**first.identity(), "made": dict(first.about)},
+            "n": len(self._grid.axes["direction"]),
+            "x": self._grid.axes["x"].tolist(),
+            "batchnorm": self._batchnorm,
+            "statistics": self._statistics.digest if self._statistics is not None else "",
+        }
+        about = {
+            "device": str(objective.device),
+            "statistics_samples": self._statistics.samples if self._statistics is not None else 0,
+            "anchors": self._all_anchors,
+        }
+        return Description("profiles", dict.fromkeys(names, ()), identity, about)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        anchor = index - self._grid.size
+        x, number = self._grid.coordinates(index if anchor < 0 else self._all_anchors[anchor])
+        theta = perturb_(self._theta, self._first.centre, [self._direction(int(number))], [x])
+        buffers = self._objective.reestimate(theta, self._statistics) if self._batchnorm == "reestimated" else None
+        return evaluated(self._objective, theta, buffers, group, full_precision=anchor >= 0)
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: one round."""
+        return self.count
+
+    def _direction(self, number: int) -> Tensor:
+        """Direction `number` of `random_plane`."""
+        if self._held[0] != number:
+            objective = self._objective
+            theta = objective.theta.double().cpu()
+            drawn = random_direction(theta, objective.layout, self._normalize, self._ignored, self._seed, number)
+            self._held = (number, objective.vector(drawn))
+        return self._held[1]
+
+
+def measure_profiles(
+    objective: Objective,
+    n: int = 10,
+    x: Any = (-1, 1, 51),
+    normalize: str = "filter",
+    ignore: Sequence[str] = ("bias", "norm"),
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    batchnorm: str | None = None,
+    statistics: Any = None,
+    ranks_per_item: int = 1,
+    limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    job: str = "",
+) -> Profiles:
+    """Loss and metrics at theta + x d_k along `n` random directions d_k, on all MPI ranks of this run.
+
+    One pair of directions is one draw; how much profiles differ over directions tells what a picture of one is worth.
+    Direction k is that of axis k of `random_plane(objective, normalize=, ignore=, seed=)`, drawn from (seed, k) alone,
+    and `x` is (start, stop, n) with both ends included, or an array of coordinates. The other arguments are those of
+    `measure_surface`. Raises InputError for anything that cannot be measured as asked, before computing; see
+    `run_task` for the rest.
+    """
+    places = axis_values("x", x)
+    task = agree(
+        world(),
+        lambda: ProfilesTask(
+            objective,
+            n,
+            places,
+            normalize=normalize,
+            ignore=ignore,
+            seed=seed,
+            batchnorm=batchnorm,
+            statistics=statistics,
+        ),
+    )
+    outcome = run_task(
+        task,
+        out,
+        ranks_per_item=ranks_per_item,
+        limit=limit_items,
+        progress=progress,
+        job=job,
+        recheck=RECHECK_RTOL[objective.precision],
+        tolerance=tolerance,
+    )
+    profiles = profiles_from_rows(task.describe(), outcome.rows, outcome.history)
+    if outcome.store is not None and outcome.ended:
+        write_result(profiles.save, outcome.store.result)
+    return profiles
+
+
+def profiles_from_rows(description: Description, rows: Rows, history: History) -> Profiles:
+    """The result in the rows of a profiles task, masked where rows are missing."""
+    identity = description.identity
+    x = np.array(identity["x"])
+    shape = (int(identity["n"]), x.size)
+    size = shape[0] * shape[1]
+    quantities = [name for name in rows.columns if not name.endswith("_stderr")]
+    made = identity["directions"]["made"]
+    attributes = result_attributes(description, history) | {
+        **{name: made[name] for name in ("normalize", "ignore", "seed")},
+        "batchnorm": identity["batchnorm"],
+        "statistics_samples": description.about["statistics_samples"],
+        "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
+        **precision_error(description, rows, size),
+    }
+    return Profiles(
+        x,
+        {name: rows.columns[name][:size].reshape(shape) for name in quantities},
+        {name: rows.columns[f"{name}_stderr"][:size].reshape(shape) for name in quantities},
+        rows.done[:size].reshape(shape),
+        attributes,
+    )

@@ -1,0 +1,113 @@
+"""Profiles as frozen results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from landscape_kernels.arrays import BoolArray, FloatArray
+
+from landscape.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.figure import Figure
+
+
+SHARES = (0.1, 0.5, 0.9)  # of the directions below the values that tables and pictures show
+
+
+@dataclass(frozen=True, repr=False)
+class Profiles:
+    """Quantities at theta + x d_k for directions d_0 ... d_(n-1)."""
+
+    x: FloatArray  # (nx,), ascending, in multiples of each direction
+    values: Mapping[str, FloatArray]  # quantity -> (n, nx); NaN and Inf are results
+    stderr: Mapping[str, FloatArray]  # quantity -> (n, nx); standard error over samples (population)
+    computed: BoolArray  # (n, nx); False where no value was computed yet
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # directions, data, precision, provenance
+
+    def __repr__(self) -> str:
+        n, nx = self.computed.shape
+        names = ", ".join(self.values)
+        return f"Profiles({names} at {nx} points along {n} directions, {int(self.computed.sum())} computed)"
+
+    def _repr_html_(self) -> str:
+        from landscape.results.html import result_html
+
+        return result_html(self)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every point was computed."""
+        return bool(self.computed.all())
+
+    @property
+    def mean(self) -> dict[str, FloatArray]:
+        """{quantity: (nx,)}: mean over the directions computed, NaN where there is none."""
+        return {name: self._over_directions(name, np.mean, 1) for name in self.values}
+
+    @property
+    def spread(self) -> dict[str, FloatArray]:
+        """{quantity: (nx,)}: standard deviation over the directions computed (n - 1), NaN where they are fewer than 2.
+
+        It is that of one direction drawn at random; the mean's standard error over directions is spread / sqrt(n).
+        """
+        return {name: self._over_directions(name, lambda values: np.std(values, ddof=1), 2) for name in self.values}
+
+    def quantile(self, quantity: str, share: float) -> FloatArray:
+        """The value that a `share` of the directions computed lies below, (nx,); 0.5 is the median.
+
+        Raises InputError for an unknown quantity and a share outside 0 to 1.
+        """
+        if quantity not in self.values:
+            raise InputError(f"the profiles have no quantity {quantity!r}; {nearest(quantity, self.values)}")
+        if not 0 <= share <= 1:
+            raise InputError(f"share={share} is not between 0 and 1; 0.5 is the median")
+        return self._over_directions(quantity, lambda values: _quantile(values, share), 1)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The profiles as an xarray Dataset over (direction, x): each quantity, its `_stderr`, `computed`."""
+        from landscape.studies.profiles.schema import profiles_to_xarray
+
+        return profiles_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each (direction, x): each quantity, its `_stderr`, and whether it was computed."""
+        return self.to_xarray().to_dataframe().reset_index()
+
+    def plot(self, quantity: str | None = None, **options: Any) -> Figure:
+        """A Figure of every direction with median and band; see `landscape.studies.profiles.pictures.plot_profiles`."""
+        from landscape.studies.profiles.pictures import plot_profiles
+
+        return plot_profiles(self, quantity or next(iter(self.values)), **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the profiles as one HDF5 file (netCDF-4), atomically; returns the path."""
+        from landscape.studies.profiles.schema import write_profiles
+
+        return write_profiles(path, self)
+
+    def _over_directions(self, quantity: str, reduce: Callable[[FloatArray], Any], least: int) -> FloatArray:
+        found = np.full(self.x.size, np.nan)
+        with np.errstate(invalid="ignore", over="ignore"):  # NaN and Inf are results
+            for i, (values, computed) in enumerate(zip(self.values[quantity].T, self.computed.T, strict=True)):
+                if computed.sum() >= least:
+                    found[i] = reduce(values[computed])
+        return found
+
+
+def _quantile(values: FloatArray, share: float) -> float:
+    """By linear interpolation; NaN where a value is NaN, and Inf as a value like others."""
+    if np.isnan(values).any():
+        return float("nan")
+    ordered = np.sort(values)
+    place = share * (ordered.size - 1)
+    low, part = int(place), place - int(place)
+    if part == 0 or ordered[low] == ordered[low + 1]:
+        return float(ordered[low])
+    return float((1 - part) * ordered[low] + part * ordered[low + 1])

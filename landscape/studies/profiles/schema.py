@@ -1,0 +1,62 @@
+"""Names and long names of profiles in a file, and back.
+
+profiles    direction (direction), x (x); loss (direction, x), loss_stderr, ...; computed (direction, x)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from landscape.files import hdf5
+from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
+from landscape.studies.profiles.result import Profiles
+
+if TYPE_CHECKING:
+    import xarray
+
+
+_DIMS = ("direction", "x")
+
+
+def write_profiles(path: str | Path, profiles: Profiles) -> Path:
+    """Write profiles as one file with the group "profiles", atomically."""
+    return hdf5.write(path, file_tree({"profiles": (profiles_group(profiles), profiles.attributes)}))
+
+
+def profiles_to_xarray(profiles: Profiles) -> xarray.Dataset:
+    """The variables of the file's group as a Dataset over (direction, x), with the root's attributes."""
+    return to_xarray(profiles_group(profiles).variables, profiles.attributes)
+
+
+def profiles_group(profiles: Profiles) -> hdf5.Group:
+    """Variables over (direction, x): each quantity, its `_stderr`, `computed`, and the coordinates."""
+    number = {"long_name": "number of the direction, which with the seed fixes it"}
+    place = {"long_name": "coordinate along each direction: theta = centre + x d", "units": "1"}
+    variables = {
+        "direction": hdf5.Variable(("direction",), np.arange(len(profiles.computed)), number),
+        "x": hdf5.Variable(("x",), profiles.x, place),
+    }
+    for name, values in profiles.values.items():
+        text = f"standard error of {name} over samples, as an estimate for the population"
+        variables[name] = hdf5.Variable(_DIMS, values, {"long_name": LONG_NAMES.get(name, name), "units": "1"})
+        variables[f"{name}_stderr"] = hdf5.Variable(_DIMS, profiles.stderr[name], {"long_name": text, "units": "1"})
+    computed = {"long_name": "whether the point was computed; elsewhere values are NaN and mean nothing", "units": "1"}
+    variables["computed"] = hdf5.Variable(_DIMS, profiles.computed, computed)
+    return hdf5.Group(variables, {"quantities": " ".join(profiles.values)})
+
+
+def read_profiles(tree: hdf5.Group, path: str | Path) -> Profiles:
+    """The profiles in the tree of a file. Raises StoreError for a newer schema or a tree without them."""
+    with reading(tree, "profiles", path) as group:
+        v = group.variables
+        names = str(group.attributes["quantities"]).split()
+        return Profiles(
+            v["x"].data,
+            {name: v[name].data for name in names},
+            {name: v[f"{name}_stderr"].data for name in names},
+            v["computed"].data,
+            read_attributes(tree, "profiles", structure=("quantities",)),
+        )

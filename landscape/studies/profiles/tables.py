@@ -1,0 +1,43 @@
+"""Profiles in tables: the directions, and every quantity at the ends and the centre."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from landscape.results.tables import Table, number, pairs_table, settled
+from landscape.studies.profiles.result import SHARES, Profiles
+
+_WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
+
+
+def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
+    """What was measured, on what, and how much each quantity differs over the directions."""
+    about = profiles.attributes
+    n, nx = profiles.computed.shape
+    yield pairs_table(
+        title,
+        {
+            "directions": f"{n}, {about.get('normalize', 'none')}-normalised, seed {about.get('seed', 'unknown')}",
+            "points": f"{nx} along each, {int(profiles.computed.sum())} of {n * nx} computed",
+            **{name: about[name] for name in _WHAT if about.get(name) not in (None, "", {}, 0)},
+            "errors": about.get("error", "unknown"),
+        },
+    )
+    low, _, high = (f"{share:.0%} of directions below" for share in SHARES)
+    columns = ("x", "median", low, high, "mean +- standard error over directions", "standard deviation")
+    for name in profiles.values:
+        below, middle, above = (profiles.quantile(name, share) for share in SHARES)
+        mean, spread = profiles.mean[name], profiles.spread[name]
+        spread = np.array([settled(*pair) for pair in zip(spread.tolist(), mean.tolist(), strict=True)])
+        error = spread / np.sqrt(np.maximum(profiles.computed.sum(axis=0), 1))
+        rows = (
+            (
+                *(number(float(array[i])) for array in (profiles.x, middle, below, above)),
+                number(float(mean[i]), stderr=float(error[i])),
+                number(float(spread[i])),
+            )
+            for i in sorted({0, int(np.abs(profiles.x).argmin()), nx - 1})
+        )
+        yield Table(f"{name} over directions", columns, tuple(rows))

@@ -1,0 +1,1 @@
+"""Eigenpairs, trace and density of the Hessian."""

@@ -1,0 +1,89 @@
+"""Spectral density of a curvature matrix as a Task: Gauss quadratures of random probes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.krylov import lanczos_quadratures
+from landscape_kernels.operators import DeflatedOperator, complement
+from landscape_kernels.probes import rademacher_vector
+from landscape_kernels.quadrature import density
+from torch import Tensor
+
+from landscape.curvature.matrix import Matrix
+from landscape.errors import InputError
+from landscape.objective.trees import digest
+from landscape.run.comm import Communicator
+from landscape.run.task import Description, Row, Rows
+from landscape.studies.spectrum.result import Density
+
+_POINTS = 2048
+
+_WIDTH = 0.003  # of the range of all nodes
+
+
+def check_density(probes: int, steps: int) -> None:
+    """Raise InputError for numbers of probes or steps below 1."""
+    for name, value in (("density_probes", probes), ("density_steps", steps)):
+        if value < 1:
+            raise InputError(f"{name}={value}; give 1 or more")
+
+
+class DensityTask:
+    """Items: probes, each one a quadrature of `steps` nodes on the complement of the eigenvectors taken out."""
+
+    headline = "products"
+
+    def __init__(self, matrix: Matrix, *, probes: int, steps: int, seed: int, deflate: Tensor | None) -> None:
+        check_density(probes, steps)
+        self._matrix, self._seed, self._deflate = matrix, seed, deflate
+        self.count = probes
+        self._steps = min(steps, matrix.size)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        columns = {"nodes": (self._steps,), "weights": (self._steps,), "products": (), "passes": ()}
+        identity = {**self._matrix.identity(), "steps": self._steps, "seed": self._seed, "probes": self.count}
+        identity["deflated"] = "" if self._deflate is None else digest(self._deflate)
+        return Description("density", columns, identity, self._matrix.about())
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        nodes, weights = (np.full(self._steps, np.nan) for _ in range(2))
+        with self._matrix.bind(group) as H:
+            start = rademacher_vector(H.size, self._seed, "density", index).to(self._matrix.theta)[None]
+            operator: Any = H
+            if self._deflate is not None:
+                vectors = self._deflate.to(start)
+                operator, start = DeflatedOperator(H, vectors), complement(start, vectors)
+            if self._deflate is None or len(self._deflate) < H.size:
+                ((found, mass),) = lanczos_quadratures(operator, start, self._steps)
+                nodes[: len(found)], weights[: len(mass)] = found, mass
+            return {"nodes": nodes, "weights": weights, "products": H.products, "passes": H.passes}
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: one round."""
+        return self.count
+
+
+def density_from_rows(rows: Rows, deflated: FloatArray, size: int) -> Density:
+    """The density in the rows of a density task, the `deflated` eigenvalues put back."""
+    nodes, weights = rows.columns["nodes"][rows.done], rows.columns["weights"][rows.done]
+    known = [np.isfinite(row) for row in nodes]
+    probes = [row[mask] for row, mask in zip(nodes, known, strict=True) if mask.any()]
+    masses = [row[mask] for row, mask in zip(weights, known, strict=True) if mask.any()]
+    found = density(probes, masses, exact=deflated, size=size, points=_POINTS, width=_WIDTH)
+    return Density(
+        found.grid,
+        found.values,
+        found.lower,
+        found.upper,
+        nodes,
+        weights,
+        deflated,
+        found.width,
+        int(rows.columns["products"][rows.done].sum()),
+        int(rows.columns["passes"][rows.done].sum()),
+    )

@@ -1,0 +1,277 @@
+"""Curvature of an objective: eigenpairs, trace and density of its Hessian, as one run of up to three tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.arrays import FloatArray
+from torch import Tensor
+
+from landscape.curvature.matrix import Matrix, matrix_of
+from landscape.curvature.routes import check_products
+from landscape.errors import InputError, RunInterrupted
+from landscape.objective.objective import Objective
+from landscape.objective.parameters import layers_of
+from landscape.results.attributes import result_attributes, whole_time
+from landscape.results.stages import Stage, read_stage, require_stages
+from landscape.run.comm import world
+from landscape.run.loop import run_task
+from landscape.run.progress import Progress
+from landscape.run.store import RESULT, Store
+from landscape.run.task import Task
+from landscape.run.together import agree, write_result
+from landscape.studies.spectrum.density import DensityTask, check_density, density_from_rows
+from landscape.studies.spectrum.eigen import EigenTask, space_rows
+from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+from landscape.studies.spectrum.trace import Deflated, TraceTask, trace_from_rows
+from landscape.studies.spectrum.ways import check_trace_tol, choose_method
+
+logger = logging.getLogger(__name__)
+
+
+STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folder, each the run of one task
+
+
+KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
+
+
+def measure_spectrum(
+    objective: Objective,
+    k: int = 10,
+    tol: float = 1e-3,
+    trace: bool | str = True,
+    density: bool = True,
+    params: str | Sequence[str] | None = None,
+    operator: str = "hessian",
+    out: str | Path | None = None,
+    *,
+    smallest: int = 0,
+    theta: Any = None,
+    buffers: Mapping[str, Tensor] | None = None,
+    weight_decay: float = 0.0,
+    samples: int | None = None,
+    sampling: str = "uniform",
+    trace_tol: float = 0.02,
+    density_probes: int = 4,
+    density_steps: int = 32,
+    block: int | None = None,
+    start: Any = None,
+    max_products: int | None = None,
+    seed: int = 0,
+    ranks_per_item: int = 1,
+    progress: Callable[[Progress], None] | None = None,
+    job: str = "",
+) -> Spectrum:
+    """The k largest eigenpairs, the trace and the spectral density of the Hessian of the mean loss, on all ranks.
+
+    `k` largest eigenvalues by value, to relative residuals |Hv - lambda v| <= `tol` |lambda|, and the `smallest`
+    smallest ones (most negative) from the same Krylov space; with `smallest=0` the lower end is told as far as it was
+    seen. `operator` is "hessian" or "ggn" (Gauss-Newton matrix J'H_L J). `params` (a module's name, a parameter's, a
+    pattern such as "*.weight", or a list of these) restricts it to the diagonal block of some parameters; `theta`
+    (size,) and `buffers` take it elsewhere than at the model's own; `weight_decay` w adds w I.
+
+    `samples` takes that many of the data's samples, drawn by `sampling` "uniform" or "importance" (with a probability
+    by the curvature of the loss in a sample's outputs, and weights that keep the mean right). The eigenvalues are then
+    those of the sample (biased up), and `largest.independent` holds v'Hv of their vectors on a second sample (biased
+    down).
+
+    `trace` is True (the cheapest way that is right here), False, or a way: "exact" (per-sample gradients; networks
+    piecewise linear layer by layer, or operator="ggn"), "sampled" (the same from draws by importance), "split" (tr G
+    exactly, tr(H - G) by probes), "deflated" (the Krylov space of the eigenpairs exactly, or where it is too large to
+    be stored the eigenpairs alone, and probes on the complement: the first four for the Frobenius norm, too, the
+    later ones of each chunk of the data its own, which makes the error of their sum smaller), "hutchinson", "xtrace"
+    (Epperly et al. 2024; its error estimate is seen to be up to 1.6 times too small). Ways with probes or draws go on
+    until their relative standard error is `trace_tol`, or 64 probes are spent.
+
+    `density` asks for stochastic Lanczos quadrature with `density_probes` probes of `density_steps` products each, on
+    the complement of the eigenpairs.
+
+    `block` vectors share a pass over the data (at least the multiplicity of an eigenvalue finds all its copies); by
+    default 1, or 2 where the graph of the data does not fit in memory. `start` (j, size) are guesses of eigenvectors.
+    `out` is the run folder: what is found there is not computed again, a killed run goes on from the Krylov vectors it
+    stored last, and when all is there it holds `landscape.h5`. Eigenpairs are computed by all ranks together, probes
+    and parts of the trace are shared out, `ranks_per_item` ranks each.
+
+    Raises InputError for anything that cannot be measured as asked, before computing; NumericalError for NaN or Inf in
+    a product.
+    """
+    matrix, independent = agree(
+        world(),
+        lambda: matrix_of(objective, params, operator, theta, buffers, weight_decay, samples, sampling, seed),
+    )
+    if trace:
+        check_trace_tol(trace_tol)
+    if density:
+        check_density(density_probes, density_steps)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        agree(world(), lambda: require_stages(folder, STAGES))
+    stages: dict[str, Stage] = {}
+
+    def run(name: str, task: Task, ranks: int) -> None:
+        place = None if folder is None else folder / name
+        outcome = run_task(task, place, ranks_per_item=ranks, progress=progress, job=job)
+        stages[name] = Stage(task.describe(), outcome.rows, outcome.history)
+        if outcome.stopped is not None:
+            raise RunInterrupted(f"stopped by {outcome.stopped} after its {name}; the same call goes on from there")
+
+    def eigen_task() -> EigenTask:
+        return EigenTask(
+            matrix,
+            k,
+            smallest=smallest,
+            tol=tol,
+            block=block,
+            start=None if start is None else torch.as_tensor(start).to(objective.device, objective.dtype),
+            seed=seed,
+            independent=independent,
+            max_products=max_products,
+            state=None if folder is None else folder / "eigenpairs" / KRYLOV_STATE,
+            space=stored_space(folder, space_rows(k, matrix.size) if method == "deflated" else 0),
+        )
+
+    if k + smallest == 0 and not (trace or density):
+        raise InputError("k=0, smallest=0, trace=False and density=False: nothing is asked for")
+    method = agree(world(), lambda: choose_method(matrix, trace, k)) if trace else ""
+    eigen = agree(world(), eigen_task) if k + smallest else None
+    if eigen is not None:
+        run("eigenpairs", eigen, world().size)
+        if folder is not None and world().rank == 0:
+            (folder / "eigenpairs" / KRYLOV_STATE).unlink(missing_ok=True)
+    vectors = _vectors(stages, "vectors", "smallest_vectors")
+    if method:
+        run("trace", agree(world(), lambda: trace_task(matrix, method, trace_tol, seed, stages)), ranks_per_item)
+    if density:
+        task = agree(
+            world(),
+            lambda: DensityTask(matrix, probes=density_probes, steps=density_steps, seed=seed, deflate=vectors),
+        )
+        run("density", task, ranks_per_item)
+    if folder is not None:  # with what an earlier call has left there, too
+        write_result(lambda path: spectrum_from_folder(folder).save(path), folder / RESULT)
+    return spectrum_from_stages(stages)
+
+
+def spectrum_from_folder(folder: str | Path) -> Spectrum:
+    """The spectrum in a run folder, NaN where it is not computed yet. Raises StoreError for another folder."""
+    present = [name for name in STAGES if (Path(folder) / name / "run.json").is_file()]
+    return spectrum_from_stages({name: read_stage(folder, name) for name in present})
+
+
+def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
+    """The result of what its tasks left."""
+    first = next(iter(stages.values()))
+    identity, about = first.description.identity, first.description.about
+    nothing: FloatArray = np.zeros(0)
+    none = Eigenpairs(nothing, nothing, nothing.astype(bool), nothing, nothing)
+    largest = smallest = none
+    products = passes = 0
+    size = int(about["size"])
+    curve: Density | None = None
+    attributes = result_attributes(first.description, first.history) | {
+        "task": "spectrum",
+        **{name: identity[name] for name in ("operator", "weight_decay")},
+        "params": identity["params"],
+        "route": about["check"]["route"],
+        "check": about["check"],
+        "tensors": about["tensors"],
+        **whole_time(stage.history for stage in stages.values()),
+    }
+    if "eigenpairs" in stages:
+        stage = stages["eigenpairs"]
+        row = {name: values[0] for name, values in stage.rows.columns.items()}
+        largest, smallest = _pairs(row, ""), _pairs(row, "smallest_")
+        done = bool(stage.rows.done[0])
+        products, passes = (int(row["products"]), int(row["passes"])) if done else (0, 0)
+        attributes |= {name: stage.description.identity[name] for name in ("tol", "seed")}
+        attributes["error"] = (
+            "eigenvalues are those of the data used, to their residuals; stderr and bias are for the population it was "
+            "drawn from"
+        )
+    trace = trace_of_stage(stages)
+    if "density" in stages and stages["density"].rows.done.any():
+        values = np.concatenate([nothing, *(pairs.values for pairs in _deflating(stages, largest, smallest))])
+        curve = density_from_rows(stages["density"].rows, values, size)
+    return Spectrum(largest, smallest, size, products, passes, trace, curve, attributes)
+
+
+def _deflating(stages: Mapping[str, Stage], largest: Eigenpairs, smallest: Eigenpairs) -> list[Eigenpairs]:
+    """The pairs whose vectors were computed to be taken out."""
+    if "eigenpairs" not in stages:
+        return []
+    return [largest, smallest] if stages["eigenpairs"].description.identity["smallest"] else [largest]
+
+
+def _pairs(row: Mapping[str, Any], prefix: str) -> Eigenpairs:
+    vectors = row[f"{prefix}vectors"]
+    # pairs beyond the rows of the matrix, or not seen of an end that was not asked for
+    there = slice(None) if len(vectors) else ~np.isnan(row[f"{prefix}values"])
+    independent = None if prefix or np.isnan(row["independent"]).all() else row["independent"]
+    return Eigenpairs(
+        row[f"{prefix}values"][there],
+        row[f"{prefix}residuals"][there],
+        row[f"{prefix}converged"][there] == 1,
+        row[f"{prefix}stderr"][there],
+        row[f"{prefix}bias"][there],
+        vectors if len(vectors) else None,
+        independent,
+        None if independent is None else row["independent_stderr"],
+    )
+
+
+def trace_task(matrix: Matrix, method: str, tol: float, seed: int, stages: Mapping[str, Stage]) -> TraceTask:
+    """The task of the trace, which deflates with the eigenpairs that are there."""
+    gauss_newton = None
+    if method == "split":
+        blocks = matrix.sample.objective.layout.blocks
+        chosen = [i for i, block in enumerate(blocks) if block.name in matrix.sizes]
+        check = check_products(matrix.sample.objective, "ggn", chosen, matrix.theta, matrix.buffers)
+        gauss_newton = matrix.as_gauss_newton(check)
+    deflate, deflated = None, None
+    if method == "deflated":
+        deflate, deflated = _vectors(stages, "space"), _deflated_part(stages, matrix.sizes)
+        if deflate is None:
+            deflate = _vectors(stages, "vectors")
+    return TraceTask(matrix, method, tol=tol, seed=seed, deflate=deflate, deflated=deflated, gauss_newton=gauss_newton)
+
+
+def _vectors(stages: Mapping[str, Stage], *names: str) -> Tensor | None:
+    """Rows of eigenvectors (j, size) that were computed."""
+    if "eigenpairs" not in stages:
+        return None
+    found = [stages["eigenpairs"].rows.columns[name][0] for name in names]
+    rows = np.concatenate([block[~np.isnan(block).any(1)] for block in found])
+    return torch.from_numpy(rows) if len(rows) else None
+
+
+def trace_of_stage(stages: Mapping[str, Stage]) -> Trace | None:
+    """The trace, where it was asked for and enough of it is computed."""
+    if "trace" not in stages:
+        return None
+    stage = stages["trace"]
+    deflated: Deflated | None = None
+    if stage.description.identity["method"] == "deflated":
+        shapes: Mapping[str, Sequence[int]] = stage.description.about["tensors"]
+        deflated = _deflated_part(stages, {name: int(np.prod(shape)) for name, shape in shapes.items()})
+    return trace_from_rows(stage.description, stage.rows, deflated)
+
+
+def _deflated_part(stages: Mapping[str, Stage], sizes: Mapping[str, int]) -> Deflated:
+    """What the vectors taken out contribute to the trace of the whole and of each layer."""
+    columns = {name: values[0] for name, values in stages["eigenpairs"].rows.columns.items()}
+    place = {name: i for i, names in enumerate(layers_of(list(sizes)).values()) for name in names}
+    blocks = np.zeros(len(set(place.values())))
+    np.add.at(blocks, [place[name] for name in sizes], columns["space_tensors"])
+    return Deflated(columns["space_chunks"], blocks, float(columns["space_square"]))
+
+
+def stored_space(folder: str | Path | None, rows: int) -> int:
+    """How many Krylov vectors the eigenpairs' row has: `rows`, but what a folder was begun with where there is one."""
+    if folder is None or not (Path(folder) / "eigenpairs" / "run.json").is_file():
+        return rows
+    return Store.open(Path(folder) / "eigenpairs").description().columns["space"][0]

@@ -1,0 +1,149 @@
+"""What curvature measurements return: eigenpairs, traces and densities, every number beside its error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landscape_kernels.arrays import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """k eigenpairs from one end of a spectrum."""
+
+    values: FloatArray  # (k,), largest first at the upper end, smallest first at the lower
+    residuals: FloatArray  # (k,), |A v - theta v| / |theta| by a product with v itself
+    converged: BoolArray  # (k,), residual at most the tolerance
+    stderr: FloatArray  # (k,), standard error over chunks of data, for the population; NaN where not estimated
+    bias: FloatArray  # (k,), expected excess over the population's eigenvalue (Jensen): values - bias is corrected
+    vectors: FloatArray | None = None  # (k, size), unit eigenvectors; None where they were not asked to be kept
+    independent: FloatArray | None = None  # (k,), v'Hv on an independent sample of the data; sub-samples only
+    independent_stderr: FloatArray | None = None  # (k,), its standard error over chunks
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The trace of a matrix and how well it is known."""
+
+    value: float
+    stderr: float  # of the value as an estimate for the population: probes and data
+    stderr_probes: float  # of the value for the data given: random probes or draws; 0 for an exact route
+    stderr_data: float  # from the data being a sample of the population
+    method: str  # "exact", "sampled", "split", "deflated", "hutchinson" or "xtrace"
+    products: int  # matrix-vector products
+    passes: int  # passes over the data
+    gradients: float  # per-sample backward passes over the number of samples: the cost of the exact routes
+    layers: Mapping[str, float] = field(default_factory=dict)  # layer -> trace of its diagonal block
+    # layer -> standard error: for the population by the exact ways, for the data given by probes
+    layers_stderr: Mapping[str, float] = field(default_factory=dict)
+    # |A|_F from the same probes (deflated: the first four); NaN where the method has none
+    frobenius: float = float("nan")
+    frobenius_stderr: float = float("nan")
+
+    def __float__(self) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Density:
+    """Spectral density by stochastic Lanczos quadrature, Gaussian-broadened; its integral is 1."""
+
+    grid: FloatArray  # (n,), eigenvalue axis
+    values: FloatArray  # (n,), density per unit of eigenvalue
+    lower: FloatArray  # (n,), band over probes: two standard errors below
+    upper: FloatArray  # (n,)
+    nodes: FloatArray  # (p, m), quadrature nodes of each probe, NaN where a probe has fewer
+    weights: FloatArray  # (p, m), their weights, which sum to 1 for each probe
+    deflated: FloatArray  # (j,), eigenvalues taken out before, each of weight 1 / size
+    width: float  # standard deviation of the Gaussians, in units of the eigenvalues
+    products: int
+    passes: int
+
+
+@dataclass(frozen=True, repr=False)
+class Spectrum:
+    """Eigenpairs, trace and density of the Hessian (or Gauss-Newton matrix) of the mean loss.
+
+    For all data an eigenvalue is exact for the data given up to its residual; `eigenvalue_stderr` is for the
+    population the data were drawn from.
+    """
+
+    largest: Eigenpairs
+    smallest: Eigenpairs  # the other end: what was asked for, else what the run happened to see (mostly unconverged)
+    size: int  # dimension of the matrix
+    products: int  # of the eigenpairs: matrix-vector products
+    passes: int  # of the eigenpairs: passes over the data
+    trace: Trace | None = None
+    density: Density | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # operator, params, route, data, provenance: see schema
+
+    def __repr__(self) -> str:
+        top = f"{self.eigenvalues[0]:.6g}" if len(self.eigenvalues) else "none asked"
+        parts = [f"{len(self.eigenvalues)} eigenvalues from {top}, {int(self.converged.sum())} converged"]
+        if self.trace is not None:
+            parts.append(f"trace {self.trace.value:.6g} +- {self.trace.stderr:.2g}")
+        if self.density is not None:
+            parts.append(f"density of {len(self.density.nodes)} probes")
+        return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        from landscape.results.html import result_html
+
+        return result_html(self)
+
+    @property
+    def eigenvalues(self) -> FloatArray:
+        """(k,), the largest eigenvalues, descending."""
+        return self.largest.values
+
+    @property
+    def residuals(self) -> FloatArray:
+        """(k,), |H v - lambda v| / |lambda| of each of them."""
+        return self.largest.residuals
+
+    @property
+    def eigenvalue_stderr(self) -> FloatArray:
+        """(k,), standard errors as estimates for the population."""
+        return self.largest.stderr
+
+    @property
+    def eigenvectors(self) -> FloatArray | None:
+        """(k, size), unit vectors in the order of the eigenvalues, or None."""
+        return self.largest.vectors
+
+    @property
+    def converged(self) -> BoolArray:
+        """(k,), whether each of the largest pairs reached the tolerance."""
+        return self.largest.converged
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The spectrum as one xarray Dataset: the variables of the file's group "spectrum" and of its sub-groups."""
+        from landscape.studies.spectrum.schema import spectrum_to_xarray
+
+        return spectrum_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each eigenpair: end, index from 0, value, its stderr and bias, residual, converged."""
+        from landscape.studies.spectrum.tables import spectrum_frame
+
+        return spectrum_frame(self)
+
+    def plot(self, kind: str = "spectrum", **options: Any) -> Figure:
+        """A matplotlib Figure: "spectrum", "density", "layers" (their traces) or "vectors"; see `plot_spectrum`."""
+        from landscape.studies.spectrum.pictures import plot_spectrum
+
+        return plot_spectrum(self, kind, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the spectrum as one HDF5 file (netCDF-4), atomically; returns the path."""
+        from landscape.studies.spectrum.schema import write_spectrum
+
+        return write_spectrum(path, self)

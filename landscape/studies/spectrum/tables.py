@@ -1,0 +1,138 @@
+"""Spectra in tables: eigenvalues with their errors and residuals, traces, the density, a row for each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas
+from landscape_kernels.arrays import FloatArray
+
+from landscape.results.tables import Cell, Table, number, pairs_table
+from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+
+_WHAT = (
+    "model",
+    "parameters",
+    "samples",
+    "loss",
+    "operator",
+    "params",
+    "weight_decay",
+    "precision",
+    "batchnorm",
+    "device",
+    "route",
+    "tol",
+)
+
+
+def spectrum_tables(spectrum: Spectrum, title: str) -> Iterator[Table]:
+    """What was measured, the eigenvalues with their errors and residuals, the trace and the density."""
+    cost = {"eigenvalues": cost_words(spectrum.products, spectrum.passes)}
+    yield head(title, f"{spectrum.size:,} x {spectrum.size:,}", cost, spectrum.attributes)
+    for name, pairs in (("largest", spectrum.largest), ("smallest", spectrum.smallest)):
+        if len(pairs.values):
+            yield _eigenvalues(name, pairs)
+    if spectrum.trace is not None:
+        yield trace(spectrum.trace)
+        if spectrum.trace.layers:
+            yield _trace_of_layers(spectrum.trace)
+    if spectrum.density is not None:
+        yield _density(spectrum.density)
+
+
+def head(title: str, matrix: str, cost: Mapping[str, str], about: Mapping[str, Any]) -> Table:
+    """The first table: the matrix, what it cost, and what it is of."""
+    known = {
+        name: about[name] for name in _WHAT if name in about and str(about[name]) not in ("", "{}", "[]", "0.0", "None")
+    }
+    errors = about.get("error", "standard errors are for the population; for the data given see the residuals")
+    return pairs_table(title, {"matrix": matrix, **known, "errors": errors, **cost})
+
+
+def _eigenvalues(name: str, pairs: Eigenpairs) -> Table:
+    extra = ["corrected for bias"] if np.isfinite(pairs.bias).any() else []
+    if pairs.independent is not None:
+        extra.append("on an independent sample")
+    rows = []
+    for i, value in enumerate(pairs.values):
+        cells = [number(value, stderr=pairs.stderr[i], nan="-")]
+        if "corrected for bias" in extra:
+            cells.append(number(value - pairs.bias[i], nan="-"))
+        if pairs.independent is not None:
+            errors = pairs.independent_stderr
+            cells.append(number(pairs.independent[i], stderr=math.nan if errors is None else errors[i], nan="-"))
+        residual, converged = number(pairs.residuals[i], 2, nan="-"), Cell("yes" if pairs.converged[i] else "no")
+        rows.append((Cell(str(i + 1), i + 1), *cells, residual, converged))
+    columns = ("rank", "eigenvalue +- standard error", *extra, "residual", "converged")
+    return Table(f"{name} eigenvalues", columns, tuple(rows))
+
+
+def trace(trace: Trace) -> Table:
+    """The table of a trace."""
+    exact = trace.stderr_probes == 0
+    content: dict[str, Any] = {
+        "value": number(trace.value, stderr=trace.stderr, nan="-"),
+        "error from probes": Cell("none: exact for the data given", 0.0) if exact else number(trace.stderr_probes, 2),
+        "error from the data": number(trace.stderr_data, 2, nan="-"),
+        "method": trace.method,
+        "cost": f"{cost_words(trace.products, trace.passes)}, {trace.gradients:.3g} gradients per sample",
+    }
+    if math.isfinite(trace.frobenius):
+        content["Frobenius norm"] = number(trace.frobenius, stderr=trace.frobenius_stderr)
+    return pairs_table("trace", content)
+
+
+def _trace_of_layers(trace: Trace) -> Table:
+    rows = (
+        (Cell(name), number(value, stderr=trace.layers_stderr.get(name, math.nan), nan="-"))
+        for name, value in trace.layers.items()
+    )
+    return Table("trace by layer", ("layer", "trace +- standard error"), tuple(rows))
+
+
+def _density(density: Density) -> Table:
+    probes, steps = density.nodes.shape
+    return pairs_table(
+        "density",
+        {
+            "grid": f"{len(density.grid)} points from {density.grid[0]:.6g} to {density.grid[-1]:.6g}",
+            "width": number(density.width, 3),
+            "probes": f"{probes} of up to {steps} nodes",
+            "eigenvalues taken out": len(density.deflated),
+            "cost": cost_words(density.products, density.passes),
+        },
+    )
+
+
+def cost_words(products: int, passes: int) -> str:
+    """What was spent, in words."""
+    return f"{products} products in {passes} pass{'es' * (passes != 1)} over the data"
+
+
+def spectrum_frame(spectrum: Spectrum) -> pandas.DataFrame:
+    """A row for each eigenpair: end, index there from 0, value, its stderr and bias, residual, converged."""
+    ends = {"largest": spectrum.largest, "smallest": spectrum.smallest}
+    return pandas.concat([_eigenpairs(end, pairs) for end, pairs in ends.items()], ignore_index=True)
+
+
+def _eigenpairs(end: str, pairs: Eigenpairs) -> pandas.DataFrame:
+    optional: Mapping[str, FloatArray | None] = {
+        "independent": pairs.independent,
+        "independent_stderr": pairs.independent_stderr,
+    }
+    return pandas.DataFrame(
+        {
+            "end": [end] * len(pairs.values),
+            "index": np.arange(len(pairs.values)),
+            "value": pairs.values,
+            "stderr": pairs.stderr,
+            "bias": pairs.bias,
+            "residual": pairs.residuals,
+            "converged": np.asarray(pairs.converged, dtype=bool),
+            **{name: values for name, values in optional.items() if values is not None},
+        }
+    )

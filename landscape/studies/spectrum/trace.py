@@ -1,0 +1,379 @@
+"""The trace of a curvature matrix as a Task: exact, by importance sampling, or by probes, each with its error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.moments import MOMENTS, moments_, ratio
+from landscape_kernels.operators import complement
+from landscape_kernels.probes import derive_seed, normal_vector, rademacher_vector
+from landscape_kernels.trace import frobenius as frobenius_norm
+from landscape_kernels.trace import two_way, xtrace
+from torch import Tensor
+
+from landscape.curvature.matrix import Matrix
+from landscape.curvature.operator import ChunkProducts
+from landscape.curvature.pairs import product_chunks
+from landscape.curvature.sampling import importance, loss_seeds
+from landscape.errors import NumericalError
+from landscape.network.layers import GradientSquares
+from landscape.objective.parameters import layers_of
+from landscape.objective.trees import digest
+from landscape.run.comm import Communicator
+from landscape.run.task import Description, Row, Rows
+from landscape.studies.spectrum.result import Trace
+from landscape.studies.spectrum.ways import check_trace_tol
+
+logger = logging.getLogger(__name__)
+
+
+PROBES = 4  # probes of one item: they share a pass over the data
+
+
+FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
+
+
+_DRAWS = 64  # draws of one item
+
+
+_FIRST_DRAWS = 4  # items
+
+
+_MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
+
+
+XTRACE_PROBES = 20  # two products each
+
+
+class TraceTask:
+    """Items: chunks of data (the exact part), then batches of probes or draws until the relative error is `tol`."""
+
+    headline = "cost"
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        method: str,
+        *,
+        tol: float,
+        seed: int,
+        deflate: Tensor | None = None,
+        deflated: Deflated | None = None,
+        gauss_newton: Matrix | None = None,
+    ) -> None:
+        """`deflate` (j, size), orthonormal, is taken out, `deflated` its part; `gauss_newton` is G for "split"."""
+        check_trace_tol(tol)
+        self._matrix, self._method, self._tol, self._seed = matrix, method, tol, seed
+        self._deflated, self._gauss_newton = deflated, gauss_newton
+        self._deflate = None if deflate is None else deflate.to(matrix.theta)
+        self._digest = "" if deflate is None else digest(deflate)
+        self._layers = layers_of(matrix.names)
+        place = {name: i for i, names in enumerate(self._layers.values()) for name in names}
+        self._layer_of = torch.tensor([place[name] for name in matrix.names])
+        objective = matrix.sample.objective
+        self._exact = objective.chunks if method in ("exact", "split") else 0
+        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1}.get(method, FIRST_PROBES)
+        self.count = self._exact + first
+        self._chunks = product_chunks(objective)
+        self._squares: GradientSquares | None = None
+        self._q: FloatArray = np.zeros(0)
+        self._total = 0.0
+        if method == "sampled":
+            self._q, self._total = importance(objective, matrix.theta, matrix.buffers)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        identity = {**self._matrix.identity(), "method": self._method, "tol": self._tol, "seed": self._seed}
+        identity["deflated"] = self._digest
+        sizes = self._matrix.sizes
+        about = {
+            **self._matrix.about(),
+            "exact_items": self._exact,
+            "samples": self._matrix.sample.objective.samples,
+            "layers": list(self._layers),
+            "decay": {
+                layer: self._matrix.weight_decay * sum(sizes[name] for name in names)
+                for layer, names in self._layers.items()
+            },
+        }
+        return Description("trace", self._columns(), identity, about)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._columns().items()}
+        if index < self._exact:
+            return row | self._exact_row(index)
+        if self._method == "sampled":
+            return row | self._drawn_row(index - self._exact)
+        if self._method == "xtrace":
+            with self._matrix.bind(group) as H:
+                count = max(2, min(XTRACE_PROBES, H.size))
+                probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
+                found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
+                return row | {"value": found.value, "stderr": found.stderr, "cost": H.products}
+        if self._method == "deflated" and index:  # the first probes are common, for the Frobenius norm
+            return row | self._own_row(index, group)
+        return row | self._probed_row(index - self._exact, group)
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`: twice as many probes or draws until the error is small enough."""
+        count = len(rows.done)
+        random = count - self._exact
+        if self._method in ("exact", "xtrace"):
+            return count
+        trace = trace_from_rows(self.describe(), rows, self._deflated)
+        assert trace is not None  # all rows of the round are there
+        samples = self._matrix.sample.objective.samples
+        most = -(-_MOST_DRAWS * samples // _DRAWS) if self._method == "sampled" else _MOST_PROBES
+        if trace.stderr_probes <= self._tol * abs(trace.value):
+            return count
+        if random >= most:
+            logger.warning(
+                "the trace is known to %.1f %%, not to trace_tol=%g, after the %d %s that are spent at most",
+                100 * trace.stderr_probes / abs(trace.value) if trace.value else math.inf,
+                self._tol,
+                random * (_DRAWS if self._method == "sampled" else PROBES),
+                "draws" if self._method == "sampled" else "probes",
+            )
+            return count
+        return self._exact + min(2 * random, most)
+
+    def _columns(self) -> dict[str, tuple[int, ...]]:
+        layers = len(self._layers)
+        columns: dict[str, tuple[int, ...]] = {"cost": ()}
+        if self._exact:
+            columns["moments"] = (layers + 1, MOMENTS)
+        if self._method == "sampled":
+            columns |= {"sums": (layers + 1,), "squares": (layers + 1,), "spread": ()}
+        elif self._method == "xtrace":
+            columns |= {"value": (), "stderr": ()}
+        elif self._method != "exact":
+            columns |= {"forms": (PROBES, self._chunks), "blocks": (PROBES, layers), "lengths": (PROBES,)}
+            columns |= {"denominators": (self._chunks,)}
+        return columns
+
+    # -- the kinds of items -------------------------------------------------------------------------------------
+
+    def _exact_row(self, index: int) -> dict[str, Any]:
+        objective = self._matrix.sample.objective
+        batch = objective.batch(index)
+        per_sample, denominators, passes = self._gradient_squares(batch, None)
+        if not bool(per_sample.isfinite().all()):
+            raise NumericalError(
+                f"per-sample gradients are not finite in chunk {index}: the outputs, or a derivative, overflow or are "
+                "undefined there. Look at those samples, or evaluate at other parameters."
+            )
+        weights = self._matrix.sample.weights
+        if weights is not None:
+            start = index * objective.chunk
+            per_sample = per_sample * weights[start : start + len(per_sample)].to(per_sample)[:, None]
+            scale = float(self._matrix.sample.total or 0.0) / objective.samples
+            denominators = torch.full_like(per_sample[:, 0], scale)
+        moments = torch.zeros((per_sample.shape[1] + 1, MOMENTS), dtype=torch.float64)
+        columns = [*per_sample.T, per_sample.sum(1)]
+        for row, column in zip(moments, columns, strict=True):
+            moments_(row, column.cpu(), None if denominators is None else denominators.cpu())
+        return {"moments": moments.numpy(), "cost": passes * len(per_sample)}
+
+    def _drawn_row(self, index: int) -> dict[str, Any]:
+        """Draws by importance; the seeds of a sample summed with random signs, whose square has their mean."""
+        objective = self._matrix.sample.objective
+        key = derive_seed(self._seed, "trace draws", index)
+        generator = np.random.Generator(np.random.Philox(key=key))
+        rows = generator.choice(len(self._q), size=_DRAWS, p=self._q)
+        batch = objective.data.taken(rows.tolist()).first
+        per_sample, _, passes = self._gradient_squares(batch, key)
+        x = per_sample.cpu().numpy() / (self._q[rows, None] * self._total)
+        x = np.concatenate([x, x.sum(1, keepdims=True)], axis=1)
+        return {
+            "sums": x.sum(0),
+            "squares": (x**2).sum(0),
+            "spread": float((x[:, -1] ** 2 * self._q[rows]).sum()),
+            "cost": passes * _DRAWS,
+        }
+
+    def _gradient_squares(self, batch: Any, signs: int | None) -> tuple[Tensor, Tensor | None, float]:
+        """((B, tensors) squared gradient norms summed over seeds, denominators, backward passes) of one batch."""
+        objective = self._matrix.sample.objective
+        with objective.differentiable(self._matrix.theta, self._matrix.buffers) as (model, _):
+            # Kept for all chunks: it knows by then that samples do not meet, and has its memory.
+            self._squares = squares = self._squares or GradientSquares(model, self._matrix.names)
+            with squares.recording():
+                outputs, targets = objective.outputs(model, batch)
+            seeds = loss_seeds(objective, outputs, targets)
+            if signs is not None:
+                count = seeds.shape[0] * seeds.shape[1]
+                sign = rademacher_vector(count, signs, "signs").to(seeds).reshape(*seeds.shape[:2], 1)
+                seeds = (seeds * sign).sum(0, keepdim=True)
+            per_sample = self._by_layer(squares.of(outputs, seeds.reshape(-1, *outputs.shape)))
+            with torch.no_grad():
+                denominators = objective.loss_units(outputs, targets).denominators
+        return per_sample, denominators, float(len(seeds))
+
+    def _by_layer(self, by_tensor: Tensor) -> Tensor:
+        """(B, layers) sums of (B, tensors)."""
+        sums = by_tensor.new_zeros((len(by_tensor), len(self._layers)))
+        return sums.index_add_(1, self._layer_of.to(by_tensor.device), by_tensor)
+
+    def _probes(self, index: int, *keys: int) -> Tensor:
+        """(_PROBES, size) random signs of an item, on the complement of what is taken out."""
+        numbers = range(index * PROBES, (index + 1) * PROBES)
+        size = self._matrix.size
+        signs = torch.stack([rademacher_vector(size, self._seed, "trace", n, *keys) for n in numbers])
+        probes = signs.to(self._matrix.theta)
+        return probes if self._deflate is None else complement(probes, self._deflate)
+
+    def _probed_row(self, index: int, group: Communicator) -> dict[str, Any]:
+        """Probes that are the same for all chunks."""
+        matrix, probes = self._matrix, self._probes(index)
+        with matrix.bind(group) as H:
+            parts = H.by_chunk(probes)
+            products = H.products
+        forms, images = _diagonals(parts), parts.images
+        if self._gauss_newton is not None:
+            with self._gauss_newton.bind(group) as G:
+                other = G.by_chunk(probes)
+                products += G.products
+            forms, images = forms - _diagonals(other), images - other.images
+        outside = images if self._deflate is None else complement(images, self._deflate)
+        return {
+            "forms": forms,
+            "blocks": self._block_sums(probes.double() * images.double()),
+            "lengths": outside.double().square().sum(1).cpu().numpy(),
+            "denominators": parts.denominators,
+            "cost": products,
+        }
+
+    def _own_row(self, index: int, group: Communicator) -> dict[str, Any]:
+        """Probes of each chunk's own, which say nothing of |PAP|_F.
+
+        tr(PAP) = sum_c tr(PA_cP), and where the terms have independent probes the variances add up to
+        2 sum_c |PA_cP|_F^2 instead of 2 |sum_c PA_cP|_F^2: less by all that the chunks have in common.
+        """
+        with self._matrix.bind(group) as H:
+            own = H.own_forms(PROBES, lambda chunk: self._probes(index, chunk))
+            products = H.products
+        return {
+            "forms": own.forms.T,
+            "blocks": self._block_sums(own.overlaps),
+            "denominators": own.denominators,
+            "cost": products,
+        }
+
+    def _block_sums(self, overlaps: Tensor) -> FloatArray:
+        """(b, layers) sums of (b, size) over the rows of each layer."""
+        by_tensor = torch.split(overlaps, list(self._matrix.sizes.values()), dim=1)
+        sums: FloatArray = self._by_layer(torch.stack([part.sum(1) for part in by_tensor], dim=1)).cpu().numpy()
+        return sums
+
+
+def _diagonals(parts: ChunkProducts) -> FloatArray:
+    """(b, C), v_i' H_c v_i."""
+    return np.diagonal(parts.forms, axis1=1, axis2=2).T
+
+
+@dataclass(frozen=True)
+class Deflated:
+    """What the vectors taken out contribute: orthonormal v_i, with the projector P on their complement."""
+
+    chunk_values: FloatArray  # (C,), sum_i v_i' H_c v_i
+    blocks: FloatArray  # (layers,), sum over the layer's rows of sum_i v_i * H v_i
+    square: float  # |H|_F^2 - |PHP|_F^2
+
+
+def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | None) -> Trace | None:
+    """The trace in the rows of a trace task; None where too few of them are there yet."""
+    about, method = description.about, str(description.identity["method"])
+    names, exact = list(about["layers"]), int(about["exact_items"])
+    done: BoolArray = rows.done
+    decay = dict(about["decay"])
+    cost = rows.columns["cost"]
+    random = np.flatnonzero(done[exact:]) + exact
+    if not done[:exact].all() or (len(random) == 0 and method != "exact"):
+        return None
+    if method == "xtrace":
+        value, stderr = float(rows.columns["value"][0]), float(rows.columns["stderr"][0])
+        products = int(cost[0])
+        return Trace(value, math.nan, stderr, math.nan, method, products, products, 0.0)
+    if method == "sampled":
+        return _sampled(rows, random, names, decay, about["samples"])
+    layers = dict.fromkeys(names, 0.0)
+    variances = dict.fromkeys(names, 0.0)
+    value = probes_part = 0.0
+    data_part, gradients = 0.0, 0.0
+    if exact:
+        moments = rows.columns["moments"][:exact].sum(0)
+        *blocks, total = (ratio(m) for m in moments)
+        value, data_part = total[0] + sum(decay.values()), total[1]
+        for name, (block, stderr, _) in zip(names, blocks, strict=True):
+            layers[name], variances[name] = block + decay[name], stderr**2
+        gradients = float(cost[:exact].sum()) / about["samples"]
+        if method == "exact":
+            errors = {name: math.sqrt(v) for name, v in variances.items()}
+            return Trace(value, data_part, 0.0, data_part, method, 0, 1, gradients, layers, errors)
+    forms = rows.columns["forms"][random].reshape(-1, rows.columns["forms"].shape[2])
+    weights = rows.columns["denominators"][random[0]]
+    fixed = deflated.chunk_values if deflated is not None else np.zeros(len(weights))
+    # per-chunk means, so that their weighted mean over chunks is the trace
+    table = (forms + fixed[None, :]) / weights[None, :]
+    estimate = two_way(table, weights)
+    value += estimate.value
+    probes_part = estimate.stderr_probes
+    # one chunk tells no data error: not known without an exact part, which has one of its own
+    total_error = math.hypot(estimate.stderr, data_part) if exact else estimate.stderr
+    seen = math.isfinite(estimate.stderr_data) or not exact
+    data_part = math.hypot(data_part, estimate.stderr_data) if seen else data_part
+    tensors = rows.columns["blocks"][random].reshape(-1, len(names))
+    squares = rows.columns["lengths"][random]
+    squares = squares[~np.isnan(squares)]
+    extra = deflated.blocks if deflated is not None else np.zeros(len(names))
+    for i, name in enumerate(names):
+        layers[name] += float(tensors[:, i].mean() + extra[i])
+        variances[name] += float(tensors[:, i].var(ddof=1) / len(tensors))
+    frobenius = frobenius_error = math.nan
+    if method != "split" and len(squares):
+        found = frobenius_norm(squares, None if deflated is None else np.array([math.sqrt(deflated.square)]))
+        frobenius, frobenius_error = found.value, found.stderr
+    return Trace(
+        value,
+        total_error,
+        probes_part,
+        data_part,
+        method,
+        int(cost[random].sum()),
+        len(random),
+        gradients,
+        layers,
+        {name: math.sqrt(v) for name, v in variances.items()},
+        frobenius,
+        frobenius_error,
+    )
+
+
+def _sampled(rows: Rows, items: Any, names: Sequence[str], decay: Mapping[str, float], samples: int) -> Trace:
+    sums, squares = rows.columns["sums"][items].sum(0), rows.columns["squares"][items].sum(0)
+    n = _DRAWS * len(items)
+    means = sums / n
+    errors = np.sqrt(np.maximum(squares / n - means**2, 0.0) / (n - 1))
+    # sum_i t_i^2 / N^2 from the draws; random signs make the t_i noisier than they are, so this errs upwards
+    second = float(rows.columns["spread"][items].sum()) / n
+    data = math.sqrt(max(second - means[-1] ** 2 / samples, 0.0))
+    return Trace(
+        float(means[-1]) + sum(decay.values()),
+        math.hypot(float(errors[-1]), data),
+        float(errors[-1]),
+        data,
+        "sampled",
+        0,
+        1,
+        float(rows.columns["cost"][items].sum()) / samples,
+        {name: float(m) + decay[name] for name, m in zip(names, means, strict=False)},
+        {name: float(e) for name, e in zip(names, errors, strict=False)},
+    )

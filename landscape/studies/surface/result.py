@@ -1,0 +1,101 @@
+"""Surfaces as frozen results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landscape_kernels.arrays import BoolArray, FloatArray
+
+if TYPE_CHECKING:
+    import pandas
+    import xarray
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Points:
+    """Known parameter vectors drawn on a surface: end points of a plane, or the checkpoints of a trajectory.
+
+    `true` is the quantity at the vector itself, `projected` at its foot on the plane, where the surface shows it.
+    """
+
+    kind: str  # "points", or "trajectory" or "curve" (joined by a line when drawn)
+    labels: tuple[str, ...]  # m names
+    coordinates: FloatArray  # (m, axes), least-squares coordinates on the axes, x first
+    distance: FloatArray  # (m,), Euclidean distance of each vector from the plane, in parameter units
+    true: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (m,)
+    projected: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (m,)
+    explained_variance: FloatArray | None = None  # (axes,), fraction of the trajectory's variance, PCA planes only
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each point: label, coordinates, distance, quantities at itself and at its projection."""
+        from landscape.studies.surface.tables import points_frame
+
+        return points_frame(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Surface:
+    """Quantities on a grid of 1, 2, 3 or more axes: theta(x, y, ...) = centre + x d_x + y d_y + ...
+
+    Arrays are indexed with the last axis first: shape (ny, nx) in 2-D, (nz, ny, nx) in 3-D.
+    """
+
+    axes: Mapping[str, FloatArray]  # "x" -> (nx,), "y" -> (ny,), ...; in that order
+    values: Mapping[str, FloatArray]  # quantity -> (..., ny, nx); NaN and Inf are results
+    stderr: Mapping[str, FloatArray]  # quantity -> same shape; standard error over samples (population)
+    computed: BoolArray  # (..., ny, nx); False where no value was computed yet
+    points: Points | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)  # plane, data, precision, provenance: see schema
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(str(len(values)) for values in self.axes.values())
+        done = int(self.computed.sum())
+        return f"Surface({', '.join(self.values)} at {sizes} points of ({', '.join(self.axes)}), {done} computed)"
+
+    def _repr_html_(self) -> str:
+        from landscape.results.html import result_html
+
+        return result_html(self)
+
+    @property
+    def x(self) -> FloatArray:
+        """Coordinates along the first axis, (nx,)."""
+        return self.axes["x"]
+
+    @property
+    def y(self) -> FloatArray:
+        """Coordinates along the second axis, (ny,); KeyError for a line."""
+        return self.axes["y"]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every grid point was computed."""
+        return bool(self.computed.all())
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The surface as an xarray Dataset: one variable per quantity, its `_stderr`, `computed`, coordinates."""
+        from landscape.studies.surface.schema import surface_to_xarray
+
+        return surface_to_xarray(self)
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each grid point, the first axis fastest: coordinates, quantities, their `_stderr`, `computed`."""
+        from landscape.studies.surface.tables import surface_frame
+
+        return surface_frame(self)
+
+    def plot(self, quantity: str | None = None, kind: str | None = None, **options: Any) -> Figure:
+        """A matplotlib Figure of one quantity, the first by default; see `plot_surface`."""
+        from landscape.studies.surface.pictures import plot_surface
+
+        return plot_surface(self, quantity or next(iter(self.values)), kind, **options)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the surface as one HDF5 file (netCDF-4), atomically; returns the path."""
+        from landscape.studies.surface.schema import write_surface
+
+        return write_surface(path, self)

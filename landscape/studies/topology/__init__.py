@@ -1,0 +1,1 @@
+"""Minima, saddles and merge tree of a surface."""

@@ -1,0 +1,103 @@
+"""Pictures of a topology in a report: the barcode of its pairs, and the surface it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from landscape.pictures.numbers import numbers
+from landscape.pictures.style import ERROR
+from landscape.pictures.views import Picture, View, known_text, lines, said
+from landscape.studies.surface.views import surface_pictures
+from landscape.studies.topology.result import Topology
+
+_BARS = 40  # at most
+
+_KINDS = (("basin", "@blue"), ("loop", "@orange"), ("shell", "@green"))
+
+_NOISE = ("does not count", "@quiet")
+
+
+def topology_pictures(topology: Topology, most: int) -> Iterator[Picture]:
+    """The barcode, the 40 most persistent pairs at most, and the surface with its points."""
+    if len(topology.pairs.birth):
+        yield _barcode(topology)
+    surface, name = topology.surface, topology.quantity
+    values, stderr = {name: surface.values[name]}, {name: surface.stderr[name]}
+    yield from surface_pictures(replace(surface, values=values, stderr=stderr), most)
+
+
+def _barcode(topology: Topology) -> Picture:
+    pairs = topology.pairs
+    order = np.lexsort((-pairs.persistence, ~pairs.counts))[:_BARS]
+    order = order[np.lexsort((pairs.birth[order], pairs.dimension[order]))]
+    heights = np.concatenate([pairs.birth, pairs.death, topology.surface.values[topology.quantity].ravel()])
+    heights = heights[np.isfinite(heights)]
+    lowest, highest = float(heights.min()), float(heights.max())
+    number = {int(point): k for k, point in enumerate(topology.minima.point)}
+    traces: list[View] = []
+    for dimension, counts in ((0, True), (1, True), (2, True), (0, False)):
+        name, colour = _KINDS[dimension] if counts else _NOISE
+        found = [
+            (y, row)
+            for y, row in enumerate(order.tolist())
+            if bool(pairs.counts[row]) == counts and (not counts or pairs.dimension[row] == dimension)
+        ]
+        x: list[float | None] = []
+        places: list[float | None] = []
+        texts: list[str] = []
+        symbols: list[str] = []
+        for y, row in found:
+            ends = np.array([pairs.birth[row], pairs.death[row]])
+            x += [*numbers(np.clip(ends, lowest, highest)), None]
+            places += [y, y, None]
+            kind, minimum = _KINDS[int(pairs.dimension[row])][0], number.get(int(pairs.birth_point[row]))
+            which = f" of minimum {minimum}" if minimum is not None and pairs.dimension[row] == 0 else ""
+            text = f"{kind}{which}, from {known_text(ends[0])} to {known_text(ends[1])}"
+            text += f"<br>persistence {known_text(float(pairs.persistence[row]), float(pairs.stderr[row]))}"
+            texts += [text, text, ""]
+            first = "triangle-left" if np.isinf(ends[0]) else "line-ns-open"
+            symbols += [first, "triangle-right" if np.isinf(ends[1]) else "line-ns-open", "circle"]
+        error = np.concatenate([[np.nan, 2 * pairs.stderr[row], np.nan] for _, row in found]) if found else np.zeros(0)
+        bars = {"type": "data", "array": numbers(error), "color": "@ink", "thickness": 1.1, "width": 3}
+        trace: View = {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "x": x,
+            "y": places,
+            "text": texts,
+            "hoverinfo": "text",
+            "name": name,
+            "line": {"color": colour, "width": 6 if counts else 2},
+            "marker": {"color": colour, "size": 9, "symbol": symbols},
+        }
+        if np.isfinite(error).any():
+            trace["error_x"] = bars
+        traces += [trace] if found else []
+    label = said(topology.quantity, topology.surface.attributes)
+    view = lines(traces, label, "minimum", heights)
+    named = [(y, number.get(int(pairs.birth_point[row]))) for y, row in enumerate(order.tolist())]
+    named = [(y, k) for y, k in named if k is not None and pairs.dimension[order[y]] == 0]
+    view["layout"]["yaxis"] |= {
+        "tickmode": "array",
+        "tickvals": [y for y, _ in named],
+        "ticktext": [str(k) for _, k in named],
+        "showgrid": False,
+        "zeroline": False,
+    }
+    view |= {"logAxis": "xaxis", "height": 200 + 18 * max(6, len(order))}
+    notes = [f"counts: {topology.rule}", f"bars: {ERROR} of the length; an arrow where a pair never ends"]
+    if len(order) < len(pairs.birth):
+        notes.append(f"{len(pairs.birth) - len(order):,} pairs of less persistence are not drawn")
+    columns = {
+        "dimension": pairs.dimension,
+        "birth": pairs.birth,
+        "death": pairs.death,
+        "persistence": pairs.persistence,
+        "persistence_stderr": pairs.stderr,
+        "counts": pairs.counts,
+    }
+    alt = f"Barcode of {len(pairs.birth):,} pairs, of which {int(pairs.counts.sum()):,} count: {topology.found}."
+    return Picture("barcode", alt, {"barcode": view}, tuple(notes), columns)
