@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import typer.core
 
-from landscape.run.together import on_rank_0
 from landscape_jobs.command import (
     COMPLETE,
     CRASHED,
@@ -26,6 +25,7 @@ from landscape_jobs.command import (
     JobFile,
     Overrides,
     exit_codes,
+    on_rank_0,
     print_tables,
     quoted,
     tell,
@@ -78,7 +78,6 @@ def _options(
     """Loss landscapes of neural networks, on one process or under mpiexec."""
 
 
-@app.command(no_args_is_help=True)
 def run(
     job: JobFile,
     overrides: Overrides = [],  # noqa: B006  (typer reads it once and copies)
@@ -114,7 +113,6 @@ def run(
             _run_sweep(lambda: load_sweep(job, overrides), cell, limit_items, note_folder)
 
 
-@app.command(no_args_is_help=True)
 def resume(
     folder: Annotated[
         Path, typer.Argument(metavar="RUN", help="Run folder, or folder of a sweep.", show_default=False)
@@ -142,13 +140,6 @@ def resume(
             _run(lambda: stored_job(folder), None)
 
 
-app.command(
-    no_args_is_help=True,
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},  # answered there, with the valid ones
-)(submit)
-
-
-@app.command(no_args_is_help=True)
 def check(
     job: JobFile,
     overrides: Overrides = [],  # noqa: B006
@@ -212,7 +203,6 @@ def check(
             raise typer.Exit(CRASHED)
 
 
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to work in.")] = Path("landscape-demo"),
 ) -> None:
@@ -238,7 +228,6 @@ class _StatusCommand(typer.core.TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@app.command(no_args_is_help=True, cls=_StatusCommand)
 def status(
     folders: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, and folders of sweeps.", show_default=False)
@@ -294,7 +283,6 @@ def status(
         on_rank_0(tell)
 
 
-@app.command(no_args_is_help=True)
 def merge(
     folders: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders, or the folder of a sweep.", show_default=False)
@@ -322,7 +310,6 @@ def merge(
         on_rank_0(write)
 
 
-@app.command(no_args_is_help=True)
 def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
     with exit_codes():
@@ -346,7 +333,6 @@ def show(source: Source, name: RunName = None) -> None:
         on_rank_0(tell)
 
 
-@app.command(no_args_is_help=True)
 def plot(
     source: Source,
     quantity: Annotated[
@@ -396,7 +382,6 @@ def plot(
         on_rank_0(draw)
 
 
-@app.command(no_args_is_help=True)
 def report(
     source: Source,
     out: Annotated[
@@ -415,7 +400,6 @@ def report(
         on_rank_0(lambda: typer.echo(str(report_run(source, out or _beside(source, name, "report.html"), name, group))))
 
 
-@app.command(no_args_is_help=True)
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.", show_default=False)],
     every: Annotated[
@@ -431,9 +415,6 @@ def watch(
                 watch_folder(folder, every)
 
         on_rank_0(show)
-
-
-app.command(no_args_is_help=True)(topology)
 
 
 def _run(load: Callable[[], Job], limit_items: int | None) -> None:
@@ -519,6 +500,19 @@ def _beside(source: Path, name: str | None, ending: str) -> Path:
     """Where a picture goes by default: into the run folder, or beside the file under its name."""
     prefix = f"{name}_" if name else ""
     return source / f"{prefix}{ending}" if source.is_dir() else source.with_name(f"{source.stem}_{prefix}{ending}")
+
+
+app.command(no_args_is_help=True)(run)
+app.command(no_args_is_help=True)(resume)
+app.command(
+    no_args_is_help=True,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},  # answered there, with the valid ones
+)(submit)
+app.command(no_args_is_help=True)(check)
+app.command()(demo)
+app.command(no_args_is_help=True, cls=_StatusCommand)(status)
+for command in (merge, show, plot, report, watch, topology):
+    app.command(no_args_is_help=True)(command)
 
 
 if __name__ == "__main__":

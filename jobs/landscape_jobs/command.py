@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-
-
 COMPLETE, CRASHED, BAD_INPUT, WORK_LEFT, SOME_FAILED = 0, 1, 2, 3, 4
-
-
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML), or sweep.", show_default=False)]
 
 Overrides = Annotated[
@@ -40,6 +36,13 @@ def exit_codes() -> Iterator[None]:
     except LandscapeError as error:
         tell(f"landscape: {error}")
         raise typer.Exit(CRASHED if isinstance(error, RunFailedError) else BAD_INPUT) from None
+
+
+def on_rank_0(action: Callable[[], T]) -> T:
+    """What `action` returns on rank 0, on every rank; see `landscape.run.together`, which takes long to import."""
+    from landscape.run import together
+
+    return together.on_rank_0(action)
 
 
 def tell(message: str) -> None:

@@ -77,7 +77,6 @@ _WAYS_OUT = (
     ("unable to contact", "Slurm's controller does not answer; try again, or ask the site"),
 )
 
-
 # The traps come before all else, since a signal without one ends the shell.
 _TRAPS = """\
 trap 'told=yes; [ -z "$launcher" ] || kill -USR1 "$launcher"' USR1; told=; launcher=

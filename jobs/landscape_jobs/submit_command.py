@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from landscape.run.together import on_rank_0
-from landscape_jobs.command import JobFile, Overrides, exit_codes
+from landscape_jobs.command import JobFile, Overrides, exit_codes, on_rank_0
 
 
 def submit(

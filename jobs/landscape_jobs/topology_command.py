@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from landscape.run.together import on_rank_0
-from landscape_jobs.command import exit_codes, print_tables
+from landscape_jobs.command import exit_codes, on_rank_0, print_tables
 
 
 def topology(

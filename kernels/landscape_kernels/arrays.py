@@ -6,9 +6,5 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
-
-
 BoolArray = npt.NDArray[np.bool_]
-
-
 IntArray = npt.NDArray[np.int64]

@@ -21,8 +21,6 @@ from torch import Tensor
 from landscape.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and torch.compile
 
 _COMPILED = "_orig_mod."  # of a submodule, so anywhere in a name

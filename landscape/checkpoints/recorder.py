@@ -18,8 +18,6 @@ from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 
 logger = logging.getLogger(__name__)
-
-
 _FILE = re.compile(r"step-(\d+)\.safetensors")
 
 

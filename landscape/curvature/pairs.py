@@ -15,8 +15,6 @@ from landscape.errors import InputError
 from landscape.objective.objective import Objective
 
 _SEEN = 0.1  # relative residual up to which a pair that was not asked for is told
-
-
 _FLOOR = 20  # residuals below this many eps |H| are rounding
 
 

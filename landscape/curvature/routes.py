@@ -23,12 +23,9 @@ from landscape.objective.losses import Units
 from landscape.objective.objective import Objective
 
 logger = logging.getLogger(__name__)
-
-
 Parts = Sequence[Tensor]
 
 Image = Callable[[Parts], Parts]
-
 
 ROUTES = {
     "hessian": ("double backward", "forward over reverse", "finite differences"),

@@ -1,4 +1,4 @@
-"""Names, units and version of what a result file holds; surfaces to and from its tree of groups."""
+"""Names, units and version of what a result file holds; several results in one."""
 
 from __future__ import annotations
 
@@ -13,35 +13,21 @@ import numpy as np
 from landscape.errors import InputError, StoreError
 from landscape.files import hdf5
 from landscape.files.provenance import engine_version
-from landscape.studies.surface.result import Surface
-from landscape.studies.surface.schema import surface_group
 
 if TYPE_CHECKING:
     import xarray
 
 
 SCHEMA_VERSION = 1
-
-
 _JSON = "json_attributes"  # names of the attributes that are JSON text, separated by spaces
-
-
 _FIRST_JSON = "plane metrics attempts libraries"  # those of files that do not say
-
-
 _OF_THE_FILE = ("schema_version", "Conventions", _JSON)  # attributes that belong to the file, not to a result
-
 
 LONG_NAMES = {
     "loss": "loss per sample",
     "accuracy": "fraction of predictions that are right",
     "error": "fraction of predictions that are wrong",
 }
-
-
-def root_group(surface: Surface) -> hdf5.Group:
-    """The tree of a file that holds one surface: provenance at the root, arrays in the group "surface"."""
-    return file_tree({"surface": (surface_group(surface), surface.attributes)})
 
 
 def file_tree(contents: Mapping[str, tuple[hdf5.Group, Mapping[str, Any]]]) -> hdf5.Group:

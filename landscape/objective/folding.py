@@ -25,7 +25,6 @@ from landscape.objective.trees import map_tensors, tensors_in
 
 logger = logging.getLogger(__name__)
 
-
 # These exact classes: what a subclass computes is its own affair.
 _NORMS: dict[type[nn.Module], type[_BatchNorm]] = {
     nn.Linear: nn.BatchNorm1d,
@@ -33,7 +32,6 @@ _NORMS: dict[type[nn.Module], type[_BatchNorm]] = {
     nn.Conv2d: nn.BatchNorm2d,
     nn.Conv3d: nn.BatchNorm3d,
 }
-
 
 Forward = Callable[[Tensor], Tensor]
 

@@ -54,8 +54,6 @@ from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
 logger = logging.getLogger(__name__)
-
-
 PRECISIONS = ("float32", "float64", "bf16")
 
 BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")

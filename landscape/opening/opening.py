@@ -43,10 +43,7 @@ from landscape.studies.surface.result import Surface
 from landscape.studies.surface.schema import read_surface, surface_group
 
 Result = Surface | Spectrum | LayerSpectra | Curve | paths.Path | Connectivity | Agreement | Profiles
-
-
 _SHOWN = 8  # names that a message lists
-
 
 # Group of a file -> its reader; the first that a file holds is what it opens as.
 _READERS: dict[str, Callable[[hdf5.Group, str | Path], Result]] = {

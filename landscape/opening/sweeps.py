@@ -27,8 +27,6 @@ CELL = "cell.json"
 FAILURE = "failure.json"
 
 FORMAT = 1  # of sweep.json
-
-
 _LABEL = 80  # characters of a label in a name
 
 

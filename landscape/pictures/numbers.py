@@ -10,8 +10,6 @@ import numpy.typing as npt
 from landscape_kernels.arrays import FloatArray
 
 IntArray = npt.NDArray[np.int64]
-
-
 _DIGITS = 6  # of a value in a picture, at least
 
 _FINE = 1e-6  # of the span of the values in a picture, to which each is given

@@ -19,8 +19,6 @@ from landscape.pictures.style import VALUES
 Extend = Literal["neither", "both", "min", "max"]
 
 LEVELS = ("auto", "linear", "log", "step")
-
-
 _STEPS = 20  # of levels="step" above the lowest value, before levels 1, 2, 5 of each decade take over
 
 _DECADES = 8  # of which levels="step" draws 1, 2, 5 each; more have their powers of ten

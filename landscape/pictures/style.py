@@ -25,8 +25,6 @@ from matplotlib.path import Path as Outline
 from landscape.errors import InputError, StoreError
 
 SUFFIXES = (".png", ".pdf", ".svg")
-
-
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 
 LINE_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "0.35")
@@ -36,8 +34,6 @@ VALUES = colormaps["viridis"]
 DIFFERENCES = colormaps["PuOr_r"]  # 0 is white; orange above 0, purple below
 
 GREY, PALE = "0.35", "0.92"  # sentences below pictures; grid lines
-
-
 ERROR = "±2 standard errors"
 
 MISSING: Mapping[str, Any] = {
@@ -55,7 +51,6 @@ NONFINITE: Mapping[str, Any] = {
     "linewidth": 0.0,
     "label": "NaN or Inf",
 }
-
 
 _MARKERS = "o^Dv*s"
 
@@ -93,8 +88,6 @@ _SETTINGS: Any = {
 }
 
 _UNDATED: Mapping[str, dict[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-
-
 P = ParamSpec("P")
 
 T = TypeVar("T")

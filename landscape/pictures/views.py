@@ -223,14 +223,8 @@ def not_finite_text(computed: BoolArray, values: FloatArray) -> str:
 
 
 _BARS = 60  # layers drawn; the table has them all
-
-
 _NAMED = 100  # models up to which each cell of a matrix tells its two
-
-
 _NUMBERED = "models %{{y}} and %{{x}}<br>%{{z:.{}g}}<extra></extra>"
-
-
 _NAME = 26  # letters of a name beside a bar or a cell
 
 

@@ -12,8 +12,6 @@ from landscape_kernels.arrays import FloatArray
 from landscape.errors import InputError
 
 AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
-
-
 AxisLike = Any  # (start, stop, n), or an array (numpy, torch, pandas, xarray) of coordinates
 
 

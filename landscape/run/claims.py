@@ -18,8 +18,6 @@ from landscape.run.progress import Tally
 from landscape.run.schedule import Claims
 
 logger = logging.getLogger(__name__)
-
-
 BYE, STOPPED, FAILED = 1.0, 2.0, 3.0  # how a rank left
 
 _ASKING, _GAVE_BACK = 0.0, 4.0

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-
 _TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by `mpiexec --with-ft ulfm`
 
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.

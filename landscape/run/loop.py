@@ -25,8 +25,6 @@ from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Tellin
 from landscape.run.together import agree, raise_first, told_error
 
 logger = logging.getLogger(__name__)
-
-
 _HOPELESS = 50  # different items that fail on a rank without one between that does not: the rank or the model is broken
 
 

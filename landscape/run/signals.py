@@ -14,8 +14,6 @@ from typing import Any
 from landscape.errors import InputError
 
 _ALARM_EVERY, _GRACE = 0.5, 30.0  # seconds
-
-
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 

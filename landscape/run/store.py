@@ -35,14 +35,8 @@ from landscape.run.shards import ShardWriter, read, read_shard
 from landscape.run.task import Description, Rows
 
 FORMAT = 1  # of run folders
-
-
 RESULT = "landscape.h5"
-
-
 FAILURES = "failures"
-
-
 _KEYS = ("format", "task", "columns", "identity", "about", "rounds", "job")  # of run.json
 
 

@@ -40,8 +40,6 @@ REPRESENTATIONS = ("outputs", "probabilities")
 BATCHNORM_MODES = ("frozen", "reestimated")
 
 IGNORED = -100  # label of positions that have none, as torch has it
-
-
 _CHUNKS = 16  # at least so many, where chunks then keep _SAMPLES: errors come from how much they differ
 
 _SAMPLES = 32
@@ -51,7 +49,6 @@ _ITEMS = 64  # at most; a number of ranks beyond which a run is not faster
 _ITEMS_STREAMED = 8  # where each item has to read the user's own batches from the first one on
 
 _ROW_BYTES, _RUN_BYTES = 256 << 20, 1 << 30  # of centred products: of one representation in a row; of all rows
-
 
 _DEFINITIONS = {
     "cka": "linear CKA |X'Y|_F^2 / (|X'X|_F |Y'Y|_F) of centred representations X, Y (samples, features)",

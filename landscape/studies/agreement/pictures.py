@@ -18,7 +18,6 @@ _TITLES = {
     "l2": "Euclidean distance of the parameters",
 }
 
-
 _UNITS = {"disagreement": "fraction", "jensen_shannon": "nat$^{1/2}$", "l2": "parameter units"}
 
 

@@ -11,8 +11,6 @@ from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.curve.result import Curve
 
 _SETTINGS = ("epochs", "optimizer", "lr", "momentum", "weight_decay", "decay", "places", "parts")
-
-
 _ROWS = 24  # of a long table
 
 

@@ -36,17 +36,9 @@ from landscape.studies.curve.result import Curve, curve_from_points
 from landscape.studies.path.result import Path, to_split
 
 logger = logging.getLogger(__name__)
-
-
 _FINEST = 2.0**-20  # intervals of t shorter than this are not split any more
-
-
 _MOST = 1_000  # nor any once there are so many places
-
-
 _PARTS = 4  # of the statistics data, whose spread tells the statistics' own sampling error
-
-
 _SHARE = 16  # that spread is measured on one 16th of the data
 
 

@@ -15,8 +15,6 @@ from landscape.pictures.style import ERROR, LINE_COLOURS, RED, StyledFigure, fin
 from landscape.studies.path.result import Path, above_ends
 
 AGAINST = ("t", "arc")
-
-
 _MARKS = ("ends", ERROR, "line between the ends", "NaN or Inf")  # last in the legend
 
 _FRACTIONS = ("error", "accuracy")  # drawn in per cent

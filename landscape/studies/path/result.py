@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 # How far a second divided difference may be below the largest curvature near it. With 1, the parabola through a place
 # and its neighbours would never rise above a place in the middle of a narrow bump.
 _SAFETY = 4.0
-
-
 MC = "1/2 (E(0) + E(1)) - E(t*), t* = argmax_t |E(t) - 1/2 (E(0) + E(1))| over the places t; below 0 is a barrier"
 
 BARRIER = "max_t [L(t) - ((1 - t) L(0) + t L(1))] over the places t; above 0 is a barrier"

@@ -15,8 +15,6 @@ from landscape.pictures.style import BLUE, ERROR, StyledFigure, cell_borders, fi
 from landscape.studies.profiles.result import SHARES, Profiles
 
 LEVELS = ("auto", "linear", "log")
-
-
 _BARRED = 10  # places with bars
 
 

@@ -30,14 +30,9 @@ from landscape.run.task import Description, ItemStopped, Row, Rows
 
 logger = logging.getLogger(__name__)
 
-
 # The Krylov state is written when this much time has passed since, and at least this many times what writing took.
 _SAVE_EVERY = 10.0
-
-
 _SAVE_SHARE = 20
-
-
 _SPACE_VALUES = 1 << 24  # of Krylov vectors that are stored
 
 

@@ -32,11 +32,7 @@ from landscape.studies.spectrum.trace import Deflated, TraceTask, trace_from_row
 from landscape.studies.spectrum.ways import check_trace_tol, choose_method
 
 logger = logging.getLogger(__name__)
-
-
 STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folder, each the run of one task
-
-
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
 
 

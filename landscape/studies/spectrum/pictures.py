@@ -18,17 +18,9 @@ from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, StyledFigure, f
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
 
 KINDS = ("spectrum", "density", "layers", "vectors")
-
-
 _BULK = 0.99  # share of the density that counts as the bulk
-
-
 _SPAN = 1e-9  # of the highest value to the lowest on a log scale, where no width tells what is low
-
-
 _IMAGES = 3  # tensors drawn for each eigenvector
-
-
 _TILES = 16  # filters drawn along each side of a tensor's image
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Names = Mapping[str, tuple[str, str]]  # field of a result -> variable in the file, long name
 
-
 _PAIRS: Names = {
     "values": ("eigenvalue", "eigenvalue of the mean loss' curvature matrix"),
     "residuals": ("residual", "|A v - lambda v| / |lambda|"),
@@ -40,19 +39,14 @@ _PAIRS: Names = {
     "independent_stderr": ("independent_stderr", "standard error of v'Av on the independent sample"),
 }
 
-
 _OPTIONAL = ("vectors", "independent", "independent_stderr")
-
-
 _ENDS = {"largest": ("", "from the largest down"), "smallest": ("smallest_", "from the smallest up")}
-
 
 COUNTS: Names = {
     "size": ("size", "dimension of the matrix"),
     "products": ("products", "matrix-vector products for the eigenvalues"),
     "passes": ("passes", "passes over the data for the eigenvalues"),
 }
-
 
 _TRACE: Names = {
     "value": ("trace", "trace of the matrix"),
@@ -66,7 +60,6 @@ _TRACE: Names = {
     "frobenius_stderr": ("frobenius_stderr", "standard error of the Frobenius norm"),
 }
 
-
 _DENSITY: Names = {
     "grid": ("density_grid", "eigenvalue"),
     "values": ("density", "density per unit of eigenvalue, with integral 1"),
@@ -79,7 +72,6 @@ _DENSITY: Names = {
     "products": ("density_products", "matrix-vector products for the density"),
     "passes": ("density_passes", "passes over the data for the density"),
 }
-
 
 _DENSITY_DIMS = {
     **dict.fromkeys(("grid", "values", "lower", "upper"), ("density_grid",)),

@@ -32,23 +32,11 @@ from landscape.studies.spectrum.result import Trace
 from landscape.studies.spectrum.ways import check_trace_tol
 
 logger = logging.getLogger(__name__)
-
-
 PROBES = 4  # probes of one item: they share a pass over the data
-
-
 FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
-
-
 _DRAWS = 64  # draws of one item
-
-
 _FIRST_DRAWS = 4  # items
-
-
 _MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
-
-
 XTRACE_PROBES = 20  # two products each
 
 

@@ -19,14 +19,8 @@ from landscape.network.piecewise import piecewise_linear
 logger = logging.getLogger(__name__)
 
 METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace")
-
-
 _MOST_OUTPUTS = 256  # of one sample: its output Hessian is formed, and costs as many backward passes
-
-
 _BLOCKS, _VERIFIED_ON = 8, 2  # tensors whose blocks are compared, samples
-
-
 _EQUAL = 1e-9  # relative gap of blocks of H and G; where the network is piecewise linear only rounding is between them
 
 

@@ -27,11 +27,7 @@ from landscape.run.together import agree, write_result
 from landscape.studies.surface.result import Points, Surface
 
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
-
-
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
-
-
 _KNOWN_RTOL = 1e-5  # and how far they may be off: two float32 programs that sum in different orders
 
 

@@ -33,20 +33,10 @@ from landscape.results.tables import settled
 from landscape.studies.surface.result import Points, Surface
 
 KINDS = ("contour", "3d", "profile", "ratio")
-
-
 JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
-
-
 _RATIO = "convexity"
-
-
 _LOWEST = "eigenvalue_min"
-
-
 _MOST = 150  # grid lines of each axis that a 3d picture draws
-
-
 _NAMED = 6  # heights that a 3d axis names at most
 
 

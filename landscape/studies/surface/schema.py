@@ -9,7 +9,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
-from landscape.files.schema import LONG_NAMES, read_attributes, reading, root_group, to_xarray
+from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
 from landscape.studies.surface.result import Points, Surface
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 def write_surface(path: str | Path, surface: Surface) -> Path:
     """Write one surface as a file with the group "surface", atomically."""
     return hdf5.write(path, root_group(surface))
+
+
+def root_group(surface: Surface) -> hdf5.Group:
+    """The tree of a file that holds one surface: provenance at the root, arrays in the group "surface"."""
+    return file_tree({"surface": (surface_group(surface), surface.attributes)})
 
 
 def surface_group(surface: Surface) -> hdf5.Group:

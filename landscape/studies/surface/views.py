@@ -32,11 +32,7 @@ from landscape.studies.surface.pictures import JOINED, axis_label, trajectory_va
 from landscape.studies.surface.result import Points, Surface
 
 _LEVELS = 12  # about so many, as `landscape.studies.surface.pictures.plot_surface` draws
-
-
 _TO_SCALE = ("pca", "through", "curve")  # planes whose axes are orthogonal, and 1 is as far along each
-
-
 _SLICES = 21  # of a third axis
 
 

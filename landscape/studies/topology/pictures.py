@@ -16,8 +16,6 @@ from landscape.studies.surface.pictures import plot_surface
 from landscape.studies.topology.result import NOWHERE, MergeTree, Topology
 
 KINDS = ("barcode", "tree", "surface")
-
-
 _BARS = 40  # at most
 
 _NUMBERED = 40  # minima up to which each bears its number
