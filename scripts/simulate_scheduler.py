@@ -16,7 +16,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from landscape_jobs.simulation import Machine, Simulated, item_times, listed, rank_factors, simulate, traffic
+from landscape_jobs.cluster.simulation import Machine, Simulated, item_times, listed, rank_factors, simulate, traffic
 
 from landscape.run.shards import flush_interval
 

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from landscape_jobs import progress as progress_module
-from landscape_jobs.build import build, run_job, set_threads
+from landscape_jobs.build.objects import build, set_threads
+from landscape_jobs.build.run import run_job
 from landscape_jobs.cli import app
-from landscape_jobs.progress import ProgressDisplay
-from landscape_jobs.spec import load_job
+from landscape_jobs.spec.job import load_job
+from landscape_jobs.terminal import progress as progress_module
+from landscape_jobs.terminal.progress import ProgressDisplay
 from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result

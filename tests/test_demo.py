@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from landscape_jobs.demo import digits, digits_convnet, make_demo
-from landscape_jobs.spec import load_job
+from landscape_jobs.spec.job import load_job
 
 import landscape as ls
 from landscape.opening.opening import run_names

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 import torch
-from landscape_jobs.build import build, run_job
-from landscape_jobs.spec import parse_job
+from landscape_jobs.build.objects import build
+from landscape_jobs.build.run import run_job
+from landscape_jobs.spec.job import parse_job
 from safetensors.torch import load_file, save_file
 from test_zoo import installed
 from torch import Tensor, nn

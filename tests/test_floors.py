@@ -29,9 +29,9 @@ GATES = {
     "netCDF4": set(),
     "matplotlib": PLOTTING
     | {f"landscape/pictures/{name}.py" for name in ("style", "heat_map", "bars", "marks", "scale")},
-    "plotly": {"landscape_jobs/report.py"},
+    "plotly": {"landscape_jobs/report/page.py"},
     "gudhi": {"landscape/studies/topology/find.py"},
-    "pandas": {"landscape/results/frames.py", "landscape_jobs/report_lines.py"},
+    "pandas": {"landscape/results/frames.py"},
     "PIL": {"landscape/results/html.py"},
     "lightning": {"landscape/lightning_callback.py"},
     "pytorch_lightning": {"landscape/lightning_callback.py"},

@@ -27,10 +27,11 @@ import pytest
 import torch
 import typer
 from landscape_jobs.cli import app
-from landscape_jobs.site import read_profile
-from landscape_jobs.spec import MEASURED, load_job, to_toml, toml_key
-from landscape_jobs.stages import load_stages
-from landscape_jobs.sweep_file import load_sweep
+from landscape_jobs.cluster.site import read_profile
+from landscape_jobs.cluster.stages import load_stages
+from landscape_jobs.spec.job import MEASURED, load_job
+from landscape_jobs.spec.toml import to_toml, toml_key
+from landscape_jobs.sweeps.sweep_file import load_sweep
 from typer.testing import CliRunner
 
 import landscape as ls

@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray
 from landscape_jobs.cli import app
-from landscape_jobs.sweep import merge_sweep
+from landscape_jobs.sweeps.folder import merge_sweep
 from made import EVERY, KINDS, surface
 from typer.testing import CliRunner
 

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from landscape_jobs import queue as queue_module
-from landscape_jobs.queue import Answer, JobName, Queue, sacct_jobs, squeue_jobs
-from landscape_jobs.status import document
-from landscape_jobs.sweep import Place, places, write_index
-from landscape_jobs.sweep_file import load_sweep
+from landscape_jobs.cluster import queue as queue_module
+from landscape_jobs.cluster.queue import Answer, JobName, Queue, sacct_jobs, squeue_jobs
+from landscape_jobs.status.status import document
+from landscape_jobs.sweeps.folder import Place, places, write_index
+from landscape_jobs.sweeps.sweep_file import load_sweep
 from test_status import ENDED, JOB, Said, attempt, beat, make, read, submitted, text
 
 # Recorded from Slurm 22.05.8: squeue with --Format widths, an array of which two tasks run, a held and an ended job.

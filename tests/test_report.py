@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from landscape_jobs import report
 from landscape_jobs.cli import app
-from landscape_jobs.report import LIMIT, Part, report_html, write_report
+from landscape_jobs.report import page as report
+from landscape_jobs.report.page import LIMIT, Part, report_html, write_report
+from landscape_jobs.report.sources import read_parts
 from landscape_jobs.report_lines import pictures_of
-from landscape_jobs.report_sources import read_parts
 from landscape_kernels.arrays import FloatArray
 from typer.testing import CliRunner
 

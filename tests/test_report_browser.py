@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from landscape_jobs.report import write_report
+from landscape_jobs.report.page import write_report
 from test_report import agreement, bowl, connectivity, curve, layers, path, spectrum, surface, trajectory, with_holes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from landscape_jobs import report
 from landscape_jobs.cli import app
+from landscape_jobs.report import page as report
 from landscape_jobs.report_lines import pictures_of
 from landscape_kernels.arrays import FloatArray
 from test_report import ABOUT, Page, agreement, bowl, pairs_of, path, spectrum, surface, write

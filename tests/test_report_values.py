@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from landscape_jobs import report
+from landscape_jobs.report import page as report
 from landscape_jobs.report_lines import pictures_of
 from test_report import (
     KINDS,

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from landscape_jobs import simulation
-from landscape_jobs.simulation import Machine, Simulated, item_times, listed, rank_factors, simulate, traffic
+from landscape_jobs.cluster import simulation
+from landscape_jobs.cluster.simulation import Machine, Simulated, item_times, listed, rank_factors, simulate, traffic
 
 from landscape.errors import InputError
 from landscape.run import shards

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from landscape_jobs.slurm import Options, Places, array_of, batch_script, command_script, sbatch_quoted
+from landscape_jobs.cluster.slurm import Options, Places, array_of, batch_script, command_script, sbatch_quoted
 
 from landscape.errors import InputError
 

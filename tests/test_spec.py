@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from landscape_jobs.spec import Job, LayersTable, PcaPlane, RandomPlane, SpectrumTable, load_job, parse_job
+from landscape_jobs.spec.job import Job, LayersTable, SpectrumTable, load_job, parse_job
+from landscape_jobs.spec.planes import PcaPlane, RandomPlane
 
 import landscape as ls
 from landscape.errors import InputError

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from landscape_jobs.build import build_objective, run_job
-from landscape_jobs.progress import ProgressDisplay
-from landscape_jobs.spec import load_job
+from landscape_jobs.build.objects import build_objective
+from landscape_jobs.build.run import run_job
+from landscape_jobs.spec.job import load_job
+from landscape_jobs.terminal.progress import ProgressDisplay
 from rich.console import Console
 from test_cli import contents, done, ended, landscape, start
 

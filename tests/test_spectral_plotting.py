@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from landscape_jobs.shown import as_rich
+from landscape_jobs.terminal.tables import as_rich
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from landscape_jobs.cli import app
-from landscape_jobs.spec import load_job
-from landscape_jobs.stages import command_finished, is_stages_file, job_finished, load_stages
+from landscape_jobs.cluster.stages import command_finished, is_stages_file, job_finished, load_stages
+from landscape_jobs.spec.job import load_job
 from test_slurm import directives
 from typer.testing import CliRunner, Result
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from landscape_jobs import status_tables
 from landscape_jobs.cli import app
-from landscape_jobs.queue import Answer, JobName, Queue, QueuedJob, squeue_jobs
-from landscape_jobs.status import Reader, Report, RunStatus, TaskStatus, brief, document, require_runs
-from landscape_jobs.status_tables import StatusTable, span, watch_status
-from landscape_jobs.sweep import note_failure, places, write_index
-from landscape_jobs.sweep_file import load_sweep
+from landscape_jobs.cluster.queue import Answer, JobName, Queue, QueuedJob, squeue_jobs
+from landscape_jobs.status import tables as status_tables
+from landscape_jobs.status.status import Reader, Report, RunStatus, TaskStatus, brief, document, require_runs
+from landscape_jobs.status.tables import StatusTable, span, watch_status
+from landscape_jobs.sweeps.folder import note_failure, places, write_index
+from landscape_jobs.sweeps.sweep_file import load_sweep
 from rich.console import Console
 from typer.testing import CliRunner, Result
 

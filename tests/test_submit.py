@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from landscape_jobs.cli import app
-from landscape_jobs.site import options_for, profiles, read_profile
-from landscape_jobs.slurm import (
+from landscape_jobs.cluster.site import options_for, profiles, read_profile
+from landscape_jobs.cluster.slurm import (
     Options,
     batch_script,
     checked,
@@ -20,7 +20,7 @@ from landscape_jobs.slurm import (
     refusal,
     sbatch_environment,
 )
-from landscape_jobs.spec import load_job
+from landscape_jobs.spec.job import load_job
 from test_slurm import directives, places
 from typer.testing import CliRunner, Result
 

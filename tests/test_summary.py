@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from landscape_jobs.shown import as_rich
+from landscape_jobs.terminal.tables import as_rich
 from made import EVERY, KINDS
 from rich.console import Console
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 import xarray
 from conftest import mpi_environment
-from landscape_jobs import cells as cells_module
 from landscape_jobs.cli import app
-from landscape_jobs.spec import load_job
-from landscape_jobs.sweep import content_key, places, stop_signal, stored_sweep, unfinished, write_index
-from landscape_jobs.sweep_file import is_sweep_file, load_sweep, parse_sweep
+from landscape_jobs.spec.job import load_job
+from landscape_jobs.sweeps import cells as cells_module
+from landscape_jobs.sweeps.folder import content_key, places, stop_signal, stored_sweep, unfinished, write_index
+from landscape_jobs.sweeps.sweep_file import is_sweep_file, load_sweep, parse_sweep
 from typer.testing import CliRunner, Result
 
 import landscape as ls

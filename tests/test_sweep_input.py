@@ -10,8 +10,8 @@ import pytest
 import torch
 import xarray
 from landscape_jobs.cli import app
-from landscape_jobs.sweep import places, write_index
-from landscape_jobs.sweep_file import load_sweep
+from landscape_jobs.sweeps.folder import places, write_index
+from landscape_jobs.sweeps.sweep_file import load_sweep
 from typer.testing import CliRunner, Result
 
 from landscape.errors import InputError

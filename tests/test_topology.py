@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from landscape_jobs.topology_command import topology as topology_command
+from landscape_jobs.commands.topology import topology as topology_command
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.optimize import brentq, minimize

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from landscape_jobs.cli import app
-from landscape_jobs.queue import Queue
-from landscape_jobs.status import Reader
-from landscape_jobs.watch import watch_run
-from landscape_jobs.watch_pictures import picture
+from landscape_jobs.cluster.queue import Queue
+from landscape_jobs.status.status import Reader
+from landscape_jobs.status.watch import watch_run
+from landscape_jobs.terminal.pictures import picture
 from rich.console import Console
 from test_report import BAD, KINDS, bowl, path, spectrum, surface, with_holes
 from typer.testing import CliRunner

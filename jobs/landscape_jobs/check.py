@@ -22,8 +22,8 @@ from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree
 from landscape.studies.surface.measure import SurfaceTask
-from landscape_jobs.build import build
-from landscape_jobs.spec import Job
+from landscape_jobs.build.objects import build
+from landscape_jobs.spec.job import Job
 
 
 @dataclass(frozen=True)

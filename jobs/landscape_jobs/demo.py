@@ -23,11 +23,12 @@ from landscape.opening.opening import open_result
 from landscape.pictures.style import save_figure
 from landscape.run.comm import world
 from landscape.run.together import agree
-from landscape_jobs.build import run_job, set_threads
+from landscape_jobs.build.objects import set_threads
+from landscape_jobs.build.run import run_job
 from landscape_jobs.pictures import pictures
-from landscape_jobs.progress import ProgressDisplay
-from landscape_jobs.report import write_report
-from landscape_jobs.spec import load_job
+from landscape_jobs.report.page import write_report
+from landscape_jobs.spec.job import load_job
+from landscape_jobs.terminal.progress import ProgressDisplay
 
 _TRAINED_ON = 1297  # of the 1797 digits; the other 500 test
 _BATCH = 64

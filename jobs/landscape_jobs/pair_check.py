@@ -11,9 +11,9 @@ import torch
 from landscape.run.comm import world
 from landscape.run.together import agree
 from landscape.studies.connectivity.measure import ConnectivityTask
-from landscape_jobs.build import build_pairs
+from landscape_jobs.build.objects import build_pairs
 from landscape_jobs.check import peak_memory, rows_done
-from landscape_jobs.spec import Job
+from landscape_jobs.spec.job import Job
 
 
 @dataclass(frozen=True)

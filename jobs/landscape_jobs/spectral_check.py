@@ -27,9 +27,9 @@ from landscape.studies.spectrum.eigen import EigenTask, space_rows
 from landscape.studies.spectrum.measure import STAGES, stored_space, trace_task
 from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, XTRACE_PROBES
 from landscape.studies.spectrum.ways import choose_method
-from landscape_jobs.build import build_objective
+from landscape_jobs.build.objects import build_objective
 from landscape_jobs.check import peak_memory, require_writable
-from landscape_jobs.spec import Job, LayersTable, SpectrumTable
+from landscape_jobs.spec.job import Job, LayersTable, SpectrumTable
 
 # Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
 _PRODUCTS_PER_PAIR = 4

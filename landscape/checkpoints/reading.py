@@ -22,13 +22,9 @@ from landscape.errors import InputError
 
 logger = logging.getLogger(__name__)
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and torch.compile
-
 _COMPILED = "_orig_mod."  # of a submodule, so anywhere in a name
-
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # usual keys of training checkpoints
-
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-
 # What transformers and PEFT call the file in a checkpoint's folder, the one to be read first first
 _IN_FOLDER = (
     "model.safetensors",
@@ -38,9 +34,7 @@ _IN_FOLDER = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
-
 _STEP = re.compile(r"(?:^|[^a-z])(step|checkpoint|epoch)[-_=]?(\d+)", re.IGNORECASE)
-
 _STEPS = ("step", "checkpoint", "epoch")  # of a name that holds several, the first of these counts
 
 

@@ -24,7 +24,6 @@ from landscape.errors import InputError
 from landscape.objective.objective import Objective
 
 ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint or its folder
-
 PAIRS = ("all", "ring", "star")
 
 

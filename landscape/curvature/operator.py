@@ -23,12 +23,9 @@ from landscape.objective.trees import batch_size
 from landscape.run.comm import SERIAL, Communicator, available_memory, local_size
 
 OPERATORS = ("hessian", "ggn")
-
 # Standard errors rest on differences between chunks, so there are at least this many where the data allow it.
 _CHUNKS = 32
-
 _FEW = 8  # samples; smaller chunks cost more than they tell
-
 # Graphs of chunks are kept from one product to the next up to this many bytes; a product then costs a third less.
 _GRAPH_BYTES = 6 << 30
 

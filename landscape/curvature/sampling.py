@@ -16,7 +16,6 @@ from landscape.network.layers import output_seeds, softmax_seeds
 from landscape.objective.objective import Objective
 
 SAMPLINGS = ("uniform", "importance")
-
 # Part of the draws that is uniform: bounds how far the weight of a sample that the forward pass thinks flat can rise.
 _UNIFORM_PART = 0.2
 

@@ -16,7 +16,6 @@ from landscape.files.durable import write_durably
 
 # What h5py raises where a file is damaged.
 _DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
-
 # Attributes of the netCDF-4 machinery, not of the content.
 _INTERNAL = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
 

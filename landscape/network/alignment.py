@@ -30,9 +30,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.trees import floats_in
 
 METHODS = ("weights", "activations")
-
 _TOLERANCE = 1e-5  # largest change of an output, relative to the largest output
-
 _SAMPLES = 16  # on which the function is compared
 
 

@@ -21,7 +21,6 @@ from landscape.network.piecewise import graph_nodes
 
 # Per device: what is unfolded at a time should stay in a core's cache; so many bytes of gradients wait for each other.
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
-
 _HELD_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
 
 

@@ -43,11 +43,8 @@ class Sight:
 
 
 Given = Mapping[str, Any]
-
 Found = list[Labels] | None  # labels of each result; None where the operation is not known
-
 Rule = Callable[["Trace", Given, Sequence[Tensor]], Found]
-
 _RULES: dict[str, Rule] = {}
 
 
@@ -412,17 +409,11 @@ def _product(equation: str, *names: str, added: str = "") -> Rule:
 
 
 _rule("mm")(_product("nk,km->nm", "self", "mat2"))
-
 _rule("bmm")(_product("bnk,bkm->bnm", "self", "mat2"))
-
 _rule("mv")(_product("nk,k->n", "self", "vec"))
-
 _rule("dot")(_product("k,k->", "self", "tensor"))
-
 _rule("addmm")(_product("nk,km->nm", "mat1", "mat2", added="self"))
-
 _rule("baddbmm")(_product("bnk,bkm->bnm", "batch1", "batch2", added="self"))
-
 _rule("addmv")(_product("nk,k->n", "mat", "vec", added="self"))
 
 

@@ -36,24 +36,19 @@ _LINEAR = _words(
     embedding gather index index_add index_put index_select native_dropout scatter_add
     """
 )
-
 # Operations that are linear in each of their real arguments; what is called a bias, and the first of the second line,
 # is added to a product of the others.
 _PRODUCTS = _words("mul mm bmm mv dot linear convolution _prelu_kernel")
-
 _SUMS_OF_PRODUCTS = _words("addmm baddbmm addbmm addmv")
-
 _BATCH_NORMS = _words(
     "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
     "_native_batch_norm_legit_no_training _batch_norm_no_update"
 )
-
 # Operations whose results do not depend on the values of their arguments.
 _CONSTANT = _words(
     "bernoulli empty_like full_like new_empty new_empty_strided new_full new_ones new_zeros ones_like rand_like "
     "randn_like zeros_like"
 )
-
 _NOTHING: frozenset[str] = frozenset()
 
 

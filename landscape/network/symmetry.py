@@ -25,11 +25,8 @@ from landscape.objective.objective import Objective
 from landscape.objective.trees import alike, floats_in, tensors_in
 
 Table = Mapping[str, Sequence[tuple[str, int]]]
-
 State = tuple[Tensor, Mapping[str, Tensor]]  # flat vector and buffers of a model
-
 _SAMPLES = 4  # of the traced forward pass
-
 _SAME = 1e-4  # relative gap between values of a layer that sums in another order may make
 
 

@@ -19,7 +19,6 @@ from landscape.objective.trees import batch_size, has_batch_axis, map_tensors, t
 
 Batch = Any  # nested tuples, lists and mappings of tensors with a common first axis
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
-
 _READ_BATCH = 256  # samples collated at a time when a Dataset is read
 
 

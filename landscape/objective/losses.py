@@ -19,11 +19,8 @@ from landscape.errors import InputError, nearest
 from landscape.objective.trees import batch_size, map_tensors, tensors_in
 
 LossLike = str | Callable[..., Any]
-
 _PLAIN = (int, float, str, bool, Tensor, type(None))  # settings of a callable that its description shows
-
 _RESERVED = {"loss", "computed", "items", "file", "x", "y", "z", "u", "v", "w"}  # names the result file gives itself
-
 _SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
 
 
@@ -473,7 +470,5 @@ _LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {
     "binary_cross_entropy_with_logits": _elements(F.binary_cross_entropy_with_logits),
     "multi_margin": _elements(F.multi_margin_loss),
 }
-
 _NAMED_SETTINGS = {"cross_entropy": {"ignore_index": -100}, "nll": {"ignore_index": -100}}
-
 _METRICS: dict[str, Callable[..., Units]] = {"accuracy": _correct, "error": _wrong}

@@ -24,7 +24,6 @@ from landscape.objective.trees import tensors_in
 from landscape.run.comm import local_rank
 
 DEVICES = ("cpu", "cuda")
-
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
 
 

@@ -55,22 +55,16 @@ from landscape.run.comm import SERIAL, Communicator
 
 logger = logging.getLogger(__name__)
 PRECISIONS = ("float32", "float64", "bf16")
-
 BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")
-
 # The largest activation of one chunk: about the cache a core has on CPUs (measured best for convolutions: 64 CIFAR
 # images of a ResNet-20), far above launch overhead on GPUs.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
-
 _SMALLEST_CHUNK = 8
-
 # A statistics pass is one chunk (and one pass, whatever the depth) while its largest activation stays below this.
 _STATISTICS_BYTES = 1 << 30
-
 # Relative gaps that rounding may cause, and no more: between batch sizes or memory formats, which sum in another order,
 # and between two runs on the same batch, whose order varies only by atomics on GPUs.
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
-
 _SAME = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 

@@ -56,7 +56,6 @@ _READERS: dict[str, Callable[[hdf5.Group, str | Path], Result]] = {
     "agreement": read_agreement,
     "profiles": read_profiles,
 }
-
 WRITERS: dict[type[Result], tuple[str, Callable[[Any], hdf5.Group]]] = {
     Surface: ("surface", surface_group),
     Spectrum: ("spectrum", spectrum_group),
@@ -67,7 +66,6 @@ WRITERS: dict[type[Result], tuple[str, Callable[[Any], hdf5.Group]]] = {
     Agreement: ("agreement", agreement_group),
     Profiles: ("profiles", profiles_group),
 }
-
 # Name of a run folder's task -> the result of its rows, masked where it is not finished.
 _FROM_ROWS: dict[str, Callable[[Description, Rows, History], Result]] = {
     "surface": surface_from_rows,

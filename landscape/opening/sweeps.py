@@ -21,11 +21,8 @@ from landscape.opening.runs import failed_items, finished
 from landscape.run.store import RESULT
 
 INDEX = "sweep.json"
-
 CELL = "cell.json"
-
 FAILURE = "failure.json"
-
 FORMAT = 1  # of sweep.json
 _LABEL = 80  # characters of a label in a name
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from landscape.pictures.style import BLUE, ERROR, MISSING, RED, StyledFigure
 
 _NAME = 36  # characters of a name; longer ones are abbreviated
-
 _ROW = 0.23  # height of a bar and its name, in inches
 
 

@@ -14,9 +14,7 @@ from matplotlib.patches import Rectangle
 from landscape.pictures.style import MISSING, VALUES
 
 WRITTEN = 12  # models up to which every cell says its number
-
 _CELL = 0.75  # inches
-
 _NAME = 18  # characters of a name; longer ones are abbreviated
 
 

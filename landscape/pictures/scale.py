@@ -17,20 +17,13 @@ from landscape.errors import InputError, nearest
 from landscape.pictures.style import VALUES
 
 Extend = Literal["neither", "both", "min", "max"]
-
 LEVELS = ("auto", "linear", "log", "step")
 _STEPS = 20  # of levels="step" above the lowest value, before levels 1, 2, 5 of each decade take over
-
 _DECADES = 8  # of which levels="step" draws 1, 2, 5 each; more have their powers of ten
-
 _POWERS = 24  # powers of ten of levels="step" at most
-
 _MANTISSAS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # of log levels in each decade
-
 _LINEAR = ("accuracy", "test_accuracy")  # whose good end is the upper one, which a log scale hides
-
 _MOST = 200  # levels of a picture
-
 _NAMED = 12  # levels that a colour bar names at most
 
 

@@ -26,16 +26,11 @@ from landscape.errors import InputError, StoreError
 
 SUFFIXES = (".png", ".pdf", ".svg")
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-
 LINE_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "0.35")
-
 VALUES = colormaps["viridis"]
-
 DIFFERENCES = colormaps["PuOr_r"]  # 0 is white; orange above 0, purple below
-
 GREY, PALE = "0.35", "0.92"  # sentences below pictures; grid lines
 ERROR = "±2 standard errors"
-
 MISSING: Mapping[str, Any] = {
     "facecolor": "0.93",
     "edgecolor": "0.55",
@@ -43,7 +38,6 @@ MISSING: Mapping[str, Any] = {
     "linewidth": 0.0,
     "label": "not computed",
 }
-
 NONFINITE: Mapping[str, Any] = {
     "facecolor": "white",
     "edgecolor": RED,
@@ -53,9 +47,7 @@ NONFINITE: Mapping[str, Any] = {
 }
 
 _MARKERS = "o^Dv*s"
-
 _LETTER = 0.075  # inches that a letter of a legend takes
-
 _WORDS = {
     "loss": "loss per sample",
     "accuracy": "accuracy (fraction)",
@@ -66,7 +58,6 @@ _WORDS = {
     "eigenvalue_min_residual": "relative residual of the smallest eigenvalue",
     "convexity": r"$|\lambda_{\min}/\lambda_{\max}|$",
 }
-
 _SETTINGS: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
@@ -86,10 +77,8 @@ _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "landscape",
 }
-
 _UNDATED: Mapping[str, dict[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 P = ParamSpec("P")
-
 T = TypeVar("T")
 
 

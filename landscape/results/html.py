@@ -17,13 +17,9 @@ if TYPE_CHECKING:
 
 
 _ROWS = 12  # of a table
-
 _PIXELS = (880, 600, 440, 300)  # longer side of a picture, the first that makes it small enough
-
 _BYTES = 90_000  # of a picture
-
 _COLOURS = 128
-
 _STYLE = """<style>
 .landscape-parts { display: flex; flex-wrap: wrap; gap: 1.5em; align-items: flex-start }
 .landscape-parts > div { flex: 1 1 24em; min-width: 0; overflow-x: auto }

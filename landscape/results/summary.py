@@ -35,7 +35,6 @@ _TABLES: dict[type, Callable[[Any, str], Iterator[Table]]] = {
     Agreement: agreement_tables,
     Profiles: profiles_tables,
 }
-
 _PROVENANCE = (
     "engine_version",
     "git",
@@ -54,7 +53,6 @@ _PROVENANCE = (
     "origin",
     "dir_file",
 )
-
 _LEFT_OUT = 20  # failures shown
 
 

@@ -27,12 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by `mpiexec --with-ft ulfm`
-
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
 _FIRST_POLL, _LAST_POLL = 2e-5, 1e-3
-
 _NEWS = 1.0  # seconds in which a rank's death becomes known to all
-
 _PIECE = 1 << 28  # bytes of one message; MPI counts them in 32 bits
 
 

@@ -28,9 +28,7 @@ from landscape.files.provenance import time_now
 
 logger = logging.getLogger(__name__)
 _HAND = struct.Struct("<q248s")  # an item, -1 for none, and the host and the place in the item, as text
-
 _NEARLY = 1e-9  # shares of a third and the like add up with rounding
-
 _LONGEST_REASON = 20_000  # characters
 
 

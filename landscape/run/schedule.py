@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 LARGEST_BLOCK = 256
-
 _REQUESTS_PER_SECOND = 10_000  # of all ranks together: a fifth of what rank 0 can answer
-
 _SHORTEST_BLOCK = 0.05  # seconds: long against a round trip to rank 0
-
 _SHARE = 4  # a claim is at most 1/4 of an equal share of what is left: early blocks are large, the last ones single
 
 

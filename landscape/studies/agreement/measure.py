@@ -36,18 +36,12 @@ from landscape.run.together import agree, write_result
 from landscape.studies.agreement.result import Agreement
 
 REPRESENTATIONS = ("outputs", "probabilities")
-
 BATCHNORM_MODES = ("frozen", "reestimated")
-
 IGNORED = -100  # label of positions that have none, as torch has it
 _CHUNKS = 16  # at least so many, where chunks then keep _SAMPLES: errors come from how much they differ
-
 _SAMPLES = 32
-
 _ITEMS = 64  # at most; a number of ranks beyond which a run is not faster
-
 _ITEMS_STREAMED = 8  # where each item has to read the user's own batches from the first one on
-
 _ROW_BYTES, _RUN_BYTES = 256 << 20, 1 << 30  # of centred products: of one representation in a row; of all rows
 
 _DEFINITIONS = {

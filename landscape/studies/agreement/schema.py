@@ -27,7 +27,6 @@ _LONG_NAMES = {
     "jensen_shannon": "mean Jensen-Shannon distance of predicted probabilities",
     "l2": "Euclidean distance of the parameters",
 }
-
 _UNITS = {"jensen_shannon": "nat^0.5"}
 
 

@@ -39,7 +39,6 @@ from landscape.studies.curve.result import Curve
 from landscape.studies.path.measure import chosen_batchnorm, places_of
 
 CURVE_FOLDER = "curves"  # in the run folder: the fitted curves, a file each
-
 STATE_FOLDER = "fits"  # in the run folder while curves are fitted
 
 

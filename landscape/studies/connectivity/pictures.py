@@ -19,9 +19,7 @@ from landscape.studies.path.pictures import plot_paths
 from landscape.studies.path.result import Path
 
 KINDS = ("table", "graph", "paths")
-
 _TITLES = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}
-
 _MOST_PATHS = 3  # pairs drawn in one picture unless asked for
 
 

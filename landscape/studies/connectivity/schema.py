@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 _KINDS = {"line": "on the straight line", "curve": "on the fitted curve"}
-
 _STRUCTURE = ("quantities", "fitted")
 
 

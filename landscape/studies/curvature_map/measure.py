@@ -29,7 +29,6 @@ from landscape.run.together import agree, write_result
 from landscape.studies.surface.result import Surface
 
 _ENDS = ("eigenvalue_max", "eigenvalue_min")
-
 _BATCHNORM = ("frozen", "reestimated")
 
 

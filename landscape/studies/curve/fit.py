@@ -33,14 +33,10 @@ from landscape.run.task import ItemStopped
 
 logger = logging.getLogger(__name__)
 OPTIMIZERS = {"sgd": 0.03, "adam": 1e-3}  # name -> default step size; 0.03 is Garipov et al.'s for residual networks
-
 DECAYS = ("point", "control")
-
 PLACES = ("stratified", "uniform")
 _SAVE_EVERY = 1.0  # seconds at least between two states on the disk
-
 _REPORT_EVERY = 0.5  # seconds between two looks at the loss, which wait for the device
-
 _PLACES_AT_ONCE = 64
 
 

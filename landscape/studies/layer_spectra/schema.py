@@ -28,7 +28,6 @@ _LAYERS: Names = {
     ),
     "computed": ("computed", "whether the layer was computed; elsewhere values are NaN and mean nothing"),
 }
-
 _RANKED = ("eigenvalues", "residuals", "stderr", "converged")
 
 

@@ -16,13 +16,9 @@ from landscape.studies.path.result import Path, above_ends
 
 AGAINST = ("t", "arc")
 _MARKS = ("ends", ERROR, "line between the ends", "NaN or Inf")  # last in the legend
-
 _FRACTIONS = ("error", "accuracy")  # drawn in per cent
-
 _DENSE, _APART = 31, 10  # places up to which each is marked; beyond, one of so many is
-
 _SEEN = 0.08  # barriers lower than this share of the panel's height have no arrow; the sentence below tells them
-
 _WORDS = {"t": "t", "arc": "arc length in parameter units"}
 
 

@@ -22,11 +22,8 @@ if TYPE_CHECKING:
 # and its neighbours would never rise above a place in the middle of a narrow bump.
 _SAFETY = 4.0
 MC = "1/2 (E(0) + E(1)) - E(t*), t* = argmax_t |E(t) - 1/2 (E(0) + E(1))| over the places t; below 0 is a barrier"
-
 BARRIER = "max_t [L(t) - ((1 - t) L(0) + t L(1))] over the places t; above 0 is a barrier"
-
 MEAN = "1/length int L ds over arc length s, by the trapezoid rule between the places t"
-
 DEFINITIONS: Mapping[str, str] = {
     "length": "int_0^1 |gamma'(t)| dt, in parameter units",
     "distance": "|gamma(1) - gamma(0)|, in parameter units",

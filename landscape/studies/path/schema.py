@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 _STATISTICS = "_statistics_stderr"
-
 _NAMES = "derived"  # attributes that follow from the arrays, separated by spaces
 
 

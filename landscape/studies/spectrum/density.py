@@ -20,7 +20,6 @@ from landscape.run.task import Description, Row, Rows
 from landscape.studies.spectrum.result import Density
 
 _POINTS = 2048
-
 _WIDTH = 0.003  # of the range of all nodes
 
 

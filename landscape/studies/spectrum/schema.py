@@ -38,7 +38,6 @@ _PAIRS: Names = {
     "independent": ("independent", "v'Av of the eigenvector on an independent sample of the data"),
     "independent_stderr": ("independent_stderr", "standard error of v'Av on the independent sample"),
 }
-
 _OPTIONAL = ("vectors", "independent", "independent_stderr")
 _ENDS = {"largest": ("", "from the largest down"), "smallest": ("smallest_", "from the smallest up")}
 
@@ -72,7 +71,6 @@ _DENSITY: Names = {
     "products": ("density_products", "matrix-vector products for the density"),
     "passes": ("density_passes", "passes over the data for the density"),
 }
-
 _DENSITY_DIMS = {
     **dict.fromkeys(("grid", "values", "lower", "upper"), ("density_grid",)),
     **dict.fromkeys(("nodes", "weights"), ("probe", "node")),

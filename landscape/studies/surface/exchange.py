@@ -28,7 +28,6 @@ _KEYS = (
     ("test_loss", "test_loss", 1.0),
     ("test_acc", "test_accuracy", 100.0),
 )
-
 _MISSING = -1.0
 
 

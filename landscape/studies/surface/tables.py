@@ -15,7 +15,6 @@ from landscape.results.tables import Cell, Table, number, pairs_table, settled
 from landscape.studies.surface.result import Points, Surface
 
 _SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more
-
 _WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
 
 

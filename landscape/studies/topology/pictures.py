@@ -17,17 +17,11 @@ from landscape.studies.topology.result import NOWHERE, MergeTree, Topology
 
 KINDS = ("barcode", "tree", "surface")
 _BARS = 40  # at most
-
 _NUMBERED = 40  # minima up to which each bears its number
-
 _NAMES = ("basin", "loop", "shell")
-
 _COLOURS = (BLUE, ORANGE, GREEN)
-
 _NOISE = "does not count"
-
 _OF_LENGTH = f"{ERROR} of the length"
-
 _SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small"}
 
 

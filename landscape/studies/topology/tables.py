@@ -13,7 +13,6 @@ from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.topology.result import NOWHERE, CriticalPoints, Minima, Saddles, Topology
 
 _ROWS = 20  # of a table
-
 _ROLES = {(1, True): "basins meet", (1, False): "a loop closes", (2, False): "a loop fills, or a shell closes"}
 
 

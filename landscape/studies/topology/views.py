@@ -14,9 +14,7 @@ from landscape.studies.surface.views import surface_pictures
 from landscape.studies.topology.result import Topology
 
 _BARS = 40  # at most
-
 _KINDS = (("basin", "@blue"), ("loop", "@orange"), ("shell", "@green"))
-
 _NOISE = ("does not count", "@quiet")
 
 

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from landscape_jobs.status import (
+from landscape_jobs.status.status import (
     COMPLETE,
     FAILED,
     RUNNING,

@@ -19,11 +19,11 @@ from landscape.opening.sweeps import is_sweep
 from landscape.results.summary import result_tables
 from landscape.results.tables import Table
 from landscape.run.comm import launch
-from landscape_jobs.queue import Queue
-from landscape_jobs.shown import as_rich
-from landscape_jobs.status import NOT_BEGUN, UNREADABLE, Reader, Report, require_runs
-from landscape_jobs.status_tables import StatusTable, watch_status
-from landscape_jobs.watch_pictures import picture
+from landscape_jobs.cluster.queue import Queue
+from landscape_jobs.status.status import NOT_BEGUN, UNREADABLE, Reader, Report, require_runs
+from landscape_jobs.status.tables import StatusTable, watch_status
+from landscape_jobs.terminal.pictures import picture
+from landscape_jobs.terminal.tables import as_rich
 
 _ROWS = 20  # of a table
 

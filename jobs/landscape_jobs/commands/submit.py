@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from landscape_jobs.command import JobFile, Overrides, exit_codes, on_rank_0
+from landscape_jobs.commands.shared import JobFile, Overrides, exit_codes, on_rank_0
 
 
 def submit(
@@ -108,8 +108,8 @@ def submit(
         import os
 
         from landscape.errors import InputError
-        from landscape_jobs import submit as submitting
-        from landscape_jobs.slurm import option_names, unknown_option
+        from landscape_jobs.cluster import submit as submitting
+        from landscape_jobs.cluster.slurm import option_names, unknown_option
 
         unknown = next((word for word in (str(job), *context.args) if word.startswith("-")), None)
         if unknown is not None:

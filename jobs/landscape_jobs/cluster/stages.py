@@ -27,11 +27,11 @@ from typing import Any
 from landscape.errors import InputError, StoreError, nearest
 from landscape.opening.runs import finished, run_stores
 from landscape.run.store import RESULT
-from landscape_jobs.site import anchored
-from landscape_jobs.slurm import FINISHED, checked
-from landscape_jobs.spec import Job, parse_job
-from landscape_jobs.sweep import named_files, text_key
-from landscape_jobs.sweep_file import read_toml, top_level
+from landscape_jobs.cluster.site import anchored
+from landscape_jobs.cluster.slurm import FINISHED, checked
+from landscape_jobs.spec.job import Job, parse_job
+from landscape_jobs.sweeps.folder import named_files, text_key
+from landscape_jobs.sweeps.sweep_file import read_toml, top_level
 
 _KEYS = ("name", "job", "command", "after", "options")
 _NAME = re.compile(r"\w[\w.-]*")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from landscape_jobs.codes import BAD_INPUT, CRASHED, WORK_LEFT
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
 T = TypeVar("T")
-COMPLETE, CRASHED, BAD_INPUT, WORK_LEFT, SOME_FAILED = 0, 1, 2, 3, 4
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML), or sweep.", show_default=False)]
-
 Overrides = Annotated[
     list[str],
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, as in --set surface.x=[-1,1,5]."),

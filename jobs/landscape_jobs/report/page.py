@@ -26,8 +26,8 @@ from landscape.results.summary import result_tables
 from landscape.results.tables import Cell, Table
 from landscape.studies.topology.result import Topology
 from landscape.studies.topology.tables import topology_tables
+from landscape_jobs.report.values import file_name, value_rows
 from landscape_jobs.report_lines import pictures_of
-from landscape_jobs.report_values import file_name, value_rows
 
 LIMIT = 8_000_000  # bytes of a page
 
@@ -279,4 +279,4 @@ def _json(value: Any) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("landscape_jobs") / "report_page" / name).read_text(encoding="utf-8")
+    return (resources.files("landscape_jobs.report") / "assets" / name).read_text(encoding="utf-8")

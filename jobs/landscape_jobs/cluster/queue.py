@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import LandscapeError
-from landscape_jobs.stages import is_stages_file, load_stages
-from landscape_jobs.sweep_file import read_toml
+from landscape_jobs.cluster.stages import is_stages_file, load_stages
+from landscape_jobs.sweeps.sweep_file import read_toml
 
 _PATIENCE = 5.0  # seconds for an answer
 _ASK_EVERY = 15.0  # seconds: a controller serves everybody
-
 _FIELDS = ("JobID", "ArrayJobID", "ArrayTaskID", "State", "Reason", "RestartCnt")  # of squeue
 _WIDTH = 64  # of each; without one squeue may cut them at 20
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import create_durably, write_durably
-from landscape_jobs.queue import JobName, Queue
-from landscape_jobs.site import anchored, options_for, profiles, read_profile
-from landscape_jobs.slurm import (
+from landscape_jobs.cluster.queue import JobName, Queue
+from landscape_jobs.cluster.site import anchored, options_for, profiles, read_profile
+from landscape_jobs.cluster.slurm import (
     FINISHED,
     Options,
     Places,
@@ -36,13 +36,12 @@ from landscape_jobs.slurm import (
     refusal,
     sbatch_environment,
 )
-from landscape_jobs.spec import Job, load_job
-from landscape_jobs.stages import Stage, command_finished, is_stages_file, job_finished, load_stages
-from landscape_jobs.sweep import Place, places, unfinished, write_index
-from landscape_jobs.sweep_file import Sweep, is_sweep_file, load_sweep
+from landscape_jobs.cluster.stages import Stage, command_finished, is_stages_file, job_finished, load_stages
+from landscape_jobs.spec.job import Job, load_job
+from landscape_jobs.sweeps.folder import Place, places, unfinished, write_index
+from landscape_jobs.sweeps.sweep_file import Sweep, is_sweep_file, load_sweep
 
 SUBMITTED = "submitted"
-
 _COMMAND_LINE = "command line"
 _AT_THAT_TIME = ("dependency",)  # options that a later submission of the same does not take over
 _PROFILE = "site profile"

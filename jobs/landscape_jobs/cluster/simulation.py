@@ -29,7 +29,6 @@ from landscape.run.schedule import Claims
 from landscape.run.shards import flush_interval, flush_lead
 
 NODE = 64  # ranks
-
 _Message = npt.NDArray[np.float64]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from landscape_jobs.command import exit_codes, on_rank_0, print_tables
+from landscape_jobs.commands.shared import exit_codes, on_rank_0, print_tables
 
 
 def topology(
@@ -42,7 +42,7 @@ def topology(
         from landscape.pictures.style import save_figure
         from landscape.studies.topology.find import find_topology
         from landscape.studies.topology.tables import topology_tables
-        from landscape_jobs.shown import as_rich
+        from landscape_jobs.terminal.tables import as_rich
 
         def find() -> None:
             result = open_result(source, run=name, group=group)

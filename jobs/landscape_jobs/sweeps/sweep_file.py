@@ -31,12 +31,11 @@ from typing import Any
 
 from landscape.errors import InputError, nearest
 from landscape.opening.runs import run_record
-from landscape_jobs.spec import Job, parse_job, put_in, to_toml, toml_key
+from landscape_jobs.spec.job import Job, parse_job, put_in
+from landscape_jobs.spec.toml import to_toml, toml_key
 
 _KEYS = ("job", "out", "product", "zip", "cell")
-
 _SHOWN = 8  # problems and cells that a message lists
-
 _CHANGED = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
 
 

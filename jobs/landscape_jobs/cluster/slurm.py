@@ -28,10 +28,8 @@ from landscape.errors import InputError, nearest
 
 LAUNCHERS = ("auto", "srun", "mpiexec")
 FINISHED = "finished"  # file that says that a shell command has succeeded
-
 _TRIED = ("pmix", "pmi2")  # process interfaces: Open MPI speaks the first, MPICH and its kin the second
 _LONGEST_SIGNAL = 65535  # seconds, sbatch(1)
-
 _TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}|INFINITE|UNLIMITED", re.IGNORECASE)
 _MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
 _MPI_TYPE = re.compile(r"[A-Za-z0-9_.-]+")
@@ -84,7 +82,6 @@ trap : TERM  # Slurm tells the ranks by itself, and this shell waits for them
 """
 
 _SAY = 'say() { echo "landscape: $*"; }'
-
 _WHOLE = ("place=", 'work=(landscape run "$job")')
 _CELL = (
     'place="$script.$SLURM_JOB_ID.place"  # where the run says which folder is its own',

@@ -27,7 +27,7 @@ from landscape.opening.runs import run_record, run_stores
 from landscape.opening.sweeps import is_sweep, sweep_cells
 from landscape.planes.grid import Grid
 from landscape.run.store import FAILURES, RESULT, Store
-from landscape_jobs.queue import (
+from landscape_jobs.cluster.queue import (
     Answer,
     JobName,
     Queue,
@@ -39,10 +39,10 @@ from landscape_jobs.queue import (
     submitted_as,
     waits_for,
 )
-from landscape_jobs.slurm import FINISHED
-from landscape_jobs.submit import SUBMITTED
-from landscape_jobs.sweep import text_key
-from landscape_jobs.sweep_file import parse_sweep
+from landscape_jobs.cluster.slurm import FINISHED
+from landscape_jobs.cluster.submit import SUBMITTED
+from landscape_jobs.sweeps.folder import text_key
+from landscape_jobs.sweeps.sweep_file import parse_sweep
 
 FORMAT = 1  # of the document
 
@@ -54,9 +54,7 @@ FAILED = "failed"
 SILENT = "silent"  # no end was recorded, and no sign of life for long: killed, or its node is lost
 NOT_BEGUN = "not begun"
 UNREADABLE = "unreadable"  # its folder is damaged
-
 _AHEAD = "Its last sign of life is dated in the future: a clock was set back, or two machines' clocks differ"
-
 _LONGEST = 200  # characters of a reason in advice
 _SILENCE = 60.0  # seconds; a run gives a sign of life every ten
 _BEATS = 15.0  # seconds; ranks that go on without rank 0 are heard within them

@@ -25,8 +25,8 @@ from landscape.files.provenance import time_now
 from landscape.opening.runs import finished, run_record, run_stores
 from landscape.opening.sweeps import CELL, FAILURE, FORMAT, INDEX, is_sweep, safe_name, sweep_index, sweep_runs
 from landscape.run.store import RESULT
-from landscape_jobs.spec import Job
-from landscape_jobs.sweep_file import Cell, Sweep, parse_sweep
+from landscape_jobs.spec.job import Job
+from landscape_jobs.sweeps.sweep_file import Cell, Sweep, parse_sweep
 
 _HASH = 12  # hexadecimal digits in a folder's name
 

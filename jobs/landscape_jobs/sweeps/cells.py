@@ -14,9 +14,9 @@ from landscape.files.provenance import time_now
 from landscape.opening.runs import failed_items, finished
 from landscape.run.comm import world
 from landscape.run.together import on_rank_0
-from landscape_jobs.command import BAD_INPUT, COMPLETE, CRASHED, SOME_FAILED
-from landscape_jobs.spec import Job
-from landscape_jobs.sweep import (
+from landscape_jobs.codes import BAD_INPUT, COMPLETE, CRASHED, SOME_FAILED
+from landscape_jobs.spec.job import Job
+from landscape_jobs.sweeps.folder import (
     Place,
     begin_cell,
     forget_failure,
@@ -26,7 +26,7 @@ from landscape_jobs.sweep import (
     unfinished,
     write_index,
 )
-from landscape_jobs.sweep_file import Sweep
+from landscape_jobs.sweeps.sweep_file import Sweep
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from landscape.files import hdf5
 from landscape.opening.opening import group_names, open_result, run_names
 from landscape.opening.sweeps import is_sweep, sweep_runs
 from landscape.studies.layer_spectra.result import LayerSpectra
-from landscape_jobs.queue import Queue
-from landscape_jobs.report import Part, write_report
-from landscape_jobs.status import COMPLETE, NOT_BEGUN, RUNNING, Reader, RunStatus
-from landscape_jobs.status_tables import span
+from landscape_jobs.cluster.queue import Queue
+from landscape_jobs.report.page import Part, write_report
+from landscape_jobs.status.status import COMPLETE, NOT_BEGUN, RUNNING, Reader, RunStatus
+from landscape_jobs.status.tables import span
 
 _ABOUT = ("label", "state", "reason")  # what a sweep says of every cell, beside what the cell changes
 

@@ -1,0 +1,1 @@
+"""Slurm, sites, stages, and the scheduler simulated."""

@@ -1,0 +1,61 @@
+"""Tables of data, model, objective and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from landscape.objective.losses import named_losses, named_metrics
+from landscape.objective.objective import PRECISIONS
+from landscape_jobs.spec.words import CallableName, JobTable, named_or_callable, one_of
+
+RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
+DATA = ("statistics", "train", "test")  # tables of data inside a table
+
+
+class DataTable(JobTable):
+    """Where data come from: a factory that returns anything `landscape.Objective` takes as data."""
+
+    factory: CallableName
+    args: dict[str, Any] = Field(default_factory=dict)
+
+
+class ModelTable(JobTable):
+    """The network: a factory that returns an nn.Module, and the trained parameters put into it.
+
+    `checkpoint` is a file or a folder of transformers. Without it the network stays as the factory made it, except that
+    planes of checkpoints and [connectivity] bring their own: the last of a plane of kind "pca" and the first of the
+    others is then loaded.
+    """
+
+    factory: CallableName
+    args: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: Path | None = None
+
+
+class ObjectiveTable(JobTable):
+    """What is measured, see `landscape.Objective`; loss "returned" means that `forward` returns the loss itself."""
+
+    loss: Annotated[str, named_or_callable((*named_losses(), RETURNED))] = "cross_entropy"
+    metrics: tuple[Annotated[str, named_or_callable(named_metrics())], ...] = ()
+    forward: CallableName | None = None
+    precision: Annotated[str, one_of(PRECISIONS)] | None = None
+    device: str | None = None
+
+
+class RunTable(JobTable):
+    """Where the run goes, how it is spread, and what is done about items that fail.
+
+    The run folder; torch threads per rank; ranks that share one item; how often an item that fails is tried again
+    before it is left out (a surface's point, a layer, a pair of models), and the seconds one may take; whether each
+    rank reads the data and the model's checkpoint, or the first does once and sends them to the others.
+    """
+
+    out: Path
+    threads: PositiveInt | None = None
+    ranks_per_item: PositiveInt = 1
+    retries: NonNegativeInt = 2
+    item_seconds: PositiveFloat | None = None
+    read: Literal["each", "once"] = "each"

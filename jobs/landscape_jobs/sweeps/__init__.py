@@ -1,0 +1,1 @@
+"""Sweeps: their files, folders and cells."""
