@@ -48,6 +48,7 @@ from landscape.studies.surface.exchange import (
 from landscape.studies.surface.measure import measure_surface
 from landscape.studies.surface.result import Points, Surface
 from landscape.studies.surface.vtk import write_vtk
+from landscape.studies.table import STUDIES  # noqa: F401  (which makes all kinds known)
 from landscape.studies.topology.find import find_topology
 from landscape.studies.topology.result import Topology
 

@@ -14,7 +14,9 @@ import pytest
 PROGRAMS = Path(__file__).parent / "programs"
 GUARD = 240  # seconds after which a program counts as hanging; none needs a tenth of it
 
-sys.path.insert(0, str(PROGRAMS))
+# Tests share programs, samples and small models by import, from whichever folder they lie in.
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(PROGRAMS), *sorted({str(path.parent) for path in TESTS.rglob("test_*.py")})]
 
 _MPI_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",

@@ -21,11 +21,11 @@ import landscape as ls
 from landscape.errors import InputError
 from landscape.opening.opening import open_result
 from landscape.pictures.style import save_figure
+from landscape.results.kind import Asked, kind_of
 from landscape.run.comm import world
 from landscape.run.together import agree
 from landscape_jobs.build.objects import set_threads
 from landscape_jobs.build.run import run_job
-from landscape_jobs.pictures import pictures
 from landscape_jobs.report.page import write_report
 from landscape_jobs.spec.job import load_job
 from landscape_jobs.terminal.progress import ProgressDisplay
@@ -312,7 +312,7 @@ def _finish(folder: Path, jobs: dict[str, Path]) -> Left:
         elif name == "convnet_pair":
             kinds = ("paths",)  # of one pair, a table and a graph say little
         for kind in kinds:
-            for picture, figure in pictures(result, kind):
+            for picture, figure in kind_of(result).pictures().asked(result, Asked(kind)):
                 drawn.append(save_figure(figure, folder / f"{name}_{picture.removeprefix('loss_')}.png"))
     accuracies = {factory.__name__: _accuracy(factory, folder) for factory in (digits_convnet, digits_mlp)}
     report = write_report(results, folder / "report.html", title="Loss landscapes of nets for handwritten digits")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from landscape_kernels.arrays import IntArray
 from torch import Tensor
 
 from landscape.checkpoints.reading import (
@@ -127,6 +128,25 @@ def require_finite(vector: Tensor, name: str) -> None:
         )
 
 
+class _Pairs:
+    """All pairs, a ring, a star, or a list of pairs of numbers of models."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value, a list as tuples. Raises InputError for another."""
+        listed = value if isinstance(value, (list, tuple)) else ()
+        pairs = [p for p in listed if isinstance(p, (list, tuple)) and len(p) == 2 and all(type(i) is int for i in p)]
+        if pairs and len(pairs) == len(listed):
+            return tuple((i, j) for i, j in pairs)
+        if not isinstance(value, str) or value not in PAIRS:
+            raise InputError(
+                f"not one of {', '.join(PAIRS)}, or a list of pairs of model numbers such as [[0, 1], [2, 3]]"
+            )
+        return value
+
+
+ModelPairs = Annotated[str | tuple[tuple[int, int], ...], _Pairs()]
+
+
 def model_labels(thetas: Sequence[ThetaLike], labels: Sequence[str]) -> tuple[str, ...]:
     """The labels, or file names and numbers where there are none; no two alike.
 
@@ -186,3 +206,9 @@ def model_pairs(count: int, pairs: str | Sequence[Sequence[int]]) -> list[tuple[
     if not found:
         raise InputError("pairs is empty; give at least one pair, or 'all'")
     return found
+
+
+def pair_columns(labels: Sequence[str], pairs: IntArray) -> dict[str, Any]:
+    """The labels of the two models of each pair (p, 2), as columns of a table."""
+    first, second = ([labels[i] for i in end] for end in pairs.T)
+    return {"first": first, "second": second}

@@ -99,14 +99,15 @@ class Matrix:
 
 def matrix_of(
     objective: Objective,
+    *,
     params: str | Sequence[str] | None,
     operator: str,
-    theta: Any,
-    buffers: Mapping[str, Tensor] | None,
     weight_decay: float,
-    samples: int | None,
-    sampling: str,
     seed: int,
+    theta: Any = None,
+    buffers: Mapping[str, Tensor] | None = None,
+    samples: int | None = None,
+    sampling: str = "uniform",
 ) -> tuple[Matrix, Sample | None]:
     """The matrix that is meant, its products seen to be right, and an independent sample where it is of a sample."""
     require_operator(objective, operator, weight_decay)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from landscape.errors import InputError
 from landscape.files import hdf5
 from landscape.files.schema import check_version, file_tree, merged_group, to_datatree
-from landscape.opening.opening import WRITERS, Result, open_result, require_path
-from landscape.opening.sweeps import is_sweep, sweep_runs
+from landscape.opening.opening import Place, open_folder
+from landscape.opening.sweeps import sweep_runs
+from landscape.results.base import Result
+from landscape.results.kind import kind_of
 
 if TYPE_CHECKING:
     import xarray
@@ -23,23 +25,15 @@ def open_anything(path: str | Path, *, run: str | None = None, group: str | None
 
     The tree is what `xarray.open_datatree` reads from the merged file: a node for each run, empty where there is
     nothing of it yet, and for a sweep a table of its cells and their states at the root. `run` picks one of them. For
-    everything else, and what is raised, see `open_result`.
+    everything else, and what is raised, see `landscape.opening.opening.open_result`.
     """
-    path = Path(path)
-    several = run is None and group is None and _several(path)
-    return to_datatree(several) if several else open_result(path, run=run, group=group)
-
-
-def _several(path: Path) -> hdf5.Group | None:
-    """The tree of a sweep's folder, or of a file of several runs; None for anything else."""
-    if path.is_dir():
-        return _merged(*sweep_runs(path)) if is_sweep(path) else None
-    require_path(path)
-    tree = hdf5.read(path)
-    if "runs" not in tree.attributes or len(tree.groups) == 1:
-        return None
-    check_version(tree, path)
-    return tree
+    place = Place(path)
+    if run is not None or group is not None or not place.holds_several:
+        return place.open(run, group)
+    if place.tree is None:
+        return to_datatree(_merged(*sweep_runs(place.path)))
+    check_version(place.tree, place.path)
+    return to_datatree(place.tree)
 
 
 def merge_runs(
@@ -65,7 +59,7 @@ def _merged(folders: Mapping[str, str | Path | None], about: Mapping[str, Mappin
     groups = {
         name: hdf5.Group(tree.variables, {**tree.attributes, **about.get(name, {})}, tree.groups)
         for name, folder in folders.items()
-        for tree in [hdf5.Group() if folder is None else _tree([open_result(folder)])]
+        for tree in [hdf5.Group() if folder is None else _tree([open_folder(Path(folder))])]
     }
     merged = merged_group(groups)
     runs = " ".join(name for name, folder in folders.items() if folder is not None)
@@ -90,7 +84,7 @@ def _run_table(about: Mapping[str, Mapping[str, str | float]], names: Sequence[s
 
 def save_together(path: str | Path, *results: Result) -> Path:
     """Write results of different kinds side by side into one file (a surface and a spectrum, say), atomically."""
-    kinds = [WRITERS[type(result)][0] for result in results]
+    kinds = [kind_of(result).name for result in results]
     if not results or len(set(kinds)) < len(kinds):
         given = ", ".join(kinds) or "nothing"
         raise InputError(f"a file holds one result of each kind, given: {given}; write several runs with merge_runs")
@@ -98,8 +92,5 @@ def save_together(path: str | Path, *results: Result) -> Path:
 
 
 def _tree(results: Iterable[Result]) -> hdf5.Group:
-    contents: dict[str, tuple[hdf5.Group, Mapping[str, Any]]] = {}
-    for result in results:
-        name, build = WRITERS[type(result)]
-        contents[name] = (build(result), result.attributes)
-    return file_tree(contents)
+    named = ((kind_of(result), result) for result in results)
+    return file_tree({kind.name: (kind.group(result), result.attributes) for kind, result in named})

@@ -183,12 +183,6 @@ def plain_text(text: str) -> str:
     return re.sub(r"_\{\\?(\w+)\}", r"<sub>\1</sub>", re.sub(r"\^\{(.*?)\}", r"<sup>\1</sup>", text))
 
 
-def frame_columns(result: Any) -> dict[str, Any]:
-    """The columns of a result's `to_pandas()`."""
-    frame = result.to_pandas()
-    return {str(name): frame[name].to_numpy() for name in frame}
-
-
 def marks(x: FloatArray, values: FloatArray, computed: BoolArray, name: str, most: int) -> list[View]:
     """Places without a value, at the foot of the picture, about `most`; their names count all."""
     found: list[View] = []

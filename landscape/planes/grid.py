@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
@@ -12,6 +12,23 @@ from landscape_kernels.arrays import FloatArray
 from landscape.errors import InputError
 
 AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
+
+
+class AxisRange:
+    """(start, stop, n): n places with both ends included."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """The range as a tuple. Raises InputError for what is none."""
+        numbers = isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)
+        if not numbers or len(value) != 3:
+            raise InputError("a range is three numbers, [start, stop, n]")
+        if not isinstance(value[2], int):
+            raise InputError(f"n={value[2]} is not a whole number; give [start, stop, n] with n of at least 1")
+        axis_values(name, value)
+        return tuple(value)
+
+
+Range = Annotated[tuple[float, float, int], AxisRange()]
 AxisLike = Any  # (start, stop, n), or an array (numpy, torch, pandas, xarray) of coordinates
 
 

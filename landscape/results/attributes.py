@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from landscape.results.study import place_text, study_of
 from landscape.run.store import History
 from landscape.run.task import Description
 
@@ -23,7 +24,11 @@ def result_attributes(description: Description, history: History) -> dict[str, A
         "attempts": list(history.attempts),
     }
     if history.failed:
-        attributes["failures"] = [{"item": item, "reason": reason} for item, reason in history.failed.items()]
+        place = study_of(description.name).place
+        attributes["failures"] = [
+            {"item": item, "reason": reason, "where": place_text(place(description, item))}
+            for item, reason in history.failed.items()
+        ]
     if history.attempts:
         last = history.attempts[-1]
         keys = ("host", "command", "git", "libraries", "python", "platform", "ranks", "threads", "gpu", "ended")
@@ -38,3 +43,33 @@ def whole_time(histories: Iterable[History]) -> dict[str, str]:
     started = [attempt["started"] for attempt in attempts if "started" in attempt]
     ended = [attempt["ended"] for attempt in attempts if "ended" in attempt]
     return ({"started": min(started)} if started else {}) | ({"ended": max(ended)} if ended else {})
+
+
+EXACT = "values are exact for the data given (a full pass); stderr is for the population they were drawn from"
+_WHAT = (
+    "model",
+    "parameters",
+    "samples",
+    "loss",
+    "metrics",
+    "operator",
+    "params",
+    "weight_decay",
+    "precision",
+    "batchnorm",
+    "statistics_samples",
+    "test_samples",
+    "train",
+    "fit",
+    "align",
+    "seed",
+    "device",
+    "route",
+    "tol",
+)
+_NOTHING = ("", "{}", "[]", "0", "0.0", "None", "none")
+
+
+def what(about: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    """What was measured on what, as far as a result tells; `without` names what its tables say elsewhere."""
+    return {k: about[k] for k in _WHAT if k not in without and str(about.get(k, "")) not in _NOTHING}

@@ -1,14 +1,17 @@
-"""Results as pandas tables: one row for each thing measured."""
+"""Results as pandas tables: the one gate to pandas."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from landscape.studies.agreement.result import Agreement
-from landscape.studies.connectivity.result import Connectivity
+from landscape.results.kind import Columns
+
+if TYPE_CHECKING:
+    import pandas
 
 
-def pairs(table: Connectivity | Agreement) -> dict[str, Any]:
-    """The two models of each pair."""
-    first, second = ([table.labels[i] for i in end] for end in table.pairs.T)
-    return {"first": first, "second": second}
+def frame(columns: Columns) -> pandas.DataFrame:
+    """A DataFrame of columns, a row for each entry."""
+    import pandas
+
+    return pandas.DataFrame({name: list(c) if isinstance(c, tuple) else c for name, c in columns.items()})

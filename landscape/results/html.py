@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from landscape.results.tables import Cell, Table
 
@@ -28,13 +28,6 @@ _STYLE = """<style>
 .landscape-result caption { text-align: left; font-style: italic }
 .landscape-result th, .landscape-result td { text-align: left; vertical-align: top; padding: 0.1em 0.8em 0.1em 0 }
 </style>"""
-
-
-def result_html(result: Any) -> str:
-    """What a notebook shows of a result: a picture, the numbers with their errors, where they come from."""
-    from landscape.results.summary import result_tables
-
-    return card_html(repr(result), result_tables(result, "what was measured"), lambda: _picture_of(result))
 
 
 def card_html(heading: str, tables: Iterable[Table], draw: Callable[[], Figure]) -> str:
@@ -116,18 +109,3 @@ def _png(figure: Figure) -> bytes:
         if file.tell() <= _BYTES:
             break
     return file.getvalue()
-
-
-def _picture_of(result: Any) -> Figure:
-    """The picture that tells most of a result, where its usual one may lack what it shows."""
-    from landscape.studies.agreement.result import Agreement
-    from landscape.studies.spectrum.result import Spectrum
-
-    if isinstance(result, Spectrum):
-        from landscape.studies.spectrum.pictures import kinds_of
-
-        return result.plot(next(iter(kinds_of(result)), "spectrum"))
-    if isinstance(result, Agreement):
-        return result.plot(next(iter(result.values), "cka"))
-    figure: Figure = result.plot()
-    return figure

@@ -26,14 +26,14 @@ def require_stages(folder: Path, stages: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """What one task of a spectrum left."""
+    """What one task of a run left."""
 
     description: Description
     rows: Rows
     history: History
 
 
-def read_stage(folder: str | Path, name: str) -> Stage:
-    """One task of a run folder."""
-    store = Store.open(Path(folder) / name)
+def read_stage(folder: Path) -> Stage:
+    """What the task left whose folder that is."""
+    store = Store.open(folder)
     return Stage(store.description(), store.rows(), store.history())

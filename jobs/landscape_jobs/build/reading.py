@@ -6,16 +6,17 @@ knees. Every rank holds a copy of its own afterwards, as when it reads by itself
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from landscape.objective.trees import map_tensors
-from collections.abc import Callable
+
+import torch
+
+from landscape.errors import InputError
+from landscape.objective.data import as_whole
+from landscape.objective.trees import map_tensors, tensors_in
 from landscape.run.comm import world
 from landscape.run.together import agree
-from landscape.objective.trees import tensors_in
-from landscape.objective.data import as_whole
-from landscape.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,6 @@ class _Shape:
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-
 
 
 def from_rank_0(read: Callable[[], Any]) -> Any:
@@ -44,7 +44,6 @@ def from_rank_0(read: Callable[[], Any]) -> Any:
     return mine
 
 
-
 def _tensors(found: Any) -> Any:
     """The tensors in what was read, each in one piece of memory."""
     whole = as_whole(found)
@@ -59,7 +58,6 @@ def _tensors(found: Any) -> Any:
             "run.read out, and every rank reads for itself"
         )
     return map_tensors(whole, lambda tensor: tensor.detach().cpu().resolve_conj().contiguous())
-
 
 
 def _empty(skeleton: Any) -> Any:

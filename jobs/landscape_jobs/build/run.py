@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import logging
-import landscape as ls
-from collections.abc import Callable
-from landscape.run.comm import RanksLostError
-from landscape_jobs.spec.job import Job
-from landscape.run.comm import world
 import math
-from landscape.opening.opening import Result
-from landscape_jobs.build.objects import build
-from landscape_jobs.build.objects import build_pairs
-from landscape.errors import InputError
-from functools import partial
-from landscape_jobs.build.objects import build_objective
+from collections.abc import Callable
 from pathlib import Path
-from landscape.opening.runs import run_stores
-from landscape_jobs.spec.job import parse_job
 
+import landscape as ls
+from landscape.errors import InputError
+from landscape.opening.runs import run_stages, run_stores
+from landscape.results.base import Result
+from landscape.results.study import study_of
+from landscape.run.comm import RanksLostError, world
+from landscape_jobs.build.objects import build
+from landscape_jobs.spec.job import Job, parse_job
 
 logger = logging.getLogger(__name__)
-
-# First task of a run -> the function of the library that runs it
-_MEASURE = {
-    "surface": "measure_surface",
-    "layers": "measure_layer_spectra",
-    "connectivity": "measure_connectivity",
-    "path": "measure_path",
-    "curve": "fit_curve",
-    "agreement": "measure_agreement",
-}
-
 
 
 def run_job(
@@ -56,57 +41,20 @@ def run_job(
             job = job.model_copy(update={"run": job.run.model_copy(update={"ranks_per_item": shared})})
 
 
-
 def _measured(job: Job, limit_items: int | None, progress: Callable[[ls.Progress], None] | None) -> Result:
-    tolerance = ls.Tolerance(job.run.retries, job.run.item_seconds)
-    if job.connectivity is not None:
-        pairs = build_pairs(job)
-        return ls.measure_connectivity(
-            pairs.objective,
-            pairs.models,
-            **job.connectivity.arguments(),
-            **pairs.data,
-            out=job.out,
-            ranks_per_item=job.run.ranks_per_item,
-            limit_items=limit_items,
-            tolerance=tolerance,
-            progress=progress,
-            job=job.text(),
-        )
-    table = job.spectrum or job.layers
-    if table is not None:
-        if limit_items is not None:
-            raise InputError(
-                f"--limit-items={limit_items} counts points of a surface or pairs of models, and this job measures "
-                "curvature. Leave it out; Ctrl-C stops a run, and landscape resume goes on with it."
-            )
-        measure = (
-            ls.measure_spectrum if job.spectrum is not None else partial(ls.measure_layer_spectra, tolerance=tolerance)
-        )
-        return measure(
-            build_objective(job),
-            **table.arguments(),
-            out=job.out,
-            ranks_per_item=job.run.ranks_per_item,
-            progress=progress,
-            job=job.text(),
-        )
-    built = build(job)
-    return ls.measure_surface(
+    built, study = build(job), job.study
+    assert study.measure is not None
+    result: Result = study.measure(
         built.objective,
-        built.plane,
-        axes=built.axes,
+        **built.arguments,
         out=job.out,
-        batchnorm=built.batchnorm,
-        statistics=built.statistics,
-        known=built.known,
-        ranks_per_item=job.run.ranks_per_item,
+        **({"ranks_per_item": job.run.ranks_per_item} if "ranks_per_item" in job.run.model_fields_set else {}),
         limit_items=limit_items,
-        tolerance=tolerance,
+        tolerance=ls.Tolerance(job.run.retries, job.run.item_seconds) if study.leaves_out else None,
         progress=progress,
         job=job.text(),
     )
-
+    return result
 
 
 def stored_job(folder: str | Path) -> Job:
@@ -119,10 +67,11 @@ def stored_job(folder: str | Path) -> Job:
     store = next((store for store in stores if not store.complete), stores[-1])
     text = store.manifest()["job"]
     if not text:
-        measure = _MEASURE.get(stores[0].description().name, "measure_spectrum")
+        measure = study_of(stores[0].description().name, run_stages(Path(folder))).measure
+        name = getattr(measure, "__name__", "")
         raise InputError(
             f"{folder} was made from Python, not from a job file, so it does not tell how to build its model. Call the "
-            f"same landscape.{measure}(..., out={str(folder)!r}) again: it goes on from the rows that are there."
+            f"same landscape.{name}(..., out={str(folder)!r}) again: it goes on from the rows that are there."
         )
     job = parse_job(text, Path(folder) / "run.json")
     return job.model_copy(update={"run": job.run.model_copy(update={"out": Path(folder).resolve()})})

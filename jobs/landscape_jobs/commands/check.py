@@ -10,6 +10,11 @@ from landscape_jobs.codes import CRASHED
 from landscape_jobs.commands.shared import JobFile, Overrides, exit_codes, on_rank_0, print_tables, quoted, tell
 
 if TYPE_CHECKING:
+    from landscape.compat import ProductComparison
+    from landscape.objective.objective import Objective
+    from landscape.results.tables import Table
+    from landscape.results.trial import Trial
+    from landscape_jobs.build.objects import Built
     from landscape_jobs.spec.job import Job
 
 
@@ -28,16 +33,14 @@ def check(
     """
     with exit_codes():
         from landscape.errors import InputError
+        from landscape.results.trial import trial_table
         from landscape.run.comm import world
         from landscape.run.together import agree
-        from landscape_jobs.check import check_job
+        from landscape_jobs.build.objects import build
         from landscape_jobs.cluster.stages import is_stages_file
-        from landscape_jobs.pair_check import check_pairs
         from landscape_jobs.spec.job import load_job
-        from landscape_jobs.spectral_check import check_curvature
         from landscape_jobs.sweeps.folder import places, unfinished
         from landscape_jobs.sweeps.sweep_file import is_sweep_file, load_sweep
-        from landscape_jobs.tables import curvature_trial_table, pairs_trial_table, trial_table
         from landscape_jobs.terminal.tables import as_rich
 
         def first_cell() -> tuple[Job, str]:
@@ -64,29 +67,53 @@ def check(
             tell(told)
         else:
             loaded = agree(world(), lambda: load_job(job, overrides))
-        curvature = loaded.spectrum or loaded.layers
-        if loaded.connectivity is not None:
-            estimate = pairs_trial_table(check_pairs(loaded))
-        elif curvature is None:
-            estimate = trial_table(check_job(loaded))
-        else:
-            estimate = curvature_trial_table(check_curvature(loaded, curvature))
+        built = build(loaded)
+        estimate = trial_table(_trial(loaded, built))
         on_rank_0(lambda: print_tables(as_rich(estimate)))
-        if against is not None and not _agrees_with_pyhessian(loaded):
+        if against is not None and not _agrees_with_pyhessian(built.objective):
             raise typer.Exit(CRASHED)
 
 
-def _agrees_with_pyhessian(job: Job) -> bool:
-    from landscape.compat import compare_with_pyhessian
-    from landscape_jobs.build.objects import build_objective
-    from landscape_jobs.tables import comparison_table
-    from landscape_jobs.terminal.tables import as_rich
+def _trial(job: Job, built: Built) -> Trial:
+    """What the run would take: by the study's own trial, else by two items of its task."""
+    from landscape.results.trial import timed
+    from landscape.run.comm import world
+    from landscape.run.together import agree
 
-    objective = build_objective(job)
+    study, ranks = job.study, job.run.ranks_per_item
+    if study.trial is not None:
+        return study.trial(built.objective, built.arguments, job.out, ranks)
+    make = study.task
+    assert make is not None, "a study without a trial has a task"
+    task = agree(world(), lambda: make(built.objective, **built.arguments))
+    return timed(task, job.out, ranks, study.unit)
+
+
+def _agrees_with_pyhessian(objective: Objective) -> bool:
+    from landscape.compat import compare_with_pyhessian
+    from landscape_jobs.terminal.tables import as_rich
 
     def compare() -> bool:
         comparison = compare_with_pyhessian(objective)
-        print_tables(as_rich(comparison_table(comparison)))
+        print_tables(as_rich(_comparison_table(comparison)))
         return comparison.agrees
 
     return on_rank_0(compare)
+
+
+def _comparison_table(comparison: ProductComparison) -> Table:
+    """Our products beside those of pyhessian."""
+    from landscape.results.tables import pairs_table
+
+    verdict = "they agree" if comparison.agrees else "they DIFFER by more than rounding explains"
+    return pairs_table(
+        "products beside pyhessian's",
+        {
+            "verdict": verdict,
+            "gap of each, relative": ", ".join(f"{gap:.1e}" for gap in comparison.gaps),
+            "largest gap of an entry": ", ".join(f"{gap:.1e}" for gap in comparison.elementwise),
+            "explained by rounding": f"{comparison.allowed:.1e} in {comparison.precision}",
+            "our route": comparison.route,
+            "data": f"{comparison.samples:,} samples in {comparison.batches} batches",
+        },
+    )

@@ -47,21 +47,18 @@ def merge(
 def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
     with exit_codes():
-        from landscape.opening.opening import group_names, open_result, run_names
+        from landscape.opening.opening import Place
         from landscape.results.summary import result_tables
         from landscape_jobs.terminal.tables import as_rich
 
         def tell() -> None:
-            runs: list[str | None] = [name]
-            if name is None and source.exists():
-                runs = [*run_names(source)] or runs
+            place = Place(source)
+            runs: list[str | None] = [name] if name is not None else [*place.run_names] or [None]
             for run_name in runs:
                 title = f"{source}, run {run_name}" if run_name else str(source)
-                groups: list[str | None] = [None]
-                if source.is_file():
-                    groups = [*group_names(source, run=run_name)] or groups
+                groups: list[str | None] = [*place.group_names(run_name)] or [None]
                 for group in groups:
-                    result = open_result(source, run=run_name, group=group)
+                    result = place.open(run_name, group)
                     print_tables(*map(as_rich, result_tables(result, title)))
 
         on_rank_0(tell)
@@ -101,10 +98,11 @@ def plot(
         from landscape.errors import InputError
         from landscape.opening.opening import open_result
         from landscape.pictures.style import save_figure
-        from landscape_jobs.pictures import pictures
+        from landscape.results.kind import Asked, kind_of
 
         def draw() -> None:
-            drawn = list(pictures(open_result(source, run=name, group=group), kind, quantity, levels))
+            result = open_result(source, run=name, group=group)
+            drawn = list(kind_of(result).pictures().asked(result, Asked(kind, quantity, levels)))
             if out is not None and len(drawn) > 1:
                 raise InputError(
                     f"-o {out} names one file for {len(drawn)} pictures; say which with --kind: "

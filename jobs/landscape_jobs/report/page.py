@@ -11,23 +11,19 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from string import Template
-from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import engine_version, time_now
-from landscape.opening.opening import Result
 from landscape.pictures.views import Picture
 from landscape.results.html import table_html
+from landscape.results.kind import kind_of
 from landscape.results.summary import result_tables
 from landscape.results.tables import Cell, Table
-from landscape.studies.topology.result import Topology
-from landscape.studies.topology.tables import topology_tables
 from landscape_jobs.report.values import file_name, value_rows
-from landscape_jobs.report_lines import pictures_of
 
 LIMIT = 8_000_000  # bytes of a page
 
@@ -42,11 +38,9 @@ _SIZES = (
     (600, 100),
     (600, 20),
 )
-_KINDS = (*get_args(Result), Topology)
 _ROWS = 1_000  # of a table that are shown; its CSV holds all
 _ALL_ROWS = 20_000  # of a table's CSV
 _MODELS = 3  # that a page's title names
-_WORDS = {"LayerSpectra": "spectra of layers", "Path": "path between models", "Connectivity": "mode connectivity"}
 
 
 @dataclass(frozen=True)
@@ -72,12 +66,9 @@ def write_report(results: Any, path: str | Path, *, title: str = "", notes: Sequ
     if not named:
         raise InputError("no result is given; a report is of one or more")
     parts = {str(n): part if isinstance(part, Part) else Part(part) for n, part in named.items()}
-    for name, part in parts.items():
-        if not isinstance(part.result, (*_KINDS, NoneType)):
-            kinds = ", ".join(kind.__name__ for kind in _KINDS)
-            raise InputError(
-                f"{name!r} is a {type(part.result).__name__}, which a report does not know; known: {kinds}"
-            )
+    for part in parts.values():
+        if part.result is not None:
+            kind_of(part.result)
     page = report_html(parts, title or ", ".join(parts), notes)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +138,8 @@ def _about(parts: Mapping[str, Part]) -> str:
     results = [part.result for part in parts.values() if part.result is not None]
     if not results:
         return "Loss landscape report"
-    about = [result.surface.attributes if isinstance(result, Topology) else result.attributes for result in results]
-    kinds = dict.fromkeys(_WORDS.get(type(result).__name__, type(result).__name__.lower()) for result in results)
+    about = [result.attributes for result in results]
+    kinds = dict.fromkeys(kind_of(result).words for result in results)
     models = dict.fromkeys(str(one["model"]) for one in about if one.get("model"))
     losses = dict.fromkeys(str(one["loss"]).replace("_", " ") for one in about if one.get("loss"))
     text = ", ".join(kinds)
@@ -166,7 +157,7 @@ def _section(
     body = [_notice(part.notes)]
     if part.result is not None:
         body += [f'<p class="lead">{_text(_said(part.result))}</p>']
-        drawn = list(pictures_of(part.result, size[0]))
+        drawn = list(kind_of(part.result).views()(part.result, size[0]))
         for k, picture in enumerate(drawn):
             values, thin = value_rows(picture.values, size[1])
             file = file_name(name, picture.title)
@@ -182,7 +173,7 @@ def _section(
 def _tables(place: str, name: str, result: Any) -> str:
     if result is None:
         return ""
-    tables = (topology_tables if isinstance(result, Topology) else result_tables)(result, "what was measured")
+    tables = result_tables(result, "what was measured")
     return "".join(_table(f"{place}-table-{k}", name, table) for k, table in enumerate(tables, 1))
 
 

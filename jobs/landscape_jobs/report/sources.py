@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from landscape.errors import LandscapeError, StoreError
+from landscape.errors import LandscapeError
 from landscape.files import hdf5
-from landscape.opening.opening import group_names, open_result, run_names
-from landscape.opening.sweeps import is_sweep, sweep_runs
-from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.opening.opening import Place, open_folder
+from landscape.opening.sweeps import sweep_runs
+from landscape.results.kind import kind_of
 from landscape_jobs.cluster.queue import Queue
 from landscape_jobs.report.page import Part, write_report
 from landscape_jobs.status.status import COMPLETE, NOT_BEGUN, RUNNING, Reader, RunStatus
@@ -44,15 +44,13 @@ def read_parts(source: Path, run: str | None = None, group: str | None = None) -
     StoreError for what is none of these or cannot be read, InputError for a run or a result that is not there; a cell
     of a sweep that cannot be read is told of.
     """
-    if not source.exists():
-        raise StoreError(f"{source} does not exist; give a run folder, the folder of a sweep, or an HDF5 file")
-    if not source.is_dir():
-        return _parts_of_file(source, run, group)
-    if not is_sweep(source):
-        result = open_result(source, run=run, group=group)
-        return {source.resolve().name: _with_status(result, source)}
+    place = Place(source)
+    if place.tree is not None:
+        return _parts_of_file(place, place.tree, run, group)
+    if not place.is_sweep:
+        return {source.resolve().name: _with_status(place.open(run, group), source)}
     if run is not None or group is not None:
-        result = open_result(source, run=run, group=group)
+        result = place.open(run, group)
         missing = missing_notes(result)
         return {run or source.resolve().name: Part(result, "partial" if missing else COMPLETE, missing)}
     folders, about = sweep_runs(source)
@@ -66,7 +64,7 @@ def read_parts(source: Path, run: str | None = None, group: str | None = None) -
             notes = notes or ("Nothing of this cell is computed yet.",)
         else:
             try:
-                found = open_result(folder)
+                found = open_folder(folder)
             except LandscapeError as error:
                 state, notes = "unreadable", (*notes, str(error))
             else:
@@ -79,9 +77,8 @@ def missing_notes(result: Any) -> tuple[str, ...]:
     """What of a result is not there, in a sentence; none where all is."""
     computed = getattr(result, "computed", None)
     if computed is not None and not computed.all():
-        unit = "layers" if isinstance(result, LayerSpectra) else "pairs" if hasattr(result, "pairs") else "points"
         done = int(computed.sum())
-        return (f"{done:,} of {computed.size:,} {unit} are computed; the others are masked.",)
+        return (f"{done:,} of {computed.size:,} {kind_of(result).unit} are computed; the others are masked.",)
     if not getattr(result, "complete", True):
         return ("Not all of the data are in these values yet.",)
     return ()
@@ -107,18 +104,17 @@ def progress_text(run: RunStatus) -> str:
     return "; ".join(parts)
 
 
-def _parts_of_file(path: Path, run: str | None, group: str | None) -> dict[str, Part]:
+def _parts_of_file(place: Place, tree: hdf5.Group, run: str | None, group: str | None) -> dict[str, Part]:
     """The results of a file, under the names of its runs, and of its groups where one holds several."""
-    names = run_names(path) if run is None else [run]
-    tree = hdf5.read(path)
+    names = place.run_names if run is None else [run]
     about = _about(tree) if names else {}
     parts: dict[str, Part] = {}
     runs: list[str | None] = [*names] or [None]
     for name in runs:
-        groups: list[str | None] = [*group_names(path, run=name)] if group is None else [group]
+        groups: list[str | None] = [*place.group_names(name)] if group is None else [group]
         for which in groups if len(groups) > 1 or group else [None]:
-            label = " ".join(word for word in (name, which) if word) or path.stem
-            result = open_result(path, run=name, group=which)
+            label = " ".join(word for word in (name, which) if word) or place.path.stem
+            result = place.open(name, which)
             notes = missing_notes(result)
             known = about.get(name or "", {})
             state = str(known.get("state") or ("partial" if notes else COMPLETE))

@@ -48,154 +48,20 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from landscape_kernels.curves import CURVES
-from pydantic import BeforeValidator, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import ValidationError, create_model, model_validator
 
-from landscape.checkpoints.states import PAIRS
-from landscape.curvature.operator import OPERATORS
-from landscape.curvature.sampling import SAMPLINGS
-from landscape.errors import InputError, nearest
-from landscape.network.alignment import METHODS as ALIGNMENTS
-from landscape.objective.objective import BATCHNORM_MODES
-from landscape.studies.curve.fit import DECAYS, OPTIMIZERS
-from landscape.studies.spectrum.ways import METHODS
+from landscape.errors import InputError
+from landscape.results.study import Study
 from landscape_jobs.spec.planes import PlaneTable, RandomPlane
 from landscape_jobs.spec.problems import bracketed, problem
+from landscape_jobs.spec.studies import StudyTable, study_tables
 from landscape_jobs.spec.tables import RETURNED, DataTable, ModelTable, ObjectiveTable, RunTable
 from landscape_jobs.spec.toml import to_toml, toml_key
-from landscape_jobs.spec.words import Accuracy, Count, Flag, JobTable, Names, Positive, Range, Strings, Whole, one_of
+from landscape_jobs.spec.words import JobTable
 
-MEASURED = (
-    "surface",
-    "spectrum",
-    "layers",
-    "connectivity",
-)  # tables that say what is measured; a job holds one of them
-
-
-def _pairs(value: Any) -> Any:
-    listed = value if isinstance(value, (list, tuple)) else []
-    if all(isinstance(p, (list, tuple)) and len(p) == 2 and all(type(i) is int for i in p) for p in listed) and listed:
-        return tuple((i, j) for i, j in listed)
-    if not isinstance(value, str) or value not in PAIRS:
-        raise InputError(f"not one of {', '.join(PAIRS)}, or a list of pairs of model numbers such as [[0, 1], [2, 3]]")
-    return value
-
-
-def _trace_way(value: Any) -> Any:
-    if not isinstance(value, bool) and value not in METHODS:
-        raise InputError(f"not true, false or a way to the trace; {nearest(str(value), METHODS)}")
-    return value
-
-
-Pairs = Annotated[Any, BeforeValidator(_pairs)]
-TraceWay = Annotated[bool | str, BeforeValidator(_trace_way)]
-
-
-class SurfaceTable(JobTable):
-    """The grid, (start, stop, n) for each axis, and how it is measured, see `landscape.measure_surface`."""
-
-    x: Range
-    y: Range | None = None
-    z: Range | None = None
-    batchnorm: Annotated[str, one_of(BATCHNORM_MODES)] | None = None
-    statistics: DataTable | None = None
-    known: Path | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SurfaceTable:
-        if self.z is not None and self.y is None:
-            raise InputError("z is given without y; name the axes in the order x, y, z")
-        if self.statistics is not None and self.batchnorm not in (None, "reestimated"):
-            raise InputError(f"statistics are not used with batchnorm = {self.batchnorm!r}; say 'reestimated'")
-        return self
-
-    @property
-    def ranges(self) -> tuple[tuple[float, float, int], ...]:
-        """The ranges given, x first."""
-        return tuple(r for r in (self.x, self.y, self.z) if r is not None)
-
-
-class _CurvatureTable(JobTable):
-    """What [spectrum] and [layers] share."""
-
-    tol: Accuracy = 1e-3
-    trace: TraceWay = True
-    params: Names | None = Field(default=None, min_length=1)
-    operator: Annotated[str, one_of(OPERATORS)] = "hessian"
-    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    trace_tol: Accuracy = 0.02
-    seed: Whole = 0
-
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the function that measures it, those given."""
-        return self.model_dump(exclude_unset=True)
-
-
-class SpectrumTable(_CurvatureTable):
-    """Eigenpairs, trace and density of the Hessian, see `landscape.measure_spectrum`."""
-
-    k: Count = 10
-    density: Flag = True
-    smallest: Count = 0
-    samples: Annotated[int, Field(strict=True, ge=2)] | None = None
-    sampling: Annotated[str, one_of(SAMPLINGS)] = "uniform"
-    density_probes: Positive = 4
-    density_steps: Positive = 32
-    block: Positive | None = None
-    max_products: Positive | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> SpectrumTable:
-        if not (self.k or self.smallest or self.trace or self.density):
-            raise InputError("k = 0, smallest = 0, trace = false and density = false: nothing is asked for")
-        if self.samples is None and self.sampling != "uniform":
-            raise InputError(f"sampling = {self.sampling!r} needs samples, the number of samples to draw")
-        if self.trace == "deflated" and not self.k:
-            raise InputError("trace = 'deflated' takes out the largest eigenpairs, and k = 0 asks for none")
-        return self
-
-
-class LayersTable(_CurvatureTable):
-    """Eigenvalues and trace of every layer's diagonal block, see `landscape.measure_layer_spectra`."""
-
-    k: Positive = 1
-
-    @model_validator(mode="after")
-    def _consistent(self) -> LayersTable:
-        if self.trace == "deflated":
-            raise InputError("trace = 'deflated' takes out eigenpairs of the whole matrix, and [layers] computes none")
-        return self
-
-
-class ConnectivityTable(JobTable):
-    """Pairs of models, on straight lines and on fitted curves, see `landscape.measure_connectivity`."""
-
-    models: Strings = Field(min_length=1)
-    pairs: Pairs = "all"
-    t: Annotated[int, Field(strict=True, ge=2)] = 25
-    epochs: Count = 50
-    kind: Annotated[str, one_of(CURVES)] = "bezier"
-    degree: Annotated[int, Field(strict=True, ge=2)] = 2
-    optimizer: Annotated[str, one_of(tuple(OPTIMIZERS))] = "sgd"
-    lr: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    momentum: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.0
-    decay: Annotated[str, one_of(DECAYS)] = "point"
-    batch_size: Positive = 128
-    parts: Positive = 1
-    align: Annotated[str, one_of(ALIGNMENTS)] | None = None
-    batchnorm: Annotated[str, one_of(("frozen", "reestimated"))] | None = None
-    seed: Whole = 0
-    train: DataTable | None = None
-    statistics: DataTable | None = None
-    test: DataTable | None = None
-
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the function that measures it, those given, without models and data."""
-        return self.model_dump(exclude_unset=True, exclude={"models", "train", "statistics", "test"})
+TABLES = study_tables()  # those that say what is measured; a job holds one of them
 
 
 class Job(JobTable):
@@ -206,30 +72,41 @@ class Job(JobTable):
     data: DataTable
     objective: ObjectiveTable = ObjectiveTable()
     plane: PlaneTable = RandomPlane()
-    surface: SurfaceTable | None = None
-    spectrum: SpectrumTable | None = None
-    layers: LayersTable | None = None
-    connectivity: ConnectivityTable | None = None
     run: RunTable
 
     @model_validator(mode="after")
     def _consistent(self) -> Job:
-        given = [name for name in MEASURED if getattr(self, name) is not None]
+        given = [name for name in TABLES if getattr(self, name) is not None]
         if len(given) != 1:
             raise InputError(
-                f"a job measures one thing, so it holds one of the tables {bracketed(MEASURED)}; this one holds "
+                f"a job measures one thing, so it holds one of the tables {bracketed(list(TABLES))}; this one holds "
                 f"{bracketed(given) or 'none of them'}"
             )
-        if self.surface is None and "plane" in self.model_fields_set:
-            raise InputError(f"[plane] belongs to [surface], and this job measures [{given[0]}]; leave it out")
-        if self.spectrum is not None and (useless := {"retries", "item_seconds"} & self.run.model_fields_set):
+        study = self.study
+        if "plane" not in study.inputs and "plane" in self.model_fields_set:
+            planar = [name for name, table in TABLES.items() if "plane" in table.study.inputs]
             raise InputError(
-                f"run.{min(useless)} is for items that can be left out, and a spectrum is made of all of its own; "
-                "leave it out"
+                f"[plane] belongs to {bracketed(planar)}, and this job measures [{given[0]}]; leave it out"
+            )
+        if not study.leaves_out and (useless := {"retries", "item_seconds"} & self.run.model_fields_set):
+            raise InputError(
+                f"run.{min(useless)} is for items that can be left out, and a {study.kind.words} is made of all of its "
+                "own; leave it out"
             )
         if self.objective.loss == RETURNED and self.objective.forward is None:
             raise InputError(f"objective.loss = {RETURNED!r} needs objective.forward, the function that returns it")
         return self
+
+    @property
+    def table(self) -> StudyTable:
+        """What is measured."""
+        table: StudyTable = next(found for name in TABLES if (found := getattr(self, name)) is not None)
+        return table
+
+    @property
+    def study(self) -> Study[Any]:
+        """How it is measured."""
+        return self.table.study
 
     def path(self, given: str | Path) -> Path:
         """A path of the job as an absolute one."""
@@ -243,10 +120,14 @@ class Job(JobTable):
     def text(self) -> str:
         """The job as TOML, overrides applied and `folder` stated, so that it means the same wherever it is read."""
         tables = self.model_dump(exclude_unset=True)
+        tables["run"] = tables.pop("run")  # last, as people write it
         lines = [f"folder = {to_toml(tables.pop('folder'))}"]
         for name, table in tables.items():
             lines += ["", f"[{name}]", *(f"{toml_key(key)} = {to_toml(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"
+
+
+_JOB = create_model("Job", __base__=Job, **{name: (table | None, None) for name, table in TABLES.items()})  # type: ignore[call-overload]
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
@@ -277,9 +158,10 @@ def parse_job(text: str, source: str | Path, overrides: Sequence[str] = ()) -> J
     folder = content.get("folder", "")
     content["folder"] = home / folder if isinstance(folder, str) else folder
     try:
-        return Job.model_validate(content)
+        found: Job = _JOB.model_validate(content)
+        return found
     except ValidationError as error:
-        problems = [problem(dict(e), content) for e in error.errors(include_url=False)]
+        problems = [problem(dict(e), content, _JOB, TABLES) for e in error.errors(include_url=False)]
         raise InputError(f"job file {source} cannot be used:\n  " + "\n  ".join(problems)) from error
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from landscape_kernels.normalise import NORMALIZATIONS
 from pydantic import Discriminator, Field, Tag
 
-from landscape_jobs.spec.words import JobTable, Names, Strings, one_of
+from landscape.results.settings import NameList
+from landscape_jobs.spec.words import JobTable, Strings, called, one_of
 
 
 class RandomPlane(JobTable):
@@ -19,7 +20,7 @@ class RandomPlane(JobTable):
     ignore: Strings = ("bias", "norm")
     seed: int = 0
     orthogonal: bool = False
-    params: Names | None = Field(default=None, min_length=1)
+    params: Annotated[tuple[str, ...], called(NameList())] | None = None
 
 
 class ThroughPlane(JobTable):

@@ -8,18 +8,19 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from landscape.errors import InputError, nearest
-from landscape_jobs.spec.job import MEASURED, Job
 from landscape_jobs.spec.planes import PLANES, plane_kind
 from landscape_jobs.spec.tables import DATA, DataTable
 
 
-def problem(error: Mapping[str, Any], content: Mapping[str, Any]) -> str:
-    """One validation error in the words of the job file."""
+def problem(
+    error: Mapping[str, Any], content: Mapping[str, Any], job: type[BaseModel], measured: Mapping[str, type[BaseModel]]
+) -> str:
+    """One validation error in the words of the job file; `measured` are the tables of which a job holds one."""
     where = [part for i, part in enumerate(error["loc"]) if not (i == 1 and error["loc"][0] == "plane")]
     key = ".".join(str(part) for part in where)
     kind = error["type"]
     if kind == "extra_forbidden":
-        return f"{key}: {_unknown_key(where, content)}"
+        return f"{key}: {_unknown_key(where, content, job, measured)}"
     if kind == "missing":
         return f"{key} is missing; it has no default"
     if kind == "model_type":
@@ -35,10 +36,15 @@ def problem(error: Mapping[str, Any], content: Mapping[str, Any]) -> str:
     return f"{key} = {_short(error['input'])}: {text}"
 
 
-def _unknown_key(where: Sequence[str | int], content: Mapping[str, Any]) -> str:
+def _unknown_key(
+    where: Sequence[str | int],
+    content: Mapping[str, Any],
+    job: type[BaseModel],
+    measured: Mapping[str, type[BaseModel]],
+) -> str:
     name = str(where[-1])
     if len(where) == 1:
-        return f"unknown; {nearest(name, Job.model_fields)}"
+        return f"unknown; {nearest(name, job.model_fields)}"
     table: type[BaseModel]
     if where[0] == "plane":
         kind = plane_kind(content["plane"])
@@ -49,16 +55,16 @@ def _unknown_key(where: Sequence[str | int], content: Mapping[str, Any]) -> str:
     elif len(where) > 2 and where[1] in DATA:
         table = DataTable
     else:
-        table = _table(str(where[0]))
-        owners = [f"[{other}]" for other in MEASURED if name in _table(other).model_fields]
-        if where[0] in MEASURED and owners:
+        table = _table(job, str(where[0]))
+        owners = [f"[{other}]" for other, one in measured.items() if name in one.model_fields]
+        if where[0] in measured and owners:
             return f"does not belong to [{where[0]}], but to {' and '.join(owners)}"
     return f"unknown; {nearest(name, table.model_fields)}"
 
 
-def _table(key: str) -> type[BaseModel]:
+def _table(job: type[BaseModel], key: str) -> type[BaseModel]:
     """The model of one of the job's tables, also where the table may be left out."""
-    annotation = Job.model_fields[key].annotation
+    annotation = job.model_fields[key].annotation
     found = [t for t in (annotation, *get_args(annotation)) if isinstance(t, type) and issubclass(t, BaseModel)]
     return found[0]
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from landscape.errors import LandscapeError, StoreError
 from landscape.opening.runs import run_record, run_stores
 from landscape.opening.sweeps import is_sweep, sweep_cells
-from landscape.planes.grid import Grid
+from landscape.results.study import study_of
 from landscape.run.store import FAILURES, RESULT, Store
 from landscape_jobs.cluster.queue import (
     Answer,
@@ -68,7 +68,7 @@ class GivenUp:
     item: int
     reason: str
     failures: Path  # the folder of what is known of it; without that it is tried again
-    coordinates: Mapping[str, float] = field(default_factory=dict)  # of a surface's item, by axis
+    place: Mapping[str, float | str] = field(default_factory=dict)  # where it is: coordinates, a layer, two models
 
 
 @dataclass(frozen=True)
@@ -422,7 +422,8 @@ def document(report: Report) -> dict[str, Any]:
                       (whether it may still change by itself), advice (what to do), go_on (what goes on with it)
           tasks[]     task, state, detail, items, done, left, failed, rate (rows per second), remaining (seconds), note,
                       heartbeat_age (seconds), ranks, nodes[], attempts, started, ended (ISO 8601), restarts
-          given_up[]  task, item, coordinates {axis: number} (null but for a surface), reason
+          given_up[]  task, item, coordinates {axis: number, or what: name; null where the
+                      number says it all}, reason
           jobs[]      job, array_task, cluster, state, reason, restarts; state is null for a job Slurm does not know
         total         runs, states {state: runs}, not_begun (runs that have not begun or cannot be read), items, done,
                       left, failed (of the runs that have begun)
@@ -462,7 +463,7 @@ def _run_document(run: RunStatus) -> dict[str, Any]:
         "go_on": run.go_on or None,
         "tasks": [_task_document(task) for task in run.tasks],
         "given_up": [
-            {"task": one.task, "item": one.item, "coordinates": dict(one.coordinates) or None, "reason": one.reason}
+            {"task": one.task, "item": one.item, "coordinates": dict(one.place) or None, "reason": one.reason}
             for one in run.given_up
         ],
         "jobs": [
@@ -491,11 +492,12 @@ def _job_document(name: JobName, job: QueuedJob | None) -> dict[str, Any]:
 
 
 def _given_up(store: Store, task: str, reasons: Mapping[int, str]) -> Iterator[GivenUp]:
-    axes = store.description().identity.get("axes") if reasons else None
-    grid = Grid({name: np.array(values) for name, values in axes.items()}) if isinstance(axes, Mapping) else None
+    if not reasons:
+        return
+    description = store.description()
+    place = study_of(task).place
     for item, reason in reasons.items():
-        at = dict(zip(grid.axes, grid.coordinates(item), strict=True)) if grid is not None else {}
-        yield GivenUp(task, item, reason, store.folder / FAILURES, at)
+        yield GivenUp(task, item, reason, store.folder / FAILURES, place(description, item))
 
 
 def _gone(last: Mapping[str, Any]) -> bool:

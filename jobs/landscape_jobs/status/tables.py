@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from landscape.results.study import place_text
 from landscape_jobs.status.status import (
     COMPLETE,
     FAILED,
@@ -263,7 +264,7 @@ def _below(report: Report) -> Iterator[Text]:
 def _given_up(run: RunStatus) -> Iterator[Text]:
     """Which items of a run were given up, where they are, why, and how to have them tried again."""
     for one in run.given_up[:_LISTED]:
-        where = ", ".join(f"{axis} = {value:.6g}" for axis, value in one.coordinates.items())
+        where = place_text(one.place)
         item = f"item {one.item}{f' ({where})' if where else ''} of {one.task}"
         yield Text(f"{_name(run)}: {item} was given up: {brief(one.reason)}")
     count = len(run.given_up)

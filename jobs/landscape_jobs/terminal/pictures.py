@@ -13,9 +13,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from landscape.studies.path.result import Path
-from landscape.studies.profiles.result import Profiles
-from landscape.studies.surface.result import Surface
+from landscape.results.kind import Field, Line, kind_of
 
 _WIDTH = 72  # columns of a picture, at most
 _HEIGHT = 20  # lines of a picture, where the terminal has them
@@ -54,37 +52,18 @@ class _Scale:
 
 
 def picture(result: Any, console: Console) -> Text | None:
-    """A surface or a path as far as it is known, as large as the console has room for; None for other results."""
-    if isinstance(result, Path):
-        title = f"loss along the path, {_known(result.computed)}"
-        return _profile(result.t, result.values["loss"], result.computed, console, title, "t", highest=True)
-    if isinstance(result, Profiles):
-        name = next(iter(result.values))
-        known: BoolArray = np.any(result.computed, axis=0)
-        title = f"median of {name} over directions, {_known(result.computed)}"
-        return _profile(result.x, result.quantile(name, 0.5), known, console, title, "x")
-    if not isinstance(result, Surface):
-        return None
-    name = next(iter(result.values))
-    if len(result.axes) == 1:
-        ((axis, x),) = result.axes.items()
-        title = f"{name} along {axis}, {_known(result.computed)}"
-        return _profile(x, result.values[name], result.computed, console, title, axis)
-    further = list(result.axes.items())[2:]
-    cut = tuple(int(np.abs(values).argmin()) for _, values in reversed(further))
-    at = "".join(f", at {axis} = {values[int(np.abs(values).argmin())]:.4g}" for axis, values in further)
-    return _contours(result, name, cut, console, f"{name}{at}, {_known(result.computed)}")
+    """A result at a glance, as far as it is known, as large as the console has room for; None where there is none."""
+    glance = kind_of(result).glance(result)
+    if isinstance(glance, Line):
+        return _profile(glance, console)
+    return None if glance is None else _contours(glance, console)
 
 
-def _known(computed: BoolArray) -> str:
-    return f"{int(computed.sum()):,} of {computed.size:,} points known"
-
-
-def _contours(surface: Surface, name: str, cut: tuple[int, ...], console: Console, title: str) -> Text:
-    values, computed = surface.values[name][cut], surface.computed[cut]
-    (x_name, x), (y_name, y) = list(surface.axes.items())[:2]
+def _contours(field: Field, console: Console) -> Text:
+    values, computed, x, y = field.values, field.computed, field.x, field.y
+    x_name, y_name = field.axes
     finite = computed & np.isfinite(values)
-    text = Text().append(f"{title}\n", style="bold")
+    text = Text().append(f"{field.title}\n", style="bold")
     if not finite.any():
         return text.append("no finite value yet\n")
     scale = _Scale.of(values[finite])
@@ -185,22 +164,14 @@ def _letters(places: FloatArray, known: BoolArray, good: BoolArray) -> str:
     return "".join(_HOLE if not is_known else "!" if not is_good else _RAMP[k] for k, is_known, is_good in found)
 
 
-def _profile(
-    x: FloatArray,
-    values: FloatArray,
-    computed: BoolArray,
-    console: Console,
-    title: str,
-    axis: str,
-    *,
-    highest: bool = False,
-) -> Text:
+def _profile(line: Line, console: Console) -> Text:
     """A column for each place, as high as its value; "·" stands where nothing is computed, "!" for NaN and Inf.
 
     Of more places than columns each column shows its lowest value, or its highest.
     """
+    x, values, computed, axis, highest = line.x, line.values, line.computed, line.axis, line.highest
     finite = computed & np.isfinite(values)
-    text = Text().append(f"{title}\n", style="bold")
+    text = Text().append(f"{line.title}\n", style="bold")
     if not finite.any():
         return text.append("no finite value yet\n")
     scale = _Scale.of(values[finite])
@@ -213,11 +184,11 @@ def _profile(
     eighths = 1 + np.rint(scale.places(np.where(good, shown, scale.low)) * (8 * lines - 1)).astype(int)
     low, high = _ends(scale.low, scale.high)
     coloured = console.color_system is not None
-    for line in range(lines - 1, -1, -1):
-        edge = f"{high:>10} " if line == lines - 1 else f"{low:>10} " if line == 0 else " " * 11
+    for k in range(lines - 1, -1, -1):
+        edge = f"{high:>10} " if k == lines - 1 else f"{low:>10} " if k == 0 else " " * 11
         text.append(edge)
         letters = [
-            _column(int(e) - 8 * line) if is_good else _empty(line, is_known)
+            _column(int(e) - 8 * k) if is_good else _empty(k, is_known)
             for e, is_known, is_good in zip(eighths, known, good, strict=True)
         ]
         text.append("".join(letters), style=_COLUMN if coloured else "").append("\n")

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from landscape import Progress
+from landscape.results.study import study_of
 
 _LINE_EVERY = 60.0  # seconds
-_WITH_MINIMUM = ("", "surface")  # tasks whose smallest headline value tells how they do; of others it is a cost
 
 
 class ProgressDisplay:
@@ -81,7 +81,7 @@ def progress_text(progress: Progress) -> str:
     else:
         rate = progress.computed / progress.elapsed if progress.elapsed > 0 else math.nan
         parts += [f"{rate:.3g}/s", f"{_duration(left) if math.isfinite(left) else 'unknown time'} left"]
-        if progress.task in _WITH_MINIMUM:
+        if not progress.task or study_of(progress.task).minimum:
             parts.append(f"minimum {progress.minimum:.6g}")
     return (f"{progress.task}: " if progress.task else "") + ", ".join(parts)
 

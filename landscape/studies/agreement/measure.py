@@ -21,22 +21,23 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_models
 from landscape.errors import InputError, nearest
-from landscape.objective.batchnorm import check_statistics
+from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.data import Batch, random_state_kept
 from landscape.objective.losses import main_output
 from landscape.objective.objective import Objective
 from landscape.objective.trees import batch_size, digest, tensors_in
 from landscape.results.attributes import result_attributes
+from landscape.results.measured import Measurement
+from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
-from landscape.run.loop import run_task
+from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.agreement.result import Agreement
+from landscape.studies.agreement.settings import REPRESENTATIONS
 
-REPRESENTATIONS = ("outputs", "probabilities")
-BATCHNORM_MODES = ("frozen", "reestimated")
 IGNORED = -100  # label of positions that have none, as torch has it
 _CHUNKS = 16  # at least so many, where chunks then keep _SAMPLES: errors come from how much they differ
 _SAMPLES = 32
@@ -75,16 +76,15 @@ class AgreementTask:
     ) -> None:
         self._labels = model_labels(thetas, labels)
         self._pairs = model_pairs(len(thetas), pairs)
-        _check_options(objective, of, batchnorm, statistics)
-        self._objective, self._batchnorm = objective, batchnorm
+        _check_options(objective, of)
+        self._objective = objective
+        self._statistics = chosen_statistics(objective, batchnorm, statistics, between=False, modes=WITHOUT_ENDS)
+        self._statistics.require_enough()
         self._features = (features,) if isinstance(features, str) else tuple(features or ())
         self._used, self._products = _products(self._pairs)
         self._models = read_models(objective, [thetas[i] for i in self._used], [self._labels[i] for i in self._used])
-        if batchnorm == "frozen" and objective.batchnorm_names:
+        if self._statistics.data is None and objective.batchnorm_names:
             self._require_statistics()
-        self._statistics = objective.read_statistics(statistics) if batchnorm == "reestimated" else None
-        if self._statistics is not None:
-            check_statistics(self._statistics)
         self._grad = False
         self._settle_trial(of)
         self._settle_blocks()
@@ -93,15 +93,15 @@ class AgreementTask:
         """See `Task`."""
         objective = self._objective
         identity = {
-            "objective": objective.identity(centre=self._batchnorm == "frozen" and bool(objective.batchnorm_names)),
+            "objective": objective.identity(centre=self._statistics.data is None and bool(objective.batchnorm_names)),
             "models": [digest(theta, *buffers.values()) for theta, buffers in self._models]
-            if self._batchnorm == "frozen"
+            if self._statistics.data is None
             else [digest(theta) for theta, _ in self._models],
             "pairs": [list(pair) for pair in self._pairs],
             "of": self._of,
             "features": list(self._features),
-            "batchnorm": self._batchnorm,
-            "statistics": self._statistics.digest if self._statistics is not None else "",
+            "batchnorm": self._statistics.mode,
+            "statistics": self._statistics.digest,
             "chunk": self._chunk,
         }
         ends = [(self._models[i][0], self._models[j][0]) for i, j in self._products[len(self._used) :]]
@@ -110,21 +110,19 @@ class AgreementTask:
             "labels": list(self._labels),
             "l2": [float((b.double() - a.double()).norm()) for a, b in ends],
             "widths": self._widths,
-            "statistics_samples": self._statistics.samples if self._statistics is not None else 0,
+            "statistics_samples": self._statistics.samples,
         }
         return Description("agreement", self._columns(), identity, about)
 
     def reestimate(self, comm: Communicator) -> None:
         """BatchNorm statistics of all models where they are to be re-estimated, shared out over the ranks of `comm`."""
-        if self._statistics is None:
+        if self._statistics.data is None:
             return
-        mine = agree(
-            comm,
-            lambda: {
-                i: {k: v.cpu() for k, v in self._objective.reestimate(self._models[i][0], self._statistics).items()}
-                for i in range(comm.rank, len(self._models), comm.size)
-            },
-        )
+
+        def estimated(i: int) -> dict[str, Tensor]:
+            return {k: v.cpu() for k, v in (self._statistics.at(self._objective, self._models[i][0]) or {}).items()}
+
+        mine = agree(comm, lambda: {i: estimated(i) for i in range(comm.rank, len(self._models), comm.size)})
         for part in comm.gather_all(mine):
             for i, found in part.items():
                 theta, buffers = self._models[i]
@@ -318,6 +316,8 @@ def measure_agreement(
     labels: Sequence[str] = (),
     out: str | Path | None = None,
     ranks_per_item: int = 1,
+    limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> Agreement:
@@ -364,11 +364,11 @@ def measure_agreement(
         ),
     )
     task.reestimate(comm)
-    outcome = run_task(task, out, ranks_per_item=ranks_per_item, progress=progress, job=job)
-    result = agreement_from_rows(task.describe(), outcome.rows, outcome.history)
-    if outcome.store is not None and outcome.complete:
-        write_result(result.save, outcome.store.result)
-    return result
+    run = Measurement(
+        out, ranks_per_item=ranks_per_item, limit_items=limit_items, tolerance=tolerance, progress=progress, job=job
+    )
+    run.run(task, tolerant=False)
+    return run.result(of_rows(agreement_from_rows))
 
 
 def agreement_from_rows(description: Description, rows: Rows, history: History) -> Agreement:
@@ -441,15 +441,9 @@ def _cka_unbiased(counts: FloatArray, hsic: FloatArray, products: similarity.Pro
     return similarity.normalised(whole, products), similarity.jackknife(left)
 
 
-def _check_options(objective: Objective, of: str | None, batchnorm: str, statistics: Any) -> None:
+def _check_options(objective: Objective, of: str | None) -> None:
     if of is not None and of not in REPRESENTATIONS:
         raise InputError(f"of={of!r} is not one of {', '.join(REPRESENTATIONS)}")
-    if batchnorm not in BATCHNORM_MODES:
-        raise InputError(f"batchnorm={batchnorm!r} is not one of {', '.join(BATCHNORM_MODES)}")
-    if batchnorm == "reestimated" and not objective.batchnorm_names:
-        raise InputError("batchnorm='reestimated', but the model has no BatchNorm layer; leave it out")
-    if batchnorm == "frozen" and statistics is not None:
-        raise InputError("statistics are given, but batchnorm='frozen' does not use them; say 'reestimated'")
     if objective.loss_is_returned:
         raise InputError(
             "agreement compares outputs; with loss=None forward returns the loss itself: let forward return (outputs, "

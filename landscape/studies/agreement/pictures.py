@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 from matplotlib.figure import Figure
 
 from landscape.pictures.heat_map import WRITTEN, heat_map, side_of
 from landscape.pictures.style import StyledFigure, finish, styled
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.agreement.result import Agreement
 
 _TITLES = {
@@ -65,3 +68,12 @@ def _texts(agreement: Agreement, measure: str) -> dict[tuple[int, int], str]:
             text = f"{value:#.3g}" + (f"\n±{error:.1g}" if np.isfinite(error) else "")
             found |= {(i, j): text, (j, i): text}
     return found
+
+
+def _asked(agreement: Agreement, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    asked.without("--kind", "--levels")
+    for measure in (asked.quantity,) if asked.quantity is not None else agreement.values:
+        yield measure.replace(":", "_"), plot_agreement(agreement, measure)
+
+
+PICTURES = Pictures(plot_agreement, _asked, lambda agreement: agreement.plot(next(iter(agreement.values), "cka")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +11,14 @@ import numpy.typing as npt
 from landscape_kernels.arrays import FloatArray
 
 from landscape.errors import InputError, nearest
+from landscape.results.base import Result
 
 if TYPE_CHECKING:
-    import pandas
-    import xarray
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
-class Agreement:
+class Agreement(Result):
     """How alike the models of each pair are on the data.
 
     Measures are "cka", "cka_unbiased", the same of each named module ("cka:layer3"), "l2" and, for models that tell
@@ -40,11 +38,6 @@ class Agreement:
             f"{self.samples:,} samples)"
         )
 
-    def _repr_html_(self) -> str:
-        from landscape.results.html import result_html
-
-        return result_html(self)
-
     @property
     def complete(self) -> bool:
         """Whether the values are of all of the data."""
@@ -62,26 +55,6 @@ class Agreement:
         result[i, j] = result[j, i] = self.values[measure]
         return result
 
-    def to_xarray(self) -> xarray.Dataset:
-        """One variable over `pair` (and `feature`) for each measure and its `_stderr`, and the models of each pair."""
-        from landscape.studies.agreement.schema import agreement_to_xarray
-
-        return agreement_to_xarray(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each pair: names of the two models, each measure and its `_stderr`."""
-        from landscape.studies.agreement.tables import agreement_frame
-
-        return agreement_frame(self)
-
     def plot(self, measure: str = "cka") -> Figure:
-        """A heat map of one measure; see `landscape.studies.agreement.pictures.plot_agreement`."""
-        from landscape.studies.agreement.pictures import plot_agreement
-
-        return plot_agreement(self, measure)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the result as one HDF5 file (netCDF-4), atomically; returns the path."""
-        from landscape.studies.agreement.schema import write_agreement
-
-        return write_agreement(path, self)
+        """A heat map of one measure; see `plot_agreement`."""
+        return self._drawn(measure)

@@ -7,18 +7,14 @@ agreement   model (model); first, second (pair); cka (pair), cka_stderr, ...; fe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
-from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.files.schema import read_attributes, reading
 from landscape.studies.agreement.result import Agreement
-
-if TYPE_CHECKING:
-    import xarray
-
 
 _LONG_NAMES = {
     "cka": "linear CKA of all samples",
@@ -28,16 +24,6 @@ _LONG_NAMES = {
     "l2": "Euclidean distance of the parameters",
 }
 _UNITS = {"jensen_shannon": "nat^0.5"}
-
-
-def write_agreement(path: str | Path, agreement: Agreement) -> Path:
-    """Write one agreement as a file with the group "agreement", atomically."""
-    return hdf5.write(path, file_tree({"agreement": (agreement_group(agreement), agreement.attributes)}))
-
-
-def agreement_to_xarray(agreement: Agreement) -> xarray.Dataset:
-    """The variables of the file's group as a Dataset over pair, model and feature, with the root's attributes."""
-    return to_xarray(agreement_group(agreement).variables, agreement.attributes)
 
 
 def agreement_group(agreement: Agreement) -> hdf5.Group:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pandas
-
-from landscape.results.frames import pairs
-from landscape.results.summary import what
+from landscape.checkpoints.states import pair_columns
+from landscape.results.attributes import what
+from landscape.results.kind import Columns
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.agreement.result import Agreement
 
 
-def agreement_frame(agreement: Agreement) -> pandas.DataFrame:
+def agreement_columns(agreement: Agreement) -> Columns:
     """A row for each pair: the two models, and each measure with its `_stderr` where it has one."""
-    columns = pairs(agreement)
+    columns = pair_columns(agreement.labels, agreement.pairs)
     for name, values in agreement.values.items():
         columns[name] = values
         if name in agreement.stderr:
             columns[f"{name}_stderr"] = agreement.stderr[name]
-    return pandas.DataFrame(columns)
+    return columns
 
 
 def agreement_tables(agreement: Agreement, title: str) -> Iterator[Table]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from landscape.pictures.numbers import range_text
-from landscape.pictures.views import Picture, View, frame_columns, matrix_view, unmeasured
+from landscape.pictures.views import Picture, View, matrix_view, unmeasured
 from landscape.studies.agreement.result import Agreement
+from landscape.studies.agreement.tables import agreement_columns
 
 
 def agreement_views(agreement: Agreement, most: int) -> Iterator[Picture]:
@@ -24,4 +25,4 @@ def agreement_views(agreement: Agreement, most: int) -> Iterator[Picture]:
         alt = f"Matrix of {len(agreement.labels)} models, {len(agreement.pairs)} pairs: {'; '.join(alts)}."
         known = np.any([np.isfinite(values) for values in agreement.values.values()], axis=0)
         missing = unmeasured(agreement.labels, agreement.pairs[known])
-        yield Picture("agreement of models", alt, views, missing, frame_columns(agreement))
+        yield Picture("agreement of models", alt, views, missing, agreement_columns(agreement))

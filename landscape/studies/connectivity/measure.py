@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,25 +17,25 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_model, read_models, require_finite
 from landscape.errors import InputError, nearest
 from landscape.network.alignment import METHODS, align
-from landscape.objective.batchnorm import check_statistics
-from landscape.objective.data import Data
+from landscape.objective.batchnorm import chosen_statistics
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest
-from landscape.results.attributes import result_attributes
+from landscape.results.attributes import EXACT, result_attributes
+from landscape.results.measured import Measurement
+from landscape.results.study import of_rows
 from landscape.run.comm import SERIAL, Communicator, world
 from landscape.run.failures import Tolerance
-from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, ItemStopped, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.curve.fit import CurveFit, FitSettings, load_optimizers
 from landscape.studies.curve.measure import fitted_curve, on_line, training_data
 from landscape.studies.curve.result import Curve
-from landscape.studies.path.measure import chosen_batchnorm, places_of
+from landscape.studies.path.measure import places_of
 
 CURVE_FOLDER = "curves"  # in the run folder: the fitted curves, a file each
 STATE_FOLDER = "fits"  # in the run folder while curves are fitted
@@ -93,15 +92,12 @@ class ConnectivityTask:
             )
             self._train = training_data(objective, train, batch_size)
             load_optimizers()
-        self._batchnorm = chosen_batchnorm(objective, batchnorm, statistics)
-        self._statistics: Data | None = None
-        if self._batchnorm == "reestimated":
-            self._statistics = objective.read_statistics(statistics)
-            check_statistics(self._statistics)
-        elif objective.batchnorm_names:
+        self._statistics = chosen_statistics(objective, batchnorm, statistics, between=True)
+        self._statistics.require_enough()
+        if self._statistics.data is None and objective.batchnorm_names:
             raise InputError(
-                f"batchnorm={self._batchnorm!r} gives no statistics that fit every model and every place between them; "
-                "leave it out, they are then re-estimated (or use measure_path on one line)"
+                f"batchnorm={self._statistics.mode!r} gives no statistics that fit every model and every place between "
+                "them; leave it out, they are then re-estimated (or use measure_path on one line)"
             )
         self._test = None if test is None else objective.on(objective.read(test))
         self.count, self.places = len(self._pairs), len(self._t)
@@ -140,8 +136,8 @@ class ConnectivityTask:
             "fit": None if settings is None else {**asdict(settings), "lr": settings.step_size},
             "train": "" if self._train is None else self._train.identity(self._seed),
             "align": self._align,
-            "batchnorm": self._batchnorm,
-            "statistics": "" if self._statistics is None else self._statistics.digest,
+            "batchnorm": self._statistics.mode,
+            "statistics": self._statistics.digest,
             "test": "" if self._test is None else self._test.data.digest,
             "seed": self._seed,
         }
@@ -149,7 +145,7 @@ class ConnectivityTask:
             "labels": list(self._labels),
             "quantities": self._quantities,
             "device": str(objective.device),
-            "statistics_samples": 0 if self._statistics is None else self._statistics.samples,
+            "statistics_samples": self._statistics.samples,
             "test_samples": 0 if self._test is None else self._test.samples,
         }
         return Description("connectivity", columns, identity, about)
@@ -214,7 +210,7 @@ class ConnectivityTask:
 
     def _values(self, theta: Tensor, group: Communicator) -> dict[str, float]:
         """{quantity: value, quantity_stderr: ...} at theta, "test_..." on the test data."""
-        buffers = self._objective.reestimate(theta, self._statistics) if self._statistics is not None else None
+        buffers = self._statistics.at(self._objective, theta)
         values = evaluated(self._objective, theta, buffers, group)
         if self._test is not None:
             values |= {f"test_{name}": v for name, v in evaluated(self._test, theta, buffers, group).items()}
@@ -317,21 +313,16 @@ def measure_connectivity(
         )
 
     task = agree(world(), build)
-    outcome = run_task(
-        task,
-        folder,
+    run = Measurement(
+        out,
         ranks_per_item=ranks_per_item,
-        limit=limit_items,
+        limit_items=limit_items,
+        tolerance=tolerance,
         progress=progress,
         job=job,
-        tolerance=tolerance,
     )
-    found = connectivity_from_rows(task.describe(), outcome.rows, outcome.history)
-    if outcome.store is not None and outcome.ended:
-        if world().rank == 0:
-            shutil.rmtree(outcome.store.folder / STATE_FOLDER, ignore_errors=True)
-        write_result(found.save, outcome.store.result)
-    return found
+    run.run(task, kept=None if folder is None else folder / STATE_FOLDER)
+    return run.result(of_rows(connectivity_from_rows))
 
 
 def connectivity_from_rows(description: Description, rows: Rows, history: History) -> Connectivity:
@@ -346,7 +337,7 @@ def connectivity_from_rows(description: Description, rows: Rows, history: Histor
         "statistics_samples": about["statistics_samples"],
         "test_samples": about["test_samples"],
         "seed": identity["seed"],
-        "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
+        "error": EXACT,
     }
     names = list(about["quantities"])
 

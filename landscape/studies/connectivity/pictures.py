@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError, nearest
 from landscape.pictures.heat_map import heat_map, short_names, side_of
 from landscape.pictures.style import GREY, StyledFigure, finish, line_look, styled, words
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.path.pictures import plot_paths
 from landscape.studies.path.result import Path
@@ -138,3 +139,12 @@ def _note(table: Connectivity) -> str:
     if table.attributes.get("align", "none") != "none":
         parts.append(f"aligned by {table.attributes['align']}")
     return " · ".join(parts)
+
+
+def _asked(table: Connectivity, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    asked.without("-q", "--levels")
+    for name in (asked.kind,) if asked.kind is not None else KINDS:
+        yield name, plot_connectivity(table, name)
+
+
+PICTURES = Pictures(plot_connectivity, _asked, lambda table: table.plot())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from landscape.errors import InputError, nearest
+from landscape.results.base import Result
 from landscape.studies.path.result import Path
 
 if TYPE_CHECKING:
-    import pandas
-    import xarray
     from matplotlib.figure import Figure
 
 
@@ -36,7 +34,7 @@ NUMBERS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, repr=False)
-class Connectivity:
+class Connectivity(Result):
     """Pairs of models: quantities at places t of the straight line and of the fitted curve from one to the other."""
 
     labels: tuple[str, ...]  # N names of the models
@@ -58,11 +56,6 @@ class Connectivity:
             f"Connectivity({len(self.labels)} models, {len(self.pairs)} pairs, {int(self.computed.sum())} computed: "
             f"{fitted} at {len(self.t)} places)"
         )
-
-    def _repr_html_(self) -> str:
-        from landscape.results.html import result_html
-
-        return result_html(self)
 
     @property
     def complete(self) -> bool:
@@ -122,29 +115,9 @@ class Connectivity:
         """The number that pictures and groups are about unless told otherwise."""
         return "barrier" if self.curve else "line_barrier"
 
-    def to_xarray(self) -> xarray.Dataset:
-        """The sweep as an xarray Dataset over (pair, t)."""
-        from landscape.studies.connectivity.schema import connectivity_to_xarray
-
-        return connectivity_to_xarray(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each pair: names of the two models, the numbers of `NUMBERS`, `computed`."""
-        from landscape.studies.connectivity.tables import connectivity_frame
-
-        return connectivity_frame(self)
-
     def plot(self, kind: str = "table", **options: Any) -> Figure:
         """A Figure: "table" (heat maps of barriers), "graph" (models and low barriers) or "paths" (every pair)."""
-        from landscape.studies.connectivity.pictures import plot_connectivity
-
-        return plot_connectivity(self, kind, **options)
-
-    def save(self, path: str | FilePath) -> FilePath:
-        """Write the sweep as one HDF5 file (netCDF-4), atomically; returns the path."""
-        from landscape.studies.connectivity.schema import write_connectivity
-
-        return write_connectivity(path, self)
+        return self._drawn(kind, **options)
 
     def _place(self, i: int, j: int) -> tuple[int, bool]:
         """(number of the pair, whether it runs the other way round)."""

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
-from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.files.schema import read_attributes, reading
 from landscape.studies.connectivity.result import NUMBERS, Connectivity
 from landscape.studies.path.result import BARRIER, MC
 
-if TYPE_CHECKING:
-    import xarray
-
-
 _KINDS = {"line": "on the straight line", "curve": "on the fitted curve"}
 _STRUCTURE = ("quantities", "fitted")
-
-
-def write_connectivity(path: str | Path, table: Connectivity) -> Path:
-    """Write one sweep as a file with the group "connectivity", atomically."""
-    return hdf5.write(path, file_tree({"connectivity": (connectivity_group(table), table.attributes)}))
 
 
 def connectivity_group(table: Connectivity) -> hdf5.Group:
@@ -86,11 +77,6 @@ def read_connectivity(tree: hdf5.Group, path: str | Path) -> Connectivity:
                 tree, "connectivity", structure=(*_STRUCTURE, "barrier_definition", "mc_definition")
             ),
         )
-
-
-def connectivity_to_xarray(table: Connectivity) -> xarray.Dataset:
-    """The same variables and attributes as in the file's group, with the root's attributes on the Dataset."""
-    return to_xarray(connectivity_group(table).variables, table.attributes)
 
 
 def _texts(dim: str, values: Any, long_name: str) -> hdf5.Variable:

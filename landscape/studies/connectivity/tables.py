@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pandas
 
-from landscape.results.frames import pairs
-from landscape.results.summary import what
+from landscape.checkpoints.states import pair_columns
+from landscape.results.attributes import what
+from landscape.results.kind import Columns
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.connectivity.result import Connectivity
 
 
-def connectivity_frame(table: Connectivity) -> pandas.DataFrame:
+def connectivity_columns(table: Connectivity) -> Columns:
     """A row for each pair: the two models, the numbers of `NUMBERS`, computed."""
-    return pandas.DataFrame({**pairs(table), **table.numbers, "computed": table.computed})
+    return {**pair_columns(table.labels, table.pairs), **table.numbers, "computed": table.computed}
 
 
 # Numbers of a sweep -> heading of their column; of short words, so that eight stand side by side

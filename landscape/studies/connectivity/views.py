@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import pandas
 
-from landscape.pictures.views import Picture, View, frame_columns, known_text, matrix_view, thinned_note, unmeasured
+from landscape.pictures.views import Picture, View, known_text, matrix_view, thinned_note, unmeasured
+from landscape.results.kind import Columns, stacked
 from landscape.studies.connectivity.result import NUMBERS, Connectivity
+from landscape.studies.connectivity.tables import connectivity_columns
+from landscape.studies.path.tables import path_columns
 from landscape.studies.path.views import of_bands, places, views_along
 
 _PAIRS = 40  # pairs whose paths are drawn
@@ -41,7 +42,7 @@ def connectivity_views(table: Connectivity, most: int) -> Iterator[Picture]:
             between = low_text if low == high else f"between {low_text} and {high_text}"
             alt += f"; the loss barrier on the {where} is {between}"
     missing = unmeasured(table.labels, table.pairs[table.computed])
-    yield Picture("pairs of models", f"{alt}.", views, missing, frame_columns(table))
+    yield Picture("pairs of models", f"{alt}.", views, missing, connectivity_columns(table))
     pairs = [(i, j) for (i, j), done in zip(table.pairs.tolist(), table.computed, strict=True) if done]
     paths: dict[str, View] = {}
     for i, j in pairs[:_PAIRS]:
@@ -62,15 +63,12 @@ def connectivity_views(table: Connectivity, most: int) -> Iterator[Picture]:
     yield Picture("along lines and curves", alt, paths, notes, _along(table, pairs[:_PAIRS]))
 
 
-def _along(table: Connectivity, pairs: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _along(table: Connectivity, pairs: Sequence[Sequence[int]]) -> Columns:
     """A row for each place of each pair's line and curve."""
-    frames = []
+    parts = []
     for i, j in pairs:
         sides = {"line": table.line_path(i, j), **({"curve": table.curve_path(i, j)} if table.curve else {})}
         for kind, path in sides.items():
-            frame = path.to_pandas()
-            for place, column in enumerate((("first", table.labels[i]), ("second", table.labels[j]), ("along", kind))):
-                frame.insert(place, *column)
-            frames.append(frame)
-    whole = pandas.concat(frames, ignore_index=True)
-    return {str(name): whole[name].to_numpy() for name in whole}
+            named = (("first", table.labels[i]), ("second", table.labels[j]), ("along", kind))
+            parts.append({**{name: [text] * len(path.t) for name, text in named}, **path_columns(path)})
+    return stacked(parts)

@@ -16,20 +16,24 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_row
 from landscape.errors import InputError
+from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.objective import Objective
 from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.results.attributes import result_attributes
+from landscape.results.measured import Measurement
+from landscape.results.settings import name_tuple
+from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
-from landscape.run.loop import run_task
+from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
-from landscape.run.store import RESULT, History
+from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
+from landscape.studies.curvature_map.settings import CurvatureMapSettings
 from landscape.studies.surface.result import Surface
 
 _ENDS = ("eigenvalue_max", "eigenvalue_min")
-_BATCHNORM = ("frozen", "reestimated")
 
 
 class CurvatureMapTask:
@@ -37,18 +41,15 @@ class CurvatureMapTask:
 
     headline = "products"
 
-    def __init__(
-        self, matrix: Matrix, plane: Plane, grid: Grid, *, tol: float, max_products: int, batchnorm: str, seed: int
-    ) -> None:
+    def __init__(self, matrix: Matrix, plane: Plane, grid: Grid, settings: CurvatureMapSettings) -> None:
         if len(grid.axes) != plane.axes:
             raise InputError(f"the plane has {plane.axes} axes and the grid {len(grid.axes)}; give a range for each")
-        if batchnorm not in _BATCHNORM:
-            raise InputError(f"batchnorm={batchnorm!r} is not one of {', '.join(_BATCHNORM)}")
-        if max_products < 2:
-            raise InputError(f"max_products={max_products} for each point; give 2 or more")
-        check_tol(tol, matrix.sample.objective, matrix.check)
-        self._matrix, self._plane, self.grid, self._tol, self._seed = matrix, plane, grid, tol, seed
-        self._max_products, self._batchnorm = max_products, batchnorm
+        if settings.max_products < 2:
+            raise InputError(f"max_products={settings.max_products} for each point; give 2 or more")
+        check_tol(settings.tol, matrix.sample.objective, matrix.check)
+        self._matrix, self._plane, self.grid, self._asked = matrix, plane, grid, settings
+        objective = matrix.sample.objective
+        self._statistics = chosen_statistics(objective, settings.batchnorm, between=False, modes=WITHOUT_ENDS)
         self._length = grid.shape[-1]
         self.count = grid.size // self._length
 
@@ -58,10 +59,10 @@ class CurvatureMapTask:
             **self._matrix.identity(),
             "plane": {**self._plane.identity(), "made": dict(self._plane.about)},
             "axes": {name: values.tolist() for name, values in self.grid.axes.items()},
-            "tol": self._tol,
-            "max_products": self._max_products,
-            "batchnorm": self._batchnorm,
-            "seed": self._seed,
+            "tol": self._asked.tol,
+            "max_products": self._asked.max_products,
+            "batchnorm": self._statistics.mode,
+            "seed": self._asked.seed,
         }
         about = {**self._matrix.about(), "plane": {**self._plane.about, **self._plane.geometry()}}
         return Description("curvature_map", self._columns(), identity, about)
@@ -73,7 +74,7 @@ class CurvatureMapTask:
         start: Tensor | None = None
         for i in range(self._length):
             theta = self._plane.point(self.grid.coordinates(index * self._length + i)).clone()
-            point, start, spent = self._point(theta, start, derive_seed(self._seed, "map", index), group)
+            point, start, spent = self._point(theta, start, derive_seed(self._asked.seed, "map", index), group)
             products += spent
             for name, value in point.items():
                 row[name][i] = value
@@ -94,16 +95,24 @@ class CurvatureMapTask:
     ) -> tuple[dict[str, float], Tensor, int]:
         """({column: value}, the two eigenvectors, products) at one point."""
         objective = self._matrix.sample.objective
-        buffers = objective.reestimate(theta) if self._batchnorm == "reestimated" else None
+        buffers = self._statistics.at(objective, theta)
         with self._matrix.moved(theta, buffers).bind(group) as H:
-            found = eigenpairs(H, 1, smallest=1, tol=self._tol, start=start, seed=seed, max_products=self._max_products)
+            found = eigenpairs(
+                H,
+                1,
+                smallest=1,
+                tol=self._asked.tol,
+                start=start,
+                seed=seed,
+                max_products=self._asked.max_products,
+            )
             vectors = torch.cat([found.largest.vectors, found.smallest.vectors])
             parts = H.by_chunk(vectors, found.further.vectors)
             products = H.products
         known = np.concatenate([found.largest.values, found.smallest.values, found.further.values])
         point: dict[str, float] = {}
         for i, (end, pairs) in enumerate(zip(_ENDS, (found.largest, found.smallest), strict=True)):
-            columns = pair_row(known, pairs.vectors, parts, i, self._tol, 1, "")
+            columns = pair_row(known, pairs.vectors, parts, i, self._asked.tol, 1, "")
             point[end] = float(columns["values"][0])
             point[f"{end}_stderr"] = float(columns["stderr"][0])
             point[f"{end}_residual"] = float(columns["residuals"][0])
@@ -125,6 +134,8 @@ def measure_curvature_map(
     seed: int = 0,
     out: str | Path | None = None,
     ranks_per_item: int = 1,
+    limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> Surface:
@@ -136,24 +147,31 @@ def measure_curvature_map(
     line along x is one item and each of its points starts from its neighbour's eigenvectors. An end stops at a
     relative residual of `tol`, or for an eigenvalue near 0 at `max_products` for both; the residual tells.
     """
-    named = {name: axis for name, axis in zip(AXIS_NAMES, (x, y), strict=False) if axis is not None}
     if x is None:
         raise InputError("x is missing; give (start, stop, n), and y for a plane")
-    grid = Grid.of(named)
-    matrix, _ = agree(
-        world(), lambda: matrix_of(objective, params, operator, plane.centre, None, weight_decay, None, "uniform", seed)
+    settings = CurvatureMapSettings(
+        x, y, tol, max_products, name_tuple(params), operator, weight_decay, batchnorm, seed
     )
-    task = agree(
-        world(),
-        lambda: CurvatureMapTask(
-            matrix, plane, grid, tol=tol, max_products=max_products, batchnorm=batchnorm, seed=seed
-        ),
+    task = agree(world(), lambda: map_task(objective, plane, settings))
+    run = Measurement(
+        out, ranks_per_item=ranks_per_item, limit_items=limit_items, tolerance=tolerance, progress=progress, job=job
     )
-    outcome = run_task(task, out, ranks_per_item=ranks_per_item, progress=progress, job=job)
-    surface = map_from_rows(task.describe(), outcome.rows, outcome.history)
-    if out is not None and surface.complete:
-        write_result(surface.save, Path(out) / RESULT)
-    return surface
+    run.run(task)
+    return run.result(of_rows(map_from_rows))
+
+
+def map_task(objective: Objective, plane: Plane, settings: CurvatureMapSettings) -> CurvatureMapTask:
+    """The task of `measure_curvature_map`."""
+    axes = {name: axis for name, axis in zip(AXIS_NAMES, (settings.x, settings.y), strict=False) if axis is not None}
+    matrix, _ = matrix_of(
+        objective,
+        params=settings.params,
+        operator=settings.operator,
+        weight_decay=settings.weight_decay,
+        seed=settings.seed,
+        theta=plane.centre,
+    )
+    return CurvatureMapTask(matrix, plane, Grid.of(axes), settings)
 
 
 def map_from_rows(description: Description, rows: Rows, history: History) -> Surface:

@@ -18,14 +18,17 @@ from landscape.objective.objective import Objective
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest
 from landscape.results.attributes import result_attributes
+from landscape.results.measured import Measurement
+from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
-from landscape.run.loop import run_task
+from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.curve.fit import CurveFit, Fit, FitSettings, load_optimizers
 from landscape.studies.curve.result import Curve
+from landscape.studies.curve.settings import CurveSettings
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ class FitTask:
         seed: int,
         state: Path | None,
     ) -> None:
-        self._objective, self._points, self._data = objective, points, data
-        self._settings, self._seed, self._state = settings, seed, state
+        self.objective, self.points, self.data = objective, points, data
+        self.settings, self.seed, self._state = settings, seed, state
         load_optimizers()
         self.report: Callable[[str], None] | None = None  # see `task.Telling`
         self.stopping: Callable[[], bool] | None = None
@@ -56,23 +59,23 @@ class FitTask:
     def describe(self) -> Description:
         """See `Task`."""
         columns = {
-            "control_points": (len(self._points), self._objective.layout.size),
-            "history": (self._settings.epochs, len(self._objective.quantities) + 1),
+            "control_points": (len(self.points), self.objective.layout.size),
+            "history": (self.settings.epochs, len(self.objective.quantities) + 1),
             "loss": (),
         }
         identity = {
-            "objective": self._objective.identity(centre=False),
-            "points": [digest(point) for point in self._points],
-            "train": self._data.identity(self._seed),
-            "settings": {**asdict(self._settings), "lr": self._settings.step_size},
-            "seed": self._seed,
+            "objective": self.objective.identity(centre=False),
+            "points": [digest(point) for point in self.points],
+            "train": self.data.identity(self.seed),
+            "settings": {**asdict(self.settings), "lr": self.settings.step_size},
+            "seed": self.seed,
         }
-        about = {"device": str(self._objective.device), "quantities": list(self._objective.quantities)}
+        about = {"device": str(self.objective.device), "quantities": list(self.objective.quantities)}
         return Description("curve", columns, identity, about)
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
-        fit = CurveFit(self._objective, self._points, self._data, self._settings, self._seed)
+        fit = CurveFit(self.objective, self.points, self.data, self.settings, self.seed)
         found = fit.run(group, state=self._state, report=self.report, stopping=self.stopping)
         return {
             "control_points": found.control_points.double().cpu().numpy(),
@@ -105,6 +108,9 @@ def fit_curve(
     places: str = "stratified",
     batch_size: int = 128,
     parts: int = 1,
+    ranks_per_item: int | None = None,
+    limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> Curve:
@@ -123,30 +129,61 @@ def fit_curve(
     precision "bf16" is trained with autocast.
 
     Under mpiexec one curve is fitted by up to `parts` ranks: each minibatch is cut into that many parts, each with its
-    own batch statistics, and their gradients are added in order, which gives the same curve on any number of ranks.
+    own batch statistics, and their gradients are added in order, which gives the same curve on any number of ranks;
+    `ranks_per_item` is how many, by default as many as there are and as divide `parts`.
     With `out` the state is kept after epochs, and a killed fit goes on to the same bits; epochs draw their random
     numbers from (seed, epoch). There lies `landscape.h5`, too, which `landscape.open` reads as the curve.
 
     Raises InputError for ends that do not fit the model, are equal or hold NaN; NumericalError when the loss or a
     control point becomes NaN or infinite.
     """
-    settings = FitSettings(kind, degree, epochs, optimizer, lr, momentum, weight_decay, decay, places, parts)
     folder = None if out is None else Path(out)
+    task = agree(
+        world(),
+        lambda: curve_task(
+            objective,
+            theta_a,
+            theta_b,
+            start=start,
+            train=train,
+            folder=folder,
+            kind=kind,
+            degree=degree,
+            epochs=epochs,
+            optimizer=optimizer,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            decay=decay,
+            places=places,
+            batch_size=batch_size,
+            parts=parts,
+            seed=seed,
+        ),
+    )
+    ranks = math.gcd(parts, world().size) if ranks_per_item is None else ranks_per_item
+    run = Measurement(
+        out, ranks_per_item=ranks, limit_items=limit_items, tolerance=tolerance, progress=progress, job=job
+    )
+    run.run(task, tolerant=False, kept=None if folder is None else folder / FIT_STATE)
+    return run.result(of_rows(curve_from_rows)).placed(objective)
 
-    def build() -> FitTask:
-        points = starting_points(objective, theta_a, theta_b, degree, start)
-        data = training_data(objective, train, batch_size)
-        return FitTask(objective, points, data, settings, seed, None if folder is None else folder / FIT_STATE)
 
-    task = agree(world(), build)
-    ranks = math.gcd(parts, world().size)
-    outcome = run_task(task, folder, ranks_per_item=ranks, progress=progress, job=job)
-    curve = curve_from_rows(task.describe(), outcome.rows, outcome.history).placed(objective)
-    if outcome.store is not None:
-        if world().rank == 0:
-            (outcome.store.folder / FIT_STATE).unlink(missing_ok=True)
-        write_result(curve.save, outcome.store.result)
-    return curve
+def curve_task(
+    objective: Objective,
+    theta_a: ThetaLike,
+    theta_b: ThetaLike,
+    *,
+    start: Sequence[ThetaLike] | None = None,
+    train: Any = None,
+    folder: Path | None = None,
+    **asked: Any,
+) -> FitTask:
+    """The task of `fit_curve`, `asked` being the fields of `CurveSettings`."""
+    settings = CurveSettings(**asked)
+    points = starting_points(objective, theta_a, theta_b, settings.degree, start)
+    data = training_data(objective, train, settings.batch_size)
+    return FitTask(objective, points, data, settings.fit, settings.seed, folder and folder / FIT_STATE)
 
 
 def training_data(objective: Objective, train: Any, batch_size: int) -> TrainingData:

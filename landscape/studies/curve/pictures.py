@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 from landscape.pictures.style import StyledFigure, finish, styled, words
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.curve.result import Curve
 
 
@@ -31,3 +34,11 @@ def plot_history(curve: Curve) -> Figure:
     panels[-1].set_xlabel("epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return finish(figure, [], ["means over an epoch, each batch at its own place of the curve, in train mode"])
+
+
+def _asked(curve: Curve, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    asked.without("-q", "--levels")
+    yield asked.of_kind("history"), plot_history(curve)
+
+
+PICTURES = Pictures(plot_history, _asked, plot_history)

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +18,14 @@ from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, nearest
 from landscape.objective.objective import Objective
 from landscape.objective.trees import digest
+from landscape.results.base import Result
 
 if TYPE_CHECKING:
-    import xarray
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
-class Curve:
+class Curve(Result):
     """gamma(t) = sum_i w_i(t) p_i for t in [0, 1], from the first control point to the last.
 
     A Bezier curve passes through its ends alone, a polygonal chain through all of its control points.
@@ -43,11 +42,6 @@ class Curve:
         return (
             f"Curve({self.kind} of {n} control points in {size:,} parameters, {self.attributes.get('made', 'given')})"
         )
-
-    def _repr_html_(self) -> str:
-        from landscape.results.html import result_html
-
-        return result_html(self)
 
     def point(self, t: float, out: Tensor | None = None) -> Tensor:
         """gamma(t), (size,), into `out` where given; the ends are met to the bit. Raises InputError outside [0, 1]."""
@@ -85,23 +79,9 @@ class Curve:
         points = [objective.vector(point) for point in self.control_points]
         return replace(self, control_points=torch.stack(points))
 
-    def to_xarray(self) -> xarray.Dataset:
-        """Control points (control_point, parameter) and the history (epoch) as an xarray Dataset."""
-        from landscape.studies.curve.schema import curve_to_xarray
-
-        return curve_to_xarray(self)
-
     def plot(self) -> Figure:
         """A Figure of loss, metrics and step size over the epochs of the fit. InputError for a curve that was given."""
-        from landscape.studies.curve.pictures import plot_history
-
-        return plot_history(self)
-
-    def save(self, path: str | Path) -> Path:
-        """Write control points and history as one HDF5 file (netCDF-4), atomically; returns the path."""
-        from landscape.studies.curve.schema import write_curve
-
-        return write_curve(path, self)
+        return self._drawn()
 
     def identity(self) -> dict[str, Any]:
         """What fixes the curve's points, in plain values."""

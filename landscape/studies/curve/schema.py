@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from landscape.files import hdf5
-from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.files.schema import read_attributes, reading
 from landscape.studies.curve.result import Curve
-
-if TYPE_CHECKING:
-    import xarray
-
-
-def write_curve(path: str | Path, curve: Curve) -> Path:
-    """Write one curve as a file with the group "curve", atomically."""
-    return hdf5.write(path, file_tree({"curve": (curve_group(curve), curve.attributes)}))
 
 
 def curve_group(curve: Curve) -> hdf5.Group:
@@ -33,12 +24,6 @@ def curve_group(curve: Curve) -> hdf5.Group:
         variables[f"history_{name}"] = hdf5.Variable(("epoch",), values, {"long_name": text, "units": "1"})
     shape = {"kind": curve.kind, "length": curve.length, "distance": curve.distance, "history": " ".join(curve.history)}
     return hdf5.Group(variables, shape)
-
-
-def curve_to_xarray(curve: Curve) -> xarray.Dataset:
-    """The variables and attributes of the file's group "curve", with the root's attributes."""
-    group = curve_group(curve)
-    return to_xarray(group.variables, {**curve.attributes, **group.attributes})
 
 
 def read_curve(tree: hdf5.Group, path: str | Path) -> Curve:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from landscape.results.summary import what
+from landscape.results.attributes import what
+from landscape.results.kind import Columns
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.curve.result import Curve
 
@@ -22,7 +23,7 @@ def curve_tables(curve: Curve, title: str) -> Iterator[Table]:
         "length": length(curve.length, curve.distance),
     }
     chosen = {name: curve.attributes[name] for name in _SETTINGS if name in curve.attributes}
-    yield pairs_table(title, shape | what(curve.attributes) | ({"training": chosen} if chosen else {}))
+    yield pairs_table(title, shape | what(curve.attributes, "weight_decay") | ({"training": chosen} if chosen else {}))
     if curve.history:
         epochs = len(next(iter(curve.history.values())))
         rows = (
@@ -40,3 +41,9 @@ def length(length: float, distance: float) -> Cell:
 def _some(count: int) -> list[int]:
     """Numbers of the rows of a long table that are shown, the first and the last among them."""
     return sorted({int(k) for k in np.linspace(0, count - 1, min(count, _ROWS)).round()})
+
+
+def curve_columns(curve: Curve) -> Columns:
+    """A row for each epoch of the fit; none for a curve that was given."""
+    epochs = len(next(iter(curve.history.values()), ()))
+    return {"epoch": np.arange(1, epochs + 1), **curve.history}

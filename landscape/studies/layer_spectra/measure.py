@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,20 @@ from torch import Tensor
 
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_columns, pair_row
-from landscape.errors import InputError, RunInterrupted
+from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
 from landscape.results.attributes import result_attributes, whole_time
-from landscape.results.stages import Stage, read_stage, require_stages
+from landscape.results.measured import Measurement
+from landscape.results.settings import name_tuple
+from landscape.results.stages import Stage
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
-from landscape.run.loop import run_task
 from landscape.run.progress import Progress
-from landscape.run.store import RESULT
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.layer_spectra.settings import LayerSpectraSettings
 from landscape.studies.spectrum.measure import trace_of_stage, trace_task
 from landscape.studies.spectrum.result import Trace
 from landscape.studies.spectrum.ways import choose_method
@@ -86,6 +88,7 @@ def measure_layer_spectra(
     trace_tol: float = 0.02,
     seed: int = 0,
     ranks_per_item: int = 1,
+    limit_items: int | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
@@ -96,35 +99,53 @@ def measure_layer_spectra(
     trace of the whole. Layers that fail stay masked where a `tolerance` says so (see `run_task`). The other arguments
     are those of `measure_spectrum`.
     """
-    matrix, _ = agree(
-        world(), lambda: matrix_of(objective, params, operator, theta, buffers, weight_decay, None, "uniform", seed)
+    settings = LayerSpectraSettings(k, tol, trace, name_tuple(params), operator, weight_decay, trace_tol, seed)
+    plan = agree(world(), lambda: LayerPlan.of(objective, settings, theta=theta, buffers=buffers))
+    run = Measurement(
+        out,
+        stages=STAGES,
+        ranks_per_item=ranks_per_item,
+        limit_items=limit_items,
+        tolerance=tolerance,
+        progress=progress,
+        job=job,
     )
-    task = agree(world(), lambda: LayerTask(matrix, k, tol=tol, seed=seed))
-    method = agree(world(), lambda: choose_method(matrix, trace, 0)) if trace else ""
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        agree(world(), lambda: require_stages(folder, STAGES))
-    stages: dict[str, Stage] = {}
-
-    def run(name: str, task: Any, tolerance: Tolerance | None) -> None:
-        place = None if folder is None else folder / name
-        outcome = run_task(task, place, ranks_per_item=ranks_per_item, progress=progress, job=job, tolerance=tolerance)
-        stages[name] = Stage(task.describe(), outcome.rows, outcome.history)
-        if outcome.stopped is not None:
-            raise RunInterrupted(f"stopped by {outcome.stopped} after its {name}; the same call goes on from there")
-
-    run("layers", task, tolerance)
-    if method:
-        run("trace", agree(world(), lambda: trace_task(matrix, method, trace_tol, seed, stages)), None)
-    result = layers_from_stages(stages)
-    if folder is not None:
-        write_result(result.save, folder / RESULT)
-    return result
+    run.run(plan.task)
+    if plan.method and run.going:
+        trace_of_all = agree(world(), lambda: trace_task(plan.matrix, plan.method, trace_tol, seed, run.found))
+        run.run(trace_of_all, tolerant=False)
+    return run.result(layers_from_stages)
 
 
-def layers_from_folder(folder: str | Path) -> LayerSpectra:
-    """The table in a run folder, masked where a layer is not computed yet."""
-    return layers_from_stages({n: read_stage(folder, n) for n in STAGES if (Path(folder) / n / "run.json").is_file()})
+@dataclass(frozen=True)
+class LayerPlan:
+    """The first task of spectra of layers, and the matrix and the way to its trace that the second is made of."""
+
+    matrix: Matrix
+    method: str  # of the trace; empty where none is asked for
+    task: LayerTask
+
+    @classmethod
+    def of(
+        cls,
+        objective: Objective,
+        settings: LayerSpectraSettings,
+        *,
+        theta: Any = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> LayerPlan:
+        """Raises InputError for what cannot be measured as asked."""
+        matrix, _ = matrix_of(
+            objective,
+            params=settings.params,
+            operator=settings.operator,
+            weight_decay=settings.weight_decay,
+            seed=settings.seed,
+            theta=theta,
+            buffers=buffers,
+        )
+        task = LayerTask(matrix, settings.k, tol=settings.tol, seed=settings.seed)
+        return cls(matrix, choose_method(matrix, settings.trace, 0) if settings.trace else "", task)
 
 
 def layers_from_stages(stages: Mapping[str, Stage]) -> LayerSpectra:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 from matplotlib.axes import Axes
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 
 from landscape.pictures.bars import bar_figure, bars
 from landscape.pictures.style import finish, styled
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.spectrum.pictures import cost, trace_words
 
@@ -42,3 +45,11 @@ def plot_layers(layers: LayerSpectra) -> Figure:
     if missing:
         notes.insert(0, f"{missing} of {len(layers.layers)} layers not computed")
     return finish(figure, axes, notes)
+
+
+def _asked(layers: LayerSpectra, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    asked.without("-q", "--levels")
+    yield asked.of_kind("layers"), plot_layers(layers)
+
+
+PICTURES = Pictures(plot_layers, _asked, plot_layers)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from landscape.files import hdf5
-from landscape.files.fields import array, flat, names, number, texts
-from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.files.fields import array, names, number, texts
+from landscape.files.schema import read_attributes, reading
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.spectrum.schema import COUNTS, Names, read_trace, trace_group
-
-if TYPE_CHECKING:
-    import xarray
-
 
 _LAYERS: Names = {
     "sizes": ("layer_size", "number of parameters of the layer"),
@@ -31,11 +27,6 @@ _LAYERS: Names = {
 _RANKED = ("eigenvalues", "residuals", "stderr", "converged")
 
 
-def write_layers(path: str | Path, layers: LayerSpectra) -> Path:
-    """Write the spectra of layers as a file with the group "layer_spectra", atomically."""
-    return hdf5.write(path, file_tree({"layer_spectra": (layers_group(layers), layers.attributes)}))
-
-
 def read_layers(tree: hdf5.Group, path: str | Path) -> LayerSpectra:
     """The spectra of layers in the tree of a file. Raises StoreError for a newer schema or a tree without them."""
     with reading(tree, "layer_spectra", path) as group:
@@ -51,11 +42,6 @@ def read_layers(tree: hdf5.Group, path: str | Path) -> LayerSpectra:
             whole_trace=read_trace(group.groups["trace"]) if "trace" in group.groups else None,
             attributes=read_attributes(tree, "layer_spectra"),
         )
-
-
-def layers_to_xarray(layers: LayerSpectra) -> xarray.Dataset:
-    """The variables of the file's group "layer_spectra" and of its sub-group in one Dataset over layer and rank."""
-    return to_xarray(flat(layers_group(layers)), layers.attributes)
 
 
 def layers_group(layers: LayerSpectra) -> hdf5.Group:

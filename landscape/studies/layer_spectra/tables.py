@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas
 
+from landscape.results.kind import Columns
 from landscape.results.tables import Cell, Table, number
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.spectrum.tables import cost_words, head, trace
 
 
-def layers_frame(layers: LayerSpectra) -> pandas.DataFrame:
+def layers_columns(layers: LayerSpectra) -> Columns:
     """A row for each layer: its size, eigenvalues by index from 0, their errors and residuals, and the trace."""
     columns: dict[str, Any] = {"layer": list(layers.layers), "size": list(layers.sizes)}
     for k in range(layers.eigenvalues.shape[1]):
@@ -25,7 +25,7 @@ def layers_frame(layers: LayerSpectra) -> pandas.DataFrame:
             f"converged_{k}": layers.converged[:, k],
         }
     columns |= {"trace": layers.trace, "trace_stderr": layers.trace_stderr, "computed": layers.computed}
-    return pandas.DataFrame(columns)
+    return columns
 
 
 def layers_tables(layers: LayerSpectra, title: str) -> Iterator[Table]:

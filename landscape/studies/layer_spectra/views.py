@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
-from landscape.pictures.views import Picture, View, bars, frame_columns, largest
+from landscape.pictures.views import Picture, View, bars, largest
 from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.layer_spectra.tables import layers_columns
 
 
 def layers_views(layers: LayerSpectra, most: int) -> Iterator[Picture]:
@@ -31,4 +32,4 @@ def layers_views(layers: LayerSpectra, most: int) -> Iterator[Picture]:
         notes = (*notes, f"{missing} of {len(layers.layers)} layers are not computed")
     if views:
         alt = f"Bars of {len(layers.layers)} layers: {'; '.join(alts)}."
-        yield Picture("layers", alt, views, notes, frame_columns(layers))
+        yield Picture("layers", alt, views, notes, layers_columns(layers))

@@ -20,18 +20,20 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike
 from landscape.errors import InputError
-from landscape.objective.batchnorm import FEWEST, check_statistics
+from landscape.objective.batchnorm import FEWEST, chosen_statistics
 from landscape.objective.data import Batch, Data
-from landscape.objective.objective import BATCHNORM_MODES, Objective
+from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.objective.trees import digest
-from landscape.results.attributes import result_attributes
+from landscape.results.attributes import EXACT, result_attributes
+from landscape.results.measured import Measurement
+from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
-from landscape.run.loop import run_task
+from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History, Store, json_differences
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.curve.result import Curve, curve_from_points
 from landscape.studies.path.result import Path, to_split
 
@@ -112,21 +114,19 @@ class PathTask:
         _check_length(curve)
         if tol is not None and not 0 < tol < float("inf"):
             raise InputError(f"tol={tol} is not a positive number; it is in units of the loss, as tol=1e-3")
-        self._batchnorm = chosen_batchnorm(objective, batchnorm, statistics)
-        if self._batchnorm == "interpolated":
+        pool = None if statistics is None else objective.read(statistics)
+        self._statistics = chosen_statistics(objective, batchnorm, pool, between=True)
+        self._statistics.require_enough()
+        self._pool = objective.data if pool is None else pool
+        if self._statistics.mode == "interpolated":
             _check_ends(curve)
         self._objective, self._curve = objective, curve
-        self._statistics: Data | None = None
-        if self._batchnorm == "reestimated":
-            self._pool = objective.data if statistics is None else objective.read(statistics)
-            self._statistics = objective.read_statistics(self._pool)
-            check_statistics(self._statistics)
         self._test = objective.on(objective.read(test)) if test is not None else None
         self._theta = torch.empty_like(curve.control_points[0])
         parts = 0
-        if self._statistics is not None and (self._pool.divisible or self._pool.count >= _PARTS):
+        if self._statistics.data is not None and (self._pool.divisible or self._pool.count >= _PARTS):
             parts = _PARTS
-        elif self._statistics is not None:
+        elif self._statistics.data is not None:
             logger.warning(
                 "the sampling error of the BatchNorm statistics is not measured: their data come in %d batches of the "
                 "user's own, and it takes %d",
@@ -147,14 +147,18 @@ class PathTask:
         names = [*objective.quantities, *(f"test_{name}" for name in objective.quantities if self._test is not None)]
         columns = ["t", "part", *(column for name in names for column in (name, f"{name}_stderr"))]
         identity = {
-            "objective": objective.identity(centre=self._batchnorm == "frozen" and bool(objective.batchnorm_names)),
+            "objective": objective.identity(
+                centre=self._statistics.mode == "frozen" and bool(objective.batchnorm_names)
+            ),
             "curve": curve.identity(),
             "t": list(self._plan.first),
             "tol": self._plan.tol,
             "parts": self._plan.parts,
-            "batchnorm": self._batchnorm,
-            "buffers": [digest(*end.values()) for end in curve.buffers] if self._batchnorm == "interpolated" else [],
-            "statistics": self._statistics.digest if self._statistics is not None else "",
+            "batchnorm": self._statistics.mode,
+            "buffers": [digest(*end.values()) for end in curve.buffers]
+            if self._statistics.mode == "interpolated"
+            else [],
+            "statistics": self._statistics.digest,
             "test": self._test.data.digest if self._test is not None else "",
         }
         about = {
@@ -163,7 +167,7 @@ class PathTask:
             "differences": difference_gram(curve.control_points.unbind()).tolist(),
             "quantities": names,
             "device": str(objective.device),
-            "statistics_samples": self._statistics.samples if self._statistics is not None else 0,
+            "statistics_samples": self._statistics.samples,
             "test_samples": self._test.samples if self._test is not None else 0,
         }
         return Description("path", dict.fromkeys(columns, ()), identity, about)
@@ -189,11 +193,9 @@ class PathTask:
         return len(self._items)
 
     def _buffers(self, t: float, theta: Tensor) -> Mapping[str, Tensor] | None:
-        if self._batchnorm == "reestimated":
-            return self._objective.reestimate(theta, self._statistics)
-        if self._batchnorm == "interpolated":
+        if self._statistics.mode == "interpolated":
             return interpolated_buffers(self._curve, t)
-        return None
+        return self._statistics.at(self._objective, theta)
 
     @cached_property
     def _sample(self) -> Objective:
@@ -209,6 +211,21 @@ class PathTask:
         return [self._objective.read_statistics(part) for part in _divided(self._pool, _PARTS)]
 
 
+def path_task(
+    objective: Objective,
+    curve: Curve | Sequence[ThetaLike],
+    t: int | Sequence[float] | FloatArray = 61,
+    batchnorm: str | None = None,
+    statistics: Any = None,
+    *,
+    test: Any = None,
+    tol: float | None = None,
+) -> PathTask:
+    """The task of `measure_path`."""
+    joined = curve if isinstance(curve, Curve) else _line(objective, curve)
+    return PathTask(objective, joined, places_of(t), batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
+
+
 def measure_path(
     objective: Objective,
     curve: Curve | Sequence[ThetaLike],
@@ -221,6 +238,7 @@ def measure_path(
     out: str | FilePath | None = None,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> Path:
@@ -246,35 +264,32 @@ def measure_path(
 
     `out` is the run folder: rows found there are not computed again, and when all are there it holds `landscape.h5`.
     The ranks share items, and `ranks_per_item` of them the data of each. `limit_items` ends the run after so many new
-    rows; the path is then masked where nothing was computed.
+    rows; the path is then masked where nothing was computed, as it is where places failed and a `tolerance` leaves them
+    out.
 
     Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
     """
     comm = world()
 
-    def made() -> PathTask:
-        places = places_of(t)
-        joined = curve if isinstance(curve, Curve) else _line(objective, curve)
-        return PathTask(objective, joined, places, batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
-
-    task = agree(comm, made)
+    task = agree(
+        comm,
+        lambda: path_task(objective, curve, t, batchnorm, statistics, test=test, tol=tol),
+    )
     found = agree(comm, lambda: _found_rows(task, out) if comm.rank == 0 and out is not None else None)
     found = comm.broadcast(found)
     if found is not None:
         task.extend(found)  # items of later rounds follow from the rows of the earlier ones
-    outcome = run_task(
-        task,
+    run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
-        limit=limit_items,
+        limit_items=limit_items,
+        tolerance=tolerance,
         progress=progress,
         job=job,
-        recheck=RECHECK_RTOL[objective.precision],
     )
-    path = path_from_rows(task.describe(), outcome.rows, outcome.history)
-    if not (outcome.complete and path.complete):
-        return path
-    if tol is not None and path.maximum_excess > tol and comm.rank == 0:
+    run.run(task, recheck=RECHECK_RTOL[objective.precision])
+    path = run.result(of_rows(path_from_rows))
+    if tol is not None and path.complete and path.maximum_excess > tol and comm.rank == 0:
         logger.warning(
             "the maximum of the loss is known to %.3g at %d places, not to tol=%g: the loss is not smooth there on the "
             "scale of t or of rounding; raise tol, or measure in float64",
@@ -282,8 +297,6 @@ def measure_path(
             len(path.t),
             tol,
         )
-    if outcome.store is not None:
-        write_result(path.save, outcome.store.result)
     return path
 
 
@@ -314,7 +327,7 @@ def path_from_rows(description: Description, rows: Rows, history: History) -> Pa
         "test_samples": about["test_samples"],
         "test_hash": identity["test"],
         "tol": identity["tol"],
-        "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
+        "error": EXACT,
     }
     return Path(
         t=t,
@@ -427,23 +440,6 @@ def _check_length(curve: Curve) -> None:
             "the control points of the curve are identical, so it is one point and has no length; give two different "
             "models"
         )
-
-
-def chosen_batchnorm(objective: Objective, batchnorm: str | None, statistics: Any) -> str:
-    """The BatchNorm mode: by default "reestimated" where the model has BatchNorm, else "frozen".
-
-    Raises InputError for an unknown mode, one that needs BatchNorm where there is none, and unused `statistics`.
-    """
-    if batchnorm is None:
-        batchnorm = "reestimated" if objective.batchnorm_names or statistics is not None else "frozen"
-    if batchnorm not in BATCHNORM_MODES:
-        raise InputError(f"batchnorm={batchnorm!r} is not one of {', '.join(BATCHNORM_MODES)}")
-    if batchnorm != "frozen" and not objective.batchnorm_names:
-        what = "statistics are given" if statistics is not None else f"batchnorm={batchnorm!r}"
-        raise InputError(f"{what}, but the model has no BatchNorm layer; leave batchnorm and statistics out")
-    if batchnorm != "reestimated" and statistics is not None:
-        raise InputError(f"statistics are given, but batchnorm={batchnorm!r} does not use them; say 'reestimated'")
-    return batchnorm
 
 
 def _check_ends(curve: Curve) -> None:

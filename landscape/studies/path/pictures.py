@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled, words
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.path.result import Path, above_ends
 
 AGAINST = ("t", "arc")
@@ -155,3 +156,11 @@ def _note(path: Path, label: str) -> str:
     if left := ", ".join(f"{count} {word}" for word, count in counts.items() if count):
         parts.append(f"{left} of {len(path.t)} places")
     return (f"{label}: " if label else "") + ", ".join(parts)
+
+
+def _asked(path: Path, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    asked.without("-q", "--levels")
+    yield asked.of_kind("path"), path.plot()
+
+
+PICTURES = Pictures(lambda path, **options: plot_paths([path], **options), _asked, lambda path: path.plot())

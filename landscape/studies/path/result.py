@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,9 @@ import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.errors import InputError, nearest
+from landscape.results.base import Result
 
 if TYPE_CHECKING:
-    import pandas
-    import xarray
     from matplotlib.figure import Figure
 
 
@@ -51,7 +49,7 @@ class Extremum:
 
 
 @dataclass(frozen=True, repr=False)
-class Path:
+class Path(Result):
     """Quantities at places t of a curve gamma(t), from one model at t = 0 to another at t = 1.
 
     Numbers made of several places (`maximum`, `mean`, `mc`, `barrier`) are of those computed so far, and NaN where an
@@ -71,11 +69,6 @@ class Path:
     def __repr__(self) -> str:
         about = f"Path({', '.join(self.values)} at {len(self.t)} places, {int(self.computed.sum())} computed"
         return f"{about}, barrier={self.barrier:.4g}, mc={self.mc:.4g})"
-
-    def _repr_html_(self) -> str:
-        from landscape.results.html import result_html
-
-        return result_html(self)
 
     @property
     def complete(self) -> bool:
@@ -140,29 +133,9 @@ class Path:
         """How far the largest loss between the places may be above that at the places; see `upper_bounds`."""
         return maximum_excess(self.t[self.computed], self._known("loss")) if self._has_ends else float("nan")
 
-    def to_xarray(self) -> xarray.Dataset:
-        """The path as an xarray Dataset over t: one variable per quantity, its `_stderr`, `arc`, `computed`."""
-        from landscape.studies.path.schema import path_to_xarray
-
-        return path_to_xarray(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each place: t, arc length, quantities, their `_stderr`, `computed`."""
-        from landscape.studies.path.tables import path_frame
-
-        return path_frame(self)
-
     def plot(self, **options: Any) -> Figure:
         """A matplotlib Figure of the loss and the error along the curve; see `plot_paths`."""
-        from landscape.studies.path.pictures import plot_paths
-
-        return plot_paths([self], **options)
-
-    def save(self, path: str | pathlib.Path) -> pathlib.Path:
-        """Write the path as one HDF5 file (netCDF-4), atomically; returns the file's path."""
-        from landscape.studies.path.schema import write_path
-
-        return write_path(path, self)
+        return self._drawn(**options)
 
     @property
     def _has_ends(self) -> bool:

@@ -6,23 +6,14 @@ path    loss (t), loss_stderr, error, test_loss, ..., arc, computed, loss_statis
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from landscape.files import hdf5
-from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
+from landscape.files.schema import LONG_NAMES, read_attributes, reading
 from landscape.studies.path.result import DEFINITIONS, Path
-
-if TYPE_CHECKING:
-    import xarray
-
 
 _STATISTICS = "_statistics_stderr"
 _NAMES = "derived"  # attributes that follow from the arrays, separated by spaces
-
-
-def write_path(file: str | pathlib.Path, path: Path) -> pathlib.Path:
-    """Write one path as a file with the group "path", atomically."""
-    return hdf5.write(file, file_tree({"path": (path_group(path), path.attributes)}))
 
 
 def read_path(tree: hdf5.Group, file: str | pathlib.Path) -> Path:
@@ -40,12 +31,6 @@ def read_path(tree: hdf5.Group, file: str | pathlib.Path) -> Path:
             statistics_stderr={name: v[name + _STATISTICS].data for name in names if name + _STATISTICS in v},
             attributes=read_attributes(tree, "path", ("quantities", _NAMES, *str(group.attributes[_NAMES]).split())),
         )
-
-
-def path_to_xarray(path: Path) -> xarray.Dataset:
-    """The variables and attributes of the file's group "path", with the root's attributes."""
-    group = path_group(path)
-    return to_xarray(group.variables, {**path.attributes, **group.attributes})
 
 
 def path_group(path: Path) -> hdf5.Group:

@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas
 
-from landscape.results.summary import what
+from landscape.results.attributes import what
+from landscape.results.kind import Columns, Line
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.curve.tables import length
 from landscape.studies.path.result import Extremum, Path
 
 
-def path_frame(path: Path) -> pandas.DataFrame:
+def path_columns(path: Path) -> Columns:
     """A row for each place: t, arc length, quantities and their `_stderr` and `_statistics_stderr`, computed."""
     columns: dict[str, Any] = {"t": path.t, "arc": path.arc}
     for name, values in path.values.items():
         columns |= {name: values, f"{name}_stderr": path.stderr[name]}
         if name in path.statistics_stderr:
             columns[f"{name}_statistics_stderr"] = path.statistics_stderr[name]
-    return pandas.DataFrame({**columns, "computed": path.computed})
+    return {**columns, "computed": path.computed}
 
 
 def path_tables(path: Path, title: str) -> Iterator[Table]:
@@ -61,3 +61,9 @@ def path_tables(path: Path, title: str) -> Iterator[Table]:
 
 def _extremum(found: Extremum) -> Cell:
     return Cell(f"{found.value:.6g} at t = {found.t:.4g}", found.value, found.stderr)
+
+
+def path_glance(path: Path) -> Line:
+    """The loss along the path."""
+    known = f"{int(path.computed.sum()):,} of {path.computed.size:,} points known"
+    return Line(f"loss along the path, {known}", "t", path.t, path.values["loss"], path.computed, highest=True)

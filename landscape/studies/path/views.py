@@ -13,7 +13,6 @@ from landscape.pictures.views import (
     Picture,
     View,
     band_and_line,
-    frame_columns,
     known_text,
     lines,
     marks,
@@ -23,6 +22,7 @@ from landscape.pictures.views import (
     thinned_note,
 )
 from landscape.studies.path.result import Path, above_ends
+from landscape.studies.path.tables import path_columns
 
 _ALONG = (
     "the bands are errors of each value by itself; values along one path share their samples, so that differences "
@@ -38,7 +38,7 @@ def path_views(path: Path, most: int) -> Iterator[Picture]:
     if not path.computed.any():
         return
     views = views_along([(path, "", "@blue")], most)
-    yield Picture("along the path", _path_alt(path), views, _path_notes(path, most), frame_columns(path))
+    yield Picture("along the path", _path_alt(path), views, _path_notes(path, most), path_columns(path))
 
 
 def views_along(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, View]:

@@ -8,26 +8,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.arrays import FloatArray
 from landscape_kernels.perturb import perturb_
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.objective.batchnorm import chosen_batchnorm
+from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import random_direction, random_plane
 from landscape.planes.grid import Grid, axis_values
-from landscape.results.attributes import result_attributes
+from landscape.results.attributes import EXACT, result_attributes
+from landscape.results.measured import Measurement
+from landscape.results.settings import name_tuple
+from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
-from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.profiles.result import Profiles
+from landscape.studies.profiles.settings import ProfilesSettings
 from landscape.studies.surface.measure import anchor_points, precision_error
 
 
@@ -36,26 +38,18 @@ class ProfilesTask:
 
     headline = "loss"
 
-    def __init__(
-        self,
-        objective: Objective,
-        n: int,
-        x: FloatArray,
-        *,
-        normalize: str = "filter",
-        ignore: Sequence[str] = ("bias", "norm"),
-        seed: int = 0,
-        batchnorm: str | None = None,
-        statistics: Any = None,
-    ) -> None:
+    def __init__(self, objective: Objective, settings: ProfilesSettings, statistics: Any = None) -> None:
+        n, normalize, ignore, seed = settings.n, settings.normalize, settings.ignore, settings.seed
         if n < 1:
             raise InputError(f"n={n}; give 1 or more directions, 10 are usual")
+        x = axis_values("x", settings.x)
         first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1)
         self._objective, self._first, self._seed, self._normalize = objective, first, seed, normalize
         self._ignored = blocks_matching(objective.layout, first.about["ignore"])
         self._grid = Grid({"x": x, "direction": np.arange(float(n))})
-        self._batchnorm = chosen_batchnorm(objective, first, batchnorm, statistics)
-        self._statistics = objective.read_statistics(statistics) if self._batchnorm == "reestimated" else None
+        self._statistics = chosen_statistics(
+            objective, settings.batchnorm, statistics, between=False, modes=WITHOUT_ENDS
+        )
         self._theta = torch.empty_like(first.centre)
         self._held: tuple[int, Tensor] = (0, first.directions[0])  # the direction in hand: points of one come together
         self._all_anchors = anchor_points(self._grid) if objective.precision == "bf16" else []
@@ -70,12 +64,12 @@ class ProfilesTask:
             "directions": {**first.identity(), "made": dict(first.about)},
             "n": len(self._grid.axes["direction"]),
             "x": self._grid.axes["x"].tolist(),
-            "batchnorm": self._batchnorm,
-            "statistics": self._statistics.digest if self._statistics is not None else "",
+            "batchnorm": self._statistics.mode,
+            "statistics": self._statistics.digest,
         }
         about = {
             "device": str(objective.device),
-            "statistics_samples": self._statistics.samples if self._statistics is not None else 0,
+            "statistics_samples": self._statistics.samples,
             "anchors": self._all_anchors,
         }
         return Description("profiles", dict.fromkeys(names, ()), identity, about)
@@ -85,7 +79,7 @@ class ProfilesTask:
         anchor = index - self._grid.size
         x, number = self._grid.coordinates(index if anchor < 0 else self._all_anchors[anchor])
         theta = perturb_(self._theta, self._first.centre, [self._direction(int(number))], [x])
-        buffers = self._objective.reestimate(theta, self._statistics) if self._batchnorm == "reestimated" else None
+        buffers = self._statistics.at(self._objective, theta)
         return evaluated(self._objective, theta, buffers, group, full_precision=anchor >= 0)
 
     def extend(self, rows: Rows) -> int:
@@ -127,34 +121,18 @@ def measure_profiles(
     `measure_surface`. Raises InputError for anything that cannot be measured as asked, before computing; see
     `run_task` for the rest.
     """
-    places = axis_values("x", x)
-    task = agree(
-        world(),
-        lambda: ProfilesTask(
-            objective,
-            n,
-            places,
-            normalize=normalize,
-            ignore=ignore,
-            seed=seed,
-            batchnorm=batchnorm,
-            statistics=statistics,
-        ),
-    )
-    outcome = run_task(
-        task,
+    settings = ProfilesSettings(n, x, normalize, name_tuple(ignore) or (), seed, batchnorm)
+    task = agree(world(), lambda: ProfilesTask(objective, settings, statistics))
+    run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
-        limit=limit_items,
+        limit_items=limit_items,
+        tolerance=tolerance,
         progress=progress,
         job=job,
-        recheck=RECHECK_RTOL[objective.precision],
-        tolerance=tolerance,
     )
-    profiles = profiles_from_rows(task.describe(), outcome.rows, outcome.history)
-    if outcome.store is not None and outcome.ended:
-        write_result(profiles.save, outcome.store.result)
-    return profiles
+    run.run(task, recheck=RECHECK_RTOL[objective.precision])
+    return run.result(of_rows(profiles_from_rows))
 
 
 def profiles_from_rows(description: Description, rows: Rows, history: History) -> Profiles:
@@ -169,7 +147,7 @@ def profiles_from_rows(description: Description, rows: Rows, history: History) -
         **{name: made[name] for name in ("normalize", "ignore", "seed")},
         "batchnorm": identity["batchnorm"],
         "statistics_samples": description.about["statistics_samples"],
-        "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
+        "error": EXACT,
         **precision_error(description, rows, size),
     }
     return Profiles(

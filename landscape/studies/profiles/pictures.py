@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from landscape.errors import InputError, nearest
 from landscape.pictures.marks import coordinate_words, counted, mark_nonfinite
 from landscape.pictures.scale import choose_scale
 from landscape.pictures.style import BLUE, ERROR, StyledFigure, cell_borders, finish, hatch_spans, styled, words
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.profiles.result import SHARES, Profiles
 
 LEVELS = ("auto", "linear", "log")
@@ -79,3 +81,12 @@ def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str = "
 
 def _finite(values: FloatArray) -> FloatArray:
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _asked(profiles: Profiles, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    kind = asked.of_kind("profiles")
+    for name in (asked.quantity,) if asked.quantity is not None else profiles.values:
+        yield f"{name}_{kind}", plot_profiles(profiles, name, levels=asked.levels or "auto")
+
+
+PICTURES = Pictures(plot_profiles, _asked, lambda profiles: profiles.plot())

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.errors import InputError, nearest
+from landscape.results.base import Result
 
 if TYPE_CHECKING:
-    import pandas
-    import xarray
     from matplotlib.figure import Figure
 
 
@@ -22,7 +20,7 @@ SHARES = (0.1, 0.5, 0.9)  # of the directions below the values that tables and p
 
 
 @dataclass(frozen=True, repr=False)
-class Profiles:
+class Profiles(Result):
     """Quantities at theta + x d_k for directions d_0 ... d_(n-1)."""
 
     x: FloatArray  # (nx,), ascending, in multiples of each direction
@@ -35,11 +33,6 @@ class Profiles:
         n, nx = self.computed.shape
         names = ", ".join(self.values)
         return f"Profiles({names} at {nx} points along {n} directions, {int(self.computed.sum())} computed)"
-
-    def _repr_html_(self) -> str:
-        from landscape.results.html import result_html
-
-        return result_html(self)
 
     @property
     def complete(self) -> bool:
@@ -70,27 +63,9 @@ class Profiles:
             raise InputError(f"share={share} is not between 0 and 1; 0.5 is the median")
         return self._over_directions(quantity, lambda values: _quantile(values, share), 1)
 
-    def to_xarray(self) -> xarray.Dataset:
-        """The profiles as an xarray Dataset over (direction, x): each quantity, its `_stderr`, `computed`."""
-        from landscape.studies.profiles.schema import profiles_to_xarray
-
-        return profiles_to_xarray(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each (direction, x): each quantity, its `_stderr`, and whether it was computed."""
-        return self.to_xarray().to_dataframe().reset_index()
-
-    def plot(self, quantity: str | None = None, **options: Any) -> Figure:
-        """A Figure of every direction with median and band; see `landscape.studies.profiles.pictures.plot_profiles`."""
-        from landscape.studies.profiles.pictures import plot_profiles
-
-        return plot_profiles(self, quantity or next(iter(self.values)), **options)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the profiles as one HDF5 file (netCDF-4), atomically; returns the path."""
-        from landscape.studies.profiles.schema import write_profiles
-
-        return write_profiles(path, self)
+    def plot(self, quantity: str | None = None, *, levels: str = "auto") -> Figure:
+        """A Figure of every direction with median and band; see `plot_profiles`."""
+        return self._drawn(quantity or next(iter(self.values)), levels=levels)
 
     def _over_directions(self, quantity: str, reduce: Callable[[FloatArray], Any], least: int) -> FloatArray:
         found = np.full(self.x.size, np.nan)

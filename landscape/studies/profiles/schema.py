@@ -6,29 +6,14 @@ profiles    direction (direction), x (x); loss (direction, x), loss_stderr, ...;
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from landscape.files import hdf5
-from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
+from landscape.files.schema import LONG_NAMES, read_attributes, reading
 from landscape.studies.profiles.result import Profiles
 
-if TYPE_CHECKING:
-    import xarray
-
-
 _DIMS = ("direction", "x")
-
-
-def write_profiles(path: str | Path, profiles: Profiles) -> Path:
-    """Write profiles as one file with the group "profiles", atomically."""
-    return hdf5.write(path, file_tree({"profiles": (profiles_group(profiles), profiles.attributes)}))
-
-
-def profiles_to_xarray(profiles: Profiles) -> xarray.Dataset:
-    """The variables of the file's group as a Dataset over (direction, x), with the root's attributes."""
-    return to_xarray(profiles_group(profiles).variables, profiles.attributes)
 
 
 def profiles_group(profiles: Profiles) -> hdf5.Group:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from landscape.results.attributes import what
+from landscape.results.kind import Columns, Line
 from landscape.results.tables import Table, number, pairs_table, settled
 from landscape.studies.profiles.result import SHARES, Profiles
-
-_WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
 
 
 def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
@@ -21,7 +21,7 @@ def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
         {
             "directions": f"{n}, {about.get('normalize', 'none')}-normalised, seed {about.get('seed', 'unknown')}",
             "points": f"{nx} along each, {int(profiles.computed.sum())} of {n * nx} computed",
-            **{name: about[name] for name in _WHAT if about.get(name) not in (None, "", {}, 0)},
+            **what(about, "seed"),
             "errors": about.get("error", "unknown"),
         },
     )
@@ -41,3 +41,20 @@ def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
             for i in sorted({0, int(np.abs(profiles.x).argmin()), nx - 1})
         )
         yield Table(f"{name} over directions", columns, tuple(rows))
+
+
+def profiles_columns(profiles: Profiles) -> Columns:
+    """A row for each (direction, x): each quantity, its `_stderr`, and whether it was computed."""
+    n, nx = profiles.computed.shape
+    columns = {"direction": np.repeat(np.arange(n), nx), "x": np.tile(profiles.x, n)}
+    for name, values in profiles.values.items():
+        columns |= {name: values.ravel(), f"{name}_stderr": profiles.stderr[name].ravel()}
+    return {**columns, "computed": profiles.computed.ravel()}
+
+
+def profiles_glance(profiles: Profiles) -> Line:
+    """The median of the first quantity."""
+    name = next(iter(profiles.values))
+    known = f"{int(profiles.computed.sum()):,} of {profiles.computed.size:,} points known"
+    title = f"median of {name} over directions, {known}"
+    return Line(title, "x", profiles.x, profiles.quantile(name, 0.5), np.any(profiles.computed, axis=0))

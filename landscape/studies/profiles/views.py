@@ -14,7 +14,6 @@ from landscape.pictures.views import (
     View,
     band,
     band_and_line,
-    frame_columns,
     hover,
     known_text,
     lines,
@@ -24,6 +23,7 @@ from landscape.pictures.views import (
     thinned_note,
 )
 from landscape.studies.profiles.result import SHARES, Profiles
+from landscape.studies.profiles.tables import profiles_columns
 
 _DIRECTIONS = 100  # directions drawn; medians are of all
 
@@ -32,7 +32,6 @@ _DIRECTIONS = 100  # directions drawn; medians are of all
 
 
 def profiles_views(profiles: Profiles, most: int) -> Iterator[Picture]:
-    """The pictures of a report."""
     """Every direction as a thin line, their median, and the band that holds the middle of them."""
     n, nx = profiles.computed.shape
     low, _, high = SHARES
@@ -81,4 +80,4 @@ def profiles_views(profiles: Profiles, most: int) -> Iterator[Picture]:
         notes = [f"the first {drawn} of {n:,} directions are drawn; median and band are of all"] if drawn < n else []
         if min(counts) < nx:
             notes.append(thinned_note(max(counts), nx, "points of a direction at most"))
-        yield Picture("profiles", alt, views, tuple(notes), frame_columns(profiles))
+        yield Picture("profiles", alt, views, tuple(notes), profiles_columns(profiles))

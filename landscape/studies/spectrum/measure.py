@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,23 @@ from torch import Tensor
 
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.routes import check_products
-from landscape.errors import InputError, RunInterrupted
+from landscape.curvature.sampling import Sample
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
 from landscape.results.attributes import result_attributes, whole_time
-from landscape.results.stages import Stage, read_stage, require_stages
+from landscape.results.measured import Measurement
+from landscape.results.settings import name_tuple
+from landscape.results.stages import Stage
 from landscape.run.comm import world
-from landscape.run.loop import run_task
+from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
-from landscape.run.store import RESULT, Store
+from landscape.run.store import Store
 from landscape.run.task import Task
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.spectrum.density import DensityTask, check_density, density_from_rows
 from landscape.studies.spectrum.eigen import EigenTask, space_rows
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.trace import Deflated, TraceTask, trace_from_rows
 from landscape.studies.spectrum.ways import check_trace_tol, choose_method
 
@@ -60,6 +64,8 @@ def measure_spectrum(
     max_products: int | None = None,
     seed: int = 0,
     ranks_per_item: int = 1,
+    limit_items: int | None = None,
+    tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
 ) -> Spectrum:
@@ -96,67 +102,130 @@ def measure_spectrum(
     Raises InputError for anything that cannot be measured as asked, before computing; NumericalError for NaN or Inf in
     a product.
     """
-    matrix, independent = agree(
-        world(),
-        lambda: matrix_of(objective, params, operator, theta, buffers, weight_decay, samples, sampling, seed),
+    settings = SpectrumSettings(
+        k=k,
+        tol=tol,
+        trace=trace,
+        density=density,
+        params=name_tuple(params),
+        operator=operator,
+        smallest=smallest,
+        weight_decay=weight_decay,
+        samples=samples,
+        sampling=sampling,
+        trace_tol=trace_tol,
+        density_probes=density_probes,
+        density_steps=density_steps,
+        block=block,
+        max_products=max_products,
+        seed=seed,
     )
-    if trace:
-        check_trace_tol(trace_tol)
-    if density:
-        check_density(density_probes, density_steps)
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        agree(world(), lambda: require_stages(folder, STAGES))
-    stages: dict[str, Stage] = {}
+    plan = agree(world(), lambda: Plan.of(objective, settings, theta=theta, buffers=buffers, start=start))
+    run = Measurement(
+        out,
+        stages=STAGES,
+        ranks_per_item=ranks_per_item,
+        limit_items=limit_items,
+        tolerance=tolerance,
+        progress=progress,
+        job=job,
+    )
+    eigen = agree(world(), lambda: plan.eigenpairs(run.folder))
+    if eigen is not None:
+        state = None if run.folder is None else run.folder / "eigenpairs" / KRYLOV_STATE
+        run.run(eigen, ranks_per_item=world().size, tolerant=False, kept=state)
+    if plan.method and run.going:
+        run.run(agree(world(), lambda: plan.trace(run.found)), tolerant=False)
+    if density and run.going:
+        run.run(agree(world(), lambda: plan.density(run.found)), tolerant=False)
+    return run.result(spectrum_from_stages)
 
-    def run(name: str, task: Task, ranks: int) -> None:
-        place = None if folder is None else folder / name
-        outcome = run_task(task, place, ranks_per_item=ranks, progress=progress, job=job)
-        stages[name] = Stage(task.describe(), outcome.rows, outcome.history)
-        if outcome.stopped is not None:
-            raise RunInterrupted(f"stopped by {outcome.stopped} after its {name}; the same call goes on from there")
 
-    def eigen_task() -> EigenTask:
+@dataclass(frozen=True)
+class Plan:
+    """The tasks of a spectrum, put together in one place for a run and for a trial of it."""
+
+    settings: SpectrumSettings
+    matrix: Matrix
+    independent: Sample | None  # beside the sample that the matrix is of
+    method: str  # of the trace; empty where none is asked for
+    start: Tensor | None = None  # guesses of eigenvectors
+
+    @classmethod
+    def of(
+        cls,
+        objective: Objective,
+        settings: SpectrumSettings,
+        *,
+        theta: Any = None,
+        buffers: Mapping[str, Tensor] | None = None,
+        start: Any = None,
+    ) -> Plan:
+        """Choose the matrix and the way to its trace. Raises InputError for what cannot be measured as asked."""
+        if settings.trace:
+            check_trace_tol(settings.trace_tol)
+        if settings.density:
+            check_density(settings.density_probes, settings.density_steps)
+        matrix, independent = matrix_of(
+            objective,
+            params=settings.params,
+            operator=settings.operator,
+            weight_decay=settings.weight_decay,
+            seed=settings.seed,
+            theta=theta,
+            buffers=buffers,
+            samples=settings.samples,
+            sampling=settings.sampling,
+        )
+        method = choose_method(matrix, settings.trace, settings.k) if settings.trace else ""
+        if start is not None:
+            start = torch.as_tensor(start).to(objective.device, objective.dtype)
+        return cls(settings, matrix, independent, method, start)
+
+    def eigenpairs(self, folder: Path | None) -> EigenTask | None:
+        """The first task, whose state goes below `folder`; None where no eigenpair is asked for."""
+        asked, matrix = self.settings, self.matrix
+        if not asked.k + asked.smallest:
+            return None
+        rows = space_rows(asked.k, matrix.size) if self.method == "deflated" else 0
         return EigenTask(
             matrix,
-            k,
-            smallest=smallest,
-            tol=tol,
-            block=block,
-            start=None if start is None else torch.as_tensor(start).to(objective.device, objective.dtype),
-            seed=seed,
-            independent=independent,
-            max_products=max_products,
+            asked.k,
+            smallest=asked.smallest,
+            tol=asked.tol,
+            block=asked.block,
+            start=self.start,
+            seed=asked.seed,
+            independent=self.independent,
+            max_products=asked.max_products,
             state=None if folder is None else folder / "eigenpairs" / KRYLOV_STATE,
-            space=stored_space(folder, space_rows(k, matrix.size) if method == "deflated" else 0),
+            space=stored_space(folder, rows),
         )
 
-    if k + smallest == 0 and not (trace or density):
-        raise InputError("k=0, smallest=0, trace=False and density=False: nothing is asked for")
-    method = agree(world(), lambda: choose_method(matrix, trace, k)) if trace else ""
-    eigen = agree(world(), eigen_task) if k + smallest else None
-    if eigen is not None:
-        run("eigenpairs", eigen, world().size)
-        if folder is not None and world().rank == 0:
-            (folder / "eigenpairs" / KRYLOV_STATE).unlink(missing_ok=True)
-    vectors = _vectors(stages, "vectors", "smallest_vectors")
-    if method:
-        run("trace", agree(world(), lambda: trace_task(matrix, method, trace_tol, seed, stages)), ranks_per_item)
-    if density:
-        task = agree(
-            world(),
-            lambda: DensityTask(matrix, probes=density_probes, steps=density_steps, seed=seed, deflate=vectors),
+    def trace(self, found: Mapping[str, Stage]) -> TraceTask:
+        """The task of the trace after those `found`."""
+        return trace_task(self.matrix, self.method, self.settings.trace_tol, self.settings.seed, found)
+
+    def density(self, found: Mapping[str, Stage]) -> DensityTask:
+        """The task of the density after those `found`, whose eigenvectors it takes out."""
+        asked = self.settings
+        return DensityTask(
+            self.matrix,
+            probes=asked.density_probes,
+            steps=asked.density_steps,
+            seed=asked.seed,
+            deflate=_vectors(found, "vectors", "smallest_vectors"),
         )
-        run("density", task, ranks_per_item)
-    if folder is not None:  # with what an earlier call has left there, too
-        write_result(lambda path: spectrum_from_folder(folder).save(path), folder / RESULT)
-    return spectrum_from_stages(stages)
 
-
-def spectrum_from_folder(folder: str | Path) -> Spectrum:
-    """The spectrum in a run folder, NaN where it is not computed yet. Raises StoreError for another folder."""
-    present = [name for name in STAGES if (Path(folder) / name / "run.json").is_file()]
-    return spectrum_from_stages({name: read_stage(folder, name) for name in present})
+    def tasks_ahead(self, folder: Path) -> dict[str, Task]:
+        """All tasks as they are before any is run, but for a trace that needs the eigenvectors."""
+        eigen = self.eigenpairs(folder)
+        tasks: dict[str, Task] = {} if eigen is None else {"eigenpairs": eigen}
+        if self.method and self.method != "deflated":
+            tasks["trace"] = self.trace({})
+        if self.settings.density:
+            tasks["density"] = self.density({})
+        return tasks
 
 
 def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, bars, short
 from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, StyledFigure, finish, styled
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
 
 KINDS = ("spectrum", "density", "layers", "vectors")
@@ -330,3 +332,18 @@ def trace_words(trace: Trace) -> str:
 def cost(products: int, passes: int) -> str:
     """What was spent, in words."""
     return f"{products} products in {passes} pass{'es' * (passes != 1)}"
+
+
+def _asked(spectrum: Spectrum, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    asked.without("-q", "--levels")
+    kinds = (asked.kind,) if asked.kind is not None else kinds_of(spectrum)
+    if not kinds:
+        raise InputError("nothing of this spectrum is computed yet, so there is nothing to draw")
+    yield from ((name, plot_spectrum(spectrum, name)) for name in kinds)
+
+
+def _card(spectrum: Spectrum) -> Figure:
+    return plot_spectrum(spectrum, next(iter(kinds_of(spectrum)), "spectrum"))
+
+
+PICTURES = Pictures(plot_spectrum, _asked, _card)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.results.base import Result
+
 if TYPE_CHECKING:
-    import pandas
-    import xarray
     from matplotlib.figure import Figure
 
 
@@ -69,7 +68,7 @@ class Density:
 
 
 @dataclass(frozen=True, repr=False)
-class Spectrum:
+class Spectrum(Result):
     """Eigenpairs, trace and density of the Hessian (or Gauss-Newton matrix) of the mean loss.
 
     For all data an eigenvalue is exact for the data given up to its residual; `eigenvalue_stderr` is for the
@@ -93,11 +92,6 @@ class Spectrum:
         if self.density is not None:
             parts.append(f"density of {len(self.density.nodes)} probes")
         return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
-
-    def _repr_html_(self) -> str:
-        from landscape.results.html import result_html
-
-        return result_html(self)
 
     @property
     def eigenvalues(self) -> FloatArray:
@@ -124,26 +118,6 @@ class Spectrum:
         """(k,), whether each of the largest pairs reached the tolerance."""
         return self.largest.converged
 
-    def to_xarray(self) -> xarray.Dataset:
-        """The spectrum as one xarray Dataset: the variables of the file's group "spectrum" and of its sub-groups."""
-        from landscape.studies.spectrum.schema import spectrum_to_xarray
-
-        return spectrum_to_xarray(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each eigenpair: end, index from 0, value, its stderr and bias, residual, converged."""
-        from landscape.studies.spectrum.tables import spectrum_frame
-
-        return spectrum_frame(self)
-
     def plot(self, kind: str = "spectrum", **options: Any) -> Figure:
         """A matplotlib Figure: "spectrum", "density", "layers" (their traces) or "vectors"; see `plot_spectrum`."""
-        from landscape.studies.spectrum.pictures import plot_spectrum
-
-        return plot_spectrum(self, kind, **options)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the spectrum as one HDF5 file (netCDF-4), atomically; returns the path."""
-        from landscape.studies.spectrum.schema import write_spectrum
-
-        return write_spectrum(path, self)
+        return self._drawn(kind, **options)

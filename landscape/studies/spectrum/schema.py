@@ -13,18 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from landscape.files import hdf5
-from landscape.files.fields import array, flat, names, number, texts
-from landscape.files.schema import file_tree, read_attributes, reading, to_xarray
+from landscape.files.fields import array, names, number, texts
+from landscape.files.schema import read_attributes, reading
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
-
-if TYPE_CHECKING:
-    import xarray
-
 
 Names = Mapping[str, tuple[str, str]]  # field of a result -> variable in the file, long name
 
@@ -78,11 +74,6 @@ _DENSITY_DIMS = {
 }
 
 
-def write_spectrum(path: str | Path, spectrum: Spectrum) -> Path:
-    """Write one spectrum as a file with the group "spectrum", atomically."""
-    return hdf5.write(path, file_tree({"spectrum": (spectrum_group(spectrum), spectrum.attributes)}))
-
-
 def read_spectrum(tree: hdf5.Group, path: str | Path) -> Spectrum:
     """The spectrum in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
     with reading(tree, "spectrum", path) as group:
@@ -96,11 +87,6 @@ def read_spectrum(tree: hdf5.Group, path: str | Path) -> Spectrum:
             density=_read_density(group.groups["density"]) if "density" in group.groups else None,
             attributes=read_attributes(tree, "spectrum"),
         )
-
-
-def spectrum_to_xarray(spectrum: Spectrum) -> xarray.Dataset:
-    """The variables of the file's group "spectrum" and of its sub-groups in one Dataset, with the root's attributes."""
-    return to_xarray(flat(spectrum_group(spectrum)), spectrum.attributes)
 
 
 def spectrum_group(spectrum: Spectrum) -> hdf5.Group:

@@ -7,26 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pandas
 from landscape_kernels.arrays import FloatArray
 
+from landscape.results.attributes import what
+from landscape.results.kind import Columns, stacked
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
-
-_WHAT = (
-    "model",
-    "parameters",
-    "samples",
-    "loss",
-    "operator",
-    "params",
-    "weight_decay",
-    "precision",
-    "batchnorm",
-    "device",
-    "route",
-    "tol",
-)
 
 
 def spectrum_tables(spectrum: Spectrum, title: str) -> Iterator[Table]:
@@ -46,11 +32,8 @@ def spectrum_tables(spectrum: Spectrum, title: str) -> Iterator[Table]:
 
 def head(title: str, matrix: str, cost: Mapping[str, str], about: Mapping[str, Any]) -> Table:
     """The first table: the matrix, what it cost, and what it is of."""
-    known = {
-        name: about[name] for name in _WHAT if name in about and str(about[name]) not in ("", "{}", "[]", "0.0", "None")
-    }
     errors = about.get("error", "standard errors are for the population; for the data given see the residuals")
-    return pairs_table(title, {"matrix": matrix, **known, "errors": errors, **cost})
+    return pairs_table(title, {"matrix": matrix, **what(about), "errors": errors, **cost})
 
 
 def _eigenvalues(name: str, pairs: Eigenpairs) -> Table:
@@ -113,26 +96,24 @@ def cost_words(products: int, passes: int) -> str:
     return f"{products} products in {passes} pass{'es' * (passes != 1)} over the data"
 
 
-def spectrum_frame(spectrum: Spectrum) -> pandas.DataFrame:
+def spectrum_columns(spectrum: Spectrum) -> Columns:
     """A row for each eigenpair: end, index there from 0, value, its stderr and bias, residual, converged."""
     ends = {"largest": spectrum.largest, "smallest": spectrum.smallest}
-    return pandas.concat([_eigenpairs(end, pairs) for end, pairs in ends.items()], ignore_index=True)
+    return stacked([_eigenpairs(end, pairs) for end, pairs in ends.items()])
 
 
-def _eigenpairs(end: str, pairs: Eigenpairs) -> pandas.DataFrame:
+def _eigenpairs(end: str, pairs: Eigenpairs) -> Columns:
     optional: Mapping[str, FloatArray | None] = {
         "independent": pairs.independent,
         "independent_stderr": pairs.independent_stderr,
     }
-    return pandas.DataFrame(
-        {
-            "end": [end] * len(pairs.values),
-            "index": np.arange(len(pairs.values)),
-            "value": pairs.values,
-            "stderr": pairs.stderr,
-            "bias": pairs.bias,
-            "residual": pairs.residuals,
-            "converged": np.asarray(pairs.converged, dtype=bool),
-            **{name: values for name, values in optional.items() if values is not None},
-        }
-    )
+    return {
+        "end": [end] * len(pairs.values),
+        "index": np.arange(len(pairs.values)),
+        "value": pairs.values,
+        "stderr": pairs.stderr,
+        "bias": pairs.bias,
+        "residual": pairs.residuals,
+        "converged": np.asarray(pairs.converged, dtype=bool),
+        **{name: values for name, values in optional.items() if values is not None},
+    }

@@ -9,8 +9,9 @@ import numpy as np
 
 from landscape.pictures.numbers import extremes, gap, numbers, range_text, spread, value_text
 from landscape.pictures.style import ERROR
-from landscape.pictures.views import Picture, View, band, bars, frame_columns, known_text, largest, lines, thinned_note
+from landscape.pictures.views import Picture, View, band, bars, known_text, largest, lines, thinned_note
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+from landscape.studies.spectrum.tables import spectrum_columns
 
 _SPAN = 1e-9  # of the highest density to the lowest on a log axis
 
@@ -62,7 +63,7 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
         alt += f"; the largest is {known_text(largest.values[0], largest.stderr[0])}"
         alt += f" with relative residual {largest.residuals[0]:.2g}"
     notes = (f"bars: {ERROR}; hollow: not converged",)
-    return Picture("eigenvalues", f"{alt}.", {"eigenvalues": view}, notes, frame_columns(spectrum))
+    return Picture("eigenvalues", f"{alt}.", {"eigenvalues": view}, notes, spectrum_columns(spectrum))
 
 
 def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:

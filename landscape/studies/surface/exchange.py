@@ -43,8 +43,18 @@ def read_loss_landscape_surface(path: str | Path) -> Surface:
 
     Raises StoreError for a file that is not HDF5, InputError for one that is not such a surface.
     """
-    variables = hdf5.read(path).variables
-    if "xcoordinates" not in variables or not any(key in variables for key, _, _ in _KEYS):
+    return surface_of_loss_landscape(hdf5.read(path), path)
+
+
+def is_loss_landscape(tree: hdf5.Group) -> bool:
+    """Whether the tree of a file is that of a surface written by loss-landscape."""
+    return "xcoordinates" in tree.variables
+
+
+def surface_of_loss_landscape(tree: hdf5.Group, path: str | Path) -> Surface:
+    """The surface in the tree of such a file; see `read_loss_landscape_surface`."""
+    variables = tree.variables
+    if not is_loss_landscape(tree) or not any(key in variables for key, _, _ in _KEYS):
         raise InputError(
             f"{path} holds {', '.join(variables) or 'no datasets'}; a loss-landscape surface has xcoordinates and "
             f"some of {', '.join(key for key, _, _ in _KEYS)}. A file of directions is read by "

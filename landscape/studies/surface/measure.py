@@ -11,21 +11,23 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.objective.batchnorm import chosen_batchnorm
+from landscape.objective.batchnorm import chosen_statistics
 from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
-from landscape.results.attributes import result_attributes
+from landscape.results.attributes import EXACT, result_attributes
+from landscape.results.measured import Measurement
+from landscape.results.study import of_rows
 from landscape.run.comm import SERIAL, Communicator, world
 from landscape.run.failures import Tolerance
-from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, write_result
+from landscape.run.together import agree
 from landscape.studies.surface.result import Points, Surface
 
+_BETWEEN = ("through", "curve")  # kinds of planes that lie between models
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
 _KNOWN_RTOL = 1e-5  # and how far they may be off: two float32 programs that sum in different orders
@@ -51,9 +53,13 @@ class SurfaceTask:
                 "give a range for each"
             )
         self._objective, self._plane, self.grid = objective, plane, grid
-        batchnorm = chosen_batchnorm(objective, plane, batchnorm, statistics)
-        self._batchnorm = batchnorm
-        self._statistics = objective.read_statistics(statistics) if batchnorm == "reestimated" else None
+        between = plane.about.get("kind") in _BETWEEN
+        self._statistics = chosen_statistics(objective, batchnorm, statistics, between=between)
+        if self._statistics.mode == "interpolated" and not plane.buffers:
+            raise InputError(
+                "batchnorm='interpolated' needs a plane through models given with their buffers (state dicts, modules "
+                "or checkpoints, not flat vectors); use plane_through, or batchnorm='reestimated'"
+            )
         self._theta = torch.empty_like(plane.centre)
         points = plane.points.coordinates if plane.points is not None else np.empty((0, plane.axes))
         anchors = anchor_points(grid) if objective.precision == "bf16" else []
@@ -75,14 +81,14 @@ class SurfaceTask:
             "objective": objective.identity(),
             "plane": {**plane.identity(), "made": dict(plane.about)},
             "axes": axes,
-            "batchnorm": self._batchnorm,
-            "statistics": self._statistics.digest if self._statistics is not None else "",
+            "batchnorm": self._statistics.mode,
+            "statistics": self._statistics.digest,
         }
         points = plane.points
         about = {
             "plane": {**plane.about, **plane.geometry()},
             "device": str(objective.device),
-            "statistics_samples": self._statistics.samples if self._statistics is not None else 0,
+            "statistics_samples": self._statistics.samples,
             "anchors": self._anchors,
             "points": None
             if points is None
@@ -106,20 +112,44 @@ class SurfaceTask:
         buffers: Mapping[str, Tensor] | None = None
         if point is None:
             theta = self._plane.point(coordinates, self._theta)
-            if self._batchnorm == "interpolated":
+            if self._statistics.mode == "interpolated":
                 buffers = self._plane.buffers_at(coordinates)
         else:  # a model as it is, with its own statistics where it brought them
             points = self._plane.points
             assert points is not None
             theta = points.vectors[point]
             buffers = points.buffers[point] if points.buffers else None
-        if self._batchnorm == "reestimated":
-            buffers = self._objective.reestimate(theta, self._statistics)
+        if self._statistics.data is not None:
+            buffers = self._statistics.at(self._objective, theta)
         return evaluated(self._objective, theta, buffers, group, full_precision=full)
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return self.count
+
+
+def surface_task(
+    objective: Objective,
+    plane: Plane,
+    x: Any = None,
+    y: Any = None,
+    z: Any = None,
+    *,
+    axes: Sequence[Any] | None = None,
+    batchnorm: str | None = None,
+    statistics: Any = None,
+) -> SurfaceTask:
+    """The task of `measure_surface`."""
+    named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
+    if axes is not None and named:
+        raise InputError(f"both axes and {', '.join(named)} are given; give one or the other")
+    if list(named) != list(AXIS_NAMES[: len(named)]):
+        raise InputError(f"{', '.join(named)} given; axes are named in order: x, then y, then z")
+    given = list(axes) if axes is not None else list(named.values())
+    if not 1 <= len(given) <= len(AXIS_NAMES):
+        raise InputError(f"{len(given)} axes given; a grid has 1 to {len(AXIS_NAMES)}, as x=(-1, 1, 51), y=...")
+    grid = Grid.of(dict(zip(AXIS_NAMES, given, strict=False)))
+    return SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics)
 
 
 def measure_surface(
@@ -156,32 +186,20 @@ def measure_surface(
 
     Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
     """
-    named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
-    if axes is not None and named:
-        raise InputError(f"both axes and {', '.join(named)} are given; give one or the other")
-    if list(named) != list(AXIS_NAMES[: len(named)]):
-        raise InputError(f"{', '.join(named)} given; axes are named in order: x, then y, then z")
-    given = list(axes) if axes is not None else list(named.values())
-    if not 1 <= len(given) <= len(AXIS_NAMES):
-        raise InputError(f"{len(given)} axes given; a grid has 1 to {len(AXIS_NAMES)}, as x=(-1, 1, 51), y=...")
-    grid = Grid.of(dict(zip(AXIS_NAMES, given, strict=False)))
-    task = agree(world(), lambda: SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics))
+    task: SurfaceTask = agree(
+        world(), lambda: surface_task(objective, plane, x, y, z, axes=axes, batchnorm=batchnorm, statistics=statistics)
+    )
     taken = agree(world(), lambda: _known_rows(task, known)) if known is not None else None
-    outcome = run_task(
-        task,
+    run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
-        limit=limit_items,
-        known=taken,
+        limit_items=limit_items,
+        tolerance=tolerance,
         progress=progress,
         job=job,
-        recheck=RECHECK_RTOL[objective.precision],
-        tolerance=tolerance,
     )
-    surface = surface_from_rows(task.describe(), outcome.rows, outcome.history)
-    if outcome.store is not None and outcome.ended:
-        write_result(surface.save, outcome.store.result)
-    return surface
+    run.run(task, known=taken, recheck=RECHECK_RTOL[objective.precision])
+    return run.result(of_rows(surface_from_rows))
 
 
 def surface_from_rows(description: Description, rows: Rows, history: History) -> Surface:
@@ -219,7 +237,7 @@ def _attributes(description: Description, history: History) -> dict[str, Any]:
         "statistics_samples": description.about["statistics_samples"],
         "normalize": plane.get("normalize", "none"),
         "plane": plane,
-        "error": "values are exact for the data given (a full pass); stderr is for the population they were drawn from",
+        "error": EXACT,
     }
     if "seed" in plane:
         attributes["seed"] = plane["seed"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from landscape.pictures.style import (
     styled,
     words,
 )
+from landscape.results.kind import Asked, Pictures
 from landscape.results.tables import settled
 from landscape.studies.surface.result import Points, Surface
 
@@ -428,3 +429,11 @@ def _finish(
     if known.size and settled(float(known.max()), highest) > 0 and cuts[0].values.ndim > 1:  # others have bands
         notes.append(f"standard error at most {known.max():.2g}")
     return finish(figure, [ax], notes)
+
+
+def _asked(surface: Surface, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    drawn, shown = asked.kind or usual_kind(surface), asked.quantity or "loss"
+    yield f"{shown}_{drawn}", plot_surface(surface, shown, drawn, levels=asked.levels or "auto")
+
+
+PICTURES = Pictures(plot_surface, _asked, lambda surface: surface.plot())

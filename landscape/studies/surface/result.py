@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.results.base import Result
+
 if TYPE_CHECKING:
     import pandas
-    import xarray
     from matplotlib.figure import Figure
 
 
@@ -32,13 +32,18 @@ class Points:
 
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each point: label, coordinates, distance, quantities at itself and at its projection."""
-        from landscape.studies.surface.tables import points_frame
+        from landscape.results.frames import frame
 
-        return points_frame(self)
+        columns: dict[str, Any] = {"label": list(self.labels)}
+        columns |= dict(zip("xyz", self.coordinates.T, strict=False))
+        columns["distance"] = self.distance
+        for name, values in self.true.items():
+            columns |= {f"{name}_true": values, f"{name}_projected": self.projected[name]}
+        return frame(columns)
 
 
 @dataclass(frozen=True, repr=False)
-class Surface:
+class Surface(Result):
     """Quantities on a grid of 1, 2, 3 or more axes: theta(x, y, ...) = centre + x d_x + y d_y + ...
 
     Arrays are indexed with the last axis first: shape (ny, nx) in 2-D, (nz, ny, nx) in 3-D.
@@ -56,11 +61,6 @@ class Surface:
         done = int(self.computed.sum())
         return f"Surface({', '.join(self.values)} at {sizes} points of ({', '.join(self.axes)}), {done} computed)"
 
-    def _repr_html_(self) -> str:
-        from landscape.results.html import result_html
-
-        return result_html(self)
-
     @property
     def x(self) -> FloatArray:
         """Coordinates along the first axis, (nx,)."""
@@ -76,26 +76,6 @@ class Surface:
         """Whether every grid point was computed."""
         return bool(self.computed.all())
 
-    def to_xarray(self) -> xarray.Dataset:
-        """The surface as an xarray Dataset: one variable per quantity, its `_stderr`, `computed`, coordinates."""
-        from landscape.studies.surface.schema import surface_to_xarray
-
-        return surface_to_xarray(self)
-
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each grid point, the first axis fastest: coordinates, quantities, their `_stderr`, `computed`."""
-        from landscape.studies.surface.tables import surface_frame
-
-        return surface_frame(self)
-
     def plot(self, quantity: str | None = None, kind: str | None = None, **options: Any) -> Figure:
         """A matplotlib Figure of one quantity, the first by default; see `plot_surface`."""
-        from landscape.studies.surface.pictures import plot_surface
-
-        return plot_surface(self, quantity or next(iter(self.values)), kind, **options)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the surface as one HDF5 file (netCDF-4), atomically; returns the path."""
-        from landscape.studies.surface.schema import write_surface
-
-        return write_surface(path, self)
+        return self._drawn(quantity or next(iter(self.values)), kind, **options)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
-from landscape.files.schema import LONG_NAMES, file_tree, read_attributes, reading, to_xarray
+from landscape.files.schema import LONG_NAMES, read_attributes, reading
+from landscape.planes.grid import Grid
+from landscape.results.study import place_text
 from landscape.studies.surface.result import Points, Surface
-
-if TYPE_CHECKING:
-    import xarray
-
-
-def write_surface(path: str | Path, surface: Surface) -> Path:
-    """Write one surface as a file with the group "surface", atomically."""
-    return hdf5.write(path, root_group(surface))
-
-
-def root_group(surface: Surface) -> hdf5.Group:
-    """The tree of a file that holds one surface: provenance at the root, arrays in the group "surface"."""
-    return file_tree({"surface": (surface_group(surface), surface.attributes)})
 
 
 def surface_group(surface: Surface) -> hdf5.Group:
@@ -57,12 +47,9 @@ def read_surface(tree: hdf5.Group, path: str | Path) -> Surface:
         computed = group.variables["computed"].data
         points = _read_points(group.groups["points"]) if "points" in group.groups else None
         attributes = read_attributes(tree, "surface", structure=("axes", "quantities"))
+        if attributes.get("failures") and attributes.get("task") == "surface":
+            attributes["failures"] = [_placed(failure, axes) for failure in attributes["failures"]]
     return Surface(axes, values, stderr, computed, points, attributes)
-
-
-def surface_to_xarray(surface: Surface) -> xarray.Dataset:
-    """The same variables and attributes as in the file's group, with the root's attributes on the Dataset."""
-    return to_xarray(surface_group(surface).variables, surface.attributes)
 
 
 def _points_group(points: Points, axes: tuple[str, ...]) -> hdf5.Group:
@@ -104,3 +91,12 @@ def _read_points(group: hdf5.Group) -> Points:
         projected={q: v[f"{q}_projected"].data for q in quantities},
         explained_variance=v["explained_variance"].data if "explained_variance" in v else None,
     )
+
+
+def _placed(failure: Mapping[str, Any], axes: Mapping[str, FloatArray]) -> Mapping[str, Any]:
+    """A failure with its place, which files of before did not tell."""
+    grid = Grid(axes)
+    if "where" in failure or int(failure["item"]) >= grid.size:
+        return failure
+    place = dict(zip(axes, grid.coordinates(int(failure["item"])), strict=True))
+    return {**failure, "where": place_text(place)}

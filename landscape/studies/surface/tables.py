@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas
 from landscape_kernels.arrays import FloatArray
 
-from landscape.planes.grid import AXIS_NAMES, Grid
+from landscape.planes.grid import Grid
+from landscape.results.attributes import what
+from landscape.results.kind import Columns, Field, Glance, Line
 from landscape.results.tables import Cell, Table, number, pairs_table, settled
 from landscape.studies.surface.result import Points, Surface
 
 _SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more
-_WHAT = ("model", "parameters", "samples", "loss", "metrics", "precision", "batchnorm", "statistics_samples", "device")
 
 
 def surface_tables(surface: Surface, title: str) -> Iterator[Table]:
@@ -26,7 +26,7 @@ def surface_tables(surface: Surface, title: str) -> Iterator[Table]:
         title,
         {
             "grid": " x ".join(str(len(values)) for values in surface.axes.values()) + f", {done} of {size} computed",
-            **{name: about[name] for name in _WHAT if about.get(name) not in (None, "", {}, 0)},
+            **what(about, "seed"),
             "errors": about.get("error", "unknown: this file came without them"),
             **_precision(about),
         },
@@ -75,11 +75,11 @@ def _quantities(surface: Surface) -> Table:
         if known.any():
             ends = np.where(known, values, np.inf).argmin(), np.where(known, values, -np.inf).argmax()
             places = {"minimum": int(ends[0]), "maximum": int(ends[1]), **places}
-        for what, place in places.items():
+        for named, place in places.items():
             error = settled(float(stderr[place]), float(values[place]))
             found = number(values[place], stderr=error) if computed[place] else Cell("not computed")
             where = [number(c, 4) for c in grid.coordinates(place)]
-            rows.append((Cell(name), Cell(what), found, *where, missing))
+            rows.append((Cell(name), Cell(named), found, *where, missing))
     columns = ("quantity", "place", "value", *grid.axes, "NaN or Inf")
     return Table("values +- standard error", columns, tuple(rows))
 
@@ -114,20 +114,24 @@ def _precision(about: Mapping[str, Any]) -> dict[str, str]:
     return {"precision error": f"at most {float(error):.2g} relative at {points} points also computed in float32"}
 
 
-def surface_frame(surface: Surface) -> pandas.DataFrame:
+def surface_columns(surface: Surface) -> Columns:
     """A row for each grid point, the first axis fastest: coordinates, quantities and their `_stderr`, computed."""
     places = np.meshgrid(*[*surface.axes.values()][::-1], indexing="ij")[::-1]
     columns: dict[str, Any] = {name: array.ravel() for name, array in zip(surface.axes, places, strict=True)}
     for name, values in surface.values.items():
         columns |= {name: values.ravel(), f"{name}_stderr": surface.stderr[name].ravel()}
-    return pandas.DataFrame({**columns, "computed": surface.computed.ravel()})
+    return {**columns, "computed": surface.computed.ravel()}
 
 
-def points_frame(points: Points) -> pandas.DataFrame:
-    """A row for each point: label, coordinates, distance, quantities at itself (`_true`) and where it is drawn."""
-    columns: dict[str, Any] = {"label": list(points.labels)}
-    columns |= dict(zip(AXIS_NAMES, points.coordinates.T, strict=False))
-    columns["distance"] = points.distance
-    for name, values in points.true.items():
-        columns |= {f"{name}_true": values, f"{name}_projected": points.projected[name]}
-    return pandas.DataFrame(columns)
+def surface_glance(surface: Surface) -> Glance:
+    """The first quantity: along the axis where there is one, else over the first two, at the middle of the others."""
+    name = next(iter(surface.values))
+    known = f"{int(surface.computed.sum()):,} of {surface.computed.size:,} points known"
+    if len(surface.axes) == 1:
+        ((axis, x),) = surface.axes.items()
+        return Line(f"{name} along {axis}, {known}", axis, x, surface.values[name], surface.computed)
+    (x_name, x), (y_name, y), *further = surface.axes.items()
+    middles = {axis: int(np.abs(places).argmin()) for axis, places in further}
+    at = "".join(f", at {axis} = {places[middles[axis]]:.4g}" for axis, places in further)
+    cut = tuple(middles[axis] for axis, _ in reversed(further))
+    return Field(f"{name}{at}, {known}", (x_name, y_name), x, y, surface.values[name][cut], surface.computed[cut])

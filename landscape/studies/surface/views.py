@@ -15,7 +15,6 @@ from landscape.pictures.views import (
     View,
     band_and_line,
     escaped,
-    frame_columns,
     hover,
     known_text,
     lines,
@@ -30,19 +29,20 @@ from landscape.pictures.views import (
 from landscape.planes.grid import Grid
 from landscape.studies.surface.pictures import JOINED, axis_label, trajectory_values
 from landscape.studies.surface.result import Points, Surface
+from landscape.studies.surface.tables import surface_columns
 
 _LEVELS = 12  # about so many, as `landscape.studies.surface.pictures.plot_surface` draws
 _TO_SCALE = ("pca", "through", "curve")  # planes whose axes are orthogonal, and 1 is as far along each
 _SLICES = 21  # of a third axis
 
 
-def surface_pictures(surface: Surface, most: int) -> Iterator[Picture]:
+def surface_views(surface: Surface, most: int) -> Iterator[Picture]:
     """The picture of each quantity, of at most about `most` points; a line for one axis, else contours and 3-D."""
     if len(surface.axes) == 1:
         yield _profile(surface, most)
         return
     views, notes = _planes(surface, most)
-    yield Picture("surface", _surface_alt(surface), views, notes, frame_columns(surface))
+    yield Picture("surface", _surface_alt(surface), views, notes, surface_columns(surface))
 
 
 def _planes(surface: Surface, most: int) -> tuple[dict[str, View], tuple[str, ...]]:
@@ -156,7 +156,7 @@ def _profile(surface: Surface, most: int) -> Picture:
     notes = []
     if len(kept) < len(x):
         notes.append(thinned_note(len(kept), len(x), "points"))
-    return Picture("profile", _surface_alt(surface), views, tuple(notes), frame_columns(surface))
+    return Picture("profile", _surface_alt(surface), views, tuple(notes), surface_columns(surface))
 
 
 def label_of(surface: Surface, place: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError, nearest
 from landscape.pictures.scale import Scale, choose_scale
 from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, RED, StyledFigure, finish, styled, words
+from landscape.results.kind import Asked, Pictures
 from landscape.studies.surface.pictures import plot_surface
 from landscape.studies.topology.result import NOWHERE, MergeTree, Topology
 
@@ -199,3 +200,16 @@ def _places(tree: MergeTree, count: int) -> list[float]:
     for node in range(count, len(below)):  # a join comes after all that it joins
         place[node] = float(np.mean([place[child] for child in below[node]]))
     return place
+
+
+def _asked(topology: Topology, asked: Asked) -> Iterator[tuple[str, Figure]]:
+    asked.without("-q", "--levels")
+    name = asked.kind or _most_telling(topology)
+    yield name, plot_topology(topology, name)
+
+
+def _most_telling(topology: Topology) -> str:
+    return "surface" if len(topology.surface.axes) < 3 else "barcode"
+
+
+PICTURES = Pictures(plot_topology, _asked, lambda topology: topology.plot(_most_telling(topology)))

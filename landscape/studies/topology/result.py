@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.results.base import Result
 from landscape.studies.surface.result import Surface
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.figure import Figure
 
 
@@ -83,7 +84,7 @@ class MergeTree:
 
 
 @dataclass(frozen=True, repr=False)
-class Topology:
+class Topology(Result):
     """Minima, saddles and maxima of a quantity of a surface that stand out of the noise, and all persistence pairs."""
 
     surface: Surface
@@ -100,12 +101,10 @@ class Topology:
     def __repr__(self) -> str:
         return f"Topology({self.quantity}: {self.found})"
 
-    def _repr_html_(self) -> str:
-        from landscape.results.html import card_html
-        from landscape.studies.topology.tables import topology_tables
-
-        kind = "surface" if len(self.surface.axes) < 3 else "barcode"
-        return card_html(repr(self), topology_tables(self, "what was found"), lambda: self.plot(kind))
+    @property
+    def attributes(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """Those of the surface."""
+        return self.surface.attributes
 
     @property
     def found(self) -> str:
@@ -158,17 +157,9 @@ class Topology:
         above = stderr[tree.point[tree.parent[: len(self.minima)][known]]]
         return float(np.hypot(self.minima.stderr[known], above).mean())
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """Minima, saddles and maxima that count, one row each: kind, coordinates, value with error, persistence."""
-        from landscape.studies.topology.tables import topology_frame
-
-        return topology_frame(self)
-
     def plot(self, kind: str = "barcode") -> Figure:
         """A matplotlib Figure: "barcode", "tree" or "surface"; see `plot_topology`."""
-        from landscape.studies.topology.pictures import plot_topology
-
-        return plot_topology(self, kind)
+        return self._drawn(kind)
 
 
 def stderr_at(surface: Surface, quantity: str) -> FloatArray:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas
 
-from landscape.results.summary import provenance_table
+from landscape.results.kind import Columns, stacked
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.topology.result import NOWHERE, CriticalPoints, Minima, Saddles, Topology
 
@@ -34,7 +33,6 @@ def topology_tables(topology: Topology, title: str) -> Iterator[Table]:
     for name, points in (("minima", topology.minima), ("saddles", topology.saddles), ("maxima", topology.maxima)):
         if len(points):
             yield _points(topology, name, points)
-    yield from provenance_table(topology.surface.attributes)
 
 
 def _points(topology: Topology, name: str, points: CriticalPoints) -> Table:
@@ -56,17 +54,17 @@ def _points(topology: Topology, name: str, points: CriticalPoints) -> Table:
     return Table(title, tuple(columns), tuple(tuple(column[k] for column in columns.values()) for k in shown))
 
 
-def topology_frame(topology: Topology) -> pandas.DataFrame:
+def topology_columns(topology: Topology) -> Columns:
     """A row for each minimum, saddle and maximum that counts; what the others alone have is missing."""
 
-    def frame(kind: str, points: CriticalPoints, **more: Any) -> pandas.DataFrame:
+    def frame(kind: str, points: CriticalPoints, **more: Any) -> Columns:
         columns = dict(zip(topology.surface.axes, points.coordinates.T, strict=True))
         known = {name: getattr(points, name) for name in ("value", "stderr", "persistence", "on_border")}
-        return pandas.DataFrame({"kind": [kind] * len(points), **columns, **known, **more})
+        return {"kind": [kind] * len(points), **columns, **known, **more}
 
     frames = (
         frame("minimum", topology.minima, depth=topology.minima.depth),
         frame("saddle", topology.saddles, joins=topology.saddles.joins),
         frame("maximum", topology.maxima),
     )
-    return pandas.concat([found for found in frames if len(found)], ignore_index=True)
+    return stacked(frames)

@@ -10,7 +10,7 @@ import numpy as np
 from landscape.pictures.numbers import numbers
 from landscape.pictures.style import ERROR
 from landscape.pictures.views import Picture, View, known_text, lines, said
-from landscape.studies.surface.views import surface_pictures
+from landscape.studies.surface.views import surface_views
 from landscape.studies.topology.result import Topology
 
 _BARS = 40  # at most
@@ -18,13 +18,13 @@ _KINDS = (("basin", "@blue"), ("loop", "@orange"), ("shell", "@green"))
 _NOISE = ("does not count", "@quiet")
 
 
-def topology_pictures(topology: Topology, most: int) -> Iterator[Picture]:
+def topology_views(topology: Topology, most: int) -> Iterator[Picture]:
     """The barcode, the 40 most persistent pairs at most, and the surface with its points."""
     if len(topology.pairs.birth):
         yield _barcode(topology)
     surface, name = topology.surface, topology.quantity
     values, stderr = {name: surface.values[name]}, {name: surface.stderr[name]}
-    yield from surface_pictures(replace(surface, values=values, stderr=stderr), most)
+    yield from surface_views(replace(surface, values=values, stderr=stderr), most)
 
 
 def _barcode(topology: Topology) -> Picture:

@@ -1,0 +1,273 @@
+"""Objective, plane, models, data that a job names."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import inspect
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import landscape as ls
+from landscape.checkpoints.reading import in_step_order, load_state, step_files
+from landscape.errors import InputError, nearest
+from landscape.results.study import Input
+from landscape.run.comm import processor_count, world
+from landscape.run.together import agree
+from landscape_jobs.build.reading import from_rank_0
+from landscape_jobs.spec.job import Job
+from landscape_jobs.spec.planes import CurvePlane, DirectionsPlane, PcaPlane, RandomPlane, ThroughPlane
+from landscape_jobs.spec.tables import RETURNED, DataTable, ModelTable
+
+
+@dataclass(frozen=True)
+class Built:
+    """The objects that a job names."""
+
+    objective: ls.Objective
+    arguments: Mapping[str, Any]  # of the study's function: plain values, models, data, planes, those given
+
+
+def build(job: Job) -> Built:
+    """Import the factories of a job and make what they name, on all ranks, with this rank's threads set.
+
+    Raises InputError for a callable that cannot be imported or called with its arguments, a checkpoint that does not
+    fit, and all that `landscape.Objective` and the planes refuse; what a factory raises comes through.
+    """
+    set_threads(job.run.threads)
+    read = _read(job)
+    return agree(world(), lambda: _build(job, read))
+
+
+def set_threads(threads: int | None) -> None:
+    """Torch threads of this rank: as asked, else as OMP_NUM_THREADS says, else its share of the cores it may use."""
+    if threads is None and "OMP_NUM_THREADS" in os.environ:
+        return  # torch has read it
+    if threads is None:
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        place = (socket.gethostname(), cores)
+        sharing = world().gather_all(place).count(place)
+        threads = max(1, processor_count() // sharing)
+    torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What rank 0 read for all."""
+
+    data: Any
+    state: dict[str, torch.Tensor] | None  # of the model's checkpoint
+
+
+def _read(job: Job) -> _Read | None:
+    """The data and the model's checkpoint read on rank 0 alone, on all ranks; None where each reads for itself."""
+    if job.run.read == "each":
+        return None
+    _find_modules(job)
+    centre = agree(world(), lambda: _centre(job, _models(job)))
+    data = from_rank_0(lambda: _made("data", job.data))
+    return _Read(data, None if centre is None else from_rank_0(lambda: ls.read_state(centre)))
+
+
+def _models(job: Job) -> list[Path]:
+    """The files of the models that a job names beside its own: those of its plane, or of its table."""
+    if isinstance(job.plane, ThroughPlane):
+        return _files(job, "plane.checkpoints", job.plane.checkpoints)
+    if isinstance(job.plane, PcaPlane):
+        files = _files(job, "plane.checkpoints", job.plane.checkpoints)
+        whole = len(files) == 1 and files[0].is_dir()
+        return step_files(files[0]) if whole else [files[i] for i in in_step_order(files)]
+    found: list[Path] = []
+    for argument, (given, value) in job.table.inputs().items():
+        key = f"{job.study.name}.{given.key or argument}"
+        if given.form == "models" or (given.form == "curve" and len(value) == 2):
+            found += _files(job, key, value)
+        elif given.form == "model":
+            found.append(job.path(value))
+    return found
+
+
+def _build(job: Job, read: _Read | None) -> Built:
+    models = _models(job)
+    objective = _objective(job, models, read)
+    made = {
+        argument: _input(job, f"{job.study.name}.{given.key or argument}", given, value)
+        for argument, (given, value) in job.table.inputs().items()
+    }
+    if "plane" in job.study.inputs:
+        made["plane"] = _plane(job, job.table.axes, objective, models)
+    return Built(objective, {**job.table.arguments(), **made})
+
+
+def _input(job: Job, key: str, given: Input, value: Any) -> Any:
+    """What a key of the study's table stands for."""
+    if given.form == "data":
+        return _made(key, value)
+    if given.form == "model":
+        return job.path(value)
+    if given.form == "surface":
+        return ls.open(job.path(value), group="surface")
+    if given.form == "curve" and len(value) == 1:
+        return ls.open(job.path(value[0]), group="curve")
+    files = _files(job, key, value)
+    if given.form == "curve" and len(files) != 2:
+        raise InputError(f"{key} = {list(value)} are {len(files)} models; give two, or the run or file of a curve")
+    return files
+
+
+def _find_modules(job: Job) -> None:
+    for folder in (Path.cwd(), job.folder):
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+
+
+def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective:
+    _find_modules(job)
+    model = _made("model", job.model)
+    if not hasattr(model, "named_parameters"):
+        raise InputError(f"model.factory = {job.model.factory!r} returned {type(model).__name__}; return an nn.Module")
+    checkpoint = _centre(job, models)
+    if checkpoint is not None:
+        state = read.state if read is not None and read.state is not None else ls.read_state(checkpoint)
+        load_state(model, state, checkpoint)
+    asked = job.objective
+    return ls.Objective(
+        model,
+        None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
+        read.data if read is not None else _made("data", job.data),
+        metrics=[_named("objective.metrics", metric) for metric in asked.metrics],
+        forward=_imported("objective.forward", asked.forward) if asked.forward is not None else None,
+        precision=asked.precision,
+        device=asked.device,
+    )
+
+
+def _centre(job: Job, models: list[Path]) -> Path | None:
+    """The checkpoint the model gets; see `spec.ModelTable`."""
+    if job.model.checkpoint is not None:
+        return job.path(job.model.checkpoint)
+    if models:
+        return models[-1] if isinstance(job.plane, PcaPlane) else models[0]
+    return None
+
+
+def _plane(job: Job, axes: int, objective: ls.Objective, checkpoints: list[Path]) -> ls.Plane:
+    plane = job.plane
+    if isinstance(plane, RandomPlane):
+        return ls.random_plane(
+            objective,
+            normalize=plane.normalize,
+            ignore=plane.ignore,
+            seed=plane.seed,
+            axes=axes,
+            orthogonal=plane.orthogonal,
+            params=plane.params,
+        )
+    if isinstance(plane, DirectionsPlane):
+        directions = ls.read_loss_landscape_directions(job.path(plane.file), objective)
+        if len(directions) != axes:
+            raise InputError(
+                f"plane.file = {str(plane.file)!r} holds {len(directions)} directions, and "
+                f"[{job.study.name}] has {axes} ranges ({', '.join('xyz'[:axes])}); give one for each"
+            )
+        return ls.plane_from_directions(objective, directions)
+    if isinstance(plane, CurvePlane):
+        curve = ls.open(job.path(plane.curve), group="curve")
+        assert isinstance(curve, ls.Curve)
+        if axes != 2:
+            raise InputError(f"plane.kind = 'curve' has 2 axes, and [{job.study.name}] has {axes} ranges; give x and y")
+        return ls.curve_plane(objective, curve)
+    if isinstance(plane, PcaPlane):
+        return ls.pca_plane(objective, checkpoints, axes=axes)
+    if len(checkpoints) != axes + 1:
+        raise InputError(
+            f"plane.checkpoints = {list(plane.checkpoints)} are {len(checkpoints)} models, and "
+            f"[{job.study.name}] has {axes} ranges; n ranges go through n + 1 models"
+        )
+    return ls.plane_through(objective, checkpoints)
+
+
+def _files(job: Job, key: str, patterns: tuple[str, ...]) -> list[Path]:
+    """The files named, in order; those of a glob pattern in natural order, so that epoch10 follows epoch9."""
+    files: list[Path] = []
+    for pattern in patterns:
+        path = job.path(pattern)
+        if path.exists() or not glob.has_magic(pattern):
+            files.append(path)
+            continue
+        # not Path.glob: the pattern may be absolute, and the folder's own name may hold a "["
+        found = sorted((job.path(p) for p in glob.glob(pattern, root_dir=job.folder)), key=_natural)  # noqa: PTH207
+        if not found:
+            raise InputError(f"{key} = {pattern!r} matches no file; it starts from {job.folder}")
+        files += found
+    return files
+
+
+def _natural(path: Path) -> list[tuple[bool, int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
+def _named(key: str, name: str) -> Any:
+    """A name the library knows as it is, the callable where it names one; a class (a criterion) is instantiated."""
+    if ":" not in name:
+        return name
+    found = _imported(key, name)
+    return found() if isinstance(found, type) else found
+
+
+def _made(key: str, table: ModelTable | DataTable) -> Any:
+    """What a factory returns. Raises InputError when its arguments do not fit its signature."""
+    factory = _imported(f"{key}.factory", table.factory)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some callables written in C have none
+        return factory(**table.args)
+    try:
+        signature.bind(**table.args)
+    except TypeError as error:
+        unknown = [name for name in table.args if name not in signature.parameters]
+        advice = "; ".join(f"{name}: {nearest(name, signature.parameters)}" for name in unknown)
+        raise InputError(
+            f"{key}.args = {table.args} do not fit {table.factory}{signature}: {error}"
+            + (f" ({advice})" if advice and signature.parameters else "")
+        ) from error
+    return factory(**table.args)
+
+
+def _imported(key: str, name: str) -> Callable[..., Any]:
+    """The callable "package.module:callable" (or ":class.method"). Raises InputError saying what failed."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a module can raise anything while it is executed
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        advice = (
+            f"install it, or put {module_name.partition('.')[0]} beside the job file or into the current folder"
+            if missing is not None and f"{module_name}.".startswith(f"{missing}.")
+            else f"install {missing!r}"
+            if missing is not None
+            else f"'python -c \"import {module_name}\"' shows where"
+        )
+        raise InputError(
+            f"{key} = {name!r}: module {module_name!r} cannot be imported, {type(error).__name__}: {error}. "
+            f"{advice[0].upper()}{advice[1:]}."
+        ) from error
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            known = dir(found) if isinstance(found, type) else list(vars(found))
+            public = [n for n in known if not n.startswith("_") and callable(getattr(found, n, None))]
+            raise InputError(f"{key} = {name!r}: {module_name} has no {attribute!r}; {nearest(part, public)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"{key} = {name!r} is a {type(found).__name__}, not a callable")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,48 @@
+"""The rows of agreement."""
+
+from __future__ import annotations
+
+from landscape.results.kind import Kind, Pictures, Views
+from landscape.results.study import DATA, Input, Study, of_rows
+from landscape.studies.agreement.measure import AgreementTask, agreement_from_rows, measure_agreement
+from landscape.studies.agreement.result import Agreement
+from landscape.studies.agreement.schema import agreement_group, read_agreement
+from landscape.studies.agreement.settings import AgreementSettings
+from landscape.studies.agreement.tables import agreement_columns, agreement_tables
+
+
+def _pictures() -> Pictures[Agreement]:
+    from landscape.studies.agreement.pictures import PICTURES
+
+    return PICTURES
+
+
+def _views() -> Views[Agreement]:
+    from landscape.studies.agreement.views import agreement_views
+
+    return agreement_views
+
+
+KIND = Kind(
+    "agreement",
+    "agreement",
+    Agreement,
+    agreement_group,
+    read_agreement,
+    agreement_tables,
+    agreement_columns,
+    _pictures,
+    _views,
+)
+STUDY = Study(
+    "agreement",
+    KIND,
+    measure_agreement,
+    ("agreement",),
+    of_rows(agreement_from_rows),
+    settings=AgreementSettings,
+    inputs={"thetas": Input("models", "models", required=True), "statistics": DATA},
+    task=AgreementTask,
+    leaves_out=False,
+    unit="blocks of data",
+)

@@ -1,0 +1,31 @@
+"""What is asked of spectra of layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from landscape.curvature.operator import OPERATORS
+from landscape.errors import InputError
+from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.studies.spectrum.settings import TraceWay
+
+
+@dataclass(frozen=True)
+class LayerSpectraSettings:
+    """Eigenvalues and trace of every layer's diagonal block, and how exact; see `measure_layer_spectra`."""
+
+    k: Annotated[int, Ge(1)] = 1
+    tol: Accuracy = 1e-3
+    trace: TraceWay = True
+    params: Names | None = None
+    operator: Annotated[str, OneOf(OPERATORS)] = "hessian"
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    trace_tol: Accuracy = 0.02
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trace == "deflated":
+            raise InputError("trace = 'deflated' takes out eigenpairs of the whole matrix, and [layers] computes none")

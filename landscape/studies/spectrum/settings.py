@@ -1,0 +1,57 @@
+"""What is asked of spectra."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge
+
+from landscape.curvature.operator import OPERATORS
+from landscape.curvature.sampling import SAMPLINGS
+from landscape.errors import InputError, nearest
+from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.studies.spectrum.ways import METHODS
+
+
+class _Way:
+    """True, False, or a way to the trace."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value. Raises InputError for another."""
+        if not isinstance(value, bool) and value not in METHODS:
+            raise InputError(f"not true, false or a way to the trace; {nearest(str(value), METHODS)}")
+        return value
+
+
+TraceWay = Annotated[bool | str, _Way()]
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """Eigenpairs, trace and density of which matrix, and how exact; see `measure_spectrum`."""
+
+    k: Annotated[int, Ge(0)] = 10
+    tol: Accuracy = 1e-3
+    trace: TraceWay = True
+    density: bool = True
+    params: Names | None = None
+    operator: Annotated[str, OneOf(OPERATORS)] = "hessian"
+    smallest: Annotated[int, Ge(0)] = 0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    samples: Annotated[int, Ge(2)] | None = None
+    sampling: Annotated[str, OneOf(SAMPLINGS)] = "uniform"
+    trace_tol: Accuracy = 0.02
+    density_probes: Annotated[int, Ge(1)] = 4
+    density_steps: Annotated[int, Ge(1)] = 32
+    block: Annotated[int, Ge(1)] | None = None
+    max_products: Annotated[int, Ge(1)] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (self.k or self.smallest or self.trace or self.density):
+            raise InputError("k = 0, smallest = 0, trace = false and density = false: nothing is asked for")
+        if self.samples is None and self.sampling != "uniform":
+            raise InputError(f"sampling = {self.sampling!r} needs samples, the number of samples to draw")
+        if self.trace == "deflated" and not self.k:
+            raise InputError("trace = 'deflated' takes out the largest eigenpairs, and k = 0 asks for none")

@@ -1,0 +1,25 @@
+"""What is asked of surfaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from landscape.errors import InputError
+from landscape.objective.objective import BATCHNORM_MODES
+from landscape.planes.grid import Range
+from landscape.results.settings import OneOf
+
+
+@dataclass(frozen=True)
+class SurfaceSettings:
+    """The grid, (start, stop, n) for each axis of the plane, and BatchNorm; see `measure_surface`."""
+
+    x: Range
+    y: Range | None = None
+    z: Range | None = None
+    batchnorm: Annotated[str, OneOf(BATCHNORM_MODES)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.z is not None and self.y is None:
+            raise InputError("z is given without y; name the axes in the order x, y, z")

@@ -1,0 +1,28 @@
+"""Every study, one row each: the only list of them. Files that hold several results open in this order."""
+
+from __future__ import annotations
+
+from landscape.results.study import adopt
+from landscape.studies.agreement import study as agreement
+from landscape.studies.connectivity import study as connectivity
+from landscape.studies.curvature_map import study as curvature_map
+from landscape.studies.curve import study as curve
+from landscape.studies.layer_spectra import study as layer_spectra
+from landscape.studies.path import study as path
+from landscape.studies.profiles import study as profiles
+from landscape.studies.spectrum import study as spectrum
+from landscape.studies.surface import study as surface
+from landscape.studies.topology import study as topology
+
+STUDIES = adopt(
+    surface.STUDY,
+    spectrum.STUDY,
+    layer_spectra.STUDY,
+    curve.STUDY,
+    path.STUDY,
+    connectivity.STUDY,
+    agreement.STUDY,
+    profiles.STUDY,
+    topology.STUDY,
+    curvature_map.STUDY,
+)
