@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from landscape.results.base import Result
 from landscape.results.kind import kind_of
 from landscape.results.tables import Cell, Table, number, pairs_table
 
@@ -30,7 +29,7 @@ _PROVENANCE = (
 _LEFT_OUT = 20  # failures shown
 
 
-def result_tables(result: Result, title: str) -> Iterator[Table]:
+def result_tables(result: Any, title: str) -> Iterator[Table]:
     """Tables of any result: the first, of that title, says what was measured; then numbers, with errors where known.
 
     Last stand the items that failed and were left out, and the provenance, each where there is something to tell.

@@ -22,7 +22,7 @@ BYE, STOPPED, FAILED = 1.0, 2.0, 3.0  # how a rank left
 _ASKING, _GAVE_BACK = 0.0, 4.0
 _BLOCK, _HALT, _GOODBYE = 0.0, 1.0, 2.0  # kinds of answers
 _REQUEST, _ANSWER = 1, 2  # message tags; one tag for all answers, since MPI keeps the order only within a tag
-_POLL = 1e-3  # seconds between looks for requests; they come one block ahead, so nobody waits for this
+POLL = 1e-3  # seconds between looks for requests; they come one block ahead, so nobody waits for this
 
 
 class _Pace:
@@ -153,7 +153,7 @@ class ManagedClaims:
             if self._stopping():
                 self._stop()
             if not self._answer_waiting():
-                time.sleep(_POLL)
+                time.sleep(POLL)
 
     def _answer_waiting(self) -> bool:
         """Answer one request; False when there is none."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by `mpiexec --with-ft ulfm`
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
-_FIRST_POLL, _LAST_POLL = 2e-5, 1e-3
+FIRST_POLL, LAST_POLL = 2e-5, 1e-3
 _NEWS = 1.0  # seconds in which a rank's death becomes known to all
 _PIECE = 1 << 28  # bytes of one message; MPI counts them in 32 bits
 
@@ -270,7 +270,7 @@ class Mpi:
         while time.monotonic() < deadline:
             if self._somebody_died():
                 return True
-            time.sleep(_LAST_POLL)
+            time.sleep(LAST_POLL)
         return False
 
     def _revoke(self) -> None:
@@ -283,10 +283,10 @@ class Mpi:
 
     def _until(self, ready: Callable[[], bool]) -> None:
         """Wait; also for a collective that a death has stopped between other ranks, of which it says nothing itself."""
-        pause, looked = _FIRST_POLL, time.monotonic()
+        pause, looked = FIRST_POLL, time.monotonic()
         while not ready():
             time.sleep(pause)
-            pause = min(2 * pause, _LAST_POLL)
+            pause = min(2 * pause, LAST_POLL)
             if time.monotonic() - looked > _NEWS:
                 looked = time.monotonic()
                 if self._somebody_died():

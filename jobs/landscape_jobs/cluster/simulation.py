@@ -39,9 +39,9 @@ class Machine:
     latency: float = 1e-5  # of a message
     service: float = 2e-5  # of rank 0's thread for a request, on the core that computes rank 0's items
     shard: float = 5e-3  # of a rank for writing a shard
-    thread_poll: float = claims._POLL  # pause of rank 0's thread where it found no request
-    first_poll: float = comm._FIRST_POLL  # pause of a rank that waits for rank 0, doubling up to ...
-    last_poll: float = comm._LAST_POLL
+    thread_poll: float = claims.POLL  # pause of rank 0's thread where it found no request
+    first_poll: float = comm.FIRST_POLL  # pause of a rank that waits for rank 0, doubling up to ...
+    last_poll: float = comm.LAST_POLL
 
     def noticed(self, since: float, arrival: float) -> float:
         """When a rank that waits since `since` sees the message that arrives at `arrival`."""
