@@ -29,7 +29,7 @@ import typer
 from landscape_jobs.cli import app
 from landscape_jobs.cluster.site import read_profile
 from landscape_jobs.cluster.stages import load_stages
-from landscape_jobs.spec.job import MEASURED, load_job
+from landscape_jobs.spec.job import TABLES, load_job
 from landscape_jobs.spec.toml import to_toml, toml_key
 from landscape_jobs.sweeps.sweep_file import load_sweep
 from typer.testing import CliRunner
@@ -191,7 +191,7 @@ def read(block: Block, base: dict[str, Any]) -> dict[str, Any]:
     elif all(isinstance(value, dict) for value in content.values()):
         kind, use = "job.toml", load_job
         if not {"model", "run"} <= set(content):
-            other = (*MEASURED, "plane") if set(content) & set(MEASURED) else ()
+            other = (*TABLES, "plane") if set(content) & set(TABLES) else ()
             whole = {name: table for name, table in base.items() if name not in other} | content
             text = "\n".join(f"{toml_key(name)} = {to_toml(table)}" for name, table in whole.items())
         else:
