@@ -111,7 +111,7 @@ def connectivity(case: str = "whole") -> ls.Connectivity:
     p = len(pairs)
     found = {"loss": values(case, p, 3)}
     errors = {"loss": values(case, p, 3) / 10}
-    lengths = values("whole", p)
+    lengths = values("masked" if case == "masked" else "whole", p)
     return ls.Connectivity(
         ("a", "b", "c"), pairs, np.array([0, 0.5, 1]), found, errors, found, errors, np.tile([0, 1.0, 2.0], (p, 1)),
         lengths, lengths, computed(case, p), ABOUT
@@ -126,6 +126,23 @@ def agreement(case: str = "whole") -> ls.Agreement:
     return ls.Agreement(("a", "b", "c"), pairs, found, {"cka": found["cka"] / 50}, samples, ABOUT)
 
 
+def profiles(case: str = "whole") -> ls.Profiles:
+    """Loss along three directions."""
+    shape = (count(case, 3), count(case, 5))
+    x = np.linspace(-1, 1, shape[1]) if shape[1] > 1 else np.zeros(1)
+    found = {"loss": values(case, *shape)}
+    errors = {"loss": values(case, *shape) / 50}
+    return ls.Profiles(x, found, errors, computed(case, *shape), {**ABOUT, "normalize": "filter", "seed": 0})
+
+
+def topology(case: str = "whole") -> ls.Topology:
+    """Two basins of a surface; of cases without finite values and of a single point those of the whole one."""
+    x = np.linspace(-1, 1, 9)
+    found = np.array([[(a * a - 0.5) ** 2 + b * b + 0.05 * a for a in x] for b in x[::2]])
+    whole = ls.Surface({"x": x, "y": x[::2]}, {"loss": found}, {"loss": found / 100}, found > -1, None, ABOUT)
+    return ls.find_topology(whole)
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -134,5 +151,12 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "path": path,
     "connectivity": connectivity,
     "agreement": agreement,
+    "profiles": profiles,
+    "topology": topology,
 }
-EVERY = [(kind, case) for kind in KINDS for case in CASES if case != "row" or kind == "surface"]
+EVERY = [
+    (kind, case)
+    for kind in KINDS
+    for case in CASES
+    if (case != "row" or kind == "surface") and (kind != "topology" or case == "whole")
+]

@@ -252,9 +252,11 @@ def _draw_density(ax: Axes, density: Density, floor: float | None, *, sideways: 
     curve = (values, density.grid) if sideways else (density.grid, values)
     ax.plot(*curve, color=BLUE, linewidth=1.2, label="density")
     if floor is not None:
-        highest = float(np.nanmax([np.nanmax(values), *upper[np.isfinite(upper)]]))
         (ax.set_xscale if sideways else ax.set_yscale)("log")
-        (ax.set_xlim if sideways else ax.set_ylim)(floor, 3 * highest)
+        known = np.concatenate([values, upper])
+        known = known[np.isfinite(known)]
+        if known.size:
+            (ax.set_xlim if sideways else ax.set_ylim)(floor, 3 * float(known.max()))
     if not sideways:
         ax.set_xlim(density.grid[0], density.grid[-1])
 

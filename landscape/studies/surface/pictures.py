@@ -432,7 +432,8 @@ def _finish(
 
 
 def _asked(surface: Surface, asked: Asked) -> Iterator[tuple[str, Figure]]:
-    drawn, shown = asked.kind or usual_kind(surface), asked.quantity or "loss"
+    first = "loss" if "loss" in surface.values else next(iter(surface.values))
+    drawn, shown = asked.kind or usual_kind(surface), asked.quantity or first
     yield f"{shown}_{drawn}", plot_surface(surface, shown, drawn, levels=asked.levels or "auto")
 
 
