@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 import landscape as ls
+from landscape.pictures.views import Picture
+from landscape.results.kind import kind_of
 from landscape.studies.spectrum.result import Density, Eigenpairs, Trace
 
 ABOUT: dict[str, Any] = {
@@ -17,7 +19,7 @@ ABOUT: dict[str, Any] = {
     "samples": 1000,
     "loss": "cross_entropy",
     "libraries": {"torch": "2.0"},
-    "failures": [{"item": 1, "reason": "Traceback ...\nValueError: no such <luck>"}],
+    "failures": [{"item": 1, "reason": "Traceback ...\nValueError: no such <luck>", "where": "x = -0.25, y = 0"}],
 }
 CASES = ("whole", "masked", "nan", "infinite", "one", "row", "constant")
 
@@ -160,3 +162,8 @@ EVERY = [
     for case in CASES
     if (case != "row" or kind == "surface") and (kind != "topology" or case == "whole")
 ]
+
+
+def pictures_of(result: Any, most: int) -> Iterator[Picture]:
+    """The pictures of a report of one result."""
+    return kind_of(result).views()(result, most)

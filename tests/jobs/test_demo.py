@@ -12,7 +12,7 @@ from landscape_jobs.demo import digits, digits_convnet, make_demo
 from landscape_jobs.spec.job import load_job
 
 import landscape as ls
-from landscape.opening.opening import run_names
+from landscape.opening.opening import Place
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_demo_leaves_one_file_with_surfaces_spectrum_and_curve(demo: Path) -> None:
     names = ["convnet", "mlp", "mlp_trajectory", "convnet_spectrum", "convnet_pair", "convnet_curve"]
-    assert run_names(demo / "demo.h5") == names
+    assert Place(demo / "demo.h5").run_names == names
     for name in ("convnet", "mlp", "mlp_trajectory"):
         surface = ls.open(demo / "demo.h5", run=name)
         assert isinstance(surface, ls.Surface)
@@ -51,8 +51,7 @@ def test_the_spectrum_is_that_of_the_net_in_its_job_file(demo: Path) -> None:
     assert spectrum.density is not None
     assert len(spectrum.density.nodes) == 4
     job = load_job(demo / "convnet_spectrum.toml")
-    assert job.spectrum is not None
-    assert (job.spectrum.k, job.out) == (2, demo / "runs/convnet_spectrum")
+    assert (job.table.arguments()["k"], job.out) == (2, demo / "runs/convnet_spectrum")
 
 
 def test_the_curve_between_two_trainings_lies_on_its_surface(demo: Path) -> None:
@@ -70,7 +69,7 @@ def test_the_curve_between_two_trainings_lies_on_its_surface(demo: Path) -> None
 
 def test_the_report_has_a_section_for_each_result(demo: Path) -> None:
     page = (demo / "report.html").read_text(encoding="utf-8")
-    for name in run_names(demo / "demo.h5"):
+    for name in Place(demo / "demo.h5").run_names:
         assert f">{name}</h2>" in page
     assert page.count('class="picture"') >= 9
 

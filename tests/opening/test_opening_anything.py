@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import landscape as ls
 from landscape.errors import InputError, StoreError
 from landscape.files import hdf5
-from landscape.opening.opening import open_result, run_names
+from landscape.opening.opening import Place, open_result
 from landscape.opening.several import open_anything
 from landscape.studies.surface.exchange import write_loss_landscape_surface
 
@@ -122,11 +122,11 @@ def test_a_merged_file_is_a_tree_and_each_of_its_runs_a_result(merged: Path) -> 
     one = open_anything(merged, run="a")
     assert isinstance(one, ls.Surface)
     np.testing.assert_array_equal(one.values["loss"], tree["a/surface/loss"].to_numpy())
-    assert run_names(merged) == ["a", "b"]
+    assert Place(merged).run_names == ["a", "b"]
 
 
 def test_a_cell_is_picked_by_its_name(sweep: Path) -> None:
-    assert run_names(sweep) == ["seed=0", "seed=1"]
+    assert Place(sweep).run_names == ["seed=0", "seed=1"]
     found = open_anything(sweep, run="seed=1")
     assert isinstance(found, ls.Surface)
     assert found.computed.sum() == 2
@@ -164,7 +164,7 @@ def test_a_sweep_of_which_nothing_has_begun(sweep: Path) -> None:
         open_result(sweep)
     path = merge_sweep(sweep, sweep.with_suffix(".h5"))
     assert isinstance(open_anything(path), xarray.DataTree)
-    assert run_names(path) == []
+    assert Place(path).run_names == []
 
 
 # -- what cannot be opened -------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import pytest
 import torch
 from landscape_jobs.cli import app
 from landscape_jobs.report import page as report
-from landscape_jobs.report_lines import pictures_of
 from landscape_kernels.arrays import FloatArray
+from made import pictures_of
 from test_report import ABOUT, Page, agreement, bowl, pairs_of, path, spectrum, surface, write
 from test_watch import drawn
 from typer.testing import CliRunner

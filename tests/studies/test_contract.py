@@ -1,5 +1,6 @@
-"""What holds for every study: files, tables, columns, pictures and views of whole, partial and odd results; defaults; a job
-table with `check`, `run`, `resume`, `status` and `report`.
+"""What holds for every study: files, tables, columns, pictures and views of whole, partial and odd results.
+
+And defaults, and a job table with `check`, `run`, `resume`, `status` and `report`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from test_cli import contents, done, ended, landscape, start
 
 import landscape as ls
 from landscape.curvature.operator import CurvatureOperator
-from landscape.opening.opening import group_names, run_names
+from landscape.opening.opening import Place
 from landscape.opening.runs import run_stores
 from landscape.opening.several import save_together
 from landscape.run import progress
@@ -400,7 +400,7 @@ def test_show_plot_and_merge_know_every_result(folder: Path) -> None:
 
     both = folder / "both.h5"
     done("merge", folder / "runs/a", folder / "l", "-o", both)
-    assert run_names(both) == ["a", "l"]
+    assert Place(both).run_names == ["a", "l"]
     told = done("show", both)
     assert f"{spectrum.eigenvalues[0]:.6g}" in told
     assert f"{layers.eigenvalues[0, 0]:.6g}" in told
@@ -416,7 +416,7 @@ def test_results_side_by_side_are_all_shown_and_chosen_by_group(folder: Path) ->
     done("run", folder / "layers.toml", "--set", "run.out=l")
     results = [ls.open(folder / "runs/a"), ls.open(folder / "l")]
     file = save_together(folder / "both.h5", *results)
-    assert group_names(file) == ["spectrum", "layer_spectra"]
+    assert Place(file).group_names() == ["spectrum", "layer_spectra"]
     told = done("show", file)
     assert "largest eigenvalues" in told
     assert "diagonal blocks" in told

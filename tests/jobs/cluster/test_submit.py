@@ -216,8 +216,7 @@ def test_submit_keeps_the_job_as_it_is_now(folder: Path) -> None:
     assert "for module in a b; do" in (kept / "001.sh").read_text()
     (folder / "job.toml").write_text("")
     job = load_job(kept / "001.toml")
-    assert job.surface is not None
-    assert job.surface.x == (-1, 1, 7)
+    assert job.table.arguments()["x"] == (-1, 1, 7)
     assert job.out == folder / "runs" / "small"
 
 

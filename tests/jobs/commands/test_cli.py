@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 import landscape as ls
-from landscape.opening.opening import run_names
+from landscape.opening.opening import Place
 
 NETS = """
 import time
@@ -235,7 +235,7 @@ def test_merge_writes_one_run_masked_and_several_as_groups(folder: Path) -> None
     landscape("run", folder / "job.toml", "--set", "run.out=part", "--limit-items", 4)
     done("merge", folder / "part", "-o", folder / "part.h5")
     assert int(ls.open(folder / "part.h5").computed.sum()) == 4
-    assert run_names(folder / "part.h5") == []
+    assert Place(folder / "part.h5").run_names == []
     both = folder / "both.h5"
     done("merge", folder / "whole", folder / "part", "-o", both)
     assert ls.open(both, run="whole").complete

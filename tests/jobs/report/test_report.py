@@ -19,8 +19,8 @@ from landscape_jobs.cli import app
 from landscape_jobs.report import page as report
 from landscape_jobs.report.page import LIMIT, Part, report_html, write_report
 from landscape_jobs.report.sources import read_parts
-from landscape_jobs.report_lines import pictures_of
 from landscape_kernels.arrays import FloatArray
+from made import pictures_of
 from typer.testing import CliRunner
 
 import landscape as ls

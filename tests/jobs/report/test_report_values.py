@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from landscape_jobs.report import page as report
-from landscape_jobs.report_lines import pictures_of
+from made import pictures_of
 from test_report import (
     KINDS,
     Page,

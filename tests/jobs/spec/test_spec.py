@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from pathlib import Path
 
 import pytest
-from landscape_jobs.spec.job import Job, LayersTable, SpectrumTable, load_job, parse_job
+from landscape_jobs.spec.job import Job, load_job, parse_job
 from landscape_jobs.spec.planes import PcaPlane, RandomPlane
 
-import landscape as ls
 from landscape.errors import InputError
 
 TEXT = """
@@ -39,9 +37,7 @@ def test_a_job_has_the_documented_defaults() -> None:
     job = parse_job(TEXT, "/somewhere/job.toml")
     assert job.plane == RandomPlane(kind="random", normalize="filter", ignore=("bias", "norm"), seed=0)
     assert job.objective.loss == "cross_entropy"
-    assert job.surface is not None
-    assert job.surface.ranges == ((-1, 1, 5), (0, 2.5, 3))
-    assert job.surface.batchnorm is None
+    assert (job.table.arguments()) == {"x": (-1, 1, 5), "y": (0, 2.5, 3)}
     assert (job.run.threads, job.run.ranks_per_item) == (None, 1)
 
 
@@ -138,32 +134,13 @@ def test_what_is_required_and_missing_is_named() -> None:
         assert f"{key} is missing" in message
 
 
-@pytest.mark.parametrize(
-    ("table", "function"), [(SpectrumTable, ls.measure_spectrum), (LayersTable, ls.measure_layer_spectra)]
-)
-def test_tables_of_curvature_are_the_arguments_of_their_function(
-    table: type[SpectrumTable | LayersTable], function: object
-) -> None:
-    """With the same defaults; what only a program can give is left out."""
-    assert callable(function)
-    parameters = {
-        name: parameter.default
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name
-        not in ("objective", "out", "theta", "buffers", "start", "ranks_per_item", "tolerance", "progress", "job")
-    }
-    assert {name: field.default for name, field in table.model_fields.items()} == parameters
-
-
 def test_a_job_of_a_spectrum_reads_back_and_takes_overrides() -> None:
     given = ("spectrum.trace=deflated", "spectrum.params=0", "spectrum.tol=0.01", "spectrum.samples=20")
     job = parse_job(SPECTRUM, "/a/job.toml", given)
-    assert job.spectrum is not None
     expected = {"k": 4, "trace": "deflated", "params": ("0",), "tol": 0.01, "samples": 20}
-    assert job.spectrum.arguments() == expected
+    assert job.table.arguments() == expected
     assert parse_job(job.text(), "/elsewhere/run.json") == job
-    layers = parse_job(LAYERS, "/a/job.toml", ["layers.trace=false", 'layers.params=["0.weight", "*.bias"]']).layers
-    assert layers is not None
+    layers = parse_job(LAYERS, "/a/job.toml", ["layers.trace=false", 'layers.params=["0.weight", "*.bias"]']).table
     assert layers.arguments() == {"k": 4, "trace": False, "params": ("0.weight", "*.bias")}
 
 

@@ -140,8 +140,7 @@ def test_product_zip_and_cells_make_their_product_in_order(home: Path) -> None:
     assert changes[2][:3] == (0, 5, "b.pt")
     assert changes[4][:3] == (1, 4, "a.pt")
     assert sweep.cells[0].label == "seed=0, width=4, checkpoint=a.pt, x=[-1, 1, 5]"
-    assert sweep.cells[0].job.surface is not None
-    assert sweep.cells[0].job.surface.x == (-1, 1, 5)
+    assert sweep.cells[0].job.table.arguments()["x"] == (-1, 1, 5)
     assert sweep.cells[7].job.plane.normalize == "layer"
     assert sweep.cells[7].job.model.args == {"width": 5}
     assert sweep.out == home / "runs" / "sweep"

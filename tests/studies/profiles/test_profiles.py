@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from landscape_jobs.pictures import pictures
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 import landscape as ls
 from landscape.opening.opening import open_result
+from landscape.results.kind import Asked
 from landscape.results.summary import result_tables
 from landscape.studies.profiles.measure import measure_profiles
-from landscape.studies.profiles.pictures import plot_profiles
+from landscape.studies.profiles.pictures import PICTURES, plot_profiles
 from landscape.studies.profiles.result import Profiles
 
 
@@ -243,7 +243,7 @@ def test_tables_and_pictures_of_the_command_line_know_profiles() -> None:
     assert [row[0].value for row in tables[1].rows] == [-1.0, 0.0, 1.0]
     mean = tables[1].rows[2][4]
     assert (mean.value, mean.stderr) == (6.0, pytest.approx(3.0))
-    ((name, figure),) = pictures(profiles)
+    ((name, figure),) = PICTURES.asked(profiles, Asked())
     assert name == "loss_profiles"
     assert figure.axes
     assert "<table>" in profiles._repr_html_()
