@@ -24,7 +24,7 @@ from landscape.objective.objective import Objective
 
 logger = logging.getLogger(__name__)
 
-_LOOK = 10  # products from one look at how many eigenvalues are negative to the next
+_LOOK = 10  # after so many products it is counted again how many eigenvalues are negative
 _PROBES = 4  # share a pass over the data
 _LEAST_PROBES = 8  # before their spread is believed
 _MEAN = 1e-3  # relative gap allowed between a criterion's value and the mean over samples

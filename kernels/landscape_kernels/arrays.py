@@ -1,4 +1,4 @@
-"""FloatArray, BoolArray, IntArray."""
+"""The types of numpy arrays, each defined once."""
 
 from __future__ import annotations
 

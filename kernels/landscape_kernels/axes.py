@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from landscape_kernels.matching import IntArray
+from landscape_kernels.arrays import IntArray
 
 
 @dataclass(eq=False)

@@ -14,15 +14,13 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.integrate import quad
 from torch import Tensor
 
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.probes import derive_seed
 from landscape_kernels.projection import gram
-
-FloatArray = npt.NDArray[np.float64]
 
 CURVES = ("bezier", "polychain")
 _STRATA = 16  # of stratified places

@@ -35,11 +35,9 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from landscape_kernels.arrays import BoolArray, FloatArray
 from landscape_kernels.operators import Operator
 from landscape_kernels.probes import normal_vector
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 _ROUNDING = 10  # a number below _ROUNDING eps |A| cannot be told from zero
 _SWEEPS = 5  # of Gram-Schmidt; two are the rule, more where almost nothing is left outside the basis

@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.probes import derive_seed
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 AnyArray = npt.NDArray[Any]
 Permutations = dict[str, IntArray]
 _GAIN = 1e-12  # smallest gain that counts, in units of |a| |b|: far above the rounding of float64 sums

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from landscape_kernels.arrays import FloatArray
 
 MOMENTS = 6  # count, sum n, sum d, sum n^2, sum n d, sum d^2
 
@@ -30,7 +30,7 @@ def moments_(out: Tensor, numerators: Tensor, denominators: Tensor | None) -> No
     torch.stack(sums, out=out)
 
 
-def ratio(moments: npt.NDArray[np.float64]) -> tuple[float, float, int]:
+def ratio(moments: FloatArray) -> tuple[float, float, int]:
     """(value, standard error, units) of sum(n)/sum(d) from the six moments summed over all units.
 
     stderr^2 = N/(N-1) sum_i (n_i - L d_i)^2 / (sum d)^2 with L the value: the linearised variance of a ratio of

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from landscape_kernels.arrays import FloatArray
 
 _REACH = 6  # widths beyond the outermost nodes; a Gaussian has 1e-9 of its mass outside
 

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-FloatArray = npt.NDArray[np.float64]
+from landscape_kernels.arrays import FloatArray
+
 Products = Sequence[tuple[int, int]]  # which representations are paired
 
 SMALLEST_CHUNK = 4  # samples without which unbiased HSIC is not defined

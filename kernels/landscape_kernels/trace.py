@@ -15,14 +15,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import orthonormalise
 from landscape_kernels.operators import Operator, complement
-
-FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

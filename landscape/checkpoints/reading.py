@@ -25,7 +25,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and torch.compile
 _COMPILED = "_orig_mod."  # of a submodule, so anywhere in a name
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # usual keys of training checkpoints
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-# What transformers and PEFT call the file in a checkpoint's folder, the one to be read first first
+# What transformers and PEFT call the file in a checkpoint's folder. Of several, the first of these is read.
 _IN_FOLDER = (
     "model.safetensors",
     "model.safetensors.index.json",

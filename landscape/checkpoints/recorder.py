@@ -89,7 +89,7 @@ class TrajectoryRecorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:  # an error may have come between two steps, with the statistics of half a batch
+        if kind is None:  # after an error the statistics may be those of half a step
             self.save()
 
     def _state(self) -> dict[str, Tensor]:

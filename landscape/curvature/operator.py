@@ -70,7 +70,7 @@ def require_operator(objective: Objective, operator: str, weight_decay: float) -
 
 def _graph_room() -> int:
     """Bytes of graphs that a rank keeps: `_GRAPH_BYTES`, or less where ranks share a machine with little memory."""
-    # of what is available a quarter: what a graph holds on to besides its tensors is about as much again
+    # Only a quarter of the available memory: a graph takes about twice the bytes of the tensors that are counted.
     return min(_GRAPH_BYTES, available_memory() // (4 * local_size()))
 
 

@@ -32,13 +32,15 @@ ROUTES = {
 }
 _TRIAL_SAMPLES = 4
 _AWAY = 1e-3  # the trial's distance from theta, relative to the mean size of its values
-# Relative to |theta|. Short ones first: they cross few kinks of ReLUs. Long ones are for models that round to float32
-# inside.
+# Steps relative to |theta|. Short ones come first, since they cross few kinks of ReLUs. Long ones are for models that
+# round to float32 inside.
 _STEPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 _AGREES = 1e-4  # relative gap allowed to differences; the silent faults known are off by tens of percent
 _CLOSE = 1e-5  # a gap that ends the search for a better step
-_DOUBT = 0.02  # more is allowed, up to this, where differences of two steps are further apart than that themselves
-_SYMMETRIC = 1e-7  # 1e-9 is seen where a model rounds to float32 inside, 1e-3 where a gradient is none of the loss
+# Where differences of two steps disagree, a gap as large as theirs is allowed, but no larger than this.
+_DOUBT = 0.02
+# Relative asymmetry allowed: it is 1e-9 where a model rounds to float32 inside, 1e-3 where a gradient is not the loss's
+_SYMMETRIC = 1e-7
 _STEP_POWER = 1 / 3  # eps^(1/3) |theta|: where truncation and rounding of a central difference are alike
 
 

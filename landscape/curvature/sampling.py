@@ -16,7 +16,8 @@ from landscape.network.layers import output_seeds, softmax_seeds
 from landscape.objective.objective import Objective
 
 SAMPLINGS = ("uniform", "importance")
-# Part of the draws that is uniform: bounds how far the weight of a sample that the forward pass thinks flat can rise.
+# The share of draws that is uniform. A sample that seems flat in the forward pass is then drawn, too, and its weight
+# is at most 1 / 0.2 = 5 times that of a uniform draw.
 _UNIFORM_PART = 0.2
 
 

@@ -20,14 +20,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 _JSON = "json_attributes"  # names of the attributes that are JSON text, separated by spaces
-_FIRST_JSON = "plane metrics attempts libraries"  # those of files that do not say
+_FIRST_JSON = "plane metrics attempts libraries"  # the same in old files, which do not name them
 _OF_THE_FILE = ("schema_version", "Conventions", _JSON)  # attributes that belong to the file, not to a result
-
-LONG_NAMES = {
-    "loss": "loss per sample",
-    "accuracy": "fraction of predictions that are right",
-    "error": "fraction of predictions that are wrong",
-}
 
 
 def file_tree(contents: Mapping[str, tuple[hdf5.Group, Mapping[str, Any]]]) -> hdf5.Group:

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.matching import (
     Action,
     AnyArray,
-    FloatArray,
     Group,
-    IntArray,
     Permutations,
     assign,
     match_weights,

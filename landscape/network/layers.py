@@ -19,9 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from landscape.errors import InputError, nearest
 from landscape.network.piecewise import graph_nodes
 
-# Per device: what is unfolded at a time should stay in a core's cache; so many bytes of gradients wait for each other.
-_BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
-_HELD_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}
+_BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}  # unfolded at a time; on a CPU it should stay in a core's cache
+_HELD_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}  # gradients held until they are used together
 
 
 @dataclass(frozen=True)
@@ -245,7 +244,8 @@ class _Embedding(_Layer):
 
     def prepare(self) -> None:
         rows = torch.cat([call.inputs.flatten(1) for call in self.calls], 1)
-        # Each row of the table goes by the first position of the sample where it stands: no buffer of the whole table.
+        # A row of the table is numbered by the first position of the sample that holds it: so no buffer of the size of
+        # the whole table is needed.
         first = (rows[:, :, None] == rows[:, None, :]).to(torch.uint8).argmax(2)
         starts = torch.arange(len(rows), device=rows.device)[:, None] * rows.shape[1]
         self._place = (first + starts).flatten()

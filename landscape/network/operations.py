@@ -44,7 +44,7 @@ class Sight:
 
 Given = Mapping[str, Any]
 Found = list[Labels] | None  # labels of each result; None where the operation is not known
-Rule = Callable[["Trace", Given, Sequence[Tensor]], Found]
+Rule = Callable[["Watch", Given, Sequence[Tensor]], Found]
 _RULES: dict[str, Rule] = {}
 
 
@@ -56,7 +56,7 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     return add
 
 
-class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels the axes of every value, by the memory it lies in, so that views and writes are seen."""
 
     @classmethod
@@ -251,34 +251,34 @@ def _key(tensor: Tensor) -> object:
 
 
 @_rule("_to_copy", "alias", "clone", "contiguous", "detach", "lift_fresh", "fill", "zero")
-def _same(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    return [trace.of(given["self"])]
+def _same(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    return [watch.of(given["self"])]
 
 
 @_rule("copy")
-def _copy(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    return [trace.elementwise([given["self"], given["src"]], given["self"].ndim)]
+def _copy(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    return [watch.elementwise([given["self"], given["src"]], given["self"].ndim)]
 
 
 @_rule("_prelu_kernel", "hardswish", "hardsigmoid", "silu", "mish")
-def _elementwise(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    return [trace.elementwise(tensors_in(given), results[0].ndim)]
+def _elementwise(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    return [watch.elementwise(tensors_in(given), results[0].ndim)]
 
 
 @_rule("zeros", "ones", "full", "empty", "empty_strided", "new_zeros", "new_ones", "new_full", "new_empty",
        "new_empty_strided", "zeros_like", "ones_like", "full_like", "empty_like", "scalar_tensor")  # fmt: skip
-def _uniform(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _uniform(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     return [[fresh(n) for n in results[0].shape]]
 
 
 @_rule("view", "_unsafe_view", "_reshape_alias", "reshape")
-def _view(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    return [trace.view(trace.of(given["self"]), results[0].shape)]
+def _view(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    return [watch.view(watch.of(given["self"]), results[0].shape)]
 
 
 @_rule("t", "transpose")
-def _transpose(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels = trace.of(given["self"])
+def _transpose(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels = watch.of(given["self"])
     if len(labels) > 1:
         a, b = given.get("dim0", 0), given.get("dim1", 1)
         labels[a], labels[b] = labels[b], labels[a]
@@ -286,19 +286,19 @@ def _transpose(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
 
 
 @_rule("permute")
-def _permute(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels = trace.of(given["self"])
+def _permute(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels = watch.of(given["self"])
     return [[labels[d] for d in given["dims"]]]
 
 
 @_rule("squeeze", "unsqueeze")
-def _ones(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    rest = iter([axis for axis in trace.of(given["self"]) if length(axis) != 1])
+def _ones(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    rest = iter([axis for axis in watch.of(given["self"]) if length(axis) != 1])
     return [[ONE if n == 1 else next(rest) for n in results[0].shape]]
 
 
 @_rule("as_strided")
-def _as_strided(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _as_strided(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     """Known where nothing but axes of length 1 is new, as pooling to one position has it."""
 
     def long(tensor: Tensor) -> list[tuple[int, int]]:
@@ -306,104 +306,104 @@ def _as_strided(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
 
     source, result = given["self"], results[0]
     if long(source) == long(result) and source.storage_offset() == result.storage_offset():
-        return _ones(trace, given, results)
+        return _ones(watch, given, results)
     return None
 
 
 @_rule("expand")
-def _expand(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    shape, labels = results[0].shape, trace.of(given["self"])
+def _expand(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    shape, labels = results[0].shape, watch.of(given["self"])
     labels = [ONE] * (len(shape) - len(labels)) + labels
     return [[axis if length(axis) == n else fresh(n) for axis, n in zip(labels, shape, strict=True)]]
 
 
 @_rule("repeat")
-def _repeat(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    times, labels = given["repeats"], trace.of(given["self"])
+def _repeat(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    times, labels = given["repeats"], watch.of(given["self"])
     labels = [ONE] * (len(times) - len(labels)) + labels
     return [[product(fresh(n), axis) for n, axis in zip(times, labels, strict=True)]]
 
 
 @_rule("cat")
-def _cat(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _cat(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     tensors = [t for t in given["tensors"] if t.ndim == results[0].ndim]
     dim = given.get("dim", 0) % results[0].ndim
     joined: Axis = ()
     others: list[Labels] = []
-    for labels in map(trace.of, tensors):
+    for labels in map(watch.of, tensors):
         joined += labels[dim]
         others.append([ONE if d == dim else axis for d, axis in enumerate(labels)])
-    found = trace.broadcast(others, results[0].ndim)
+    found = watch.broadcast(others, results[0].ndim)
     found[dim] = joined
     return [found]
 
 
 @_rule("stack")
-def _stack(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    found = trace.elementwise(given["tensors"], results[0].ndim - 1)
+def _stack(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    found = watch.elementwise(given["tensors"], results[0].ndim - 1)
     found.insert(given.get("dim", 0) % results[0].ndim, ONE * len(given["tensors"]))
     return [found]
 
 
 @_rule("select")
-def _select(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _select(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     tensor = given["self"]
     dim = given["dim"] % tensor.ndim
     index = given["index"] % tensor.shape[dim]
-    labels = trace.take(trace.of(tensor), dim, index, index + 1)
+    labels = watch.take(watch.of(tensor), dim, index, index + 1)
     del labels[dim]
     return [labels]
 
 
 @_rule("unbind")
-def _unbind(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _unbind(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     dim = given.get("dim", 0)
-    return [_select(trace, {"self": given["self"], "dim": dim, "index": i}, ())[0] for i in range(len(results))]  # type: ignore[index]
+    return [_select(watch, {"self": given["self"], "dim": dim, "index": i}, ())[0] for i in range(len(results))]  # type: ignore[index]
 
 
 @_rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "chunk")
-def _pieces(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _pieces(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     dim, begin = given.get("dim", 0) % given["self"].ndim, 0
     found: list[Labels] = []
     for result in results:
-        found.append(trace.take(trace.of(given["self"]), dim, begin, begin + result.shape[dim]))
+        found.append(watch.take(watch.of(given["self"]), dim, begin, begin + result.shape[dim]))
         begin += result.shape[dim]
     return found
 
 
 @_rule("slice")
-def _slice(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _slice(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     tensor = given["self"]
     dim = given.get("dim", 0) % tensor.ndim
     start, _, step = slice(given.get("start"), given.get("end"), given.get("step", 1)).indices(tensor.shape[dim])
     if step == 1:
-        return [trace.take(trace.of(tensor), dim, start, start + results[0].shape[dim])]
-    return _ordered(trace, {"self": tensor, "dim": dim}, results)
+        return [watch.take(watch.of(tensor), dim, start, start + results[0].shape[dim])]
+    return _ordered(watch, {"self": tensor, "dim": dim}, results)
 
 
 @_rule("constant_pad_nd")
-def _pad(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels, pad = trace.of(given["self"]), given["pad"]
+def _pad(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels, pad = watch.of(given["self"]), given["pad"]
     for k in range(len(pad) // 2):
         before, after = pad[2 * k], pad[2 * k + 1]
         d = len(labels) - 1 - k
-        labels = trace.take(labels, d, max(-before, 0), length(labels[d]) - max(-after, 0))
+        labels = watch.take(labels, d, max(-before, 0), length(labels[d]) - max(-after, 0))
         labels[d] = fresh(max(before, 0)) + labels[d] + fresh(max(after, 0))
     return [labels]
 
 
 @_rule("glu")
-def _glu(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels, ndim = trace.of(given["self"]), given["self"].ndim
+def _glu(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels, ndim = watch.of(given["self"]), given["self"].ndim
     dim = given.get("dim", -1) % ndim
     half = results[0].shape[dim]
-    return [trace.broadcast([trace.take(labels, dim, i * half, (i + 1) * half) for i in (0, 1)], ndim)]
+    return [watch.broadcast([watch.take(labels, dim, i * half, (i + 1) * half) for i in (0, 1)], ndim)]
 
 
 def _product(equation: str, *names: str, added: str = "") -> Rule:
-    def rule(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-        found = trace.contract(equation, {name: given[name] for name in names})
-        return [trace.broadcast([found, *([trace.of(given[added])] if added else [])], len(found))]
+    def rule(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+        found = watch.contract(equation, {name: given[name] for name in names})
+        return [watch.broadcast([found, *([watch.of(given[added])] if added else [])], len(found))]
 
     return rule
 
@@ -418,8 +418,8 @@ _rule("addmv")(_product("nk,k->n", "mat", "vec", added="self"))
 
 
 @_rule("convolution")
-def _convolution(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    x, w, groups = trace.of(given["input"]), trace.of(given["weight"]), given["groups"]
+def _convolution(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    x, w, groups = watch.of(given["input"]), watch.of(given["weight"]), given["groups"]
     space = len(w) - 2
     channels = -(len(w) - 1)
     for axis in (*w[2:], *x[-space:]):
@@ -433,25 +433,25 @@ def _convolution(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found
     unite(inputs[1], weights[1] if given["transposed"] else read)
     outputs = product(weights[0], made) if given["transposed"] else made
     if given["bias"] is not None:
-        unite(outputs, trace.of(given["bias"])[0])
+        unite(outputs, watch.of(given["bias"])[0])
     for label in (x, w):
-        trace.mix(label, [d for d in range(len(label)) if d >= len(label) - space])
-    trace.mix([*inputs, *x[:channels], *x[-space:]], [1])
+        watch.mix(label, [d for d in range(len(label)) if d >= len(label) - space])
+    watch.mix([*inputs, *x[:channels], *x[-space:]], [1])
     labels = [*x[:channels], outputs, *(fresh(n, "positions of a convolution") for n in results[0].shape[-space:])]
-    trace.sight("input", given["input"].ndim + channels, x)
-    trace.sight("", results[0].ndim + channels, labels)
+    watch.sight("input", given["input"].ndim + channels, x)
+    watch.sight("", results[0].ndim + channels, labels)
     return [labels]
 
 
 @_rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
        "miopen_batch_norm", "_batch_norm_with_update", "_batch_norm_no_update")  # fmt: skip
-def _batch_norm(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels = trace.of(given["input"])
+def _batch_norm(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels = watch.of(given["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
         if isinstance(given.get(name), Tensor):
-            unite(labels[1], trace.of(given[name])[0])
+            unite(labels[1], watch.of(given[name])[0])
     if given.get("training"):
-        trace.mix(labels, [d for d in range(len(labels)) if d != 1])
+        watch.mix(labels, [d for d in range(len(labels)) if d != 1])
     channels = length(labels[1])
     return [
         labels,
@@ -460,52 +460,52 @@ def _batch_norm(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
 
 
 @_rule("native_layer_norm", "_fused_rms_norm")
-def _layer_norm(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels, ndim = trace.of(given["input"]), len(given["normalized_shape"])
-    trace.mix(labels, range(-ndim, 0))
-    trace.broadcast(
-        [labels, *(trace.of(given[n]) for n in ("weight", "bias") if given.get(n) is not None)], len(labels)
+def _layer_norm(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels, ndim = watch.of(given["input"]), len(given["normalized_shape"])
+    watch.mix(labels, range(-ndim, 0))
+    watch.broadcast(
+        [labels, *(watch.of(given[n]) for n in ("weight", "bias") if given.get(n) is not None)], len(labels)
     )
     kept = labels[:-ndim] + [ONE] * ndim
     return [labels, *(kept if r.ndim == len(kept) else [fresh(n, "saved") for n in r.shape] for r in results[1:])]
 
 
 @_rule("native_group_norm")
-def _group_norm(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels, groups = trace.of(given["input"]), given["group"]
+def _group_norm(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels, groups = watch.of(given["input"]), given["group"]
     halves = split(labels[1], length(labels[1]) // groups)
     if halves is None:
         return None
     for name in ("weight", "bias"):
         if given.get(name) is not None:
-            unite(labels[1], trace.of(given[name])[0])
-    trace.mix([labels[0], *halves, *labels[2:]], range(2, len(labels) + 1))
+            unite(labels[1], watch.of(given[name])[0])
+    watch.mix([labels[0], *halves, *labels[2:]], range(2, len(labels) + 1))
     return [labels, *([labels[0], halves[0]] for _ in results[1:])]
 
 
 @_rule("_softmax", "_log_softmax", "_safe_softmax")
-def _softmax(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels = trace.of(given["self"])
+def _softmax(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels = watch.of(given["self"])
     if labels:
-        trace.mix(labels, [given["dim"]])
+        watch.mix(labels, [given["dim"]])
     return [labels]
 
 
 @_rule("_weight_norm_interface")
-def _weight_norm(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    v, g, dim = trace.of(given["v"]), trace.of(given["g"]), given.get("dim", 0)
-    trace.mix(v, [d for d in range(len(v)) if d != dim % len(v)])
-    trace.broadcast([v, g], len(v))
+def _weight_norm(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    v, g, dim = watch.of(given["v"]), watch.of(given["g"]), given.get("dim", 0)
+    watch.mix(v, [d for d in range(len(v)) if d != dim % len(v)])
+    watch.broadcast([v, g], len(v))
     return [v, g]
 
 
 @_rule("sum", "mean", "amax", "amin", "prod", "var", "std", "var_mean", "std_mean", "logsumexp", "linalg_vector_norm",
        "norm", "any", "all", "nansum")  # fmt: skip
-def _reduce(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels, dims = trace.of(given["self"]), given.get("dim")
+def _reduce(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels, dims = watch.of(given["self"]), given.get("dim")
     dims = [dims] if isinstance(dims, int) else dims or range(len(labels))
     over = {d % len(labels) for d in dims}
-    trace.mix(labels, over)
+    watch.mix(labels, over)
     keep = given.get("keepdim", False)
     found = [ONE if d in over else axis for d, axis in enumerate(labels) if keep or d not in over]
     return [found for _ in results]
@@ -513,13 +513,13 @@ def _reduce(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
 
 @_rule("cumsum", "cumprod", "flip", "roll", "sort", "topk", "argmax", "argmin", "argsort", "max", "min", "median",
        "kthvalue", "tril", "triu")  # fmt: skip
-def _ordered(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
+def _ordered(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
     """What depends on the order along some axes fixes their units; the other axes go through."""
-    labels = trace.of(given["self"])
+    labels = watch.of(given["self"])
     dims = given.get("dims", given.get("dim", (-2, -1) if "diagonal" in given or given.keys() == {"self"} else -1))
     over = {d % len(labels) for d in ([dims] if isinstance(dims, int) else dims or range(len(labels)))}
-    trace.mix(labels, over)
-    trace.unknown([labels[d] for d in over], "an operation that depends on the order of units")
+    watch.mix(labels, over)
+    watch.unknown([labels[d] for d in over], "an operation that depends on the order of units")
     found = []
     for result in results:
         keep = result.ndim == len(labels)
@@ -531,28 +531,28 @@ def _ordered(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
 
 
 @_rule("embedding")
-def _embedding(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    table = trace.of(given["weight"])
-    trace.mix(table, [0])
+def _embedding(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    table = watch.of(given["weight"])
+    watch.mix(table, [0])
     pin(table[0], "an index")
-    labels = [*trace.of(given["indices"]), *table[1:]]
-    for axis in trace.of(given["indices"]):
+    labels = [*watch.of(given["indices"]), *table[1:]]
+    for axis in watch.of(given["indices"]):
         pin(axis, "an index")
     return [labels]
 
 
 @_rule("index", "index_select")
-def _index(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels = trace.of(given["self"])
+def _index(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels = watch.of(given["self"])
     indices = given.get("indices") or [None] * (given["dim"] % len(labels)) + [given["index"]]
     at = [d for d, index in enumerate(indices) if index is not None]
     if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in indices):
         return None
-    trace.mix(labels, at)
+    watch.mix(labels, at)
     for axis in (labels[d] for d in at):
-        trace.unknown([axis], "an index")
-    for axis in (axis for index in indices if index is not None for axis in trace.of(index)):
-        trace.unknown([axis], "an index")
+        watch.unknown([axis], "an index")
+    for axis in (axis for index in indices if index is not None for axis in watch.of(index)):
+        watch.unknown([axis], "an index")
     kept = [axis for d, axis in enumerate(labels) if d not in at]
     first = at[0] if at[-1] - at[0] == len(at) - 1 else 0
     new = results[0].ndim - len(kept)
@@ -560,21 +560,21 @@ def _index(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
 
 
 @_rule("index_add")
-def _index_add(trace: Trace, given: Given, results: Sequence[Tensor]) -> Found:
-    labels, source = trace.of(given["self"]), trace.of(given["source"])
+def _index_add(watch: Watch, given: Given, results: Sequence[Tensor]) -> Found:
+    labels, source = watch.of(given["self"]), watch.of(given["source"])
     dim = given["dim"] % len(labels)
-    trace.mix(labels, [dim])
-    trace.unknown([labels[dim], source[dim], *trace.of(given["index"])], "an index")
+    watch.mix(labels, [dim])
+    watch.unknown([labels[dim], source[dim], *watch.of(given["index"])], "an index")
     source[dim] = ONE
-    return [trace.broadcast([labels, source], len(labels))]
+    return [watch.broadcast([labels, source], len(labels))]
 
 
-def _neighbours(trace: Trace, given: Given, results: Sequence[Tensor], dims: int = 0) -> Found:
+def _neighbours(watch: Watch, given: Given, results: Sequence[Tensor], dims: int = 0) -> Found:
     """Pooling, resizing and padding by neighbours act on the last axes alone."""
-    labels = trace.of(given["self"])
+    labels = watch.of(given["self"])
     for axis in labels[-dims:]:
         pin(axis, "positions")
-    trace.mix(labels, range(-dims, 0))
+    watch.mix(labels, range(-dims, 0))
     return [[*labels[:-dims], *(fresh(n, "positions") for n in r.shape[-dims:])] for r in results]
 
 

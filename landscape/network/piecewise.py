@@ -36,8 +36,8 @@ _LINEAR = _words(
     embedding gather index index_add index_put index_select native_dropout scatter_add
     """
 )
-# Operations that are linear in each of their real arguments; what is called a bias, and the first of the second line,
-# is added to a product of the others.
+# Operations that are linear in each of their real arguments. An argument called bias, and the first one of
+# `_SUMS_OF_PRODUCTS`, is added to a product of the others.
 _PRODUCTS = _words("mul mm bmm mv dot linear convolution _prelu_kernel")
 _SUMS_OF_PRODUCTS = _words("addmm baddbmm addbmm addmv")
 _BATCH_NORMS = _words(

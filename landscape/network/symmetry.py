@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import IntArray
 from landscape_kernels.axes import Atom, Box, Labels, Segment, boxes, pin, products, resolved, root, unite
-from landscape_kernels.matching import Action, Group, IntArray
+from landscape_kernels.matching import Action, Group
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape.errors import InputError, nearest
-from landscape.network.operations import Sight, Trace, arguments
+from landscape.network.operations import Sight, Watch, arguments
 from landscape.network.piecewise import running_modules
 from landscape.objective.objective import Objective
 from landscape.objective.trees import alike, floats_in, tensors_in
@@ -68,20 +69,20 @@ def find_symmetry(
         model, _ = stack.enter_context(objective.differentiable(theta, buffers))
         stack.enter_context(_apart())
         running = stack.enter_context(running_modules(model))
-        trace = Trace(running)
+        watch = Watch(running)
         frozen = objective.frozen
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         for name, tensor in state.items():
             fixed = "frozen" if name in frozen else "" if name in objective.layout.names or name in free else "a buffer"
-            trace.start(name, tensor, fixed)
+            watch.start(name, tensor, fixed)
         batch = objective.data.head(_SAMPLES).first
-        with trace:
+        with watch:
             outputs, _ = objective.outputs(model, batch)
     for tensor in tensors_in(outputs):
-        for axis in trace.of(tensor):
+        for axis in watch.of(tensor):
             pin(axis, "an output")
-    groups, seen = _groups(trace)
-    pinned = _pinned(trace)
+    groups, seen = _groups(watch)
+    pinned = _pinned(watch)
     if not groups:
         most = pinned.most_common(1)
         raise InputError(
@@ -91,7 +92,7 @@ def find_symmetry(
             + ". Where you know which axes belong together, give table={group: [(parameter or buffer, axis), ...]}."
         )  # fmt: skip
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return Symmetry(groups, shapes, _aliases(objective), trace.sights, seen, dict(pinned))
+    return Symmetry(groups, shapes, _aliases(objective), watch.sights, seen, dict(pinned))
 
 
 def symmetry_from_table(objective: Objective, table: Table) -> Symmetry:
@@ -202,10 +203,10 @@ class Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
 Boxes = list[list[Box]]  # of each axis of a tensor
 
 
-def _settle_families(trace: Trace) -> None:
+def _settle_families(watch: Watch) -> None:
     """Give the units under each index of an outer factor permutations of their own, where nothing ties them."""
-    families = list(dict.fromkeys((root(top), p, inner) for top, p, inner in trace.families))
-    mixed = _mixed_pairs(trace)
+    families = list(dict.fromkeys((root(top), p, inner) for top, p, inner in watch.families))
+    mixed = _mixed_pairs(watch)
 
     def tied(p: Atom, inner: Segment) -> bool:
         loose = (not (f.shared or f.same or f.parts or f.reason or (p, f) in mixed) for f in inner)
@@ -221,26 +222,26 @@ def _settle_families(trace: Trace) -> None:
         top.parts = tuple(tuple(f.members.get(j) or Atom(f.size) for f in inner) for j in range(p.size))
 
 
-def _mixed_pairs(trace: Trace) -> set[tuple[Atom, Atom]]:
+def _mixed_pairs(watch: Watch) -> set[tuple[Atom, Atom]]:
     """(units an operation runs over, units it keeps), for those under an index of an outer factor, too."""
     found: set[tuple[Atom, Atom]] = set()
-    for over, kept in trace.mixed:
+    for over, kept in watch.mixed:
         for a, b in pairs_of(_atoms(over), _atoms(kept)):
             found.add((a, b))
             found.update((root(a.members[j]), root(b.members[j])) for j in a.members.keys() & b.members.keys())
     return found
 
 
-def _groups(trace: Trace) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
+def _groups(watch: Watch) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
     """The groups by the parameters and buffers they act on, and by the activations."""
-    _settle_families(trace)
-    state = {name: [list(boxes(axis)) for axis in labels] for name, labels in trace.state.items()}
-    unique = {tuple(resolved(axis) for axis in labels) for labels in [*trace.records, *trace.state.values()]}
+    _settle_families(watch)
+    state = {name: [list(boxes(axis)) for axis in labels] for name, labels in watch.state.items()}
+    unique = {tuple(resolved(axis) for axis in labels) for labels in [*watch.records, *watch.state.values()]}
     records = [[list(products(axis)) for axis in labels] for labels in unique]
     free = list(dict.fromkeys(
         a for axes in state.values() for axis in axes for segment, _ in axis for a in segment if not a.reason
     ))  # fmt: skip
-    bases = _bases(free, records, _mixed_pairs(trace))
+    bases = _bases(free, records, _mixed_pairs(watch))
     plain = [a for a in free if a not in bases]
     units = [*_twins([a for a in plain if a not in bases.values()], records)]
     units += [(a,) for a in plain if a in bases.values()] + [(f,) for f in bases]
@@ -250,14 +251,14 @@ def _groups(trace: Trace) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
         first = next(n for n, axes in state.items() if any(atoms[0] in s for axis in axes for s, _ in axis))
         number = 1 + len({name for name in names.values() if name.split("#")[0] == first})
         names.update(dict.fromkeys(atoms, f"{first}#{number}" if number > 1 else first))
-    heard = {name: [list(boxes(axis)) for axis in labels] for name, labels in trace.heard.items()}
+    heard = {name: [list(boxes(axis)) for axis in labels] for name, labels in watch.heard.items()}
     still = {  # activations whose other axes are samples alone
         name: axes
         for name, axes in heard.items()
         if all(
             a.reason
             for d, axis in enumerate(axes)
-            if d != trace.sights[name].dim
+            if d != watch.sights[name].dim
             for segment, _ in axis
             for a in segment
         )
@@ -268,10 +269,10 @@ def _groups(trace: Trace) -> tuple[tuple[Group, ...], tuple[Group, ...]]:
     )
 
 
-def _pinned(trace: Trace) -> Counter[str]:
+def _pinned(watch: Watch) -> Counter[str]:
     """{operation: units of parameters and buffers that it fixed} for the operations that are not known."""
-    atoms = {atom for labels in trace.state.values() for atom in _atoms(labels)}
-    return Counter({why: n for why in trace.doubts if (n := sum(a.size for a in atoms if a.reason == why))})
+    atoms = {atom for labels in watch.state.values() for atom in _atoms(labels)}
+    return Counter({why: n for why in watch.doubts if (n := sum(a.size for a in atoms if a.reason == why))})
 
 
 def _atoms(labels: Labels) -> set[Atom]:

@@ -297,7 +297,8 @@ def _compare(first: _Pass, second: _Pass, data: Any) -> None:
             "same each time. Pass a Dataset, a list of batches or a DataLoader over a map-style Dataset."
         )
     a, b = (torch.cat(s.signatures).sort().values if s.signatures else torch.empty(0) for s in (first, second))
-    sampled = isinstance(getattr(data, "sampler", None), RandomSampler)  # with drop_last it drops others each time
+    # A shuffled loader with drop_last leaves out other samples on each pass, so that the samples differ, too.
+    sampled = isinstance(getattr(data, "sampler", None), RandomSampler)
     if sampled or (a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, equal_nan=True)):
         raise InputError(
             "the data comes in another order on a second pass: it is shuffled. Build the DataLoader with "

@@ -21,6 +21,7 @@ from landscape.objective.trees import batch_size, map_tensors, tensors_in
 LossLike = str | Callable[..., Any]
 _PLAIN = (int, float, str, bool, Tensor, type(None))  # settings of a callable that its description shows
 _RESERVED = {"loss", "computed", "items", "file", "x", "y", "z", "u", "v", "w"}  # names the result file gives itself
+_TRIAL = 16  # samples that a callable is tried on
 _SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
 
 
@@ -213,48 +214,82 @@ def _scalar_units(
     function: Callable[..., Any], outputs: Any, targets: Any, size: int, what: str
 ) -> tuple[Callable[[Any, Any], Units], Callable[[Any, Any], None]]:
     """(units of a batch, check of a batch) of a callable that returns a scalar."""
-    trial_size = min(size, 16)
-
-    def head(tree: Any) -> Any:
-        return map_tensors(tree, lambda tensor: tensor[:trial_size])
-
-    def row(tree: Any, i: int) -> Any:
-        return map_tensors(tree, lambda tensor: tensor[i : i + 1])
-
-    def with_axis(tree: Any) -> Any:
-        return map_tensors(tree, lambda tensor: tensor.unsqueeze(0))
-
-    o, t = head(outputs), head(targets)
+    count = min(size, _TRIAL)
+    o, t = (map_tensors(tree, lambda tensor: tensor[:count]) for tree in (outputs, targets))
     if size == 1:  # a mean and a sum differ only on more than one sample
-        o, t, trial_size = *(map_tensors(tree, lambda tensor: torch.cat([tensor, tensor])) for tree in (o, t)), 2
-
-    def reduces(o: Any, t: Any) -> tuple[bool, bool, Tensor, Tensor]:
-        """(is a mean, is a sum, values of single samples, rounding allowed)."""
-        whole = torch.as_tensor(function(o, t)).double()
-        singles = torch.stack(
-            [torch.as_tensor(function(row(o, i), row(t, i))).double().reshape(()) for i in range(trial_size)]
-        )
-        scale = singles.abs().mean() * _SEPARABLE + 1e-12
-        is_mean = bool((whole - singles.mean()).abs() <= scale)
-        is_sum = bool((whole - singles.sum()).abs() <= scale * trial_size)
-        if not (is_mean or is_sum):
-            raise InputError(
-                f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
-                f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot "
-                "be weighted right from that. Return values per sample, or a (numerators, denominators) pair."
-            )
-        return is_mean, is_sum, singles, scale
-
-    is_mean, is_sum, singles, scale = reduces(o, t)
-    if is_mean and is_sum:  # all zero, as an error is where the trial samples are all right: ask again on other scores
-        is_mean, is_sum, *_ = reduces(_disturbed(o), map_tensors(t, lambda tensor: tensor.roll(1, 0)))
-    if is_mean and is_sum:
+        count = 2
+        o, t = (map_tensors(tree, lambda tensor: torch.cat([tensor, tensor])) for tree in (o, t))
+    found = _reduction(function, o, t, count, what)
+    chosen = found
+    if found.is_mean and found.is_sum:  # all zero, as an error is where all trial samples are right: on other scores
+        turned = map_tensors(t, lambda tensor: tensor.roll(1, 0))
+        chosen = _reduction(function, _disturbed(o), turned, count, what)
+    if chosen.is_mean and chosen.is_sum:
         raise InputError(
             f"{what} is zero on all samples tried, so whether it is a mean or a sum over the batch cannot be told; "
             "return values per sample"
         )
+    scalar = _Scalar(function, what, chosen.is_mean)
+    # vmap refuses data-dependent code in several ways; whole batches as units are right for any callable.
+    try:
+        vmapped = scalar.per_sample(o, t).numerators.double()
+    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+        return scalar.per_batch, scalar.verify
+    alike = bool(((vmapped - found.singles).abs() <= found.rounding).all())
+    return (scalar.per_sample if alike else scalar.per_batch), scalar.verify
 
-    def verify(o: Any, t: Any) -> None:
+
+@dataclass(frozen=True)
+class _Reduction:
+    """What a callable makes of the values of single samples; both where all of them are zero."""
+
+    is_mean: bool
+    is_sum: bool
+    singles: Tensor  # (n,), values of single samples
+    rounding: Tensor  # gap that rounding may make between values
+
+
+def _reduction(function: Callable[..., Any], o: Any, t: Any, count: int, what: str) -> _Reduction:
+    def row(tree: Any, i: int) -> Any:
+        return map_tensors(tree, lambda tensor: tensor[i : i + 1])
+
+    whole = torch.as_tensor(function(o, t)).double()
+    singles = torch.stack([torch.as_tensor(function(row(o, i), row(t, i))).double().reshape(()) for i in range(count)])
+    rounding = singles.abs().mean() * _SEPARABLE + 1e-12
+    is_mean = bool((whole - singles.mean()).abs() <= rounding)
+    is_sum = bool((whole - singles.sum()).abs() <= rounding * count)
+    if not (is_mean or is_sum):
+        raise InputError(
+            f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
+            f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot "
+            "be weighted right from that. Return values per sample, or a (numerators, denominators) pair."
+        )
+    return _Reduction(is_mean, is_sum, singles, rounding)
+
+
+@dataclass(frozen=True)
+class _Scalar:
+    """A callable that returns the mean over the batch, or else the sum."""
+
+    function: Callable[..., Any]
+    what: str
+    is_mean: bool
+
+    def per_sample(self, o: Any, t: Any) -> Units:
+        """A unit for each sample."""
+
+        def with_axis(tree: Any) -> Any:
+            return map_tensors(tree, lambda tensor: tensor.unsqueeze(0))
+
+        values = torch.vmap(lambda a, b: self.function(with_axis(a), with_axis(b)))(o, t)
+        return Units(values.reshape(values.shape[0], -1)[:, 0], None, per_sample=True)
+
+    def per_batch(self, o: Any, t: Any) -> Units:
+        """The batch as one unit."""
+        value, n = self.function(o, t), batch_size(t if t is not None else o)
+        return mean_as_unit(value if self.is_mean else torch.as_tensor(value).double() / n, n)
+
+    def verify(self, o: Any, t: Any) -> None:
         """The two halves of a batch must give the value of the whole."""
         size = batch_size(t if t is not None else o)
         if size < 2:
@@ -262,32 +297,17 @@ def _scalar_units(
         half = size // 2
 
         def on(part: slice) -> Tensor:
-            return torch.as_tensor(function(*(map_tensors(tree, lambda tensor: tensor[part]) for tree in (o, t))))
+            return torch.as_tensor(self.function(*(map_tensors(tree, lambda tensor: tensor[part]) for tree in (o, t))))
 
         first, second = on(slice(0, half)), on(slice(half, size))
-        joined = (first * half + second * (size - half)) / size if is_mean else first + second
-        whole = torch.as_tensor(function(o, t))
+        joined = (first * half + second * (size - half)) / size if self.is_mean else first + second
+        whole = torch.as_tensor(self.function(o, t))
         if whole.isfinite() and not torch.isclose(whole.double(), joined.double(), rtol=10 * _SEPARABLE, atol=1e-9):
             raise InputError(
-                f"{what} is {float(whole):.6g} on a batch of {size} samples, but its halves give {float(joined):.6g}: "
-                "it is no plain mean or sum over samples (a mean over kept tokens?), and batches cannot be weighted "
-                "right. Return values per sample, or a (numerators, denominators) pair."
+                f"{self.what} is {float(whole):.6g} on a batch of {size} samples, but its halves give "
+                f"{float(joined):.6g}: it is no plain mean or sum over samples (a mean over kept tokens?), and batches "
+                "cannot be weighted right. Return values per sample, or a (numerators, denominators) pair."
             )
-
-    def per_sample(o: Any, t: Any) -> Units:
-        values = torch.vmap(lambda a, b: function(with_axis(a), with_axis(b)))(o, t)
-        return Units(values.reshape(values.shape[0], -1)[:, 0], None, per_sample=True)
-
-    def per_batch(o: Any, t: Any) -> Units:
-        value, n = function(o, t), batch_size(t if t is not None else o)
-        return mean_as_unit(value if is_mean else torch.as_tensor(value).double() / n, n)
-
-    # vmap refuses data-dependent code in several ways; whole batches as units are right for any callable.
-    try:
-        vmapped = per_sample(o, t).numerators.double()
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
-        return per_batch, verify
-    return (per_sample if bool(((vmapped - singles).abs() <= scale).all()) else per_batch), verify
 
 
 def _disturbed(tree: Any) -> Any:

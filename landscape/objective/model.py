@@ -246,12 +246,7 @@ class BoundModel:
         with ExitStack() as stack:
             stack.enter_context(random_state_kept() if self.draws_elsewhere else torch_random_state_kept())
             if self.device.type == "cuda":
-                stack.enter_context(torch.random.fork_rng([self.device]))
-                stack.enter_context(torch.cuda.device(self.device))
-                # float32 means float32, and the same kernels every time.
-                stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
-                stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-                torch.set_float32_matmul_precision("highest")
+                self._settle_gpu(stack)
             try:
                 for parameter in parameters:
                     parameter.grad = None
@@ -290,6 +285,14 @@ class BoundModel:
                 for module, mode in zip(self._modules, modes, strict=True):
                     if module.training != mode:
                         module.training = mode
+
+    def _settle_gpu(self, stack: ExitStack) -> None:
+        """For the length of the stack, float32 means float32 on the GPU, and kernels are the same every time."""
+        stack.enter_context(torch.random.fork_rng([self.device]))
+        stack.enter_context(torch.cuda.device(self.device))
+        stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision("highest")
 
     def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""

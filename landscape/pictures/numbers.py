@@ -6,14 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
-from landscape_kernels.arrays import FloatArray
+from landscape_kernels.arrays import FloatArray, IntArray
 
-IntArray = npt.NDArray[np.int64]
 _DIGITS = 6  # of a value in a picture, at least
 _FINE = 1e-6  # of the span of the values in a picture, to which each is given
 _WHOLE = 16  # digits from which a number is written as it is
-_CROWDED = 1.1  # times the places asked for, from which stretches become longer
+_CROWDED = 1.1  # where more than this many times the places asked for are found, it is done again with fewer stretches
 
 
 def spread(values: FloatArray) -> float:

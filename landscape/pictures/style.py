@@ -48,16 +48,6 @@ NONFINITE: Mapping[str, Any] = {
 
 _MARKERS = "o^Dv*s"
 _LETTER = 0.075  # inches that a letter of a legend takes
-_WORDS = {
-    "loss": "loss per sample",
-    "accuracy": "accuracy (fraction)",
-    "error": "error (fraction)",
-    "eigenvalue_max": "largest eigenvalue",
-    "eigenvalue_min": "smallest eigenvalue",
-    "eigenvalue_max_residual": "relative residual of the largest eigenvalue",
-    "eigenvalue_min_residual": "relative residual of the smallest eigenvalue",
-    "convexity": r"$|\lambda_{\min}/\lambda_{\max}|$",
-}
 _SETTINGS: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial", "Helvetica", "sans-serif"],
@@ -118,20 +108,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error}. Free space or choose a folder you may write to.") from error
     return path
-
-
-def words(quantity: str, attributes: Mapping[str, Any] | None = None) -> str:
-    """What a quantity is, with its unit, for an axis; the loss with its name where the result's attributes tell it.
-
-    >>> words("loss", {"loss": "cross_entropy"}), words("test_error"), words("depth")
-    ('loss per sample (cross entropy)', 'error (fraction), test data', 'depth')
-    """
-    plain = quantity.removeprefix("test_")
-    if plain not in _WORDS:
-        return quantity
-    name = str((attributes or {}).get("loss", "")) if plain == "loss" else ""
-    about = f" ({name.replace('_', ' ')})" if name.isidentifier() else ""
-    return _WORDS[plain] + about + (", test data" if plain != quantity else "")
 
 
 def line_look(number: int) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
-from landscape.pictures.numbers import IntArray, figures, gap, numbers, spread, value_text
-from landscape.pictures.style import ERROR, words
+from landscape.pictures.numbers import figures, gap, numbers, spread, value_text
+from landscape.pictures.style import ERROR
 
 View = dict[str, Any]  # {"data": traces, "layout": ...} of lines and bars, or {"surface": ...}
 
@@ -163,11 +163,6 @@ def log_scale(values: FloatArray) -> View:
         return {"log": False, "logFirst": False}
     decades = math.log10(float(values.max())) - math.log10(float(values.min()))
     return {"log": True, "logFirst": decades > 2, **({"logTick": "D2"} if 1 < decades < 4 else {})}
-
-
-def said(quantity: str, about: Mapping[str, Any]) -> str:
-    """What a quantity is, with its unit, as the static pictures have it."""
-    return plain_text(words(quantity, about))
 
 
 def plain_text(text: str) -> str:

@@ -23,8 +23,9 @@ class Kept:
     of gigabytes then costs a run at most 1/`share` of its time.
     """
 
-    def __init__(self, path: Path | None, what: str, *, every: float, share: float = 20.0) -> None:
-        self._path, self._what, self._every, self._share = path, what, every, share
+    def __init__(self, path: Path | None, then: str, *, every: float, share: float = 20.0, name: str = "state") -> None:
+        """`name` is what the state is called, `then` what happens without it: for the message about a damaged file."""
+        self._path, self._then, self._every, self._share, self._name = path, then, every, share, name
         self._written = time.monotonic()
         self._pause = every
 
@@ -36,9 +37,11 @@ class Kept:
             with np.load(self._path, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-            raise StoreError(
-                f"cannot read the state {self._path}: {error}. Delete it; {self._what} then starts anew."
-            ) from error
+            raise self.damaged(error) from error
+
+    def damaged(self, cause: Exception) -> StoreError:
+        """The error for a file whose arrays cannot be read, or are not those of such a state."""
+        return StoreError(f"cannot read the {self._name} {self._path}: {cause}. Delete it; {self._then}.")
 
     @property
     def due(self) -> bool:

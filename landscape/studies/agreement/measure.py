@@ -28,6 +28,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.trees import batch_size, digest, tensors_in
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
+from landscape.results.settings import name_tuple
 from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
@@ -35,23 +36,18 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.agreement.result import Agreement
-from landscape.studies.agreement.settings import REPRESENTATIONS
+from landscape.studies.agreement.result import MEASURES, Agreement
+from landscape.studies.agreement.settings import REPRESENTATIONS, AgreementSettings
 
 IGNORED = -100  # label of positions that have none, as torch has it
-_CHUNKS = 16  # at least so many, where chunks then keep _SAMPLES: errors come from how much they differ
+# Errors come from how much chunks differ. The data are cut into this many chunks or more, but not for that into chunks
+# of fewer samples than _SAMPLES.
+_CHUNKS = 16
 _SAMPLES = 32
-_ITEMS = 64  # at most; a number of ranks beyond which a run is not faster
-_ITEMS_STREAMED = 8  # where each item has to read the user's own batches from the first one on
-_ROW_BYTES, _RUN_BYTES = 256 << 20, 1 << 30  # of centred products: of one representation in a row; of all rows
-
-_DEFINITIONS = {
-    "cka": "linear CKA |X'Y|_F^2 / (|X'X|_F |Y'Y|_F) of centred representations X, Y (samples, features)",
-    "cka_unbiased": "mean HSIC_1(X, Y) / sqrt(mean HSIC_1(X, X) mean HSIC_1(Y, Y)), over chunks of cka_chunk samples",
-    "disagreement": "share of predictions with different largest score",
-    "jensen_shannon": "mean over predictions of sqrt(JS) in nats, at most sqrt(ln 2)",
-    "l2": "Euclidean distance of the parameters",
-}
+_ITEMS = 64  # blocks of data at most; more ranks do not make a run faster
+_ITEMS_STREAMED = 8  # the same where each item has to read the user's batches from the first one on
+_ROW_BYTES = 256 << 20  # centred products of one representation in a row, at most
+_RUN_BYTES = 1 << 30  # centred products in all rows together, at most
 
 
 class AgreementTask:
@@ -66,27 +62,25 @@ class AgreementTask:
         self,
         objective: Objective,
         thetas: Sequence[ThetaLike],
-        pairs: str | Sequence[Sequence[int]] = "all",
-        *,
-        of: str | None = None,
-        features: str | Sequence[str] | None = None,
-        batchnorm: str = "frozen",
+        settings: AgreementSettings,
         statistics: Any = None,
         labels: Sequence[str] = (),
     ) -> None:
         self._labels = model_labels(thetas, labels)
-        self._pairs = model_pairs(len(thetas), pairs)
-        _check_options(objective, of)
+        self._pairs = model_pairs(len(thetas), settings.pairs)
+        _check_options(objective, settings.of)
         self._objective = objective
-        self._statistics = chosen_statistics(objective, batchnorm, statistics, between=False, modes=WITHOUT_ENDS)
+        self._statistics = chosen_statistics(
+            objective, settings.batchnorm, statistics, between=False, modes=WITHOUT_ENDS
+        )
         self._statistics.require_enough()
-        self._features = (features,) if isinstance(features, str) else tuple(features or ())
+        self._features = settings.features or ()
         self._used, self._products = _products(self._pairs)
         self._models = read_models(objective, [thetas[i] for i in self._used], [self._labels[i] for i in self._used])
         if self._statistics.data is None and objective.batchnorm_names:
             self._require_statistics()
         self._grad = False
-        self._settle_trial(of)
+        self._settle_trial(settings.of)
         self._settle_blocks()
 
     def describe(self) -> Description:
@@ -352,15 +346,15 @@ def measure_agreement(
     comm = world()
     task = agree(
         comm,
-        lambda: AgreementTask(
+        lambda: agreement_task(
             objective,
             thetas,
-            pairs,
-            of=of,
-            features=features,
-            batchnorm=batchnorm,
             statistics=statistics,
             labels=labels,
+            pairs=pairs,
+            of=of,
+            features=name_tuple(features),
+            batchnorm=batchnorm,
         ),
     )
     task.reestimate(comm)
@@ -369,6 +363,18 @@ def measure_agreement(
     )
     run.run(task, tolerant=False)
     return run.result(of_rows(agreement_from_rows))
+
+
+def agreement_task(
+    objective: Objective,
+    thetas: Sequence[ThetaLike],
+    *,
+    statistics: Any = None,
+    labels: Sequence[str] = (),
+    **asked: Any,
+) -> AgreementTask:
+    """The task of `measure_agreement`, `asked` being the fields of `AgreementSettings`."""
+    return AgreementTask(objective, thetas, AgreementSettings(**asked), statistics, labels)
 
 
 def agreement_from_rows(description: Description, rows: Rows, history: History) -> Agreement:
@@ -403,7 +409,7 @@ def agreement_from_rows(description: Description, rows: Rows, history: History) 
         "cka_chunk": identity["chunk"],
         "batchnorm": identity["batchnorm"],
         "statistics_samples": about["statistics_samples"],
-        "definitions": {measure: text for measure, text in _DEFINITIONS.items() if measure in values},
+        "definitions": {measure: MEASURES[measure].long_name for measure in MEASURES if measure in values},
         "error": "values are exact for the data given; stderr is for the population they were drawn from",
     }
     return Agreement(tuple(about["labels"]), pairs, values, stderr, int(columns["samples"][done].sum()), attributes)

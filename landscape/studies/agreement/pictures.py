@@ -11,17 +11,7 @@ from matplotlib.figure import Figure
 from landscape.pictures.heat_map import WRITTEN, heat_map, side_of
 from landscape.pictures.style import StyledFigure, finish, styled
 from landscape.results.kind import Asked, Pictures
-from landscape.studies.agreement.result import Agreement
-
-_TITLES = {
-    "cka": "linear CKA",
-    "cka_unbiased": "unbiased linear CKA",
-    "disagreement": "share of predictions that differ",
-    "jensen_shannon": "mean Jensen-Shannon distance of predictions",
-    "l2": "Euclidean distance of the parameters",
-}
-
-_UNITS = {"disagreement": "fraction", "jensen_shannon": "nat$^{1/2}$", "l2": "parameter units"}
+from landscape.studies.agreement.result import MEASURES, Agreement
 
 
 @styled
@@ -39,10 +29,10 @@ def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
     figure = StyledFigure(figsize=(side + 2.4, side + 1.4), layout="constrained")
     ax = figure.add_subplot()
     bar = heat_map(figure, ax, matrix, agreement.labels, _texts(agreement, measure), _limits(name, matrix))
-    text = _TITLES[name]
+    text = MEASURES[name].words
     if name.startswith("cka"):
         text += f" of module {feature}" if feature else f" of {agreement.attributes.get('of', 'outputs')}"
-    bar.set_label(_UNITS.get(name, ""))
+    bar.set_label(MEASURES[name].unit)
     ax.set_title(text)
     pairs, measured = count * (count - 1) // 2, int(np.isfinite(agreement.values[measure]).sum())
     notes = [f"{agreement.samples:,} samples", f"{measured} of {pairs} pairs"]

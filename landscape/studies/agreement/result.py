@@ -7,14 +7,35 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-from landscape_kernels.arrays import FloatArray
+from landscape_kernels.arrays import FloatArray, IntArray
 
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
+from landscape.results.quantities import Meaning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+MEASURES: Mapping[str, Meaning] = {
+    "cka": Meaning(
+        "linear CKA",
+        definition="linear CKA |X'Y|_F^2 / (|X'X|_F |Y'Y|_F) of centred representations X, Y (samples, features)",
+    ),
+    "cka_unbiased": Meaning(
+        "unbiased linear CKA",
+        definition="unbiased linear CKA mean HSIC_1(X, Y) / sqrt(mean HSIC_1(X, X) mean HSIC_1(Y, Y)), "
+        "over chunks of cka_chunk samples",
+    ),
+    "disagreement": Meaning(
+        "share of predictions that differ", "fraction", "share of predictions with different largest score"
+    ),
+    "jensen_shannon": Meaning(
+        "mean Jensen-Shannon distance of predictions",
+        "nat^0.5",
+        "mean over predictions of the Jensen-Shannon distance sqrt(JS) of probabilities, at most sqrt(ln 2)",
+    ),
+    "l2": Meaning("Euclidean distance of the parameters", "parameter units"),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +47,7 @@ class Agreement(Result):
     """
 
     labels: tuple[str, ...]  # N names of models
-    pairs: npt.NDArray[np.int64]  # (P, 2), numbers of the models of each pair
+    pairs: IntArray  # (P, 2), numbers of the models of each pair
     values: Mapping[str, FloatArray]  # measure -> (P,)
     stderr: Mapping[str, FloatArray]  # measure -> (P,), for the population; l2 has none
     samples: int  # behind the values; fewer than `attributes["samples"]` where the run is not finished

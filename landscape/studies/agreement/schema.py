@@ -14,16 +14,7 @@ from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
 from landscape.files.schema import read_attributes, reading
-from landscape.studies.agreement.result import Agreement
-
-_LONG_NAMES = {
-    "cka": "linear CKA of all samples",
-    "cka_unbiased": "CKA from unbiased HSIC of chunks of samples",
-    "disagreement": "share of predictions that differ",
-    "jensen_shannon": "mean Jensen-Shannon distance of predicted probabilities",
-    "l2": "Euclidean distance of the parameters",
-}
-_UNITS = {"jensen_shannon": "nat^0.5"}
+from landscape.studies.agreement.result import MEASURES, Agreement
 
 
 def agreement_group(agreement: Agreement) -> hdf5.Group:
@@ -72,11 +63,11 @@ def read_agreement(tree: hdf5.Group, path: str | Path) -> Agreement:
 
 
 def _measure(name: str, dims: tuple[str, ...], values: FloatArray, stderr: FloatArray | None) -> dict[str, Any]:
-    plain = name.removeprefix("feature_")
-    text = _LONG_NAMES[plain] + (" of the module's activations" if plain != name else "")
-    found = {name: hdf5.Variable(dims, values, {"long_name": text, "units": _UNITS.get(plain, "1")})}
+    meaning = MEASURES[name.removeprefix("feature_")]
+    text = meaning.long_name + (" of the module's activations" if name.startswith("feature_") else "")
+    found = {name: hdf5.Variable(dims, values, {"long_name": text, "units": meaning.units})}
     if stderr is not None:
-        attributes = {"long_name": f"standard error of {name}, for the population", "units": _UNITS.get(plain, "1")}
+        attributes = {"long_name": f"standard error of {name}, for the population", "units": meaning.units}
         found[f"{name}_stderr"] = hdf5.Variable(dims, stderr, attributes)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from landscape.results.kind import Kind, Pictures, Views
 from landscape.results.study import DATA, Input, Study, of_rows
-from landscape.studies.agreement.measure import AgreementTask, agreement_from_rows, measure_agreement
+from landscape.studies.agreement.measure import agreement_from_rows, agreement_task, measure_agreement
 from landscape.studies.agreement.result import Agreement
 from landscape.studies.agreement.schema import agreement_group, read_agreement
 from landscape.studies.agreement.settings import AgreementSettings
@@ -42,7 +42,7 @@ STUDY = Study(
     of_rows(agreement_from_rows),
     settings=AgreementSettings,
     inputs={"thetas": Input("models", "models", required=True), "statistics": DATA},
-    task=AgreementTask,
+    task=agreement_task,
     leaves_out=False,
     unit="blocks of data",
 )

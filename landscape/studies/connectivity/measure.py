@@ -32,7 +32,8 @@ from landscape.run.store import History
 from landscape.run.task import Description, ItemStopped, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.connectivity.result import Connectivity
-from landscape.studies.curve.fit import CurveFit, FitSettings, load_optimizers
+from landscape.studies.connectivity.settings import ConnectivitySettings
+from landscape.studies.curve.fit import CurveFit, load_optimizers
 from landscape.studies.curve.measure import fitted_curve, on_line, training_data
 from landscape.studies.curve.result import Curve
 from landscape.studies.path.measure import places_of
@@ -50,49 +51,33 @@ class ConnectivityTask:
         self,
         objective: Objective,
         thetas: Sequence[ThetaLike],
-        pairs: str | Sequence[Sequence[int]] = "all",
+        settings: ConnectivitySettings,
         *,
-        t: int | Sequence[float] = 25,
-        epochs: int = 50,
-        kind: str = "bezier",
-        degree: int = 2,
         train: Any = None,
-        optimizer: str = "sgd",
-        lr: float | None = None,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        decay: str = "point",
-        batch_size: int = 128,
-        parts: int = 1,
-        align: str | None = None,
-        batchnorm: str | None = None,
         statistics: Any = None,
         test: Any = None,
         labels: Sequence[str] = (),
-        seed: int = 0,
         folder: FilePath | None = None,
     ) -> None:
         """See `measure_connectivity`; `folder` is where curves and the states of their fits go."""
-        if align is not None and align not in METHODS:
-            raise InputError(f"align={align!r} is unknown; {nearest(align, METHODS)}")
-        if epochs < 0:
-            raise InputError(f"epochs={epochs}; give 1 or more, or 0 to fit no curves")
-        self._objective, self._align, self._seed, self._folder = objective, align, seed, folder
+        if settings.align is not None and settings.align not in METHODS:
+            raise InputError(f"align={settings.align!r} is unknown; {nearest(settings.align, METHODS)}")
+        if settings.epochs < 0:
+            raise InputError(f"epochs={settings.epochs}; give 1 or more, or 0 to fit no curves")
+        self._objective, self._folder = objective, folder
+        self._align, self._seed = settings.align, settings.seed
         self._labels = model_labels(thetas, labels)
-        self._pairs = model_pairs(len(thetas), pairs)
-        self._t = places_of(t)
+        self._pairs = model_pairs(len(thetas), settings.pairs)
+        self._t = places_of(settings.t)
         self._thetas = list(thetas)
         self._models = read_models(objective, thetas, self._labels)
         self._check_models()
-        self._settings: FitSettings | None = None
+        self._fit = settings.fit
         self._train: TrainingData | None = None
-        if epochs:
-            self._settings = FitSettings(
-                kind, degree, epochs, optimizer, lr, momentum, weight_decay, decay, parts=parts
-            )
-            self._train = training_data(objective, train, batch_size)
+        if self._fit is not None:
+            self._train = training_data(objective, train, settings.batch_size)
             load_optimizers()
-        self._statistics = chosen_statistics(objective, batchnorm, statistics, between=True)
+        self._statistics = chosen_statistics(objective, settings.batchnorm, statistics, between=True)
         self._statistics.require_enough()
         if self._statistics.data is None and objective.batchnorm_names:
             raise InputError(
@@ -122,9 +107,9 @@ class ConnectivityTask:
 
     @cached_property
     def _description(self) -> Description:
-        objective, settings = self._objective, self._settings
+        objective, fit = self._objective, self._fit
         columns: dict[str, tuple[int, ...]] = {}
-        for kind in ("line", "curve") if settings is not None else ("line",):
+        for kind in ("line", "curve") if fit is not None else ("line",):
             for name in self._quantities:
                 columns |= {f"{kind}_{name}": (len(self._t),), f"{kind}_{name}_stderr": (len(self._t),)}
         columns |= {"arc": (len(self._t),), "distance": (), "unaligned_distance": (), "loss": ()}
@@ -133,7 +118,7 @@ class ConnectivityTask:
             "models": [digest(vector, *buffers.values()) for vector, buffers in self._models],
             "pairs": [list(pair) for pair in self._pairs],
             "t": self._t.tolist(),
-            "fit": None if settings is None else {**asdict(settings), "lr": settings.step_size},
+            "fit": None if fit is None else {**asdict(fit), "lr": fit.step_size},
             "train": "" if self._train is None else self._train.identity(self._seed),
             "align": self._align,
             "batchnorm": self._statistics.mode,
@@ -164,7 +149,7 @@ class ConnectivityTask:
         row: dict[str, Any] = self._along("line", line, name, group)
         row |= {"arc": np.full(len(self._t), np.nan), "distance": line.distance, "unaligned_distance": unaligned}
         row["loss"] = float(np.max(row["line_loss"]))
-        if self._settings is not None:
+        if self._fit is not None:
             curve = self._fitted(a, b, (i, j), name, group)
             row |= self._along("curve", curve, name, group) | {"arc": curve.arc(self._t)}
             row["loss"] = float(np.max(row["curve_loss"]))
@@ -176,7 +161,7 @@ class ConnectivityTask:
 
     def _fitted(self, a: Tensor, b: Tensor, pair: tuple[int, int], name: str, group: Communicator) -> Curve:
         i, j = pair
-        settings, train, folder = self._settings, self._train, self._folder
+        settings, train, folder = self._fit, self._train, self._folder
         assert settings is not None
         assert train is not None
         points = on_line(a, b, settings.degree)
@@ -223,16 +208,16 @@ class ConnectivityTask:
 
     def trial_steps(self) -> tuple[int, float]:
         """(training steps of each pair, seconds for one of them): one epoch of the first pair, nothing kept."""
-        if self._settings is None or self._train is None:
+        if self._fit is None or self._train is None:
             return 0, 0.0
         i, j = self._pairs[0]
-        points = on_line(self._models[i][0], self._models[j][0], self._settings.degree)
-        once = replace(self._settings, epochs=1)
+        points = on_line(self._models[i][0], self._models[j][0], self._fit.degree)
+        once = replace(self._fit, epochs=1)
         fit = CurveFit(self._objective, points, self._train, once, self._seed)
         started = time.perf_counter()
         fit.run(SERIAL)
         seconds = time.perf_counter() - started
-        return fit.steps * self._settings.epochs, seconds / fit.steps
+        return fit.steps * self._fit.epochs, seconds / fit.steps
 
     def _tell(self, text: str) -> None:
         if self.report is not None:
@@ -285,17 +270,21 @@ def measure_connectivity(
     Raises InputError for one model, equal ones, or anything that cannot be measured as asked, before computing.
     """
     folder = None if out is None else FilePath(out)
-
-    def build() -> ConnectivityTask:
-        return ConnectivityTask(
+    task = agree(
+        world(),
+        lambda: connectivity_task(
             objective,
             thetas,
-            pairs,
+            train=train,
+            statistics=statistics,
+            test=test,
+            labels=labels,
+            folder=folder,
+            pairs=pairs,
             t=t,
             epochs=epochs,
             kind=kind,
             degree=degree,
-            train=train,
             optimizer=optimizer,
             lr=lr,
             momentum=momentum,
@@ -305,14 +294,9 @@ def measure_connectivity(
             parts=parts,
             align=align,
             batchnorm=batchnorm,
-            statistics=statistics,
-            test=test,
-            labels=labels,
             seed=seed,
-            folder=folder,
-        )
-
-    task = agree(world(), build)
+        ),
+    )
     run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
@@ -323,6 +307,30 @@ def measure_connectivity(
     )
     run.run(task, kept=None if folder is None else folder / STATE_FOLDER)
     return run.result(of_rows(connectivity_from_rows))
+
+
+def connectivity_task(
+    objective: Objective,
+    thetas: Sequence[ThetaLike],
+    *,
+    train: Any = None,
+    statistics: Any = None,
+    test: Any = None,
+    labels: Sequence[str] = (),
+    folder: FilePath | None = None,
+    **asked: Any,
+) -> ConnectivityTask:
+    """The task of `measure_connectivity`, `asked` being the fields of `ConnectivitySettings`."""
+    return ConnectivityTask(
+        objective,
+        thetas,
+        ConnectivitySettings(**asked),
+        train=train,
+        statistics=statistics,
+        test=test,
+        labels=labels,
+        folder=folder,
+    )
 
 
 def connectivity_from_rows(description: Description, rows: Rows, history: History) -> Connectivity:

@@ -13,20 +13,21 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.heat_map import heat_map, short_names, side_of
-from landscape.pictures.style import GREY, StyledFigure, finish, line_look, styled, words
+from landscape.pictures.style import GREY, StyledFigure, finish, line_look, styled
 from landscape.results.kind import Asked, Pictures
-from landscape.studies.connectivity.result import Connectivity
+from landscape.results.quantities import words
+from landscape.studies.connectivity.result import NUMBERS, Connectivity
 from landscape.studies.path.pictures import plot_paths
 from landscape.studies.path.result import Path
 
 KINDS = ("table", "graph", "paths")
-_TITLES = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}
+_BARRIERS = ("line_barrier", "curve_barrier")  # drawn side by side
 _MOST_PATHS = 3  # pairs drawn in one picture unless asked for
 
 
 @styled
 def plot_connectivity(
-    table: Connectivity,
+    result: Connectivity,
     kind: str = "table",
     *,
     threshold: float | None = None,
@@ -41,49 +42,49 @@ def plot_connectivity(
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not a kind of picture; {nearest(kind, KINDS)}")
-    if not table.computed.any():
+    if not result.computed.any():
         raise InputError("no pair of this sweep is measured yet, so there is nothing to draw")
     if kind == "table":
-        return _plot_tables(table)
-    return _plot_graph(table, threshold) if kind == "graph" else _plot_paths(table, pairs)
+        return _plot_tables(result)
+    return _plot_graph(result, threshold) if kind == "graph" else _plot_paths(result, pairs)
 
 
-def _plot_tables(table: Connectivity) -> Figure:
-    names = [name for name in _TITLES if name in table.numbers]
-    matrices = {name: table.matrix(name) for name in names}
+def _plot_tables(result: Connectivity) -> Figure:
+    names = [name for name in _BARRIERS if name in result.numbers]
+    matrices = {name: result.matrix(name) for name in names}
     finite = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     limits = (0.0, float(finite.max()) or 1.0)
-    side = side_of(len(table.labels))
+    side = side_of(len(result.labels))
     figure = StyledFigure(figsize=((side + 1.6) * len(names), side + 1.2), layout="constrained")
     for place, (name, matrix) in enumerate(matrices.items()):
         ax = figure.add_subplot(1, len(names), place + 1)
         texts = {(i, j): f"{matrix[i, j]:.3g}" for i, j in np.ndindex(matrix.shape) if i != j and _known(matrix[i, j])}
-        bar = heat_map(figure, ax, matrix, table.labels, texts, limits)
-        bar.set_label(words("loss", table.attributes))
-        ax.set_title(_TITLES[name])
-    return finish(figure, [], [_note(table)])
+        bar = heat_map(figure, ax, matrix, result.labels, texts, limits)
+        bar.set_label(words("loss", result.attributes))
+        ax.set_title(NUMBERS[name].long_name)
+    return finish(figure, [], [_note(result)])
 
 
-def _plot_graph(table: Connectivity, threshold: float | None) -> Figure:
-    barriers, lines = table.numbers[table.default_barrier], table.numbers["line_barrier"]
+def _plot_graph(result: Connectivity, threshold: float | None) -> Figure:
+    barriers, lines = result.numbers[result.default_barrier], result.numbers["line_barrier"]
     chosen = "" if threshold is not None else ", a tenth of the largest on a straight line"
     if threshold is None:
         threshold = 0.1 * float(np.nanmax(lines[np.isfinite(lines)], initial=0.0))
-    count = len(table.labels)
+    count = len(result.labels)
     angles = np.pi / 2 - 2 * np.pi * np.arange(count) / count
     x, y = np.cos(angles), np.sin(angles)
     figure = StyledFigure(figsize=(6.4, 6.2), layout="constrained")
     ax = figure.add_subplot()
-    groups = table.groups(threshold)
+    groups = result.groups(threshold)
     look_of = {label: line_look(k) for k, labels in enumerate(groups) for label in labels}
-    for (i, j), value, measured in zip(table.pairs.tolist(), barriers, table.computed, strict=True):
+    for (i, j), value, measured in zip(result.pairs.tolist(), barriers, result.computed, strict=True):
         if not measured:
             continue
         low = bool(value <= threshold)
-        colour = look_of[table.labels[i]]["color"] if low else "0.7"
+        colour = look_of[result.labels[i]]["color"] if low else "0.7"
         ax.plot(x[[i, j]], y[[i, j]], "-" if low else ":", color=colour, linewidth=2.2 if low else 0.8, zorder=1)
-    names = short_names(table.labels)
-    for k, label in enumerate(table.labels):
+    names = short_names(result.labels)
+    for k, label in enumerate(result.labels):
         ax.plot(x[k], y[k], **look_of[label], markeredgecolor="black", markersize=13, zorder=2)
         _name(ax, names[k], angles[k])
     ax.set_aspect("equal")
@@ -92,7 +93,7 @@ def _plot_graph(table: Connectivity, threshold: float | None) -> Figure:
     ax.plot([], [], color="black", linewidth=2.2, label=f"barrier at most {threshold:.3g}{chosen}")
     ax.plot([], [], ":", color="0.7", label="higher")
     found = f"{len(groups)} group{'s' * (len(groups) != 1)} of the pairs measured"
-    return finish(figure, [ax], [found, _note(table)], each="\n")
+    return finish(figure, [ax], [found, _note(result)], each="\n")
 
 
 def _name(ax: Axes, text: str, angle: float) -> None:
@@ -107,14 +108,17 @@ def _name(ax: Axes, text: str, angle: float) -> None:
     )
 
 
-def _plot_paths(table: Connectivity, pairs: Sequence[tuple[int, int]] | None) -> Figure:
-    measured = [(i, j) for (i, j), done in zip(table.pairs.tolist(), table.computed, strict=True) if done]
+def _plot_paths(result: Connectivity, pairs: Sequence[tuple[int, int]] | None) -> Figure:
+    measured = [(i, j) for (i, j), done in zip(result.pairs.tolist(), result.computed, strict=True) if done]
     drawn = list(pairs) if pairs is not None else measured[:_MOST_PATHS]
-    names = short_names(table.labels)
+    names = short_names(result.labels)
     paths: list[Path] = []
     labels: list[str] = []
     for i, j in drawn:
-        sides = [("line", table.line_path(i, j)), *([("curve", table.curve_path(i, j))] if table.curve else [])]
+        sides = [
+            ("line", result.line_path(i, j)),
+            *([("curve", result.curve_path(i, j))] if result.curve else []),
+        ]
         for side, path in sides:
             train = {name: values for name, values in path.values.items() if not name.startswith("test_")}
             paths.append(replace(path, values=train))
@@ -131,20 +135,20 @@ def _known(value: float | FloatArray) -> bool:
     return bool(np.isfinite(value))
 
 
-def _note(table: Connectivity) -> str:
-    fit = table.attributes.get("fit")
-    parts = [f"{len(table.labels)} models, {int(table.computed.sum())} of {len(table.pairs)} pairs measured"]
+def _note(result: Connectivity) -> str:
+    fit = result.attributes.get("fit")
+    parts = [f"{len(result.labels)} models, {int(result.computed.sum())} of {len(result.pairs)} pairs measured"]
     if isinstance(fit, dict):
         parts.append(f"{fit['kind']} of degree {fit['degree']}, {fit['epochs']} epochs")
-    if table.attributes.get("align", "none") != "none":
-        parts.append(f"aligned by {table.attributes['align']}")
+    if result.attributes.get("align", "none") != "none":
+        parts.append(f"aligned by {result.attributes['align']}")
     return " · ".join(parts)
 
 
-def _asked(table: Connectivity, asked: Asked) -> Iterator[tuple[str, Figure]]:
+def _asked(result: Connectivity, asked: Asked) -> Iterator[tuple[str, Figure]]:
     asked.without("-q", "--levels")
     for name in (asked.kind,) if asked.kind is not None else KINDS:
-        yield name, plot_connectivity(table, name)
+        yield name, plot_connectivity(result, name)
 
 
-PICTURES = Pictures(plot_connectivity, _asked, lambda table: table.plot())
+PICTURES = Pictures(plot_connectivity, _asked, lambda result: result.plot())

@@ -8,28 +8,37 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
+from landscape.results.quantities import Meaning
 from landscape.studies.path.result import Path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NUMBERS: Mapping[str, str] = {
-    "line_barrier": "barrier of the loss on the straight line",
-    "barrier": "the lower of the barriers on the straight line and on the fitted curve",
-    "line_mc": "mode connectivity (mc) on the straight line",
-    "curve_barrier": "barrier of the loss on the fitted curve",
-    "curve_mc": "mode connectivity (mc) on the fitted curve",
-    "distance": "Euclidean distance of the two models, after alignment where they were aligned",
-    "unaligned_distance": "Euclidean distance of the two models as they were given",
-    "length": "length of the fitted curve, in parameter units",
+# Made of each pair; the words are short, so that many columns stand side by side
+NUMBERS: Mapping[str, Meaning] = {
+    "line_barrier": Meaning("line barrier", definition="barrier of the loss on the straight line"),
+    "barrier": Meaning(
+        "lower barrier", definition="the lower of the barriers on the straight line and on the fitted curve"
+    ),
+    "line_mc": Meaning("line mc", definition="mode connectivity (mc) on the straight line"),
+    "curve_barrier": Meaning("curve barrier", definition="barrier of the loss on the fitted curve"),
+    "curve_mc": Meaning("curve mc", definition="mode connectivity (mc) on the fitted curve"),
+    "distance": Meaning(
+        "distance",
+        "parameter units",
+        "Euclidean distance of the two models, after alignment where they were aligned",
+    ),
+    "unaligned_distance": Meaning(
+        "before alignment", "parameter units", "Euclidean distance of the two models as they were given"
+    ),
+    "length": Meaning("length", "parameter units", "length of the fitted curve, in parameter units"),
 }
 
 
@@ -38,7 +47,7 @@ class Connectivity(Result):
     """Pairs of models: quantities at places t of the straight line and of the fitted curve from one to the other."""
 
     labels: tuple[str, ...]  # N names of the models
-    pairs: npt.NDArray[np.int64]  # (P, 2), numbers of the models at t = 0 and t = 1
+    pairs: IntArray  # (P, 2), numbers of the models at t = 0 and t = 1
     t: FloatArray  # (T,), ascending from 0 to 1
     line: Mapping[str, FloatArray]  # quantity -> (P, T), on the straight line; "test_..." on the test data
     line_stderr: Mapping[str, FloatArray]  # quantity -> (P, T); standard error over samples (population)

@@ -18,19 +18,25 @@ _KINDS = {"line": "on the straight line", "curve": "on the fitted curve"}
 _STRUCTURE = ("quantities", "fitted")
 
 
-def connectivity_group(table: Connectivity) -> hdf5.Group:
+def connectivity_group(result: Connectivity) -> hdf5.Group:
     """Variables over (pair, t): each quantity on lines and curves and its `_stderr`; the numbers of each pair."""
-    names = [table.labels[i] for i in table.pairs[:, 0]], [table.labels[j] for j in table.pairs[:, 1]]
+    names = (
+        [result.labels[i] for i in result.pairs[:, 0]],
+        [result.labels[j] for j in result.pairs[:, 1]],
+    )
     variables = {
-        "model": _texts("model", table.labels, "name of the model"),
+        "model": _texts("model", result.labels, "name of the model"),
         "first": _texts("pair", names[0], "model at t = 0"),
         "second": _texts("pair", names[1], "model at t = 1"),
-        "pairs": hdf5.Variable(("pair", "end"), table.pairs, {"long_name": "numbers of the two models"}),
-        "t": hdf5.Variable(("t",), table.t, {"long_name": "place on the line or curve, 0 and 1 at the models"}),
-        "computed": hdf5.Variable(("pair",), table.computed, {"long_name": "whether the pair was measured"}),
-        "arc": _over(("pair", "t"), table.arc, "length of the fitted curve from 0 to t, in parameter units"),
+        "pairs": hdf5.Variable(("pair", "end"), result.pairs, {"long_name": "numbers of the two models"}),
+        "t": hdf5.Variable(("t",), result.t, {"long_name": "place on the line or curve, 0 and 1 at the models"}),
+        "computed": hdf5.Variable(("pair",), result.computed, {"long_name": "whether the pair was measured"}),
+        "arc": _over(("pair", "t"), result.arc, "length of the fitted curve from 0 to t, in parameter units"),
     }
-    sides = {"line": (table.line, table.line_stderr), "curve": (table.curve, table.curve_stderr)}
+    sides = {
+        "line": (result.line, result.line_stderr),
+        "curve": (result.curve, result.curve_stderr),
+    }
     for kind, (values, stderr) in sides.items():
         for name, array in values.items():
             text = f"{name} {_KINDS[kind]}"
@@ -38,13 +44,13 @@ def connectivity_group(table: Connectivity) -> hdf5.Group:
             variables[f"{kind}_{name}_stderr"] = _over(
                 ("pair", "t"), stderr[name], f"standard error of the {text}, as an estimate for the population"
             )
-    for name, array in table.numbers.items():
-        variables[name] = _over(("pair",), array, NUMBERS[name])
+    for name, array in result.numbers.items():
+        variables[name] = _over(("pair",), array, NUMBERS[name].long_name)
     return hdf5.Group(
         variables,
         {
-            "quantities": " ".join(table.line),
-            "fitted": int(bool(table.curve)),
+            "quantities": " ".join(result.line),
+            "fitted": int(bool(result.curve)),
             "barrier_definition": BARRIER,
             "mc_definition": f"{MC}; it depends on the grid of t",
         },

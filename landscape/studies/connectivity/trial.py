@@ -12,12 +12,12 @@ from landscape.objective.objective import Objective
 from landscape.results.trial import Trial, rows_done, slowest
 from landscape.run.comm import world
 from landscape.run.together import agree
-from landscape.studies.connectivity.measure import ConnectivityTask
+from landscape.studies.connectivity.measure import connectivity_task
 
 
 def connectivity_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """Both ends of the first pair and one epoch of its training; alignment is left out."""
-    task = agree(world(), lambda: ConnectivityTask(objective, **arguments))
+    task = agree(world(), lambda: connectivity_task(objective, **arguments))
     done = agree(world(), lambda: rows_done(out, task) if world().rank == 0 else 0)
     left = task.count - world().broadcast(done)
     losses, seconds = [], 0.0

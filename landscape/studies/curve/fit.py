@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import logging
 import math
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Gt, Lt
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.curves import CURVES, combine_, stratified, weights
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.errors import InputError, NumericalError, StoreError, nearest
-from landscape.files.durable import write_durably
+from landscape.errors import InputError, NumericalError, nearest
 from landscape.objective.data import random_state_kept, seed_everything
 from landscape.objective.objective import Objective
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import batch_size as samples_in
 from landscape.objective.trees import has_batch_axis, map_tensors
+from landscape.results.settings import OneOf
 from landscape.run.comm import Communicator
+from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
 
 logger = logging.getLogger(__name__)
@@ -41,19 +41,26 @@ _PLACES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitOptions:
+    """What every study that fits curves asks of their training; see `fit_curve`."""
+
+    kind: Annotated[str, OneOf(CURVES)] = "bezier"
+    degree: Annotated[int, Ge(2)] = 2
+    epochs: Annotated[int, Ge(0)] = 50
+    optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] = "sgd"
+    lr: Annotated[float, Gt(0)] | None = None
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    decay: Annotated[str, OneOf(DECAYS)] = "point"
+    parts: Annotated[int, Ge(1)] = 1
+
+
+@dataclass(frozen=True)
+class FitSettings(FitOptions):
     """How a curve is trained; see `fit_curve`."""
 
-    kind: str = "bezier"
-    degree: int = 2
-    epochs: int = 50
-    optimizer: str = "sgd"
-    lr: float | None = None
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    decay: str = "point"
-    places: str = "stratified"
-    parts: int = 1
+    epochs: Annotated[int, Ge(1)] = 50
+    places: Annotated[str, OneOf(PLACES)] = "stratified"
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -134,10 +141,11 @@ class CurveFit:
 
         Raises NumericalError when the loss is NaN or infinite, ItemStopped when `stopping` says so on any rank.
         """
-        stored = group.broadcast(_stored(state) if group.rank == 0 and state is not None else None)
+        kept = Kept(state if group.rank == 0 else None, "the fit then starts anew", every=_SAVE_EVERY, share=0.0)
+        stored = group.broadcast(kept.read())
         if stored is not None:
             self._restore(stored)
-        began = saved = time.monotonic()
+        began = time.monotonic()
         first, seen = self._epoch, ""
         for epoch in range(first, self._settings.epochs):
             spent = (time.monotonic() - began) / max(epoch - first, 1)
@@ -154,11 +162,8 @@ class CurveFit:
 
             self._run_epoch(epoch, group, tell, stopping)
             self._epoch = epoch + 1
-            now = time.monotonic()
-            if state is not None and group.rank == 0 and now - saved >= _SAVE_EVERY:
-                state.parent.mkdir(parents=True, exist_ok=True)
-                write_durably(state, self._state())
-                saved = now
+            if kept.due:
+                kept.write(self._state())
         return Fit(torch.stack([point.detach() for point in self._points]), self._history)
 
     def _run_epoch(
@@ -268,7 +273,7 @@ class CurveFit:
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def _state(self) -> bytes:
+    def _state(self) -> dict[str, Any]:
         arrays: dict[str, Any] = {
             "epoch": self._epoch,
             "steps": self._steps,
@@ -279,9 +284,7 @@ class CurveFit:
             for name, value in entry.items():
                 if value is not None:
                     arrays[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().numpy()
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        return buffer.getvalue()
+        return arrays
 
     def _restore(self, arrays: Mapping[str, Any]) -> None:
         self._epoch, self._steps = int(arrays["epoch"]), int(arrays["steps"])
@@ -315,17 +318,6 @@ def _parts(batch: Any, count: int) -> list[Any]:
         return map_tensors(batch, lambda tensor: tensor[a:b])
 
     return [cut(a, b) for a, b in itertools.pairwise(cuts)]
-
-
-def _stored(path: Path) -> dict[str, Any] | None:
-    """The state a killed fit left."""
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
-        raise StoreError(f"cannot read the state {path}: {error}. Delete it; the fit then starts anew.") from error
 
 
 def _clock(seconds: float) -> str:

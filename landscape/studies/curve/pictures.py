@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
-from landscape.pictures.style import StyledFigure, finish, styled, words
+from landscape.pictures.style import StyledFigure, finish, styled
 from landscape.results.kind import Asked, Pictures
+from landscape.results.quantities import words
 from landscape.studies.curve.result import Curve
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 
 from landscape.pictures.numbers import extremes
-from landscape.pictures.views import Picture, View, band_and_line, lines, said, thinned_note
+from landscape.pictures.views import Picture, View, band_and_line, lines, plain_text, thinned_note
+from landscape.results.quantities import words
 from landscape.studies.curve.result import Curve
 
 
@@ -26,7 +27,7 @@ def curve_views(curve: Curve, most: int) -> Iterator[Picture]:
         nothing: FloatArray = np.full(len(kept), np.nan)
         traces = band_and_line(np.asarray(kept + 1, dtype=np.float64), values[kept], nothing, known, name, "epoch")
         label = "step size" if name == "lr" else name
-        quantity = label if name == "lr" else said(name, curve.attributes)
+        quantity = label if name == "lr" else plain_text(words(name, curve.attributes))
         views[label] = lines(traces, "epoch", quantity, values[kept][known])
     ends = "; ".join(f"{name} from {v[0]:.4g} to {v[-1]:.4g}" for name, v in curve.history.items())
     epochs = np.arange(1, max(map(len, curve.history.values())) + 1)

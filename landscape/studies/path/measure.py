@@ -11,9 +11,8 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from landscape_kernels.arrays import FloatArray
+from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.curves import arc_length, combine_, difference_gram
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
@@ -369,7 +368,7 @@ def _statistics_stderr(
     return result
 
 
-def _order(count: int) -> npt.NDArray[np.int64]:
+def _order(count: int) -> IntArray:
     """0..count - 1 shuffled, the same every time: data are often stored class by class."""
     return np.random.Generator(np.random.Philox(key=derive_seed(0, "parts"))).permutation(count)
 

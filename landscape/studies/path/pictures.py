@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, nearest
-from landscape.pictures.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled, words
+from landscape.pictures.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled
 from landscape.results.kind import Asked, Pictures
+from landscape.results.quantities import words
 from landscape.studies.path.result import Path, above_ends
 
 AGAINST = ("t", "arc")
@@ -33,11 +34,11 @@ def plot_paths(
 ) -> Figure:
     """Quantities along one path or several in one picture: the straight line and a curve between the same models.
 
-    A panel for each of `quantities`, by default the loss and the error (or accuracy) in per cent: a line with its band
-    of 2 standard errors (population), dashed with hollow marks on the test data, of a single path in another colour
-    too; the ends as squares. In the panel of the loss the line
-    between the ends is dotted, and an arrow from it shows the barrier. `against` is "t" or "arc", the length along the
-    curve. NaN and Inf are crosses at the border, and the sentence below counts them and places not computed.
+    There is a panel for each of `quantities`, by default the loss and the error (or accuracy) in per cent. Each path is
+    a line with its band of 2 standard errors (population), and its ends are squares. Values on the test data are dashed
+    with hollow marks, and have a colour of their own where there is only one path. In the panel of the loss a dotted
+    line joins the ends, and an arrow from it shows the barrier. `against` is "t" or "arc", the length along the curve.
+    NaN and Inf are crosses at the border, and the sentence below counts them and places not computed.
 
     Raises InputError for no path, as many labels as paths, unknown `quantities` or `against`.
     """
@@ -89,7 +90,7 @@ def _draw(ax: Axes, path: Path, name: str, label: str, number: int, against: str
         values = np.where(known, path.values[quantity], np.nan) * factor
         error = 2 * factor * path.stderr[quantity]
         text = ", ".join(part for part in (label or ("" if suffix else name), suffix) if part)
-        # Of many places a few are marked, those of several lines apart, and values between two gaps, which are no line.
+        # Of many places a few are marked, of each path others. So is a value between two gaps, which makes no line.
         few = np.zeros(len(x), dtype=bool)
         few[3 * number % _APART :: 1 if len(x) <= _DENSE else _APART] = True
         alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]

@@ -5,18 +5,19 @@ path    loss (t), loss_stderr, error, test_loss, ..., arc, computed, loss_statis
 
 from __future__ import annotations
 
-import pathlib
+from pathlib import Path as FilePath
 from typing import Any
 
 from landscape.files import hdf5
-from landscape.files.schema import LONG_NAMES, read_attributes, reading
+from landscape.files.schema import read_attributes, reading
+from landscape.results.quantities import long_name
 from landscape.studies.path.result import DEFINITIONS, Path
 
 _STATISTICS = "_statistics_stderr"
 _NAMES = "derived"  # attributes that follow from the arrays, separated by spaces
 
 
-def read_path(tree: hdf5.Group, file: str | pathlib.Path) -> Path:
+def read_path(tree: hdf5.Group, file: str | FilePath) -> Path:
     """The path in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
     with reading(tree, "path", file) as group:
         v, names = group.variables, str(group.attributes["quantities"]).split()
@@ -41,8 +42,7 @@ def path_group(path: Path) -> hdf5.Group:
         "computed": _variable(path.computed, "whether the place was computed; elsewhere values are NaN"),
     }
     for name, values in path.values.items():
-        kind, where = (name.removeprefix("test_"), " on the test data") if name.startswith("test_") else (name, "")
-        variables[name] = _variable(values, LONG_NAMES.get(kind, kind) + where)
+        variables[name] = _variable(values, long_name(name))
         text = f"standard error of {name} over samples, as an estimate for the population"
         variables[f"{name}_stderr"] = _variable(path.stderr[name], text)
     for name, values in path.statistics_stderr.items():

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from landscape_kernels.arrays import FloatArray
+from landscape_kernels.arrays import FloatArray, IntArray
 
-from landscape.pictures.numbers import IntArray, extremes, numbers
+from landscape.pictures.numbers import extremes, numbers
 from landscape.pictures.views import (
     Picture,
     View,
@@ -18,9 +18,10 @@ from landscape.pictures.views import (
     marks,
     not_finite_text,
     once,
-    said,
+    plain_text,
     thinned_note,
 )
+from landscape.results.quantities import words
 from landscape.studies.path.result import Path, above_ends
 from landscape.studies.path.tables import path_columns
 
@@ -70,7 +71,7 @@ def views_along(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, 
                 look = {"dash": "dot", "width": 1.2, "color": colour}
                 ends: View = {"type": "scatter", "mode": "lines", "x": numbers(path.t[known][[0, -1]]), "line": look}
                 traces.append({**ends, "y": numbers(line[[0, -1]]), "hoverinfo": "skip", "name": "between the ends"})
-        label = said(quantity, paths[0][0].attributes)
+        label = plain_text(words(quantity, paths[0][0].attributes))
         view = lines(once(traces), "t, from one model to the other", label, np.concatenate(drawn))
         views[quantity] = view
     return views

@@ -51,7 +51,8 @@ class ProfilesTask:
             objective, settings.batchnorm, statistics, between=False, modes=WITHOUT_ENDS
         )
         self._theta = torch.empty_like(first.centre)
-        self._held: tuple[int, Tensor] = (0, first.directions[0])  # the direction in hand: points of one come together
+        # The direction in hand, by its number. Points of one direction come one after the other.
+        self._held: tuple[int, Tensor] = (0, first.directions[0])
         self._all_anchors = anchor_points(self._grid) if objective.precision == "bf16" else []
         self.count = self._grid.size + len(self._all_anchors)
 

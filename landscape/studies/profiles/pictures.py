@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError, nearest
 from landscape.pictures.marks import coordinate_words, counted, mark_nonfinite
 from landscape.pictures.scale import choose_scale
-from landscape.pictures.style import BLUE, ERROR, StyledFigure, cell_borders, finish, hatch_spans, styled, words
+from landscape.pictures.style import BLUE, ERROR, StyledFigure, cell_borders, finish, hatch_spans, styled
 from landscape.results.kind import Asked, Pictures
+from landscape.results.quantities import words
 from landscape.studies.profiles.result import SHARES, Profiles
 
 LEVELS = ("auto", "linear", "log")

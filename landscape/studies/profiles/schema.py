@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from landscape.files import hdf5
-from landscape.files.schema import LONG_NAMES, read_attributes, reading
+from landscape.files.schema import read_attributes, reading
+from landscape.results.quantities import long_name
 from landscape.studies.profiles.result import Profiles
 
 _DIMS = ("direction", "x")
@@ -26,7 +27,7 @@ def profiles_group(profiles: Profiles) -> hdf5.Group:
     }
     for name, values in profiles.values.items():
         text = f"standard error of {name} over samples, as an estimate for the population"
-        variables[name] = hdf5.Variable(_DIMS, values, {"long_name": LONG_NAMES.get(name, name), "units": "1"})
+        variables[name] = hdf5.Variable(_DIMS, values, {"long_name": long_name(name), "units": "1"})
         variables[f"{name}_stderr"] = hdf5.Variable(_DIMS, profiles.stderr[name], {"long_name": text, "units": "1"})
     computed = {"long_name": "whether the point was computed; elsewhere values are NaN and mean nothing", "units": "1"}
     variables["computed"] = hdf5.Variable(_DIMS, profiles.computed, computed)

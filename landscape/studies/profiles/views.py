@@ -19,9 +19,10 @@ from landscape.pictures.views import (
     lines,
     not_finite_text,
     once,
-    said,
+    plain_text,
     thinned_note,
 )
+from landscape.results.quantities import words
 from landscape.studies.profiles.result import SHARES, Profiles
 from landscape.studies.profiles.tables import profiles_columns
 
@@ -72,7 +73,7 @@ def profiles_views(profiles: Profiles, most: int) -> Iterator[Picture]:
         nothing: FloatArray = np.full(len(x), np.nan)
         traces += band_and_line(x, median, nothing, np.isfinite(median), name, "x", label=f"median of {name}")
         label = f"x ({coordinate_words(profiles.attributes)})"
-        views[name] = lines(once(traces), label, said(name, profiles.attributes), values[known])
+        views[name] = lines(once(traces), label, plain_text(words(name, profiles.attributes)), values[known])
     if views:
         missing = int((~profiles.computed).sum())
         alts += [f"{missing:,} of {profiles.computed.size:,} points not computed"] if missing else []

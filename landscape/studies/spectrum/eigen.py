@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,15 @@ from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts, CurvatureOperator
 from landscape.curvature.pairs import check_tol, diagonals, padded, pair_columns, pair_row, product_chunks, seen_row
 from landscape.curvature.sampling import Sample
-from landscape.errors import InputError, StoreError
-from landscape.files.durable import write_durably
+from landscape.errors import InputError
 from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
+from landscape.run.kept import Kept
 from landscape.run.task import Description, ItemStopped, Row, Rows
 
 logger = logging.getLogger(__name__)
 
-# The Krylov state is written when this much time has passed since, and at least this many times what writing took.
-_SAVE_EVERY = 10.0
-_SAVE_SHARE = 20
+_SAVE_EVERY = 10.0  # seconds at least between two Krylov states on the disk
 _SPACE_VALUES = 1 << 24  # of Krylov vectors that are stored
 
 
@@ -145,22 +141,17 @@ class EigenTask:
 
     def _eigenpairs(self, H: CurvatureOperator, group: Communicator) -> tuple[RitzEnds, dict[str, Any] | None]:
         """The pairs, and the columns of the Krylov space where they are asked for and known."""
-        saved = time.monotonic()
-        pause = self._save_every
-        last, forms = group.broadcast(self._stored() if group.rank == 0 else None) or (None, np.zeros((0, H.chunks)))
+        path = self._state_path if group.rank == 0 else None
+        kept = Kept(path, "the eigenpairs then start anew", every=self._save_every, name="Krylov state")
+        last, forms = group.broadcast(_krylov_state(kept)) or (None, np.zeros((0, H.chunks)))
         noting = _Noting(H, forms)
 
         def save(state: KrylovState) -> None:
-            nonlocal saved, pause, last
+            nonlocal last
             last = state
             stop = self.stopping is not None and any(group.gather_all(self.stopping()))
-            began = time.monotonic()
-            if self._state_path is not None and group.rank == 0 and (stop or began - saved >= pause):
-                buffer = io.BytesIO()
-                np.savez(buffer, allow_pickle=False, **state.to_arrays(), chunk_forms=noting.forms)
-                write_durably(self._state_path, buffer.getvalue())
-                saved = time.monotonic()
-                pause = max(self._save_every, _SAVE_SHARE * (saved - began))
+            if stop or kept.due:
+                kept.write({**state.to_arrays(), "chunk_forms": noting.forms})
             if stop:
                 raise ItemStopped
 
@@ -191,7 +182,7 @@ class EigenTask:
                 self._tol,
                 found.products,
             )
-        # a restart leaves other vectors than were multiplied
+        # After a restart the vectors of the space are not those that were multiplied, whose forms were noted.
         known = last is not None and found.restarts == 0 and len(noting.forms) == last.coefficients.shape[1]
         return found, self._krylov_space(last, noting.forms) if self._space and last is not None and known else None
 
@@ -221,17 +212,16 @@ class EigenTask:
             "space_square": float(2 * images.square().sum() - inside.square().sum()),
         }
 
-    def _stored(self) -> tuple[KrylovState, FloatArray] | None:
-        """The Krylov state a killed run left, and what chunks had in its products."""
-        if self._state_path is None or not self._state_path.exists():
-            return None
-        try:
-            with np.load(self._state_path, allow_pickle=False) as arrays:
-                return KrylovState.from_arrays(dict(arrays)), arrays["chunk_forms"]
-        except (OSError, ValueError, LookupError) as error:
-            raise StoreError(
-                f"cannot read the Krylov state {self._state_path}: {error}. Delete it; the eigenpairs then start anew."
-            ) from error
+
+def _krylov_state(kept: Kept) -> tuple[KrylovState, FloatArray] | None:
+    """The Krylov state a killed run left, and what chunks had in its products."""
+    arrays = kept.read()
+    if arrays is None:
+        return None
+    try:
+        return KrylovState.from_arrays(arrays), arrays["chunk_forms"]
+    except (ValueError, LookupError) as error:
+        raise kept.damaged(error) from error
 
 
 class _Noting:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.moments import MOMENTS, moments_, ratio
 from landscape_kernels.operators import complement
 from landscape_kernels.probes import derive_seed, normal_vector, rademacher_vector
+from landscape_kernels.trace import TwoWay, two_way, xtrace
 from landscape_kernels.trace import frobenius as frobenius_norm
-from landscape_kernels.trace import two_way, xtrace
 from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
@@ -36,7 +36,7 @@ PROBES = 4  # probes of one item: they share a pass over the data
 FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
 _DRAWS = 64  # draws of one item
 _FIRST_DRAWS = 4  # items
-_MOST_DRAWS = 4  # times the samples; the exact route costs no more by then
+_MOST_DRAWS = 4  # for each sample of the data; from there on the exact way is cheaper
 XTRACE_PROBES = 20  # two products each
 
 
@@ -191,7 +191,7 @@ class TraceTask:
         """((B, tensors) squared gradient norms summed over seeds, denominators, backward passes) of one batch."""
         objective = self._matrix.sample.objective
         with objective.differentiable(self._matrix.theta, self._matrix.buffers) as (model, _):
-            # Kept for all chunks: it knows by then that samples do not meet, and has its memory.
+            # One object for all chunks: it checks only once that samples do not mix, and uses its memory again.
             self._squares = squares = self._squares or GradientSquares(model, self._matrix.names)
             with squares.recording():
                 outputs, targets = objective.outputs(model, batch)
@@ -278,74 +278,38 @@ class Deflated:
 
 def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | None) -> Trace | None:
     """The trace in the rows of a trace task; None where too few of them are there yet."""
-    about, method = description.about, str(description.identity["method"])
-    names, exact = list(about["layers"]), int(about["exact_items"])
-    done: BoolArray = rows.done
-    decay = dict(about["decay"])
-    cost = rows.columns["cost"]
-    random = np.flatnonzero(done[exact:]) + exact
-    if not done[:exact].all() or (len(random) == 0 and method != "exact"):
+    method, exact = str(description.identity["method"]), int(description.about["exact_items"])
+    random = np.flatnonzero(rows.done[exact:]) + exact
+    if not rows.done[:exact].all() or (len(random) == 0 and method != "exact"):
         return None
     if method == "xtrace":
-        value, stderr = float(rows.columns["value"][0]), float(rows.columns["stderr"][0])
-        products = int(cost[0])
-        return Trace(value, math.nan, stderr, math.nan, method, products, products, 0.0)
+        return _by_xtrace(rows)
     if method == "sampled":
-        return _sampled(rows, random, names, decay, about["samples"])
-    layers = dict.fromkeys(names, 0.0)
-    variances = dict.fromkeys(names, 0.0)
-    value = probes_part = 0.0
-    data_part, gradients = 0.0, 0.0
-    if exact:
-        moments = rows.columns["moments"][:exact].sum(0)
-        *blocks, total = (ratio(m) for m in moments)
-        value, data_part = total[0] + sum(decay.values()), total[1]
-        for name, (block, stderr, _) in zip(names, blocks, strict=True):
-            layers[name], variances[name] = block + decay[name], stderr**2
-        gradients = float(cost[:exact].sum()) / about["samples"]
-        if method == "exact":
-            errors = {name: math.sqrt(v) for name, v in variances.items()}
-            return Trace(value, data_part, 0.0, data_part, method, 0, 1, gradients, layers, errors)
-    forms = rows.columns["forms"][random].reshape(-1, rows.columns["forms"].shape[2])
-    weights = rows.columns["denominators"][random[0]]
-    fixed = deflated.chunk_values if deflated is not None else np.zeros(len(weights))
-    # per-chunk means, so that their weighted mean over chunks is the trace
-    table = (forms + fixed[None, :]) / weights[None, :]
-    estimate = two_way(table, weights)
-    value += estimate.value
-    probes_part = estimate.stderr_probes
-    # one chunk tells no data error: not known without an exact part, which has one of its own
-    total_error = math.hypot(estimate.stderr, data_part) if exact else estimate.stderr
-    seen = math.isfinite(estimate.stderr_data) or not exact
-    data_part = math.hypot(data_part, estimate.stderr_data) if seen else data_part
-    tensors = rows.columns["blocks"][random].reshape(-1, len(names))
-    squares = rows.columns["lengths"][random]
-    squares = squares[~np.isnan(squares)]
-    extra = deflated.blocks if deflated is not None else np.zeros(len(names))
-    for i, name in enumerate(names):
-        layers[name] += float(tensors[:, i].mean() + extra[i])
-        variances[name] += float(tensors[:, i].var(ddof=1) / len(tensors))
-    frobenius = frobenius_error = math.nan
-    if method != "split" and len(squares):
-        found = frobenius_norm(squares, None if deflated is None else np.array([math.sqrt(deflated.square)]))
-        frobenius, frobenius_error = found.value, found.stderr
+        return _by_draws(description, rows, random)
+    if method == "exact":
+        return _by_gradients(description, rows)
+    if method == "split":
+        return _by_both(description, rows, random)
+    return _by_probes(description, rows, random, deflated)
+
+
+def _by_xtrace(rows: Rows) -> Trace:
+    products = int(rows.columns["cost"][0])
     return Trace(
-        value,
-        total_error,
-        probes_part,
-        data_part,
-        method,
-        int(cost[random].sum()),
-        len(random),
-        gradients,
-        layers,
-        {name: math.sqrt(v) for name, v in variances.items()},
-        frobenius,
-        frobenius_error,
+        value=float(rows.columns["value"][0]),
+        stderr=math.nan,
+        stderr_probes=float(rows.columns["stderr"][0]),
+        stderr_data=math.nan,
+        method="xtrace",
+        products=products,
+        passes=products,
+        gradients=0.0,
     )
 
 
-def _sampled(rows: Rows, items: Any, names: Sequence[str], decay: Mapping[str, float], samples: int) -> Trace:
+def _by_draws(description: Description, rows: Rows, items: IntArray) -> Trace:
+    """The mean over samples drawn by importance."""
+    samples, decay = description.about["samples"], description.about["decay"]
     sums, squares = rows.columns["sums"][items].sum(0), rows.columns["squares"][items].sum(0)
     n = _DRAWS * len(items)
     means = sums / n
@@ -353,15 +317,128 @@ def _sampled(rows: Rows, items: Any, names: Sequence[str], decay: Mapping[str, f
     # sum_i t_i^2 / N^2 from the draws; random signs make the t_i noisier than they are, so this errs upwards
     second = float(rows.columns["spread"][items].sum()) / n
     data = math.sqrt(max(second - means[-1] ** 2 / samples, 0.0))
+    names = description.about["layers"]
     return Trace(
-        float(means[-1]) + sum(decay.values()),
-        math.hypot(float(errors[-1]), data),
-        float(errors[-1]),
-        data,
-        "sampled",
-        0,
-        1,
-        float(rows.columns["cost"][items].sum()) / samples,
-        {name: float(m) + decay[name] for name, m in zip(names, means, strict=False)},
-        {name: float(e) for name, e in zip(names, errors, strict=False)},
+        value=float(means[-1]) + sum(decay.values()),
+        stderr=math.hypot(float(errors[-1]), data),
+        stderr_probes=float(errors[-1]),
+        stderr_data=data,
+        method="sampled",
+        products=0,
+        passes=1,
+        gradients=float(rows.columns["cost"][items].sum()) / samples,
+        layers={name: float(mean) + decay[name] for name, mean in zip(names, means, strict=False)},
+        layers_stderr={name: float(error) for name, error in zip(names, errors, strict=False)},
     )
+
+
+def _by_gradients(description: Description, rows: Rows) -> Trace:
+    """Exact, from squared gradient norms of all samples."""
+    part = _gradient_part(description, rows)
+    return Trace(
+        value=part.value,
+        stderr=part.stderr,
+        stderr_probes=0.0,
+        stderr_data=part.stderr,
+        method="exact",
+        products=0,
+        passes=1,
+        gradients=part.gradients,
+        layers=part.layers,
+        layers_stderr=_roots(part.variances),
+    )
+
+
+def _by_both(description: Description, rows: Rows, items: IntArray) -> Trace:
+    """The Gauss-Newton part exactly, the rest by probes."""
+    part, estimate = _gradient_part(description, rows), _estimate(rows, items, None)
+    layers, variances = _layer_sums(description, rows, items, None)
+    # one chunk tells no data error of the rest; that of the exact part is then all that is known
+    seen = math.isfinite(estimate.stderr_data)
+    return Trace(
+        value=part.value + estimate.value,
+        stderr=math.hypot(estimate.stderr, part.stderr),
+        stderr_probes=estimate.stderr_probes,
+        stderr_data=math.hypot(part.stderr, estimate.stderr_data) if seen else part.stderr,
+        method="split",
+        products=int(rows.columns["cost"][items].sum()),
+        passes=len(items),
+        gradients=part.gradients,
+        layers={name: value + layers[name] for name, value in part.layers.items()},
+        layers_stderr=_roots({name: value + variances[name] for name, value in part.variances.items()}),
+    )
+
+
+def _by_probes(description: Description, rows: Rows, items: IntArray, deflated: Deflated | None) -> Trace:
+    """By probes alone, with the part of the vectors taken out where there are some."""
+    estimate = _estimate(rows, items, deflated)
+    layers, variances = _layer_sums(description, rows, items, deflated)
+    squares = rows.columns["lengths"][items]
+    squares = squares[~np.isnan(squares)]
+    frobenius = frobenius_stderr = math.nan
+    if len(squares):
+        found = frobenius_norm(squares, None if deflated is None else np.array([math.sqrt(deflated.square)]))
+        frobenius, frobenius_stderr = found.value, found.stderr
+    return Trace(
+        value=estimate.value,
+        stderr=estimate.stderr,
+        stderr_probes=estimate.stderr_probes,
+        stderr_data=estimate.stderr_data,
+        method=str(description.identity["method"]),
+        products=int(rows.columns["cost"][items].sum()),
+        passes=len(items),
+        gradients=0.0,
+        layers=layers,
+        layers_stderr=_roots(variances),
+        frobenius=frobenius,
+        frobenius_stderr=frobenius_stderr,
+    )
+
+
+@dataclass(frozen=True)
+class _GradientPart:
+    """What squared gradient norms of all samples tell, weight decay included."""
+
+    value: float
+    stderr: float  # for the population
+    gradients: float  # see `Trace`
+    layers: Mapping[str, float]
+    variances: Mapping[str, float]  # layer -> square of its standard error
+
+
+def _gradient_part(description: Description, rows: Rows) -> _GradientPart:
+    about, exact = description.about, int(description.about["exact_items"])
+    decay = dict(about["decay"])
+    *blocks, total = (ratio(moments) for moments in rows.columns["moments"][:exact].sum(0))
+    named = dict(zip(about["layers"], blocks, strict=True))
+    return _GradientPart(
+        value=total[0] + sum(decay.values()),
+        stderr=total[1],
+        gradients=float(rows.columns["cost"][:exact].sum()) / about["samples"],
+        layers={name: value + decay[name] for name, (value, _, _) in named.items()},
+        variances={name: stderr**2 for name, (_, stderr, _) in named.items()},
+    )
+
+
+def _estimate(rows: Rows, items: IntArray, deflated: Deflated | None) -> TwoWay:
+    """The trace by probes, which all chunks share; the vectors taken out are in every chunk's part."""
+    forms = rows.columns["forms"][items].reshape(-1, rows.columns["forms"].shape[2])
+    weights = rows.columns["denominators"][items[0]]
+    fixed = deflated.chunk_values if deflated is not None else np.zeros(len(weights))
+    # per-chunk means, so that their weighted mean over chunks is the trace
+    return two_way((forms + fixed[None, :]) / weights[None, :], weights)
+
+
+def _layer_sums(
+    description: Description, rows: Rows, items: IntArray, deflated: Deflated | None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """({layer: trace of its block by probes}, {layer: square of the standard error over probes})."""
+    names = list(description.about["layers"])
+    sums = rows.columns["blocks"][items].reshape(-1, len(names))
+    fixed = deflated.blocks if deflated is not None else np.zeros(len(names))
+    values = {name: float(sums[:, i].mean() + fixed[i]) for i, name in enumerate(names)}
+    return values, {name: float(sums[:, i].var(ddof=1) / len(sums)) for i, name in enumerate(names)}
+
+
+def _roots(variances: Mapping[str, float]) -> dict[str, float]:
+    return {name: math.sqrt(variance) for name, variance in variances.items()}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from landscape_kernels.arrays import IntArray
 
 from landscape.pictures.numbers import extremes, gap, numbers, range_text, spread, value_text
 from landscape.pictures.style import ERROR
@@ -69,47 +70,10 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
 def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
     kept = extremes([density.values, density.lower, density.upper], max(200, most // 10))
     step = gap(density.grid) / 10
-    x, values = density.grid[kept], density.values[kept]
     top = float(np.nanmax(density.values))
     floor = top * _SPAN if density.width <= 0 else 0.1 / (spectrum.size * density.width * math.sqrt(2 * math.pi))
-    drawn = np.maximum(values, 0.0)
-    lower, upper = density.lower[kept], density.upper[kept]
-    traces = [
-        band(x, lower, upper, np.isfinite(upper), "@blue", f"{ERROR} (probes)"),
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "x": numbers(x),
-            "y": numbers(drawn),
-            "ylog": numbers(np.maximum(drawn, floor / 1e3)),
-            "text": [
-                f"eigenvalue {value_text(a, 5, step)}<br>density {value_text(v, 4, (hi - lo) / 100)} "
-                f"({value_text(lo, 3, (hi - lo) / 100)} to {value_text(hi, 3, (hi - lo) / 100)})"
-                for a, v, lo, hi in zip(*(part.tolist() for part in (x, values, lower, upper)), strict=True)
-            ],
-            "hoverinfo": "text",
-            "name": "density",
-            "line": {"color": "@blue", "width": 1.8},
-        },
-    ]
-    known, name = density.deflated, "eigenvalues taken out"
-    if not len(known):
-        known, name = spectrum.eigenvalues[np.isfinite(spectrum.eigenvalues)], "largest eigenvalues"
-    if len(known):
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": numbers(known),
-                "y": [0.03] * len(known),
-                "yaxis": "y9",
-                "text": [f"eigenvalue {value_text(v, 5, gap(known) / 10)}" for v in known.tolist()],
-                "hoverinfo": "text",
-                "name": name,
-                "marker": {"symbol": "line-ns-open", "size": 14, "color": "@red", "line": {"width": 2}},
-            }
-        )
-    view = lines(traces, "eigenvalue", "density per unit of eigenvalue", values)
+    traces = [*_density_line(density, kept, step, floor), *_known_eigenvalues(spectrum, density)]
+    view = lines(traces, "eigenvalue", "density per unit of eigenvalue", density.values[kept])
     view["log"] = view["logFirst"] = top > 0
     if top > 0:
         view["logRange"] = [math.log10(min(floor, top / 10)), math.log10(3 * top)]
@@ -124,6 +88,51 @@ def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
         notes.append(thinned_note(len(kept), len(density.grid), "places"))
     columns = {"eigenvalue": density.grid, "density": density.values, "lower": density.lower, "upper": density.upper}
     return Picture("density", alt, {"density": view}, tuple(notes), columns)
+
+
+def _density_line(density: Density, kept: IntArray, step: float, floor: float) -> list[View]:
+    """The density at the grid points `kept` with its band; on a log axis no lower than a thousandth of `floor`."""
+    x, values = density.grid[kept], density.values[kept]
+    lower, upper = density.lower[kept], density.upper[kept]
+    drawn = np.maximum(values, 0.0)
+    texts = [
+        f"eigenvalue {value_text(a, 5, step)}<br>density {value_text(v, 4, (hi - lo) / 100)} "
+        f"({value_text(lo, 3, (hi - lo) / 100)} to {value_text(hi, 3, (hi - lo) / 100)})"
+        for a, v, lo, hi in zip(*(part.tolist() for part in (x, values, lower, upper)), strict=True)
+    ]
+    line: View = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": numbers(x),
+        "y": numbers(drawn),
+        "ylog": numbers(np.maximum(drawn, floor / 1e3)),
+        "text": texts,
+        "hoverinfo": "text",
+        "name": "density",
+        "line": {"color": "@blue", "width": 1.8},
+    }
+    return [band(x, lower, upper, np.isfinite(upper), "@blue", f"{ERROR} (probes)"), line]
+
+
+def _known_eigenvalues(spectrum: Spectrum, density: Density) -> list[View]:
+    """Marks at the eigenvalues that were taken out, else at the largest ones; none where there are none."""
+    known, name = density.deflated, "eigenvalues taken out"
+    if not len(known):
+        known, name = spectrum.eigenvalues[np.isfinite(spectrum.eigenvalues)], "largest eigenvalues"
+    if not len(known):
+        return []
+    marks: View = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": numbers(known),
+        "y": [0.03] * len(known),
+        "yaxis": "y9",
+        "text": [f"eigenvalue {value_text(v, 5, gap(known) / 10)}" for v in known.tolist()],
+        "hoverinfo": "text",
+        "name": name,
+        "marker": {"symbol": "line-ns-open", "size": 14, "color": "@red", "line": {"width": 2}},
+    }
+    return [marks]
 
 
 def _trace_of_layers(trace: Trace) -> Picture:

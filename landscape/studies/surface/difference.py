@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.scale import choose_scale
-from landscape.pictures.style import DIFFERENCES, StyledFigure, cell_borders, finish, hatch_cells, styled, words
+from landscape.pictures.style import DIFFERENCES, StyledFigure, cell_borders, finish, hatch_cells, styled
+from landscape.results.quantities import words
 from landscape.studies.surface.pictures import cut_plane, label_plane, paint_plane
 from landscape.studies.surface.result import Surface
 

@@ -30,7 +30,7 @@ from landscape.studies.surface.result import Points, Surface
 _BETWEEN = ("through", "curve")  # kinds of planes that lie between models
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
-_KNOWN_RTOL = 1e-5  # and how far they may be off: two float32 programs that sum in different orders
+_KNOWN_RTOL = 1e-5  # how far these may be off, since another program in float32 sums in another order
 
 
 class SurfaceTask:

@@ -27,9 +27,9 @@ from landscape.pictures.style import (
     hatch_cells,
     hatch_spans,
     styled,
-    words,
 )
 from landscape.results.kind import Asked, Pictures
+from landscape.results.quantities import words
 from landscape.results.tables import settled
 from landscape.studies.surface.result import Points, Surface
 
@@ -57,20 +57,20 @@ def plot_surface(
     named, its explained variance told on the axes); "3d", the graph over the plane; "profile", the values along each
     axis through the centre with a band of 2 standard errors; "ratio", of a curvature map, contours of
     |lambda_min / lambda_max| with a dashed line where lambda_min is 0: where the ratio is near 0 the loss is convex
-    along all directions that matter (Li et al. 2018, section 6). None chooses profile where one axis
-    alone has several points, and contour for more. All but profile show the first two axes; further axes are cut at
-    their coordinate nearest 0, which the title names. A profile has a panel for each axis of several points; the title
-    says where the others are, and that this is the nearest grid row where the grid has none through the centre.
+    along all directions that matter (Li et al. 2018, section 6). None chooses profile where one axis alone has several
+    points, and contour for more. All but profile show the first two axes; further axes are cut at their coordinate
+    nearest 0, which the title names. A profile has a panel for each axis of several points; the title says where the
+    others are, and that this is the nearest grid row where the grid has none through the centre.
 
     `levels`: "linear"; "log"; "step", every `step` for 20 steps from the lowest value on, which shows the basin, then
     1, 2 and 5 of each decade (beyond 8 decades powers of ten), which show the walls (so Li et al.'s plots of
     trajectories, with steps of 0.5); "auto", log where all values are positive and they, or a trajectory's values at
     its checkpoints or their feet on the plane, span more than a decade, else linear, and always linear for an accuracy;
     or values that increase, as Li et al.'s np.arange(0.1, 10, 0.5). `count` is about how many linear or log levels to
-    draw. Heights in 3d and profile are log
-    where "auto" levels are, unless `levels` are "linear". Cells not computed are hatched, NaN and Inf cells are
-    cross-hatched (contour) or marked (profile), in 3d both are left out; their numbers stand below the picture, as does
-    the largest standard error.
+    draw. Heights in 3d and profile are log where "auto" levels are, unless `levels` are "linear".
+
+    Cells not computed are hatched. NaN and Inf cells are cross-hatched (contour) or marked (profile). In 3d both are
+    left out. Their numbers stand below the picture, as does the largest standard error.
 
     Raises InputError for an unknown quantity, kind or `levels`, for a plane's kinds of a line, for "ratio" of a surface
     without eigenvalues, `count` < 2, a `step` that is not positive or is lost beside the values, and log levels of

@@ -10,8 +10,9 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
-from landscape.files.schema import LONG_NAMES, read_attributes, reading
+from landscape.files.schema import read_attributes, reading
 from landscape.planes.grid import Grid
+from landscape.results.quantities import long_name
 from landscape.results.study import place_text
 from landscape.studies.surface.result import Points, Surface
 
@@ -24,8 +25,7 @@ def surface_group(surface: Surface) -> hdf5.Group:
         text = f"coordinate along direction {name}: theta = centre + {' + '.join(f'{a} d_{a}' for a in surface.axes)}"
         variables[name] = hdf5.Variable((name,), coordinates, {"long_name": text, "units": "1"})
     for name, values in surface.values.items():
-        long_name = LONG_NAMES.get(name, name)
-        variables[name] = hdf5.Variable(dims, values, {"long_name": long_name, "units": "1"})
+        variables[name] = hdf5.Variable(dims, values, {"long_name": long_name(name), "units": "1"})
         variables[f"{name}_stderr"] = hdf5.Variable(
             dims,
             surface.stderr[name],

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
-from landscape.pictures.numbers import IntArray, exact, extremes, figures, gap, numbers, range_text, spread, value_text
+from landscape.pictures.numbers import exact, extremes, figures, gap, numbers, range_text, spread, value_text
 from landscape.pictures.scale import Scale, choose_scale
 from landscape.pictures.views import (
     Picture,
@@ -22,11 +22,11 @@ from landscape.pictures.views import (
     matrix,
     not_finite_text,
     plain_text,
-    said,
     thinned,
     thinned_note,
 )
 from landscape.planes.grid import Grid
+from landscape.results.quantities import words
 from landscape.studies.surface.pictures import JOINED, axis_label, trajectory_values
 from landscape.studies.surface.result import Points, Surface
 from landscape.studies.surface.tables import surface_columns
@@ -69,7 +69,7 @@ def _planes(surface: Surface, most: int) -> tuple[dict[str, View], tuple[str, ..
         return {
             **shared,
             "name": escaped(name),
-            "quantity": said(name, surface.attributes),
+            "quantity": plain_text(words(name, surface.attributes)),
             "z": matrix(values[kept], surface.stderr[name][at][kept]),
             "error": _errors(surface.stderr[name][at][kept]),
             "state": _states(computed[kept], values[kept]),
@@ -152,7 +152,7 @@ def _profile(surface: Surface, most: int) -> Picture:
         traces += marks(x, values, computed, name, most)
         if surface.points is not None and quantity in surface.points.true:
             traces.append(_line_points(surface.points, quantity, name))
-        views[quantity] = lines(traces, label, said(quantity, surface.attributes), values[kept][known])
+        views[quantity] = lines(traces, label, plain_text(words(quantity, surface.attributes)), values[kept][known])
     notes = []
     if len(kept) < len(x):
         notes.append(thinned_note(len(kept), len(x), "points"))

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.scale import Scale, choose_scale
-from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, RED, StyledFigure, finish, styled, words
+from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, RED, StyledFigure, finish, styled
 from landscape.results.kind import Asked, Pictures
+from landscape.results.quantities import words
 from landscape.studies.surface.pictures import plot_surface
 from landscape.studies.topology.result import NOWHERE, MergeTree, Topology
 

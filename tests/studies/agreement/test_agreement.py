@@ -29,6 +29,7 @@ from landscape.studies.agreement import measure as room
 from landscape.studies.agreement.measure import AgreementTask, agreement_from_rows, measure_agreement
 from landscape.studies.agreement.result import Agreement
 from landscape.studies.agreement.schema import read_agreement
+from landscape.studies.agreement.settings import AgreementSettings
 
 SAMPLES, INPUTS, CLASSES = 150, 6, 3
 
@@ -330,7 +331,7 @@ def test_wide_activations_have_the_unbiased_version_alone(monkeypatch: pytest.Mo
 def test_fewer_blocks_where_rows_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = measure_agreement(objective(), MODELS[:2])
     monkeypatch.setattr(room, "_RUN_BYTES", 2 * 3 * CLASSES**2 * 8)  # two rows
-    task = AgreementTask(objective(), MODELS[:2])
+    task = AgreementTask(objective(), MODELS[:2], AgreementSettings())
     assert task.count == 2
     found = measure_agreement(objective(), MODELS[:2])
     assert found.values["cka"][0] == pytest.approx(whole.values["cka"][0], rel=1e-12)
@@ -481,7 +482,7 @@ def test_refused(case: str) -> None:
 
 
 def test_unfinished_runs_open_and_go_on(tmp_path: Path) -> None:
-    task = AgreementTask(objective(), MODELS[:2], features="2")
+    task = AgreementTask(objective(), MODELS[:2], AgreementSettings(features=("2",)))
     assert task.count > 3
     empty = agreement_from_rows(task.describe(), run_task(task, limit=0).rows, run_task(task, limit=0).history)
     assert (empty.samples, empty.complete) == (0, False)
