@@ -38,7 +38,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
-class Stage:
+class StagedJob:
     """One stage: a job (or sweep) or a shell command; one of the two is None."""
 
     name: str
@@ -60,7 +60,7 @@ def is_stages_file(path: Path) -> bool:
     return "stage" in top_level(path)
 
 
-def load_stages(path: str | Path) -> tuple[Stage, ...]:
+def load_stages(path: str | Path) -> tuple[StagedJob, ...]:
     """The stages in a TOML file, each behind those it waits for, else in the file's order.
 
     Raises InputError for what cannot be read, unknown keys, names and options, and stages that wait for each other.
@@ -83,7 +83,7 @@ def load_stages(path: str | Path) -> tuple[Stage, ...]:
     return _ordered(stages, path)
 
 
-def command_finished(stage: Stage) -> bool:
+def command_finished(stage: StagedJob) -> bool:
     """Whether the command of a stage has succeeded as it stands."""
     record = stage.folder / FINISHED
     try:
@@ -110,7 +110,7 @@ def job_finished(job: Job) -> bool:
         return False
 
 
-def _stage(table: Mapping[str, Any], number: int, path: Path) -> Stage:
+def _stage(table: Mapping[str, Any], number: int, path: Path) -> StagedJob:
     name = table.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(
@@ -131,7 +131,7 @@ def _stage(table: Mapping[str, Any], number: int, path: Path) -> Stage:
     if not isinstance(options, dict):
         raise InputError(f"{where}: options = {options!r} is no table, such as {{ time = '01:00:00' }}")
     home = path.resolve().parent
-    return Stage(
+    return StagedJob(
         name=name,
         job=None if job is None else home / Path(job).expanduser(),
         command=command,
@@ -148,8 +148,8 @@ def _text(value: Any, key: str, where: str) -> str | None:
     return value
 
 
-def _ordered(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
-    ordered: list[Stage] = []
+def _ordered(stages: Sequence[StagedJob], path: Path) -> tuple[StagedJob, ...]:
+    ordered: list[StagedJob] = []
     waiting = list(stages)
     while waiting:
         placed = {stage.name for stage in ordered}
@@ -163,7 +163,7 @@ def _ordered(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
     return tuple(ordered)
 
 
-def _cycle(waiting: Sequence[Stage]) -> str:
+def _cycle(waiting: Sequence[StagedJob]) -> str:
     """Stages that wait for each other, in words; each of those given waits for another of them."""
     named = {stage.name: stage for stage in waiting}
     chain = [waiting[0].name]

@@ -36,7 +36,7 @@ from landscape_jobs.cluster.slurm import (
     refusal,
     sbatch_environment,
 )
-from landscape_jobs.cluster.stages import Stage, command_finished, is_stages_file, job_finished, load_stages
+from landscape_jobs.cluster.stages import StagedJob, command_finished, is_stages_file, job_finished, load_stages
 from landscape_jobs.spec.job import Job, load_job
 from landscape_jobs.sweeps.folder import Place, places, unfinished, write_index
 from landscape_jobs.sweeps.sweep_file import Sweep, is_sweep_file, load_sweep
@@ -57,7 +57,7 @@ class Submission:
     """
 
     name: str  # of the stage, else of the folder
-    work: Job | tuple[Sweep, tuple[Place, ...]] | Stage
+    work: Job | tuple[Sweep, tuple[Place, ...]] | StagedJob
     folder: Path  # absolute
     options: Options
     sources: tuple[str, ...]
@@ -70,14 +70,14 @@ class Submission:
     def places(self) -> Places:
         """Where its files are, or are to be."""
         folder = self.folder / SUBMITTED
-        endings = (".txt" if isinstance(self.work, Stage) else ".toml", ".sh", ".log")
+        endings = (".txt" if isinstance(self.work, StagedJob) else ".toml", ".sh", ".log")
         job, script, log = (folder / f"{self.number:03d}{ending}" for ending in endings)
         return Places(name=self.folder.name or "landscape", run=self.folder, job=job, script=script, log=log)
 
     @property
     def text(self) -> str:
         """What is kept of the work."""
-        if isinstance(self.work, Stage):
+        if isinstance(self.work, StagedJob):
             return f"{self.work.command}\n"
         return self.work.text() if isinstance(self.work, Job) else self.work[0].text()
 
@@ -85,7 +85,7 @@ class Submission:
     def script(self) -> str:
         """The batch script; it names those that it comes after where they have no number yet."""
         waiting = replace(self, after=()).after_jobs([f"<{name}>" for name in self.after]) if self.after else self
-        if isinstance(self.work, Stage):
+        if isinstance(self.work, StagedJob):
             command = self.work.command or ""
             return command_script(waiting.options, self.places, command, self.work.home, self.work.key)
         return batch_script(waiting.options, self.places, cells=not isinstance(self.work, Job))
@@ -271,13 +271,13 @@ def _loaded(file: Path, overrides: Sequence[str]) -> Job | Sweep:
 
 
 def _submission(
-    work: Job | Sweep | Stage, layers: Mapping[str, Mapping[str, Any]], *, anew: bool
+    work: Job | Sweep | StagedJob, layers: Mapping[str, Mapping[str, Any]], *, anew: bool
 ) -> tuple[Submission | None, list[str]]:
     """(submission, notes) of one job, sweep or command; None where it is finished.
 
     `anew` says that something it builds on will be made before, so that what it has now does not count.
     """
-    if isinstance(work, Stage):
+    if isinstance(work, StagedJob):
         if command_finished(work) and not anew:
             return None, [f"its command has succeeded before, as {work.folder / FINISHED} says"]
         return _numbered(work.name, work, work.folder, _options([], layers), layers), []
@@ -316,7 +316,7 @@ def _options(jobs: Sequence[Job], layers: Mapping[str, Mapping[str, Any]], *, ce
 
 def _numbered(
     name: str,
-    work: Job | tuple[Sweep, tuple[Place, ...]] | Stage,
+    work: Job | tuple[Sweep, tuple[Place, ...]] | StagedJob,
     folder: Path,
     options: Options,
     layers: Mapping[str, Mapping[str, Any]],

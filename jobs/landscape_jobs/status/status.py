@@ -164,7 +164,7 @@ class RunStatus:
 
 
 @dataclass(frozen=True)
-class Report:
+class RunsStatus:
     """What is known of several runs at one moment."""
 
     when: float  # POSIX seconds
@@ -212,14 +212,14 @@ class Reader:
         self._stages: dict[Path, Path | None] = {}  # folder of a run or sweep -> the file of stages it is one of
         self._finished: dict[_Place, RunStatus] = {}  # complete without failures, which is how they stay
 
-    def read(self) -> Report:
+    def read(self) -> RunsStatus:
         """How far the runs are now."""
         now = self._clock()
         runs = [run for folder in self._folders for run in self._runs(folder, now)]
         asked = {name for run in runs if run.state != COMPLETE for name in run.names}
         answer = self._queue.ask(asked) if asked else Answer()
         runs = [replace(run, jobs=answer.of(run.names)) if run.state != COMPLETE else run for run in runs]
-        return Report(now, tuple(runs), answer.problem)
+        return RunsStatus(now, tuple(runs), answer.problem)
 
     def _runs(self, folder: Path, now: float) -> list[RunStatus]:
         try:
@@ -414,7 +414,7 @@ def require_runs(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return runs, [folder for folder in folders if folder not in runs]
 
 
-def document(report: Report) -> dict[str, Any]:
+def document(report: RunsStatus) -> dict[str, Any]:
     """A report as plain JSON values. Numbers are numbers, seconds are seconds, null is unknown.
 
         format, time (POSIX seconds), slurm_problem (why Slurm told nothing, or null)

@@ -40,7 +40,7 @@ _CHANGED = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
 
 
 @dataclass(frozen=True)
-class Cell:
+class JobCell:
     """One job of a sweep. `changes` are its values of the keys that the sweep changes, `label` shows them."""
 
     number: int  # from 0
@@ -56,7 +56,7 @@ class Sweep:
     source: Path  # the sweep file
     out: Path  # absolute
     base: Mapping[str, Any]
-    cells: tuple[Cell, ...]
+    cells: tuple[JobCell, ...]
 
     def text(self) -> str:
         """The sweep as TOML that means the same wherever it is read, its cells listed in order."""
@@ -73,7 +73,7 @@ class Sweep:
             ]
         return "\n".join(lines) + "\n"
 
-    def cell(self, number: int) -> Cell:
+    def cell(self, number: int) -> JobCell:
         """The cell of that number. Raises InputError where there is none."""
         if not 0 <= number < len(self.cells):
             raise InputError(
@@ -257,15 +257,17 @@ def _apply(overrides: Sequence[str], base: dict[str, Any], changed: set[str]) ->
         put_in(base, override)
 
 
-def _cells(base: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], out: Path, source: Path) -> tuple[Cell, ...]:
+def _cells(
+    base: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], out: Path, source: Path
+) -> tuple[JobCell, ...]:
     text = "\n".join(f"{toml_key(key)} = {to_toml(value)}" for key, value in base.items())
     labels = _labels(changes)
-    cells: list[Cell] = []
+    cells: list[JobCell] = []
     problems: dict[str, list[int]] = {}
     for number, (label, changed) in enumerate(zip(labels, changes, strict=True)):
         overrides = [f"{key}={to_toml(value)}" for key, value in {**changed, "run.out": out}.items()]
         try:
-            cells.append(Cell(number, label, dict(changed), parse_job(text, source, overrides)))
+            cells.append(JobCell(number, label, dict(changed), parse_job(text, source, overrides)))
         except InputError as error:
             for problem in (str(error).partition(":\n  ")[2] or str(error)).split("\n  "):
                 problems.setdefault(problem, []).append(number)

@@ -18,7 +18,7 @@ def connectivity_columns(table: Connectivity) -> Columns:
     return {**pair_columns(table.labels, table.pairs), **table.numbers, "computed": table.computed}
 
 
-# Numbers of a sweep -> heading of their column; of short words, so that eight stand side by side
+# Number of a pair -> heading of its column, in short words, so that eight stand side by side
 _COLUMNS = {
     "line_barrier": "line barrier",
     "curve_barrier": "curve barrier",

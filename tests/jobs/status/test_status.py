@@ -16,7 +16,7 @@ import pytest
 from landscape_jobs.cli import app
 from landscape_jobs.cluster.queue import Answer, JobName, Queue, QueuedJob, squeue_jobs
 from landscape_jobs.status import tables as status_tables
-from landscape_jobs.status.status import Reader, Report, RunStatus, TaskStatus, brief, document, require_runs
+from landscape_jobs.status.status import Reader, RunsStatus, RunStatus, TaskStatus, brief, document, require_runs
 from landscape_jobs.status.tables import StatusTable, span, watch_status
 from landscape_jobs.sweeps.folder import note_failure, places, write_index
 from landscape_jobs.sweeps.sweep_file import load_sweep
@@ -106,7 +106,7 @@ class Said(Queue):
         return self.answer
 
 
-def read(*folders: Path, queue: Queue | None = None) -> Report:
+def read(*folders: Path, queue: Queue | None = None) -> RunsStatus:
     return Reader(folders, queue or Queue(NOWHERE), clock=lambda: NOW).read()
 
 
@@ -389,7 +389,7 @@ def test_a_cell_that_runs_again_is_not_failed(sweep: Path) -> None:
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-def text(report: Report, width: int = 200) -> str:
+def text(report: RunsStatus, width: int = 200) -> str:
     console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(StatusTable(report))
     return console.export_text()
