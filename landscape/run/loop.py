@@ -18,9 +18,10 @@ from landscape.run.comm import SERIAL, Communicator, PartnerFailedError, RanksLo
 from landscape.run.failures import Failure, Ledger, Tolerance, ended
 from landscape.run.heartbeat import Heartbeat
 from landscape.run.progress import Progress, Tally
+from landscape.run.records import json_differences
 from landscape.run.schedule import Claims
 from landscape.run.signals import StopSignals, TimeLimit
-from landscape.run.store import History, Store, json_differences
+from landscape.run.store import History, Store
 from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Telling, checked_row
 from landscape.run.together import agree, raise_first, told_error
 

@@ -317,7 +317,7 @@ class Reader:
         jobs = list(names)
         for store in stores:
             name = store.description().name
-            attempts = store.attempts()
+            attempts = store.attempts.all()
             reasons = store.failed()
             written = result is not None or store is not stores[-1]
             tasks.append(self._task(store, name, attempts, len(reasons), written, now))
@@ -367,10 +367,10 @@ class Reader:
             return replace(status, state=FAILED, detail=_why(str(last["failure"])))
         if "ended" in last:
             return replace(status, **_ended(last, left, now))
-        beat = store.beat()
+        beat = store.attempts.beat()
         age = self._age(store.folder, beat.when if beat is not None else _seconds(last["started"]), now)
         gone = _gone(last)
-        if gone and (last.get("ranks") == 1 or age is None or age > _BEATS) and "ended" not in store.attempts()[-1]:
+        if gone and (last.get("ranks") == 1 or age is None or age > _BEATS) and "ended" not in store.attempts.all()[-1]:
             return replace(status, state=SILENT, heartbeat_age=age, detail=f"its process {last['process']} is gone")
         if age is not None and age > _SILENCE:
             return replace(status, state=SILENT, heartbeat_age=age)

@@ -117,7 +117,9 @@ def places(sweep: Sweep, cells: Iterable[JobCell] | None = None) -> tuple[Place,
 
 def stop_signal(folder: Path, since: str) -> str | None:
     """The signal that the newest attempt in a run folder was told to stop by, where it ended at `since` or later."""
-    newest = max((a for store in run_stores(folder) for a in store.attempts()), key=lambda a: str(a.get("ended", "")))
+    newest = max(
+        (a for store in run_stores(folder) for a in store.attempts.all()), key=lambda a: str(a.get("ended", ""))
+    )
     return newest.get("signal") if str(newest.get("ended", "")) >= since else None
 
 

@@ -24,7 +24,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import landscape as ls
-from landscape.run import store as store_module
+from landscape.run import shards
 from landscape.run.failures import Failure
 from landscape.run.shards import write_shard
 from landscape.run.store import Store
@@ -63,11 +63,11 @@ def make(
     columns: dict[str, tuple[int, ...]] = {"loss": (), "vector": (3,)}
     store = Store.create(folder, Description(task, columns, identity or {"objective": {}}, {}), items, job)
     for record in attempts:
-        number = store.begin_attempt(record)
+        number = store.attempts.begin(record)
     write(store, range(rows))
     for item, reason in (given_up or {}).items():
         for _ in range(3):
-            store.note_failure(Failure(item, reason, 1, 0, "n1", at(5)))
+            store.failures.add(Failure(item, reason, 1, 0, "n1", at(5)))
     if sign is not None:
         signed(store, number, sign)
     if result:
@@ -76,7 +76,7 @@ def make(
 
 
 def signed(store: Store, number: int, sign: Mapping[str, Any]) -> None:
-    path = store.beat_file(number)
+    path = store.attempts.beat_file(number)
     path.write_text(json.dumps(sign["content"]))
     os.utime(path, (NOW - sign["ago"],) * 2)
 
@@ -237,7 +237,7 @@ def test_shards_are_read_once_and_without_their_values(tmp_path: Path, monkeypat
             opened.append(name)
             return self.file[name]
 
-    monkeypatch.setattr(store_module.np, "load", lambda path, **how: Watched(load(path, **how)))
+    monkeypatch.setattr(shards.np, "load", lambda path, **how: Watched(load(path, **how)))
     reader = Reader([tmp_path / "a"], Queue(NOWHERE), clock=lambda: NOW)
     assert [reader.read().runs[0].tasks[0].done for _ in range(2)] == [3, 3]
     assert opened == ["items"]
@@ -484,7 +484,7 @@ def test_watch_ends_when_nothing_runs_any_more(tmp_path: Path, monkeypatch: pyte
     def wait(seconds: float) -> None:
         waited.append(seconds)
         if len(waited) == 2:
-            store.end_attempt(1, attempt(**ENDED))
+            store.attempts.end(1, attempt(**ENDED))
 
     monkeypatch.setattr(status_tables.time, "sleep", wait)
     with (tmp_path / "out").open("w+") as file:

@@ -112,7 +112,7 @@ def landscape(*words: object) -> Result:
 
 
 def attempts(folder: Path) -> int:
-    return len(Store.open(folder).attempts())
+    return len(Store.open(folder).attempts.all())
 
 
 # -- sweep files -----------------------------------------------------------------------------------------------------
