@@ -17,20 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from landscape.results.study import place_text
-from landscape_jobs.status.status import (
+from landscape_jobs.status.document import total
+from landscape_jobs.status.facts import (
     COMPLETE,
     FAILED,
     RUNNING,
     SILENT,
     STOPPED,
     UNREADABLE,
-    Reader,
     RunsStatus,
     RunStatus,
     TaskStatus,
-    brief,
-    total,
 )
+from landscape_jobs.status.reasons import brief
+from landscape_jobs.status.status import Reader
 
 _COLOURS = {COMPLETE: "green", RUNNING: "cyan", STOPPED: "yellow", SILENT: "magenta", FAILED: "red", UNREADABLE: "red"}
 _LISTED = 10  # items given up, and runs with advice, that are told one by one

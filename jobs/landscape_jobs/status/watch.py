@@ -20,7 +20,8 @@ from landscape.results.summary import result_tables
 from landscape.results.tables import Table
 from landscape.run.comm import launch
 from landscape_jobs.cluster.queue import Queue
-from landscape_jobs.status.status import NOT_BEGUN, UNREADABLE, Reader, RunsStatus, require_runs
+from landscape_jobs.status.facts import NOT_BEGUN, UNREADABLE, RunsStatus
+from landscape_jobs.status.status import Reader, require_runs
 from landscape_jobs.status.tables import StatusTable, watch_status
 from landscape_jobs.terminal.pictures import picture
 from landscape_jobs.terminal.tables import as_rich

@@ -16,7 +16,10 @@ import pytest
 from landscape_jobs.cli import app
 from landscape_jobs.cluster.queue import Answer, JobName, Queue, QueuedJob, squeue_jobs
 from landscape_jobs.status import tables as status_tables
-from landscape_jobs.status.status import Reader, RunsStatus, RunStatus, TaskStatus, brief, document, require_runs
+from landscape_jobs.status.document import document
+from landscape_jobs.status.facts import RunsStatus, RunStatus, TaskStatus
+from landscape_jobs.status.reasons import brief
+from landscape_jobs.status.status import Reader, require_runs
 from landscape_jobs.status.tables import StatusTable, span, watch_status
 from landscape_jobs.sweeps.folder import note_failure, places, write_index
 from landscape_jobs.sweeps.sweep_file import load_sweep
