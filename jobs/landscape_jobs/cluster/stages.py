@@ -30,8 +30,8 @@ from landscape.run.store import RESULT
 from landscape_jobs.cluster.site import anchored
 from landscape_jobs.cluster.slurm import FINISHED, checked
 from landscape_jobs.spec.job import Job, parse_job
+from landscape_jobs.spec.toml import TomlFile, read_toml
 from landscape_jobs.sweeps.folder import named_files, text_key
-from landscape_jobs.sweeps.sweep_file import read_toml, top_level
 
 _KEYS = ("name", "job", "command", "after", "options")
 _NAME = re.compile(r"\w[\w.-]*")
@@ -55,21 +55,16 @@ class StagedJob:
         return hashlib.sha256((self.command or "").encode()).hexdigest()
 
 
-def is_stages_file(path: Path) -> bool:
-    """Whether a TOML file is one of stages."""
-    return "stage" in top_level(path)
-
-
-def load_stages(path: str | Path) -> tuple[StagedJob, ...]:
+def load_stages(path: str | Path | TomlFile) -> tuple[StagedJob, ...]:
     """The stages in a TOML file, each behind those it waits for, else in the file's order.
 
     Raises InputError for what cannot be read, unknown keys, names and options, and stages that wait for each other.
     """
-    path = Path(path)
-    content = read_toml(path, "stages file")
-    tables = content.pop("stage", None)
-    if content:
-        raise InputError(f"stages file {path}: {next(iter(content))!r} is unknown; it holds [[stage]] tables alone")
+    file = path if isinstance(path, TomlFile) else read_toml(path, "stages file")
+    path, tables = file.path, file.content.get("stage")
+    for key in file.content:
+        if key != "stage":
+            raise InputError(f"stages file {path}: {key!r} is unknown; it holds [[stage]] tables alone")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise InputError(f"stages file {path} holds no stages; begin each with [[stage]]")
     stages = [_stage(table, number, path) for number, table in enumerate(tables)]
