@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,10 @@ class Job(JobTable):
         for name, table in tables.items():
             lines += ["", f"[{name}]", *(f"{toml_key(key)} = {to_toml(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"
+
+    def __reduce__(self) -> tuple[Callable[..., Job], tuple[str, str]]:
+        """A job goes to other ranks as its text, since the classes of its tables are made and have no place."""
+        return parse_job, (self.text(), str(self.folder / "job.toml"))
 
 
 _JOB = create_model("Job", __base__=Job, **{name: (table | None, None) for name, table in TABLES.items()})  # type: ignore[call-overload]
