@@ -9,7 +9,8 @@ from typing import Any
 
 from landscape.files.provenance import attempt_record, time_now
 from landscape.run.comm import Communicator
-from landscape.run.failures import Failure, Hand, Tolerance, failure, given_up
+from landscape.run.failures import Failure, Tolerance, failure, given_up
+from landscape.run.hands import Hand
 from landscape.run.shards import ShardWriter
 from landscape.run.store import History, Store
 from landscape.run.task import Description, Row, Rows
@@ -44,7 +45,7 @@ class Book:
         if self.store is not None:
             self.writer = self.store.writer(self._attempt, comm.rank, self._columns, ranks=comm.size)
         kept = self.store is not None and tolerance is not None
-        self.hand = self.store.hand(self._attempt, comm.rank) if self.store is not None and kept else Hand(None)
+        self.hand = self.store.hands.of(self._attempt, comm.rank) if self.store is not None and kept else Hand(None)
 
     def _begin(
         self,
@@ -62,8 +63,9 @@ class Book:
             return 0, count, record
         store = Store.create(out, description, count, self._job)
         if self._tolerance is not None:
-            store.note_crashes()
-        attempt = store.begin_attempt(record)
+            for found in store.hands.left():
+                store.failures.add(found)
+        attempt = store.attempts.begin(record)
         if known and not store.rows().done.any():
             writer = store.writer(0, 0, self._columns)
             for item, row in known.items():
@@ -92,7 +94,7 @@ class Book:
             return ()
         if self.store is not None:
             store = self.store
-            read = agree(self._comm, lambda: store.failures() if self._comm.rank == 0 else None)
+            read = agree(self._comm, lambda: store.failures.all() if self._comm.rank == 0 else None)
             result: tuple[Failure, ...] = self._comm.broadcast(read)
             return result
         return tuple(failure for part in self._comm.gather_all(self._failures) for failure in part)
@@ -107,18 +109,18 @@ class Book:
         if self.store is None:
             self._failures.append(found)
         else:
-            self.store.note_failure(found)
+            self.store.failures.add(found)
 
     def forget_failures(self, *, of_all_attempts: bool = False) -> None:
         """Take back the failures of this attempt: it was not its items that caused them. Called on all ranks."""
         self._failures.clear()
         if self.store is not None and self._comm.rank == 0:
-            self.store.forget_failures(None if of_all_attempts else self._attempt)
+            self.store.failures.forget(None if of_all_attempts else self._attempt)
 
     @property
     def beat_file(self) -> Path | None:
         """Where rank 0 gives signs of life."""
-        return self.store.beat_file(self._attempt) if self.store is not None and self._comm.rank == 0 else None
+        return self.store.attempts.beat_file(self._attempt) if self.store is not None and self._comm.rank == 0 else None
 
     def extend(self, count: int) -> None:
         """A new round makes it `count` items."""
@@ -137,7 +139,7 @@ class Book:
         record = {**self._record, "ended": time_now(), **outcome}
         if self.store is None:
             return History((record,), self._job, failed)
-        self.store.end_attempt(self._attempt, record)
+        self.store.attempts.end(self._attempt, record)
         return self.store.history()
 
 

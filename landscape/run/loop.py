@@ -18,9 +18,10 @@ from landscape.run.comm import SERIAL, Communicator, PartnerFailedError, RanksLo
 from landscape.run.failures import Failure, Ledger, Tolerance, ended
 from landscape.run.heartbeat import Heartbeat
 from landscape.run.progress import Progress, Tally
+from landscape.run.records import json_differences
 from landscape.run.schedule import Claims
 from landscape.run.signals import StopSignals, TimeLimit
-from landscape.run.store import History, Store, json_differences
+from landscape.run.store import History, Store
 from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Telling, checked_row
 from landscape.run.together import agree, raise_first, told_error
 
@@ -139,6 +140,20 @@ def _recheck(task: Task, rows: Rows, rtol: float, out: str | Path) -> None:
                 )
 
 
+@dataclass
+class _Share:
+    """What one rank did in a round."""
+
+    computed: int = 0  # rows
+    error: LandscapeError | None = None  # that ends the run
+    partner_failed: bool = False  # another rank of its group has such an error
+
+    @property
+    def failed(self) -> bool:
+        """Whether the run cannot go on."""
+        return self.error is not None or self.partner_failed
+
+
 class _Run:
     """One attempt on one rank."""
 
@@ -211,74 +226,79 @@ class _Run:
 
         Returns the number computed on all ranks, and the first signal any of them received.
         """
-        writer, hand = self._book.writer, self._book.hand
 
         def at_once() -> None:
-            hand.clear()
-            writer.flush()
+            self._book.hand.clear()
+            self._book.writer.flush()
 
         signals.at_once = at_once
         source = self._source(rows, failures, limit, signals)
-        error: LandscapeError | None = None
-        partner_failed = False
-        computed = 0
         try:
-            for item in self._items(source, signals):
-                hand.take(item)
-                try:
-                    row, reason = self._row(item)
-                except ItemStopped:
-                    continue  # a signal reached this group, so there is no next item
-                except PartnerFailedError:
-                    partner_failed = True
-                    break
-                except RanksLostError:
-                    raise
-                except Exception as problem:
-                    error = told_error(problem)
-                    break
-                finally:
-                    hand.clear()
-                if source is None:
-                    continue
-                if row is None:
-                    self._failed(item, reason)
-                    source.failed(item)
-                else:
-                    self._failed_in_a_row.clear()
-                    writer.add(item, row)
-                    source.finished(float(np.min(row[self._task.headline])))
-                    computed += 1
+            share = self._share(source, signals)
+            if source is not None:
+                source.close(FAILED if share.failed else STOPPED if signals.received else BYE)
+            states = self._comm.gather_all((share.error, share.computed, signals.received))
         except RanksLostError:
             self._abandon(source)
             raise
+        self._book.hand.close()
+        if any(isinstance(error, _ItemAfterItemError) for error, _, _ in states):
+            agree(self._comm, self._book.forget_failures)
+        raise_first([error for error, _, _ in states])
+        return sum(count for _, count, _ in states), next((signal for _, _, signal in states if signal), None)
+
+    def _share(self, source: Source | None, signals: StopSignals) -> _Share:
+        """Compute this rank's items until none is left or the run ends; what is finished is written."""
+        share = _Share()
+        try:
+            for item in self._items(source, signals):
+                self._compute(item, source, share)
+                if share.error is not None:
+                    break
+        except RanksLostError:
+            raise
         except PartnerFailedError:
-            partner_failed = True
+            share.partner_failed = True
         except Exception as problem:  # of this rank alone: its disk, say
-            error = told_error(problem)
+            share.error = told_error(problem)
             self._group.leave()
         except BaseException as problem:  # a second Ctrl-C, or an exit from inside an item
             with contextlib.suppress(LandscapeError):
-                writer.flush()
+                self._book.writer.flush()
             if self._comm.size > 1:
                 self._comm.abort(repr(problem))
             raise
         try:
-            writer.flush()
+            self._book.writer.flush()
         except LandscapeError as problem:
-            error = error or problem
+            share.error = share.error or problem
+        return share
+
+    def _compute(self, item: int, source: Source | None, share: _Share) -> None:
+        """Compute one item and note what came of it: a row, a failure that is tolerated, or the error of the run."""
+        hand = self._book.hand
+        hand.take(item)
         try:
-            if source is not None:
-                source.close(FAILED if error or partner_failed else STOPPED if signals.received else BYE)
-            states = self._comm.gather_all((error, computed, signals.received))
-        except RanksLostError:
-            self._abandon(source)
+            row, reason = self._row(item)
+        except ItemStopped:
+            return  # a signal reached this group, so there is no next item
+        except (PartnerFailedError, RanksLostError):
             raise
-        hand.close()
-        if any(isinstance(state[0], _ItemAfterItemError) for state in states):
-            agree(self._comm, self._book.forget_failures)
-        raise_first([state[0] for state in states])
-        return sum(state[1] for state in states), next((state[2] for state in states if state[2]), None)
+        except Exception as problem:
+            share.error = told_error(problem)  # the group has heard of it: it need not be left
+            return
+        finally:
+            hand.clear()
+        if source is None:
+            return
+        if row is None:
+            self._failed(item, reason)
+            source.failed(item)
+            return
+        self._failed_in_a_row.clear()
+        self._book.writer.add(item, row)
+        source.finished(float(np.min(row[self._task.headline])))
+        share.computed += 1
 
     def _row(self, item: int) -> tuple[Row | None, str]:
         """The row of an item; None and the reason where it failed and that is tolerated, on all ranks of the group.

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from landscape_kernels.arrays import BoolArray
 
 from landscape.errors import StoreError
 from landscape.files.durable import write_durably
-from landscape.run.task import Row
+from landscape.run.records import read
+from landscape.run.task import Row, Rows
 
 _FIRST_INTERVAL, _LAST_INTERVAL = 1.0, 60.0  # seconds of rows a killed rank may lose, early and late in a long run
 _INTERVAL_SHARE = 0.02  # in between: this share of the time run so far, which bounds the number of shards
@@ -115,12 +118,26 @@ def read_shard(
     return items, values
 
 
-def read(path: Path) -> bytes:
-    """The content of a file of the folder. Raises StoreError where the file system does not give it."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(
-            f"cannot read {path}: {error}. The file system does not give it now; what is finished is safe as long as "
-            "it is not deleted. Try again when it answers, or see that you may read the folder."
-        ) from error
+def read_rows(paths: Iterable[Path], columns: Mapping[str, tuple[int, ...]], count: int) -> Rows:
+    """The rows in shards, of `count` items. Raises StoreError, with the way out, for a shard that is damaged."""
+    rows = Rows.empty(columns, count)
+    for path in paths:
+        items, values = read_shard(path, columns, count)
+        rows.done[items] = True
+        for name, value in values.items():
+            rows.columns[name][items] = value
+    return rows
+
+
+def read_done(paths: Iterable[Path], known: dict[str, npt.NDArray[np.int64]], count: int) -> BoolArray:
+    """Which of `count` items the shards hold, (count,), without their values.
+
+    `known` maps names of shards to the items they hold and is brought up to date, so that the next call reads the
+    new ones alone. Raises StoreError for a damaged shard.
+    """
+    done = np.zeros(count, dtype=bool)
+    for path in paths:
+        if path.name not in known:
+            known[path.name] = read_shard(path, {}, count)[0]
+        done[known[path.name]] = True
+    return done

@@ -67,7 +67,7 @@ def left_out(folder: Path) -> str:
             store = Store.open(out)
             assert store.complete
             assert set(store.failed()) == set(BAD)
-            assert len(store.failures()) == 3 * len(BAD)
+            assert len(store.failures.all()) == 3 * len(BAD)
             again = run_task(task, out, tolerance=Tolerance())
             together()
             masked(again, BAD)
@@ -110,7 +110,7 @@ def everything_fails(folder: Path) -> str:
         told = refused(RunFailedError, lambda task=task, out=out: run_task(task, out, tolerance=Tolerance(retries=1)))
         assert "went wrong" in told
         assert len(list(tries.glob("*"))) <= 60 * world().size
-        assert not Store.open(out).failures()
+        assert not Store.open(out).failures.all()
         together()
         if count == 3:
             outcome = run_task(Toy(3), out, tolerance=Tolerance(retries=1))

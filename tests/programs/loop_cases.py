@@ -81,7 +81,7 @@ def whole_run(folder: Path) -> str:
     first = completes(out, folder / "log")
     assert completes(out, folder / "log") == first
     assert Store.open(out).rows().done.all()
-    assert [a["computed"] for a in Store.open(out).attempts()] == [COUNT, 0]
+    assert [a["computed"] for a in Store.open(out).attempts.all()] == [COUNT, 0]
     return first
 
 
@@ -140,7 +140,7 @@ def failing_item(folder: Path) -> str:
         assert told.startswith("rank ")
         if out is not None:
             check_kept(out, folder / "log")
-            assert "item 23" in Store.open(out).attempts()[-1]["failure"]
+            assert "item 23" in Store.open(out).attempts.all()[-1]["failure"]
             together()
             result = completes(out, folder / "log")
     return result
@@ -311,7 +311,7 @@ def _stop_and_go_on(out: Path, log: Path, name: str, ranks: list[int], when: str
     assert handlers == [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
     if log.exists():
         check_kept(out, log)
-    assert Store.open(out).attempts()[-1]["signal"] == name
+    assert Store.open(out).attempts.all()[-1]["signal"] == name
     together()
     return completes(out, log)
 

@@ -11,7 +11,8 @@ import pytest
 from conftest import GUARD, PROGRAMS, mpi_command, mpi_environment
 from toys import check_rows
 
-from landscape.run.failures import Failure, Failures, Hand, Ledger, given_up, left_in_hand
+from landscape.run.failures import Failure, Failures, Ledger, given_up
+from landscape.run.hands import Hand, Hands
 from landscape.run.store import Store
 
 
@@ -71,12 +72,12 @@ def test_a_hand_tells_what_was_in_it_once(tmp_path: Path) -> None:
     hands[2].clear()
     hands[3].close()
     del hands
-    first, second = left_in_hand(tmp_path / "hands")
+    first, second = Hands(tmp_path / "hands").left()
     assert [(f.item, f.rank, f.attempt, f.share) for f in (first, second)] == [(0, 0, 2, 0.5), (1, 1, 2, 0.5)]
     assert first.place == ""
     assert second.place.startswith("epoch 7 面")
     assert "rank 1 of attempt 2" in second.reason
-    assert left_in_hand(tmp_path / "hands") == ()
+    assert Hands(tmp_path / "hands").left() == ()
 
 
 def test_what_is_news_is_not_a_place(tmp_path: Path) -> None:
@@ -91,10 +92,10 @@ def test_what_is_news_is_not_a_place(tmp_path: Path) -> None:
 def test_hands_of_a_run_that_lives_are_left_alone(tmp_path: Path) -> None:
     hand = Hand(tmp_path / "hands" / "0001-00000")
     hand.take(3)
-    assert left_in_hand(tmp_path / "hands") == ()
+    assert Hands(tmp_path / "hands").left() == ()
     assert (tmp_path / "hands" / "0001-00000").exists()
     del hand
-    assert [failure.item for failure in left_in_hand(tmp_path / "hands")] == [3]
+    assert [failure.item for failure in Hands(tmp_path / "hands").left()] == [3]
 
 
 def test_a_single_item_that_was_killed_is_tried_again_once_the_cause_is_gone(tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_survivors_leave_it_out_in_the_same_job(item: int, tmp_path: Path) -> No
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ended_with_only_item_left_out(tmp_path, item, 40)
-    assert [record["ranks"] for record in Store.open(tmp_path / "run").attempts()] == [4, 3, 2]
+    assert [record["ranks"] for record in Store.open(tmp_path / "run").attempts.all()] == [4, 3, 2]
 
 
 def ended_with_only_item_left_out(folder: Path, item: int, count: int) -> None:

@@ -112,7 +112,7 @@ def test_two_runs_at_once_in_one_folder(run_mpi: RunMpi, tmp_path: Path) -> None
         _, errors = process.communicate(timeout=GUARD)
         assert process.returncode == 0, errors
     store = Store.open(tmp_path / "run")
-    assert len(store.attempts()) == 2
+    assert len(store.attempts.all()) == 2
     assert store.rows().done.all()
     check_rows(store.rows())
 

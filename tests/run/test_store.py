@@ -21,8 +21,9 @@ from landscape.files import durable as files
 from landscape.files import hdf5
 from landscape.files.durable import create_durably, write_durably
 from landscape.run.loop import run_task
+from landscape.run.manifest import FORMAT
 from landscape.run.shards import flush_interval, write_shard
-from landscape.run.store import FORMAT, Store
+from landscape.run.store import Store
 
 COLUMNS = {"loss": (), "vector": (WIDTH,)}
 
@@ -211,7 +212,7 @@ def test_left_over_temporary_files_do_no_harm(run: Path) -> None:
     (run / ".run.json.host-1-1.tmp").write_bytes(b"{")
     (run / "attempts" / "0004.json").write_bytes(b"")  # a run killed as it began
     assert Store.open(run).rows().done.all()
-    assert len(Store.open(run).attempts()) == 3
+    assert len(Store.open(run).attempts.all()) == 3
     assert run_task(Toy(12), run).computed == 0
     assert (run / "attempts" / "0005.json").exists()
 
@@ -297,7 +298,7 @@ def test_killed_while_the_folder_was_made(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_two_different_jobs_that_begin_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both saw an empty folder; one makes it, and the other is told."""
-    from landscape.run import store
+    from landscape.run import manifest
 
     first = Toy(3, identity={"seed": 1})
 
@@ -306,7 +307,7 @@ def test_two_different_jobs_that_begin_at_once(tmp_path: Path, monkeypatch: pyte
         run_task(first, tmp_path / "run")
         return create_durably(path, content)
 
-    monkeypatch.setattr(store, "create_durably", create)
+    monkeypatch.setattr(manifest, "create_durably", create)
     with pytest.raises(InputError, match="seed: 1 there, 2 now"):
         run_task(Toy(3, identity={"seed": 2}), tmp_path / "run")
     assert run_task(first, tmp_path / "run").computed == 0

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import LandscapeError
-from landscape_jobs.cluster.stages import is_stages_file, load_stages
-from landscape_jobs.sweeps.sweep_file import read_toml
+from landscape_jobs.cluster.stages import load_stages
+from landscape_jobs.spec.toml import STAGES, read_toml
 
 _PATIENCE = 5.0  # seconds for an answer
 _ASK_EVERY = 15.0  # seconds: a controller serves everybody
@@ -247,19 +247,21 @@ def stages_file(folder: Path, record: Path) -> Path | None:
         if not text.exists():  # a command's folder is STEM/NAME beside STEM.toml
             stem = folder.absolute().parent
             file = stem.with_name(f"{stem.name}.toml")
-            return file if is_stages_file(file) else None
-        content = read_toml(text, "submission")
+            return file if read_toml(file).kind == STAGES else None
+        content = read_toml(text).content
         beside = Path(str(content.get("job", content)["folder"]))
         for file in sorted(beside.glob("*.toml")):
             with contextlib.suppress(LandscapeError):
-                if is_stages_file(file) and any(_out(s.job) == folder.resolve() for s in load_stages(file) if s.job):
+                found = read_toml(file)
+                stages = load_stages(found) if found.kind == STAGES else ()
+                if any(_out(stage.job) == folder.resolve() for stage in stages if stage.job is not None):
                     return file
     return None
 
 
 def _out(file: Path) -> Path:
     """The folder of a job file's run, or of a sweep."""
-    content = read_toml(file, "job file")
+    content = read_toml(file).content
     run = content.get("run", {})
     out = content.get("out") or (run.get("out") if isinstance(run, dict) else None)
     return (file.parent / str(content.get("folder", "")) / Path(str(out)).expanduser()).resolve()

@@ -30,15 +30,15 @@ from landscape.run.store import RESULT
 from landscape_jobs.cluster.site import anchored
 from landscape_jobs.cluster.slurm import FINISHED, checked
 from landscape_jobs.spec.job import Job, parse_job
+from landscape_jobs.spec.toml import TomlFile, read_toml
 from landscape_jobs.sweeps.folder import named_files, text_key
-from landscape_jobs.sweeps.sweep_file import read_toml, top_level
 
 _KEYS = ("name", "job", "command", "after", "options")
 _NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
-class Stage:
+class StagedJob:
     """One stage: a job (or sweep) or a shell command; one of the two is None."""
 
     name: str
@@ -55,21 +55,16 @@ class Stage:
         return hashlib.sha256((self.command or "").encode()).hexdigest()
 
 
-def is_stages_file(path: Path) -> bool:
-    """Whether a TOML file is one of stages."""
-    return "stage" in top_level(path)
-
-
-def load_stages(path: str | Path) -> tuple[Stage, ...]:
+def load_stages(path: str | Path | TomlFile) -> tuple[StagedJob, ...]:
     """The stages in a TOML file, each behind those it waits for, else in the file's order.
 
     Raises InputError for what cannot be read, unknown keys, names and options, and stages that wait for each other.
     """
-    path = Path(path)
-    content = read_toml(path, "stages file")
-    tables = content.pop("stage", None)
-    if content:
-        raise InputError(f"stages file {path}: {next(iter(content))!r} is unknown; it holds [[stage]] tables alone")
+    file = path if isinstance(path, TomlFile) else read_toml(path, "stages file")
+    path, tables = file.path, file.content.get("stage")
+    for key in file.content:
+        if key != "stage":
+            raise InputError(f"stages file {path}: {key!r} is unknown; it holds [[stage]] tables alone")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise InputError(f"stages file {path} holds no stages; begin each with [[stage]]")
     stages = [_stage(table, number, path) for number, table in enumerate(tables)]
@@ -83,7 +78,7 @@ def load_stages(path: str | Path) -> tuple[Stage, ...]:
     return _ordered(stages, path)
 
 
-def command_finished(stage: Stage) -> bool:
+def command_finished(stage: StagedJob) -> bool:
     """Whether the command of a stage has succeeded as it stands."""
     record = stage.folder / FINISHED
     try:
@@ -110,7 +105,7 @@ def job_finished(job: Job) -> bool:
         return False
 
 
-def _stage(table: Mapping[str, Any], number: int, path: Path) -> Stage:
+def _stage(table: Mapping[str, Any], number: int, path: Path) -> StagedJob:
     name = table.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(
@@ -131,7 +126,7 @@ def _stage(table: Mapping[str, Any], number: int, path: Path) -> Stage:
     if not isinstance(options, dict):
         raise InputError(f"{where}: options = {options!r} is no table, such as {{ time = '01:00:00' }}")
     home = path.resolve().parent
-    return Stage(
+    return StagedJob(
         name=name,
         job=None if job is None else home / Path(job).expanduser(),
         command=command,
@@ -148,8 +143,8 @@ def _text(value: Any, key: str, where: str) -> str | None:
     return value
 
 
-def _ordered(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
-    ordered: list[Stage] = []
+def _ordered(stages: Sequence[StagedJob], path: Path) -> tuple[StagedJob, ...]:
+    ordered: list[StagedJob] = []
     waiting = list(stages)
     while waiting:
         placed = {stage.name for stage in ordered}
@@ -163,7 +158,7 @@ def _ordered(stages: Sequence[Stage], path: Path) -> tuple[Stage, ...]:
     return tuple(ordered)
 
 
-def _cycle(waiting: Sequence[Stage]) -> str:
+def _cycle(waiting: Sequence[StagedJob]) -> str:
     """Stages that wait for each other, in words; each of those given waits for another of them."""
     named = {stage.name: stage for stage in waiting}
     chain = [waiting[0].name]

@@ -36,10 +36,11 @@ from landscape_jobs.cluster.slurm import (
     refusal,
     sbatch_environment,
 )
-from landscape_jobs.cluster.stages import Stage, command_finished, is_stages_file, job_finished, load_stages
+from landscape_jobs.cluster.stages import StagedJob, command_finished, job_finished, load_stages
 from landscape_jobs.spec.job import Job, load_job
+from landscape_jobs.spec.toml import STAGES, SWEEP, TomlFile, read_toml
 from landscape_jobs.sweeps.folder import Place, places, unfinished, write_index
-from landscape_jobs.sweeps.sweep_file import Sweep, is_sweep_file, load_sweep
+from landscape_jobs.sweeps.sweep_file import Sweep, load_sweep
 
 SUBMITTED = "submitted"
 _COMMAND_LINE = "command line"
@@ -57,7 +58,7 @@ class Submission:
     """
 
     name: str  # of the stage, else of the folder
-    work: Job | tuple[Sweep, tuple[Place, ...]] | Stage
+    work: Job | tuple[Sweep, tuple[Place, ...]] | StagedJob
     folder: Path  # absolute
     options: Options
     sources: tuple[str, ...]
@@ -70,14 +71,14 @@ class Submission:
     def places(self) -> Places:
         """Where its files are, or are to be."""
         folder = self.folder / SUBMITTED
-        endings = (".txt" if isinstance(self.work, Stage) else ".toml", ".sh", ".log")
+        endings = (".txt" if isinstance(self.work, StagedJob) else ".toml", ".sh", ".log")
         job, script, log = (folder / f"{self.number:03d}{ending}" for ending in endings)
         return Places(name=self.folder.name or "landscape", run=self.folder, job=job, script=script, log=log)
 
     @property
     def text(self) -> str:
         """What is kept of the work."""
-        if isinstance(self.work, Stage):
+        if isinstance(self.work, StagedJob):
             return f"{self.work.command}\n"
         return self.work.text() if isinstance(self.work, Job) else self.work[0].text()
 
@@ -85,7 +86,7 @@ class Submission:
     def script(self) -> str:
         """The batch script; it names those that it comes after where they have no number yet."""
         waiting = replace(self, after=()).after_jobs([f"<{name}>" for name in self.after]) if self.after else self
-        if isinstance(self.work, Stage):
+        if isinstance(self.work, StagedJob):
             command = self.work.command or ""
             return command_script(waiting.options, self.places, command, self.work.home, self.work.key)
         return batch_script(waiting.options, self.places, cells=not isinstance(self.work, Job))
@@ -138,29 +139,30 @@ def prepare(file: Path, overrides: Sequence[str], given: Mapping[str, Any], envi
     that cannot be used.
     """
     sites = {f"{_PROFILE} {path}": read_profile(path) for path in profiles(file, environment)}
-    if not is_stages_file(file):
-        work = _loaded(file, overrides)
+    found = read_toml(file)
+    if found.kind != STAGES:
+        work = _loaded(found, overrides)
         if isinstance(work, Job):
             _require_no_cells(file, given)
             if job_finished(work):
                 return Prepared((), (f"{work.out} is complete; nothing to submit",))
-        found, notes = _submission(work, {_COMMAND_LINE: given, **_kept(file), **sites}, anew=False)
-        return Prepared((found,) if found is not None else (), tuple(notes))
+        submission, notes = _submission(work, {_COMMAND_LINE: given, **_kept(file), **sites}, anew=False)
+        return Prepared((submission,) if submission is not None else (), tuple(notes))
     if overrides:
         raise InputError(f"--set {overrides[0]!r}: {file} has several stages; set values in their own files")
     submissions: dict[str, Submission] = {}
     notes = []
-    for stage in load_stages(file):
+    for stage in load_stages(found):
         layers = {_COMMAND_LINE: given, f"options of stage {stage.name}": stage.options, **sites}
         after = tuple(name for name in stage.after if name in submissions)
-        what = stage if stage.job is None else _loaded(stage.job, ())
+        what = stage if stage.job is None else _loaded(read_toml(stage.job), ())
         if isinstance(what, Job) and not after and job_finished(what):
             notes.append(f"stage {stage.name}: {what.out} is finished")
             continue
-        found, more = _submission(what, layers, anew=bool(after))
+        submission, more = _submission(what, layers, anew=bool(after))
         notes += [f"stage {stage.name}: {note}" for note in more]
-        if found is not None:
-            submissions[stage.name] = replace(found, name=stage.name, stage=stage.name, after=after)
+        if submission is not None:
+            submissions[stage.name] = replace(submission, name=stage.name, stage=stage.name, after=after)
     _require_requeue(submissions)
     return Prepared(tuple(submissions.values()), tuple(notes))
 
@@ -266,18 +268,18 @@ def _require_no_cells(file: Path, given: Mapping[str, Any]) -> None:
         )
 
 
-def _loaded(file: Path, overrides: Sequence[str]) -> Job | Sweep:
-    return load_sweep(file, overrides) if is_sweep_file(file) else load_job(file, overrides)
+def _loaded(file: TomlFile, overrides: Sequence[str]) -> Job | Sweep:
+    return load_sweep(file, overrides) if file.kind == SWEEP else load_job(file, overrides)
 
 
 def _submission(
-    work: Job | Sweep | Stage, layers: Mapping[str, Mapping[str, Any]], *, anew: bool
+    work: Job | Sweep | StagedJob, layers: Mapping[str, Mapping[str, Any]], *, anew: bool
 ) -> tuple[Submission | None, list[str]]:
     """(submission, notes) of one job, sweep or command; None where it is finished.
 
     `anew` says that something it builds on will be made before, so that what it has now does not count.
     """
-    if isinstance(work, Stage):
+    if isinstance(work, StagedJob):
         if command_finished(work) and not anew:
             return None, [f"its command has succeeded before, as {work.folder / FINISHED} says"]
         return _numbered(work.name, work, work.folder, _options([], layers), layers), []
@@ -316,7 +318,7 @@ def _options(jobs: Sequence[Job], layers: Mapping[str, Mapping[str, Any]], *, ce
 
 def _numbered(
     name: str,
-    work: Job | tuple[Sweep, tuple[Place, ...]] | Stage,
+    work: Job | tuple[Sweep, tuple[Place, ...]] | StagedJob,
     folder: Path,
     options: Options,
     layers: Mapping[str, Mapping[str, Any]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from landscape.results.trial import Trial
     from landscape_jobs.build.objects import Built
     from landscape_jobs.spec.job import Job
+    from landscape_jobs.spec.toml import TomlFile
 
 
 def check(
@@ -34,44 +36,55 @@ def check(
     with exit_codes():
         from landscape.errors import InputError
         from landscape.results.trial import trial_table
-        from landscape.run.comm import world
-        from landscape.run.together import agree
         from landscape_jobs.build.objects import build
-        from landscape_jobs.cluster.stages import is_stages_file
-        from landscape_jobs.spec.job import load_job
-        from landscape_jobs.sweeps.folder import places, unfinished
-        from landscape_jobs.sweeps.sweep_file import is_sweep_file, load_sweep
         from landscape_jobs.terminal.tables import as_rich
 
-        def first_cell() -> tuple[Job, str]:
-            sweep = load_sweep(job, overrides)
-            found = places(sweep)
-            left = unfinished(found)
-            place = (left or found)[0]
-            runs = len({one.folder for one in found})
-            which = "an estimate for the first of these" if left else "an estimate for the first cell"
-            return place.job, (
-                f"{len(sweep.cells)} cells, whose jobs are valid as far as their text tells; {len(left)} of {runs} "
-                f"runs in {sweep.out} are not finished; {which}, cell {place.cell.number}: {place.cell.label}"
-            )
-
-        if is_stages_file(job):
-            raise InputError(
-                f"{job} is a file of stages; check the jobs and sweeps that it names one by one, and see the batch "
-                f"scripts of all with: landscape submit --dry-run {quoted(job)}"
-            )
         if against not in (None, "pyhessian"):
             raise InputError(f"--against {against!r} is not known; products can be compared with those of pyhessian")
-        if is_sweep_file(job):
-            loaded, told = on_rank_0(first_cell)
-            tell(told)
-        else:
-            loaded = agree(world(), lambda: load_job(job, overrides))
+        loaded = _loaded(job, overrides)
         built = build(loaded)
         estimate = trial_table(_trial(loaded, built))
         on_rank_0(lambda: print_tables(as_rich(estimate)))
         if against is not None and not _agrees_with_pyhessian(built.objective):
             raise typer.Exit(CRASHED)
+
+
+def _loaded(file: Path, overrides: list[str]) -> Job:
+    """The job in a file; of a sweep that of its first cell that is not finished."""
+    from landscape.errors import InputError
+    from landscape.run.comm import world
+    from landscape.run.together import agree
+    from landscape_jobs.spec.job import load_job
+    from landscape_jobs.spec.toml import STAGES, SWEEP, read_toml
+
+    found = on_rank_0(lambda: read_toml(file))
+    if found.kind == STAGES:
+        raise InputError(
+            f"{file} is a file of stages; check the jobs and sweeps that it names one by one, and see the batch "
+            f"scripts of all with: landscape submit --dry-run {quoted(file)}"
+        )
+    if found.kind == SWEEP:
+        job, told = on_rank_0(lambda: _first_cell(found, overrides))
+        tell(told)
+        return job
+    return agree(world(), lambda: load_job(found, overrides))
+
+
+def _first_cell(file: TomlFile, overrides: list[str]) -> tuple[Job, str]:
+    """(the job of a sweep's first cell that is not finished, what there is to say of the sweep)."""
+    from landscape_jobs.sweeps.folder import places, unfinished
+    from landscape_jobs.sweeps.sweep_file import load_sweep
+
+    sweep = load_sweep(file, overrides)
+    found = places(sweep)
+    left = unfinished(found)
+    place = (left or found)[0]
+    runs = len({one.folder for one in found})
+    which = "an estimate for the first of these" if left else "an estimate for the first cell"
+    return place.job, (
+        f"{len(sweep.cells)} cells, whose jobs are valid as far as their text tells; {len(left)} of {runs} "
+        f"runs in {sweep.out} are not finished; {which}, cell {place.cell.number}: {place.cell.label}"
+    )
 
 
 def _trial(job: Job, built: Built) -> Trial:

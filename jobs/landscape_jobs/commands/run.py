@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +23,7 @@ def run(
     limit_items: Annotated[
         int | None,
         typer.Option(
-            "--limit-items", min=0, metavar="N", help="End after N new points of a surface, or pairs of models."
+            "--limit-items", min=0, metavar="N", help="End after N new items, where what is measured has several."
         ),
     ] = None,
     cell: Annotated[int | None, typer.Option("--cell", metavar="N", help="Of a sweep, the one cell to run.")] = None,
@@ -37,18 +38,19 @@ def run(
     """
     with exit_codes():
         from landscape.errors import InputError
-        from landscape_jobs.cluster.stages import is_stages_file
         from landscape_jobs.spec.job import load_job
-        from landscape_jobs.sweeps.sweep_file import is_sweep_file, load_sweep
+        from landscape_jobs.spec.toml import STAGES, SWEEP, read_toml
+        from landscape_jobs.sweeps.sweep_file import load_sweep
 
-        if is_stages_file(job):
+        found = on_rank_0(lambda: read_toml(job))
+        if found.kind == STAGES:
             raise InputError(f"{job} is a file of stages, which landscape submit takes; here run its jobs one by one")
-        if not is_sweep_file(job):
-            if cell is not None:
-                raise InputError(f"--cell {cell} is for a sweep, and {job} is the file of a single job; leave it out")
-            _run(lambda: load_job(job, overrides), limit_items)
-        else:
-            _run_sweep(lambda: load_sweep(job, overrides), cell, limit_items, note_folder)
+        if found.kind == SWEEP:
+            _run_sweep(lambda: load_sweep(found, overrides), cell, limit_items, note_folder)
+            return
+        if cell is not None:
+            raise InputError(f"--cell {cell} is for a sweep, and {job} is the file of a single job; leave it out")
+        _run(lambda: load_job(found, overrides), limit_items)
 
 
 def resume(
@@ -61,17 +63,17 @@ def resume(
         from landscape.errors import InputError
         from landscape.opening.sweeps import is_sweep
         from landscape_jobs.build.run import stored_job
+        from landscape_jobs.spec.toml import read_toml
         from landscape_jobs.sweeps.folder import stored_sweep
-        from landscape_jobs.sweeps.sweep_file import top_level
 
         if not folder.exists():
             raise InputError(f"{folder} does not exist; give a run folder, or the folder of a sweep")
         if not folder.is_dir():
-            way = f"a job or sweep is begun, or gone on with, by: landscape run {quoted(folder)}"
-            raise InputError(
-                f"{folder} is a file, not a run folder; "
-                + (way if top_level(folder) else "give the folder that the run was made in")
-            )
+            way = "give the folder that the run was made in"
+            with suppress(InputError):
+                if on_rank_0(lambda: read_toml(folder)).content:
+                    way = f"a job or sweep is begun, or gone on with, by: landscape run {quoted(folder)}"
+            raise InputError(f"{folder} is a file, not a run folder; {way}")
         if is_sweep(folder):
             _run_sweep(lambda: stored_sweep(folder))
         else:

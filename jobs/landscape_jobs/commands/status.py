@@ -53,7 +53,8 @@ def status(
         from landscape.errors import InputError
         from landscape.run.comm import launch
         from landscape_jobs.cluster.queue import Queue
-        from landscape_jobs.status.status import Reader, document, require_runs
+        from landscape_jobs.status.document import document
+        from landscape_jobs.status.status import Reader, require_runs
 
         if as_json and watch is not None:
             raise InputError("--json is one document, and --watch a table that is shown again; leave one of them out")

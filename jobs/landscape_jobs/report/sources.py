@@ -15,7 +15,8 @@ from landscape.opening.sweeps import sweep_runs
 from landscape.results.kind import kind_of
 from landscape_jobs.cluster.queue import Queue
 from landscape_jobs.report.page import Part, write_report
-from landscape_jobs.status.status import COMPLETE, NOT_BEGUN, RUNNING, Reader, RunStatus
+from landscape_jobs.status.facts import COMPLETE, NOT_BEGUN, RUNNING, RunStatus
+from landscape_jobs.status.status import Reader
 from landscape_jobs.status.tables import span
 
 _ABOUT = ("label", "state", "reason")  # what a sweep says of every cell, beside what the cell changes

@@ -45,8 +45,9 @@ as they stand.
 
 from __future__ import annotations
 
+import copy
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ from landscape_jobs.spec.planes import PlaneTable, RandomPlane
 from landscape_jobs.spec.problems import bracketed, problem
 from landscape_jobs.spec.studies import StudyTable, study_tables
 from landscape_jobs.spec.tables import RETURNED, DataTable, ModelTable, ObjectiveTable, RunTable
-from landscape_jobs.spec.toml import to_toml, toml_key
+from landscape_jobs.spec.toml import TomlFile, parse_toml, read_toml, to_toml, toml_key
 from landscape_jobs.spec.words import JobTable
 
 TABLES = study_tables()  # those that say what is measured; a job holds one of them
@@ -130,32 +131,32 @@ class Job(JobTable):
             lines += ["", f"[{name}]", *(f"{toml_key(key)} = {to_toml(value)}" for key, value in table.items())]
         return "\n".join(lines) + "\n"
 
+    def __reduce__(self) -> tuple[Callable[..., Job], tuple[str, str]]:
+        """A job goes to other ranks as its text, since the classes of its tables are made and have no place."""
+        return parse_job, (self.text(), str(self.folder / "job.toml"))
+
 
 _JOB = create_model("Job", __base__=Job, **{name: (table | None, None) for name, table in TABLES.items()})  # type: ignore[call-overload]
 
 
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: str | Path | TomlFile, overrides: Sequence[str] = ()) -> Job:
     """The job in a TOML file, with `overrides` of the form "table.key=value" put in before it is checked.
 
     The value is read as TOML, and as a plain string where it is none. Raises InputError listing every problem: the
     dotted key, its value and what is allowed.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"job file {path} is not UTF-8 text ({error}); a job file is TOML") from error
-    except OSError as error:
-        raise InputError(f"job file {path} cannot be read: {error.strerror}; give the path of a TOML file") from error
-    return parse_job(text, path, overrides)
+    file = path if isinstance(path, TomlFile) else read_toml(path)
+    return job_of(file.content, file.path, overrides)
 
 
 def parse_job(text: str, source: str | Path, overrides: Sequence[str] = ()) -> Job:
     """The job in a TOML text that stands (or stood) in the file `source`; see `load_job`."""
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"job file {source} is not valid TOML: {error}") from error
+    return load_job(parse_toml(text, source), overrides)
+
+
+def job_of(said: Mapping[str, Any], source: str | Path, overrides: Sequence[str] = ()) -> Job:
+    """The job that the content of the file `source` says, which stays as it is; see `load_job`."""
+    content = copy.deepcopy(dict(said))
     for override in overrides:
         put_in(content, override)
     home = Path(source).resolve().parent

@@ -17,20 +17,20 @@ from rich.table import Table
 from rich.text import Text
 
 from landscape.results.study import place_text
-from landscape_jobs.status.status import (
+from landscape_jobs.status.document import total
+from landscape_jobs.status.facts import (
     COMPLETE,
     FAILED,
     RUNNING,
     SILENT,
     STOPPED,
     UNREADABLE,
-    Reader,
-    Report,
+    RunsStatus,
     RunStatus,
     TaskStatus,
-    brief,
-    total,
 )
+from landscape_jobs.status.reasons import brief
+from landscape_jobs.status.status import Reader
 
 _COLOURS = {COMPLETE: "green", RUNNING: "cyan", STOPPED: "yellow", SILENT: "magenta", FAILED: "red", UNREADABLE: "red"}
 _LISTED = 10  # items given up, and runs with advice, that are told one by one
@@ -74,15 +74,15 @@ _FOLDED = ("run", "state", "Slurm")  # where there is no room; numbers stay whol
 
 
 class StatusTable:
-    """A report as rich shows it: a line per task of each run, totals of sweeps, and below what there is to do."""
+    """How far runs are, as rich shows it: a line per task of each run, totals of sweeps, and what there is to do."""
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, found: RunsStatus) -> None:
+        self._found = found
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         layout = next(layout for width, layout in _LAYOUTS if options.max_width >= width)
-        yield _table(self._report, layout)
-        yield from _below(self._report)
+        yield _table(self._found, layout)
+        yield from _below(self._found)
 
 
 def watch_status(reader: Reader, console: Console, every: float) -> None:
@@ -90,19 +90,19 @@ def watch_status(reader: Reader, console: Console, every: float) -> None:
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live or contextlib.nullcontext():
         while True:
-            report = reader.read()
+            found = reader.read()
             if live is not None:
-                live.update(StatusTable(report), refresh=True)
+                live.update(StatusTable(found), refresh=True)
             else:
-                console.print(StatusTable(report))
-            if not report.active:
+                console.print(StatusTable(found))
+            if not found.active:
                 return
             time.sleep(every)
 
 
-def _table(report: Report, layout: _Layout) -> Table:
+def _table(found: RunsStatus, layout: _Layout) -> Table:
     lines: list[tuple[dict[str, Text], bool]] = []  # cells, and whether a section ends here
-    for sweep, group in groupby(report.runs, key=lambda run: run.sweep):
+    for sweep, group in groupby(found.runs, key=lambda run: run.sweep):
         runs = list(group)
         if sweep is not None and lines:
             lines[-1] = (lines[-1][0], True)
@@ -110,15 +110,15 @@ def _table(report: Report, layout: _Layout) -> Table:
             lines += [(cells, False) for cells in _run_lines(run)]
         if sweep is not None:
             lines.append((_total_line(f"{sweep}, total", runs) | {"state": _states_text(runs)}, True))
-    if len(report.runs) > 1 and len({run.sweep for run in report.runs}) + (report.runs[0].sweep is None) > 1:
+    if len(found.runs) > 1 and len({run.sweep for run in found.runs}) + (found.runs[0].sweep is None) > 1:
         lines[-1] = (lines[-1][0], True)
-        lines.append((_total_line("total", report.runs), False))
+        lines.append((_total_line("total", found.runs), False))
     kept = {
         heading: names
         for heading, names in layout.items()
         if heading in _KEPT or any(cells.get(name) for cells, _ in lines for name in names)
     }
-    table = Table(title=_title(report), title_justify="left", title_style="bold")
+    table = Table(title=_title(found), title_justify="left", title_style="bold")
     for heading in kept:
         right = heading in ("left", "failed", "rate")
         table.add_column(heading, overflow="fold", no_wrap=heading not in _FOLDED, justify="right" if right else "left")
@@ -130,8 +130,8 @@ def _table(report: Report, layout: _Layout) -> Table:
     return table
 
 
-def _title(report: Report) -> Text:
-    return Text("runs: ") + _states_text(report.runs) if len(report.runs) > 1 else Text("runs")
+def _title(found: RunsStatus) -> Text:
+    return Text("runs: ") + _states_text(found.runs) if len(found.runs) > 1 else Text("runs")
 
 
 def _states_text(runs: Sequence[RunStatus]) -> Text:
@@ -243,12 +243,12 @@ def _jobs_text(run: RunStatus) -> str:
     return "\n".join(text if count == 1 else f"{text}, {count} tasks" for text, count in alike.items())
 
 
-def _below(report: Report) -> Iterator[Text]:
+def _below(found: RunsStatus) -> Iterator[Text]:
     """What a table has no room for: why items were given up, and what a user may do."""
-    for run in report.runs:
+    for run in found.runs:
         yield from _given_up(run)
     alike: dict[tuple[str, str], list[RunStatus]] = {}
-    for run in report.runs:
+    for run in found.runs:
         if run.advice:
             alike.setdefault((run.state, run.advice), []).append(run)
     for (state, advice), runs in list(alike.items())[:_LISTED]:
@@ -257,8 +257,8 @@ def _below(report: Report) -> Iterator[Text]:
         yield Text(f"{_name(runs[0])}{more}{how} {advice}")
     if len(alike) > _LISTED:
         yield Text("and more, which --json tells")
-    if report.problem:
-        yield Text(f"Slurm's state of jobs is not known: {report.problem}")
+    if found.problem:
+        yield Text(f"Slurm's state of jobs is not known: {found.problem}")
 
 
 def _given_up(run: RunStatus) -> Iterator[Text]:

@@ -20,7 +20,8 @@ from landscape.results.summary import result_tables
 from landscape.results.tables import Table
 from landscape.run.comm import launch
 from landscape_jobs.cluster.queue import Queue
-from landscape_jobs.status.status import NOT_BEGUN, UNREADABLE, Reader, Report, require_runs
+from landscape_jobs.status.facts import NOT_BEGUN, UNREADABLE, RunsStatus
+from landscape_jobs.status.status import Reader, require_runs
 from landscape_jobs.status.tables import StatusTable, watch_status
 from landscape_jobs.terminal.pictures import picture
 from landscape_jobs.terminal.tables import as_rich
@@ -57,38 +58,38 @@ def watch_run(
     Where the console is no terminal it is shown once. Raises StoreError for what cannot be read, once it is shown.
     """
     if not console.is_terminal:
-        shown, report = _shown(folder, reader, console)
+        shown, found = _shown(folder, reader, console)
         console.print(Group(*shown))
-        if not report.active:
-            _require_readable(report)
+        if not found.active:
+            _require_readable(found)
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            shown, report = _shown(folder, reader, console)
+            shown, found = _shown(folder, reader, console)
             live.update(Group(*shown), refresh=True)
-            if not report.active:
+            if not found.active:
                 break
             sleep(every)
-    _require_readable(report)
+    _require_readable(found)
 
 
-def _require_readable(report: Report) -> None:
+def _require_readable(found: RunsStatus) -> None:
     """Raise StoreError for a run of which nothing can be read."""
-    run = report.runs[0]
+    run = found.runs[0]
     if run.state == UNREADABLE:
         raise StoreError(run.detail)
 
 
-def _shown(folder: Path, reader: Reader, console: Console) -> tuple[list[RenderableType], Report]:
+def _shown(folder: Path, reader: Reader, console: Console) -> tuple[list[RenderableType], RunsStatus]:
     """What there is to see now, and how far the run is."""
-    report = reader.read()
+    found = reader.read()
     parts: list[RenderableType] = []
-    if any(run.state not in (NOT_BEGUN, UNREADABLE) for run in report.runs):
+    if any(run.state not in (NOT_BEGUN, UNREADABLE) for run in found.runs):
         try:
             parts += _of_result(open_result(folder), console)
         except LandscapeError as error:  # a run that is being written, or cannot be read: the table below tells more
             parts.append(Text(f"no picture: {error}"))
-    return [*parts, StatusTable(report)], report
+    return [*parts, StatusTable(found)], found
 
 
 def _of_result(result: Any, console: Console) -> Iterator[RenderableType]:

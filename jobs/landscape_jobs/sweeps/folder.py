@@ -26,7 +26,7 @@ from landscape.opening.runs import finished, run_record, run_stores
 from landscape.opening.sweeps import CELL, FAILURE, FORMAT, INDEX, is_sweep, safe_name, sweep_index, sweep_runs
 from landscape.run.store import RESULT
 from landscape_jobs.spec.job import Job
-from landscape_jobs.sweeps.sweep_file import Cell, Sweep, parse_sweep
+from landscape_jobs.sweeps.sweep_file import JobCell, Sweep, parse_sweep
 
 _HASH = 12  # hexadecimal digits in a folder's name
 
@@ -45,7 +45,7 @@ _FILES = (
 class Place:
     """Where a cell is computed: its job with the run folder, and files it names that do not exist yet."""
 
-    cell: Cell
+    cell: JobCell
     job: Job
     missing: tuple[str, ...]
 
@@ -96,7 +96,7 @@ def named_files(job: Job) -> list[Path]:
     return [path for name in names for path in _matching(job, str(name)) if path.exists()]
 
 
-def places(sweep: Sweep, cells: Iterable[Cell] | None = None) -> tuple[Place, ...]:
+def places(sweep: Sweep, cells: Iterable[JobCell] | None = None) -> tuple[Place, ...]:
     """Where cells (by default all) are computed, by their content as it is now.
 
     Cells that compute the same have the same folder. Raises InputError for files that cannot be read, and where the
@@ -117,7 +117,9 @@ def places(sweep: Sweep, cells: Iterable[Cell] | None = None) -> tuple[Place, ..
 
 def stop_signal(folder: Path, since: str) -> str | None:
     """The signal that the newest attempt in a run folder was told to stop by, where it ended at `since` or later."""
-    newest = max((a for store in run_stores(folder) for a in store.attempts()), key=lambda a: str(a.get("ended", "")))
+    newest = max(
+        (a for store in run_stores(folder) for a in store.attempts.all()), key=lambda a: str(a.get("ended", ""))
+    )
     return newest.get("signal") if str(newest.get("ended", "")) >= since else None
 
 
@@ -176,7 +178,7 @@ def _digest(path: Path, known: dict[Path, str]) -> str | None:
 # -- the folder of a sweep -------------------------------------------------------------------------------------------
 
 
-def index_alone(sweep: Sweep, cell: Cell) -> None:
+def index_alone(sweep: Sweep, cell: JobCell) -> None:
     """Write which cells the sweep has, before one is run alone, unless its folder knows of that one."""
     if not is_sweep(sweep.out) or cell.label not in (known["label"] for known in sweep_index(sweep.out)["cells"]):
         write_index(sweep, places(sweep))

@@ -20,19 +20,17 @@ last one's keys changing fastest. In the place of its file the base job itself m
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
-import shlex
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError, nearest
-from landscape.opening.runs import run_record
-from landscape_jobs.spec.job import Job, parse_job, put_in
-from landscape_jobs.spec.toml import to_toml, toml_key
+from landscape_jobs.spec.job import Job, job_of, put_in
+from landscape_jobs.spec.toml import SWEEP, TomlFile, parse_toml, read_toml, to_toml, toml_key
 
 _KEYS = ("job", "out", "product", "zip", "cell")
 _SHOWN = 8  # problems and cells that a message lists
@@ -40,7 +38,7 @@ _CHANGED = re.compile(r"[^\s.=]+(\.[^\s.=]+)*")
 
 
 @dataclass(frozen=True)
-class Cell:
+class JobCell:
     """One job of a sweep. `changes` are its values of the keys that the sweep changes, `label` shows them."""
 
     number: int  # from 0
@@ -56,7 +54,7 @@ class Sweep:
     source: Path  # the sweep file
     out: Path  # absolute
     base: Mapping[str, Any]
-    cells: tuple[Cell, ...]
+    cells: tuple[JobCell, ...]
 
     def text(self) -> str:
         """The sweep as TOML that means the same wherever it is read, its cells listed in order."""
@@ -73,7 +71,7 @@ class Sweep:
             ]
         return "\n".join(lines) + "\n"
 
-    def cell(self, number: int) -> Cell:
+    def cell(self, number: int) -> JobCell:
         """The cell of that number. Raises InputError where there is none."""
         if not 0 <= number < len(self.cells):
             raise InputError(
@@ -82,46 +80,14 @@ class Sweep:
         return self.cells[number]
 
 
-def top_level(path: Path) -> frozenset[str]:
-    """Keys at the top of a TOML file, which tell jobs, sweeps and stages apart; none where it cannot be read.
-
-    Raises InputError for a folder.
-    """
-    if path.is_dir():
-        if (path / "sweep.json").is_file() or run_record(path) is not None:
-            way = f"go on with: landscape resume {shlex.quote(str(path))}"
-            raise InputError(f"{path} is a run folder, not a job file; {way}")
-        raise InputError(f"{path} is a folder, not a job file; give the path of a TOML file")
-    try:
-        return frozenset(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return frozenset()
-
-
-def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The content of a TOML file; InputError, which calls it `what`, where it cannot be read or is none."""
-    return _parsed(_read(path, what), path, what)
-
-
-def is_sweep_file(path: Path) -> bool:
-    """Whether a TOML file is a sweep: it names a base job."""
-    return "job" in top_level(path)
-
-
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+def load_sweep(path: str | Path | TomlFile, overrides: Sequence[str] = ()) -> Sweep:
     """The sweep in a TOML file, with `overrides` of the form "table.key=value" put into its base job.
 
     Every cell is checked as a job is. Raises InputError listing every problem: the cell, the key, its value and what
     is allowed.
     """
-    path = Path(path)
-    return parse_sweep(_read(path, "sweep file"), path, overrides)
-
-
-def parse_sweep(text: str, source: str | Path, overrides: Sequence[str] = ()) -> Sweep:
-    """The sweep in a TOML text that stands (or stood) in the file `source`; see `load_sweep`."""
-    source = Path(source)
-    content = _parsed(text, source, "sweep file")
+    file = path if isinstance(path, TomlFile) else read_toml(path, "sweep file")
+    content, source = file.content, file.path
     problems = [f"{key!r} is unknown; {nearest(key, _KEYS)}" for key in content if key not in _KEYS]
     out = content.get("out")
     if out is None:
@@ -142,31 +108,21 @@ def parse_sweep(text: str, source: str | Path, overrides: Sequence[str] = ()) ->
     return Sweep(source, folder, base, _cells(base, changes, folder, source))
 
 
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{what} {path} is not UTF-8 text ({error}); it is to be TOML") from error
-    except OSError as error:
-        raise InputError(f"{what} {path} cannot be read: {error.strerror}; give the path of a TOML file") from error
-
-
-def _parsed(text: str, source: Path, what: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{what} {source} is not valid TOML: {error}") from error
+def parse_sweep(text: str, source: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a TOML text that stands (or stood) in the file `source`; see `load_sweep`."""
+    return load_sweep(parse_toml(text, source, "sweep file"), overrides)
 
 
 def _base(given: Any, source: Path) -> dict[str, Any]:
     """Content of the base job, with the folder that its relative paths start from."""
     home = source.resolve().parent
     if isinstance(given, dict):
-        content = dict(given)
+        content = copy.deepcopy(given)
     elif isinstance(given, str) and given:
         path = home / Path(given).expanduser()
-        content, home = read_toml(path, f"job of the sweep {source}:"), path.resolve().parent
-        if "job" in content:
+        file, home = read_toml(path, f"job of the sweep {source}:"), path.resolve().parent
+        content = dict(file.content)
+        if file.kind == SWEEP:
             raise InputError(f"sweep file {source}: job = {given!r} is a sweep itself; name the job file of its cells")
     else:
         raise InputError(f"sweep file {source}: job = {given!r} is neither the path of a job file nor a table")
@@ -257,15 +213,16 @@ def _apply(overrides: Sequence[str], base: dict[str, Any], changed: set[str]) ->
         put_in(base, override)
 
 
-def _cells(base: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], out: Path, source: Path) -> tuple[Cell, ...]:
-    text = "\n".join(f"{toml_key(key)} = {to_toml(value)}" for key, value in base.items())
+def _cells(
+    base: Mapping[str, Any], changes: Sequence[Mapping[str, Any]], out: Path, source: Path
+) -> tuple[JobCell, ...]:
     labels = _labels(changes)
-    cells: list[Cell] = []
+    cells: list[JobCell] = []
     problems: dict[str, list[int]] = {}
     for number, (label, changed) in enumerate(zip(labels, changes, strict=True)):
         overrides = [f"{key}={to_toml(value)}" for key, value in {**changed, "run.out": out}.items()]
         try:
-            cells.append(Cell(number, label, dict(changed), parse_job(text, source, overrides)))
+            cells.append(JobCell(number, label, dict(changed), job_of(base, source, overrides)))
         except InputError as error:
             for problem in (str(error).partition(":\n  ")[2] or str(error)).split("\n  "):
                 problems.setdefault(problem, []).append(number)

@@ -202,7 +202,7 @@ class ConnectivityTask:
         return values
 
     def loss_at(self, t: float) -> float:
-        """The loss on the straight line of the first pair, as the sweep evaluates it: a trial."""
+        """The loss on the straight line of the first pair, as the run evaluates it: a trial."""
         i, j = self._pairs[0]
         return self._values(torch.lerp(self._models[i][0], self._models[j][0], t), SERIAL)["loss"]
 
@@ -263,7 +263,7 @@ def measure_connectivity(
     `statistics` and `test` are those of `measure_path`, but that models with BatchNorm have it re-estimated.
 
     A pair is an item: the ranks share pairs, and `ranks_per_item` of them the data of each (and its fit, where `parts`
-    is as many). With `out` a killed sweep goes on from the last epoch of every curve in hand; the folder then holds
+    is as many). With `out` a killed run goes on from the last epoch of every curve in hand; the folder then holds
     `landscape.h5` and the curves themselves as `curves/i-j.h5`, which `landscape.open` reads. Pairs that fail stay
     masked where a `tolerance` says so (see `run_task`).
 
@@ -334,7 +334,7 @@ def connectivity_task(
 
 
 def connectivity_from_rows(description: Description, rows: Rows, history: History) -> Connectivity:
-    """The result in the rows of a sweep, masked where pairs are missing."""
+    """The result in the rows of the pairs, masked where pairs are missing."""
     identity, about = description.identity, description.about
     fit: Mapping[str, Any] | None = identity["fit"]
     attributes = result_attributes(description, history) | {

@@ -1,4 +1,4 @@
-"""Pictures of sweeps over pairs of models, and of the training of curves."""
+"""Pictures of pairs of models, and of the training of curves."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plot_connectivity(
     threshold: float | None = None,
     pairs: Sequence[tuple[int, int]] | None = None,
 ) -> Figure:
-    """A picture of a sweep.
+    """A picture of the pairs.
 
     Kinds: "table", heat maps of the loss barrier on the straight line and on the fitted curve, with one colour scale;
     "graph", the models on a circle, joined where the lower of the two barriers is at most `threshold`, by default a
@@ -43,7 +43,7 @@ def plot_connectivity(
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not a kind of picture; {nearest(kind, KINDS)}")
     if not result.computed.any():
-        raise InputError("no pair of this sweep is measured yet, so there is nothing to draw")
+        raise InputError("none of these pairs of models is measured yet, so there is nothing to draw")
     if kind == "table":
         return _plot_tables(result)
     return _plot_graph(result, threshold) if kind == "graph" else _plot_paths(result, pairs)

@@ -1,4 +1,4 @@
-"""What a sweep over pairs of models returns: loss on straight lines and fitted curves, and the numbers made of them."""
+"""What measuring pairs of models returns: loss on straight lines and fitted curves, and the numbers made of them."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Connectivity(Result):
     def curve_path(self, i: int, j: int) -> Path:
         """What was measured on the fitted curve from model i to model j, as a Path. InputError where none was."""
         if not self.curve:
-            raise InputError("no curves were fitted in this sweep (epochs=0); measure it with epochs= of 1 or more")
+            raise InputError("no curves were fitted (epochs=0); measure with epochs= of 1 or more")
         k, turned = self._place(i, j)
         return self._path(k, turned, self.curve, self.curve_stderr, self.arc[k], "curve")
 
@@ -98,10 +98,10 @@ class Connectivity(Result):
         return {name: np.where(self.computed, values, np.nan) for name, values in found.items()}
 
     def matrix(self, name: str) -> FloatArray:
-        """One of the `numbers` as a symmetric table (N, N); NaN where a pair is not in the sweep, 0 on the diagonal."""
+        """One of the `numbers` as a symmetric table (N, N); NaN where a pair was not asked for, 0 on the diagonal."""
         numbers = self.numbers
         if name not in numbers:
-            raise InputError(f"the sweep has no {name!r}; {nearest(name, numbers)}")
+            raise InputError(f"pairs of models have no {name!r}; {nearest(name, numbers)}")
         table = np.full((len(self.labels), len(self.labels)), np.nan)
         np.fill_diagonal(table, 0.0)
         i, j = self.pairs.T
@@ -133,7 +133,7 @@ class Connectivity(Result):
         for turned in (False, True):
             if (k := self._numbered.get((j, i) if turned else (i, j))) is not None and i != j:
                 return k, turned
-        raise InputError(f"the sweep has no pair ({i}, {j}); its pairs are {self.pairs.tolist()}")
+        raise InputError(f"there is no pair ({i}, {j}) here; the pairs are {self.pairs.tolist()}")
 
     @cached_property
     def _numbered(self) -> dict[tuple[int, int], int]:

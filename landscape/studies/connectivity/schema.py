@@ -1,4 +1,4 @@
-"""Names and units of a sweep over pairs of models in a result file; to and from its tree of groups."""
+"""Names and units of measured pairs of models in a result file; to and from its tree of groups."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def connectivity_group(result: Connectivity) -> hdf5.Group:
 
 
 def read_connectivity(tree: hdf5.Group, path: str | Path) -> Connectivity:
-    """The sweep in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
+    """The pairs of models in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
     with reading(tree, "connectivity", path) as group:
         v = group.variables
         names = str(group.attributes["quantities"]).split()

@@ -1,4 +1,4 @@
-"""What a sweep over pairs of models would take, from two places and an epoch of training."""
+"""What measuring pairs of models would take, from two places and an epoch of training."""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
-from landscape.run.store import History, Store, json_differences
+from landscape.run.records import json_differences
+from landscape.run.store import History, Store
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.curve.result import Curve, curve_from_points

@@ -114,7 +114,7 @@ def test_a_point_that_fails_is_masked_with_its_reason(home: Path) -> None:
     [failure] = surface.attributes["failures"]
     assert failure["item"] == lost
     assert "ArithmeticError: no such luck" in failure["reason"]
-    assert len(Store.open(home / "runs/a").failures()) == 3
+    assert len(Store.open(home / "runs/a").failures.all()) == 3
     shown = landscape("show", "runs/a/landscape.h5")
     assert shown.exit_code == 0
     assert f"x = {'-1' if lost == 0 else '1'}" in shown.output
@@ -173,7 +173,7 @@ def test_survivors_of_a_killed_rank_complete_the_job(home: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "1 of 3 ranks died; the other 2 go on" in done.stderr
-    assert [record["ranks"] for record in Store.open(home / "runs/a").attempts()] == [3, 2]
+    assert [record["ranks"] for record in Store.open(home / "runs/a").attempts.all()] == [3, 2]
     assert landscape("run", "job.toml", *kills, "--set", "run.out=alone").exit_code == 0
     together, alone = ls.open(home / "runs/a"), ls.open(home / "alone")
     assert isinstance(together, ls.Surface)

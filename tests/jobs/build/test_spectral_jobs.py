@@ -101,7 +101,7 @@ def numbers(spectrum: Any) -> dict[str, bytes]:
 
 def attempts(folder: Path) -> dict[str, int]:
     """{task: how often it was begun}."""
-    return {store.folder.name: len(store.attempts()) for store in run_stores(folder)}
+    return {store.folder.name: len(store.attempts.all()) for store in run_stores(folder)}
 
 
 # -- run folders -------------------------------------------------------------------------------------------------------

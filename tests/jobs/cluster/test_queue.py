@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from landscape_jobs.cluster import queue as queue_module
 from landscape_jobs.cluster.queue import Answer, JobName, Queue, sacct_jobs, squeue_jobs
-from landscape_jobs.status.status import document
+from landscape_jobs.status.document import document
 from landscape_jobs.sweeps.folder import Place, places, write_index
 from landscape_jobs.sweeps.sweep_file import load_sweep
 from test_status import ENDED, JOB, Said, attempt, beat, make, read, submitted, text

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from landscape_jobs.cli import app
-from landscape_jobs.cluster.stages import command_finished, is_stages_file, job_finished, load_stages
+from landscape_jobs.cluster.stages import command_finished, job_finished, load_stages
 from landscape_jobs.spec.job import load_job
+from landscape_jobs.spec.toml import read_toml
 from test_slurm import directives
 from typer.testing import CliRunner, Result
 
@@ -122,8 +123,8 @@ def test_a_stage_stands_behind_those_it_waits_for(home: Path) -> None:
     assert stages[0].options == {"time": "00:10:00"}
     assert (stages[1].job, stages[1].command) == (home / "sweep.toml", None)
     assert stages[2].after == ("train", "measure")
-    assert is_stages_file(Path("study.toml"))
-    assert not is_stages_file(Path("sweep.toml"))
+    assert read_toml("study.toml").kind == "stages"
+    assert read_toml("sweep.toml").kind == "sweep"
 
 
 def stage(name: str, *lines: str) -> str:

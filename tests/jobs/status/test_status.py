@@ -16,7 +16,10 @@ import pytest
 from landscape_jobs.cli import app
 from landscape_jobs.cluster.queue import Answer, JobName, Queue, QueuedJob, squeue_jobs
 from landscape_jobs.status import tables as status_tables
-from landscape_jobs.status.status import Reader, Report, RunStatus, TaskStatus, brief, document, require_runs
+from landscape_jobs.status.document import document
+from landscape_jobs.status.facts import RunsStatus, RunStatus, TaskStatus
+from landscape_jobs.status.reasons import brief
+from landscape_jobs.status.status import Reader, require_runs
 from landscape_jobs.status.tables import StatusTable, span, watch_status
 from landscape_jobs.sweeps.folder import note_failure, places, write_index
 from landscape_jobs.sweeps.sweep_file import load_sweep
@@ -24,7 +27,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import landscape as ls
-from landscape.run import store as store_module
+from landscape.run import shards
 from landscape.run.failures import Failure
 from landscape.run.shards import write_shard
 from landscape.run.store import Store
@@ -63,11 +66,11 @@ def make(
     columns: dict[str, tuple[int, ...]] = {"loss": (), "vector": (3,)}
     store = Store.create(folder, Description(task, columns, identity or {"objective": {}}, {}), items, job)
     for record in attempts:
-        number = store.begin_attempt(record)
+        number = store.attempts.begin(record)
     write(store, range(rows))
     for item, reason in (given_up or {}).items():
         for _ in range(3):
-            store.note_failure(Failure(item, reason, 1, 0, "n1", at(5)))
+            store.failures.add(Failure(item, reason, 1, 0, "n1", at(5)))
     if sign is not None:
         signed(store, number, sign)
     if result:
@@ -76,7 +79,7 @@ def make(
 
 
 def signed(store: Store, number: int, sign: Mapping[str, Any]) -> None:
-    path = store.beat_file(number)
+    path = store.attempts.beat_file(number)
     path.write_text(json.dumps(sign["content"]))
     os.utime(path, (NOW - sign["ago"],) * 2)
 
@@ -106,7 +109,7 @@ class Said(Queue):
         return self.answer
 
 
-def read(*folders: Path, queue: Queue | None = None) -> Report:
+def read(*folders: Path, queue: Queue | None = None) -> RunsStatus:
     return Reader(folders, queue or Queue(NOWHERE), clock=lambda: NOW).read()
 
 
@@ -237,7 +240,7 @@ def test_shards_are_read_once_and_without_their_values(tmp_path: Path, monkeypat
             opened.append(name)
             return self.file[name]
 
-    monkeypatch.setattr(store_module.np, "load", lambda path, **how: Watched(load(path, **how)))
+    monkeypatch.setattr(shards.np, "load", lambda path, **how: Watched(load(path, **how)))
     reader = Reader([tmp_path / "a"], Queue(NOWHERE), clock=lambda: NOW)
     assert [reader.read().runs[0].tasks[0].done for _ in range(2)] == [3, 3]
     assert opened == ["items"]
@@ -389,7 +392,7 @@ def test_a_cell_that_runs_again_is_not_failed(sweep: Path) -> None:
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-def text(report: Report, width: int = 200) -> str:
+def text(report: RunsStatus, width: int = 200) -> str:
     console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(StatusTable(report))
     return console.export_text()
@@ -484,7 +487,7 @@ def test_watch_ends_when_nothing_runs_any_more(tmp_path: Path, monkeypatch: pyte
     def wait(seconds: float) -> None:
         waited.append(seconds)
         if len(waited) == 2:
-            store.end_attempt(1, attempt(**ENDED))
+            store.attempts.end(1, attempt(**ENDED))
 
     monkeypatch.setattr(status_tables.time, "sleep", wait)
     with (tmp_path / "out").open("w+") as file:

@@ -18,9 +18,10 @@ import xarray
 from conftest import mpi_environment
 from landscape_jobs.cli import app
 from landscape_jobs.spec.job import load_job
+from landscape_jobs.spec.toml import read_toml
 from landscape_jobs.sweeps import cells as cells_module
 from landscape_jobs.sweeps.folder import content_key, places, stop_signal, stored_sweep, unfinished, write_index
-from landscape_jobs.sweeps.sweep_file import is_sweep_file, load_sweep, parse_sweep
+from landscape_jobs.sweeps.sweep_file import load_sweep, parse_sweep
 from typer.testing import CliRunner, Result
 
 import landscape as ls
@@ -112,7 +113,7 @@ def landscape(*words: object) -> Result:
 
 
 def attempts(folder: Path) -> int:
-    return len(Store.open(folder).attempts())
+    return len(Store.open(folder).attempts.all())
 
 
 # -- sweep files -----------------------------------------------------------------------------------------------------
@@ -219,8 +220,8 @@ def test_base_may_stand_in_the_sweep(home: Path) -> None:
     inside = inside.replace("\n[surface", "\n[job.surface").replace("\n[run", "\n[job.run")
     sweep = load_sweep(write(inside + '[product]\n"plane.seed" = [0, 1]\n'))
     assert [cell.job for cell in sweep.cells] == [cell.job for cell in load_sweep(write(SEEDS)).cells]
-    assert is_sweep_file(Path("sweep.toml"))
-    assert not is_sweep_file(Path("job.toml"))
+    assert read_toml("sweep.toml").kind == "sweep"
+    assert read_toml("job.toml").kind == "job"
 
 
 # -- content ---------------------------------------------------------------------------------------------------------

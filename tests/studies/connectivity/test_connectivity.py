@@ -1,4 +1,4 @@
-"""Sweeps over pairs of models: against fit_curve and measure_path, through kills, in files, in pictures, refused."""
+"""Pairs of models: against fit_curve and measure_path, through kills, in files, in pictures, refused."""
 
 from __future__ import annotations
 
@@ -253,9 +253,9 @@ def test_what_cannot_be_swept(objective: ls.Objective, models: list[dict[str, to
     refused("model 1 holds 2048 values that are NaN or infinite", [models[0], broken])
     refused("2 labels for 3 models", models[:3], labels=["a", "b"])
     refused("holds a different run", models[:3], out=folder)
-    with pytest.raises(InputError, match=r"the sweep has no pair \(0, 3\)"):
+    with pytest.raises(InputError, match=r"there is no pair \(0, 3\) here"):
         opened(folder).line_path(0, 3)
-    with pytest.raises(InputError, match="the sweep has no 'barriers'"):
+    with pytest.raises(InputError, match="pairs of models have no 'barriers'"):
         opened(folder).matrix("barriers")
 
 

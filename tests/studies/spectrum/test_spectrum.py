@@ -421,7 +421,7 @@ def test_folder(tmp_path: Path) -> None:
     found = ls.measure_spectrum(objective, 2, trace="hutchinson", out=tmp_path / "run")
     again = ls.measure_spectrum(objective, 2, trace="hutchinson", out=tmp_path / "run")
     read = ls.open(tmp_path / "run")
-    ends = [store.attempts()[-1]["ended"] for store in run_stores(tmp_path / "run")]
+    ends = [store.attempts.all()[-1]["ended"] for store in run_stores(tmp_path / "run")]
     assert (len(ends) > 1, read.attributes["ended"]) == (True, max(ends))
     for other in (again, read):
         assert np.array_equal(other.eigenvalues, found.eigenvalues)
