@@ -109,10 +109,6 @@ class Job(JobTable):
         """How it is measured."""
         return self.table.study
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Jobs are sent between ranks as their text: their class is made here, and has no name to be found by."""
-        return parse_job, (self.text(), str(self.folder / "job.toml"))
-
     def located(self, given: str | Path) -> Path:
         """A path of the job as an absolute one."""
         return self.folder / Path(given).expanduser()
