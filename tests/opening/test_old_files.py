@@ -69,7 +69,7 @@ def test_a_surface_that_was_begun_goes_on(objective: ls.Objective, tmp_path: Pat
     plane = ls.plane_from_directions(objective, nets_d8.directions())
     whole = ls.measure_surface(objective, plane, x=(-1, 1, 5), y=(-1, 1, 3), out=folder)
     assert before.done.sum() == 7
-    attempts = Store.open(folder).attempts()
+    attempts = Store.open(folder).attempts.all()
     assert [attempt.get("computed") for attempt in attempts] == [7, 8]
     kept = whole.values["loss"].ravel()[before.done]
     assert kept.tobytes() == before.columns["loss"][before.done].tobytes()
@@ -83,7 +83,10 @@ def test_a_spectrum_that_was_begun_goes_on(objective: ls.Objective, tmp_path: Pa
     eigenpairs = Store.open(folder / "eigenpairs").rows()
     asked = {"smallest": 1, "trace": "hutchinson", "density_steps": 8, "density_probes": 2, "seed": 1}
     found = ls.measure_spectrum(objective, 3, out=folder, **asked)
-    assert [Store.open(folder / name).attempts()[-1].get("computed") for name in ("eigenpairs", "density")] == [0, 2]
+    assert [Store.open(folder / name).attempts.all()[-1].get("computed") for name in ("eigenpairs", "density")] == [
+        0,
+        2,
+    ]
     assert found.eigenvalues.tobytes() == eigenpairs.columns["values"][0].tobytes()
     assert found.density is not None
     assert isinstance(ls.open(folder / "landscape.h5"), ls.Spectrum)

@@ -66,9 +66,11 @@ def write_report(results: Any, path: str | Path, *, title: str = "", notes: Sequ
     if not named:
         raise InputError("no result is given; a report is of one or more")
     parts = {str(n): part if isinstance(part, Part) else Part(part) for n, part in named.items()}
-    for part in parts.values():
-        if part.result is not None:
-            kind_of(part.result)
+    for name, part in parts.items():
+        try:
+            _ = None if part.result is None else kind_of(part.result)
+        except InputError as error:
+            raise InputError(f"{name!r} cannot be reported: {error}") from None
     page = report_html(parts, title or ", ".join(parts), notes)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

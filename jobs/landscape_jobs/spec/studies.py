@@ -88,6 +88,8 @@ def _strict(hint: Any) -> Any:
         return Annotated[float, Field(allow_inf_nan=False)]
     if get_origin(hint) is Annotated:
         base, *constraints = get_args(hint)
+        if base is float and any(getattr(one, "after", False) for one in constraints):
+            return Annotated[(base, *(called(one) for one in constraints))]  # whose own words fit NaN as well
         return Annotated[(_strict(base), *(called(one) for one in constraints))]
     if get_origin(hint) in (Union, types.UnionType):
         parts = [_strict(part) for part in get_args(hint)]

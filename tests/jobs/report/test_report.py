@@ -527,7 +527,7 @@ def test_what_cannot_be_read_or_written(partial: Path, tmp_path: Path) -> None:
     assert "-o FILE.html" in said
     with pytest.raises(ls.InputError, match="no result"):
         write_report({}, tmp_path / "report.html")
-    with pytest.raises(ls.InputError, match="'x' is a list"):
+    with pytest.raises(ls.InputError, match="'x' cannot be reported: list is not a result"):
         write_report({"x": [1.0]}, tmp_path / "report.html")
 
 

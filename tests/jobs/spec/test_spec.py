@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from landscape_jobs.spec.job import Job, load_job, parse_job
+from landscape_jobs.spec.job import TABLES, Job, load_job, parse_job
 from landscape_jobs.spec.planes import PcaPlane, RandomPlane
 
 from landscape.errors import InputError
@@ -164,7 +164,7 @@ def test_a_job_of_a_spectrum_reads_back_and_takes_overrides() -> None:
         ),
         ("spectrum.trace=1", "spectrum.trace = 1: not true, false or a way to the trace; known: deflated, exact"),
         ("spectrum.density=1", "spectrum.density = 1: Input should be a valid boolean"),
-        ("spectrum.params=[]", "spectrum.params = []: Value should have at least 1 item"),
+        ("spectrum.params=[]", "spectrum.params = []: no name is given; give one or more, or leave it out"),
         ("spectrum.params=1.5", "spectrum.params.0 = 1.5: Input should be a valid string"),
         ("spectrum.operator=gnn", "spectrum.operator = 'gnn': not one of hessian, ggn"),
         ("spectrum.weight_decay=-1", "spectrum.weight_decay = -1: Input should be greater than or equal to 0"),
@@ -177,10 +177,13 @@ def test_a_job_of_a_spectrum_reads_back_and_takes_overrides() -> None:
         ("spectrum.block=0", "spectrum.block = 0: Input should be greater than or equal to 1"),
         ("spectrum.max_products=0", "spectrum.max_products = 0: Input should be greater than or equal to 1"),
         ("spectrum.seed=x", "spectrum.seed = 'x': Input should be a valid integer"),
-        ("plane.seed=1", "[plane] belongs to [surface], and this job measures [spectrum]; leave it out"),
+        (
+            "plane.seed=1",
+            "[plane] belongs to [surface], [curvature_map], and this job measures [spectrum]; leave it out",
+        ),
         (
             "surface.x=[0,1,2]",
-            "one of the tables [surface], [spectrum], [layers], [connectivity]; this one holds [surface], [spectrum]",
+            f"one of the tables {', '.join(f'[{name}]' for name in TABLES)}; this one holds [surface], [spectrum]",
         ),
         ("layers.k=1", "this one holds [spectrum], [layers]"),
     ],

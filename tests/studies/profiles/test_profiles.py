@@ -94,7 +94,7 @@ def test_items_in_any_order_and_one_direction_in_hand() -> None:
     from landscape.run.comm import SERIAL
     from landscape.studies.profiles.measure import ProfilesTask
 
-    task = ProfilesTask(network(), 3, np.linspace(-1, 1, 3))
+    task = ProfilesTask(network(), ProfilesSettings(3, (-1, 1, 3)))
     forward = [task.evaluate(i, SERIAL)["loss"] for i in range(task.count)]
     backward = [task.evaluate(i, SERIAL)["loss"] for i in reversed(range(task.count))]
     assert forward == backward[::-1]
@@ -164,7 +164,7 @@ def test_numbers_over_directions_leave_out_what_is_missing_and_keep_nan_and_inf(
         ({"x": (1, -1, 5)}, "smaller end first"),
         ({"normalize": "filters"}, "did you mean 'filter'"),
         ({"ignore": ("weight", "bias", "norm")}, "no direction is left"),
-        ({"batchnorm": "interpolated"}, "needs a plane through models"),
+        ({"batchnorm": "interpolated"}, "is not one of frozen, reestimated"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: dict[str, Any], message: str) -> None:
