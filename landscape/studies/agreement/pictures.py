@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from landscape.pictures.heat_map import WRITTEN, heat_map, side_of
 from landscape.pictures.style import StyledFigure, finish, styled
 from landscape.results.kind import Asked, Pictures
-from landscape.studies.agreement.result import MEASURES, Agreement
+from landscape.studies.agreement.result import MEASURES, Agreement, measure_words
 
 
 @styled
@@ -25,15 +25,12 @@ def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
     matrix = agreement.matrix(measure)
     count = len(agreement.labels)
     side = side_of(count)
-    name, _, feature = measure.partition(":")
+    name = measure.partition(":")[0]
     figure = StyledFigure(figsize=(side + 2.4, side + 1.4), layout="constrained")
     ax = figure.add_subplot()
     bar = heat_map(figure, ax, matrix, agreement.labels, _texts(agreement, measure), _limits(name, matrix))
-    text = MEASURES[name].words
-    if name.startswith("cka"):
-        text += f" of module {feature}" if feature else f" of {agreement.attributes.get('of', 'outputs')}"
     bar.set_label(MEASURES[name].unit)
-    ax.set_title(text)
+    ax.set_title(measure_words(agreement, measure))
     pairs, measured = count * (count - 1) // 2, int(np.isfinite(agreement.values[measure]).sum())
     notes = [f"{agreement.samples:,} samples", f"{measured} of {pairs} pairs"]
     if count <= WRITTEN and measure in agreement.stderr and np.isfinite(agreement.stderr[measure]).any():

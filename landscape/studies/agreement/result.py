@@ -79,3 +79,11 @@ class Agreement(Result):
     def plot(self, measure: str = "cka") -> Figure:
         """A heat map of one measure; see `plot_agreement`."""
         return self._drawn(measure)
+
+
+def measure_words(agreement: Agreement, measure: str) -> str:
+    """What a measure is and of what, for headings."""
+    name, _, feature = measure.partition(":")
+    if not name.startswith("cka"):
+        return MEASURES[name].words
+    return f"{MEASURES[name].words} of {f'module {feature}' if feature else agreement.attributes.get('of', 'outputs')}"

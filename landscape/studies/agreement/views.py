@@ -8,7 +8,7 @@ import numpy as np
 
 from landscape.pictures.numbers import range_text
 from landscape.pictures.views import Picture, View, matrix_view, unmeasured
-from landscape.studies.agreement.result import Agreement
+from landscape.studies.agreement.result import Agreement, measure_words
 from landscape.studies.agreement.tables import agreement_columns
 
 
@@ -19,7 +19,7 @@ def agreement_views(agreement: Agreement, most: int) -> Iterator[Picture]:
     for name, values in agreement.values.items():
         if np.isfinite(values).any():
             errors = agreement.stderr.get(name, np.full(len(values), np.nan))
-            views[name] = matrix_view(agreement.labels, agreement.pairs, values, errors, name)
+            views[name] = matrix_view(agreement.labels, agreement.pairs, values, errors, measure_words(agreement, name))
             alts.append(f"{name} from {range_text(np.sort(values[np.isfinite(values)]))}")
     if views:
         alt = f"Matrix of {len(agreement.labels)} models, {len(agreement.pairs)} pairs: {'; '.join(alts)}."
