@@ -1,4 +1,4 @@
-"""Surfaces and paths in a terminal: contours in coloured half blocks, profiles in columns of eighths."""
+"""Results at a glance in a terminal: fields in coloured half blocks, lines in columns of eighths."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def picture(result: Any, console: Console) -> Text | None:
     """A result at a glance, as far as it is known, as large as the console has room for; None where there is none."""
     glance = kind_of(result).glance(result)
     if isinstance(glance, Line):
-        return _profile(glance, console)
-    return None if glance is None else _contours(glance, console)
+        return _columns(glance, console)
+    return None if glance is None else _blocks(glance, console)
 
 
-def _contours(field: Field, console: Console) -> Text:
+def _blocks(field: Field, console: Console) -> Text:
     values, computed, x, y = field.values, field.computed, field.x, field.y
     x_name, y_name = field.axes
     finite = computed & np.isfinite(values)
@@ -164,7 +164,7 @@ def _letters(places: FloatArray, known: BoolArray, good: BoolArray) -> str:
     return "".join(_HOLE if not is_known else "!" if not is_good else _RAMP[k] for k, is_known, is_good in found)
 
 
-def _profile(line: Line, console: Console) -> Text:
+def _columns(line: Line, console: Console) -> Text:
     """A column for each place, as high as its value; "·" stands where nothing is computed, "!" for NaN and Inf.
 
     Of more places than columns each column shows its lowest value, or its highest.
