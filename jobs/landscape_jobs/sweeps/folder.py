@@ -54,9 +54,9 @@ class Place:
 def content_key(job: Job, digests: dict[Path, str] | None = None) -> tuple[str, tuple[str, ...]]:
     """(SHA-256 of what a job computes, files it names that do not exist).
 
-    That is its content without [run], defaults left out, and in the place of files of tensors what they hold; a file
-    that does not exist stands with its name. `digests` keeps what was read, for jobs that name the same files. Raises
-    InputError where a file cannot be read.
+    What a job computes is its content without [run] and without defaults, where files of tensors count by what they
+    hold, and those that do not exist by their names. `digests` keeps what was read, for jobs that name the same files.
+    Raises InputError where a file cannot be read.
     """
     digests = {} if digests is None else digests
     missing: list[str] = []
