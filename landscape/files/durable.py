@@ -21,7 +21,7 @@ def write_durably(path: Path, content: bytes) -> None:
             handle.write(content)
         sync_replace(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # a disk that refused the write may refuse this; the first reason is the one
+        with contextlib.suppress(OSError):  # a disk may refuse this, too; the first error is the one to tell
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
             error.filename, error.filename2 = str(path), None  # the name that was asked for

@@ -67,7 +67,7 @@ def sweep_cells(folder: Path) -> tuple[SweepCell, ...]:
     begun = _begun_after(index["written"], folder)
     found: list[SweepCell] = []
     for cell in index["cells"]:
-        # a file that the cell names may have come, or changed, between the index and the cell's begin
+        # a file that the cell names may have changed after the index was written: the cell began in another folder
         home = begun.get(cell["text"], folder / str(cell["folder"]))
         exists = (home / "run.json").is_file() or any(home.glob("*/run.json"))
         text = str(cell["text"])

@@ -22,7 +22,7 @@ BYE, STOPPED, FAILED = 1.0, 2.0, 3.0  # how a rank left
 _ASKING, _GAVE_BACK = 0.0, 4.0
 _BLOCK, _HALT, _GOODBYE = 0.0, 1.0, 2.0  # kinds of answers
 _REQUEST, _ANSWER = 1, 2  # message tags; one tag for all answers, since MPI keeps the order only within a tag
-POLL = 1e-3  # seconds between looks for requests; they come one block ahead, so nobody waits for this
+POLL = 1e-3  # seconds between looks for requests; they come one block ahead, so nobody waits for this pause
 
 
 class _Pace:
@@ -34,7 +34,7 @@ class _Pace:
 
     @property
     def seconds(self) -> float:
-        """Of an item, on average; infinity before the first."""
+        """Seconds of an item, on average; infinity before the first."""
         return self._spent / self._items if self._items else math.inf
 
     def timed(self, block: list[int]) -> Iterator[int]:
@@ -98,7 +98,7 @@ class ManagedClaims:
                 if self._stopped:
                     return
                 yield item
-                while self._thread is None and self._answer_waiting():
+                while self._thread is None and self.answer_waiting():
                     pass
 
     def finished(self, value: float) -> None:
@@ -152,11 +152,11 @@ class ManagedClaims:
         while self._present:
             if self._stopping():
                 self._stop()
-            if not self._answer_waiting():
+            if not self.answer_waiting():
                 time.sleep(POLL)
 
-    def _answer_waiting(self) -> bool:
-        """Answer one request; False when there is none."""
+    def answer_waiting(self) -> bool:
+        """Answer one request, on rank 0's thread; False when there is none."""
         request = self._comm.receive(_REQUEST, wait=False) if self._present else None
         if request is None:
             return False

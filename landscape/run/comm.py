@@ -246,7 +246,7 @@ class Mpi:
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Where the MPI library tells that a rank is gone, all that are left are told so by their next message."""
+        """Raise RanksLostError where the MPI library tells that a rank is gone, and have all others raise it."""
         from mpi4py import MPI
 
         self.talking = True
@@ -282,7 +282,7 @@ class Mpi:
         self._until(request.Test)
 
     def _until(self, ready: Callable[[], bool]) -> None:
-        """Wait; also for a collective that a death has stopped between other ranks, of which it says nothing itself."""
+        """Wait, and look for deaths: a collective that a death has stopped between other ranks says nothing itself."""
         pause, looked = FIRST_POLL, time.monotonic()
         while not ready():
             time.sleep(pause)
@@ -374,10 +374,9 @@ def world() -> Communicator:
 
 
 def end_process(code: int) -> None:
-    """What a program under a launcher does last: nothing, unless ranks may be lost and the others go on.
+    """What a program under a launcher does last: it ends here with this code where ranks may have been lost.
 
-    It then ends here, with this exit code: MPI's own end waits, in Open MPI 5.0 once in ten times for ever, for ranks
-    that are no more.
+    MPI's own end would wait for the lost ranks, with Open MPI 5.0 one time in ten for ever. Else this does nothing.
     """
     comm = world() if world.cache_info().currsize else SERIAL
     if isinstance(comm, Mpi) and (comm.recovered or os.environ.get(_TOLERANT) == "1"):

@@ -54,7 +54,7 @@ class Failure:
     rank: int
     host: str
     when: str  # UTC, ISO 8601
-    share: float = 1.0  # of m ranks that ended together, one item alone may be the cause: each has 1/m of a failure
+    share: float = 1.0  # 1/m where m ranks ended together, since the item of any one of them may be the cause
     place: str = ""  # how far the item was, for items that keep what they have and go on from there
 
 

@@ -34,7 +34,7 @@ class Beat:
 class Heartbeat:
     """While active, writes how far the run is to `path` every ten seconds, from a thread of its own.
 
-    A file system that refuses costs signs of life, and nothing else.
+    Where the file system refuses, there are no signs of life; the run goes on.
     """
 
     def __init__(self, path: Path | None, ranks: int, progress: Callable[[], Progress | None]) -> None:

@@ -19,8 +19,8 @@ from landscape.files.durable import write_durably
 class Kept:
     """The state of one item in a file; without a path nothing is kept.
 
-    It is written when `every` seconds have passed since it was, and at least `share` times what writing took: a state
-    of gigabytes then costs a run at most 1/`share` of its time.
+    It is written anew after `every` seconds, or after `share` times the seconds that the last writing took, where that
+    is longer: a state of gigabytes then costs a run at most 1/`share` of its time.
     """
 
     def __init__(self, path: Path | None, then: str, *, every: float, share: float = 20.0, name: str = "state") -> None:

@@ -26,7 +26,7 @@ from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Tellin
 from landscape.run.together import agree, raise_first, told_error
 
 logger = logging.getLogger(__name__)
-_HOPELESS = 50  # different items that fail on a rank without one between that does not: the rank or the model is broken
+_HOPELESS = 50  # where so many different items fail in a row on one rank, the rank or the model is broken
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def _require_one_task(comm: Communicator, description: Description, count: int) 
 def _recheck(task: Task, rows: Rows, rtol: float, out: str | Path) -> None:
     """Compute two finished rows again before the others are believed.
 
-    An identity holds what can be put into words; a loss that reads a global, say, it cannot see into. The headline may
-    be off by `rtol`, which other hardware explains, the other columns by 100 times that.
+    The identity of a task cannot hold everything that its values depend on: a loss may read a global variable. The
+    headline may differ by `rtol`, as between machines, and the other columns by 100 times that.
     """
     done = np.flatnonzero(rows.done)
     for item in sorted({int(done[0]), int(done[len(done) // 2])}) if len(done) else ():
@@ -178,7 +178,7 @@ class _Run:
     def until_done(self, limit: int | None, signals: StopSignals) -> tuple[Rows, int, str | None]:
         """Round after round; returns the rows known at the end, how many were computed, and the signal that stopped it.
 
-        A signal reaches the ranks at different moments, so all they decide here rests on what they told each other.
+        A signal reaches the ranks at different moments, so they decide here by what they have told each other alone.
         """
         with Heartbeat(self._book.beat_file, self._comm.size, self._progress_now):
             return self._rounds(limit, signals)
@@ -387,4 +387,4 @@ class _Run:
 
 
 class _ItemAfterItemError(RunFailedError):
-    """What fails is the rank, its device or the model, and no item of its own."""
+    """Item after item fails, so it is the rank, its device or the model that is broken."""

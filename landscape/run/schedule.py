@@ -34,8 +34,8 @@ class Claims:
     def take(self, seconds: float = 0.0) -> list[int]:
         """The next block, for a rank that takes `seconds` for an item; empty when nothing is left.
 
-        It lasts that rank no longer than rank 0 needs to answer all of them in turn at its leisure, so that a slow rank
-        holds little; infinity, for a rank that has finished none, gives a single item.
+        A block lasts no longer than rank 0 takes to answer every rank once, unhurried, so that a slow rank holds few
+        items. A rank that has finished none gives infinity, and gets a single item.
         """
         longest = max(_SHORTEST_BLOCK, self._workers / _REQUESTS_PER_SECOND)
         share = min(max(1, self.remaining // (_SHARE * self._workers)), LARGEST_BLOCK)

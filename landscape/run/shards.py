@@ -20,7 +20,7 @@ from landscape.run.task import Row, Rows
 _FIRST_INTERVAL, _LAST_INTERVAL = 1.0, 60.0  # seconds of rows a killed rank may lose, early and late in a long run
 _INTERVAL_SHARE = 0.02  # in between: this share of the time run so far, which bounds the number of shards
 _SHARDS_PER_SECOND = 32  # of all ranks together: each is read back, one after another, while all ranks wait
-_MANY_RANKS = 1920  # so many write _SHARDS_PER_SECOND at the last interval; with more it grows with their number
+_MANY_RANKS = 1920  # so many write _SHARDS_PER_SECOND at the last interval; with more ranks the interval grows
 
 
 def flush_interval(elapsed: float, ranks: int) -> float:

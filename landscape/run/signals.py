@@ -20,8 +20,8 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR
 class StopSignals:
     """While active, the first Ctrl-C, SIGTERM or SIGUSR1 sets `received`; a second Ctrl-C interrupts at once.
 
-    SIGUSR1 is the one that mpiexec forwards and leaves at that: after Ctrl-C or SIGTERM it gives its ranks a quarter
-    of a second (Open MPI 5) before it kills them. `at_once` is what must be done within that.
+    mpiexec forwards SIGUSR1 and does nothing else. After Ctrl-C or SIGTERM it kills its ranks a quarter of a second
+    later (Open MPI 5): `at_once` is what must be done in that time.
     """
 
     def __init__(self) -> None:
@@ -55,10 +55,10 @@ class ItemOverdueError(Exception):
 class TimeLimit:
     """While active, raises `ItemOverdueError` in the main thread after `seconds`; None for no limit.
 
-    In the middle of a message, which the other ranks wait for (`unless`), or of a context manager's own code, which
-    puts back what others rely on, it does a little later.
-    What does not come back to Python within as long again and 30 s more (a loop in compiled code, a device that hangs)
-    ends the process, with the places of all its threads on standard error.
+    It waits where `unless` is true, in the middle of a message that other ranks need, and while a context manager is
+    entered or left, so that what it changes is put back. Code that does not return to Python (a loop in compiled code,
+    a device that hangs) ends the process after twice the time and 30 s more, and standard error then tells where each
+    of its threads was.
     """
 
     def __init__(self, seconds: float | None, *, unless: Callable[[], bool]) -> None:

@@ -90,7 +90,7 @@ class Store:
         """Raise InputError where the folder holds something of a run, but no run.json."""
         record, held = self._manifest.path, (self.result, self._shards, self.attempts.folder)
         clash = None if record.exists() else next((path for path in held if path.exists()), None)
-        # run.json comes first, so its absence is no trace of a kill; another run may have begun since, though.
+        # A killed run leaves run.json, which is written first. Another run may have begun between the two looks.
         if clash is not None and not record.exists():
             raise InputError(
                 f"{self.folder} holds {clash.name} but no run.json, so it is not this run's; name another folder."

@@ -74,10 +74,12 @@ class Task(Protocol):
 class Telling(Protocol):
     """A task whose items are so long that it tells how far the one in hand is, and may leave it unfinished.
 
-    Both are set by the run loop. `report`, on the first rank of an item's group, takes a short text: the place the item
-    has come to, the same in every attempt, since only failures at one place add up to a fault of the item, and after a
-    semicolon what else there is to tell. `stopping` says whether this rank was asked to stop: where any rank of an
-    item's group was, `evaluate` may keep what it has for the next attempt and raise `ItemStopped` on all of them.
+    Both are set by the run loop. `report` is there on the first rank of an item's group and takes a short text: the
+    place the item has come to, then, after a semicolon, what else there is to tell. The place has to read the same in
+    every attempt, since failures count against an item only where they are at one place.
+
+    `stopping` says whether this rank was asked to stop. Where any rank of an item's group was, `evaluate` may keep what
+    it has for the next attempt and raise `ItemStopped` on all of them.
     """
 
     report: Callable[[str], None] | None

@@ -24,7 +24,7 @@ from landscape_jobs.spec.toml import STAGES, read_toml
 _PATIENCE = 5.0  # seconds for an answer
 _ASK_EVERY = 15.0  # seconds: a controller serves everybody
 _FIELDS = ("JobID", "ArrayJobID", "ArrayTaskID", "State", "Reason", "RestartCnt")  # of squeue
-_WIDTH = 64  # of each; without one squeue may cut them at 20
+_WIDTH = 64  # characters of each field; squeue may cut them at 20 where none is given
 
 # Codes of states that a job does not leave by itself; of all others it is waiting, running, or about to end.
 _ENDED = {
@@ -47,7 +47,7 @@ _ENDED = {
 class JobName:
     """A job, or one task of a job array, by the numbers Slurm gave."""
 
-    number: str  # of a job array's task the array's, or its own
+    number: str  # of a task of a job array: the array's number, or its own
     array_task: str = ""
     cluster: str = ""  # "" for the one at hand
 
@@ -59,8 +59,8 @@ class JobName:
 class QueuedJob:
     """What Slurm says of one job, or of one task of a job array."""
 
-    name: JobName  # of a job array's task by the array's number
-    own_number: str  # which a task of an array has, too, once it begins
+    name: JobName  # of a task of a job array by the array's number
+    own_number: str  # a task of an array gets one, too, when it begins
     state: str  # in Slurm's words: PENDING, RUNNING, COMPLETED, ...
     reason: str = ""  # why it waits, or how it failed
     restarts: int | None = None

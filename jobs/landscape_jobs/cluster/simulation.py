@@ -261,7 +261,7 @@ class _Simulation:
             self._serving, self._idle_since = False, self._now
             return
         self._ranks[0].wire.arrived = self._queue.popleft()
-        self._manager._answer_waiting()
+        self._manager.answer_waiting()
         self._requests += 1
         self._busy += self._machine.service
         self._at(self._now + self._machine.service, self._serve)
@@ -317,7 +317,7 @@ class _Simulation:
         self._at(self._now + duration, self._item_done, duration, self._busy)
 
     def _item_done(self, duration: float, busy: float) -> None:
-        """It would be, had the thread not answered requests on the same core meanwhile."""
+        """The item is done, but for the time in which the thread answered requests on the same core meanwhile."""
         first = self._ranks[0]
         if self._busy > busy:
             self._at(self._now + self._busy - busy, self._item_done, duration, self._busy)

@@ -368,8 +368,8 @@ def array_of(numbers: Sequence[int], at_once: str | None) -> str:
 def sbatch_environment(environment: Mapping[str, str], options: Options) -> dict[str, str]:
     """The environment to start sbatch in: without the variables it would obey before the script's own lines.
 
-    sbatch(1): "Environment variables will override any options set in a batch script". A variable whose option nobody
-    gave stays, so that an account set in a shell's start-up file still counts.
+    sbatch(1): "Environment variables will override any options set in a batch script". A variable stays where nobody
+    gave its option, so that an account set in a shell's start-up file still counts.
     """
     stated = {name for field, (_, names) in _FLAGS.items() if _given(options, field) for name in names}
     return {name: value for name, value in environment.items() if name not in stated.union(_ALWAYS_STATED)}
@@ -469,7 +469,7 @@ def _paths(options: Options, places: Places) -> Iterator[str]:
     yield f"run={shlex.quote(str(places.run))}"
     yield f"patience={max(1, 3 * options.signal_seconds // 4)}  # seconds to finish items in, once told to stop"
     yield f"requeue={'yes' if options.requeue else ''}"
-    # a task of an array has a number of its own, but one of them that of the whole array, which is not meant
+    # the number of the array with the index: the number of one of its tasks alone is also that of the whole array
     yield "self=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 
 
@@ -487,8 +487,8 @@ def _environment(options: Options) -> Iterator[str]:
 
 def _launcher(options: Options) -> str:
     """The array `start`: the words before the run's own."""
-    # --wait: survivors of a rank that died end, too, but ranks that end together keep their exit codes, which
-    # --kill-on-bad-exit would replace by its own; and since 22.05 srun takes --cpus-per-task from no sbatch
+    # --wait ends the survivors of a rank that died; ranks that end together keep their exit codes, which
+    # --kill-on-bad-exit would replace by its own. Since 22.05 srun does not take --cpus-per-task from sbatch.
     srun = 'srun {mpi}--kill-on-bad-exit=0 --wait=30 --cpus-per-task="$OMP_NUM_THREADS"'
     # mpiexec by itself would bind all threads of a rank to one core
     mpiexec = f"mpiexec -n {options.ranks} --bind-to none"

@@ -171,8 +171,8 @@ def submit(prepared: Prepared, environment: Mapping[str, str]) -> Iterator[Submi
     """Write the submissions' files and hand their scripts to sbatch, one after another.
 
     Where sbatch refuses one, no file of it stays. Raises InputError where an earlier submission of the same folder is
-    queued or runs, and with sbatch's words where it refuses or is not there, StoreError where files cannot be written;
-    the last two say what was submitted before.
+    queued or runs, where there is no sbatch, and, with sbatch's words, where it refuses; StoreError where files cannot
+    be written. Of several stages the error tells which were submitted before.
     """
     if prepared.submissions and shutil.which("sbatch", path=environment.get("PATH")) is None:
         raise InputError(
@@ -302,7 +302,7 @@ def _options(jobs: Sequence[Job], layers: Mapping[str, Mapping[str, Any]], *, ce
     for job in jobs[:1]:
         _require_fit(job, options)
     if not cells and (options.array or "").startswith("%"):
-        options = replace(options, array=None)  # how many cells run at once: a sweep's beside it, or a profile's
+        options = replace(options, array=None)  # how many cells of a sweep run at once: not of this job
     if not cells and options.array is not None:
         raise InputError(
             f"array = {options.array!r} is for sweeps, whose cells are its tasks; of a single job or a command each "

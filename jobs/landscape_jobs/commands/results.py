@@ -13,7 +13,7 @@ Source = Annotated[Path, typer.Argument(metavar="FILE_OR_RUN", help="Result file
 RunName = Annotated[str | None, typer.Option("--run", metavar="NAME", help="Which run of a merged file.")]
 Group = Annotated[
     str | None,
-    typer.Option("--group", metavar="NAME", help="Which result of a file that holds several, as surface or spectrum."),
+    typer.Option("--group", metavar="NAME", help="Which result of a file that holds several; a wrong name lists them."),
 ]
 
 
@@ -69,7 +69,7 @@ def plot(
     quantity: Annotated[
         str | None,
         typer.Option(
-            "-q", "--quantity", metavar="NAME", help="What to draw of a surface (loss) or of agreement (cka)."
+            "-q", "--quantity", metavar="NAME", help="What to draw, where there is a choice; a wrong name lists it."
         ),
     ] = None,
     kind: Annotated[
@@ -77,14 +77,16 @@ def plot(
         typer.Option(
             "--kind",
             metavar="NAME",
-            help="Of a surface contour (the default), 3d, profile (where there is one axis) or, of curvature, ratio. "
-            "Of a spectrum spectrum, density, layers or vectors, of a sweep table, graph or paths; by default all "
-            "there is something for.",
+            help="Which picture, by default those that tell most; a wrong name lists what there is.",
         ),
     ] = None,
     levels: Annotated[
         str | None,
-        typer.Option("--levels", metavar="auto|linear|log|step", help="Of a surface or of profiles; by default auto."),
+        typer.Option(
+            "--levels",
+            metavar="auto|linear|log|step",
+            help="How heights are spread over colours or an axis; by default auto.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -93,7 +95,7 @@ def plot(
     name: RunName = None,
     group: Group = None,
 ) -> None:
-    """Draw a quantity of a surface, or the pictures of another result."""
+    """Draw the pictures of a result."""
     with exit_codes():
         from landscape.errors import InputError
         from landscape.opening.opening import open_result

@@ -19,7 +19,7 @@ T = TypeVar("T")
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (TOML), or sweep.", show_default=False)]
 Overrides = Annotated[
     list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, as in --set surface.x=[-1,1,5]."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, as in --set plane.seed=3."),
 ]
 
 

@@ -25,9 +25,9 @@ class DataTable(JobTable):
 class ModelTable(JobTable):
     """The network: a factory that returns an nn.Module, and the trained parameters put into it.
 
-    `checkpoint` is a file or a folder of transformers. Without it the network stays as the factory made it, except that
-    planes of checkpoints and [connectivity] bring their own: the last of a plane of kind "pca" and the first of the
-    others is then loaded.
+    `checkpoint` is a file or a folder of transformers. Without it the network gets a model that the job names
+    elsewhere: the last one of a plane of kind "pca", else the first one of the plane or of what is measured. Where
+    the job names none the network stays as the factory made it.
     """
 
     factory: CallableName
@@ -49,8 +49,8 @@ class RunTable(JobTable):
     """Where the run goes, how it is spread, and what is done about items that fail.
 
     The run folder; torch threads per rank; ranks that share one item; how often an item that fails is tried again
-    before it is left out (a surface's point, a layer, a pair of models), and the seconds one may take; whether each
-    rank reads the data and the model's checkpoint, or the first does once and sends them to the others.
+    before it is left out, and the seconds one may take; whether each rank reads the data and the model's checkpoint, or
+    the first does once and sends them to the others.
     """
 
     out: Path

@@ -98,7 +98,7 @@ def _of_result(result: Any, console: Console) -> Iterator[RenderableType]:
         yield drawn
         return
     for table in result_tables(result, type(result).__name__):
-        if not table.pairs or table.title == "trace":
+        if not table.pairs or any(cell.stderr is not None for row in table.rows for cell in row):
             yield as_rich(_first(table))
 
 

@@ -42,9 +42,9 @@ class Ended:
 def run_sweep(sweep: Sweep, run: Callable[[Job], int], tell: Callable[[str], None]) -> list[Ended]:
     """Run the unfinished cells of a sweep on all ranks, in order, and return how each ended.
 
-    `run` runs a job and returns its exit code; `tell` shows a line. Cells that fail are noted in their folders, and of
-    them the reasons come back, not the errors. Raises RunInterrupted at a signal, StoreError where the sweep's folder
-    cannot be written, and with one rank alone nothing else.
+    `run` runs a job and returns its exit code; `tell` shows a line. Why a cell failed is noted in its folder and comes
+    back as a reason, without the error. Raises RunInterrupted at a signal and StoreError where the sweep's folder
+    cannot be written; on several ranks also what may have failed on one of them alone.
     """
 
     def begin() -> tuple[list[int], int]:

@@ -12,7 +12,7 @@ import glob
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,8 @@ from landscape_jobs.sweeps.sweep_file import JobCell, Sweep, parse_sweep
 
 _HASH = 12  # hexadecimal digits in a folder's name
 
-# Keys of a job that name files of tensors, or results
-_FILES = (
-    ("model", "checkpoint"),
-    ("plane", "checkpoints"),
-    ("plane", "file"),
-    ("plane", "curve"),
-    ("surface", "known"),
-    ("connectivity", "models"),
-)
+_MODEL_AND_PLANE = (("model", "checkpoint"), ("plane", "checkpoints"), ("plane", "file"), ("plane", "curve"))
+_FORMS = ("model", "models", "curve", "surface")  # of inputs of a study that are named by files
 
 
 @dataclass(frozen=True)
@@ -61,22 +54,19 @@ class Place:
 def content_key(job: Job, digests: dict[Path, str] | None = None) -> tuple[str, tuple[str, ...]]:
     """(SHA-256 of what a job computes, files it names that do not exist).
 
-    That is its content without [run], defaults left out, and in the place of files of tensors what they hold; a file
-    that does not exist stands with its name. `digests` keeps what was read, for jobs that name the same files. Raises
-    InputError where a file cannot be read.
+    What a job computes is its content without [run] and without defaults, where files of tensors count by what they
+    hold, and those that do not exist by their names. `digests` keeps what was read, for jobs that name the same files.
+    Raises InputError where a file cannot be read.
     """
     digests = {} if digests is None else digests
     missing: list[str] = []
     content = _content(job)
-    for table, key in _FILES:
-        given = getattr(getattr(job, table), key, None)
-        if given is None:
-            continue
+    for table, key, names in _naming(job):
         held: list[str] = []
-        for name in [given] if isinstance(given, (str, Path)) else given:
-            found = [_digest(path, digests) for path in _matching(job, str(name))]
+        for name in names:
+            found = [_digest(path, digests) for path in _matching(job, name)]
             if not found or None in found:
-                missing.append(str(name))
+                missing.append(name)
                 held.append(f"missing {name}")
             else:
                 held += [digest for digest in found if digest is not None]
@@ -91,9 +81,8 @@ def text_key(job: Job) -> str:
 
 def named_files(job: Job) -> list[Path]:
     """Files of tensors and results that a job names and that exist."""
-    given = (getattr(getattr(job, table), key, None) for table, key in _FILES)
-    names = [name for one in given if one for name in ([one] if isinstance(one, (str, Path)) else one)]
-    return [path for name in names for path in _matching(job, str(name)) if path.exists()]
+    names = [name for _, _, named in _naming(job) for name in named]
+    return [path for name in names for path in _matching(job, name) if path.exists()]
 
 
 def places(sweep: Sweep, cells: Iterable[JobCell] | None = None) -> tuple[Place, ...]:
@@ -140,6 +129,20 @@ def unfinished(found: Sequence[Place]) -> list[Place]:
     once = {place.folder: place for place in reversed(found)}
     left = [place for place in once.values() if not finished(place.folder)]
     return sorted(left, key=lambda place: place.cell.number)
+
+
+def _naming(job: Job) -> Iterator[tuple[str, str, list[str]]]:
+    """(table, key, names) of the keys of a job that name files of tensors, or results."""
+    for table, key in _MODEL_AND_PLANE:
+        yield from _named(table, key, getattr(getattr(job, table), key, None))
+    for argument, (given, value) in job.table.inputs().items():
+        if given.form in _FORMS:
+            yield from _named(job.study.name, given.key or argument, value)
+
+
+def _named(table: str, key: str, value: Any) -> Iterator[tuple[str, str, list[str]]]:
+    if value is not None:
+        yield table, key, [str(name) for name in ([value] if isinstance(value, (str, Path)) else value)]
 
 
 def _content(job: Job) -> dict[str, Any]:

@@ -14,8 +14,8 @@
     [[cell]]                                # each with keys of its own
     "surface.x" = [-1, 1, 5]
 
-Of product, zip and cells at least one is given; of several it is their product. Cells are numbered in this order, the
-last one's keys changing fastest. In the place of its file the base job itself may stand here, as [job.model] and so on.
+At least one of product, zip and cells is given; of several every combination is a cell. Cells are numbered in this
+order, the last one's keys changing fastest. The base job may also stand in this file, as [job.model] and so on.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _require_none(problems: Sequence[str], source: Path) -> None:
 
 
 def _changes(content: Mapping[str, Any], problems: list[str]) -> list[dict[str, Any]]:
-    """What each cell changes, in order; of use where no problem was added to `problems`."""
+    """What each cell changes, in order; nothing where something was added to `problems`."""
     before = len(problems)
     lists = {name: _lists(content.get(name, {}), name, problems) for name in ("product", "zip")}
     listed = content.get("cell", [])
@@ -151,7 +151,7 @@ def _changes(content: Mapping[str, Any], problems: list[str]) -> list[dict[str, 
         for key in keys:
             problems += _unchangeable(key, name)
             if key in owners:
-                problems.append(f"{key} is changed in [{owners[key]}] and in [{name}]; once is it")
+                problems.append(f"{key} is changed in [{owners[key]}] and in [{name}]; change it in one of them")
             owners[key] = name
     for key in owners:
         inner = next((other for other in owners if other.startswith(f"{key}.")), None)
@@ -171,7 +171,7 @@ def _changes(content: Mapping[str, Any], problems: list[str]) -> list[dict[str, 
 
 
 def _lists(table: Any, name: str, problems: list[str]) -> dict[str, list[Any]]:
-    """The lists of values in a table, those that are some."""
+    """The lists of values in a table; what is none is added to `problems`."""
     if not isinstance(table, dict):
         problems.append(f"{name} = {table!r} is no table; begin it with [{name}]")
         return {}

@@ -1,4 +1,4 @@
-"""Surfaces and paths in a terminal: contours in coloured half blocks, profiles in columns of eighths."""
+"""Results at a glance in a terminal: fields in coloured half blocks, lines in columns of eighths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from landscape.results.kind import Field, Line, kind_of
 
 _WIDTH = 72  # columns of a picture, at most
 _HEIGHT = 20  # lines of a picture, where the terminal has them
-_BELOW = 14  # lines that are left for what stands below
+_BELOW = 14  # lines left free for what stands below the picture
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _RAMP = ".:-=+*#%@"  # of rising density, where there are too few colours
 _HOLE = "/"  # not computed, as the hatches of other pictures
@@ -47,7 +47,7 @@ class _Scale:
         change = np.log10 if self.log else np.asarray
         low, high, at = (np.asarray(change(np.asarray(v)), dtype=np.float64) for v in (self.low, self.high, values))
         half = np.full(np.shape(values), 0.5)
-        with np.errstate(over="ignore", invalid="ignore"):  # of the widest ranges the halves
+        with np.errstate(over="ignore", invalid="ignore"):  # halves, since the widest ranges overflow
             return half if low == high else np.clip((at / 2 - low / 2) / (high / 2 - low / 2), 0, 1)
 
 
@@ -55,11 +55,11 @@ def picture(result: Any, console: Console) -> Text | None:
     """A result at a glance, as far as it is known, as large as the console has room for; None where there is none."""
     glance = kind_of(result).glance(result)
     if isinstance(glance, Line):
-        return _profile(glance, console)
-    return None if glance is None else _contours(glance, console)
+        return _columns(glance, console)
+    return None if glance is None else _blocks(glance, console)
 
 
-def _contours(field: Field, console: Console) -> Text:
+def _blocks(field: Field, console: Console) -> Text:
     values, computed, x, y = field.values, field.computed, field.x, field.y
     x_name, y_name = field.axes
     finite = computed & np.isfinite(values)
@@ -68,7 +68,7 @@ def _contours(field: Field, console: Console) -> Text:
         return text.append("no finite value yet\n")
     scale = _Scale.of(values[finite])
     coloured = console.color_system in _FINE  # of 8 or 16 colours neighbours would look alike
-    # half blocks stand one above the other in a letter, which is about as wide as a half is high
+    # a letter holds two half blocks, one above the other, and is about as wide as one of them is high
     width = _width(len(x), console)
     lines = max(4, min(_HEIGHT, console.height - _BELOW)) if console.is_terminal else _HEIGHT
     rows = 2 * lines if coloured else lines
@@ -164,7 +164,7 @@ def _letters(places: FloatArray, known: BoolArray, good: BoolArray) -> str:
     return "".join(_HOLE if not is_known else "!" if not is_good else _RAMP[k] for k, is_known, is_good in found)
 
 
-def _profile(line: Line, console: Console) -> Text:
+def _columns(line: Line, console: Console) -> Text:
     """A column for each place, as high as its value; "·" stands where nothing is computed, "!" for NaN and Inf.
 
     Of more places than columns each column shows its lowest value, or its highest.
