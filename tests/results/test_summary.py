@@ -252,5 +252,6 @@ def test_anything_becomes_tables_and_datasets(kind: str, case: str) -> None:
             "spectrum": len(result.eigenvalues) + len(result.smallest.values) if kind == "spectrum" else 0,
             "layer_spectra": len(result.layers) if kind == "layer_spectra" else 0,
             "path": len(result.t) if kind == "path" else 0,
+            "measures": len(result.rows) if kind == "measures" else 0,
         }
         assert len(result.to_pandas()) == (expected[kind] if kind in expected else len(result.pairs))

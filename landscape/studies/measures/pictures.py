@@ -30,7 +30,7 @@ from landscape.studies.measures.result import Measures, largest_rows, log_scaled
 
 KINDS = ("bars", "heat_map", "scatter")
 _PANELS = 4  # quantities side by side, where none are asked for
-_ROWS = 60  # drawn; the file has them all
+_ROWS = 40  # drawn; the file has them all
 _WRITTEN = 8  # quantities and
 _WRITTEN_ROWS = 24  # rows up to which every cell of a heat map says its number
 _NAMED = 20  # points up to which each has its name
@@ -53,7 +53,7 @@ def plot_measures(
     - "scatter": the quantity `y` against `x`, by default the first two, with two standard errors on either side,
       coloured by the groups of the rows.
 
-    Of more than 60 rows, bars and heat maps show those where the first quantity is largest in size. Rows that were not
+    Of more than 40 rows, bars and heat maps show those where the first quantity is largest in size. Rows that were not
     computed are hatched or counted below, and so are NaN and Inf. Raises InputError for a kind or quantity that is not
     there.
     """
@@ -118,12 +118,12 @@ def _heat_map(measures: Measures, names: Sequence[str]) -> Figure:
 
 
 def _texts(measures: Measures, names: Sequence[str], kept: Sequence[int]) -> dict[tuple[int, int], str]:
-    """{(row, column): value} of the cells that were computed."""
+    """{(row, column): value} of the cells that have one."""
     return {
-        (i, j): f"{measures.values[name][k]:.3g}"
+        (i, j): f"{measures.values[name][k]:.4g}"
         for j, name in enumerate(names)
         for i, k in enumerate(kept)
-        if measures.computed[k]
+        if measures.computed[k] and np.isfinite(measures.values[name][k])
     }
 
 
@@ -154,7 +154,8 @@ def _scatter(measures: Measures, x: str, y: str) -> Figure:
         if above is not None or beside is not None:
             look: dict[str, Any] = {"fmt": "none", "ecolor": colour, "elinewidth": 1, "capsize": 2, "label": ERROR}
             ax.errorbar(across[chosen], up[chosen], above, beside, **look)
-        look = {**line_look(number), "linestyle": "none", "label": group or "_"}
+        marker = line_look(number + number // len(LINE_COLOURS))["marker"]  # another when colours come again
+        look = {"color": colour, "marker": marker, "linestyle": "none", "label": group or "_"}
         ax.plot(across[chosen], up[chosen], **look)
     if known.sum() <= _NAMED:
         names = short(measures.rows)

@@ -98,5 +98,6 @@ def largest_rows(measures: Measures, quantity: str, most: int) -> list[int]:
     """Numbers of the rows that a picture of `most` shows, in order: those whose value is largest in size."""
     if len(measures.rows) <= most:
         return list(range(len(measures.rows)))
-    order = np.argsort(-np.nan_to_num(np.abs(measures.values[quantity]), nan=-1.0, posinf=np.inf), kind="stable")
+    sizes = np.where(measures.computed, np.abs(measures.values[quantity]), np.nan)
+    order = np.argsort(-np.nan_to_num(sizes, nan=-1.0, posinf=np.inf), kind="stable")
     return sorted(order[:most].tolist())

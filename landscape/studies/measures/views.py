@@ -36,6 +36,7 @@ def measures_views(measures: Measures, most: int) -> Iterator[Picture]:
     what = f"{measures.row_kind}s"
     count, missing = len(measures.rows), int((~measures.computed).sum())
     absent = (f"{missing:,} of {count:,} {what} are not computed",) if missing else ()
+    absent += tuple(f"{name} has no finite value" for name in measures.values if name not in shown)
     views: dict[str, View] = {}
     alts: list[str] = []
     notes: tuple[str, ...] = ()
