@@ -32,7 +32,7 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.diagonal.settings import FEWEST_PROBES, DiagonalSettings
+from landscape.studies.diagonal.settings import FEWEST_PROBES, METHODS, DiagonalSettings
 from landscape.studies.measures.result import Measures
 from landscape.studies.spectrum.ways import exact_reasons
 
@@ -266,6 +266,8 @@ def diagonal_task(
     buffers: Mapping[str, Tensor] | None = None,
 ) -> DiagonalTask:
     """The task of `measure_diagonal`. Raises InputError for what cannot be measured as asked."""
+    if settings.method not in (None, *METHODS):
+        raise InputError(f"method={settings.method!r} is not one of {', '.join(METHODS)}")
     if not 0 < settings.tol < 1:
         raise InputError(f"tol={settings.tol}; it is a relative standard error, give a number between 0 and 1")
     if settings.max_probes < FEWEST_PROBES:

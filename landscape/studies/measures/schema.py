@@ -1,7 +1,7 @@
 """Measures in files.
 
-measures    row (row), group (row); QUANTITY (row), QUANTITY_stderr (row), ...; computed (row); a sub-group for each
-            quantity of tensors, with a variable for each tensor
+measures    row (row), group (row); QUANTITY (row), QUANTITY_stderr (row), ...; computed (row); in the sub-group
+            "arrays" a group for each quantity of tensors, with a variable for each tensor
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TENSOR = "tensor"  # attribute of a variable: the name of its tensor
 
 
 def measures_group(measures: Measures) -> hdf5.Group:
-    """Variables over the dimension row, and a sub-group for each quantity of tensors."""
+    """Variables over the dimension row; the sub-group "arrays" with a group for each quantity of tensors."""
     variables = {"row": names("row", measures.rows, f"name of the {measures.row_kind}")}
     if measures.groups:
         variables["group"] = names("row", measures.groups, f"group of the {measures.row_kind}")
@@ -37,7 +37,8 @@ def measures_group(measures: Measures) -> hdf5.Group:
             variable = _variable(measures, name, dims, values)
             inside[key] = hdf5.Variable(dims, variable.data, {**variable.attributes, _TENSOR: tensor})
         groups[name] = hdf5.Group(inside, {"tensors": " ".join(inside)})
-    return hdf5.Group(variables, {"quantities": " ".join(measures.values), "row_kind": measures.row_kind}, groups)
+    arrays = {"arrays": hdf5.Group({}, {}, groups)} if groups else {}
+    return hdf5.Group(variables, {"quantities": " ".join(measures.values), "row_kind": measures.row_kind}, arrays)
 
 
 def read_measures(tree: hdf5.Group, path: str | Path) -> Measures:
@@ -47,10 +48,12 @@ def read_measures(tree: hdf5.Group, path: str | Path) -> Measures:
         quantities = str(group.attributes["quantities"]).split()
         defined = {name: v[name].attributes for name in quantities}
         arrays = {}
-        for name, child in group.groups.items():
+        for name, child in group.groups.get("arrays", hdf5.Group()).groups.items():
             keys = str(child.attributes["tensors"]).split()
-            arrays[name] = {str(child.variables[key].attributes[_TENSOR]): child.variables[key].data for key in keys}
-            defined[name] = child.variables[keys[0]].attributes if keys else {}
+            inside = [child.variables[key] for key in keys]
+            arrays[name] = {str(variable.attributes[_TENSOR]): variable.data for variable in inside}
+            if inside and name not in defined:
+                defined[name] = inside[0].attributes
         return Measures(
             rows=texts(v["row"]),
             row_kind=str(group.attributes["row_kind"]),

@@ -50,7 +50,7 @@ def measures_tables(measures: Measures, title: str) -> Iterator[Table]:
 
 def _definition(measures: Measures, name: str) -> str:
     unit = measures.units.get(name, "1")
-    where = ", of each entry of a tensor" if name in measures.arrays else ""
+    where = ", for each entry of a tensor" if name in measures.arrays and name not in measures.values else ""
     return measures.words[name] + where + (f" [{unit}]" if unit != "1" else "")
 
 

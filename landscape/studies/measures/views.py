@@ -35,7 +35,7 @@ def measures_views(measures: Measures, most: int) -> Iterator[Picture]:
     columns = measures_columns(measures)
     what = f"{measures.row_kind}s"
     count, missing = len(measures.rows), int((~measures.computed).sum())
-    absent = (f"{missing:,} of {count:,} {what} are not computed",) if missing else ()
+    absent: tuple[str, ...] = (f"{missing:,} of {count:,} {what} are not computed",) if missing else ()
     absent += tuple(f"{name} has no finite value" for name in measures.values if name not in shown)
     views: dict[str, View] = {}
     alts: list[str] = []
