@@ -58,7 +58,8 @@ def _row(measures: Measures, i: int) -> tuple[Cell, ...]:
     first = (Cell(measures.rows[i]), *((Cell(measures.groups[i]),) if measures.groups else ()))
     if not measures.computed[i]:
         return (*first, *[Cell("not computed")] * len(measures.values))
-    return (*first, *(number(v[i], stderr=float(measures.errors(name)[i])) for name, v in measures.values.items()))
+    errors = {name: float(array[i]) for name, array in measures.stderr.items()}
+    return (*first, *(number(v[i], stderr=errors.get(name)) for name, v in measures.values.items()))
 
 
 def measures_glance(measures: Measures) -> Line | None:

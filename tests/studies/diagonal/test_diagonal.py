@@ -199,7 +199,7 @@ def test_errors_of_probes_cover() -> None:
 
 @pytest.mark.parametrize("method", ["exact", "probes"])
 def test_errors_over_data_cover_the_population(method: str) -> None:
-    rounds = 100 if method == "exact" else 40
+    rounds = 60 if method == "exact" else 40
     population = 1000
     x = nets.seeded(population, 4)
     model = sequence(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
