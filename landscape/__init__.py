@@ -30,8 +30,10 @@ from landscape.studies.curvature_map.measure import measure_curvature_map
 from landscape.studies.curve.measure import fit_curve
 from landscape.studies.curve.plane import curve_plane
 from landscape.studies.curve.result import Curve, curve_from_points
+from landscape.studies.diagonal.measure import measure_diagonal
 from landscape.studies.layer_spectra.measure import measure_layer_spectra
 from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.measures.result import Measures
 from landscape.studies.path.measure import measure_path
 from landscape.studies.path.result import Path
 from landscape.studies.profiles.measure import measure_profiles
@@ -64,6 +66,7 @@ __all__ = [
     "InputError",
     "LandscapeError",
     "LayerSpectra",
+    "Measures",
     "NumericalError",
     "Objective",
     "Path",
@@ -91,6 +94,7 @@ __all__ = [
     "measure_agreement",
     "measure_connectivity",
     "measure_curvature_map",
+    "measure_diagonal",
     "measure_layer_spectra",
     "measure_path",
     "measure_profiles",

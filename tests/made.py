@@ -145,6 +145,19 @@ def topology(case: str = "whole") -> ls.Topology:
     return ls.find_topology(whole)
 
 
+def measures(case: str = "whole") -> ls.Measures:
+    """Two quantities of layers in groups, one of them without errors, and an array."""
+    n = count(case, 3)
+    found = {"trace": values(case, n), "size": values("whole", n) * 1000}
+    inside = {"fc1.weight": values(case, 2, 3), "fc1.bias": values(case, 2)}
+    words = {"trace": "sum of the diagonal", "size": "number of parameters", "diagonal": "second derivatives"}
+    groups = ("first", "last", "last")[:n]
+    return ls.Measures(
+        tuple(f"fc{i}" for i in range(n)), "layer", found, {"trace": found["trace"] / 9}, words, computed(case, n),
+        {"size": "bytes"}, groups, {"diagonal": inside}, ABOUT
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -155,6 +168,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "agreement": agreement,
     "profiles": profiles,
     "topology": topology,
+    "measures": measures,
 }
 EVERY = [
     (kind, case)

@@ -49,3 +49,19 @@ def ratio(moments: FloatArray) -> tuple[float, float, int]:
         return value, math.nan, int(count)
     spread = max(nn - 2 * value * nd + value * value * dd, 0.0)
     return value, math.sqrt(count / (count - 1) * spread) / abs(d), int(count)
+
+
+def ratios(
+    numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(values (n,), standard errors (n,)) of n ratios over the same units, from (units, n) and (units,); see `ratio`.
+
+    >>> ratios(np.array([[1.0], [2.0], [3.0], [4.0]]), np.ones(4))
+    (array([2.5]), array([0.64549722]))
+    """
+    units, total = len(denominators), denominators.sum()
+    values = numerators.sum(0) / total
+    if units < 2:
+        return values, np.full_like(values, math.nan)
+    gaps = numerators - values * denominators[:, None]
+    return values, np.sqrt(units / (units - 1) * np.square(gaps).sum(0)) / abs(total)

@@ -187,13 +187,23 @@ class CurvatureOperator:
         """
         overlaps = torch.zeros((count, self.size), dtype=torch.float64, device=self.device)
         forms = torch.zeros((self.chunks, count), dtype=torch.float64, device=self.device)
-        for number, vectors, image in self._images(count, draw):
-            overlap = vectors * self._decayed(number, vectors, image)
+        for number, vectors, image in self.chunk_products(count, draw):
+            overlap = vectors * image
             overlaps += overlap
             forms[number] = overlap.sum(1, dtype=torch.float64)
         overlaps, forms = self._over_ranks(overlaps), self._over_ranks(forms)
         table: FloatArray = forms.cpu().numpy()
         return ChunkForms(table, overlaps / float(self._denominators.sum()), self._denominators.copy())
+
+    def chunk_products(self, count: int, draw: Callable[[int], Tensor]) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(c, its vectors `draw(c)` (count, size), their products with H_c) of this rank's chunks, in one pass."""
+        for number, vectors, image in self._images(count, draw):
+            yield number, vectors, self._decayed(number, vectors, image)
+
+    @property
+    def denominators(self) -> FloatArray:
+        """(C,), d_c of the chunks that this rank has passed, and after a pass over the data of all."""
+        return self._denominators.copy()
 
     def gradient(self) -> Tensor:
         """(size,) gradient of the mean loss at theta."""

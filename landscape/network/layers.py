@@ -1,4 +1,4 @@
-"""Per-sample gradient norms by the rule of each kind of layer, and factors of the loss' Hessian in the outputs."""
+"""Squares of per-sample gradients by each kind of layer's rule, and factors of the loss' Hessian in the outputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Call:
 
 
 class _Layer(ABC):
-    """Rule of one kind of module: squared norms of its parameters' per-sample gradients.
+    """Rule of one kind of module: squares of its parameters' per-sample gradients.
 
     A module that is called several times has the sum of its calls' gradients, each a sum over positions: the positions
     of all calls count together. `gradients` are those of the outputs (B, ...), one for each call.
@@ -64,6 +64,10 @@ class _Layer(ABC):
         """{parameter: (B,)} summed over the seeds in the first `slots` places."""
         return {}
 
+    @abstractmethod
+    def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
+        """{parameter: squares of its entries, summed over the samples, in its shape} for one seed."""
+
 
 class _Product(_Layer):
     """gradient_i = sum_l g_il a_il' for the weight (within each group of channels) and sum_l g_il for the bias.
@@ -79,6 +83,10 @@ class _Product(_Layer):
     @abstractmethod
     def by_channel(self, values: Tensor) -> Tensor:
         """(B, groups, channels of a group, L) view of the layer's input or output."""
+
+    def weight_shaped(self, entries: Tensor) -> Tensor:
+        """Entries (groups, M, K) of the weight in its own shape."""
+        return entries.reshape(self.module.weight.shape)
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
         """(B, groups, K, L): what meets the gradient at each position."""
@@ -127,6 +135,27 @@ class _Product(_Layer):
             return _inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a)
         return _norms(g @ a.transpose(2, 3))
 
+    def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
+        result = {}
+        if "weight" in self.columns:
+            pairs = list(zip(self.calls, gradients, strict=True))
+            each = sum(self.activations(c.inputs[:1], c).nbytes + self.errors(g[:1], c).nbytes for c, g in pairs)
+            size = max(1, _BLOCK_BYTES[gradients[0].device.type] // (each + self.module.weight.nbytes))
+            total: Any = 0.0
+            for start in range(0, len(gradients[0]), size):
+                block = slice(start, start + size)
+                # Channels first: of channels last the K values come in another order than those of the weight.
+                a = _joined([self.activations(call.inputs[block].contiguous(), call) for call, _ in pairs])
+                g = _joined([self.errors(gradient[block].contiguous(), call) for call, gradient in pairs])
+                if a.shape[3] == 1:  # (g a')^2 of all samples in one product
+                    total = total + (g[..., 0].square().permute(1, 2, 0) @ a[..., 0].square().transpose(0, 1)).double()
+                else:
+                    total = total + _entries(g @ a.transpose(2, 3))
+            result["weight"] = self.weight_shaped(total)
+        if "bias" in self.columns:
+            result["bias"] = _entries(sum(self.by_channel(g).sum(-1) for g in gradients)).flatten()
+        return result
+
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -140,6 +169,12 @@ def _inner(first: Tensor, second: Tensor) -> Tensor:
 def _norms(vectors: Any) -> Tensor:
     """Squared norms (B,) of vectors (B, ...)."""
     return _inner(vectors, vectors)
+
+
+def _entries(vectors: Any) -> Tensor:
+    """Squares of (B, ...) summed over the samples, in float64."""
+    squares: Tensor = vectors.square().sum(0, dtype=torch.float64)
+    return squares
 
 
 class _Linear(_Product):
@@ -164,6 +199,9 @@ class _Convolution(_Product):
 
 class _TransposedConvolution(_Convolution):
     """A convolution from the outputs to the inputs: the two change places."""
+
+    def weight_shaped(self, entries: Tensor) -> Tensor:
+        return entries.transpose(1, 2).reshape(self.module.weight.shape)
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
         return self.by_channel(inputs)
@@ -222,12 +260,19 @@ class _Normalisation(_Layer):
         return values.flatten(1, positions - 1).sum(1) if positions > 1 else values
 
     def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
+        return {name: _norms(found) for name, found in self._per_sample(gradients).items()}
+
+    def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
+        return {name: _entries(found) for name, found in self._per_sample(gradients).items()}
+
+    def _per_sample(self, gradients: list[Tensor]) -> dict[str, Any]:
+        """{parameter: its gradient of each sample, (B, ...)}."""
         result = {}
         if "weight" in self.columns:
             products = (g * x for g, x in zip(gradients, self._factors, strict=True))
-            result["weight"] = _norms(sum(map(self._over_positions, products)))
+            result["weight"] = sum(map(self._over_positions, products))
         if "bias" in self.columns:
-            result["bias"] = _norms(sum(map(self._over_positions, gradients)))
+            result["bias"] = sum(map(self._over_positions, gradients))
         return result
 
 
@@ -235,6 +280,7 @@ class _Embedding(_Layer):
     """gradient_i of row v = sum of g_il over the positions l where v stands; none for `padding_idx`."""
 
     parameters = ("weight",)
+    _rows: Tensor  # (B, L) of the table
     _place: Tensor  # (B L,) of each position's gradient among the sums
     _counts: Tensor  # (B, L, 1) whether it counts
 
@@ -243,7 +289,7 @@ class _Embedding(_Layer):
         return "max_norm and scale_grad_by_freq couple its rows" if coupled else ""
 
     def prepare(self) -> None:
-        rows = torch.cat([call.inputs.flatten(1) for call in self.calls], 1)
+        self._rows = rows = torch.cat([call.inputs.flatten(1) for call in self.calls], 1)
         # A row of the table is numbered by the first position of the sample that holds it: so no buffer of the size of
         # the whole table is needed.
         first = (rows[:, :, None] == rows[:, None, :]).to(torch.uint8).argmax(2)
@@ -253,9 +299,18 @@ class _Embedding(_Layer):
         self._counts = torch.ones_like(rows)[:, :, None] if padding is None else (rows != padding)[:, :, None]
 
     def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
+        return {"weight": _norms(self._by_row(gradients))}
+
+    def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
+        squares = self._by_row(gradients).double().square().flatten(0, 1)
+        table = squares.new_zeros(self.module.weight.shape)
+        return {"weight": table.index_add_(0, self._rows.flatten(), squares)}
+
+    def _by_row(self, gradients: list[Tensor]) -> Tensor:
+        """(B, L, width): each sample's gradient of a row at the first position where it stands, 0 elsewhere."""
         by_position = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for g in gradients], 1) * self._counts
         sums = torch.zeros_like(by_position).flatten(0, 1).index_add_(0, self._place, by_position.flatten(0, 1))
-        return {"weight": _norms(sums.view_as(by_position))}
+        return sums.view_as(by_position)
 
 
 _RULES: dict[type[nn.Module], type[_Layer]] = {
@@ -293,6 +348,7 @@ class GradientSquares:
             outputs = model(inputs)                        # (B, ...), samples first in every layer
         squares.of(outputs, softmax_seeds(outputs))        # (B, len(names))
 
+    `entries` has the squares of single entries, summed over the samples: the diagonal of the same matrix.
     Raises InputError for a name that is no trainable parameter.
     """
 
@@ -302,6 +358,7 @@ class GradientSquares:
             if name not in parameters:
                 raise InputError(f"no trainable parameter is called {name!r}; {nearest(name, parameters)}")
         self.names = tuple(names)
+        self._shapes = [parameters[name].shape for name in names]
         self._parameters = {id(parameters[name]): name for name in names}
         self._layers: list[_Layer] = []
         self._samples_seen_apart = False
@@ -383,6 +440,23 @@ class GradientSquares:
                         add(layer, layer.squares(gradients, slot, slots))
                 for layer in layers:
                     add(layer, layer.held_squares(len(group)))
+        return total
+
+    def entries(self, outputs: Tensor, seeds: Tensor) -> list[Tensor]:
+        """sum_i sum_s (gradient in p of <seed_s(i), outputs(i)>)^2 entry by entry, for each name in the shape of p.
+
+        In float64, from the recorded outputs (B, ...) and seeds (S, B, ...). Raises InputError as `of` does.
+        """
+        self._check(outputs)
+        total = [torch.zeros(shape, dtype=torch.float64, device=outputs.device) for shape in self._shapes]
+        layers = [layer for layer in self._layers if layer.calls]
+        with torch.no_grad():
+            for layer in layers:
+                layer.prepare()
+            for seed in seeds if layers else ():
+                for layer, gradients in self._gradients(outputs, seed):
+                    for local, squares in layer.entries(gradients).items():
+                        total[layer.columns[local]] += squares
         return total
 
     def _gradients(self, outputs: Tensor, seed: Tensor) -> Iterator[tuple[_Layer, list[Tensor]]]:

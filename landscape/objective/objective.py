@@ -284,6 +284,10 @@ class Objective:
         """(number, batch) of the chunks that are this rank's share in `group`."""
         return self._data.chunks(group.rank, group.size)
 
+    def every(self, step: int, start: int) -> Iterator[tuple[int, Batch]]:
+        """(number, batch) of every `step`-th chunk from `start` on."""
+        return self._data.chunks(start, step)
+
     def batch(self, number: int) -> Batch:
         """The chunk of that number."""
         with random_state_kept():

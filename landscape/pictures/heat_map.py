@@ -1,4 +1,4 @@
-"""Square tables of numbers over pairs of models as coloured cells."""
+"""Tables of numbers as coloured cells: square ones over pairs of models, and rows by columns."""
 
 from __future__ import annotations
 
@@ -35,26 +35,38 @@ def heat_map(
 
     `texts` {(row, column): text} stand in the cells up to 12 models. `limits` are the ends of the colour scale.
     """
-    count = len(labels)
-    ax.patch.set(**{**MISSING, "label": "_"})  # shows where no pair was measured
     shown = matrix.copy()
     np.fill_diagonal(shown, np.nan)
     finite = shown[np.isfinite(shown)]
     low, high = limits or ((float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0))
     if low == high:
         low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
-    image = ax.imshow(np.ma.masked_invalid(shown), cmap=VALUES, vmin=low, vmax=high)
-    if count <= WRITTEN:
-        for (row, column), text in texts.items():
-            colour = "white" if np.isfinite(shown[row, column]) and shown[row, column] < (low + high) / 2 else "black"
-            ax.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
-    for k in range(count):  # a model with itself is no pair
-        ax.add_patch(_blank(k))
     names = short_names(labels)
-    ticks = list(range(0, count, 1 + count // (4 * WRITTEN)))
-    for axis in (ax.xaxis, ax.yaxis):
+    for k in range(len(labels)):  # a model with itself is no pair
+        ax.add_patch(_blank(k))
+    return coloured_cells(figure, ax, shown, names, names, texts if len(labels) <= WRITTEN else {}, (low, high))
+
+
+def coloured_cells(
+    figure: Figure,
+    ax: Axes,
+    shown: FloatArray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    texts: Mapping[tuple[int, int], str],
+    limits: tuple[float, float],
+) -> Any:
+    """Colour the cells (R, C) of `shown` between `limits`, hatched where it is not finite; returns the colour bar."""
+    ax.patch.set(**{**MISSING, "label": "_"})  # shows where nothing was measured
+    low, high = limits
+    image = ax.imshow(np.ma.masked_invalid(shown), cmap=VALUES, vmin=low, vmax=high)
+    for (row, column), text in texts.items():
+        colour = "white" if np.isfinite(shown[row, column]) and shown[row, column] < (low + high) / 2 else "black"
+        ax.text(column, row, text, ha="center", va="center", fontsize="x-small", color=colour)
+    for axis, names in ((ax.xaxis, columns), (ax.yaxis, rows)):
+        ticks = list(range(0, len(names), 1 + len(names) // (4 * WRITTEN)))
         axis.set_ticks(ticks, [names[k] for k in ticks])
-    ax.tick_params(axis="x", rotation=0 if max(map(len, names)) < 8 else 90)
+    ax.tick_params(axis="x", rotation=0 if max(map(len, columns)) < 8 else 90)
     ax.tick_params(length=0)
     bar = figure.colorbar(image, ax=ax, shrink=0.85)
     bar.outline.set_visible(False)

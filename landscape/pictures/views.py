@@ -211,16 +211,16 @@ def not_finite_text(computed: BoolArray, values: FloatArray) -> str:
     return f", {count:,} of its values are NaN or Inf" if count else ""
 
 
-_BARS = 60  # layers drawn; the table has them all
+_BARS = 60  # drawn; the table has them all
 _NAMED = 100  # models up to which each cell of a matrix tells its two
 _NUMBERED = "models %{{y}} and %{{x}}<br>%{{z:.{}g}}<extra></extra>"
 _NAME = 26  # letters of a name beside a bar or a cell
 
 
 def bars(
-    names: Sequence[str], values: FloatArray, errors: FloatArray, solid: BoolArray, title: str
+    names: Sequence[str], values: FloatArray, errors: FloatArray, solid: BoolArray, title: str, what: str = "layers"
 ) -> tuple[View, tuple[str, ...]]:
-    """Bars, the first name on top, and what is to be said of them."""
+    """Bars of `what`, the first name on top, and what is to be said of them."""
     kept = list(range(len(names)))
     notes = [f"bars: {ERROR}"] if np.isfinite(errors).any() else []
     if not solid.all():
@@ -228,7 +228,7 @@ def bars(
     if len(names) > _BARS:
         order = np.argsort(-np.nan_to_num(np.abs(values), nan=-1.0), kind="stable")
         kept = sorted(order[:_BARS].tolist())
-        notes.append(f"the {_BARS} largest of {len(names):,} layers are drawn; the table holds them all")
+        notes.append(f"the {_BARS} largest of {len(names):,} {what} are drawn; the table holds them all")
     shown, span = [names[k] for k in kept], spread(values)
     trace: View = {
         "type": "bar",
@@ -319,6 +319,48 @@ def matrix_view(labels: Sequence[str], pairs: Any, values: FloatArray, errors: F
         "showlegend": False,
     }
     return {"data": [trace, absent], "layout": layout, "height": min(760, 220 + 44 * count)}
+
+
+def cells_view(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    shades: FloatArray,
+    texts: Sequence[Sequence[str]],
+    missing: BoolArray,
+) -> View:
+    """A table of rows by columns as colours from 0 to 1, `shades` (R, C), a text of each cell, and those `missing`.
+
+    Cells that have no shade and are not missing hold NaN or Inf.
+    """
+    size = {"xgap": 2, "ygap": 2, "hovertext": [list(row) for row in texts], "hoverinfo": "text", "hoverongaps": False}
+    trace: View = {
+        "type": "heatmap",
+        "z": matrix(shades),
+        "colorscale": "Viridis",
+        "zmin": 0,
+        "zmax": 1,
+        "colorbar": {"tickmode": "array", "tickvals": [0, 1], "ticktext": ["lowest", "highest"]},
+        **size,
+    }
+
+    def flat(where: BoolArray, colour: str) -> View:
+        colours = {"colorscale": [[0, colour], [1, colour]], "showscale": False}
+        return {"type": "heatmap", "z": matrix(np.where(where, 0.0, np.nan)), **colours, **size}
+
+    bad = np.isnan(shades) & ~missing
+    traces = [trace, *(flat(where, colour) for where, colour in ((missing, "@missing"), (bad, "@red")) if where.any())]
+    axis = {"tickmode": "array", "automargin": True, "showgrid": False, "zeroline": False}
+    layout = {
+        "xaxis": {**axis, "tickvals": list(range(len(columns))), "ticktext": [_short(name) for name in columns]},
+        "yaxis": {
+            **axis,
+            "tickvals": list(range(len(rows))),
+            "ticktext": [_short(name) for name in rows],
+            "autorange": "reversed",
+        },
+        "showlegend": False,
+    }
+    return {"data": traces, "layout": layout, "height": min(1400, 160 + 22 * len(rows))}
 
 
 def once(traces: list[View]) -> list[View]:

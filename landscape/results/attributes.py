@@ -65,7 +65,9 @@ _WHAT = (
     "seed",
     "device",
     "route",
+    "method",
     "tol",
+    "probes",
 )
 _NOTHING = ("", "{}", "[]", "0", "0.0", "None", "none")
 

@@ -7,6 +7,7 @@ from landscape.studies.agreement import study as agreement
 from landscape.studies.connectivity import study as connectivity
 from landscape.studies.curvature_map import study as curvature_map
 from landscape.studies.curve import study as curve
+from landscape.studies.diagonal import study as diagonal
 from landscape.studies.layer_spectra import study as layer_spectra
 from landscape.studies.path import study as path
 from landscape.studies.profiles import study as profiles
@@ -25,4 +26,5 @@ STUDIES = adopt(
     profiles.STUDY,
     topology.STUDY,
     curvature_map.STUDY,
+    diagonal.STUDY,
 )

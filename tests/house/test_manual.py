@@ -239,7 +239,15 @@ COMMANDS = {"landscape": landscape, "mpiexec": mpiexec}
 # -- the page of the file format --------------------------------------------------------------------------------------
 
 # Run -> the word of the page for what attributes its file has.
-WORDS = {"random": "surface", "through": "surface", "pca": "surface", "bf16": "surface", "sampled": "spectrum"}
+WORDS = {
+    "diagonal": "measures",
+    "probed": "measures",
+    "random": "surface",
+    "through": "surface",
+    "pca": "surface",
+    "bf16": "surface",
+    "sampled": "spectrum",
+}
 
 
 def results(out: Path) -> dict[str, Path]:
@@ -270,6 +278,8 @@ def results(out: Path) -> dict[str, Path]:
     ls.measure_spectrum(smooth, k=1, smallest=1, samples=32, sampling="importance", **some, out=out / "sampled")
     ls.measure_spectrum(smooth, k=1, trace=False, density=False, out=out / "spectrum")
     ls.measure_layer_spectra(smooth, k=1, **some, out=out / "layers")
+    ls.measure_diagonal(objective, out=out / "diagonal")
+    ls.measure_diagonal(smooth, method="probes", tol=0.9, out=out / "probed")
     ls.measure_curvature_map(smooth, ls.random_plane(smooth), x=(0, 1, 2), y=(0, 1, 2), out=out / "map")
     return {folder.name: folder / "landscape.h5" for folder in out.iterdir()}
 
@@ -290,11 +300,16 @@ def contents(group: hdf5.Group, path: str, quantities: list[str]) -> Iterator[tu
         kind = {"b": "bool", "O": "text", "U": "text"}.get(variable.data.dtype.kind, str(variable.data.dtype))
         units = str(variable.attributes.get("units", "-"))
         assert variable.attributes["long_name"]
-        yield path, described(name, quantities), ", ".join(variable.dims or ()) or "-", kind, units
+        dims = ", ".join(variable.dims or ()) or "-"
+        if "tensor" in variable.attributes:
+            assert dims == ", ".join(f"{name}@{axis}" for axis in range(variable.data.ndim))
+            yield path, "TENSOR", "TENSOR@AXIS", kind, units
+            continue
+        yield path, described(name, quantities), dims, kind, units
     for name in group.attributes:
         yield path, described(name, quantities)
     for name, child in group.groups.items():
-        yield from contents(child, f"{path}/{name}", quantities)
+        yield from contents(child, f"{path}/{'ARRAY' if path.endswith('/arrays') else name}", quantities)
 
 
 def test_the_page_of_the_format_tells_what_files_hold(tmp_path: Path) -> None:

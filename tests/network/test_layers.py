@@ -50,6 +50,26 @@ def by_rules(model: nn.Module, run: Callable[[], Tensor], seeds: Tensor, names: 
     return result
 
 
+def entries_by_loop(model: nn.Module, run: Callable[[], Tensor], seeds: Tensor, names: list[str]) -> list[Tensor]:
+    """Squares of the same gradients entry by entry, summed over samples and seeds."""
+    parameters = [dict(model.named_parameters())[name] for name in names]
+    outputs = run()
+    result = [torch.zeros_like(p) for p in parameters]
+    for i in range(len(outputs)):
+        for seed in seeds:
+            value = (seed[i] * outputs[i]).sum()
+            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+            result = [total + g.square() for total, g in zip(result, found, strict=True)]
+    return [total.detach() for total in result]
+
+
+def entries_by_rules(model: nn.Module, run: Callable[[], Tensor], seeds: Tensor, names: list[str]) -> list[Tensor]:
+    squares = GradientSquares(model, names)
+    with squares.recording():
+        outputs = run()
+    return squares.entries(outputs, seeds)
+
+
 def agree(model: nn.Module, run: Callable[[], Tensor], count: int = 3) -> None:
     """Rules and loop give the same squares of every trainable parameter, none of them zero throughout."""
     generator = torch.Generator().manual_seed(1)
@@ -59,6 +79,10 @@ def agree(model: nn.Module, run: Callable[[], Tensor], count: int = 3) -> None:
     expected, found = by_loop(model, run, seeds, names), by_rules(model, run, seeds, names)
     torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=1e2 * EPS * float(expected.max()))
     assert bool((expected.amax(0) > 0).all())
+    for one, true in zip(
+        entries_by_rules(model, run, seeds, names), entries_by_loop(model, run, seeds, names), strict=True
+    ):
+        torch.testing.assert_close(one, true, rtol=1e4 * EPS, atol=1e2 * EPS * float(true.max()))
 
 
 def evaluated(model: nn.Module) -> nn.Module:

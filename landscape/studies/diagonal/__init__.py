@@ -1,0 +1,1 @@
+"""The diagonal of a curvature matrix."""

@@ -1,0 +1,1 @@
+"""Tables of numbers with errors over named rows, and arrays beside them."""
