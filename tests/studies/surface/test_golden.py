@@ -100,12 +100,13 @@ def test_known_surface_of_another_network_is_refused() -> None:
         ls.measure_surface(objective, plane, x=stored.x, y=stored.y, known=wrong, limit_items=1)
 
 
-def test_resnet20_checkpoint_has_its_published_accuracy() -> None:
+def test_resnet20_checkpoint_has_the_accuracy_of_plain_torch() -> None:
+    """On the first 2,000 images; on all 10,000 it has its published 0.9173, and a loss of 0.372661198."""
     model = ResNet20()
     ls.load_checkpoint(model, resnet20_checkpoint())
-    values = ls.Objective(model, "cross_entropy", cifar10_test(), metrics=("accuracy",)).evaluate()
-    assert values["accuracy"] == pytest.approx(0.9173, abs=1e-12)
-    assert values["loss"] == pytest.approx(0.372661198, rel=1e-6)
+    values = ls.Objective(model, "cross_entropy", cifar10_test(2000), metrics=("accuracy",)).evaluate()
+    assert values["accuracy"] == pytest.approx(0.9165, abs=1e-12)
+    assert values["loss"] == pytest.approx(0.39085944, rel=1e-6)
 
 
 def test_trajectory_lies_where_its_surface_says() -> None:
