@@ -6,8 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def mpi_command(ranks: int, program: str, *arguments: object) -> list[str]:
 RunMpi = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_mpi() -> RunMpi:
     """run_mpi(ranks, program, *arguments): the finished process."""
 
@@ -65,3 +66,11 @@ def run_mpi() -> RunMpi:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The one Slurm of all tests that need one; they run in one process, one after another."""
+    import slurm_cluster
+
+    yield from slurm_cluster.cluster(tmp_path_factory)

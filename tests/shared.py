@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import os
 from pathlib import Path
@@ -23,6 +24,7 @@ def shared(*parts: str) -> Path:
     return path
 
 
+@functools.cache
 def mnist_train() -> tuple[Tensor, Tensor]:
     """The 60,000 MNIST training images, scaled to [-1, 1] as the golden surfaces have it, and labels."""
 

@@ -21,7 +21,7 @@ from landscape.compat import PyHessian, compare_with_pyhessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # pyhessian keeps the graph of gradients
 
-SAMPLES, BATCH = 50, 16  # the last batch has 2
+SAMPLES, BATCH = 34, 16  # the last batch has 2
 PRECISE = [(torch.float64, 1e-12), (torch.float32, 1e-6)]
 
 
@@ -166,18 +166,18 @@ def test_the_random_stream_decides() -> None:
 
 def test_trace_has_one_number_per_probe_whose_mean_is_the_trace() -> None:
     torch.manual_seed(0)
-    found = ours().trace(maxIter=400, tol=0)
-    assert len(found) == 400
+    found = ours().trace(maxIter=100, tol=0)
+    assert len(found) == 100
     assert all(type(value) is float for value in found)
-    stderr = np.std(found, ddof=1) / 20
+    stderr = np.std(found, ddof=1) / 10
     assert abs(np.mean(found) - float(truth().trace())) < 3 * stderr
 
 
 def test_trace_goes_on_to_the_standard_error_asked_for() -> None:
     torch.manual_seed(0)
-    found = ours().trace(maxIter=2000, tol=0.05)
+    found = ours().trace(maxIter=2000, tol=0.1)
     errors = [np.std(found[:n], ddof=1) / n**0.5 / abs(np.mean(found[:n])) for n in (len(found) - 4, len(found))]
-    assert errors[1] <= 0.05 < errors[0]
+    assert errors[1] <= 0.1 < errors[0]
     assert len(ours().trace(maxIter=6, tol=0.5)) == 6
 
 
@@ -190,7 +190,7 @@ def test_trace_of_negative_curvature_does_not_stop_after_two_probes() -> None:
     assert np.mean(found) == pytest.approx(-float(truth().trace()), rel=0.5)
 
 
-@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (400, 2)])
+@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (200, 1)])
 def test_density_has_nodes_and_weights_of_sum_one(steps: int, probes: int) -> None:
     torch.manual_seed(0)
     nodes, weights = ours().density(iter=steps, n_v=probes)
@@ -205,12 +205,12 @@ def test_density_has_nodes_and_weights_of_sum_one(steps: int, probes: int) -> No
 
 def test_density_moments_are_traces() -> None:
     torch.manual_seed(0)
-    nodes, weights = ours().density(iter=4, n_v=60)
+    nodes, weights = ours().density(iter=4, n_v=30)
     H = truth()
     for power in (1, 2):
         by_probe = (np.array(weights) * np.array(nodes) ** power).sum(1)
         expected = float(torch.linalg.matrix_power(H, power).trace()) / len(H)
-        assert abs(by_probe.mean() - expected) < 4 * by_probe.std(ddof=1) / np.sqrt(60)
+        assert abs(by_probe.mean() - expected) < 4 * by_probe.std(ddof=1) / np.sqrt(30)
 
 
 def test_pyhessian_density_crashes_and_ours_does_not() -> None:

@@ -246,7 +246,7 @@ def test_by_chunk() -> None:
 def test_by_chunk_weighted() -> None:
     """`weighted` is sum_c d_c H_c v / sum_c d_c, with chunks of 5, 5, 5 and 3 samples."""
     which = case("mixed")
-    vectors = seeded(2, 1933, seed=4)
+    vectors = seeded(2, which.objective().layout.size, seed=4)
     with CurvatureOperator(which.objective()) as H:
         parts = H.by_chunk(vectors)
     assert parts.denominators.tolist() == [5, 5, 5, 3]

@@ -144,15 +144,21 @@ def encoder() -> Entry:
 # -- torchvision ------------------------------------------------------------------------------------------------------
 
 
+def two_stages(model: nn.Module, width: int) -> nn.Module:
+    """A ResNet of torchvision without its wide last stages; the first two hold every kind of block."""
+    model.layer3, model.layer4, model.fc = nn.Identity(), nn.Identity(), nn.Linear(width, 4)
+    return model
+
+
 def resnet18() -> Entry:
     models = vision()
-    return images(models.ResNet(models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=4), 16, count=2)
+    return images(two_stages(models.ResNet(models.resnet.BasicBlock, [2, 2, 1, 1]), 128), 16)
 
 
 def resnext() -> Entry:
     models = vision()
-    model = models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], num_classes=4, groups=2, width_per_group=8)
-    return images(model, 32, count=2)
+    model = models.ResNet(models.resnet.Bottleneck, [1, 1, 1, 1], groups=2, width_per_group=8)
+    return images(two_stages(model, 512), 16)
 
 
 def vit() -> Entry:

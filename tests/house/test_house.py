@@ -217,6 +217,14 @@ def test_import_loads_nothing_heavy() -> None:
     assert not loaded_by("import landscape") & heavy
 
 
+def test_pictures_never_load_pyplot() -> None:
+    """Of any result; pyplot would keep every figure, and choose a window system."""
+    plot = "[make('whole').plot() for make in made.KINDS.values()]"
+    loaded = loaded_by(f"import sys; sys.path.insert(0, 'tests'); import made; {plot}")
+    assert "matplotlib.figure" in loaded
+    assert "matplotlib.pyplot" not in loaded
+
+
 def test_kernels_stand_alone() -> None:
     statement = "import landscape_kernels.layout, landscape_kernels.perturb, landscape_kernels.normalise"
     assert not loaded_by(statement) & {"landscape", "landscape_jobs", "h5py", "mpi4py"}

@@ -1,8 +1,12 @@
-"""The demo on a small grid: what it leaves, and that a second call uses it."""
+"""The demo: what it leaves, and that a second call uses it.
+
+It is made on a small grid, or is the one that scripts/test made, whose folder LANDSCAPE_DEMO names.
+"""
 
 from __future__ import annotations
 
 import builtins
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,16 @@ from landscape_jobs.spec.job import load_job
 import landscape as ls
 from landscape.opening.opening import Place
 
+MADE = os.environ.get("LANDSCAPE_DEMO")
+SETTINGS = {"nx": 31, "ny": 25, "epochs": 20, "k": 5} if MADE else {"nx": 5, "ny": 4, "epochs": 3, "k": 2}
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if MADE:
+        return Path(MADE)
     out = tmp_path_factory.mktemp("demo") / "a demo"
-    make_demo(out, nx=5, ny=4, epochs=3, k=2)
+    make_demo(out, **SETTINGS)
     return out
 
 
@@ -29,14 +38,14 @@ def test_the_demo_leaves_one_file_with_surfaces_spectrum_and_curve(demo: Path) -
         surface = ls.open(demo / "demo.h5", run=name)
         assert isinstance(surface, ls.Surface)
         assert surface.complete
-        assert surface.values["loss"].shape == surface.values["accuracy"].shape == (4, 5)
+        assert surface.values["loss"].shape == surface.values["accuracy"].shape == (SETTINGS["ny"], SETTINGS["nx"])
 
 
 def test_the_spectrum_is_that_of_the_net_in_its_job_file(demo: Path) -> None:
     spectrum = ls.open(demo / "demo.h5", run="convnet_spectrum")
     assert isinstance(spectrum, ls.Spectrum)
     assert spectrum.size == 12_058
-    assert spectrum.converged.tolist() == [True] * 2
+    assert spectrum.converged.tolist() == [True] * SETTINGS["k"]
     net = digits_convnet()
     ls.load_checkpoint(net, demo / "digits_convnet.safetensors")
     assert spectrum.eigenvectors is not None
@@ -51,7 +60,7 @@ def test_the_spectrum_is_that_of_the_net_in_its_job_file(demo: Path) -> None:
     assert spectrum.density is not None
     assert len(spectrum.density.nodes) == 4
     job = load_job(demo / "convnet_spectrum.toml")
-    assert (job.table.arguments()["k"], job.out) == (2, demo / "runs/convnet_spectrum")
+    assert (job.table.arguments()["k"], job.out) == (SETTINGS["k"], demo / "runs/convnet_spectrum")
 
 
 def test_the_curve_between_two_trainings_lies_on_its_surface(demo: Path) -> None:
@@ -78,7 +87,7 @@ def test_the_trajectory_lies_inside_its_picture_and_ends_at_the_centre(demo: Pat
     surface = ls.open(demo / "demo.h5", run="mlp_trajectory")
     assert isinstance(surface, ls.Surface)
     assert surface.points is not None
-    assert surface.points.labels == tuple(f"epoch{i}" for i in range(7))
+    assert surface.points.labels == tuple(f"epoch{i}" for i in range(2 * SETTINGS["epochs"] + 1))
     for values, coordinates in zip(surface.axes.values(), surface.points.coordinates.T, strict=True):
         assert values[0] < coordinates.min()
         assert coordinates.max() < values[-1]
@@ -89,7 +98,7 @@ def test_the_trajectory_lies_inside_its_picture_and_ends_at_the_centre(demo: Pat
 def test_a_second_call_computes_nothing_and_leaves_the_same(demo: Path) -> None:
     kept = [*demo.glob("*.safetensors"), *demo.glob("*.toml"), *demo.glob("runs/**/shards/*")]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    left = make_demo(demo, nx=5, ny=4, epochs=3, k=2)
+    left = make_demo(demo, **SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     assert sorted(demo.glob("runs/**/shards/*")) == sorted(p for p in kept if p.suffix == ".npz")
     kinds = ("spectrum", "density", "layers", "vectors")

@@ -1,11 +1,8 @@
-"""Paths that must have the same bytes on any number of ranks: mpiexec -n 2 python path_cases.py RESULT.json"""
+"""Paths that must have the same bytes on any number of ranks; same_bytes.py runs them."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
-from pathlib import Path as FilePath
 
 import torch
 from surface_cases import data, network
@@ -41,18 +38,9 @@ def path_bytes(**options: object) -> str:
 
 
 def results() -> dict[str, str]:
-    """The same bytes from every rank."""
+    """The bytes of each way to share the work."""
     cases: dict[str, Callable[[], str]] = {
         "places over ranks": path_bytes,
         "data over ranks": lambda: path_bytes(ranks_per_item=world().size),
     }
-    found = {name: case() for name, case in cases.items()}
-    assert len({json.dumps(f) for f in world().gather_all(found)}) == 1
-    return found
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    found = results()
-    if world().rank == 0:
-        FilePath(sys.argv[1]).write_text(json.dumps(found))
+    return {name: case() for name, case in cases.items()}

@@ -195,7 +195,7 @@ def running(folder: Path) -> Iterator[Cluster]:
 
 
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Of a module's own; the tests are skipped where there is none."""
+    """One that its tests share; they are skipped where there is none."""
     small_job.command()
     try:
         with running(tmp_path_factory.mktemp("slurm") / "cluster") as slurm:

@@ -30,15 +30,15 @@ def labels(*shape: int, classes: int = 3, seed: int = 0) -> Tensor:
 
 
 class Mixed(nn.Module):
-    """Convolution, BatchNorm, LayerNorm, GELU, attention and an embedding in one: 1,933 parameters."""
+    """Convolution, BatchNorm, LayerNorm, GELU, attention and an embedding in one: 633 parameters."""
 
-    def __init__(self, width: int = 12, classes: int = 5) -> None:
+    def __init__(self, width: int = 6, classes: int = 5) -> None:
         super().__init__()
         self.conv, self.bn = nn.Conv2d(2, width, 3, padding=1), nn.BatchNorm2d(width)
         self.embed = nn.Embedding(11, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
-        self.up, self.down = nn.Linear(width, 32), nn.Linear(32, width)
+        self.up, self.down = nn.Linear(width, 16), nn.Linear(16, width)
         self.head = nn.Linear(width, classes)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""The sweep of sweep_nets into FOLDER/run on all ranks: python sweep_job.py FOLDER [PAUSE seconds after each epoch]."""
+"""The sweep of sweep_nets into FOLDER/run on all ranks: python sweep_job.py FOLDER [PAUSE seconds after each epoch].
+
+The nets are those of FOLDER/models.pt, or trained where it is missing.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def main(folder: Path, pause: float) -> None:
         time.sleep(pause)
 
     fit.CurveFit._run_epoch = slowly  # type: ignore[method-assign]
-    sweep_nets.sweep(folder / "run")
+    stored = folder / "models.pt"
+    sweep_nets.sweep(folder / "run", torch.load(stored) if stored.exists() else None)
 
 
 if __name__ == "__main__":

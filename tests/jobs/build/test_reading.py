@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import GUARD, mpi_environment, mpiexec
+from conftest import GUARD, mpi_command, mpi_environment
 from safetensors.torch import save_file
 
 import landscape as ls
@@ -53,37 +54,38 @@ out = "runs/a"
 """
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    (tmp_path / "read_nets.py").write_text(NETS)
-    (tmp_path / "job.toml").write_text(JOB)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the jobs of reading_cases.py, which have run on two ranks."""
+    folder = tmp_path_factory.mktemp("reading")
+    (folder / "read_nets.py").write_text(NETS)
+    (folder / "job.toml").write_text(JOB)
     net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
-    save_file(net.state_dict(), tmp_path / "trained.safetensors")
-    return tmp_path
-
-
-def run(home: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    launcher = mpiexec()
-    if launcher is None:
-        pytest.skip("mpiexec is not installed: pip install 'loss-landscape-engine[mpi]'")
-    words = [word for setting in settings for word in ("--set", setting)]
-    return subprocess.run(
-        [launcher, "-n", "3", sys.executable, "-m", "landscape_jobs.cli", "run", "job.toml", *words],
-        cwd=home,
+    save_file(net.state_dict(), folder / "trained.safetensors")
+    done = subprocess.run(
+        mpi_command(2, "reading_cases.py"),
+        cwd=folder,
         env=mpi_environment(),
         capture_output=True,
         text=True,
         timeout=GUARD,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def told(home: Path, case: str) -> dict[str, Any]:
+    """How often data were read, and the exit code and messages of each rank."""
+    found: dict[str, Any] = json.loads((home / "reading.json").read_text())[case]
+    return found
 
 
 def test_once_for_all_ranks_with_the_same_result(home: Path) -> None:
-    for way, calls in (("once", 1), ("each", 3)):
-        done = run(home, f"run.read={way}", f"run.out={way}")
-        assert done.returncode == 0, done.stderr
-        assert len((home / "calls").read_text()) == calls
-        (home / "calls").unlink()
+    for way, calls in (("once", 1), ("each", 2)):
+        found = told(home, way)
+        assert [code for code, _ in found["ranks"]] == [0, 0], found
+        assert found["calls"] == calls
     once, each = ls.open(home / "once"), ls.open(home / "each")
     assert isinstance(once, ls.Surface)
     assert isinstance(each, ls.Surface)
@@ -92,10 +94,11 @@ def test_once_for_all_ranks_with_the_same_result(home: Path) -> None:
         assert once.attributes[name] == each.attributes[name]
 
 
-def test_what_cannot_be_sent_or_read_is_told_by_all(home: Path) -> None:
-    done = run(home, "run.read=once", 'data.args={kind="dataset"}')
-    assert done.returncode == 2, done.stderr
-    assert "run.read = 'once' sends tensors" in done.stderr
-    done = run(home, "run.read=once", 'data.args={kind="broken"}')
-    assert done.returncode == 1, done.stderr
-    assert "no such data" in done.stderr
+@pytest.mark.parametrize(
+    ("case", "code", "words"),
+    [("dataset", 2, "run.read = 'once' sends tensors"), ("broken", 1, "no such data")],
+)
+def test_what_cannot_be_sent_or_read_is_told_by_all(home: Path, case: str, code: int, words: str) -> None:
+    ranks = told(home, case)["ranks"]
+    assert [found for found, _ in ranks] == [code, code], ranks
+    assert any(words in text for _, text in ranks), ranks

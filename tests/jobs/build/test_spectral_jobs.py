@@ -356,14 +356,6 @@ def test_two_ranks_leave_their_eigenpairs_together(folder: Path) -> None:
     assert json.loads(attempt.read_text())["signal"] == "SIGUSR1"
 
 
-@pytest.mark.mpi
-def test_layers_on_two_ranks(folder: Path) -> None:
-    code, _, err = ended(start("run", folder / "layers.toml", "--set", "run.out=two", ranks=2))
-    assert code == 0, err
-    done("run", folder / "layers.toml", "--set", "run.out=one")
-    assert numbers(ls.open(folder / "two")) == numbers(ls.open(folder / "one"))
-
-
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 

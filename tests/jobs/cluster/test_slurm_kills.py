@@ -7,13 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
-import slurm_cluster
 from slurm_cluster import Cluster, log, wait_for
 from small_job import items, points, shards, values, write_job
 
 pytestmark = pytest.mark.slurm
-
-cluster = pytest.fixture(scope="module")(slurm_cluster.cluster)
 
 POINTS = 600
 SLOW = points(POINTS // 40)

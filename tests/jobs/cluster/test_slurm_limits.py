@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import slurm_cluster
 from slurm_cluster import Cluster, log, wait_for
 from small_job import items, points, shards, write_job
 
 pytestmark = pytest.mark.slurm
-
-cluster = pytest.fixture(scope="module")(slurm_cluster.cluster)
 
 SRUN = ["--launcher", "srun", "--mpi", "pmix"]
 

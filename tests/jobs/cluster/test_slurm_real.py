@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import slurm_cluster
 from slurm_cluster import Cluster, log, wait_for
 from small_job import JOB, items, points, shards, values, write_job
 
 pytestmark = pytest.mark.slurm
-
-cluster = pytest.fixture(scope="module")(slurm_cluster.cluster)
 
 POINTS = 800
 SLOW = points(POINTS // 40)

@@ -7,14 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-import slurm_cluster
 import xarray
 from slurm_cluster import Cluster, wait_for
 from small_job import items, points, write_job
 
 pytestmark = pytest.mark.slurm
-
-cluster = pytest.fixture(scope="module")(slurm_cluster.cluster)
 
 
 @pytest.fixture

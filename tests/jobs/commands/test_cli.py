@@ -527,21 +527,19 @@ def test_ctrl_c_ends_with_3_and_resume_completes_the_same_surface(folder: Path) 
 
 @pytest.mark.mpi
 def test_two_ranks_give_the_surface_of_one_and_only_one_of_them_talks(folder: Path) -> None:
-    code, out, err = ended(start("run", folder / "job.toml", "--set", "run.out=two", ranks=2))
+    """In two parts, and they end together with the code of what is left, or of the error."""
+    code, _, err = ended(start("run", folder / "job.toml", "--set", "surface.x=[1,-1,5]", ranks=2))
+    assert code == 2, err
+    assert err.count("smaller end first") == 1
+    limited = ("--limit-items", "3", "--set", "run.out=two")
+    code, _, err = ended(start("run", folder / "job.toml", *limited, ranks=2))
+    assert code == 3, err
+    assert err.count("3 of 15 rows are done") == 1
+    code, out, err = ended(start("resume", folder / "two", ranks=2))
     assert code == 0, err
     assert out.count("landscape.h5") == 1
     done("run", folder / "job.toml", "--set", "run.out=one")
     assert values(folder / "two/landscape.h5") == values(folder / "one/landscape.h5")
-
-
-@pytest.mark.mpi
-def test_ranks_end_together_with_the_code_of_the_error(folder: Path) -> None:
-    code, _, err = ended(start("run", folder / "job.toml", "--set", "surface.x=[1,-1,5]", ranks=2))
-    assert code == 2, err
-    assert err.count("smaller end first") == 1
-    code, _, err = ended(start("run", folder / "job.toml", "--limit-items", "3", ranks=2))
-    assert code == 3, err
-    assert err.count("3 of 15 rows are done") == 1
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

@@ -1,14 +1,9 @@
-"""Agreement of models against a naive twin in numpy, symmetries, repeated draws, and on several ranks.
-
-mpiexec -n 2 python tests/studies/agreement/test_agreement.py RESULT.json      the case of the ranks
-"""
+"""Agreement of models against a naive twin in numpy, symmetries, and repeated draws."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from agreement_cases import CLASSES, INPUTS, MODELS, SAMPLES, data, network, objective
 from torch import Tensor, nn
 
 import landscape as ls
 from landscape.errors import InputError
 from landscape.files import hdf5
-from landscape.run.comm import world
 from landscape.run.loop import run_task
 from landscape.run.store import Store
 from landscape.studies.agreement import measure as room
@@ -30,34 +25,6 @@ from landscape.studies.agreement.measure import AgreementTask, agreement_from_ro
 from landscape.studies.agreement.result import Agreement
 from landscape.studies.agreement.schema import read_agreement
 from landscape.studies.agreement.settings import AgreementSettings
-
-SAMPLES, INPUTS, CLASSES = 150, 6, 3
-
-
-def network(seed: int) -> nn.Module:
-    """A small net in float64 whose BatchNorm has statistics of its own."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(INPUTS, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, CLASSES)).double()
-    model(torch.randn(40, INPUTS, dtype=torch.float64))
-    nn.init.zeros_(model[3].bias)  # or one class would be predicted throughout
-    return model.eval()
-
-
-def data(samples: int = SAMPLES) -> tuple[Tensor, Tensor]:
-    """Inputs and labels."""
-    generator = torch.Generator().manual_seed(1)
-    return (
-        torch.randn(samples, INPUTS, generator=generator, dtype=torch.float64),
-        torch.randint(CLASSES, (samples,), generator=generator),
-    )
-
-
-MODELS = [network(seed) for seed in range(4)]
-
-
-def objective(**options: Any) -> ls.Objective:
-    """The first model on the data."""
-    return ls.Objective(MODELS[0], "cross_entropy", data(), **options)
 
 
 def outputs(model: nn.Module, inputs: Tensor | None = None) -> np.ndarray:
@@ -564,35 +531,3 @@ def test_pictures_of_many_models_and_of_nothing() -> None:
     assert len(figure.axes[0].get_xticks()) == 30
     nothing = replace(many, values={"cka": np.full(len(pairs), np.nan)})
     assert np.ma.getmaskarray(nothing.plot().axes[0].images[0].get_array()).all()
-
-
-# -- ranks ------------------------------------------------------------------------------------------------------------
-
-
-def results() -> dict[str, str]:
-    """Every array of a result as text: items over ranks, models over the ranks of a group, statistics over ranks."""
-    size = 2 if world().size % 2 == 0 else 1
-    cases: Sequence[dict[str, Any]] = [{}, {"ranks_per_item": size}, {"batchnorm": "reestimated"}]
-    found = {}
-    for case in cases:
-        result = measure_agreement(objective(), MODELS[:3], features=["0", "2"], **case)
-        arrays = [*result.values.values(), *result.stderr.values()]
-        found[", ".join(case)] = b"".join(array.tobytes() for array in arrays).hex()
-    assert len({json.dumps(f) for f in world().gather_all(found)}) == 1
-    return found
-
-
-@pytest.mark.mpi
-def test_ranks_give_the_same_bits(run_mpi: Callable[..., Any], tmp_path: Path) -> None:
-    done = run_mpi(2, str(Path(__file__).resolve()), tmp_path / "result.json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "result.json").read_text())
-    assert found == results()
-    assert found[""] == found["ranks_per_item"] != found["batchnorm"]
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    found = results()
-    if world().rank == 0:
-        Path(sys.argv[1]).write_text(json.dumps(found))

@@ -17,7 +17,7 @@ import fit_job
 import numpy as np
 import pytest
 import torch
-from conftest import GUARD, PROGRAMS, RunMpi, mpi_environment
+from conftest import PROGRAMS, RunMpi, mpi_environment
 from torch import nn
 
 from landscape.errors import InputError, NumericalError, RunInterrupted, StoreError
@@ -82,19 +82,6 @@ def alone() -> dict[int, np.ndarray]:
     return {parts: fit_job.fitted(fit_job.spectral_net(), parts=parts).control_points.numpy() for parts in (1, 2, 4)}
 
 
-def test_killed_process_resumes(tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
-    """SIGKILL in the middle of epoch 3: the states of whole epochs are there."""
-    command = [sys.executable, str(PROGRAMS / "fit_job.py"), str(tmp_path), "kill", str(2 * fit_job.STEPS + 2), "1"]
-    done = subprocess.run(command, env=mpi_environment(), timeout=GUARD, check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert (tmp_path / "run_1" / FIT_STATE).exists()
-    with fit_job.Stopped(model := fit_job.spectral_net()) as steps:
-        curve = fit_job.fitted(model, out=tmp_path / "run_1")
-    assert steps.count == 2 * fit_job.STEPS
-    assert np.array_equal(curve.control_points.numpy(), alone[1])
-    assert not (tmp_path / "run_1" / FIT_STATE).exists()
-
-
 @pytest.mark.mpi
 def test_any_number_of_ranks(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
     """1, 2 and 4 parts on 2 ranks: the bits of one rank."""
@@ -107,6 +94,7 @@ def test_any_number_of_ranks(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, n
 
 @pytest.mark.mpi
 def test_killed_ranks_resume_on_one(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
+    """SIGKILL in the middle of epoch 3: the states of whole epochs are there."""
     done = run_mpi(2, "fit_job.py", tmp_path, "kill", 2 * fit_job.STEPS + 2, 2)
     assert done.returncode != 0
     assert (tmp_path / "run_2" / FIT_STATE).exists()
@@ -114,6 +102,7 @@ def test_killed_ranks_resume_on_one(run_mpi: RunMpi, tmp_path: Path, alone: dict
         curve = fit_job.fitted(model, parts=2, out=tmp_path / "run_2")
     assert steps.count == 2 * 2 * fit_job.STEPS
     assert np.array_equal(curve.control_points.numpy(), alone[2])
+    assert not (tmp_path / "run_2" / FIT_STATE).exists()
 
 
 def test_finished_folder(tmp_path: Path) -> None:

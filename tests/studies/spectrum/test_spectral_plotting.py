@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -444,18 +442,6 @@ def test_count_is_at_least_one() -> None:
 def test_results_draw_themselves() -> None:
     assert spectrum().plot("vectors", count=1).axes[0].get_ylabel() == "share of norm²"
     assert len(layers().plot().axes) == 2
-
-
-def test_pyplot_is_never_loaded() -> None:
-    code = (
-        "import sys; sys.path.insert(0, 'tests'); import landscape; assert 'matplotlib' not in sys.modules;"
-        "from test_spectral_schema import spectrum, layers;"
-        "spectrum().plot(); spectrum().plot('vectors'); layers().plot();"
-        "assert 'matplotlib.figure' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
-    assert done.returncode == 0, done.stderr
 
 
 # -- tables -------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -573,14 +571,3 @@ def test_ratio_of_eigenvalues_with_the_line_where_the_smallest_is_zero() -> None
 def test_lines_of_one_picture_stay_apart_without_colours() -> None:
     looks = [line_look(k) for k in range(6)]
     assert len({look["marker"] for look in looks}) == len({look["color"] for look in looks}) == 6
-
-
-def test_pyplot_is_never_loaded() -> None:
-    code = (
-        "import sys, numpy as np; from landscape.studies.surface.pictures import plot_surface;"
-        "from landscape.studies.surface.result import Surface;"
-        "a = np.arange(3.0); plot_surface(Surface({'x': a}, {'loss': a}, {}, a > -1));"
-        "assert 'matplotlib.figure' in sys.modules; assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

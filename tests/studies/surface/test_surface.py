@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 import surface_cases
 import torch
-from conftest import RunMpi
 from torch import Tensor, nn
 
 import landscape as ls
@@ -432,21 +430,6 @@ def test_interpolated_needs_buffers() -> None:
     line = ls.plane_through(objective, [objective.theta, objective.theta + 1])
     with pytest.raises(InputError, match="given with their buffers"):
         ls.measure_surface(objective, line, x=(0, 1, 3), batchnorm="interpolated")
-
-
-@pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_same_bytes_on_any_number_of_ranks(ranks: int, run_mpi: RunMpi, tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        serial = surface_cases.results()
-    finally:
-        torch.set_num_threads(threads)
-    done = run_mpi(ranks, "surface_cases.py", tmp_path / "result.json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "result.json").read_text()) == serial
-    assert serial["items over ranks"] == serial["data over ranks"] != serial["batchnorm"]
 
 
 def test_folder_that_is_not_there() -> None:
