@@ -91,7 +91,7 @@ def _models(job: Job) -> list[Path]:
         if given.form == "models" or (given.form == "curve" and len(value) == 2):
             found += _files(job, key, value)
         elif given.form == "model":
-            found.append(job.path(value))
+            found.append(job.absolute(value))
     return found
 
 
@@ -112,11 +112,11 @@ def _input(job: Job, key: str, given: Input, value: Any) -> Any:
     if given.form == "data":
         return _made(key, value)
     if given.form == "model":
-        return job.path(value)
+        return job.absolute(value)
     if given.form == "surface":
-        return ls.open(job.path(value), group="surface")
+        return ls.open(job.absolute(value), group="surface")
     if given.form == "curve" and len(value) == 1:
-        return ls.open(job.path(value[0]), group="curve")
+        return ls.open(job.absolute(value[0]), group="curve")
     files = _files(job, key, value)
     if given.form == "curve" and len(files) != 2:
         raise InputError(f"{key} = {list(value)} are {len(files)} models; give two, or the run or file of a curve")
@@ -153,7 +153,7 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
 def _centre(job: Job, models: list[Path]) -> Path | None:
     """The checkpoint the model gets; see `spec.ModelTable`."""
     if job.model.checkpoint is not None:
-        return job.path(job.model.checkpoint)
+        return job.absolute(job.model.checkpoint)
     if models:
         return models[-1] if isinstance(job.plane, PcaPlane) else models[0]
     return None
@@ -172,7 +172,7 @@ def _plane(job: Job, axes: int, objective: ls.Objective, checkpoints: list[Path]
             params=plane.params,
         )
     if isinstance(plane, DirectionsPlane):
-        directions = ls.read_loss_landscape_directions(job.path(plane.file), objective)
+        directions = ls.read_loss_landscape_directions(job.absolute(plane.file), objective)
         if len(directions) != axes:
             raise InputError(
                 f"plane.file = {str(plane.file)!r} holds {len(directions)} directions, and "
@@ -180,7 +180,7 @@ def _plane(job: Job, axes: int, objective: ls.Objective, checkpoints: list[Path]
             )
         return ls.plane_from_directions(objective, directions)
     if isinstance(plane, CurvePlane):
-        curve = ls.open(job.path(plane.curve), group="curve")
+        curve = ls.open(job.absolute(plane.curve), group="curve")
         assert isinstance(curve, ls.Curve)
         if axes != 2:
             raise InputError(f"plane.kind = 'curve' has 2 axes, and [{job.study.name}] has {axes} ranges; give x and y")
@@ -199,12 +199,12 @@ def _files(job: Job, key: str, patterns: tuple[str, ...]) -> list[Path]:
     """The files named, in order; those of a glob pattern in natural order, so that epoch10 follows epoch9."""
     files: list[Path] = []
     for pattern in patterns:
-        path = job.path(pattern)
+        path = job.absolute(pattern)
         if path.exists() or not glob.has_magic(pattern):
             files.append(path)
             continue
         # not Path.glob: the pattern may be absolute, and the folder's own name may hold a "["
-        found = sorted((job.path(p) for p in glob.glob(pattern, root_dir=job.folder)), key=_natural)  # noqa: PTH207
+        found = sorted((job.absolute(p) for p in glob.glob(pattern, root_dir=job.folder)), key=_natural)  # noqa: PTH207
         if not found:
             raise InputError(f"{key} = {pattern!r} matches no file; it starts from {job.folder}")
         files += found

@@ -108,14 +108,14 @@ class Job(JobTable):
         """How it is measured."""
         return self.table.study
 
-    def path(self, given: str | Path) -> Path:
+    def absolute(self, given: str | Path) -> Path:
         """A path of the job as an absolute one."""
         return self.folder / Path(given).expanduser()
 
     @property
     def out(self) -> Path:
         """The run folder."""
-        return self.path(self.run.out)
+        return self.absolute(self.run.out)
 
     def text(self) -> str:
         """The job as TOML, overrides applied and `folder` stated, so that it means the same wherever it is read."""

@@ -150,10 +150,10 @@ def _hashed(content: Mapping[str, Any] | list[Any]) -> str:
 
 def _matching(job: Job, name: str) -> list[Path]:
     """The files that a name or pattern in a job stands for; the name itself where nothing matches."""
-    path = job.path(name)
+    path = job.absolute(name)
     if path.exists() or not glob.has_magic(name):
         return [path]
-    return sorted(job.path(match) for match in glob.glob(name, root_dir=job.folder))  # noqa: PTH207  (may be absolute)
+    return sorted(job.absolute(match) for match in glob.glob(name, root_dir=job.folder))  # noqa: PTH207  (may be absolute)
 
 
 def _digest(path: Path, known: dict[Path, str]) -> str | None:

@@ -51,7 +51,7 @@ def test_relative_paths_start_from_the_job_file_and_absolute_ones_stay(tmp_path:
     (folder / "job.toml").write_text(TEXT, encoding="utf-8")
     job = load_job(folder / "job.toml")
     assert job.out == folder / "runs" / "a"
-    assert job.path("/data/x") == Path("/data/x")
+    assert job.absolute("/data/x") == Path("/data/x")
     assert load_job(folder / "job.toml", ["run.out=other place"]).out == folder / "other place"
 
 
