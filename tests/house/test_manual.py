@@ -44,7 +44,7 @@ PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 
 RUN = ("check", "run", "resume", "show", "status", "plot", "merge", "report")  # the others are parsed
 SHELL = ("sh", "bash", "console")
-NOT_CODE = ("text", "")
+NOT_CODE = ("text", "diff", "")
 INDENTED = re.compile(r"    (?:mpiexec .*)?landscape \w")  # commands of the README
 
 # What the README's blocks take for granted: code that runs before the block that holds the text.
@@ -166,7 +166,7 @@ def run_page(page: Path, found: list[Block], namespace: dict[str, Any]) -> None:
             if not block.reason and not block.caption:
                 exec(code, namespace)
         elif block.language == "toml":
-            base = read(block, base)
+            base = base if block.reason else read(block, base)
         elif block.language in SHELL:
             for line in block.text.replace("\\\n", " ").splitlines():
                 if (words := shlex.split(line, comments=True)) and (words[0] in COMMANDS or not block.reason):
