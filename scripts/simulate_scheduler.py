@@ -3,7 +3,7 @@
     python scripts/simulate_scheduler.py [--ranks 1 16 256 4096] [--service 2e-5]
 
 Every number follows from the seed and the arguments: nothing is timed here. The service time of a request (rank 0's
-processor seconds for one) and the time to write a shard are measurements to be given, with defaults as ARCHITECTURE.md
+processor seconds for one) and the time to write a shard are measurements to be given, with defaults as BENCHMARKS.md
 states them.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,8 +53,8 @@ def ratio(moments: FloatArray) -> tuple[float, float, int]:
 
 
 def ratios(
-    numerators: npt.NDArray[np.float64], denominators: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    numerators: FloatArray, denominators: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """(values (n,), standard errors (n,)) of n ratios over the same units, from (units, n) and (units,); see `ratio`.
 
     >>> ratios(np.array([[1.0], [2.0], [3.0], [4.0]]), np.ones(4))

@@ -44,7 +44,7 @@ PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 
 RUN = ("check", "run", "resume", "show", "status", "plot", "merge", "report")  # the others are parsed
 SHELL = ("sh", "bash", "console")
-NOT_CODE = ("text", "")
+NOT_CODE = ("text", "diff", "")
 INDENTED = re.compile(r"    (?:mpiexec .*)?landscape \w")  # commands of the README
 
 # What the README's blocks take for granted: code that runs before the block that holds the text.
@@ -53,17 +53,6 @@ README_SETUP = {
 from landscape_jobs.demo import digits, digits_mlp
 torch.manual_seed(0)
 model, dataset = digits_mlp(), tuple(part[:200] for part in digits())
-""",
-    "def forward(model, batch)": """
-from types import SimpleNamespace
-class Causal(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.out = torch.nn.Embedding(20, 8), torch.nn.Linear(8, 20)
-    def forward(self, ids):
-        return SimpleNamespace(logits=self.out(self.embed(ids)))
-image_objective, model = objective, Causal()
-batches = [{"input_ids": torch.randint(20, (4, 7)), "attention_mask": torch.ones(4, 7)} for _ in range(3)]
 """,
     "ls.measure_spectrum(objective": """
 torch.manual_seed(0)
@@ -85,11 +74,6 @@ objective = ls.Objective(net, data=dataset)
 checkpoints = [trained(seed) for seed in range(3)]
 theta_a, theta_b = checkpoints[:2]
 train_loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*dataset), batch_size=100, shuffle=True)
-""",
-    'xarray.open_datatree("sweep.h5")': """
-import xarray
-cells = {"plane.seed=1": {"plane.seed": 1, "state": "complete"}}
-ls.merge_runs({"plane.seed=1": "runs/a"}, "sweep.h5", about=cells)
 """,
 }
 
@@ -166,7 +150,7 @@ def run_page(page: Path, found: list[Block], namespace: dict[str, Any]) -> None:
             if not block.reason and not block.caption:
                 exec(code, namespace)
         elif block.language == "toml":
-            base = read(block, base)
+            base = base if block.reason else read(block, base)
         elif block.language in SHELL:
             for line in block.text.replace("\\\n", " ").splitlines():
                 if (words := shlex.split(line, comments=True)) and (words[0] in COMMANDS or not block.reason):
@@ -336,6 +320,16 @@ def test_the_page_of_the_format_tells_what_files_hold(tmp_path: Path) -> None:
             held |= set(contents(child, name, []))
     assert {name: {"all"} if words == kinds else words for name, words in found.items()} == root
     assert held == told
+
+
+def test_the_page_of_job_files_tells_every_key() -> None:
+    told: dict[str, tuple[str, set[str]]] = {}
+    for line in (DOCS / "job-files.md").read_text(encoding="utf-8").splitlines():
+        if row := re.fullmatch(r"\| `\[(\w+)\]` \| `(\w+)` \| `(.*)` \|", line):
+            told[row[1]] = (row[2], set(row[3].split("`, `")))
+    assert told == {
+        name: (getattr(table.study.measure, "__name__", ""), set(table.model_fields)) for name, table in TABLES.items()
+    }
 
 
 def test_every_public_name_stands_in_the_reference() -> None:

@@ -93,6 +93,7 @@ def test_each_is_the_surface_on_its_line_bit_for_bit(batchnorm: str) -> None:
 def test_items_in_any_order_and_one_direction_in_hand() -> None:
     from landscape.run.comm import SERIAL
     from landscape.studies.profiles.measure import ProfilesTask
+    from landscape.studies.profiles.settings import ProfilesSettings
 
     task = ProfilesTask(network(), ProfilesSettings(3, (-1, 1, 3)))
     forward = [task.evaluate(i, SERIAL)["loss"] for i in range(task.count)]
