@@ -14,9 +14,11 @@ from landscape.checkpoints.recorder import TrajectoryRecorder
 from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import InputError, LandscapeError, NumericalError, RunFailedError, RunInterrupted, StoreError
 from landscape.network.alignment import Alignment, align, find_alignment
+from landscape.objective.losses import named_losses, named_metrics
 from landscape.objective.objective import Objective
 from landscape.opening.several import merge_runs
 from landscape.opening.several import open_anything as open  # the notebook's ls.open(path)
+from landscape.pictures.saving import save_figure
 from landscape.planes.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
 from landscape.results.estimate import Estimate
 from landscape.run.failures import Tolerance
@@ -52,12 +54,13 @@ from landscape.studies.surface.result import Points, Surface
 from landscape.studies.surface.vtk import write_vtk
 from landscape.studies.table import STUDIES  # noqa: F401  (which makes all kinds known)
 from landscape.studies.topology.find import find_topology
-from landscape.studies.topology.result import Topology
+from landscape.studies.topology.result import CriticalPoints, MergeTree, Minima, Pairs, Saddles, Topology
 
 __all__ = [
     "Agreement",
     "Alignment",
     "Connectivity",
+    "CriticalPoints",
     "CurvatureOperator",
     "Curve",
     "Density",
@@ -67,8 +70,11 @@ __all__ = [
     "LandscapeError",
     "LayerSpectra",
     "Measures",
+    "MergeTree",
+    "Minima",
     "NumericalError",
     "Objective",
+    "Pairs",
     "Path",
     "Plane",
     "Points",
@@ -76,6 +82,7 @@ __all__ = [
     "Progress",
     "RunFailedError",
     "RunInterrupted",
+    "Saddles",
     "Spectrum",
     "StoreError",
     "Surface",
@@ -101,6 +108,8 @@ __all__ = [
     "measure_spectrum",
     "measure_surface",
     "merge_runs",
+    "named_losses",
+    "named_metrics",
     "open",
     "pca_plane",
     "plane_from_directions",
@@ -110,6 +119,7 @@ __all__ = [
     "read_loss_landscape_surface",
     "read_state",
     "run_task",
+    "save_figure",
     "write_loss_landscape_directions",
     "write_loss_landscape_surface",
     "write_vtk",

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import landscape as ls
 from landscape.errors import InputError
 from landscape.opening.opening import open_result
-from landscape.pictures.style import save_figure
+from landscape.pictures.saving import save_figure
 from landscape.results.kind import Asked, kind_of
 from landscape.run.comm import world
 from landscape.run.together import agree

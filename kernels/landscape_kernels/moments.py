@@ -52,9 +52,7 @@ def ratio(moments: FloatArray) -> tuple[float, float, int]:
     return value, math.sqrt(count / (count - 1) * spread) / abs(d), int(count)
 
 
-def ratios(
-    numerators: FloatArray, denominators: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def ratios(numerators: FloatArray, denominators: FloatArray) -> tuple[FloatArray, FloatArray]:
     """(values (n,), standard errors (n,)) of n ratios over the same units, from (units, n) and (units,); see `ratio`.
 
     >>> ratios(np.array([[1.0], [2.0], [3.0], [4.0]]), np.ones(4))

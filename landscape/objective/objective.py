@@ -45,7 +45,7 @@ _STATISTICS_BYTES = 1 << 30
 class Objective:
     """Loss and metrics of `model` on `data` at any parameter vector theta.
 
-    `loss` is a name (see `landscape.objective.losses.named_losses`), a torch criterion, or a callable of (outputs,
+    `loss` is a name (see `landscape.named_losses`), a torch criterion, or a callable of (outputs,
     targets) that returns a mean or sum over the batch, values per sample, or (numerators, denominators). The value is
     always sum(numerators) / sum(denominators) over all data: the mean per sample, per element or per kept token, so a
     short last batch weighs what it holds. `loss=None` means that `forward` returns the loss itself in one of those

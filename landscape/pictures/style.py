@@ -1,4 +1,4 @@
-"""The look of every picture: colours, lines, hatches and letters; how figures are closed and written.
+"""The look of every picture: colours, lines, hatches and letters; how figures are closed.
 
 Colours are Okabe and Ito's, and viridis for values: both stay apart for the colour-blind, and lines stay apart in grey
 by their strokes and markers. Settings hold inside `in_style` alone, and figures are made without pyplot: no display, no
@@ -10,7 +10,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -22,9 +21,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
-from landscape.errors import InputError, StoreError
-
-SUFFIXES = (".png", ".pdf", ".svg")
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 LINE_COLOURS = (BLUE, RED, GREEN, PURPLE, ORANGE, "0.35")
 VALUES = colormaps["viridis"]
@@ -67,7 +63,6 @@ _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "landscape",
 }
-_UNDATED: Mapping[str, dict[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -89,25 +84,6 @@ class StyledFigure(Figure):
         """See matplotlib; text in PDF and SVG is text, not outlines."""
         with in_style():
             super().savefig(fname, transparent=transparent, **options)
-
-
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as PNG, PDF or SVG, by the suffix of `path`, without empty margins; returns the path.
-
-    Text in PDF and SVG is text, not outlines. Raises InputError for another suffix and StoreError when the file cannot
-    be written.
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(f"{path.name}: suffix {path.suffix!r} is not a picture format here; use {', '.join(SUFFIXES)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with in_style():
-            figure.savefig(path, bbox_inches="tight", dpi=150, metadata=_UNDATED.get(suffix))
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error}. Free space or choose a folder you may write to.") from error
-    return path
 
 
 def line_look(number: int) -> dict[str, Any]:

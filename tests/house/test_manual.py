@@ -332,6 +332,22 @@ def test_the_page_of_job_files_tells_every_key() -> None:
     }
 
 
+def test_every_test_that_the_architecture_names_is_there() -> None:
+    """`studies/x/test_x.py::test_name`, and further names of that file after a comma."""
+    found: dict[str, list[str]] = {}
+    table = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").partition("## 8. Faults")[2]
+    for row in table.splitlines():
+        file = ""
+        for name in re.findall(r"`((?:[\w/]+\.py)?(?:::)?(?:test_\w+)?)(?:\[\w+\])?`", row):
+            path, _, test = name.rpartition("::") if "::" in name else (name, "", "") if "/" in name else ("", "", name)
+            file = path or file
+            found.setdefault(file, []).append(test)
+    assert len(found) > 25
+    for file, tests in found.items():
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert not [test for test in tests if test and f"def {test}(" not in text], file
+
+
 def test_every_public_name_stands_in_the_reference() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
     documented = re.findall(r"^\.\. auto\w+:: (\S+)$", text, re.MULTILINE)

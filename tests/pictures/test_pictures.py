@@ -25,7 +25,8 @@ from shared import shared
 from test_spectral_schema import layers, spectrum
 
 import landscape as ls
-from landscape.pictures.style import SUFFIXES, in_style, save_figure
+from landscape.pictures.saving import SUFFIXES, save_figure
+from landscape.pictures.style import in_style
 from landscape.studies.path.pictures import plot_paths
 from landscape.studies.profiles.result import Profiles
 from landscape.studies.surface.difference import plot_difference

@@ -99,7 +99,7 @@ def plot(
     with exit_codes():
         from landscape.errors import InputError
         from landscape.opening.opening import open_result
-        from landscape.pictures.style import save_figure
+        from landscape.pictures.saving import save_figure
         from landscape.results.kind import Asked, kind_of
 
         def draw() -> None:

@@ -39,7 +39,7 @@ def topology(
         import landscape as ls
         from landscape.errors import InputError
         from landscape.opening.opening import open_result
-        from landscape.pictures.style import save_figure
+        from landscape.pictures.saving import save_figure
         from landscape.studies.topology.find import find_topology
         from landscape.studies.topology.tables import topology_tables
         from landscape_jobs.terminal.tables import as_rich

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError, StoreError
 from landscape.files import hdf5
-from landscape.pictures.style import save_figure
+from landscape.pictures.saving import save_figure
 from landscape.run.store import Store
 from landscape.studies.path.measure import path_from_rows
 from landscape.studies.path.pictures import plot_paths

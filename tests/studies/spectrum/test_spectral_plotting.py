@@ -23,7 +23,7 @@ from test_hdf5 import example as example_surface
 from test_spectral_schema import OUTLIERS, SIZE, TENSORS, density, layers, nothing, sampled, spectrum, trace
 
 from landscape.errors import InputError
-from landscape.pictures.style import save_figure
+from landscape.pictures.saving import save_figure
 from landscape.results.summary import result_tables
 from landscape.studies.layer_spectra.pictures import plot_layers
 from landscape.studies.layer_spectra.result import LayerSpectra

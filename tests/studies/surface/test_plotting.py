@@ -16,7 +16,8 @@ from matplotlib.patches import PathPatch, Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from landscape.errors import InputError, StoreError
-from landscape.pictures.style import line_look, save_figure
+from landscape.pictures.saving import save_figure
+from landscape.pictures.style import line_look
 from landscape.studies.surface.pictures import plot_surface, usual_kind
 from landscape.studies.surface.result import Points, Surface
 
