@@ -29,6 +29,7 @@ from landscape.run.task import Description, ItemStopped, Row, Rows
 logger = logging.getLogger(__name__)
 
 _SAVE_EVERY = 10.0  # seconds at least between two Krylov states on the disk
+_SAVE_SHARE = 20.0  # and this many times what writing one took
 _SPACE_VALUES = 1 << 24  # of Krylov vectors that are stored
 
 
@@ -142,7 +143,9 @@ class EigenTask:
     def _eigenpairs(self, H: CurvatureOperator, group: Communicator) -> tuple[RitzEnds, dict[str, Any] | None]:
         """The pairs, and the columns of the Krylov space where they are asked for and known."""
         path = self._state_path if group.rank == 0 else None
-        kept = Kept(path, "the eigenpairs then start anew", every=self._save_every, name="Krylov state")
+        kept = Kept(
+            path, "the eigenpairs then start anew", every=self._save_every, share=_SAVE_SHARE, name="Krylov state"
+        )
         last, forms = group.broadcast(_krylov_state(kept)) or (None, np.zeros((0, H.chunks)))
         noting = _Noting(H, forms)
 
