@@ -107,7 +107,7 @@ def plot(
             drawn = list(kind_of(result).pictures().asked(result, Asked(kind, quantity, levels)))
             if out is not None and len(drawn) > 1:
                 raise InputError(
-                    f"-o {out} names one file for {len(drawn)} pictures; say which with --kind: "
+                    f"-o {out} names one file for {len(drawn)} pictures; say which with --kind or -q: "
                     + ", ".join(picture for picture, _ in drawn)
                 )
             for picture, figure in drawn:
