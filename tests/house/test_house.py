@@ -33,6 +33,7 @@ GATES = {
     "gudhi": {"landscape/studies/topology/find.py"},
     "pandas": {"landscape/results/frames.py"},
     "PIL": {"landscape/results/html.py"},
+    "pydantic": {f"landscape_jobs/spec/{path.name}" for path in (FLOORS["landscape_jobs"] / "spec").glob("*.py")},
     "lightning": {"landscape/lightning_callback.py"},
     "pytorch_lightning": {"landscape/lightning_callback.py"},
     "transformers": {"landscape/transformers_callback.py"},
