@@ -21,7 +21,7 @@ from landscape.compat import PyHessian, compare_with_pyhessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # pyhessian keeps the graph of gradients
 
-SAMPLES, BATCH = 34, 16  # the last batch has 2
+SAMPLES, BATCH = 50, 16  # the last batch has 2
 PRECISE = [(torch.float64, 1e-12), (torch.float32, 1e-6)]
 
 

@@ -278,7 +278,7 @@ def mlp(seed: int) -> nn.Module:
 
 def conv(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    return trained(Residual(16), seed, 60)
+    return trained(Residual(16), seed, 120)
 
 
 def barrier(objective: Objective, a: State, b: State) -> float:
