@@ -141,7 +141,10 @@ def _open_folder(folder: Path) -> Result:
     else:
         store = Store.open(folder)
         description = store.description()
-        study = study_of(description.name)
+        try:
+            study = study_of(description.name)
+        except StoreError as error:
+            raise StoreError(f"{folder} holds {error}") from None
         if len(study.tasks) > 1:
             raise StoreError(f"{folder} holds one part of a run, its {description.name}; open {folder.parent}")
         stages = {description.name: Stage(description, store.rows(), store.history())}

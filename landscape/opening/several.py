@@ -11,7 +11,7 @@ import numpy as np
 from landscape.errors import InputError
 from landscape.files import hdf5
 from landscape.files.schema import check_version, file_tree, merged_group, to_datatree
-from landscape.opening.opening import Place, open_folder
+from landscape.opening.opening import Place
 from landscape.opening.sweeps import sweep_runs
 from landscape.results.base import Result
 from landscape.results.kind import kind_of
@@ -59,7 +59,7 @@ def _merged(folders: Mapping[str, str | Path | None], about: Mapping[str, Mappin
     groups = {
         name: hdf5.Group(tree.variables, {**tree.attributes, **about.get(name, {})}, tree.groups)
         for name, folder in folders.items()
-        for tree in [hdf5.Group() if folder is None else _tree([open_folder(Path(folder))])]
+        for tree in [hdf5.Group() if folder is None else _tree([Place(folder).open()])]
     }
     merged = merged_group(groups)
     runs = " ".join(name for name, folder in folders.items() if folder is not None)

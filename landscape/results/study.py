@@ -92,8 +92,8 @@ def study_of(task: str, beside: Sequence[str] = ()) -> Study[Any]:
             return study
     known = ", ".join(dict.fromkeys(name for study in studies() for name in study.tasks))
     raise StoreError(
-        f"a run of the task {task!r} cannot be opened by this version (known: {known}); update loss-landscape-engine, "
-        "or open the file it wrote"
+        f"a run of the task {task!r}, whose rows this version cannot open (known: {known}); update "
+        "loss-landscape-engine, or open the file it wrote"
     )
 
 

@@ -301,8 +301,8 @@ def test_without_a_checkpoint_a_plane_of_checkpoints_brings_its_own(folder: Path
 
 def test_directions_and_known_points_come_from_files_of_loss_landscape(folder: Path) -> None:
     built = build(load_job(folder / "job.toml", ["plane.seed=4"]))
-    ls.write_loss_landscape_directions(folder / "d.h5", built.objective, built.plane.directions)
-    surface = ls.measure_surface(built.objective, built.plane, axes=built.axes)
+    ls.write_loss_landscape_directions(folder / "d.h5", built.objective, built.arguments["plane"].directions)
+    surface = ls.measure_surface(built.objective, **built.arguments)
     surface.computed[1, 2] = False
     ls.write_loss_landscape_surface(folder / "s.h5", surface)
     given = ("--set", "plane.kind=directions", "--set", "plane.file=d.h5")
@@ -335,7 +335,7 @@ def test_statistics_come_from_their_own_factory(folder: Path) -> None:
     text = JOB.replace('checkpoint = "trained.safetensors"\n', "")
     (folder / "job.toml").write_text(text)
     assert run_job(load_job(folder / "job.toml", given)).attributes["statistics_samples"] == 8
-    assert build(load_job(folder / "job.toml", bn)).statistics is None
+    assert "statistics" not in build(load_job(folder / "job.toml", bn)).arguments
 
 
 def test_threads_are_asked_for_or_shared_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +429,7 @@ def test_what_is_no_result_is_named(folder: Path, command: str) -> None:
 
 def test_a_run_made_from_python_says_how_to_go_on(folder: Path) -> None:
     built = build(load_job(folder / "job.toml"))
-    ls.measure_surface(built.objective, built.plane, axes=built.axes, out=folder / "made", limit_items=3)
+    ls.measure_surface(built.objective, **built.arguments, out=folder / "made", limit_items=3)
     result = landscape("resume", folder / "made")
     assert result.exit_code == 2
     assert "measure_surface" in result.stderr

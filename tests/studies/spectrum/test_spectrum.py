@@ -199,7 +199,7 @@ def test_method_that_is_taken() -> None:
         ls.measure_spectrum(small(), trace="exact")
     with pytest.raises(InputError, match=r"(?s)trace='split' needs layers with known per-sample gradients.*Multihead"):
         ls.measure_spectrum(case("mixed").objective(), trace="split")
-    with pytest.raises(InputError, match=r"trace='deflated' takes out the largest eigenpairs, and k=0"):
+    with pytest.raises(InputError, match=r"trace = 'deflated' takes out the largest eigenpairs, and k = 0"):
         ls.measure_spectrum(small(), 0, trace="deflated")
     with pytest.raises(InputError, match=r"trace='best' is not True, False or one of exact, sampled"):
         ls.measure_spectrum(small(), trace="best")
@@ -310,7 +310,7 @@ def test_layers_smaller_than_k() -> None:
         ({"samples": 24}, "samples=24; give 2 to 23, the number of samples in the data"),
         ({"samples": 1}, "samples=1; give 2 to 23"),
         ({"samples": 9, "sampling": "random"}, "sampling='random' is not one of uniform, importance"),
-        ({"sampling": "importance"}, "sampling='importance' needs samples=, the number of samples to draw"),
+        ({"sampling": "importance"}, "sampling = 'importance' needs samples, the number of samples to draw"),
         ({"operator": "fisher"}, "operator='fisher' is not one of hessian, ggn"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0; give a finite number of 0 or more"),
         ({"trace_tol": 0.0}, "trace_tol=0.0; it is a relative standard error"),
