@@ -22,6 +22,10 @@ class StoreError(LandscapeError):
     """A run folder or result file cannot be read or written; rows finished before it are safe."""
 
 
+class UnfinishedError(StoreError):
+    """A run has begun, and nothing of its result is there yet."""
+
+
 class RunFailedError(LandscapeError):
     """An item raised on some rank; `str()` holds that rank's traceback. Rows finished before it are kept."""
 

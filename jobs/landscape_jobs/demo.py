@@ -135,7 +135,7 @@ class Left:
                 f"  {program} show {quoted[0]} --run convnet_pair",
                 f"  {program} plot {quoted[0]} --run convnet -q accuracy",
                 f"  {program} status {quoted[1]}/runs/*",
-                f"  {program} check {quoted[2]} --set surface.x=[-1,1,101] --set run.out=runs/fine",
+                f"  {program} check {quoted[2]} --set 'surface.x=[-1,1,101]' --set run.out=runs/fine",
             ]
         )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from landscape.errors import InputError
+from landscape.errors import InputError, UnfinishedError
 from landscape.files import hdf5
 from landscape.files.schema import check_version, file_tree, merged_group, to_datatree
 from landscape.opening.opening import Place
@@ -59,12 +59,22 @@ def _merged(folders: Mapping[str, str | Path | None], about: Mapping[str, Mappin
     groups = {
         name: hdf5.Group(tree.variables, {**tree.attributes, **about.get(name, {})}, tree.groups)
         for name, folder in folders.items()
-        for tree in [hdf5.Group() if folder is None else _tree([Place(folder).open()])]
+        for tree in [_run_tree(folder)]
     }
     merged = merged_group(groups)
     runs = " ".join(name for name, folder in folders.items() if folder is not None)
     table = _run_table(about, list(folders)) if about else {}
     return hdf5.Group(table, {**merged.attributes, "runs": runs}, merged.groups)
+
+
+def _run_tree(folder: str | Path | None) -> hdf5.Group:
+    """The tree of a run, empty where there is nothing of it yet."""
+    if folder is None:
+        return hdf5.Group()
+    try:
+        return _tree([Place(folder).open()])
+    except UnfinishedError:
+        return hdf5.Group()
 
 
 def _run_table(about: Mapping[str, Mapping[str, str | float]], names: Sequence[str]) -> dict[str, hdf5.Variable]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from landscape.errors import InputError, nearest
+from landscape.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class OneOf:
     def check(self, name: str, value: Any) -> Any:
         """The value. Raises InputError for another."""
         if value not in self.names:
-            raise InputError(f"not one of {', '.join(self.names)}; {nearest(str(value), self.names)}")
+            raise InputError(f"not one of {', '.join(self.names)}")
         return value
 
 

@@ -24,6 +24,7 @@ from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree
 
+_FILE = 40 << 10  # bytes of a file besides its arrays: attributes and scales; 38 to 51 kB seen with small arrays
 _RANKS = (8, 64)  # numbers of ranks that the time is told for, beside one
 
 
@@ -50,7 +51,7 @@ def trial_table(trial: Trial) -> Table:
             **_times(trial),
             "memory per rank": bytes_text(memory) + vectors,
             **({"GPU memory per rank": bytes_text(device)} if device else {}),
-            **({"size of the result": f"about {bytes_text(trial.result)}"} if trial.result else {}),
+            **({"size of the result": f"about {bytes_text(trial.result + _FILE)}"} if trial.result else {}),
             **({"there already": trial.done} if trial.done else {}),
         },
     )
@@ -74,8 +75,8 @@ def timed(task: Task, out: Path, ranks_per_item: int, unit: str, items: Sequence
     left = task.count - world().broadcast(done)
     said = {
         unit: f"{task.count}, of which {task.count - left} are there already",
-        f"{task.headline} at two trial {unit}": ", ".join(f"{value:.6g}" for value in headlines),
-        f"time per {unit.removesuffix('s')}": f"{each:.3g} s",
+        **({"loss at two trial items": ", ".join(f"{v:.6g}" for v in headlines)} if task.headline == "loss" else {}),
+        f"time per {unit.split()[0].removesuffix('s')}": f"{each:.3g} s",
     }
     return Trial(said, lambda ranks: shared(left, each, ranks, ranks_per_item), result=8 * rows * task.count)
 
@@ -118,8 +119,11 @@ def require_writable(out: Path) -> None:
 
 
 def bytes_text(count: int) -> str:
-    """A size in MB or GB."""
-    return f"{count / 2**20:.3g} MB" if count < 2**30 else f"{count / 2**30:.3g} GB"
+    """A size in kB, MB or GB."""
+    for power, unit in ((30, "GB"), (20, "MB")):
+        if count >= 2**power:
+            return f"{count / 2**power:.3g} {unit}"
+    return f"{count / 2**10:.3g} kB"
 
 
 def _times(trial: Trial) -> dict[str, str]:

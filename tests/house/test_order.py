@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from test_house import imported, trees
+from test_house import calls, imported, trees
 
 from landscape.studies.table import STUDIES
 
@@ -69,7 +69,12 @@ def arrows(modules: dict[str, ast.Module]) -> dict[str, set[str]]:
 @cache
 def loaded(tree: ast.Module) -> frozenset[str]:
     """Modules and names that a file imports when it runs."""
-    return frozenset(imported(tree, at_run_time=True))
+    by_name = (
+        str(call.args[0].value)
+        for name, call in calls(tree)
+        if name.endswith("import_module") and call.args and isinstance(call.args[0], ast.Constant)
+    )
+    return frozenset(imported(tree, at_run_time=True)) | frozenset(by_name)
 
 
 @cache
@@ -111,8 +116,8 @@ def private(modules: dict[str, ast.Module]) -> list[str]:
                 found += [f"{name}: {node.module}.{a.name}" for a in node.names if a.name.startswith("_")]
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
                 asked = node.value
-                if isinstance(asked, ast.Name) and asked.id in _modules_imported(tree):
-                    found.append(f"{name}: {asked.id}.{node.attr}")
+                if ast.unparse(asked) in _modules_imported(tree):
+                    found.append(f"{name}: {ast.unparse(node)}")
     return found
 
 
@@ -121,13 +126,21 @@ _FLOORS = ("landscape", "landscape_kernels", "landscape_jobs")
 
 def _modules_imported(tree: ast.Module) -> set[str]:
     """Names under which a file knows modules of ours."""
-    return {
+    named = {
         alias.asname or alias.name
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _FLOORS
         for alias in node.names
         if f"{node.module}.{alias.name}" in MODULES
     }
+    whole = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name in MODULES
+    }
+    return named | whole
 
 
 def between_studies(modules: dict[str, ast.Module]) -> list[str]:
@@ -173,6 +186,9 @@ def test_house(check: str) -> None:
 
 FAULTS = {
     "upward": ("landscape.run.loop", "def f():\n    from landscape.results.base import Result"),
+    "upward by name": ("landscape.run.loop", "import importlib\nimportlib.import_module('landscape.results.base')"),
+    "private of a module": ("landscape.run.loop", "import landscape.run.store as st\nst._json({})"),
+    "private by its path": ("landscape.run.loop", "import landscape.run.store\nlandscape.run.store._json({})"),
     "circles": ("landscape.results.kind", "from landscape.results.base import Result"),
     "private": ("landscape.run.loop", "from landscape.run import store\nstore._json({})"),
     "between studies": ("landscape.studies.curve.fit", "from landscape.studies.surface.result import Surface"),
@@ -180,10 +196,11 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS)
-def test_fault_of_each_kind_is_found(check: str) -> None:
+@pytest.mark.parametrize("kind", FAULTS)
+def test_fault_of_each_kind_is_found(kind: str) -> None:
     """The same check on the same house with one fault put in."""
-    name, fault = FAULTS[check]
+    name, fault = FAULTS[kind]
+    check = next(check for check in CHECKS if kind.startswith(check))
     whole = ast.parse(f"{ast.unparse(MODULES[name])}\n{fault}")
     assert CHECKS[check]({**MODULES, name: whole}) != []
 

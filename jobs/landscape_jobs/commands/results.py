@@ -47,6 +47,7 @@ def merge(
 def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
     with exit_codes():
+        from landscape.errors import UnfinishedError
         from landscape.opening.opening import Place
         from landscape.results.summary import result_tables
         from landscape_jobs.terminal.tables import as_rich
@@ -58,7 +59,13 @@ def show(source: Source, name: RunName = None) -> None:
                 title = f"{source}, run {run_name}" if run_name else str(source)
                 groups: list[str | None] = [*place.group_names(run_name)] or [None]
                 for group in groups:
-                    result = place.open(run_name, group)
+                    try:
+                        result = place.open(run_name, group)
+                    except UnfinishedError as error:
+                        if len(runs) == 1:
+                            raise
+                        typer.echo(f"{title}: {error}", err=True)
+                        continue
                     print_tables(*map(as_rich, result_tables(result, title)))
 
         on_rank_0(tell)

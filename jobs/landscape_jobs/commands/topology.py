@@ -40,16 +40,17 @@ def topology(
         from landscape.errors import InputError
         from landscape.opening.opening import open_result
         from landscape.pictures.saving import save_figure
+        from landscape.results.kind import kind_of
+        from landscape.results.summary import result_tables
         from landscape.studies.topology.find import find_topology
-        from landscape.studies.topology.tables import topology_tables
         from landscape_jobs.terminal.tables import as_rich
 
         def find() -> None:
             result = open_result(source, run=name, group=group)
             if not isinstance(result, ls.Surface):
-                raise InputError(f"{source} holds a {type(result).__name__}; topology is found on a surface")
+                raise InputError(f"{source} holds this: {kind_of(result).words}; topology is found on a surface")
             found = find_topology(result, quantity, z=z, threshold=threshold)
-            print_tables(*(as_rich(table) for table in topology_tables(found, str(source))))
+            print_tables(*(as_rich(table) for table in result_tables(found, str(source))))
             if out is not None:
                 typer.echo(str(save_figure(found.plot(kind), out)))
 

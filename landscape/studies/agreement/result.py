@@ -32,7 +32,7 @@ MEASURES: Mapping[str, Meaning] = {
     "jensen_shannon": Meaning(
         "mean Jensen-Shannon distance of predictions",
         "nat^0.5",
-        "mean over predictions of the Jensen-Shannon distance sqrt(JS) of probabilities, at most sqrt(ln 2)",
+        "mean over predictions of the Jensen-Shannon distance sqrt(JS), JS in nats, at most sqrt(ln 2)",
     ),
     "l2": Meaning("Euclidean distance of the parameters", "parameter units"),
 }
@@ -54,9 +54,10 @@ class Agreement(Result):
     attributes: Mapping[str, Any] = field(default_factory=dict)  # definitions, data, provenance
 
     def __repr__(self) -> str:
+        whole = "" if self.complete else f" of {int(self.attributes['samples']):,}"
         return (
             f"Agreement({', '.join(self.values)} of {len(self.pairs)} pairs of {len(self.labels)} models on "
-            f"{self.samples:,} samples)"
+            f"{self.samples:,}{whole} samples)"
         )
 
     @property

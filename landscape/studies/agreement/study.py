@@ -44,5 +44,5 @@ STUDY = Study(
     inputs={"thetas": Input("models", "models", required=True), "statistics": DATA},
     task=agreement_task,
     leaves_out=False,
-    unit="blocks of data",
+    unit="blocks",
 )

@@ -24,13 +24,15 @@ def agreement_columns(agreement: Agreement) -> Columns:
 def agreement_tables(agreement: Agreement, title: str) -> Iterator[Table]:
     """What was compared, and a line for each pair."""
     of = agreement.attributes.get("of", "") if any(name.startswith("cka") for name in agreement.values) else ""
+    whole = "" if agreement.complete else f" of {int(agreement.attributes['samples']):,}"
     yield pairs_table(
         title,
         {
             "models": f"{len(agreement.labels)}: {', '.join(agreement.labels)}",
-            "compared on": Cell(f"{agreement.samples:,} samples", agreement.samples),
+            "compared on": Cell(f"{agreement.samples:,}{whole} samples", agreement.samples),
             **what(agreement.attributes),
             "representations": of,
+            "errors": agreement.attributes.get("error", "unknown"),
         },
     )
     rows = []

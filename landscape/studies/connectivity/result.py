@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 # Made of each pair; the words are short, so that many columns stand side by side
 NUMBERS: Mapping[str, Meaning] = {
-    "line_barrier": Meaning("line barrier", definition="barrier on the straight line"),
+    "line_barrier": Meaning("line barrier", definition="barrier of the loss on the straight line"),
     "barrier": Meaning(
         "lower barrier", definition="the lower of the barriers on the straight line and on the fitted curve"
     ),
     "line_mc": Meaning("line mc", definition="mode connectivity (mc) on the straight line"),
-    "curve_barrier": Meaning("curve barrier", definition="barrier on the fitted curve"),
+    "curve_barrier": Meaning("curve barrier", definition="barrier of the loss on the fitted curve"),
     "curve_mc": Meaning("curve mc", definition="mode connectivity (mc) on the fitted curve"),
     "distance": Meaning(
         "distance",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, read_model, require_finite
-from landscape.errors import InputError, StoreError
+from landscape.errors import InputError, UnfinishedError
 from landscape.objective.objective import Objective
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest
@@ -227,9 +227,12 @@ def on_line(a: Tensor, b: Tensor, degree: int) -> list[Tensor]:
 
 
 def curve_from_rows(description: Description, rows: Rows, history: History) -> Curve:
-    """The curve in the row of a fit. Raises StoreError where the fit is not finished."""
+    """The curve in the row of a fit. Raises UnfinishedError where the fit is not finished."""
     if not rows.done[0]:
-        raise StoreError("the curve is not fitted to the end yet; the call that began it goes on from its last epoch")
+        raise UnfinishedError(
+            "the curve is not fitted to the end yet; landscape resume, or the call that began it, goes on from its "
+            "last epoch"
+        )
     identity = description.identity
     settings = dict(identity["settings"])
     table = rows.columns["history"][0]

@@ -20,6 +20,7 @@ import torch
 from conftest import PROGRAMS, RunMpi, mpi_environment
 from torch import nn
 
+import landscape as ls
 from landscape.errors import InputError, NumericalError, RunInterrupted, StoreError
 from landscape.files import hdf5
 from landscape.objective.data import random_streams
@@ -259,3 +260,16 @@ def test_damaged_state(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         fit_job.fitted(fit_job.net(), out=tmp_path / "run")
     state.unlink()
     assert fit_job.fitted(fit_job.net(), out=tmp_path / "run").history["loss"].shape == (4,)
+
+
+def test_a_sweep_with_an_unfinished_curve_is_read(tmp_path: Path) -> None:
+    """The node of a run of which there is no curve yet is empty; the others are there."""
+    fit_job.fitted(fit_job.net(), out=tmp_path / "a")
+    with pytest.raises(ls.NumericalError):
+        fit_job.fitted(fit_job.net(), out=tmp_path / "b", lr=1e200)
+    with pytest.raises(ls.StoreError, match="not fitted to the end yet; landscape resume"):
+        ls.open(tmp_path / "b")
+    file = ls.merge_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "both.h5")
+    tree = ls.open(file)
+    assert "curve" in tree["a"].children
+    assert not tree["b"].children
