@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from landscape_jobs.build.objects import build_objective
+from landscape_jobs.build.objects import build
 from landscape_jobs.build.run import run_job
 from landscape_jobs.spec.job import load_job
 from landscape_jobs.terminal.progress import ProgressDisplay
@@ -90,7 +90,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def dense(folder: Path, *overrides: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The Hessian that a job means, from unit vectors."""
-    with CurvatureOperator(build_objective(load_job(folder / "job.toml", overrides))) as H:
+    with CurvatureOperator(build(load_job(folder / "job.toml", overrides)).objective) as H:
         return H.apply(torch.eye(H.size, dtype=H.dtype)).numpy()
 
 
@@ -110,7 +110,7 @@ def attempts(folder: Path) -> dict[str, int]:
 def test_run_leaves_the_spectrum_that_the_library_measures(folder: Path) -> None:
     assert str(folder / "runs/a/landscape.h5") in done("run", folder / "job.toml")
     assert sorted(p.name for p in (folder / "runs/a").iterdir()) == ["density", "eigenpairs", "landscape.h5", "trace"]
-    objective = build_objective(load_job(folder / "job.toml"))
+    objective = build(load_job(folder / "job.toml")).objective
     expected = ls.measure_spectrum(objective, k=3, tol=1e-6, density_probes=3, density_steps=6)
     for source in (folder / "runs/a", folder / "runs/a/landscape.h5"):
         spectrum = ls.open(source)
@@ -257,7 +257,7 @@ def test_ctrl_c_stops_within_a_product_and_resume_goes_on_from_there(
         return real(self, vectors)
 
     monkeypatch.setattr(CurvatureOperator, "apply", counted)
-    objective = build_objective(job)
+    objective = build(job).objective
     ls.measure_spectrum(objective, k=3, tol=1e-6, trace=False, density=False)
     alone = sum(calls)
     calls.clear()
@@ -269,7 +269,7 @@ def test_ctrl_c_stops_within_a_product_and_resume_goes_on_from_there(
 
 def test_ctrl_c_between_two_tasks_is_heard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_REPORT", 0.0)
-    with pytest.raises(ls.RunInterrupted, match="stopped by SIGINT after its eigenpairs"):
+    with pytest.raises(ls.RunInterrupted, match="stopped by SIGINT before its trace"):
         run_job(load_job(folder / "job.toml"), progress=interrupt_when("eigenpairs 1"))
     assert attempts(folder / "runs/a") == {"eigenpairs": 1}
     done("resume", folder / "runs/a")
@@ -292,7 +292,7 @@ def test_resume_takes_the_job_of_the_task_that_is_not_done(folder: Path, monkeyp
 
 
 def test_a_run_made_from_python_names_its_function(folder: Path) -> None:
-    objective = build_objective(load_job(folder / "job.toml"))
+    objective = build(load_job(folder / "job.toml")).objective
     ls.measure_spectrum(objective, k=1, tol=1e-6, density=False, out=folder / "s")
     ls.measure_layer_spectra(objective, k=1, tol=1e-6, out=folder / "l")
     for name, function in (("s", "measure_spectrum"), ("l", "measure_layer_spectra")):
@@ -425,7 +425,7 @@ def test_pictures_that_cannot_be_are_refused(folder: Path) -> None:
     for words, expected in (
         ((folder / "runs/a", "--kind", "density"), "no density was measured"),
         ((folder / "runs/a", "--kind", "contour"), "'contour'"),
-        ((folder / "runs/a", "-q", "accuracy"), "-q accuracy: an option of surfaces"),
+        ((folder / "runs/a", "-q", "accuracy"), "-q accuracy: the pictures of this result do not have it"),
         ((folder / "runs/a", "--levels", "log"), "--levels log: an option of surfaces"),
         ((folder / "runs/a", "-o", folder / "a.png"), "say which with --kind: spectrum, layers, vectors"),
         ((folder / "l", "--kind", "density"), "known: layers"),
@@ -512,12 +512,14 @@ def test_bad_input_is_told_and_nothing_is_written(
     assert contents(folder) == before
 
 
-def test_a_limit_of_points_is_no_limit_of_a_spectrum(folder: Path) -> None:
-    before = contents(folder)
-    refused = landscape("run", folder / "job.toml", "--limit-items", 2)
-    assert refused.exit_code == 2
-    assert "--limit-items=2 counts points of a surface" in refused.stderr
-    assert contents(folder) == before
+def test_a_limit_of_items_ends_a_spectrum_between_its_tasks(folder: Path) -> None:
+    """The eigenpairs are one item; nothing is begun behind it, and the same run goes on from there."""
+    ended = landscape("run", folder / "job.toml", "--limit-items", 1)
+    assert ended.exit_code == 3
+    assert [store.folder.name for store in run_stores(folder / "runs/a")] == ["eigenpairs"]
+    assert not (folder / "runs/a/landscape.h5").exists()
+    assert landscape("resume", folder / "runs/a").exit_code == 0
+    assert (folder / "runs/a/landscape.h5").is_file()
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------
