@@ -272,8 +272,10 @@ def unmeasured(labels: Sequence[str], pairs: Any) -> tuple[str, ...]:
     return ("grey: pairs that were not measured",) if there < whole else ()
 
 
-def matrix_view(labels: Sequence[str], pairs: Any, values: FloatArray, errors: FloatArray, what: str) -> View:
-    """A square table of values over pairs as colours."""
+def matrix_view(
+    labels: Sequence[str], pairs: Any, values: FloatArray, errors: FloatArray, what: str, most: float | None = None
+) -> View:
+    """A square table of values over pairs as colours, up to `most` or to the largest value."""
     count = len(labels)
     table = np.full((count, count), np.nan)
     texts, span = [["" for _ in labels] for _ in labels], spread(values)
@@ -297,7 +299,7 @@ def matrix_view(labels: Sequence[str], pairs: Any, values: FloatArray, errors: F
     }
     known = values[np.isfinite(values)]
     if len(known) and known.any():  # colours begin at 0, as sizes do
-        top = 1.0 if what.startswith("cka") else max(0.0, float(known.max()))
+        top = max(0.0, float(known.max())) if most is None else most
         trace |= {"zmin": min(0.0, float(known.min())), "zmax": top}
     if count <= 12:
         cells = [[f"{v:.3g}" if math.isfinite(v) else "" for v in row] for row in table]

@@ -159,4 +159,4 @@ def test_trace_errors_of_draws_cover() -> None:
 
 
 def sampled_matrix(objective: Objective) -> Any:
-    return matrix_of(objective, None, "hessian", None, None, 0.0, None, "uniform", 0)[0]
+    return matrix_of(objective, params=None, operator="hessian", weight_decay=0.0, seed=0)[0]

@@ -19,7 +19,8 @@ def agreement_views(agreement: Agreement, most: int) -> Iterator[Picture]:
     for name, values in agreement.values.items():
         if np.isfinite(values).any():
             errors = agreement.stderr.get(name, np.full(len(values), np.nan))
-            views[name] = matrix_view(agreement.labels, agreement.pairs, values, errors, measure_words(agreement, name))
+            what, top = measure_words(agreement, name), 1.0 if name.startswith("cka") else None
+            views[name] = matrix_view(agreement.labels, agreement.pairs, values, errors, what, top)
             alts.append(f"{name} from {range_text(np.sort(values[np.isfinite(values)]))}")
     if views:
         alt = f"Matrix of {len(agreement.labels)} models, {len(agreement.pairs)} pairs: {'; '.join(alts)}."

@@ -16,12 +16,13 @@ from landscape.pictures.heat_map import heat_map, short_names, side_of
 from landscape.pictures.style import GREY, StyledFigure, finish, line_look, styled
 from landscape.results.kind import Asked, Pictures
 from landscape.results.quantities import words
-from landscape.studies.connectivity.result import NUMBERS, Connectivity
+from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.path.pictures import plot_paths
 from landscape.studies.path.result import Path
 
 KINDS = ("table", "graph", "paths")
-_BARRIERS = ("line_barrier", "curve_barrier")  # drawn side by side
+# Drawn side by side, each below its title
+_BARRIERS = {"line_barrier": "barrier on the straight line", "curve_barrier": "barrier on the fitted curve"}
 _MOST_PATHS = 3  # pairs drawn in one picture unless asked for
 
 
@@ -61,7 +62,7 @@ def _plot_tables(result: Connectivity) -> Figure:
         texts = {(i, j): f"{matrix[i, j]:.3g}" for i, j in np.ndindex(matrix.shape) if i != j and _known(matrix[i, j])}
         bar = heat_map(figure, ax, matrix, result.labels, texts, limits)
         bar.set_label(words("loss", result.attributes))
-        ax.set_title(NUMBERS[name].long_name)
+        ax.set_title(_BARRIERS[name])
     return finish(figure, [], [_note(result)])
 
 

@@ -149,7 +149,7 @@ def test_population_forms_are_those_of_an_objective() -> None:
 
 
 def eigen_task(objective: Objective, k: int, **options: Any) -> EigenTask:
-    matrix = matrix_of(objective, None, "hessian", None, None, 0.25, None, "uniform", 0)[0]
+    matrix = matrix_of(objective, params=None, operator="hessian", weight_decay=0.25, seed=0)[0]
     none: dict[str, Any] = {"smallest": 0, "block": None, "start": None, "independent": None, "max_products": None}
     return EigenTask(matrix, k, seed=0, **(none | {"tol": 1e-3, "space": space_rows(k, matrix.size)} | options))
 
