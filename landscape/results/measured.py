@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,7 +51,7 @@ class Measurement:
             folder = self.folder
             agree(world(), lambda: require_stages(folder, stages))
 
-    def place(self, name: str) -> Path | None:
+    def _place(self, name: str) -> Path | None:
         """The folder of a task; None where the run is in memory."""
         return self.folder if self.folder is None or not self._stages else self.folder / name
 
@@ -76,7 +75,7 @@ class Measurement:
             raise RunInterrupted(f"stopped by {self._stopped} before its {name}; the same call goes on from there")
         outcome = run_task(
             task,
-            self.place(name),
+            self._place(name),
             ranks_per_item=self._ranks if ranks_per_item is None else ranks_per_item,
             limit=self._left,
             known=known,
@@ -94,17 +93,19 @@ class Measurement:
         self.found[name] = Stage(task.describe(), outcome.rows, outcome.history)
         return self.found[name]
 
+    def _left_before(self, folder: Path) -> dict[str, Stage]:
+        """What earlier calls left of tasks that this one did not run."""
+        lacking = [name for name in self._stages if name not in self.found]
+        return {name: read_stage(folder / name) for name in lacking if (folder / name / "run.json").is_file()}
+
     def result(self, of: FromStages[R]) -> R:
         """The result of all tasks, written into the run folder once every item is done or left out.
 
         It holds what an earlier call has left there, too.
         """
         folder = self.folder
-        if folder is not None and self._stages:
-            for name in self._stages:
-                place = folder / name
-                if name not in self.found and (place / "run.json").is_file():
-                    self.found[name] = on_rank_0(partial(read_stage, place))
+        if folder is not None and self._stages:  # rank 0 looks for all: ranks may see a file at different times
+            self.found |= on_rank_0(lambda: self._left_before(folder))
         result = of({name: self.found[name] for name in self._stages or self.found if name in self.found})
         if folder is not None and self.going:
             if world().rank == 0:

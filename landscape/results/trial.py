@@ -22,7 +22,7 @@ from landscape.results.tables import Table, pairs_table
 from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
-from landscape.run.together import agree
+from landscape.run.together import agree, on_rank_0
 
 _FILE = 40 << 10  # bytes of a file besides its arrays: attributes and scales; 38 to 51 kB seen with small arrays
 _RANKS = (8, 64)  # numbers of ranks that the time is told for, beside one
@@ -62,7 +62,7 @@ def timed(task: Task, out: Path, ranks_per_item: int, unit: str, items: Sequence
 
     Called on all ranks. Raises InputError where the run folder `out` belongs to another run or cannot be written to.
     """
-    done = agree(world(), lambda: rows_done(out, task) if world().rank == 0 else 0)
+    left = task.count - on_rank_0(lambda: rows_done(out, task))
     headlines, seconds = [], 0.0
     for item in (min(i, task.count - 1) for i in items):
         started = time.perf_counter()
@@ -72,7 +72,6 @@ def timed(task: Task, out: Path, ranks_per_item: int, unit: str, items: Sequence
     columns = task.describe().columns.values()
     each = slowest(seconds)
     rows = sum(int(np.prod(shape)) for shape in columns)
-    left = task.count - world().broadcast(done)
     said = {
         unit: f"{task.count}, of which {task.count - left} are there already",
         **({"loss at two trial items": ", ".join(f"{v:.6g}" for v in headlines)} if task.headline == "loss" else {}),

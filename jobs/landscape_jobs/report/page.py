@@ -67,8 +67,10 @@ def write_report(results: Any, path: str | Path, *, title: str = "", notes: Sequ
         raise InputError("no result is given; a report is of one or more")
     parts = {str(n): part if isinstance(part, Part) else Part(part) for n, part in named.items()}
     for name, part in parts.items():
+        if part.result is None:
+            continue
         try:
-            _ = None if part.result is None else kind_of(part.result)
+            kind_of(part.result)
         except InputError as error:
             raise InputError(f"{name!r} cannot be reported: {error}") from None
     page = report_html(parts, title or ", ".join(parts), notes)

@@ -11,15 +11,14 @@ from typing import Any
 from landscape.objective.objective import Objective
 from landscape.results.trial import Trial, rows_done, slowest
 from landscape.run.comm import world
-from landscape.run.together import agree
+from landscape.run.together import agree, on_rank_0
 from landscape.studies.connectivity.measure import connectivity_task
 
 
 def connectivity_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """Both ends of the first pair and one epoch of its training; alignment is left out."""
     task = agree(world(), lambda: connectivity_task(objective, **arguments))
-    done = agree(world(), lambda: rows_done(out, task) if world().rank == 0 else 0)
-    left = task.count - world().broadcast(done)
+    left = task.count - on_rank_0(lambda: rows_done(out, task))
     losses, seconds = [], 0.0
     for t in (0.0, 1.0):  # the first also warms up; the second is timed
         started = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any
 from landscape.objective.objective import Objective
 from landscape.results.trial import Trial, rows_done, slowest
 from landscape.run.comm import SERIAL, world
-from landscape.run.together import agree
+from landscape.run.together import agree, on_rank_0
 from landscape.studies.curve.fit import CurveFit
 from landscape.studies.curve.measure import FitTask, curve_task
 
@@ -19,7 +19,7 @@ from landscape.studies.curve.measure import FitTask, curve_task
 def curve_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """One epoch on one rank."""
     task = agree(world(), lambda: curve_task(objective, **arguments))
-    done = world().broadcast(agree(world(), lambda: rows_done(out, task) if world().rank == 0 else 0))
+    done = on_rank_0(lambda: rows_done(out, task))
     steps, seconds = agree(world(), lambda: _epoch(task))
     step, parts = slowest(seconds), task.settings.parts
     said = {

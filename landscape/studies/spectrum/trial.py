@@ -18,7 +18,7 @@ from landscape.results.trial import Trial, require_writable, slowest
 from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
-from landscape.run.together import agree
+from landscape.run.together import agree, on_rank_0
 from landscape.studies.spectrum.measure import STAGES, Plan
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, XTRACE_PROBES
@@ -61,7 +61,7 @@ def curvature_trial(
 
     `pairs` eigenpairs are computed at once, which their vectors take memory for.
     """
-    done = world().broadcast(agree(world(), lambda: _done(out, tasks, stages) if world().rank == 0 else {}))
+    done = on_rank_0(lambda: _done(out, tasks, stages))
     chunks, product_seconds, gradient_seconds = agree(world(), lambda: _timed_product(matrix))
     gradients, trace_seconds = agree(world(), lambda: _timed_trace(tasks, matrix))
     product, gradient, trace = (slowest(found) for found in (product_seconds, gradient_seconds, trace_seconds))
