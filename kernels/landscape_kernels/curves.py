@@ -15,7 +15,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.integrate import quad
 from torch import Tensor
 
 from landscape_kernels.arrays import FloatArray
@@ -99,6 +98,7 @@ def arc_length(kind: str, differences: FloatArray, t: float = 1.0) -> float:
         return float(done @ np.sqrt(np.maximum(differences.diagonal(), 0)))
     if t == 0:
         return 0.0
+    from scipy.integrate import quad  # loading scipy would be a sixth of `import landscape`
 
     def speed(s: float) -> float:
         a = slopes(kind, count, s)

@@ -31,7 +31,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -496,6 +495,8 @@ def lanczos_quadratures(operator: Operator, starts: Tensor, steps: int) -> list[
 
 
 def _gauss(diagonal: list[float], coupling: list[float]) -> tuple[FloatArray, FloatArray]:
+    import scipy.linalg  # loading scipy would be a sixth of `import landscape`
+
     nodes, vectors = scipy.linalg.eigh_tridiagonal(diagonal, coupling)
     weights = vectors[0] ** 2
     return nodes, weights / weights.sum()

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.probes import derive_seed
@@ -199,6 +198,8 @@ def composed(
 
 def _best(similarity: FloatArray) -> tuple[IntArray, float]:
     """The permutation p with the largest sum_u similarity[u, p(u)], and the sum; NaN counts as no similarity."""
+    from scipy.optimize import linear_sum_assignment  # loading it would be a sixth of `import landscape`
+
     similarity = np.nan_to_num(similarity, posinf=0.0, neginf=0.0)
     rows, columns = linear_sum_assignment(similarity, maximize=True)
     return np.asarray(columns, np.int64), float(similarity[rows, columns].sum())

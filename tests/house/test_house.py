@@ -206,6 +206,7 @@ def test_import_loads_nothing_heavy() -> None:
     heavy = {
         "mpi4py.MPI",
         "matplotlib",
+        "scipy",
         "pyhessian",
         "plotly",
         "xarray",

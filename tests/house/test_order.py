@@ -114,16 +114,25 @@ def private(modules: dict[str, ast.Module]) -> list[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in _FLOORS:
                 found += [f"{name}: {node.module}.{a.name}" for a in node.names if a.name.startswith("_")]
-            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-                asked = node.value
-                if ast.unparse(asked) in _modules_imported(tree):
-                    found.append(f"{name}: {ast.unparse(node)}")
+            if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
+                continue
+            if _dotted(node.value) in _modules_imported(tree):
+                found.append(f"{name}: {ast.unparse(node)}")
     return found
+
+
+def _dotted(node: ast.expr) -> str:
+    """The name `a.b.c` that an expression is; empty where it is none."""
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value)
+        return before and f"{before}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 _FLOORS = ("landscape", "landscape_kernels", "landscape_jobs")
 
 
+@cache
 def _modules_imported(tree: ast.Module) -> set[str]:
     """Names under which a file knows modules of ours."""
     named = {

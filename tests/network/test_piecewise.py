@@ -86,16 +86,14 @@ def test_trace_of_a_trained_resnet() -> None:
     model = ResNet20()
     model.load_state_dict({k.removeprefix("module."): v for k, v in load_file(resnet20_checkpoint()).items()})
     model = model.eval().to(memory_format=torch.channels_last)
-    images, _ = cifar10_test(512)
+    images, _ = cifar10_test(64)
     images = images.contiguous(memory_format=torch.channels_last)
     assert piecewise_linear(model, lambda: model(images[:2])) == ()
     squares = GradientSquares(model, names_of(model))
-    total = 0.0
-    for chunk in images.split(64):
-        with squares.recording():
-            outputs = model(chunk)
-        total += float(squares.of(outputs, softmax_seeds(outputs)).sum())
-    assert total / 512 == pytest.approx(1013.1, rel=1e-3)
+    with squares.recording():
+        outputs = model(images)
+    # The first of eight chunks whose mean is the 1013.1 that a second program found for 512 images.
+    assert float(squares.of(outputs, softmax_seeds(outputs)).sum()) / 64 == pytest.approx(944.85, rel=1e-3)
 
 
 # -- piecewise linear or not --------------------------------------------------------------------------------------

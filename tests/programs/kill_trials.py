@@ -34,10 +34,8 @@ def trial(folder: Path, seed: int) -> str:
     moment = chance.randrange(0, COUNT - 10)
     run, log = folder / "run", folder / "log"
     command = mpi_command(RANKS, "stoppable.py", folder, COUNT, DELAY)
-    process = subprocess.Popen(
-        command, env=mpi_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    wait_for(lambda: sum(noted(log).values()) >= moment and len(pids(folder)) == RANKS)
+    process = started(command, folder)
+    wait_for(lambda: sum(noted(log).values()) >= moment and len(pids(folder)) == RANKS, process, folder)
     victim = chance.choice(["mpiexec", *range(RANKS)])
     os.kill(process.pid if victim == "mpiexec" else pids(folder)[victim], signal.SIGKILL)
     process.wait(GUARD)
@@ -73,13 +71,41 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: object) -> None:
-    """Until `condition()`; AssertionError when that takes so long that it means a hang."""
+def started(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """The launcher, with what it says in FOLDER/said. One that ends before any rank began is started once more.
+
+    Open MPI's mpiexec fails where an older one that was killed had its process number, and left a folder of that name.
+    """
+    for _ in range(2):
+        with (folder / "said").open("wb") as said:
+            process = subprocess.Popen(command, env=mpi_environment(), stdout=said, stderr=said, start_new_session=True)
+        wait_for(lambda process=process: process.poll() is not None or len(pids(folder)) > 0, None, folder)
+        if pids(folder):
+            break
+    return process
+
+
+def wait_for(condition: object, process: subprocess.Popen[bytes] | None = None, folder: Path | None = None) -> None:
+    """Until `condition()`; AssertionError when `process` ends before, or when it takes so long that it means a hang."""
     assert callable(condition)
     deadline = time.monotonic() + GUARD
+
+    def state() -> str:
+        if folder is None:
+            return ""
+        code = "-" if process is None else process.poll()
+        ranks = {rank: alive(pid) for rank, pid in pids(folder).items()}
+        return f"; exit code {code}, ranks alive {ranks}, items {sum(noted(folder / 'log').values())}; {_said(folder)}"
+
     while not condition():
-        assert time.monotonic() < deadline, "the run hangs"
+        assert time.monotonic() < deadline, f"the run hangs{state()}"
+        assert process is None or process.poll() is None or condition(), f"the run ended{state()}"
         time.sleep(5e-3)
+
+
+def _said(folder: Path) -> str:
+    path = folder / "said"
+    return path.read_text(errors="replace")[-2000:] if path.exists() else ""
 
 
 def main() -> None:

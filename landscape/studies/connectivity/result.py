@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
@@ -114,6 +112,9 @@ class Connectivity(Result):
         `by` is one of `numbers`, by default the lower of the barriers on the line and on the fitted curve. Pairs that
         are not measured do not join.
         """
+        from scipy.sparse import coo_array  # loading scipy would be a sixth of `import landscape`
+        from scipy.sparse.csgraph import connected_components
+
         below = self.matrix(by or self.default_barrier) <= threshold
         count, part = connected_components(coo_array(below), directed=False)
         found = [[label for label, p in zip(self.labels, part, strict=True) if p == number] for number in range(count)]
