@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -181,3 +182,10 @@ EVERY = [
 def pictures_of(result: Any, most: int) -> Iterator[Picture]:
     """The pictures of a report of one result."""
     return kind_of(result).views()(result, most)
+
+
+def painted(figure: Any) -> int:
+    """How many bytes a coarse picture of a figure has: what is drawn is that of a fine one, in less time."""
+    file = io.BytesIO()
+    figure.savefig(file, dpi=30)
+    return file.tell()

@@ -12,7 +12,7 @@ from small_job import items, points, shards, values, write_job
 
 pytestmark = pytest.mark.slurm
 
-POINTS = 600
+POINTS = 400
 SLOW = points(POINTS // 40)
 NAP = {"NAP": "0.05"}
 SRUN = ["--launcher", "srun", "--mpi", "pmix"]
@@ -31,8 +31,8 @@ def alone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.mark.parametrize(
     ("launcher", "victims"),
     [
-        (SRUN, ["rank 0", "rank 1", "launcher"]),
-        (["--launcher", "mpiexec", "--no-survivors"], ["rank 0", "rank 1", "launcher", "script"]),
+        (SRUN, ["rank 0", "launcher"]),
+        (["--launcher", "mpiexec", "--no-survivors"], ["rank 1", "launcher", "script"]),
     ],
     ids=["srun", "mpiexec"],
 )

@@ -6,12 +6,12 @@ import io
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from landscape_jobs.terminal.tables import as_rich
+from made import painted
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex
@@ -23,7 +23,6 @@ from test_hdf5 import example as example_surface
 from test_spectral_schema import OUTLIERS, SIZE, TENSORS, density, layers, nothing, sampled, spectrum, trace
 
 from landscape.errors import InputError
-from landscape.pictures.saving import save_figure
 from landscape.results.summary import result_tables
 from landscape.studies.layer_spectra.pictures import plot_layers
 from landscape.studies.layer_spectra.result import LayerSpectra
@@ -393,14 +392,14 @@ AWKWARD: dict[str, Callable[[], Spectrum]] = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_spectra_give_a_picture(tmp_path: Path, name: str, kind: str) -> None:
+def test_awkward_spectra_give_a_picture(name: str, kind: str) -> None:
     made = AWKWARD[name]()
     if name == "partial" and kind in ("layers", "vectors"):
         with pytest.raises(InputError, match="cannot be drawn"):
             plot_spectrum(made, kind)
         return
     figure = plot_spectrum(made, kind)
-    assert save_figure(figure, tmp_path / "s.png").stat().st_size > 5000
+    assert painted(figure) > 1000
     if name == "density 0" and kind == "density":
         assert "linear scale: no value is positive" in note(figure)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made import painted
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.contour import QuadContourSet
@@ -381,13 +382,13 @@ AWKWARD: dict[str, tuple[Callable[[], Surface], str]] = {
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["contour", "3d", "profile"])
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_surfaces_give_a_picture_that_says_so(tmp_path: Path, name: str, kind: str) -> None:
+def test_awkward_surfaces_give_a_picture_that_says_so(name: str, kind: str) -> None:
     make, words = AWKWARD[name]
     figure = plot_surface(make(), kind=kind)
     if kind == "profile":
         words = {"all NaN": "9 NaN", "one row": "", "one column": ""}.get(name, words)
     assert words in note(figure)
-    assert save_figure(figure, tmp_path / "s.png").stat().st_size > 5000
+    assert painted(figure) > 1000
 
 
 @pytest.mark.parametrize(
