@@ -19,7 +19,6 @@ from landscape.errors import InputError, NumericalError
 from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import select_blocks
-from landscape.objective.trees import batch_size
 from landscape.run.comm import SERIAL, Communicator, available_memory, local_size
 
 OPERATORS = ("hessian", "ggn")
@@ -209,8 +208,8 @@ class CurvatureOperator:
         """(size,) gradient of the mean loss at theta."""
         total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
         for number, batch in self._batches():
-            loss, count = summed_loss(self._objective, batch, self._weights_of(number, batch))
-            self._note(number, batch, count)
+            loss, count = summed_loss(self._objective, batch, self._weights_of(number))
+            self._note(number, count)
             total += _flat([part.detach() for part in gradient_parts(loss, self._selected)])
         self._sum_up()
         mean = self._over_ranks(total) / float(self._denominators.sum())
@@ -261,18 +260,18 @@ class CurvatureOperator:
             if number in self._kept:
                 yield number, self._kept[number]
                 continue
-            weights = self._weights_of(number, batch)
+            weights = self._weights_of(number)
             route = self.check.route
             chunk = chunk_of(self._objective, self._parameters, self._chosen, batch, weights, self.operator, route)
-            self._note(number, batch, chunk.denominators)
+            self._note(number, chunk.denominators)
             if 0 < chunk.graph_bytes <= self._room:
                 self._room -= chunk.graph_bytes
                 self._kept[number] = chunk
             yield number, chunk
 
-    def _weights_of(self, number: int, batch: Batch) -> Tensor | None:
+    def _weights_of(self, number: int) -> Tensor | None:
         start = number * self._objective.chunk
-        return None if self._weights is None else self._weights[start : start + batch_size(batch)]
+        return None if self._weights is None else self._weights[start : start + self._objective.samples_of(number)]
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """Views of `vector` shaped like the chosen parameters."""
@@ -283,10 +282,10 @@ class CurvatureOperator:
             place += block.size
         return parts
 
-    def _note(self, number: int, batch: Batch, count: float) -> None:
+    def _note(self, number: int, count: float) -> None:
         """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
         if not self._summed_up:
-            even = batch_size(batch) / self._objective.samples
+            even = self._objective.samples_of(number) / self._objective.samples
             self._denominators[number] = count if self._total is None else even * self._total
 
     def _sum_up(self) -> None:

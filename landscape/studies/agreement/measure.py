@@ -25,7 +25,7 @@ from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.data import Batch, random_state_kept
 from landscape.objective.losses import main_output
 from landscape.objective.objective import Objective
-from landscape.objective.trees import batch_size, digest, tensors_in
+from landscape.objective.trees import digest, tensors_in
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -126,9 +126,9 @@ class AgreementTask:
         """See `Task`; the ranks of `group` share the models."""
         row: dict[str, Any] = {name: np.zeros(shape) for name, shape in self._columns().items()}
         sums: dict[str, Comoments] = {}
-        for place, batch in enumerate(self._batches(index)):
+        for place, (batch, size) in enumerate(self._batches(index)):
             scores, kept, found = self._observed(batch, group)
-            row["samples"] += batch_size(batch)
+            row["samples"] += size
             if scores is not None:
                 self._add_predictions(row, scores, kept)
             for name, x in found.items():
@@ -162,7 +162,8 @@ class AgreementTask:
 
     def _settle_trial(self, of: str | None) -> None:
         """What the outputs are, and how wide each representation is, from a few samples."""
-        batch = self._objective.data.head(SMALLEST_CHUNK).first
+        head = self._objective.data.head(SMALLEST_CHUNK)
+        batch = head.first
         try:
             outputs, targets, found = self._run(0, batch)
         except RuntimeError as error:
@@ -172,7 +173,7 @@ class AgreementTask:
             outputs, targets, found = self._run(0, batch)
         self._classes = of == "probabilities" or _are_scores(self._objective, outputs, targets)
         self._of = of or ("probabilities" if self._classes else "outputs")
-        size = batch_size(batch)
+        size = head.samples
         for name, value in found.items():
             if not value.ndim or len(value) != size:
                 raise InputError(
@@ -211,16 +212,18 @@ class AgreementTask:
 
     # -- one chunk ----------------------------------------------------------------------------------------------
 
-    def _batches(self, index: int) -> Iterator[Batch]:
+    def _batches(self, index: int) -> Iterator[tuple[Batch, int]]:
+        """(batch, its samples) of an item."""
         data, first = self._objective.data, index * self._length
         last = min(first + self._length, self._chunks)
         if data.divisible:
             for chunk in range(first, last):
-                yield data.taken(self._order[chunk * self._chunk : (chunk + 1) * self._chunk]).first
+                taken = data.taken(self._order[chunk * self._chunk : (chunk + 1) * self._chunk])
+                yield taken.first, taken.samples
             return
         with random_state_kept():
-            for _, batch in itertools.islice(data.chunks(), first, last):
-                yield batch
+            for number, batch in itertools.islice(data.chunks(), first, last):
+                yield batch, data.samples_of(number)
 
     def _run(self, place: int, batch: Batch) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """(outputs, targets, {module: activations}) of one model."""

@@ -84,7 +84,7 @@ class ConnectivityTask:
                 f"batchnorm={self._statistics.mode!r} gives no statistics that fit every model and every place between "
                 "them; leave it out, they are then re-estimated (or use measure_path on one line)"
             )
-        self._test = None if test is None else objective.on(objective.read(test))
+        self._test = None if test is None else objective.elsewhere(test)
         self.count, self.places = len(self._pairs), len(self._t)
         self.report: Callable[[str], None] | None = None  # see `task.Telling`
         self.stopping: Callable[[], bool] | None = None

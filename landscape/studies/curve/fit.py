@@ -24,8 +24,7 @@ from landscape.errors import InputError, NumericalError, nearest
 from landscape.objective.data import random_state_kept, seed_everything
 from landscape.objective.objective import Objective
 from landscape.objective.training import TrainingData
-from landscape.objective.trees import batch_size as samples_in
-from landscape.objective.trees import has_batch_axis, map_tensors
+from landscape.objective.trees import has_batch_axis, map_tensors, shapes_in, tensors_in
 from landscape.results.settings import OneOf
 from landscape.run.comm import Communicator
 from landscape.run.kept import Kept
@@ -309,9 +308,10 @@ def load_optimizers() -> None:
 
 def _parts(batch: Any, count: int) -> list[Any]:
     """A batch in `count` nearly equal parts."""
-    size = samples_in(batch)
-    if not has_batch_axis(batch) or size < count:
-        raise InputError(f"a batch of {size} samples cannot be cut into parts={count}; use fewer parts")
+    size = int(next(tensors_in(batch)).shape[0]) if has_batch_axis(batch) else 0
+    if size < count:
+        what = f"a batch of {size} samples" if size else f"a batch ({shapes_in(batch)})"
+        raise InputError(f"{what} cannot be cut into parts={count}; use fewer parts")
     cuts = np.linspace(0, size, count + 1).round().astype(int).tolist()
 
     def cut(a: int, b: int) -> Any:
