@@ -31,6 +31,7 @@ class Counting:
     """
 
     given: SizeLike | None = None
+    second: bool = False  # samples run along the second axis, as the values of the loss were seen to do (time first)
     alone: bool = False  # a batch that cannot be counted is one unit: all the data, whose weight says nothing
 
     def __post_init__(self) -> None:
@@ -47,7 +48,7 @@ class Counting:
         """Samples in a batch; None where its tensors leave it open. Raises InputError where `given` does not fit."""
         if self.given is not None:
             return self._given(self.given, batch)
-        found = _seen(batch)
+        found = second_axis(batch) if self.second else _seen(batch)
         return 1 if found is None and self.alone else found
 
     def require(self, batch: Any) -> int:
@@ -96,6 +97,13 @@ def targets_in(batch: Any) -> Any | None:
         return batch[-1] if len(batch) > 1 else None
     named = ((name, getattr(batch, name, None)) for name in LABEL_KEYS)
     return next((value for _, value in named if next(tensors_in(value), None) is not None), None)
+
+
+def second_axis(batch: Any) -> int | None:
+    """The length of the second axis where all tensors of a batch share one; None where they do not."""
+    lengths = {tensor.shape[1] if tensor.ndim > 1 else None for tensor in tensors_in(batch)}
+    found = lengths.pop() if len(lengths) == 1 else None
+    return None if found is None else int(found)
 
 
 def _seen(batch: Any) -> int | None:

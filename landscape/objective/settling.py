@@ -14,7 +14,7 @@ from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
 from landscape.errors import InputError, is_users, told_of_user, user_code
-from landscape.objective.counting import WAYS, Counting, targets_in, uncounted
+from landscape.objective.counting import WAYS, Counting, second_axis, targets_in, uncounted
 from landscape.objective.data import Batch, Data, inputs_and_targets, random_streams, seed_everything
 from landscape.objective.folding import Folding, settled_folding
 from landscape.objective.losses import (
@@ -175,7 +175,7 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     data = undivided.divided(chunk)
     quantities = settled_quantities(calls, loss, metrics, data)
     calls, data = counted(calls, quantities, data)
-    if calls.counting.alone:
+    if calls.counting.alone or calls.counting.second:
         quantities = [_returned(calls.counting, quantities[0].is_scalar)]
     if not undivided.divisible:
         undivided, chunk = data, data.samples_of(0)
@@ -248,6 +248,7 @@ def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[C
     A single batch of which not even these say it is one unit: it is all the data, and its weight says nothing.
     Raises InputError, with the shapes and the ways out, for several of them.
     """
+    calls, data = _time_first(calls, quantities[0], data)
     if data.sizes is None or None not in data.sizes:
         return calls, data
     sizes: list[int] = []
@@ -260,6 +261,22 @@ def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[C
     if sizes == [0]:
         return replace(calls, counting=replace(calls.counting, alone=True)), data.counted([1])
     return calls, data.counted(sizes)
+
+
+def _time_first(calls: Calls, quantity: Quantity, data: Data) -> tuple[Calls, Data]:
+    """Batches whose samples run along the second axis of all tensors: the values per sample of the loss say so."""
+    counting = calls.counting
+    if data.sizes is None or quantity.is_scalar or not calls.loss_is_returned or counting.given is not None:
+        return calls, data
+    batch = data.first
+    if not counting.second:
+        values, _ = calls.run(batch)
+        values = values[0] if isinstance(values, (tuple, list)) and len(values) == 2 else values
+        found = values.shape[0] if isinstance(values, Tensor) and values.ndim else None
+        if found is None or found == data.sizes[0] or found != second_axis(batch):
+            return calls, data
+        counting = replace(counting, second=True)
+    return replace(calls, counting=counting), data.counted([counting.require(batch) for _, batch in data.chunks()])
 
 
 def _units_in(calls: Calls, quantity: Quantity, model: Any, batch: Batch) -> int:
@@ -498,6 +515,14 @@ def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None, 
             return ""
         together = _together(before, batch)
         if together is None:
+            seconds = second_axis(before), second_axis(batch)
+            if None not in seconds and seconds[0] != seconds[1] and calls.counting.given is None:
+                raise InputError(
+                    "forward returned a scalar, and what it is a mean over cannot be told: all tensors of a batch "
+                    f"share a second axis, of length {seconds[0]} in one batch and {seconds[1]} in the next "
+                    f"({shapes_in(before)}; {shapes_in(batch)}), and the scalar may be a mean over that (tokens, or "
+                    f"samples after time); {WAYS}"
+                )
             known = targets_in(batch) is not None and targets_in(before) is not None
             same = known and _shape_of_one(targets_in(before)) == _shape_of_one(targets_in(batch))
             return "" if same else "their samples have other shapes"

@@ -22,7 +22,7 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_models
 from landscape.errors import InputError, nearest
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
-from landscape.objective.data import Batch, random_state_kept
+from landscape.objective.data import Batch, keeps_random_state, random_state_kept
 from landscape.objective.losses import main_output
 from landscape.objective.objective import Objective
 from landscape.objective.trees import digest, tensors_in
@@ -301,6 +301,7 @@ class AgreementTask:
             row["jensen_shannon"][pair] += sums[1]
 
 
+@keeps_random_state
 def measure_agreement(
     objective: Objective,
     thetas: Sequence[ThetaLike],

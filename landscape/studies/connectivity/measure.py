@@ -18,6 +18,7 @@ from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, r
 from landscape.errors import InputError, nearest
 from landscape.network.alignment import METHODS, align
 from landscape.objective.batchnorm import chosen_statistics
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
 from landscape.objective.training import TrainingData
@@ -224,6 +225,7 @@ class ConnectivityTask:
             self.report(text)
 
 
+@keeps_random_state
 def measure_connectivity(
     objective: Objective,
     thetas: Sequence[ThetaLike],

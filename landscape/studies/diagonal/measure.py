@@ -20,6 +20,7 @@ from landscape.curvature.pairs import product_chunks
 from landscape.curvature.sampling import loss_seeds
 from landscape.errors import InputError, NumericalError
 from landscape.network.layers import GradientSquares
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
 from landscape.results.attributes import result_attributes
@@ -213,6 +214,7 @@ def _method_for(matrix: Matrix, max_probes: int) -> str:
     return "products" if matrix.size <= max(_SMALL, max_probes) else "probes"
 
 
+@keeps_random_state
 def measure_diagonal(
     objective: Objective,
     operator: str = "hessian",

@@ -20,7 +20,7 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike
 from landscape.errors import InputError
 from landscape.objective.batchnorm import FEWEST, chosen_statistics
-from landscape.objective.data import Data
+from landscape.objective.data import Data, keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.objective.trees import digest
@@ -226,6 +226,7 @@ def path_task(
     return PathTask(objective, joined, places_of(t), batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
 
 
+@keeps_random_state
 def measure_path(
     objective: Objective,
     curve: Curve | Sequence[ThetaLike],
