@@ -15,6 +15,7 @@ from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
 from landscape.curvature.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError, NumericalError
 from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
@@ -236,14 +237,23 @@ class CurvatureOperator:
             directions = [self._parts(vector) for vector in vectors.to(self.device, self._objective.dtype)]
             image = torch.stack([_flat(chunk.image(direction)) for direction in directions]).to(self.dtype)
             if not bool(image.isfinite().all()):
-                first = number * self._objective.chunk
-                raise NumericalError(
-                    f"a {self.operator} product is not finite in chunk {number} (samples from number {first} on): the "
-                    "loss or a derivative overflows or is undefined there. Look at those samples, evaluate at other "
-                    "parameters, or use precision='float64'."
-                )
+                raise self._not_finite(number, directions)
             yield number, vectors, image
         self._sum_up()
+
+    def _not_finite(self, number: int, directions: Sequence[Sequence[Tensor]]) -> NumericalError:
+        """The error that names the samples of a chunk whose own products are not finite."""
+        objective = self._objective
+        batch, size, all_weights = objective.batch(number), objective.samples_of(number), self._weights_of(number)
+
+        def is_finite(part: Batch, place: slice) -> bool:
+            weights = None if all_weights is None else all_weights[place]
+            route = self.check.route
+            chunk = chunk_of(objective, self._parameters, self._chosen, part, weights, self.operator, route)
+            return all(bool(_flat(chunk.image(direction)).isfinite().all()) for direction in directions)
+
+        rows = broken_rows(batch, size, is_finite)
+        return not_finite(objective, f"a {self.operator} product", number, rows, self._theta, self._buffers)
 
     def _decayed(self, number: int, vectors: Tensor, image: Tensor) -> Tensor:
         """A chunk's products with its share of the weight decay."""

@@ -323,6 +323,10 @@ class Objective:
         """`function(model, batch)` with `values` (dual numbers, say) as the trainable parameters."""
         return self._model.call_with(values, function, batch)
 
+    def samples_named(self, chunk: int, rows: Sequence[int] | None = None) -> str:
+        """The samples of a chunk, or those of its rows, in words: by their numbers in the user's data."""
+        return self._data.named(chunk, rows)
+
     def batches(self, group: Communicator = SERIAL) -> Iterator[tuple[int, Batch]]:
         """(number, batch) of the chunks that are this rank's share in `group`."""
         return self._data.chunks(group.rank, group.size)

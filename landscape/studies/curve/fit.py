@@ -20,7 +20,7 @@ from landscape_kernels.curves import CURVES, combine_, stratified, weights
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.errors import InputError, NumericalError, nearest
+from landscape.errors import InputError, NumericalError, nearest, user_code
 from landscape.objective.data import random_state_kept, seed_everything
 from landscape.objective.objective import Objective
 from landscape.objective.training import TrainingData
@@ -229,7 +229,8 @@ class CurveFit:
             fresh = nullcontext(model) if count == 1 else self._objective.training(theta, gradient)
             with fresh as bound:
                 units = self._objective.units(bound, parts[number])
-                units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
+                with user_code("the gradient of the loss cannot be computed on a training batch"):
+                    units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
             for k, unit in enumerate(units):
                 sums[number, k, 0] = unit.numerators.detach().sum()
                 sums[number, k, 1] = unit.total
