@@ -7,7 +7,6 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -600,7 +599,7 @@ def _given_whole(data: Any) -> Batch | None:
             f"data of type {type(data).__name__} can be read only once, and it is needed again and again; give a "
             "list, a Dataset or a DataLoader"
         )
-    if is_graph(data) or (is_dataclass(data) and not isinstance(data, (type, Dataset, Iterable))):
+    if is_graph(data) or _is_object_of_arrays(data):
         return _arrays(data)
     if isinstance(data, (str, bytes, type)) or not isinstance(data, (Dataset, Iterable)):
         indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes))
@@ -610,6 +609,12 @@ def _given_whole(data: Any) -> Batch | None:
             + "(inputs, targets), a Dataset, a DataLoader or a list of batches"
         )
     return None
+
+
+def _is_object_of_arrays(data: Any) -> bool:
+    """Whether an object is one batch by what it holds, and no collection of samples."""
+    collection = isinstance(data, (type, Dataset, Iterable)) or hasattr(data, "__getitem__")
+    return not collection and next(leaves_in(data, _is_given), None) is not None
 
 
 def _is_one_batch(data: tuple[Any, ...]) -> bool:

@@ -26,6 +26,8 @@ COMPARING = (
     "A criterion that compares the samples of a batch with one another (a contrastive one) belongs into forward=, with "
     "loss=None: lambda model, batch: (n * criterion(...), n)."
 )
+_WAYS = f"Return values per sample, or a (numerators, denominators) pair. {COMPARING}"
+_OF_ALL = "A metric of all samples together (F1, AUROC) has no values per sample: leave it out, or give one that has."
 SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
 
 
@@ -166,11 +168,12 @@ def _not_numbers(value: Any, what: str) -> str:
     advice = "return a scalar mean, values per sample, or a (numerators, denominators) pair"
     if isinstance(value, Mapping):
         advice = (
-            "return one of them, or their sum where all belong to it: sum(losses.values()) (a total may be among them)"
+            "return one of them, or, of losses, their sum where all belong to it: sum(losses.values()) (a total may be "
+            "among them); of several metrics give each by itself"
         )
     elif value is None:
         advice = "a function returns what stands after its return; " + advice
-    return f"{what} returned {'None' if value is None else kind_of(value)}, which is no loss; {advice}"
+    return f"{what} returned {'None' if value is None else kind_of(value)}, which is no number; {advice}"
 
 
 def _per_sample_sums(tensor: Tensor, size: int | None) -> Tensor:
@@ -194,11 +197,10 @@ def callable_quantity(name: str, function: Callable[..., Any], outputs: Any, tar
     scalar that is neither (a mean over tokens, say) cannot be weighted right and is refused. A metric with a state
     (`update`, `compute`, `reset`) is called on a batch from an empty state, on a copy.
     """
-    describe = describe_callable(function)
-    what = f"{name} ({describe})"
     if _has_state(function):
         function = _Stateless(function, next(tensors_in(outputs), None))
-        describe = describe_callable(function.metric)
+    describe = describe_callable(function.metric if isinstance(function, _Stateless) else function)
+    what = f"{name} ({describe})"
     size = _size_of(outputs, targets)
     value = function(outputs, targets)
     if values_as_units(value, size, what) is not None:
@@ -282,10 +284,11 @@ def describe_callable(function: Any) -> str:
     if name is not None:
         return f"{getattr(function, '__module__', '?')}.{name}{_code_digest(function)}"
     given = {**getattr(function, "__dict__", {}), **getattr(function, "_buffers", {})}
+    states = getattr(function, "_defaults", {})  # what a metric of torchmetrics has gathered is no setting
     settings = [
         f"{k}={_describe_value(v)}"
         for k, v in sorted(given.items())
-        if not k.startswith("_") and k != "training" and isinstance(v, _PLAIN)
+        if not k.startswith("_") and k != "training" and k not in states and isinstance(v, _PLAIN)
     ]
     learned = own_parameters(function)
     if learned:
@@ -388,7 +391,7 @@ def _reduction(function: Callable[..., Any], o: Any, t: Any, count: int, what: s
         raise InputError(
             f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
             f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot "
-            f"be weighted right from that. Return values per sample, or a (numerators, denominators) pair. {COMPARING}"
+            f"be weighted right from that. {_OF_ALL if isinstance(function, _Stateless) else _WAYS}"
         )
     return _Reduction(is_mean, is_sum, singles, rounding)
 

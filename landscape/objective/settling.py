@@ -47,7 +47,7 @@ Metrics = Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 # images of a ResNet-20), far above launch overhead on GPUs.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
 _SMALLEST_CHUNK = 8
-_MOVES = (1e-2, 1.0, 10.0)  # steps that parameters are moved by, relative to their mean size
+_MOVES = (1e-2, 1.0, 10.0, 1e3)  # steps that parameters are moved by, relative to their mean size
 _TRIAL = 16  # samples that questions are settled on, where batches may be cut
 # Relative gaps that rounding may cause, and no more: between batch sizes or memory formats, which sum in another order,
 # and between two runs on the same batch, whose order varies only by atomics on GPUs.
