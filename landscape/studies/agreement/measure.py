@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.data import Batch, keeps_random_state, random_state_kept
 from landscape.objective.losses import main_output
 from landscape.objective.objective import Objective
-from landscape.objective.trees import digest, tensors_in
+from landscape.objective.trees import digest, map_tensors, tensors_in
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -498,12 +498,8 @@ def _captured(model: Any, names: Sequence[str]) -> Iterator[dict[str, list[Tenso
 
 
 def _moved(tree: Any, device: torch.device) -> Any:
-    """Nested mappings and tuples with every tensor detached and on `device`."""
-    if isinstance(tree, Tensor):
-        return tree.detach().to(device)
-    if isinstance(tree, Mapping):
-        return {key: _moved(value, device) for key, value in tree.items()}
-    return tuple(_moved(value, device) for value in tree) if isinstance(tree, tuple) else tree
+    """The same nesting with every tensor detached and on `device`."""
+    return map_tensors(tree, lambda tensor: tensor.detach().to(device))
 
 
 def _suffix(name: str) -> str:
