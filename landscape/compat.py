@@ -306,8 +306,8 @@ class _Batches:
 
 
 def _check_pairs(batch: Batch) -> None:
-    if not (isinstance(batch, tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
-        kind = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else type(batch).__name__
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+        kind = f"a {type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list)) else type(batch).__name__
         raise InputError(
             f"pyhessian reads batches (inputs, targets) of one tensor each, and the data has {kind}; wrap the model so "
             "that it takes one tensor"

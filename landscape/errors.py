@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class LandscapeError(Exception):
@@ -12,6 +16,10 @@ class LandscapeError(Exception):
 
 class InputError(LandscapeError, ValueError):
     """Something given by the user cannot be used; nothing was computed or written because of it."""
+
+
+class UserCodeError(InputError, RuntimeError):
+    """The user's own model, loss, metric, factory or data raised; its exception is the `__cause__`."""
 
 
 class NumericalError(LandscapeError, ArithmeticError):
@@ -32,6 +40,45 @@ class RunFailedError(LandscapeError):
 
 class RunInterrupted(KeyboardInterrupt):
     """A signal stopped the run between two items; finished rows are kept, and the same call goes on from there."""
+
+
+@contextmanager
+def user_code(what: str, given: Callable[[], str] | None = None, advice: str = "") -> Iterator[None]:
+    """Inside, an exception of the user's own code becomes a UserCodeError that says what was called, and with what.
+
+    `what` names the call, `given` what it was given (shapes); the error's class, its text and the place in the user's
+    code follow, and `advice`. Errors of this package, the ends of items and runs, and a lack of memory go through.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_users(error):
+            raise
+        raise told_of_user(error, what, given() if given else "", advice) from error
+
+
+def is_users(error: Exception) -> bool:
+    """Whether an exception that came out of the user's code is to be told as the user's: not our own, not of memory."""
+    ours = isinstance(error, LandscapeError) or type(error).__module__.partition(".")[0] == "landscape"
+    return not (ours or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError")
+
+
+def told_of_user(error: Exception, what: str, given: str = "", advice: str = "") -> UserCodeError:
+    """The error that tells of an exception of the user's code; raise it `from` that."""
+    text = str(error).strip() or "without a message"
+    told = f"{what}{f' ({given})' if given else ''}: {type(error).__name__}: {text}{_place(error)}"
+    return UserCodeError(f"{told.rstrip('.')}. {advice}" if advice else told)
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's code an exception arose: the innermost place outside of installed packages and this one."""
+    not_theirs = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        ours = {"landscape_kernels", "landscape_jobs"} & set(path.parts)
+        if path.suffix == ".py" and not ours and not any(path.is_relative_to(folder) for folder in not_theirs):
+            return f" ({path.name}, line {frame.lineno}, in {frame.name})"
+    return ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -15,11 +15,11 @@ from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
 from landscape.curvature.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError, NumericalError
 from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import select_blocks
-from landscape.objective.trees import batch_size
 from landscape.run.comm import SERIAL, Communicator, available_memory, local_size
 
 OPERATORS = ("hessian", "ggn")
@@ -209,8 +209,8 @@ class CurvatureOperator:
         """(size,) gradient of the mean loss at theta."""
         total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
         for number, batch in self._batches():
-            loss, count = summed_loss(self._objective, batch, self._weights_of(number, batch))
-            self._note(number, batch, count)
+            loss, count = summed_loss(self._objective, batch, self._weights_of(number))
+            self._note(number, count)
             total += _flat([part.detach() for part in gradient_parts(loss, self._selected)])
         self._sum_up()
         mean = self._over_ranks(total) / float(self._denominators.sum())
@@ -237,14 +237,23 @@ class CurvatureOperator:
             directions = [self._parts(vector) for vector in vectors.to(self.device, self._objective.dtype)]
             image = torch.stack([_flat(chunk.image(direction)) for direction in directions]).to(self.dtype)
             if not bool(image.isfinite().all()):
-                first = number * self._objective.chunk
-                raise NumericalError(
-                    f"a {self.operator} product is not finite in chunk {number} (samples from number {first} on): the "
-                    "loss or a derivative overflows or is undefined there. Look at those samples, evaluate at other "
-                    "parameters, or use precision='float64'."
-                )
+                raise self._not_finite(number, directions)
             yield number, vectors, image
         self._sum_up()
+
+    def _not_finite(self, number: int, directions: Sequence[Sequence[Tensor]]) -> NumericalError:
+        """The error that names the samples of a chunk whose own products are not finite."""
+        objective = self._objective
+        batch, size, all_weights = objective.batch(number), objective.samples_of(number), self._weights_of(number)
+
+        def is_finite(part: Batch, place: slice) -> bool:
+            weights = None if all_weights is None else all_weights[place]
+            route = self.check.route
+            chunk = chunk_of(objective, self._parameters, self._chosen, part, weights, self.operator, route)
+            return all(bool(_flat(chunk.image(direction)).isfinite().all()) for direction in directions)
+
+        rows = broken_rows(batch, size, is_finite)
+        return not_finite(objective, f"a {self.operator} product", number, rows, self._theta, self._buffers)
 
     def _decayed(self, number: int, vectors: Tensor, image: Tensor) -> Tensor:
         """A chunk's products with its share of the weight decay."""
@@ -261,18 +270,18 @@ class CurvatureOperator:
             if number in self._kept:
                 yield number, self._kept[number]
                 continue
-            weights = self._weights_of(number, batch)
+            weights = self._weights_of(number)
             route = self.check.route
             chunk = chunk_of(self._objective, self._parameters, self._chosen, batch, weights, self.operator, route)
-            self._note(number, batch, chunk.denominators)
+            self._note(number, chunk.denominators)
             if 0 < chunk.graph_bytes <= self._room:
                 self._room -= chunk.graph_bytes
                 self._kept[number] = chunk
             yield number, chunk
 
-    def _weights_of(self, number: int, batch: Batch) -> Tensor | None:
+    def _weights_of(self, number: int) -> Tensor | None:
         start = number * self._objective.chunk
-        return None if self._weights is None else self._weights[start : start + batch_size(batch)]
+        return None if self._weights is None else self._weights[start : start + self._objective.samples_of(number)]
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         """Views of `vector` shaped like the chosen parameters."""
@@ -283,10 +292,10 @@ class CurvatureOperator:
             place += block.size
         return parts
 
-    def _note(self, number: int, batch: Batch, count: float) -> None:
+    def _note(self, number: int, count: float) -> None:
         """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
         if not self._summed_up:
-            even = batch_size(batch) / self._objective.samples
+            even = self._objective.samples_of(number) / self._objective.samples
             self._denominators[number] = count if self._total is None else even * self._total
 
     def _sum_up(self) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike, named_state, read_model
 from landscape.errors import InputError, nearest
 from landscape.network.symmetry import Listener, Symmetry, Table, find_symmetry, first_difference, symmetry_from_table
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.trees import floats_in
 
@@ -69,6 +70,7 @@ class Alignment:
         return result
 
 
+@keeps_random_state
 def align(
     objective: Objective,
     theta_a: ThetaLike,
@@ -106,6 +108,7 @@ def align(
     return _permuted_vector(objective, alignment, objective.vector(theta_b))
 
 
+@keeps_random_state
 def find_alignment(
     objective: Objective,
     theta_a: ThetaLike,

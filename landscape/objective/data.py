@@ -5,31 +5,67 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
 
-from landscape.errors import InputError
-from landscape.objective.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
+from landscape.errors import InputError, user_code
+from landscape.objective.arrays import LazyArray, as_tensor, is_array, is_lazy
+from landscape.objective.counting import LABEL_KEYS, WAYS, Counting, targets_in
+from landscape.objective.trees import (
+    has_batch_axis,
+    is_graph,
+    kind_of,
+    leaves_in,
+    map_leaves,
+    map_tensors,
+    shapes_in,
+    tensor_bytes,
+    tensors_in,
+)
 
-Batch = Any  # nested tuples, lists and mappings of tensors with a common first axis
-_LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+Batch = Any  # nested containers of tensors
+P = ParamSpec("P")
+R = TypeVar("R")
 _READ_BATCH = 256  # samples collated at a time when a Dataset is read
+_LOADER = "torch.utils.data.DataLoader(data, batch_size=64)"
 
 
 class Data:
     """Batches in a fixed order.
 
-    `samples` is the number of samples, `digest` a hash of all values in their order, whatever the batching.
+    `samples` is the number of samples, `digest` a hash of all values in their order, whatever the batching. `sizes`
+    says how many each batch holds where batches are the user's own, None for those that cannot be counted (`samples`
+    then takes one for it); `numbers` are the samples' places in the user's data, where single ones can be told.
     """
 
     def __init__(
-        self, batches: Iterable[Batch], samples: int, digest: str, count: int, *, held: bool, divisible: bool
+        self,
+        batches: Iterable[Batch],
+        samples: int,
+        digest: str,
+        count: int,
+        *,
+        held: bool,
+        divisible: bool,
+        sizes: Sequence[int | None] | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> None:
         self._batches = batches
         self.samples = samples
@@ -37,6 +73,8 @@ class Data:
         self.count = count
         self.held = held
         self.divisible = divisible
+        self.sizes = sizes
+        self.numbers = numbers
 
     def chunks(self, start: int = 0, step: int = 1) -> Iterator[tuple[int, Batch]]:
         """(number, batch) of every `step`-th batch from `start` on."""
@@ -53,12 +91,13 @@ class Data:
         if not self.divisible:
             return self
         count = -(-self.samples // size)
+        sizes = [min(size, self.samples - i * size) for i in range(count)]
         if isinstance(self._batches, Stream):
-            stream = self._batches.with_batch_size(size)
-            return Data(stream, self.samples, self.digest, count, held=False, divisible=True)
-        (whole,) = self._batches
-        batches = [_rows(whole, i, i + size) for i in range(0, self.samples, size)]
-        return Data(batches, self.samples, self.digest, count, held=True, divisible=False)
+            batches: Any = self._batches.with_batch_size(size)
+        else:
+            (whole,) = self._batches
+            batches = [_rows(whole, i, i + size) for i in range(0, self.samples, size)]
+        return self._of(batches, count, divisible=False, sizes=sizes)
 
     def taken(self, rows: Sequence[int]) -> Data:
         """The samples of the given numbers, in their order, held as one batch. Raises InputError for fixed batches."""
@@ -75,7 +114,8 @@ class Data:
             (whole,) = self._batches
             batch = map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
         digest = hashlib.blake2b(f"{self.digest}{index.tolist()}".encode(), digest_size=16).hexdigest()
-        return Data([batch], len(index), digest, 1, held=True, divisible=True)
+        numbers = None if self.numbers is None else [self.numbers[i] for i in index.tolist()]
+        return Data([batch], len(index), digest, 1, held=True, divisible=True, numbers=numbers)
 
     @property
     def first(self) -> Batch:
@@ -87,15 +127,23 @@ class Data:
         """The same samples in another order, where they are held; as they are where they are streamed or in batches."""
         if not (self.divisible and self.held):
             return self
-        batch = self.taken(order).first
-        return Data([batch], self.samples, self.digest, 1, held=True, divisible=True)
+        taken = self.taken(order)
+        return Data([taken.first], self.samples, self.digest, 1, held=True, divisible=True, numbers=taken.numbers)
 
     def head(self, count: int) -> Data:
         """The first `count` samples as one batch, or the first batch as it is where it cannot be taken apart."""
         if self.divisible:
             return self.taken(range(min(count, self.samples)))
-        batch = self.first
-        return Data([batch], batch_size(batch), self.digest, 1, held=True, divisible=False)
+        return self._of([self.first], 1, sizes=None if self.sizes is None else self.sizes[:1], held=True)
+
+    def some(self, numbers: Sequence[int], digest: str) -> Data:
+        """The batches of the given numbers, in their order, where batches are the user's own; read anew each time."""
+        sizes = None if self.sizes is None else [self.sizes[i] for i in numbers]
+        return self._of(_Some(self, frozenset(numbers)), len(numbers), sizes=sizes, digest=digest, held=False)
+
+    def counted(self, sizes: Sequence[int]) -> Data:
+        """The same batches, which hold so many samples each."""
+        return self._of(self._batches, self.count, sizes=list(sizes))
 
     def converted(self, convert: Any) -> Data:
         """The same batches with `convert` applied to each tensor: at once where held, batch by batch where streamed."""
@@ -104,63 +152,162 @@ class Data:
             if isinstance(self._batches, Sequence)
             else self._batches.converted(convert)  # type: ignore[attr-defined]
         )
-        return Data(batches, self.samples, self.digest, self.count, held=self.held, divisible=self.divisible)
+        return self._of(batches, self.count, sizes=self.sizes)
+
+    def samples_of(self, chunk: int) -> int:
+        """How many samples a chunk holds."""
+        size = self.samples if self.sizes is None else self.sizes[chunk]
+        return 1 if size is None else size
+
+    def named(self, chunk: int, rows: Sequence[int] | None = None) -> str:
+        """The samples of a chunk, or of some of its rows, by their numbers in the user's data; else its batch's."""
+        if self.numbers is None or self.sizes is None:
+            return f"batch {chunk}"
+        start = sum(size or 0 for size in self.sizes[:chunk])
+        inside = range(self.sizes[chunk] or 0) if rows is None else rows
+        found = sorted(self.numbers[start + row] for row in inside)
+        if rows is None and len(found) > _NAMED and found[-1] - found[0] == len(found) - 1:
+            return f"samples {found[0]} to {found[-1]}"
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        return f"sample{'s' if len(found) > 1 else ''} {', '.join(map(str, found[:_NAMED]))}{more}"
+
+    def _of(
+        self,
+        batches: Iterable[Batch],
+        count: int,
+        *,
+        sizes: Sequence[int | None] | None,
+        divisible: bool | None = None,
+        digest: str | None = None,
+        held: bool | None = None,
+    ) -> Data:
+        return Data(
+            batches,
+            self.samples if sizes is None else sum(1 if size is None else size for size in sizes),
+            self.digest if digest is None else digest,
+            count,
+            held=self.held if held is None else held,
+            divisible=self.divisible if divisible is None else divisible,
+            sizes=sizes,
+            numbers=self.numbers,
+        )
+
+
+_NAMED = 10  # samples that a message names
+
+
+class _Some:
+    """Some of the batches of data, made anew at each iteration."""
+
+    def __init__(self, data: Data, numbers: frozenset[int]) -> None:
+        self._data, self._numbers = data, numbers
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch for i, batch in self._data.chunks() if i in self._numbers)
+
+    def converted(self, convert: Any) -> _Some:
+        return _Some(self._data.converted(convert), self._numbers)
 
 
 def read_data(
-    data: Any, *, device: torch.device, dtype: torch.dtype, budget: int, divisible: bool, check: bool
+    data: Any,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    budget: int,
+    divisible: bool,
+    check: bool,
+    counting: Counting | None = None,
 ) -> Data:
     """Read `data` once (with `check` twice, to see that it answers alike); hold it if it takes at most `budget` bytes.
 
     `data` is a tuple (inputs, targets) of tensors or arrays, a mapping of tensors, a Dataset, a DataLoader, or any
-    re-iterable of batches. `divisible`: samples may be regrouped into other batches.
+    re-iterable of batches. `divisible`: samples may be regrouped into other batches. `counting` says how many samples
+    a batch holds.
     Raises InputError for data that is empty, can be iterated only once, or differs between two passes.
     """
-    whole = as_whole(data)
-    source = data if whole is None else _Whole(_checked_lengths(whole)) if divisible else [whole]
+    counting = counting or Counting()
+    whole = _given_whole(data)
+    if whole is not None and divisible and counting.given is not None:
+        divisible = counting.can_be_cut(_in_memory(whole))
+    source = data if whole is None else _Whole(_checked_lengths(whole)) if divisible else [_in_memory(whole)]
     stream = Stream(source, device, dtype)
     with random_state_kept():
-        first = _pass(stream, 0 if isinstance(source, _Whole) else budget)
-        if first.samples == 0:
+        first = _pass(stream, 0 if isinstance(source, _Whole) else budget, counting)
+        if first.count == 0 or 0 in first.sizes:
             raise InputError(f"the data ({type(data).__name__}) is empty; at least one sample is needed")
+        if first.single and counting.given is None and (first.count > 1 or divisible):
+            raise InputError(
+                f"a batch ({first.single}) has targets without a batch axis, so its samples cannot be counted: it "
+                f"seems to be a single sample. Give {_LOADER}, which makes batches of samples, or say batch_size=1"
+            )
         if check and whole is None:
-            _compare(first, _pass(stream, 0), data)
+            _compare(stream, first, data, counting)
+    samples = sum(1 if size is None else size for size in first.sizes)
     if isinstance(source, _Whole) and first.bytes <= budget:
-        held = [map_tensors(stream.placed(whole), Tensor.clone)]  # the caller's own may change
-        return Data(held, first.samples, first.digest, 1, held=True, divisible=True)
+        held = [map_tensors(stream.placed(_in_memory(whole)), Tensor.clone)]  # the caller's own may change
+        return Data(held, samples, first.digest, 1, held=True, divisible=True, numbers=range(samples))
     if first.kept is None:
+        rows = divisible and stream.has_rows and first.can_be_cut
+        sizes = None if rows else first.sizes
+        numbers = range(samples) if rows else None
         return Data(
-            stream, first.samples, first.digest, first.count, held=False, divisible=divisible and stream.has_rows
+            stream, samples, first.digest, first.count, held=False, divisible=rows, sizes=sizes, numbers=numbers
         )
-    if divisible:
+    if divisible and first.can_be_cut:
         merged = _merge(first.kept)
         if merged is not None:
-            return Data([merged], first.samples, first.digest, 1, held=True, divisible=True)
-    return Data(first.kept, first.samples, first.digest, first.count, held=True, divisible=False)
+            return Data([merged], samples, first.digest, 1, held=True, divisible=True, numbers=range(samples))
+    return Data(first.kept, samples, first.digest, first.count, held=True, divisible=False, sizes=first.sizes)
 
 
 def inputs_and_targets(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """(positional inputs, named inputs, targets) of a batch: a tuple whose last is the targets, or a mapping.
 
-    A mapping has the targets under one of a few keys. Raises InputError for a batch without targets.
+    A mapping, or a named tuple, has the targets under one of a few keys. Raises InputError for a batch without targets.
     """
     if isinstance(batch, Mapping):
-        key = next((k for k in _LABEL_KEYS if k in batch), None)
+        key = next((k for k in LABEL_KEYS if k in batch), None)
         if key is None:
             raise InputError(
-                f"a batch with keys {sorted(batch)} has no label key ({', '.join(_LABEL_KEYS)}); give "
+                f"a batch with keys {sorted(map(str, batch))} has no label key ({', '.join(LABEL_KEYS)}); give "
                 "forward=lambda model, batch: (outputs, targets)"
             )
         return (), {k: v for k, v in batch.items() if k != key}, batch[key]
-    if isinstance(batch, Tensor) or len(batch) < 2:
+    names = getattr(batch, "_fields", ())
+    named = next((k for k in LABEL_KEYS if k in names), None)
+    if isinstance(batch, tuple) and named is not None:
+        return tuple(v for k, v in zip(names, batch, strict=True) if k != named), {}, getattr(batch, named)
+    if not isinstance(batch, (tuple, list)) or (names and len(names) == 4 and "batch_sizes" in names):
+        what = "is" if isinstance(batch, Tensor) else f"is a {type(batch).__name__} ({shapes_in(batch)}) and"
+        raise InputError(
+            f"a batch {what} no (inputs, targets), so it holds no targets that could be told apart; give "
+            "data=(inputs, targets), a tuple, or batches of that form, or forward=lambda model, batch: (outputs, "
+            "targets)"
+        )
+    if len(batch) < 2:
         raise InputError(
             "a batch holds no targets; give data=(inputs, targets), a tuple, or batches of that form, or "
             "forward=lambda model, batch: (outputs, targets)"
         )
     *inputs, targets = batch
-    if len(inputs) == 1 and isinstance(inputs[0], tuple):
+    if len(inputs) == 1 and type(inputs[0]) in (tuple, list) and not _is_list_of_samples(inputs[0], targets):
         inputs = list(inputs[0])
     return tuple(inputs), {}, targets
+
+
+def _is_list_of_samples(inputs: Any, targets: Any) -> bool:
+    """Whether inputs are a list with an entry for each target, as images of different size are."""
+    count = (
+        len(targets)
+        if isinstance(targets, (list, Tensor)) and not (isinstance(targets, Tensor) and targets.ndim == 0)
+        else 0
+    )
+    return (
+        isinstance(inputs, list)
+        and len(inputs) == count
+        and not all(isinstance(one, Tensor) and one.ndim and one.shape[0] == count for one in inputs)
+    )
 
 
 def _rows(batch: Batch, start: int, stop: int) -> Batch:
@@ -188,9 +335,15 @@ class Stream:
     def rows(self, numbers: Sequence[int]) -> Batch:
         """One batch of the given samples."""
         if isinstance(self._source, _Whole):
-            index = torch.as_tensor(numbers, dtype=torch.long)
-            return self.placed(map_tensors(self._source.batch, lambda tensor: tensor[index]))
-        return self.placed(_collated([self._source[i] for i in numbers]))
+            return self.placed(self._source.taken(numbers))
+        return self.placed(self._items(numbers))
+
+    def _items(self, numbers: Iterable[int]) -> Batch:
+        samples = []
+        for number in numbers:
+            with user_code(f"sample {number} of the {type(self._source).__name__} cannot be read"):
+                samples.append(self._source[number])
+        return _collated(samples)
 
     def with_batch_size(self, size: int) -> Stream:
         return Stream(self._source, self._device, self._dtype, size, self._converts)
@@ -204,7 +357,7 @@ class Stream:
 
     def placed(self, batch: Any) -> Batch:
         """One batch as the objective sees it."""
-        moved = map_tensors(_as_tensors(batch), self._place)
+        moved = map_tensors(_moved(_as_tensors(batch), self._device), self._place)
         for convert in self._converts:
             moved = map_tensors(moved, convert)
         return moved
@@ -216,25 +369,61 @@ class Stream:
         source = self._source
         if isinstance(source, _Whole):
             for start in range(0, len(source), self._size):
-                yield _rows(source.batch, start, start + self._size)
+                yield source.rows(start, start + self._size)
         elif isinstance(source, IterableDataset):
-            yield from DataLoader(source, batch_size=self._size)
+            yield from _each(DataLoader(source, batch_size=self._size), source)
         elif isinstance(source, Dataset):
-            length = len(source)  # type: ignore[arg-type]
+            with user_code(f"len() of the {type(source).__name__}", advice=f"Give it one, or {_LOADER} of it."):
+                length = len(source)  # type: ignore[arg-type]
             for start in range(0, length, self._size):
-                yield _collated([source[i] for i in range(start, min(start + self._size, length))])
+                yield self._items(range(start, min(start + self._size, length)))
         else:
-            yield from source
+            yield from _each(source, source)
+
+
+def _each(batches: Iterable[Any], source: Any) -> Iterator[Batch]:
+    """The batches of an iterable; what it raises is told with its type and the number of the batch."""
+    number = 0
+    with user_code(f"the data ({type(source).__name__}) cannot be iterated"):
+        iterator = iter(batches)
+    while True:
+        with user_code(f"batch {number} of the data ({type(source).__name__}) cannot be made"):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
+        number += 1
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    """A batch whose own objects (graphs) are on the device: their `.to()` may move more than their tensors."""
+    return batch.to(device) if is_graph(batch) and device.type != "cpu" else batch
 
 
 class _Whole:
-    """Data given as one batch of all samples."""
+    """Data given as one batch of all samples, arrays in files read in slices."""
 
     def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+        self._batch = batch
 
     def __len__(self) -> int:
-        return batch_size(self.batch)
+        return int(next(leaves_in(self._batch, _is_held)).shape[0])
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The samples from `start` to `stop`, the last one left out."""
+        return map_leaves(
+            self._batch,
+            lambda leaf: leaf.rows(start, stop) if isinstance(leaf, LazyArray) else leaf[start:stop],
+            _is_held,
+        )
+
+    def taken(self, numbers: Sequence[int]) -> Batch:
+        """The samples of the given numbers, in their order."""
+        index = torch.as_tensor(numbers, dtype=torch.long)
+        return map_leaves(
+            self._batch, lambda leaf: leaf.taken(numbers) if isinstance(leaf, LazyArray) else leaf[index], _is_held
+        )
 
 
 def _collated(samples: list[Any]) -> Batch:
@@ -242,8 +431,8 @@ def _collated(samples: list[Any]) -> Batch:
         return default_collate(samples)
     except (RuntimeError, TypeError) as error:
         raise InputError(
-            f"samples of the Dataset cannot be put together into a batch: {error}. Return tensors of one shape, or "
-            "pass a DataLoader with your collate_fn."
+            f"samples of the Dataset ({kind_of(samples[0])}) cannot be put together into a batch: {error}. Return "
+            "tensors of one shape, or pass a DataLoader with your collate_fn."
         ) from error
 
 
@@ -251,8 +440,9 @@ class _Pass:
     """What one pass over the data saw."""
 
     def __init__(self) -> None:
-        self.samples = 0
-        self.count = 0
+        self.sizes: list[int | None] = []  # samples of each batch, None where they cannot be counted
+        self.can_be_cut = True
+        self.single = ""  # the shapes of a batch that looks like a single sample
         self.kept: list[Batch] | None = []
         self.signatures: list[Tensor] = []  # per sample: the sum of its values, to tell reordering from change
         self._hashes: list[Any] = []
@@ -262,18 +452,27 @@ class _Pass:
     def digest(self) -> str:
         return hashlib.blake2b(b"".join(h.digest() for h in self._hashes), digest_size=16).hexdigest()
 
-    def add(self, batch: Batch, budget: int) -> None:
-        size = batch_size(batch)
-        self.count, self.samples = self.count + 1, self.samples + size
+    @property
+    def count(self) -> int:
+        return len(self.sizes)
+
+    def add(self, batch: Batch, budget: int, counting: Counting) -> None:
+        _require_tensors(batch)
+        if _is_single_sample(batch) and not self.single:
+            self.single = shapes_in(batch)
+        size = counting.of(batch)
+        self.sizes.append(size)
         leaves = list(tensors_in(batch))
+        cut = has_batch_axis(batch)
+        self.can_be_cut &= cut and size == leaves[0].shape[0]
         for i, leaf in enumerate(leaves):
             if i == len(self._hashes):
                 kind = f"{leaf.dtype}{tuple(leaf.shape[1:])}"
                 self._hashes.append(hashlib.blake2b(kind.encode(), digest_size=16))
             self._hashes[i].update(tensor_bytes(leaf))
             self.bytes += leaf.numel() * leaf.element_size()
-        if has_batch_axis(batch):
-            flat = [leaf.double().reshape(size, math.prod(leaf.shape[1:])).sum(1).cpu() for leaf in leaves]
+        if cut:
+            flat = [leaf.double().reshape(len(leaf), math.prod(leaf.shape[1:])).sum(1).cpu() for leaf in leaves]
             self.signatures.append(torch.stack(flat).sum(0))
         if self.kept is not None and self.bytes <= budget:
             self.kept.append(batch)
@@ -281,94 +480,215 @@ class _Pass:
             self.kept = None
 
 
-def _pass(stream: Stream, budget: int) -> _Pass:
+def _require_tensors(batch: Batch) -> None:
+    """Raise InputError for a batch without tensors."""
+    if next(tensors_in(batch), None) is None:
+        raise InputError(
+            f"a batch is {kind_of(batch)}, which holds no tensor or array; give tuples, mappings, dataclasses or lists "
+            f"of tensors, or, where these are single samples, {_LOADER} with a collate_fn that makes tensors"
+        )
+
+
+def _is_single_sample(batch: Batch) -> bool:
+    """Whether nothing in a batch has an axis for samples: no tensor at all, or not the targets."""
+    if not isinstance(batch, (Tensor, tuple, list, Mapping)):
+        return False
+    targets = targets_in(batch)
+    label = isinstance(targets, (int, float)) or (isinstance(targets, Tensor) and targets.ndim == 0)
+    return label or all(tensor.ndim == 0 for tensor in tensors_in(batch))
+
+
+def _pass(stream: Stream, budget: int, counting: Counting) -> _Pass:
     seen = _Pass()
     for batch in stream:
-        seen.add(batch, budget)
+        seen.add(batch, budget, counting)
     return seen
 
 
-def _compare(first: _Pass, second: _Pass, data: Any) -> None:
-    if (first.samples, first.count, first.digest) == (second.samples, second.count, second.digest):
+def _compare(stream: Stream, first: _Pass, data: Any, counting: Counting) -> None:
+    """Refuse data that differ on a second pass; a cause is named where it is seen, in the sampler or by seeds."""
+    second = _pass(stream, 0, counting)
+    if (first.sizes, first.digest) == (second.sizes, second.digest):
         return
-    if first.samples != second.samples:
+    sampler = _sampler(data)
+    name = type(sampler).__name__
+    if isinstance(sampler, WeightedRandomSampler) or getattr(sampler, "replacement", False):
+        weights = isinstance(sampler, WeightedRandomSampler)
         raise InputError(
-            f"the data gave {first.samples} samples on a first pass and {second.samples} on a second; it must be the "
-            "same each time. Pass a Dataset, a list of batches or a DataLoader over a map-style Dataset."
+            f"the data gives other samples on a second pass: its sampler is a {name}, which draws them anew with "
+            "replacement. Pass loader.dataset instead"
+            + (
+                ", and where samples are to weigh differently, have forward return (numerators, denominators), each "
+                "times the weight of its sample."
+                if weights
+                else "."
+            )
         )
     a, b = (torch.cat(s.signatures).sort().values if s.signatures else torch.empty(0) for s in (first, second))
     # A shuffled loader with drop_last leaves out other samples on each pass, so that the samples differ, too.
-    sampled = isinstance(getattr(data, "sampler", None), RandomSampler)
-    if sampled or (a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, equal_nan=True)):
+    shuffles = isinstance(sampler, (RandomSampler, SubsetRandomSampler))
+    if shuffles or (len(a) and a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, equal_nan=True)):
+        how = f"its sampler, a {name}, shuffles it" if sampler is not None else "it is shuffled"
         raise InputError(
-            "the data comes in another order on a second pass: it is shuffled. Build the DataLoader with "
+            f"the data comes in another order on a second pass: {how}. Build the DataLoader with "
             "shuffle=False, or pass its dataset instead."
         )
+    counts = [sum(size or 1 for size in one.sizes) for one in (first, second)]
+    if counts[0] != counts[1]:
+        raise InputError(
+            f"the data gave {counts[0]} samples on a first pass and {counts[1]} on a second; it must be the "
+            "same each time. Pass a Dataset, a list of batches or a DataLoader over a map-style Dataset."
+        )
+    if sampler is not None and type(sampler) is not SequentialSampler:
+        raise InputError(
+            f"the data gives other samples on a second pass, and its sampler is a {name}: pass loader.dataset instead, "
+            "or a sampler that gives the same samples in the same order each time."
+        )
+    seeded = []
+    for _ in range(2):
+        seed_everything(0)
+        seeded.append(_pass(stream, 0, counting).digest)
+    if seeded[0] == seeded[1]:
+        raise InputError(
+            "samples change from one pass to the next, and do not where the random streams begin at the same place: "
+            "the data is augmented at random (crops, flips, noise). Use the evaluation transform, so that every pass "
+            "sees the same values."
+        )
     raise InputError(
-        "samples change from one pass to the next: the data is augmented at random (crops, flips, noise). Use the "
-        "evaluation transform, so that every pass sees the same values."
+        "samples change from one pass to the next, also where the random streams of torch, numpy and Python begin at "
+        "the same place: the data keeps something from pass to pass (a counter, a generator of its own). Make it "
+        "answer alike each time."
     )
+
+
+def _sampler(data: Any) -> Any:
+    """What a loader draws its samples or batches with; None for other data."""
+    batches = getattr(data, "batch_sampler", None)
+    inner = getattr(batches, "sampler", None)
+    return inner if inner is not None else batches if batches is not None else getattr(data, "sampler", None)
 
 
 def _merge(batches: list[Batch]) -> Batch | None:
     """One batch of all samples; None where batches cannot be joined (padding to different lengths, say)."""
-    if not all(has_batch_axis(batch) for batch in batches):
-        return None
     if len(batches) == 1:
         return batches[0]
     leaves = [list(tensors_in(batch)) for batch in batches]
     shapes = [[(leaf.dtype, leaf.shape[1:]) for leaf in row] for row in leaves]
     if any(row != shapes[0] for row in shapes):
         return None
-    joined = iter([torch.cat(column) for column in zip(*leaves, strict=True)])
-    return map_tensors(batches[0], lambda _: next(joined))
+    together = iter([torch.cat(column) for column in zip(*leaves, strict=True)])
+    return map_tensors(batches[0], lambda _: next(together))
 
 
 def as_whole(data: Any) -> Batch | None:
-    """`data` as one batch when it is given as tensors; None for datasets and iterables of batches."""
+    """`data` as one batch when it is given as tensors or arrays; None for datasets and iterables of batches."""
+    whole = _given_whole(data)
+    return None if whole is None else _in_memory(whole)
+
+
+def _given_whole(data: Any) -> Batch | None:
+    """`data` as one batch, arrays that lie in files left there; None for datasets and iterables of batches."""
     if isinstance(data, TensorDataset):
         return tuple(data.tensors)
-    if isinstance(data, (Tensor, np.ndarray, Mapping)):
-        return _as_tensors(data)
-    if isinstance(data, tuple) and data and isinstance(data[-1], (Tensor, np.ndarray)):
-        return _as_tensors(data)  # (inputs, targets), inputs one tensor or several
-    if isinstance(data, (str, bytes)) or not (isinstance(data, (Dataset, Iterable))):
-        raise InputError(
-            f"data of type {type(data).__name__} is not understood; give (inputs, targets), a Dataset, a DataLoader or "
-            "a list of batches"
-        )
+    if isinstance(data, (Tensor, Mapping)) or is_array(data):
+        return _arrays(data)
+    if isinstance(data, tuple) and data and _is_one_batch(data):
+        return _arrays(data)  # (inputs, targets), inputs one tensor or several
     if isinstance(data, Iterator):
         raise InputError(
             f"data of type {type(data).__name__} can be read only once, and it is needed again and again; give a "
             "list, a Dataset or a DataLoader"
         )
+    if is_graph(data) or _is_object_of_arrays(data):
+        return _arrays(data)
+    if isinstance(data, (str, bytes, type)) or not isinstance(data, (Dataset, Iterable)):
+        indexed = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (str, bytes))
+        raise InputError(
+            f"data of type {type(data).__name__} is not understood; give "
+            + (f"{_LOADER}, as it has __getitem__ and __len__ like a Dataset; or " if indexed else "")
+            + "(inputs, targets), a Dataset, a DataLoader or a list of batches"
+        )
     return None
 
 
+def _is_object_of_arrays(data: Any) -> bool:
+    """Whether an object is one batch by what it holds, and no collection of samples."""
+    collection = isinstance(data, (type, Dataset, Iterable)) or hasattr(data, "__getitem__")
+    return not collection and next(leaves_in(data, _is_given), None) is not None
+
+
+def _is_one_batch(data: tuple[Any, ...]) -> bool:
+    """Whether a tuple is (inputs, targets): its parts are of different kinds, or the last is an array; not batches."""
+    if hasattr(data, "_fields") or isinstance(data[-1], Tensor) or is_array(data[-1]):
+        return True
+    keys = [frozenset(part) if isinstance(part, Mapping) else None for part in data]
+    if None not in keys:
+        return len(data) > 1 and not frozenset.intersection(*[k for k in keys if k is not None])
+    kinds = {"array" if isinstance(part, Tensor) or is_array(part) else _kind(part) for part in data}
+    return len(kinds) > 1 and all(next(leaves_in(part, _is_given), None) is not None for part in data)
+
+
+def _kind(part: Any) -> str:
+    return "mapping" if isinstance(part, Mapping) else "sequence" if isinstance(part, (tuple, list)) else "other"
+
+
+def _is_given(value: Any) -> bool:
+    return isinstance(value, Tensor) or is_array(value)
+
+
+def _is_held(value: Any) -> bool:
+    return isinstance(value, (Tensor, LazyArray))
+
+
+def _arrays(tree: Any) -> Any:
+    """Arrays as tensors, those that lie in files as LazyArrays."""
+    return map_leaves(
+        tree,
+        lambda leaf: leaf if isinstance(leaf, Tensor) else LazyArray(leaf) if is_lazy(leaf) else as_tensor(leaf),
+        _is_given,
+    )
+
+
+def _in_memory(tree: Any) -> Batch:
+    """All arrays read."""
+    return map_leaves(tree, lambda leaf: leaf.whole() if isinstance(leaf, LazyArray) else leaf, _is_held)
+
+
 def _as_tensors(tree: Any) -> Any:
-    if isinstance(tree, np.ndarray):
-        try:
-            return torch.as_tensor(np.ascontiguousarray(tree) if tree.ndim else tree)
-        except TypeError as error:
-            raise InputError(
-                f"an array of {tree.dtype} values is in the data, which torch cannot hold: {error}"
-            ) from error
-    if isinstance(tree, Mapping):
-        return {key: _as_tensors(value) for key, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return tuple(_as_tensors(value) for value in tree)
-    return tree
+    return map_leaves(tree, lambda leaf: leaf if isinstance(leaf, Tensor) else as_tensor(leaf), _is_given)
 
 
 def _checked_lengths(whole: Batch) -> Batch:
-    lengths = {int(t.shape[0]) if t.ndim else 0 for t in tensors_in(whole)}
+    lengths = {int(t.shape[0]) if len(t.shape) else 0 for t in leaves_in(whole, _is_held)}
     if not lengths:
-        raise InputError("the data holds no tensor or array; give (inputs, targets), a Dataset or a list of batches")
+        raise InputError(
+            f"the data ({kind_of(whole)}) holds no tensor or array; give (inputs, targets), a Dataset or a list of "
+            "batches"
+        )
     if len(lengths) != 1:
-        raise InputError(f"inputs and targets have different numbers of samples: {sorted(lengths)}; they must agree")
+        raise InputError(
+            f"inputs and targets have different numbers of samples: {sorted(lengths)}; they must agree. Where they "
+            f"form one batch as they are (graphs, time first), give forward=; {WAYS}"
+        )
     if lengths == {0}:
         raise InputError("the data is empty (0 samples); at least one is needed")
     return whole
+
+
+def keeps_random_state(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, after which the caller's random streams go on as if it had not been called, whatever runs in it."""
+
+    @wraps(function)
+    def keeping(*args: P.args, **kwargs: P.kwargs) -> R:
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        with random_state_kept():
+            try:
+                return function(*args, **kwargs)
+            finally:
+                if devices:
+                    torch.cuda.set_rng_state_all(devices)
+
+    return keeping
 
 
 @contextmanager

@@ -16,13 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landscape.errors import InputError, nearest
-from landscape.objective.trees import batch_size, map_tensors, tensors_in
+from landscape.objective.trees import digest, has_batch_axis, kind_of, map_tensors, shapes_in, tensors_in
 
 LossLike = str | Callable[..., Any]
 _PLAIN = (int, float, str, bool, Tensor, type(None))  # settings of a callable that its description shows
 _RESERVED = {"loss", "computed", "items", "file", "x", "y", "z", "u", "v", "w"}  # names the result file gives itself
 _TRIAL = 16  # samples that a callable is tried on
-_SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
+COMPARING = (
+    "A criterion that compares the samples of a batch with one another (a contrastive one) belongs into forward=, with "
+    "loss=None: lambda model, batch: (n * criterion(...), n)."
+)
+_WAYS = f"Return values per sample, or a (numerators, denominators) pair. {COMPARING}"
+_OF_ALL = "A metric of all samples together (F1, AUROC) has no values per sample: leave it out, or give one that has."
+SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Quantity:
     threshold: float = 0.0  # score above which a single score per label means "yes"
     # Raises InputError where batches of these outputs and targets cannot be weighted right; None where they always can.
     verify: Callable[[Any, Any], None] | None = None
+    is_scalar: bool = False  # whether `forward` returns one number for a batch
 
 
 def named_losses() -> tuple[str, ...]:
@@ -110,30 +117,66 @@ def metric_quantities(
     return result
 
 
-def values_as_units(value: Any, size: int, what: str) -> Units | None:
-    """Units from what a callable returned: (B,) values, or a (numerators, denominators) pair; None for a scalar."""
+def values_as_units(value: Any, size: int | None, what: str) -> Units | None:
+    """Units from what a callable returned: (B,) values, or a (numerators, denominators) pair; None for a scalar.
+
+    `size` is the number of samples; where it is None, the values say how many there are. Raises InputError for what is
+    no number, and for another number of values.
+    """
     if isinstance(value, (tuple, list)) and len(value) == 2:
-        numerators, denominators = (_per_sample_sums(torch.as_tensor(v), size) for v in value)
+        pair = [_numbers(v, what) for v in value]
+        rows = pair[0].shape[0] if size is None and pair[0].ndim else size
+        numerators, denominators = (_per_sample_sums(v, rows) for v in pair)
         if numerators.shape != denominators.shape:
             raise InputError(
                 f"{what} returned numerators of shape {tuple(numerators.shape)} and denominators of shape "
                 f"{tuple(denominators.shape)}; they must agree"
             )
-        return Units(numerators, denominators, per_sample=numerators.numel() == size)
-    tensor = torch.as_tensor(value)
+        return Units(numerators, denominators, per_sample=numerators.numel() == rows)
+    tensor = _numbers(value, what)
     if tensor.ndim == 0:
         return None
-    if tensor.shape[0] != size:
+    if size is not None and tensor.shape[0] != size:
         raise InputError(
             f"{what} returned shape {tuple(tensor.shape)} for a batch of {size} samples; return a scalar mean, "
             f"({size},) values per sample, or a (numerators, denominators) pair"
         )
+    size = int(tensor.shape[0])
     if tensor.ndim > 1:
         return Units(_per_sample_sums(tensor, size), _per_sample_sums(torch.ones_like(tensor), size), per_sample=True)
     return Units(tensor, None, per_sample=True)
 
 
-def _per_sample_sums(tensor: Tensor, size: int) -> Tensor:
+def _numbers(value: Any, what: str) -> Tensor:
+    """What a callable returned as a tensor. Raises InputError that names anything that is no number or array."""
+    if isinstance(value, (Tensor, float)):
+        found = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+    elif isinstance(value, (Mapping, str, bytes)) or value is None or (isinstance(value, tuple) and len(value) != 2):
+        raise InputError(_not_numbers(value, what))
+    else:
+        try:
+            found = torch.as_tensor(value)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise InputError(_not_numbers(value, what)) from error
+    if found.is_complex() or found.shape == (0,):
+        kind = "complex values" if found.is_complex() else "no value"
+        raise InputError(f"{what} returned {kind}; return real numbers: a mean, values per sample, or a pair")
+    return found
+
+
+def _not_numbers(value: Any, what: str) -> str:
+    advice = "return a scalar mean, values per sample, or a (numerators, denominators) pair"
+    if isinstance(value, Mapping):
+        advice = (
+            "return one of them, or, of losses, their sum where all belong to it: sum(losses.values()) (a total may be "
+            "among them); of several metrics give each by itself"
+        )
+    elif value is None:
+        advice = "a function returns what stands after its return; " + advice
+    return f"{what} returned {'None' if value is None else kind_of(value)}, which is no number; {advice}"
+
+
+def _per_sample_sums(tensor: Tensor, size: int | None) -> Tensor:
     """(size,) sums over all but the first axis, in float64; values of another length stay as they are, flat."""
     if tensor.ndim < 2 or tensor.shape[0] != size:
         return tensor.reshape(-1)
@@ -151,20 +194,84 @@ def callable_quantity(name: str, function: Callable[..., Any], outputs: Any, tar
 
     Per-sample values and (numerators, denominators) pairs are used as they are. A scalar is a mean or a sum over the
     batch; which, is decided on the trial batch by comparing it with its values on single samples, never assumed. A
-    scalar that is neither (a mean over tokens, say) cannot be weighted right and is refused.
+    scalar that is neither (a mean over tokens, say) cannot be weighted right and is refused. A metric with a state
+    (`update`, `compute`, `reset`) is called on a batch from an empty state, on a copy.
     """
-    what = f"{name} ({describe_callable(function)})"
-    size = batch_size(targets if targets is not None else outputs)
-    if values_as_units(function(outputs, targets), size, what) is not None:
+    if _has_state(function):
+        function = _Stateless(function, next(tensors_in(outputs), None))
+    describe = describe_callable(function.metric if isinstance(function, _Stateless) else function)
+    what = f"{name} ({describe})"
+    size = _size_of(outputs, targets)
+    value = function(outputs, targets)
+    if values_as_units(value, size, what) is not None:
+        _refuse_broadcast(value, outputs, targets, what)
 
         def direct(o: Any, t: Any) -> Units:
-            units = values_as_units(function(o, t), batch_size(t if t is not None else o), what)
-            assert units is not None
+            units = values_as_units(function(o, t), _size_of(o, t), what)
+            if units is None:
+                raise InputError(f"{what} returned values per sample of one batch, and a scalar of another")
             return units
 
-        return Quantity(name, describe_callable(function), direct)
-    units, verify = _scalar_units(function, outputs, targets, size, what)
-    return Quantity(name, describe_callable(function), units, verify=verify)
+        return Quantity(name, describe, direct)
+    units, verify = _scalar_units(function, outputs, targets, _required_size(outputs, targets, what), what)
+    return Quantity(name, describe, units, verify=verify)
+
+
+def _size_of(outputs: Any, targets: Any) -> int | None:
+    """Samples that a loss has values of: the first axis of all targets, or of all outputs where there are no targets.
+
+    None where those disagree, but for a list, which has one entry for each sample then.
+    """
+    tree = targets if next((t for t in tensors_in(targets) if t.ndim), None) is not None else outputs
+    lengths = {int(t.shape[0]) for t in tensors_in(tree) if t.ndim}
+    if len(lengths) == 1:
+        return lengths.pop()
+    return len(tree) if isinstance(tree, list) and tree else None
+
+
+def _required_size(outputs: Any, targets: Any, what: str) -> int:
+    size = _size_of(outputs, targets)
+    if size is None:
+        raise InputError(
+            f"{what} returns a scalar, and over how many samples cannot be told from its targets "
+            f"({shapes_in(targets)}), whose first axes differ; return values per sample, or a (numerators, "
+            "denominators) pair"
+        )
+    return size
+
+
+def _refuse_broadcast(value: Any, outputs: Any, targets: Any, what: str) -> None:
+    """Refuse values of every sample with every other, which (n, 1) outputs make of (n,) targets."""
+    pair = isinstance(value, (tuple, list)) and len(value) == 2
+    values = torch.as_tensor(value[0] if pair else value)
+    given = [t for t in (main_output(outputs), targets) if isinstance(t, Tensor)]
+    crossed = values.ndim > 1 and values.shape[0] == values.shape[1]
+    if len(given) == 2 and crossed and values.numel() > max(t.numel() for t in given):
+        raise _broadcast_error(given[0], given[1], what)
+
+
+def _has_state(function: Any) -> bool:
+    """Whether a metric gathers a state over calls, as those of torchmetrics do."""
+    return not isinstance(function, type) and all(
+        callable(getattr(function, name, None)) for name in ("update", "compute", "reset")
+    )
+
+
+class _Stateless:
+    """A metric with a state as a function of one batch; the user's own object is left as it is."""
+
+    def __init__(self, metric: Any, like: Tensor | None) -> None:
+        self.metric = copy.deepcopy(metric)
+        self.metric.reset()
+        if like is not None and callable(getattr(self.metric, "to", None)):
+            self.metric.to(like.device)
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        self.metric.reset()
+        self.metric.update(main_output(outputs), targets)
+        value = self.metric.compute()
+        self.metric.reset()
+        return value
 
 
 def describe_callable(function: Any) -> str:
@@ -177,12 +284,22 @@ def describe_callable(function: Any) -> str:
     if name is not None:
         return f"{getattr(function, '__module__', '?')}.{name}{_code_digest(function)}"
     given = {**getattr(function, "__dict__", {}), **getattr(function, "_buffers", {})}
+    states = getattr(function, "_defaults", {})  # what a metric of torchmetrics has gathered is no setting
     settings = [
         f"{k}={_describe_value(v)}"
         for k, v in sorted(given.items())
-        if not k.startswith("_") and k != "training" and isinstance(v, _PLAIN)
+        if not k.startswith("_") and k != "training" and k not in states and isinstance(v, _PLAIN)
     ]
+    learned = own_parameters(function)
+    if learned:
+        settings.append(f"parameters={digest(*learned.values())}")
     return f"{type(function).__module__}.{type(function).__qualname__}({', '.join(settings)})"
+
+
+def own_parameters(function: Any) -> dict[str, Tensor]:
+    """The parameters of a criterion that is a module, by name; {} for any other callable."""
+    named = getattr(function, "named_parameters", None)
+    return dict(named()) if callable(named) and not isinstance(function, type) else {}
 
 
 def _code_digest(function: Any) -> str:
@@ -214,6 +331,12 @@ def _scalar_units(
     function: Callable[..., Any], outputs: Any, targets: Any, size: int, what: str
 ) -> tuple[Callable[[Any, Any], Units], Callable[[Any, Any], None]]:
     """(units of a batch, check of a batch) of a callable that returns a scalar."""
+    if not (_has_rows(outputs, size) and _has_rows(targets, size)):
+        raise InputError(
+            f"{what} returns a scalar, and whether it is a mean or a sum over the samples cannot be tried: the first "
+            f"axes of outputs ({shapes_in(outputs)}) and targets ({shapes_in(targets)}) do not both run over the "
+            "samples. Return values per sample, or a (numerators, denominators) pair."
+        )
     count = min(size, _TRIAL)
     o, t = (map_tensors(tree, lambda tensor: tensor[:count]) for tree in (outputs, targets))
     if size == 1:  # a mean and a sum differ only on more than one sample
@@ -230,13 +353,19 @@ def _scalar_units(
             "return values per sample"
         )
     scalar = _Scalar(function, what, chosen.is_mean)
-    # vmap refuses data-dependent code in several ways; whole batches as units are right for any callable.
+    # vmap refuses data-dependent code in many ways; whole batches as units are right for any callable.
     try:
         vmapped = scalar.per_sample(o, t).numerators.double()
-    except (RuntimeError, ValueError, TypeError, NotImplementedError):
+    except Exception:
         return scalar.per_batch, scalar.verify
     alike = bool(((vmapped - found.singles).abs() <= found.rounding).all())
     return (scalar.per_sample if alike else scalar.per_batch), scalar.verify
+
+
+def _has_rows(tree: Any, size: int) -> bool:
+    """Whether samples can be cut out of outputs or targets: all tensors have them along the first axis, or none has."""
+    tensors = list(tensors_in(tree))
+    return not tensors or (has_batch_axis(tree) and tensors[0].shape[0] == size)
 
 
 @dataclass(frozen=True)
@@ -253,16 +382,16 @@ def _reduction(function: Callable[..., Any], o: Any, t: Any, count: int, what: s
     def row(tree: Any, i: int) -> Any:
         return map_tensors(tree, lambda tensor: tensor[i : i + 1])
 
-    whole = torch.as_tensor(function(o, t)).double()
-    singles = torch.stack([torch.as_tensor(function(row(o, i), row(t, i))).double().reshape(()) for i in range(count)])
-    rounding = singles.abs().mean() * _SEPARABLE + 1e-12
+    whole = _numbers(function(o, t), what).double()
+    singles = torch.stack([_numbers(function(row(o, i), row(t, i)), what).double().reshape(()) for i in range(count)])
+    rounding = singles.abs().mean() * SEPARABLE + 1e-12
     is_mean = bool((whole - singles.mean()).abs() <= rounding)
     is_sum = bool((whole - singles.sum()).abs() <= rounding * count)
     if not (is_mean or is_sum):
         raise InputError(
             f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
             f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot "
-            "be weighted right from that. Return values per sample, or a (numerators, denominators) pair."
+            f"be weighted right from that. {_OF_ALL if isinstance(function, _Stateless) else _WAYS}"
         )
     return _Reduction(is_mean, is_sum, singles, rounding)
 
@@ -286,23 +415,25 @@ class _Scalar:
 
     def per_batch(self, o: Any, t: Any) -> Units:
         """The batch as one unit."""
-        value, n = self.function(o, t), batch_size(t if t is not None else o)
-        return mean_as_unit(value if self.is_mean else torch.as_tensor(value).double() / n, n)
+        value, n = _numbers(self.function(o, t), self.what), _required_size(o, t, self.what)
+        return mean_as_unit(value if self.is_mean else value.double() / n, n)
 
     def verify(self, o: Any, t: Any) -> None:
         """The two halves of a batch must give the value of the whole."""
-        size = batch_size(t if t is not None else o)
-        if size < 2:
+        size = _required_size(o, t, self.what)
+        if size < 2 or not (_has_rows(o, size) and _has_rows(t, size)):
             return
         half = size // 2
 
         def on(part: slice) -> Tensor:
-            return torch.as_tensor(self.function(*(map_tensors(tree, lambda tensor: tensor[part]) for tree in (o, t))))
+            return _numbers(self.function(*(map_tensors(tree, lambda tensor: tensor[part]) for tree in (o, t))), what)
+
+        what = self.what
 
         first, second = on(slice(0, half)), on(slice(half, size))
         joined = (first * half + second * (size - half)) / size if self.is_mean else first + second
-        whole = torch.as_tensor(self.function(o, t))
-        if whole.isfinite() and not torch.isclose(whole.double(), joined.double(), rtol=10 * _SEPARABLE, atol=1e-9):
+        whole = _numbers(self.function(o, t), what)
+        if whole.isfinite() and not torch.isclose(whole.double(), joined.double(), rtol=10 * SEPARABLE, atol=1e-9):
             raise InputError(
                 f"{self.what} is {float(whole):.6g} on a batch of {size} samples, but its halves give "
                 f"{float(joined):.6g}: it is no plain mean or sum over samples (a mean over kept tokens?), and batches "
@@ -354,10 +485,15 @@ def _aligned(outputs: Any, targets: Any, describe: str) -> tuple[Tensor, Any]:
             f"the model returned {type(outputs).__name__}, and loss {describe!r} needs a tensor; give "
             "forward=lambda model, batch: (outputs, targets)"
         )
+    if not isinstance(targets, Tensor):
+        raise InputError(
+            f"the targets are {kind_of(targets)}, and {describe!r} needs a tensor; give a loss= that takes them as "
+            "they are, or forward=lambda model, batch: (outputs, targets)"
+        )
     if outputs.dtype in (torch.bfloat16, torch.float16):
         outputs = outputs.float()
-    labels = isinstance(targets, Tensor) and not targets.is_floating_point()
-    if isinstance(targets, Tensor) and targets.is_floating_point() and targets.shape != outputs.shape:
+    labels = not targets.is_floating_point()
+    if targets.is_floating_point() and targets.shape != outputs.shape:
         raise _broadcast_error(outputs, targets, describe)
     if labels and outputs.ndim == 3 and targets.ndim == 2:
         scores_last = outputs.shape[1] == targets.shape[1]

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from landscape.errors import InputError, nearest
+from landscape.errors import InputError, nearest, user_code
 from landscape.objective.data import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
 from landscape.objective.trees import tensors_in
@@ -137,6 +137,23 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def _nothing_to_vary(model: nn.Module) -> str:
+    """Why a model has no trainable parameter, and what can be done: integers of a quantised one cannot be varied."""
+    name = type(model).__name__
+    packed = [n or name for n, m in model.named_modules() if "quantized" in type(m).__module__.split(".")]
+    whole = [n for n, p in model.named_parameters() if not p.is_floating_point()]
+    if packed or whole:
+        what = f"module {packed[0]!r}" if packed else f"parameter {whole[0]!r}"
+        return (
+            f"{name} is quantised ({what} holds integers), and a loss is no function of integers that varies smoothly; "
+            "give the floating-point model that it was made from, or its parameters dequantised: another "
+            "model of floats with the same weights"
+        )
+    if not any(True for _ in model.parameters()):
+        return f"{name} has no parameter at all, so there is nothing to vary; give a model with nn.Parameters"
+    return f"{name} has no trainable parameter; call requires_grad_(True) on those to vary, or on the model for all"
+
+
 class BoundModel:
     """A user's model whose parameters and buffers can be replaced for the length of a `with` block.
 
@@ -153,7 +170,7 @@ class BoundModel:
         named = dict(model.named_parameters())
         self._trainable = [named.pop(name) for name in self.layout.names]
         if not self._trainable:
-            raise InputError(f"{type(model).__name__} has no trainable parameter; set requires_grad on those to vary")
+            raise InputError(_nothing_to_vary(model))
         self._shapes = [block.shape for block in self.layout.blocks]
         self._sizes = [block.size for block in self.layout.blocks]
         self._frozen = list(named.values())
@@ -205,7 +222,9 @@ class BoundModel:
             for key, value in sorted(vars(module).items())
             if not key.startswith("_") and key != "training" and isinstance(value, (bool, int, float, str, tuple))
         ]
-        return re.sub(r"0x[0-9a-f]+", "", "\n".join([repr(self.model), *settings]))
+        with user_code("the model cannot be printed, which tells one model from another"):
+            printed = repr(self.model)
+        return re.sub(r"0x[0-9a-f]+", "", "\n".join([printed, *settings]))
 
     def buffers_were_written(self) -> bool:
         """Inside `at`: whether a forward pass has changed a buffer."""

@@ -16,9 +16,11 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio
 from torch import Tensor, nn
 
 from landscape.errors import InputError
+from landscape.objective.counting import Counting
 from landscape.objective.data import (
     Batch,
     Data,
+    keeps_random_state,
     random_state_kept,
     read_data,
 )
@@ -28,7 +30,7 @@ from landscape.objective.losses import (
     describe_callable,
 )
 from landscape.objective.model import BoundModel, choose_device, default_precision
-from landscape.objective.settling import Calls, settle, settled_quantities
+from landscape.objective.settling import Calls, check_batches, counted, settle, settled_quantities
 from landscape.objective.trees import (
     digest,
     digest_text,
@@ -56,6 +58,9 @@ class Objective:
     `forward(model, batch)`, which replaces that convention and returns (outputs, targets), to shift them. Data given
     as tensors are then one batch.
 
+    `batch_size` says how many samples each batch holds, a number or a function of the batch, where its tensors do not
+    (graphs, lists, flat tokens; see `landscape.objective.counting`): samples weigh alike whatever batch they are in.
+
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
     (autocast over float32 parameters); by default that of the model's parameters. `device` defaults to this rank's
@@ -65,6 +70,7 @@ class Objective:
     Raises InputError for anything that would give numbers that mean something else than asked.
     """
 
+    @keeps_random_state
     def __init__(
         self,
         model: nn.Module,
@@ -77,6 +83,7 @@ class Objective:
         precision: str | None = None,
         memory_budget: int = 4 << 30,
         check: bool = True,
+        batch_size: int | Callable[[Any], int] | None = None,
     ) -> None:
         if data is None:
             raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
@@ -92,9 +99,9 @@ class Objective:
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
         self._memory_budget, self._check = memory_budget, check
         self._model = BoundModel(model, self.device, self.dtype)
-        self._calls = Calls(self._model, forward, loss is None, self.precision, self.dtype, self.device)
-        with random_state_kept():
-            settled = settle(self._calls, self._loss, self._metrics, self.read(data))
+        counting = Counting(batch_size)
+        self._calls = Calls(self._model, forward, loss is None, self.precision, self.dtype, self.device, counting)
+        settled = settle(self._calls, self._loss, self._metrics, self._read(data))
         self._calls, self._folding, self._quantities = settled.calls, settled.folding, settled.quantities
         self._writes_buffers, self._values_per_sample = settled.writes_buffers, settled.values_per_sample
         self._undivided, self._data, self.chunk = settled.undivided, settled.data, settled.chunk
@@ -146,11 +153,13 @@ class Objective:
         """Names of what `evaluate` returns: "loss", then the metrics."""
         return tuple(q.name for q in self._quantities)
 
+    @keeps_random_state
     def identity(self, *, centre: bool = True) -> dict[str, Any]:
         """What the values depend on, as plain text and numbers: two objectives that agree here give the same values.
 
         Without the `centre` and its BatchNorm statistics for what is measured elsewhere alone.
         """
+        given = self._calls.counting.given
         norms = () if centre else tuple(f"{name}." for name in self.batchnorm_names)
         buffers = [value for name, value in self._model.buffers.items() if not (norms and name.startswith(norms))]
         return {
@@ -167,9 +176,22 @@ class Objective:
             "forward": describe_callable(self._calls.forward) if self._calls.forward else "",
             "precision": self.precision,
             "chunk": self.chunk,
+            **({} if given is None else {"batch_size": describe_callable(given) if callable(given) else given}),
         }
 
+    @keeps_random_state
     def evaluate(
+        self,
+        theta: Any = None,
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+        full_precision: bool = False,
+    ) -> dict[str, Estimate]:
+        """{"loss": Estimate, metric: Estimate, ...} at `theta` (size,), the centre by default; see `estimates`."""
+        return self.estimates(theta, buffers=buffers, group=group, full_precision=full_precision)
+
+    def estimates(
         self,
         theta: Any = None,
         *,
@@ -181,7 +203,9 @@ class Objective:
 
         `buffers` {name: value} replace the model's own (BatchNorm statistics). The ranks of `group` share the data's
         chunks; their sums are added in chunk order, so the result has the same bits for any number of ranks.
-        `full_precision` leaves autocast off. Raises InputError when theta has another size.
+        `full_precision` leaves autocast off. Raises InputError when theta has another size, and a UserCodeError where
+        the user's code raises. Unlike `evaluate` it trusts that the model draws from numpy's and Python's random
+        streams as it did on a trial: who calls it often keeps them around all calls.
         """
         vector = self._model.centre if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
@@ -203,6 +227,7 @@ class Objective:
             estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
         return estimates
 
+    @keeps_random_state
     def reestimate(self, theta: Any, statistics: Data | None = None) -> dict[str, Tensor]:
         """BatchNorm statistics at `theta` from `statistics` (see `read`), by default the objective's own data.
 
@@ -220,15 +245,29 @@ class Objective:
 
         return self._model.reestimate(self.vector(theta), chunks, data.count, forward)
 
+    @keeps_random_state
     def read_statistics(self, data: Any = None) -> Data:
         """Data to re-estimate BatchNorm on, by default the objective's own, in as few chunks as memory allows."""
         read = self._undivided if data is None else data if isinstance(data, Data) else self.read(data)
         return read.divided(max(1, _STATISTICS_BYTES // (self._values_per_sample * self.dtype.itemsize)))
 
+    @keeps_random_state
     def read(self, data: Any) -> Data:
-        """Read data in one of the forms the constructor takes."""
+        """Read data in one of the forms the constructor takes, its samples counted as there."""
+        return counted(self._calls, self._quantities, self._read(data))[1]
+
+    def _read(self, data: Any) -> Data:
         divisible, check, budget = self._calls.forward is None, self._check, self._memory_budget
-        read = read_data(data, device=self.device, dtype=self.dtype, budget=budget, divisible=divisible, check=check)
+        counting = Counting(self._calls.counting.given)
+        read = read_data(
+            data,
+            device=self.device,
+            dtype=self.dtype,
+            budget=budget,
+            divisible=divisible,
+            check=check,
+            counting=counting,
+        )
         return read.converted(self.formatted) if self._calls.channels_last else read
 
     @contextmanager
@@ -272,13 +311,21 @@ class Objective:
 
     def loss_units(self, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of the loss from what `outputs` returned."""
-        return self._quantities[0].units(outputs, targets)
+        return self._calls.units_of(self._quantities[0], outputs, targets)
+
+    def samples_of(self, chunk: int) -> int:
+        """How many samples the chunk of that number holds."""
+        return self._data.samples_of(chunk)
 
     def call_with(
         self, values: Sequence[Tensor], function: Callable[[nn.Module, Batch], Tensor], batch: Batch
     ) -> Tensor:
         """`function(model, batch)` with `values` (dual numbers, say) as the trainable parameters."""
         return self._model.call_with(values, function, batch)
+
+    def samples_named(self, chunk: int, rows: Sequence[int] | None = None) -> str:
+        """The samples of a chunk, or those of its rows, in words: by their numbers in the user's data."""
+        return self._data.named(chunk, rows)
 
     def batches(self, group: Communicator = SERIAL) -> Iterator[tuple[int, Batch]]:
         """(number, batch) of the chunks that are this rank's share in `group`."""
@@ -331,6 +378,13 @@ class Objective:
             with random_state_kept():
                 # class weights follow the precision
                 other._quantities = settled_quantities(other._calls, self._loss, self._metrics, other._data)
+        return other
+
+    @keeps_random_state
+    def elsewhere(self, data: Any) -> Objective:
+        """The same model and loss on other data of the user's, whose batches are weighted right: checked as the own."""
+        other = self.on(self.read(data))
+        check_batches(other._calls, other._quantities, other._data)
         return other
 
     def formatted(self, tensor: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ def evaluated(
     *,
     full_precision: bool = False,
 ) -> dict[str, float]:
-    """{quantity: value, quantity_stderr: its standard error, ...} at theta (size,); see `Objective.evaluate`."""
+    """{quantity: value, quantity_stderr: its standard error, ...} at theta (size,); see `Objective.estimates`."""
     row: dict[str, float] = {}
-    found = objective.evaluate(theta, buffers=buffers, group=group, full_precision=full_precision)
+    found = objective.estimates(theta, buffers=buffers, group=group, full_precision=full_precision)
     for name, estimate in found.items():
         row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr
     return row

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, is_users, told_of_user, user_code
+from landscape.objective.counting import WAYS, Counting, second_axis, targets_in, uncounted
 from landscape.objective.data import Batch, Data, inputs_and_targets, random_streams, seed_everything
 from landscape.objective.folding import Folding, settled_folding
 from landscape.objective.losses import (
+    COMPARING,
+    SEPARABLE,
     LossLike,
     Quantity,
     Units,
@@ -23,14 +27,15 @@ from landscape.objective.losses import (
     main_output,
     mean_as_unit,
     metric_quantities,
+    own_parameters,
     values_as_units,
 )
 from landscape.objective.model import BoundModel
 from landscape.objective.trees import (
     alike,
-    batch_size,
     floats_in,
     has_batch_axis,
+    joined,
     map_tensors,
     shapes_in,
     tensors_in,
@@ -42,6 +47,7 @@ Metrics = Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
 # images of a ResNet-20), far above launch overhead on GPUs.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}
 _SMALLEST_CHUNK = 8
+_MOVES = (1e-2, 1.0, 10.0, 1e3)  # steps that parameters are moved by, relative to their mean size
 _TRIAL = 16  # samples that questions are settled on, where batches may be cut
 # Relative gaps that rounding may cause, and no more: between batch sizes or memory formats, which sum in another order,
 # and between two runs on the same batch, whose order varies only by atomics on GPUs.
@@ -59,6 +65,7 @@ class Calls:
     precision: str
     dtype: torch.dtype
     device: torch.device
+    counting: Counting = field(default_factory=Counting)  # samples of a batch
     needs_grad: bool = False  # a derivative is part of the forward pass
     copies_inputs: bool = False  # the model writes to its inputs
     channels_last: bool = False  # memory format of images
@@ -76,22 +83,35 @@ class Calls:
             yield
 
     def call(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:
-        """(outputs, targets) of one batch; with loss=None the loss values and the batch."""
+        """(outputs, targets) of one batch; with loss=None the loss values and the batch.
+
+        What the user's code raises becomes a UserCodeError with the shapes of the batch.
+        """
         if self.copies_inputs:
             batch = map_tensors(batch, Tensor.clone)
-        if self.forward is not None:
+        if self.forward is None:
+            inputs, named, targets = inputs_and_targets(batch)
+            try:
+                return main_output(model(*inputs, **named)), targets
+            except Exception as error:
+                if not is_users(error):
+                    raise
+                raise told_of_user(error, "the model cannot be evaluated on a batch", shapes_in(batch)) from error
+        try:
             # It gets new tensors and containers: what it pops, or sets requires_grad on, is whole again the next time.
             result = self.forward(model, map_tensors(batch, Tensor.detach))  # type: ignore[arg-type]
-            if self.loss_is_returned:
-                return result, batch
-            if not (isinstance(result, tuple) and len(result) == 2):
-                raise InputError(
-                    f"forward returned {type(result).__name__}; with a loss it returns (outputs, targets), and with "
-                    "loss=None the loss itself"
-                )
-            return result
-        inputs, named, targets = inputs_and_targets(batch)
-        return main_output(model(*inputs, **named)), targets
+        except Exception as error:
+            if not is_users(error):
+                raise
+            raise told_of_user(error, "forward cannot be evaluated on a batch", shapes_in(batch)) from error
+        if self.loss_is_returned:
+            return result, batch
+        if not (isinstance(result, (tuple, list)) and len(result) == 2):
+            raise InputError(
+                f"forward returned {type(result).__name__}; with a loss it returns (outputs, targets), and with "
+                "loss=None the loss itself"
+            )
+        return result[0], result[1]
 
     def outputs(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:
         """`call` with scores in float32 or better, so that losses do not sum in half precision."""
@@ -102,7 +122,17 @@ class Calls:
     def units(self, quantities: Sequence[Quantity], model: Callable[..., Any], batch: Batch) -> list[Units]:
         """Numerators and denominators of every quantity on one batch."""
         outputs, targets = self.outputs(model, batch)
-        return [quantity.units(outputs, targets) for quantity in quantities]
+        return [self.units_of(quantity, outputs, targets) for quantity in quantities]
+
+    def units_of(self, quantity: Quantity, outputs: Any, targets: Any) -> Units:
+        """Numerators and denominators of one quantity; what the user's code raises is told with the shapes."""
+        try:
+            return quantity.units(outputs, targets)
+        except Exception as error:
+            if not is_users(error):
+                raise
+            what = f"{quantity.name} ({quantity.describe}) cannot be computed from outputs and targets"
+            raise told_of_user(error, what, _shapes(outputs, targets)) from error
 
     def run(self, batch: Batch, full_precision: bool = False, theta: Tensor | None = None) -> tuple[Any, Any]:
         """(outputs, targets) of one batch at theta (size,), the centre by default."""
@@ -135,18 +165,23 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
 
     Raises InputError for a model, a loss or data that would give numbers that mean something else than asked.
     """
+    _tell_own_parameters(calls, loss, metrics)
     trial = _trial_batch(data)
-    calls = _tried(calls, trial)
+    calls = _first_call(calls, trial)
     calls = _in_memory_format(calls, trial)
     undivided = data.converted(calls.formatted) if calls.channels_last else data
     values_per_sample = _largest_activation(calls, trial)
     chunk = _chunk_size(calls, undivided, trial, values_per_sample)
     data = undivided.divided(chunk)
     quantities = settled_quantities(calls, loss, metrics, data)
+    calls, data = counted(calls, quantities, data)
+    if calls.counting.alone or calls.counting.second:
+        quantities = [_returned(calls.counting, quantities[0].is_scalar)]
+    if not undivided.divisible:
+        undivided, chunk = data, data.samples_of(0)
     _check_determinism(calls, quantities, data)
-    if calls.forward is None:  # what a function of the user's returns need not be made by the model
-        _check_moves(calls, data)
-    _check_all_batches(calls, quantities, data)
+    _check_moves(calls, quantities, data)
+    check_batches(calls, quantities, data)
     writes_buffers = _side_effects(calls, quantities, data)
     folding = Folding(calls.model.model)
     # Frozen BatchNorm is folded where that is safe: not for functions of the user's, which may call submodules.
@@ -160,41 +195,105 @@ def settled_quantities(calls: Calls, loss: LossLike | None, metrics: Metrics, da
     """The loss, then the metrics. Raises InputError where they cannot be computed of what the model returns."""
     outputs, targets = calls.run(_trial_batch(data))
     if loss is None:
+        pair = isinstance(outputs, (tuple, list)) and len(outputs) == 2
+        scalar = not pair and values_as_units(outputs, None, "forward") is None
+        return [_returned(calls.counting, scalar)]
+    advice = (
+        "Where forward returns the loss itself, give loss=None; a criterion of other arguments than (outputs, targets) "
+        "is called in forward=."
+    )
+    given = _shapes(outputs, targets)
+    with (
+        calls.context(False),
+        user_code("the loss or a metric cannot be computed from outputs and targets", lambda: given, advice),
+    ):
+        quantity = loss_quantity(loss, outputs, targets)
+        quantity.units(outputs, targets)
+        return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
 
-        def units(values: Any, batch: Batch) -> Units:
-            return values_as_units(values, batch_size(batch), "forward") or mean_as_unit(values, batch_size(batch))
 
-        return [Quantity("loss", "returned by forward", units)]
-    try:
-        with calls.context(False):
-            quantity = loss_quantity(loss, outputs, targets)
-            quantity.units(outputs, targets)
-            return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
-    except (RuntimeError, IndexError, TypeError) as error:
-        raise InputError(
-            f"the loss or a metric cannot be computed from outputs and targets "
-            f"({shapes_in((outputs, targets))}): {type(error).__name__}: "
-            f"{error}. Where forward returns the loss itself, give loss=None."
-        ) from error
+def _returned(counting: Counting, is_scalar: bool) -> Quantity:
+    """The loss that forward returns: values per sample, a pair, or the mean over the samples of the batch."""
+
+    def units(values: Any, batch: Batch) -> Units:
+        found = values_as_units(values, counting.of(batch), "forward")
+        return mean_as_unit(values, counting.require(batch)) if found is None else found
+
+    return Quantity("loss", "returned by forward", units, is_scalar=is_scalar)
+
+
+def _shapes(outputs: Any, targets: Any) -> str:
+    return f"outputs {shapes_in(outputs)}; targets {shapes_in(targets)}"
+
+
+def _tell_own_parameters(calls: Calls, loss: LossLike | None, metrics: Metrics) -> None:
+    """Say that parameters of a criterion stay as they are: the landscape is that of the model's alone."""
+    known = {id(parameter) for parameter in calls.model.model.parameters()}
+    functions = [loss, *(metrics.values() if isinstance(metrics, Mapping) else metrics)]
+    for function in functions:
+        own = [name for name, parameter in own_parameters(function).items() if id(parameter) not in known]
+        if own:
+            logger.warning(
+                "%s has %d parameters of its own (%s), which stay as they are: only the model's vary. To vary them, "
+                "too, give a model that holds both, and forward= that calls them",
+                type(function).__name__,
+                len(own),
+                ", ".join(own[:5]),
+            )
+
+
+def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[Calls, Data]:
+    """The samples of batches whose tensors leave it open, from the values per sample that the loss has on them.
+
+    A single batch of which not even these say it is one unit: it is all the data, and its weight says nothing.
+    Raises InputError, with the shapes and the ways out, for several of them.
+    """
+    calls, data = _time_first(calls, quantities[0], data)
+    if data.sizes is None or None not in data.sizes:
+        return calls, data
+    sizes: list[int] = []
+    with calls.model.at(calls.model.centre) as model, calls.context(True):
+        for number, batch in data.chunks():
+            known = data.sizes[number]
+            sizes.append(_units_in(calls, quantities[0], model, batch) if known is None else known)
+            if sizes[-1] == 0 and data.count > 1:
+                raise InputError(uncounted(batch))
+    if sizes == [0]:
+        return replace(calls, counting=replace(calls.counting, alone=True)), data.counted([1])
+    return calls, data.counted(sizes)
+
+
+def _time_first(calls: Calls, quantity: Quantity, data: Data) -> tuple[Calls, Data]:
+    """Batches whose samples run along the second axis of all tensors: the values per sample of the loss say so."""
+    counting = calls.counting
+    if data.sizes is None or quantity.is_scalar or not calls.loss_is_returned or counting.given is not None:
+        return calls, data
+    batch = data.first
+    if not counting.second:
+        values, _ = calls.run(batch)
+        values = values[0] if isinstance(values, (tuple, list)) and len(values) == 2 else values
+        found = values.shape[0] if isinstance(values, Tensor) and values.ndim else None
+        if found is None or found == data.sizes[0] or found != second_axis(batch):
+            return calls, data
+        counting = replace(counting, second=True)
+    return replace(calls, counting=counting), data.counted([counting.require(batch) for _, batch in data.chunks()])
+
+
+def _units_in(calls: Calls, quantity: Quantity, model: Any, batch: Batch) -> int:
+    """How many samples a batch has by the values of the loss; 0 where they do not say."""
+    outputs, targets = calls.outputs(model, batch)
+    if quantity.is_scalar and calls.loss_is_returned:
+        return 0
+    units = calls.units_of(quantity, outputs, targets)
+    if units.per_sample:
+        return int(units.numerators.numel())
+    return int(units.total) if not calls.loss_is_returned else 0
 
 
 def _trial_batch(data: Data) -> Batch:
     """A few samples (or the first of the user's own batches) to settle questions on."""
     _, batch = next(data.chunks())
     return map_tensors(batch, lambda t: t[:_TRIAL]) if data.divisible else batch
-
-
-def _tried(calls: Calls, trial: Batch) -> Calls:
-    """The first call of the model; what does not fit is told with the shapes that met."""
-    try:
-        return _first_call(calls, trial)
-    except (RuntimeError, IndexError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"the model cannot be evaluated on the data's first batch ({shapes_in(trial)}): "
-            f"{type(error).__name__}: {error}"
-        ) from error
 
 
 def _first_call(calls: Calls, trial: Batch) -> Calls:
@@ -234,13 +333,19 @@ def _largest_activation(calls: Calls, trial: Batch) -> int:
     """Values of the largest tensor met per sample, the input included."""
     inside = calls.model.largest_activation(lambda: calls.run(trial))
     inputs = max(t.numel() for t in tensors_in(trial))
-    return -(-max(inside, inputs) // batch_size(trial))
+    size = calls.counting.of(trial) if calls.forward is not None else None
+    return -(-max(inside, inputs) // (size or _rows(trial) or 1))
+
+
+def _rows(batch: Batch) -> int:
+    """The length of the first axis of the first tensor that has one."""
+    return next((int(tensor.shape[0]) for tensor in tensors_in(batch) if tensor.ndim), 0)
 
 
 def _chunk_size(calls: Calls, data: Data, trial: Batch, values_per_sample: int) -> int:
     """Samples per chunk, a power of two: fixed by the model and the device kind, so that bits do not vary."""
     if not data.divisible:
-        return batch_size(trial)
+        return _rows(trial)
     width = 2 if calls.precision == "bf16" else calls.dtype.itemsize
     fitting = _CHUNK_BYTES[calls.device.type] // (values_per_sample * width)
     return max(_SMALLEST_CHUNK, 1 << max(fitting, 1).bit_length() - 1)
@@ -251,21 +356,51 @@ def _check_determinism(calls: Calls, quantities: Sequence[Quantity], data: Data)
     _, batch = next(data.chunks())
     first, second = (_loss_units(calls, quantities, batch, seed) for seed in (0, 1))
     if not alike([first.numerators], [second.numerators], _SAME[calls.dtype]):
+        third = _loss_units(calls, quantities, batch, 1)
+        if not alike([second.numerators], [third.numerators], _SAME[calls.dtype]):
+            raise InputError(
+                "the model answers differently to the same batch in eval mode, also where all random streams of torch, "
+                "numpy and Python begin at the same place: its forward or loss keeps something from call to call (a "
+                "counter, a cache, a generator of its own). Compute it anew in each call."
+            )
         names = calls.model.stochastic_modules()
         raise InputError(
             "the model answers differently to the same batch in eval mode: it draws random numbers"
             + (f" (modules that may: {', '.join(names[:5])})" if names else " in its forward or loss")
             + ". Make functional dropout depend on self.training, or fix the noise."
         )
-    size = batch_size(batch)
-    if calls.forward is None and first.per_sample and size > 1 and has_batch_axis(batch):
+    size = data.samples_of(0)
+    if size < 2 or not has_batch_axis(batch) or _rows(batch) != size:
+        return
+    if calls.forward is not None:  # batches are then the user's own, and their samples may be coupled
+        _check_crossed(calls, batch, size)
+    elif first.per_sample:
         half = _loss_units(calls, quantities, map_tensors(batch, lambda t: t[: size // 2]), 0)
         if not alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[calls.dtype]):
             raise InputError(
                 "the loss of a sample changes with the other samples of its batch, so its mean depends on the "
                 "batching. Normalise per sample or with fixed statistics, or say how batches are made: pass a "
-                "list of batches with forward=."
+                f"list of batches with forward=. {COMPARING}"
             )
+
+
+def _check_crossed(calls: Calls, batch: Batch, size: int) -> None:
+    """Refuse values (n, n) of every sample with every other, which (n, 1) outputs make of (n,) targets."""
+    if not calls.loss_is_returned:
+        return
+    values, _ = calls.run(batch)
+    if not isinstance(values, Tensor) or values.shape != (size, size):
+        return
+    try:
+        half, _ = calls.run(map_tensors(batch, lambda t: t[: size // 2]))
+    except InputError:
+        return
+    if isinstance(half, Tensor) and half.shape == (size // 2, size // 2):
+        raise InputError(
+            f"forward returned values of shape ({size}, {size}) for a batch of {size} samples, and of shape "
+            f"({size // 2}, {size // 2}) for half of it: broadcasting compares every sample with every other ((n, 1) "
+            "outputs with (n,) targets?). Reshape one to the other's shape."
+        )
 
 
 def _loss_units(calls: Calls, quantities: Sequence[Quantity], batch: Batch, seed: int) -> Units:
@@ -275,37 +410,169 @@ def _loss_units(calls: Calls, quantities: Sequence[Quantity], batch: Batch, seed
         return calls.units(quantities, model, batch)[0]
 
 
-def _check_moves(calls: Calls, data: Data) -> None:
+def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
     """Outputs must follow the parameters and come back; those of a forward pass that caches weights do not."""
     trial, at = _trial_batch(data), calls.model.centre
-    centre = floats_in(calls.run(trial, full_precision=True))
-    step = 1e-2 * at.abs().mean() * normal_vector(calls.model.layout.size, 0, "moves").to(at)
-    moved = floats_in(calls.run(trial, full_precision=True, theta=at + step))
-    back = floats_in(calls.run(trial, full_precision=True))
+    centre = _answers(calls, quantities, trial, at)
+    step = (at.abs().mean() or 1.0) * normal_vector(calls.model.layout.size, 0, "moves").to(at)
+    still = any(bool(t.isfinite().all()) and t.numel() for t in centre)
+    for scale in _MOVES:  # a loss may be flat near the centre, as a hinge is
+        try:
+            moved = _answers(calls, quantities, trial, at + scale * step)
+        except InputError:  # what cannot be evaluated there is no constant
+            still = False
+            break
+        still = still and len(moved) == len(centre)
+        still = still and all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(centre, moved, strict=True))
+        if not still:
+            break
+    back = _answers(calls, quantities, trial, at)
     if not alike(centre, back, _SAME[calls.dtype]):
         raise InputError(
             "the model answers differently at its own parameters after it was evaluated at others: its forward "
             "keeps something from call to call. Compute it anew in each call."
         )
-    finite = any(bool(t.isfinite().all()) and t.numel() for t in centre)
-    same = all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(centre, moved, strict=True))
-    if finite and same and bool(step.any()):
+    if still and bool(step.any()):
+        what = "the loss that forward returns does" if calls.loss_is_returned else "the model's outputs do"
         raise InputError(
-            "the model's outputs do not change when all its trainable parameters do: its forward uses something "
+            f"{what} not change when all its trainable parameters do: its forward uses something "
             "made of them earlier (a cached weight?), or other parameters than those of the given model"
+            + (": forward=lambda model, batch: ... has to call the model it is given" if calls.forward else "")
         )
 
 
-def _check_all_batches(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
-    """Scalar callables are weighted by samples, which must be right for every batch and not only the trial's."""
-    checks = [quantity.verify for quantity in quantities if quantity.verify is not None]
-    if not checks:
+def _answers(calls: Calls, quantities: Sequence[Quantity], batch: Batch, theta: Tensor) -> list[Tensor]:
+    """What the model gives at theta (size,): its outputs, or the loss where that is returned."""
+    if not calls.loss_is_returned:
+        return floats_in(calls.run(batch, full_precision=True, theta=theta))
+    with calls.model.at(theta) as model, calls.context(True):
+        return [calls.units(quantities[:1], model, batch)[0].numerators]
+
+
+def check_batches(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
+    """Scalars are weighted by samples, which must be right for every batch and not only the trial's.
+
+    Halves of a batch, and halves of two batches together, have to give the mean or sum that is expected of them. Where
+    they cannot be put together a warning says so, with the ways out.
+    """
+    checks = [quantity for quantity in quantities if quantity.verify is not None]
+    returned = quantities[0].is_scalar and calls.loss_is_returned and data.count > 1
+    if not (checks or returned):
         return
+    doubt = ""
     with calls.model.at(calls.model.centre) as model, calls.context(True):
-        for _, batch in data.chunks():
-            outputs, targets = calls.outputs(model, batch)
-            for check in checks:
-                check(outputs, targets)
+        before: Any = None
+        for number, batch in data.chunks():
+            if returned:
+                doubt = _try_returned(calls, model, batch, before, data.samples_of(number)) or doubt
+                before = batch
+                continue
+            pair = calls.outputs(model, batch)
+            together = None if before is None else _together(before, pair)
+            for quantity in checks:
+                _verify(quantity, *pair)
+                if together is not None:
+                    _verify(quantity, *together)
+            if before is not None and together is None and _shape_of_one(before[1]) != _shape_of_one(pair[1]):
+                doubt = "samples have targets of other shapes from batch to batch"
+            before = pair
+    if doubt and calls.counting.given is None:
+        what = "the scalar that forward returns" if returned else "the scalar of a loss or metric"
+        logger.warning(
+            "%s is taken for a mean over samples, which could not be tried on batches put together (%s). Where it is a "
+            "mean over anything else (tokens, pixels, nodes), batches are weighted wrong: %s",
+            what,
+            doubt,
+            WAYS,
+        )
+
+
+def _verify(quantity: Quantity, outputs: Any, targets: Any) -> None:
+    assert quantity.verify is not None
+    with user_code(f"{quantity.name} cannot be computed on a part of a batch", lambda: _shapes(outputs, targets)):
+        quantity.verify(outputs, targets)
+
+
+def _together(first: Any, second: Any) -> Any | None:
+    """Equal parts of two batches as one, at most half of each; None where they do not fit together."""
+    if not (has_batch_axis(first) and has_batch_axis(second)):
+        return None
+    half = max(1, min(_rows(first), _rows(second)) // 2)
+    return joined(*(map_tensors(tree, lambda t: t[:half]) for tree in (first, second)))
+
+
+def _shape_of_one(targets: Any) -> list[tuple[int, ...]]:
+    """The shapes of the targets of a sample."""
+    return [tuple(t.shape[1:]) for t in tensors_in(targets)]
+
+
+def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None, size: int) -> str:
+    """Try a scalar that forward returns on halves of a batch and on two batches together; why it could not be tried.
+
+    Raises InputError where it is no mean over samples.
+    """
+    if not (has_batch_axis(batch) and _rows(batch) > 1 and calls.counting.can_be_cut(batch)):
+        return "" if size == 1 else f"a batch cannot be cut: {shapes_in(batch)}"
+    try:
+        _require_mean(calls, model, batch, _halves(batch))
+        if before is None:
+            return ""
+        together = _together(before, batch)
+        if together is None:
+            seconds = second_axis(before), second_axis(batch)
+            if None not in seconds and seconds[0] != seconds[1] and calls.counting.given is None:
+                raise InputError(
+                    "forward returned a scalar, and what it is a mean over cannot be told: all tensors of a batch "
+                    f"share a second axis, of length {seconds[0]} in one batch and {seconds[1]} in the next "
+                    f"({shapes_in(before)}; {shapes_in(batch)}), and the scalar may be a mean over that (tokens, or "
+                    f"samples after time); {WAYS}"
+                )
+            known = targets_in(batch) is not None and targets_in(before) is not None
+            same = known and _shape_of_one(targets_in(before)) == _shape_of_one(targets_in(batch))
+            return "" if same else "their samples have other shapes"
+        _require_mean(calls, model, together, _halves(together))
+    except _NoPartError as error:
+        return str(error)
+    return ""
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    half = _rows(batch) // 2
+    return [map_tensors(batch, lambda t: t[:half]), map_tensors(batch, lambda t: t[half:])]
+
+
+class _NoPartError(Exception):
+    """The user's forward cannot be evaluated on a part of a batch."""
+
+
+def _require_mean(calls: Calls, model: Any, batch: Batch, parts: Sequence[Batch]) -> None:
+    """Raise InputError where the scalar of a batch is not the mean of those of its parts, by their samples."""
+
+    def value(of: Batch) -> float:
+        try:
+            return float(torch.as_tensor(calls.call(model, of)[0]))
+        except InputError as error:
+            raise _NoPartError(f"forward fails on a part of a batch: {error}") from error
+
+    def weight(of: Batch) -> float:
+        return float(calls.counting.require(of) if callable(calls.counting.given) else _rows(of))
+
+    whole, values, weights = value(batch), [value(part) for part in parts], [weight(part) for part in parts]
+    mean = sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+    if not math.isfinite(whole) or math.isclose(whole, mean, rel_tol=10 * SEPARABLE, abs_tol=1e-9):
+        return
+    is_sum = math.isclose(whole, sum(values), rel_tol=10 * SEPARABLE, abs_tol=1e-9)
+    raise InputError(
+        f"forward returned {whole:.6g} for {_rows(batch)} samples, whose parts give {values[0]:.6g} and "
+        f"{values[1]:.6g}: "
+        + (
+            "it is a sum, and a scalar counts as the mean over a batch. Return the mean, "
+            if is_sum
+            else f"no mean over samples, which would be {mean:.6g} (a mean over kept tokens?), so batches cannot be "
+            "weighted right. Return "
+        )
+        + "values per sample, or (numerators, denominators): the sum and the number of what it is a mean over."
+    )
 
 
 def _side_effects(calls: Calls, quantities: Sequence[Quantity], data: Data) -> bool:

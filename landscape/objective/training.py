@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import InputError
 from landscape.objective.data import Batch, Stream, as_whole, random_state_kept, seed_everything
-from landscape.objective.trees import batch_size as samples_in
 from landscape.objective.trees import digest, has_batch_axis, map_tensors, shapes_in, tensors_in
 
 
@@ -36,13 +35,13 @@ class TrainingData:
         self._whole: Batch | None = as_whole(train)
         self._loader: Any = train
         if self._whole is not None:
-            if not has_batch_axis(self._whole) or samples_in(self._whole) == 0:
+            if not has_batch_axis(self._whole) or _samples(self._whole) == 0:
                 raise InputError(
                     f"the training data ({shapes_in(self._whole)}) is empty, or its tensors have different numbers of "
                     "samples; give inputs and targets of the same number, at least 1"
                 )
             self._whole = Stream([self._whole], device, dtype, converts=converts).placed(self._whole)
-            samples = samples_in(self._whole)
+            samples = _samples(self._whole)
             self._batches = -(-samples // batch_size)
             self.about = f"{samples} samples {digest(*tensors_in(self._whole))} in {self._batches} batches"
         else:
@@ -75,7 +74,7 @@ class TrainingData:
     def epoch(self, seed: int, epoch: int) -> Generator[Batch, None, None]:
         """The batches of one epoch, each made with the random streams at (seed, epoch, step); it moves all of them."""
         if self._whole is not None:
-            whole, samples = self._whole, samples_in(self._whole)
+            whole, samples = self._whole, _samples(self._whole)
             order = np.arange(samples)
             if self._batches > 1:
                 random = np.random.Generator(np.random.Philox(key=derive_seed(seed, "order", epoch)))
@@ -103,6 +102,10 @@ class TrainingData:
         finally:
             for generator, state in zip(own, states, strict=True):
                 generator.set_state(state)
+
+
+def _samples(whole: Batch) -> int:
+    return int(next(tensors_in(whole)).shape[0])
 
 
 def _rows(batch: Batch, index: torch.Tensor) -> Batch:

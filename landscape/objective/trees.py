@@ -1,54 +1,200 @@
-"""Nested tuples, lists and mappings of tensors, as batches and outputs are: walking, hashing, comparing them."""
+"""Nested containers of tensors, as batches and outputs are: walking, rebuilding, cutting, hashing, comparing them."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError
+_PLAIN = (str, bytes, int, float, complex, type(None), np.generic, torch.dtype, torch.device)
+_PACKED = ("data", "batch_sizes", "sorted_indices", "unsorted_indices")  # fields of torch's PackedSequence
+_MOST_SHAPES = 8  # named in a message
+
+
+def is_tensor(value: object) -> bool:
+    """Whether a value is a tensor."""
+    return isinstance(value, Tensor)
 
 
 def tensors_in(tree: object) -> Iterator[Tensor]:
-    """All tensors, in order."""
-    if isinstance(tree, Tensor):
+    """All tensors, in order: those of tuples, lists, mappings, dataclasses and of objects that hold tensors."""
+    return leaves_in(tree, is_tensor)
+
+
+def leaves_in(tree: object, is_leaf: Callable[[Any], bool]) -> Iterator[Any]:
+    """All values that are leaves (tensors, arrays), in order; see `tensors_in`."""
+    if isinstance(tree, _PLAIN):
+        return
+    if is_leaf(tree):
         yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from tensors_in(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from tensors_in(value)
+        return
+    for value in parts_of(tree, is_leaf):
+        yield from leaves_in(value, is_leaf)
+
+
+def parts_of(tree: object, is_leaf: Callable[[Any], bool] = is_tensor) -> list[Any]:
+    """What a container holds, one level deep: its values, elements, fields or tensors; nothing of anything else."""
+    if isinstance(tree, Mapping):
+        return list(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return list(tree)
+    return _tensors_met(tree) if is_graph(tree) else list(_attributes(tree, is_leaf).values())
 
 
 def map_tensors(tree: Any, function: Callable[[Tensor], Any]) -> Any:
-    """The same nesting with `function` applied to each tensor; lists stay lists, tuples tuples, mappings dicts."""
-    if isinstance(tree, Tensor):
+    """The same nesting with `function` applied to each tensor; every container is a new one of its own type.
+
+    Named tuples, packed sequences, mappings and dataclasses are made again of their parts; objects of a library with
+    `.to()` and `.apply()` (graphs) apply the function themselves, other objects that hold tensors get them as
+    attributes of a copy.
+    """
+    return map_leaves(tree, function, is_tensor)
+
+
+def map_leaves(tree: Any, function: Callable[[Any], Any], is_leaf: Callable[[Any], bool]) -> Any:
+    """The same nesting with `function` applied to each leaf (tensor, array); see `map_tensors`."""
+    if isinstance(tree, _PLAIN):
+        return tree
+    if is_leaf(tree):
         return function(tree)
     if isinstance(tree, Mapping):
-        return {key: map_tensors(value, function) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [map_tensors(value, function) for value in tree]
-    if isinstance(tree, tuple):
-        return tuple(map_tensors(value, function) for value in tree)
-    return tree
+        return _like_mapping(tree, {key: map_leaves(value, function, is_leaf) for key, value in tree.items()})
+    if isinstance(tree, (list, tuple)):
+        return _like_sequence(tree, [map_leaves(value, function, is_leaf) for value in tree])
+    if is_graph(tree):
+        other = copy.copy(tree)
+        made = other.apply(function)
+        return other if made is None else made
+    found = _attributes(tree, is_leaf)
+    if not found:
+        return tree
+    other = copy.copy(tree)
+    for name, value in found.items():
+        object.__setattr__(other, name, map_leaves(value, function, is_leaf))  # of frozen ones, too
+    return other
 
 
-def batch_size(tree: object) -> int:
-    """Length of the first axis of the first tensor that has one. Raises InputError where there is none."""
-    for tensor in tensors_in(tree):
-        if tensor.ndim:
-            return int(tensor.shape[0])
-    raise InputError("a batch holds no tensor with a batch axis, so its samples cannot be counted")
+def _like_mapping(tree: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+    if type(tree) is dict:
+        return values
+    if hasattr(tree, "batch_dims"):  # a TensorDict checks the sizes of what it holds
+        first = next(tensors_in(values), None)
+        size = () if first is None else first.shape[: tree.batch_dims]
+        return type(tree)(values, batch_size=size)  # type: ignore[call-arg]
+    try:
+        if dataclasses.is_dataclass(tree):  # outputs of transformers are both
+            return type(tree)(**values)
+        if isinstance(tree, MutableMapping):
+            other = copy.copy(tree)
+            for key, value in values.items():
+                other[key] = value
+            return other
+        return type(tree)(values)  # type: ignore[call-arg]
+    except (TypeError, ValueError, AttributeError, NotImplementedError):
+        return values
+
+
+def _like_sequence(tree: Any, values: list[Any]) -> Any:
+    if type(tree) is list:
+        return values
+    if type(tree) is tuple:
+        return tuple(values)
+    if _is_packed(tree):
+        sizes = values[1].cpu() if isinstance(values[1], Tensor) else values[1]  # torch wants them on the CPU
+        return type(tree)(values[0], sizes, *values[2:])
+    if hasattr(tree, "_make"):  # a named tuple
+        return tree._make(values)
+    try:
+        return type(tree)(values)
+    except TypeError:
+        return values if isinstance(tree, list) else tuple(values)
+
+
+def _is_packed(tree: object) -> bool:
+    return isinstance(tree, tuple) and getattr(tree, "_fields", None) == _PACKED
+
+
+def is_graph(tree: object) -> bool:
+    """Whether an object of a library moves and maps its own tensors, as graphs of PyTorch Geometric do."""
+    if isinstance(tree, type) or hasattr(tree, "named_parameters") or hasattr(tree, "__array__"):
+        return False
+    return callable(getattr(tree, "apply", None)) and callable(getattr(tree, "to", None))
+
+
+def _tensors_met(tree: Any) -> list[Tensor]:
+    """The tensors that an object applies a function to."""
+    met: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        met.append(tensor)
+        return tensor
+
+    copy.copy(tree).apply(note)
+    return met
+
+
+def _attributes(tree: object, is_leaf: Callable[[Any], bool]) -> dict[str, Any]:
+    """The attributes of a dataclass or plain object that are or hold leaves; {} for anything that holds none."""
+    if isinstance(tree, type) or callable(tree) or hasattr(tree, "named_parameters") or hasattr(tree, "__array__"):
+        return {}
+    if dataclasses.is_dataclass(tree):
+        named = {field.name: getattr(tree, field.name, None) for field in dataclasses.fields(tree)}
+    else:
+        named = getattr(tree, "__dict__", {})
+        named = {k: value for k, value in named.items() if is_leaf(value) or isinstance(value, (Mapping, tuple, list))}
+    return {name: value for name, value in named.items() if next(leaves_in(value, is_leaf), None) is not None}
+
+
+def stated_size(tree: object) -> int | None:
+    """How many samples a container says that it holds, as packed sequences and batches of graphs do; else None."""
+    if _is_packed(tree):
+        return int(tree.batch_sizes[0])  # type: ignore[attr-defined]
+    if isinstance(tree, (Tensor, *_PLAIN)) or type(tree) in (dict, tuple, list) or hasattr(tree, "__array__"):
+        return None
+    for name in ("num_graphs", "batch_size"):
+        said = getattr(tree, name, None)
+        if isinstance(said, (tuple, torch.Size)):
+            said = said[0] if said else None
+        if isinstance(said, int) and not isinstance(said, bool):
+            return said
+    return None
 
 
 def has_batch_axis(tree: object) -> bool:
     """Whether the first axis of every tensor runs over the same number of samples, so that rows can be cut out."""
     lengths = {tensor.shape[0] if tensor.ndim else None for tensor in tensors_in(tree)}
-    return len(lengths) == 1 and None not in lengths
+    return len(lengths) == 1 and None not in lengths and not _holds_whole(tree, int(lengths.pop() or 0))
+
+
+def _holds_whole(tree: object, size: int) -> bool:
+    """Whether something inside stays whole when the tensors are cut: an object, a list of `size` texts."""
+    if isinstance(tree, (Tensor, *_PLAIN)):
+        return False
+    if isinstance(tree, Mapping):
+        if hasattr(tree, "batch_dims") and not tree.batch_dims:
+            return True
+    elif isinstance(tree, list) and len(tree) == size and tree and all(isinstance(e, _PLAIN) for e in tree):
+        return True
+    elif _is_packed(tree) or not (isinstance(tree, (tuple, list)) or dataclasses.is_dataclass(tree)):
+        return next(tensors_in(tree), None) is not None
+    return any(_holds_whole(part, size) for part in parts_of(tree))
+
+
+def joined(first: Any, second: Any) -> Any | None:
+    """The samples of two batches as one; None where their tensors do not fit together."""
+    if not (has_batch_axis(first) and has_batch_axis(second)):
+        return None
+    a, b = list(tensors_in(first)), list(tensors_in(second))
+    if [(t.dtype, t.shape[1:]) for t in a] != [(t.dtype, t.shape[1:]) for t in b]:
+        return None
+    pairs = iter([torch.cat(pair) for pair in zip(a, b, strict=True)])
+    return map_tensors(first, lambda _: next(pairs))
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -72,8 +218,24 @@ def digest_text(text: str) -> str:
 
 
 def shapes_in(tree: Any) -> str:
-    """Types and shapes of the tensors in a batch, for messages."""
-    return ", ".join(f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(tree))
+    """Types and shapes of the first tensors in a batch, for messages; what holds none is named by its type."""
+    found = [f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(tree)]
+    if not found:
+        return kind_of(tree)
+    more = f" and {len(found) - _MOST_SHAPES} more" if len(found) > _MOST_SHAPES else ""
+    return ", ".join(found[:_MOST_SHAPES]) + more
+
+
+def kind_of(tree: Any) -> str:
+    """What a value is, in a few words with its type: "a list of 3 str", "a dict of int", "Graph"."""
+    if isinstance(tree, Mapping):
+        keys = ", ".join(repr(key) for key in list(tree)[:_MOST_SHAPES])
+        return f"{type(tree).__name__} with keys {keys}" if keys else f"an empty {type(tree).__name__}"
+    if isinstance(tree, (tuple, list)):
+        kinds = list(dict.fromkeys(type(value).__name__ for value in tree))
+        name = type(tree).__name__
+        return f"{name} of {len(tree)} {' and '.join(kinds[:3])}" if kinds else f"an empty {name}"
+    return type(tree).__name__
 
 
 def floats_in(tree: Any) -> list[Tensor]:

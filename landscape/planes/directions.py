@@ -19,6 +19,7 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, in_order, model_labels, read_model, require_finite
 from landscape.errors import InputError, nearest
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching, select_blocks
 from landscape.objective.trees import digest
@@ -100,6 +101,7 @@ def random_direction(
     return normalise_(normal_vector(layout.size, seed, "direction", axis), theta, layout, normalize, ignored)
 
 
+@keeps_random_state
 def random_plane(
     objective: Objective,
     *,
@@ -163,6 +165,7 @@ def random_plane(
     return Plane(objective.theta, placed_points(objective, directions), about)
 
 
+@keeps_random_state
 def plane_from_directions(
     objective: Objective, directions: Sequence[Any], *, centre: ThetaLike = None, labels: Sequence[str] = ()
 ) -> Plane:
@@ -180,6 +183,7 @@ def plane_from_directions(
     return Plane(middle, tuple(vectors), about)
 
 
+@keeps_random_state
 def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: Sequence[str] = ()) -> Plane:
     """The line through two models, the plane through three, in general n - 1 axes through n.
 
@@ -223,6 +227,7 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
     return Plane(vectors[0], placed, {"kind": "through"}, points, buffers, buffer_directions)
 
 
+@keeps_random_state
 def pca_plane(
     objective: Objective,
     thetas: str | Path | Sequence[ThetaLike],

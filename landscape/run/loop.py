@@ -23,7 +23,7 @@ from landscape.run.schedule import Claims
 from landscape.run.signals import StopSignals, TimeLimit
 from landscape.run.store import History, Store
 from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Telling, checked_row
-from landscape.run.together import agree, raise_first, told_error
+from landscape.run.together import agree, raise_first, reason_of, told_error
 
 logger = logging.getLogger(__name__)
 _HOPELESS = 50  # where so many different items fail in a row on one rank, the rank or the model is broken
@@ -321,7 +321,7 @@ class _Run:
             self._group.leave()
         self._group.rejoin()
         fatal = self._tolerance is None or isinstance(error, StoreError)
-        told = [problem for problem in self._group.gather_all(error and (fatal, str(told_error(error)))) if problem]
+        told = [problem for problem in self._group.gather_all(error and (fatal, reason_of(error))) if problem]
         if any(is_fatal for is_fatal, _ in told):
             raise error or PartnerFailedError("another rank of this group failed")
         return None, told[0][1]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from landscape.errors import LandscapeError, RunFailedError
+from landscape.errors import LandscapeError, RunFailedError, UserCodeError
 from landscape.run.comm import Communicator, world
 
 T = TypeVar("T")
@@ -37,6 +37,13 @@ def told_error(error: Exception) -> LandscapeError:
     if isinstance(error, LandscapeError):
         return error
     return RunFailedError("".join(traceback.format_exception(error)))
+
+
+def reason_of(error: Exception) -> str:
+    """Why an item failed, for its record: with a traceback, of what the user's code raised where it was that."""
+    if isinstance(error, UserCodeError) and error.__cause__ is not None:
+        return f"{error}\n{''.join(traceback.format_exception(error.__cause__))}"
+    return str(told_error(error))
 
 
 def raise_first(problems: list[LandscapeError | None]) -> None:

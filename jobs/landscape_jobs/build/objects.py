@@ -18,7 +18,7 @@ import torch
 
 import landscape as ls
 from landscape.checkpoints.reading import in_step_order, load_state, step_files
-from landscape.errors import InputError, nearest
+from landscape.errors import InputError, nearest, user_code
 from landscape.results.study import Input
 from landscape.run.comm import processor_count, world
 from landscape.run.together import agree
@@ -40,7 +40,7 @@ def build(job: Job) -> Built:
     """Import the factories of a job and make what they name, on all ranks, with this rank's threads set.
 
     Raises InputError for a callable that cannot be imported or called with its arguments, a checkpoint that does not
-    fit, and all that `landscape.Objective` and the planes refuse; what a factory raises comes through.
+    fit, and all that `landscape.Objective` and the planes refuse; what a factory raises is told as a UserCodeError.
     """
     set_threads(job.run.threads)
     read = _read(job)
@@ -139,6 +139,7 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
         state = read.state if read is not None and read.state is not None else ls.read_state(checkpoint)
         load_state(model, state, checkpoint)
     asked = job.objective
+    size = asked.batch_size
     return ls.Objective(
         model,
         None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
@@ -147,6 +148,7 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
         forward=_imported("objective.forward", asked.forward) if asked.forward is not None else None,
         precision=asked.precision,
         device=asked.device,
+        batch_size=_imported("objective.batch_size", size) if isinstance(size, str) else size,
     )
 
 
@@ -221,16 +223,24 @@ def _named(key: str, name: str) -> Any:
     if ":" not in name:
         return name
     found = _imported(key, name)
-    return found() if isinstance(found, type) else found
+    if not isinstance(found, type):
+        return found
+    with user_code(f"{key} = {name!r} is a class, and cannot be made without arguments"):
+        return found()
 
 
 def _made(key: str, table: ModelTable | DataTable) -> Any:
     """What a factory returns. Raises InputError when its arguments do not fit its signature."""
     factory = _imported(f"{key}.factory", table.factory)
+
+    def make() -> Any:
+        with user_code(f"{key}.factory = {table.factory!r} cannot be called", lambda: f"args = {table.args}"):
+            return factory(**table.args)
+
     try:
         signature = inspect.signature(factory)
     except ValueError:  # some callables written in C have none
-        return factory(**table.args)
+        return make()
     try:
         signature.bind(**table.args)
     except TypeError as error:
@@ -240,7 +250,7 @@ def _made(key: str, table: ModelTable | DataTable) -> Any:
             f"{key}.args = {table.args} do not fit {table.factory}{signature}: {error}"
             + (f" ({advice})" if advice and signature.parameters else "")
         ) from error
-    return factory(**table.args)
+    return make()
 
 
 def _imported(key: str, name: str) -> Callable[..., Any]:

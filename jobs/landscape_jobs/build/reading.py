@@ -14,7 +14,7 @@ import torch
 
 from landscape.errors import InputError
 from landscape.objective.data import as_whole
-from landscape.objective.trees import map_tensors, tensors_in
+from landscape.objective.trees import map_leaves, map_tensors, tensors_in
 from landscape.run.comm import world
 from landscape.run.together import agree
 
@@ -62,10 +62,6 @@ def _tensors(found: Any) -> Any:
 
 def _empty(skeleton: Any) -> Any:
     """Tensors of the shapes in the nesting."""
-    if isinstance(skeleton, _Shape):
-        return torch.empty(skeleton.shape, dtype=skeleton.dtype)
-    if isinstance(skeleton, dict):
-        return {key: _empty(value) for key, value in skeleton.items()}
-    if isinstance(skeleton, (list, tuple)):
-        return type(skeleton)(_empty(value) for value in skeleton)
-    return skeleton
+    return map_leaves(
+        skeleton, lambda place: torch.empty(place.shape, dtype=place.dtype), lambda value: isinstance(value, _Shape)
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from landscape.objective.losses import named_losses, named_metrics
 from landscape.objective.objective import PRECISIONS
-from landscape_jobs.spec.words import CallableName, JobTable, named_or_callable, one_of
+from landscape_jobs.spec.words import CallableName, JobTable, count_or_callable, named_or_callable, one_of
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
 DATA = ("statistics", "train", "test")  # tables of data inside a table
@@ -36,13 +36,17 @@ class ModelTable(JobTable):
 
 
 class ObjectiveTable(JobTable):
-    """What is measured, see `landscape.Objective`; loss "returned" means that `forward` returns the loss itself."""
+    """What is measured, see `landscape.Objective`; loss "returned" means that `forward` returns the loss itself.
+
+    `batch_size` is how many samples every batch holds, or a callable of a batch that says it.
+    """
 
     loss: Annotated[str, named_or_callable((*named_losses(), RETURNED))] = "cross_entropy"
     metrics: tuple[Annotated[str, named_or_callable(named_metrics())], ...] = ()
     forward: CallableName | None = None
     precision: Annotated[str, one_of(PRECISIONS)] | None = None
     device: str | None = None
+    batch_size: Annotated[int | str | None, BeforeValidator(count_or_callable)] = None
 
 
 class RunTable(JobTable):

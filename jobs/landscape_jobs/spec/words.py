@@ -19,6 +19,15 @@ def _callable_name(value: str) -> str:
     return value
 
 
+def count_or_callable(value: Any) -> Any:
+    """A whole number from 1 on, or the name of a callable."""
+    if isinstance(value, str):
+        return _callable_name(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InputError("is neither a whole number from 1 on nor of the form 'package.module:callable'")
+    return value
+
+
 def named_or_callable(names: Sequence[str]) -> AfterValidator:
     """A name of these, or that of a callable."""
 

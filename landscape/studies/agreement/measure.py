@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_models
 from landscape.errors import InputError, nearest
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
-from landscape.objective.data import Batch, random_state_kept
+from landscape.objective.data import Batch, keeps_random_state, random_state_kept
 from landscape.objective.losses import main_output
 from landscape.objective.objective import Objective
-from landscape.objective.trees import batch_size, digest, tensors_in
+from landscape.objective.trees import digest, map_tensors, tensors_in
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -126,9 +126,9 @@ class AgreementTask:
         """See `Task`; the ranks of `group` share the models."""
         row: dict[str, Any] = {name: np.zeros(shape) for name, shape in self._columns().items()}
         sums: dict[str, Comoments] = {}
-        for place, batch in enumerate(self._batches(index)):
+        for place, (batch, size) in enumerate(self._batches(index)):
             scores, kept, found = self._observed(batch, group)
-            row["samples"] += batch_size(batch)
+            row["samples"] += size
             if scores is not None:
                 self._add_predictions(row, scores, kept)
             for name, x in found.items():
@@ -162,7 +162,8 @@ class AgreementTask:
 
     def _settle_trial(self, of: str | None) -> None:
         """What the outputs are, and how wide each representation is, from a few samples."""
-        batch = self._objective.data.head(SMALLEST_CHUNK).first
+        head = self._objective.data.head(SMALLEST_CHUNK)
+        batch = head.first
         try:
             outputs, targets, found = self._run(0, batch)
         except RuntimeError as error:
@@ -172,7 +173,7 @@ class AgreementTask:
             outputs, targets, found = self._run(0, batch)
         self._classes = of == "probabilities" or _are_scores(self._objective, outputs, targets)
         self._of = of or ("probabilities" if self._classes else "outputs")
-        size = batch_size(batch)
+        size = head.samples
         for name, value in found.items():
             if not value.ndim or len(value) != size:
                 raise InputError(
@@ -211,16 +212,18 @@ class AgreementTask:
 
     # -- one chunk ----------------------------------------------------------------------------------------------
 
-    def _batches(self, index: int) -> Iterator[Batch]:
+    def _batches(self, index: int) -> Iterator[tuple[Batch, int]]:
+        """(batch, its samples) of an item."""
         data, first = self._objective.data, index * self._length
         last = min(first + self._length, self._chunks)
         if data.divisible:
             for chunk in range(first, last):
-                yield data.taken(self._order[chunk * self._chunk : (chunk + 1) * self._chunk]).first
+                taken = data.taken(self._order[chunk * self._chunk : (chunk + 1) * self._chunk])
+                yield taken.first, taken.samples
             return
         with random_state_kept():
-            for _, batch in itertools.islice(data.chunks(), first, last):
-                yield batch
+            for number, batch in itertools.islice(data.chunks(), first, last):
+                yield batch, data.samples_of(number)
 
     def _run(self, place: int, batch: Batch) -> tuple[Tensor, Any, dict[str, Tensor]]:
         """(outputs, targets, {module: activations}) of one model."""
@@ -298,6 +301,7 @@ class AgreementTask:
             row["jensen_shannon"][pair] += sums[1]
 
 
+@keeps_random_state
 def measure_agreement(
     objective: Objective,
     thetas: Sequence[ThetaLike],
@@ -494,12 +498,8 @@ def _captured(model: Any, names: Sequence[str]) -> Iterator[dict[str, list[Tenso
 
 
 def _moved(tree: Any, device: torch.device) -> Any:
-    """Nested mappings and tuples with every tensor detached and on `device`."""
-    if isinstance(tree, Tensor):
-        return tree.detach().to(device)
-    if isinstance(tree, Mapping):
-        return {key: _moved(value, device) for key, value in tree.items()}
-    return tuple(_moved(value, device) for value in tree) if isinstance(tree, tuple) else tree
+    """The same nesting with every tensor detached and on `device`."""
+    return map_tensors(tree, lambda tensor: tensor.detach().to(device))
 
 
 def _suffix(name: str) -> str:

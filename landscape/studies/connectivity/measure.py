@@ -18,6 +18,7 @@ from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, r
 from landscape.errors import InputError, nearest
 from landscape.network.alignment import METHODS, align
 from landscape.objective.batchnorm import chosen_statistics
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
 from landscape.objective.training import TrainingData
@@ -84,7 +85,7 @@ class ConnectivityTask:
                 f"batchnorm={self._statistics.mode!r} gives no statistics that fit every model and every place between "
                 "them; leave it out, they are then re-estimated (or use measure_path on one line)"
             )
-        self._test = None if test is None else objective.on(objective.read(test))
+        self._test = None if test is None else objective.elsewhere(test)
         self.count, self.places = len(self._pairs), len(self._t)
         self.report: Callable[[str], None] | None = None  # see `task.Telling`
         self.stopping: Callable[[], bool] | None = None
@@ -224,6 +225,7 @@ class ConnectivityTask:
             self.report(text)
 
 
+@keeps_random_state
 def measure_connectivity(
     objective: Objective,
     thetas: Sequence[ThetaLike],

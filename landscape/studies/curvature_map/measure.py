@@ -17,6 +17,7 @@ from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_row
 from landscape.errors import InputError
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
@@ -119,6 +120,7 @@ class CurvatureMapTask:
         return point, vectors, products
 
 
+@keeps_random_state
 def measure_curvature_map(
     objective: Objective,
     plane: Plane,

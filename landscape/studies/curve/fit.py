@@ -20,12 +20,11 @@ from landscape_kernels.curves import CURVES, combine_, stratified, weights
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.errors import InputError, NumericalError, nearest
+from landscape.errors import InputError, NumericalError, nearest, user_code
 from landscape.objective.data import random_state_kept, seed_everything
 from landscape.objective.objective import Objective
 from landscape.objective.training import TrainingData
-from landscape.objective.trees import batch_size as samples_in
-from landscape.objective.trees import has_batch_axis, map_tensors
+from landscape.objective.trees import has_batch_axis, map_tensors, shapes_in, tensors_in
 from landscape.results.settings import OneOf
 from landscape.run.comm import Communicator
 from landscape.run.kept import Kept
@@ -230,7 +229,8 @@ class CurveFit:
             fresh = nullcontext(model) if count == 1 else self._objective.training(theta, gradient)
             with fresh as bound:
                 units = self._objective.units(bound, parts[number])
-                units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
+                with user_code("the gradient of the loss cannot be computed on a training batch"):
+                    units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
             for k, unit in enumerate(units):
                 sums[number, k, 0] = unit.numerators.detach().sum()
                 sums[number, k, 1] = unit.total
@@ -309,9 +309,10 @@ def load_optimizers() -> None:
 
 def _parts(batch: Any, count: int) -> list[Any]:
     """A batch in `count` nearly equal parts."""
-    size = samples_in(batch)
-    if not has_batch_axis(batch) or size < count:
-        raise InputError(f"a batch of {size} samples cannot be cut into parts={count}; use fewer parts")
+    size = int(next(tensors_in(batch)).shape[0]) if has_batch_axis(batch) else 0
+    if size < count:
+        what = f"a batch of {size} samples" if size else f"a batch ({shapes_in(batch)})"
+        raise InputError(f"{what} cannot be cut into parts={count}; use fewer parts")
     cuts = np.linspace(0, size, count + 1).round().astype(int).tolist()
 
     def cut(a: int, b: int) -> Any:

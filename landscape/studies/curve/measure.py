@@ -14,6 +14,7 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, UnfinishedError
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest
@@ -88,6 +89,7 @@ class FitTask:
         return 1
 
 
+@keeps_random_state
 def fit_curve(
     objective: Objective,
     theta_a: ThetaLike,

@@ -8,11 +8,13 @@ from landscape_kernels.curves import combine_
 from landscape_kernels.projection import gram
 
 from landscape.errors import InputError
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.planes.directions import Plane, placed_points, points_of
 from landscape.studies.curve.result import Curve
 
 
+@keeps_random_state
 def curve_plane(objective: Objective, curve: Curve, *, places: int = 21) -> Plane:
     """The plane of a curve: its first end at (0, 0), its last at x = 1, `places` of its points kept in `points`.
 

@@ -18,8 +18,10 @@ from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.operator import product_chunk
 from landscape.curvature.pairs import product_chunks
 from landscape.curvature.sampling import loss_seeds
-from landscape.errors import InputError, NumericalError
+from landscape.curvature.unfinished import broken_rows, not_finite
+from landscape.errors import InputError
 from landscape.network.layers import GradientSquares
+from landscape.objective.data import Batch, keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
 from landscape.results.attributes import result_attributes
@@ -143,15 +145,30 @@ class DiagonalTask:
                 found = squares.entries(outputs, seeds.reshape(-1, *outputs.shape))
                 total += torch.cat([part.flatten() for part in found])
                 if not bool(total.isfinite().all()):
-                    raise NumericalError(
-                        f"per-sample gradients are not finite in chunk {number}: the outputs, or a derivative, "
-                        "overflow or are undefined there. Look at those samples, or evaluate at other parameters."
+                    raise not_finite(
+                        objective,
+                        "a per-sample gradient of the outputs",
+                        number,
+                        broken_rows(batch, objective.samples_of(number), self._is_finite),
+                        matrix.theta,
+                        matrix.buffers,
                     )
                 with torch.no_grad():
                     denominator += objective.loss_units(outputs, targets).total
                 cost += len(seeds) * len(outputs)
         sums = self._entries(total[None] + matrix.weight_decay * denominator)[0]
         return {"sums": sums.cpu().numpy(), "denominator": denominator, "cost": cost}
+
+    def _is_finite(self, batch: Batch, _place: slice) -> bool:
+        """Whether the squares of a part of a batch are finite."""
+        objective, matrix = self._objective, self._matrix
+        with objective.differentiable(matrix.theta, matrix.buffers) as (model, _):
+            squares = GradientSquares(model, matrix.names)
+            with squares.recording():
+                outputs, targets = objective.outputs(model, batch)
+            seeds = loss_seeds(objective, outputs, targets)
+            found = squares.entries(outputs, seeds.reshape(-1, *outputs.shape))
+        return all(bool(part.isfinite().all()) for part in found)
 
     def _unit_row(self, index: int, group: Communicator) -> Row:
         """Entries of the diagonal of each chunk's matrix."""
@@ -213,6 +230,7 @@ def _method_for(matrix: Matrix, max_probes: int) -> str:
     return "products" if matrix.size <= max(_SMALL, max_probes) else "probes"
 
 
+@keeps_random_state
 def measure_diagonal(
     objective: Objective,
     operator: str = "hessian",

@@ -15,6 +15,7 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_columns, pair_row
 from landscape.errors import InputError
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
 from landscape.results.attributes import result_attributes, whole_time
@@ -73,6 +74,7 @@ class LayerTask:
         return self.count
 
 
+@keeps_random_state
 def measure_layer_spectra(
     objective: Objective,
     k: int = 1,

@@ -20,7 +20,7 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike
 from landscape.errors import InputError
 from landscape.objective.batchnorm import FEWEST, chosen_statistics
-from landscape.objective.data import Batch, Data
+from landscape.objective.data import Data, keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.objective.trees import digest
@@ -121,7 +121,7 @@ class PathTask:
         if self._statistics.mode == "interpolated":
             _check_ends(curve)
         self._objective, self._curve = objective, curve
-        self._test = objective.on(objective.read(test)) if test is not None else None
+        self._test = objective.elsewhere(test) if test is not None else None
         self._theta = torch.empty_like(curve.control_points[0])
         parts = 0
         if self._statistics.data is not None and (self._pool.divisible or self._pool.count >= _PARTS):
@@ -226,6 +226,7 @@ def path_task(
     return PathTask(objective, joined, places_of(t), batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
 
 
+@keeps_random_state
 def measure_path(
     objective: Objective,
     curve: Curve | Sequence[ThetaLike],
@@ -380,28 +381,7 @@ def _divided(data: Data, parts: int) -> list[Data]:
         order = _order(data.samples)
         return [data.taken(np.sort(order[k::parts]).tolist()) for k in range(parts)]
     order = _order(data.count)
-    return [
-        Data(
-            _Batches(data, frozenset(order[k::parts].tolist())),
-            data.samples // parts,
-            f"{data.digest} part {k}",
-            len(order[k::parts]),
-            held=False,
-            divisible=False,
-        )
-        for k in range(parts)
-    ]
-
-
-@dataclass(frozen=True)
-class _Batches:
-    """The batches of data that have the given numbers."""
-
-    data: Data
-    numbers: frozenset[int]
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (batch for number, batch in self.data.chunks() if number in self.numbers)
+    return [data.some(np.sort(order[k::parts]).tolist(), f"{data.digest} part {k}") for k in range(parts)]
 
 
 def places_of(t: int | Sequence[float] | FloatArray) -> FloatArray:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching
 from landscape.objective.rows import RECHECK_RTOL, evaluated
@@ -97,6 +98,7 @@ class ProfilesTask:
         return self._held[1]
 
 
+@keeps_random_state
 def measure_profiles(
     objective: Objective,
     n: int = 10,

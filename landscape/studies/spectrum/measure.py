@@ -16,6 +16,7 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.routes import check_products
 from landscape.curvature.sampling import Sample
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
 from landscape.results.attributes import result_attributes, whole_time
@@ -40,6 +41,7 @@ STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folde
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
 
 
+@keeps_random_state
 def measure_spectrum(
     objective: Objective,
     k: int = 10,

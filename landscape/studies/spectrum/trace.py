@@ -22,7 +22,7 @@ from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts
 from landscape.curvature.pairs import product_chunks
 from landscape.curvature.sampling import importance, loss_seeds
-from landscape.errors import NumericalError
+from landscape.curvature.unfinished import not_finite
 from landscape.network.layers import GradientSquares
 from landscape.objective.parameters import layers_of
 from landscape.objective.trees import digest
@@ -154,10 +154,9 @@ class TraceTask:
         batch = objective.batch(index)
         per_sample, denominators, passes = self._gradient_squares(batch, None)
         if not bool(per_sample.isfinite().all()):
-            raise NumericalError(
-                f"per-sample gradients are not finite in chunk {index}: the outputs, or a derivative, overflow or are "
-                "undefined there. Look at those samples, or evaluate at other parameters."
-            )
+            rows = torch.nonzero(~per_sample.isfinite().all(1)).flatten().tolist()
+            what = "a per-sample gradient of the outputs"
+            raise not_finite(objective, what, index, rows, self._matrix.theta, self._matrix.buffers)
         weights = self._matrix.sample.weights
         if weights is not None:
             start = index * objective.chunk

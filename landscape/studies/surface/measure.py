@@ -12,6 +12,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.objective.batchnorm import chosen_statistics
+from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import Plane
@@ -152,6 +153,7 @@ def surface_task(
     return SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics)
 
 
+@keeps_random_state
 def measure_surface(
     objective: Objective,
     plane: Plane,

@@ -1,0 +1,77 @@
+"""Which samples make a product or gradient that is not finite, by their numbers in the user's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from landscape.errors import InputError, NumericalError
+from landscape.objective.data import Batch
+from landscape.objective.objective import Objective
+from landscape.objective.trees import has_batch_axis, map_tensors, tensors_in
+
+
+def not_finite(
+    objective: Objective, what: str, number: int, rows: Sequence[int] | None, theta: Any, buffers: Any
+) -> NumericalError:
+    """The error that says for which samples of a chunk `what` is not finite, and whether the loss is, at theta (size,).
+
+    `rows` are their places in the chunk, see `broken_rows`; None where single ones are not known.
+    """
+    named = objective.samples_named(number, rows)
+    finite = _loss_is_finite(objective, number, rows, theta, buffers)
+    if finite is None:
+        cause = "the loss or a derivative overflows or is undefined there"
+    elif finite:
+        cause = "the loss is finite there, and a derivative of it overflows or is undefined (a root or norm of zero?)"
+    else:
+        cause = "the loss is not finite there"
+    return NumericalError(
+        f"{what} is not finite for {named}: {cause}. Look at {'it' if named.startswith('sample ') else 'them'}, leave "
+        "out of the data what is broken, or evaluate at other parameters."
+    )
+
+
+def broken_rows(batch: Batch, size: int, is_finite: Callable[[Batch, slice], bool]) -> list[int] | None:
+    """The rows of a batch of `size` samples for which `is_finite` of that part is false, found by halving.
+
+    None where the batch cannot be cut, or where no part alone is at fault.
+    """
+    if not has_batch_axis(batch) or len(next(tensors_in(batch))) != size:
+        return None
+    found: list[int] = []
+    left = [slice(0, size)]
+    while left:
+        part = left.pop()
+        try:
+            if is_finite(_cut(batch, part), part):
+                continue
+        except InputError:  # the model takes no such part
+            return None
+        if part.stop - part.start == 1:
+            found.append(part.start)
+            continue
+        middle = (part.start + part.stop) // 2
+        left += [slice(part.start, middle), slice(middle, part.stop)]
+    return sorted(found) or None
+
+
+def _cut(batch: Batch, part: slice) -> Batch:
+    return map_tensors(batch, lambda tensor: tensor[part])
+
+
+def _loss_is_finite(
+    objective: Objective, number: int, rows: Sequence[int] | None, theta: Any, buffers: Any
+) -> bool | None:
+    batch = objective.batch(number)
+    if rows is not None:
+        index = torch.tensor(rows)
+        batch = map_tensors(batch, lambda tensor: tensor[index.to(tensor.device)])
+    try:
+        with objective.differentiable(theta, buffers) as (model, _), torch.no_grad():
+            units = objective.loss_units(*objective.outputs(model, batch))
+    except (InputError, RuntimeError):
+        return None
+    return bool(units.numerators.isfinite().all())
