@@ -14,7 +14,16 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
-from landscape.curvature.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.curvature.routes import (
+    Chunk,
+    ProductCheck,
+    check_products,
+    chunk_of,
+    flat,
+    gradient_parts,
+    image_rows,
+    summed_loss,
+)
 from landscape.errors import InputError, NumericalError
 from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
@@ -121,7 +130,7 @@ class CurvatureOperator:
         self._chosen = [i for i, name in enumerate(objective.layout.names) if name in names]
         self.check = check or check_products(objective, operator, self._chosen, self._theta, buffers)
         # A difference of two gradients has half the digits of one.
-        precision = "float64" if self.check.route == "finite differences" else None
+        precision = self.check.precision if self.check.route == "finite differences" else None
         self._objective = objective.on(objective.data, chunk=product_chunk(objective), precision=precision)
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
@@ -211,7 +220,7 @@ class CurvatureOperator:
         for number, batch in self._batches():
             loss, count = summed_loss(self._objective, batch, self._weights_of(number, batch))
             self._note(number, batch, count)
-            total += _flat([part.detach() for part in gradient_parts(loss, self._selected)])
+            total += flat([part.detach() for part in gradient_parts(loss, self._selected)])
         self._sum_up()
         mean = self._over_ranks(total) / float(self._denominators.sum())
         at = torch.cat([self._theta[block.slice] for block in self.blocks])
@@ -234,8 +243,8 @@ class CurvatureOperator:
             vectors = draw(number)
             if vectors.shape != (count, self.size):
                 raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
-            directions = [self._parts(vector) for vector in vectors.to(self.device, self._objective.dtype)]
-            image = torch.stack([_flat(chunk.image(direction)) for direction in directions]).to(self.dtype)
+            rows = vectors.to(self.device, self._objective.dtype)
+            image = image_rows(chunk, rows, self._selected).to(self.dtype)
             if not bool(image.isfinite().all()):
                 first = number * self._objective.chunk
                 raise NumericalError(
@@ -262,8 +271,8 @@ class CurvatureOperator:
                 yield number, self._kept[number]
                 continue
             weights = self._weights_of(number, batch)
-            route = self.check.route
-            chunk = chunk_of(self._objective, self._parameters, self._chosen, batch, weights, self.operator, route)
+            how = self.operator, self.check.route, self.check.step
+            chunk = chunk_of(self._objective, self._parameters, self._chosen, batch, weights, *how)
             self._note(number, batch, chunk.denominators)
             if 0 < chunk.graph_bytes <= self._room:
                 self._room -= chunk.graph_bytes
@@ -273,15 +282,6 @@ class CurvatureOperator:
     def _weights_of(self, number: int, batch: Batch) -> Tensor | None:
         start = number * self._objective.chunk
         return None if self._weights is None else self._weights[start : start + batch_size(batch)]
-
-    def _parts(self, vector: Tensor) -> list[Tensor]:
-        """Views of `vector` shaped like the chosen parameters."""
-        parts: list[Tensor] = []
-        place = 0
-        for block in self.blocks:
-            parts.append(vector[place : place + block.size].view(block.shape))
-            place += block.size
-        return parts
 
     def _note(self, number: int, batch: Batch, count: float) -> None:
         """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
@@ -319,7 +319,3 @@ def product_chunk(objective: Objective) -> int:
 def chunk_for(samples: int) -> int:
     """Samples per chunk that give about 32 chunks to compare, but half as many where they would be of very few."""
     return max(-(-samples // _CHUNKS), min(_FEW, -(-samples // (_CHUNKS // 2))))
-
-
-def _flat(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat([part.reshape(-1) for part in parts])

@@ -25,7 +25,8 @@ from landscape.objective.losses import (
     metric_quantities,
     values_as_units,
 )
-from landscape.objective.model import BoundModel
+from landscape.objective.model import BoundModel, default_precision
+from landscape.objective.raised import raised_by
 from landscape.objective.trees import (
     alike,
     batch_size,
@@ -193,8 +194,26 @@ def _tried(calls: Calls, trial: Batch) -> Calls:
             raise
         raise InputError(
             f"the model cannot be evaluated on the data's first batch ({shapes_in(trial)}): "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{_runs_in_own_precision(calls, trial, error)}"
         ) from error
+
+
+def _runs_in_own_precision(calls: Calls, trial: Batch, error: Exception) -> str:
+    """What is said of an error where the precision asked for was seen to be its cause; else nothing."""
+    own = default_precision(calls.model.model)
+    if calls.precision != "float64" or own == "float64":
+        return ""
+    dtype = torch.float32
+    other = replace(calls, model=calls.model.in_precision(dtype), precision=own, dtype=dtype)
+    try:
+        _first_call(other, map_tensors(trial, lambda t: t.to(dtype) if t.is_floating_point() else t))
+    except Exception:  # it fails in its own precision, too: something else is wrong
+        return ""
+    return (
+        f". The model runs in {own}, its own precision, and not in {calls.precision}: {raised_by(error)}. Make "
+        "constants with the dtype of what they meet (torch.eye(3).to(x)), or keep them by register_buffer; or leave "
+        "precision out"
+    )
 
 
 def _first_call(calls: Calls, trial: Batch) -> Calls:
