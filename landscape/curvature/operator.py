@@ -14,7 +14,16 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
-from landscape.curvature.routes import Chunk, ProductCheck, check_products, chunk_of, gradient_parts, summed_loss
+from landscape.curvature.routes import (
+    Chunk,
+    ProductCheck,
+    check_products,
+    chunk_of,
+    flat,
+    gradient_parts,
+    image_rows,
+    summed_loss,
+)
 from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError, NumericalError
 from landscape.objective.data import Batch
@@ -121,7 +130,7 @@ class CurvatureOperator:
         self._chosen = [i for i, name in enumerate(objective.layout.names) if name in names]
         self.check = check or check_products(objective, operator, self._chosen, self._theta, buffers)
         # A difference of two gradients has half the digits of one.
-        precision = "float64" if self.check.route == "finite differences" else None
+        precision = self.check.precision if self.check.route == "finite differences" else None
         self._objective = objective.on(objective.data, chunk=product_chunk(objective), precision=precision)
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
@@ -211,7 +220,7 @@ class CurvatureOperator:
         for number, batch in self._batches():
             loss, count = summed_loss(self._objective, batch, self._weights_of(number))
             self._note(number, count)
-            total += _flat([part.detach() for part in gradient_parts(loss, self._selected)])
+            total += flat([part.detach() for part in gradient_parts(loss, self._selected)])
         self._sum_up()
         mean = self._over_ranks(total) / float(self._denominators.sum())
         at = torch.cat([self._theta[block.slice] for block in self.blocks])
@@ -234,23 +243,23 @@ class CurvatureOperator:
             vectors = draw(number)
             if vectors.shape != (count, self.size):
                 raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
-            directions = [self._parts(vector) for vector in vectors.to(self.device, self._objective.dtype)]
-            image = torch.stack([_flat(chunk.image(direction)) for direction in directions]).to(self.dtype)
+            rows = vectors.to(self.device, self._objective.dtype)
+            image = image_rows(chunk, rows, self._selected).to(self.dtype)
             if not bool(image.isfinite().all()):
-                raise self._not_finite(number, directions)
+                raise self._not_finite(number, rows)
             yield number, vectors, image
         self._sum_up()
 
-    def _not_finite(self, number: int, directions: Sequence[Sequence[Tensor]]) -> NumericalError:
+    def _not_finite(self, number: int, vectors: Tensor) -> NumericalError:
         """The error that names the samples of a chunk whose own products are not finite."""
         objective = self._objective
         batch, size, all_weights = objective.batch(number), objective.samples_of(number), self._weights_of(number)
+        how = self.operator, self.check.route, self.check.step
 
         def is_finite(part: Batch, place: slice) -> bool:
             weights = None if all_weights is None else all_weights[place]
-            route = self.check.route
-            chunk = chunk_of(objective, self._parameters, self._chosen, part, weights, self.operator, route)
-            return all(bool(_flat(chunk.image(direction)).isfinite().all()) for direction in directions)
+            chunk = chunk_of(objective, self._parameters, self._chosen, part, weights, *how)
+            return bool(image_rows(chunk, vectors, self._selected).isfinite().all())
 
         rows = broken_rows(batch, size, is_finite)
         return not_finite(objective, f"a {self.operator} product", number, rows, self._theta, self._buffers)
@@ -271,8 +280,8 @@ class CurvatureOperator:
                 yield number, self._kept[number]
                 continue
             weights = self._weights_of(number)
-            route = self.check.route
-            chunk = chunk_of(self._objective, self._parameters, self._chosen, batch, weights, self.operator, route)
+            how = self.operator, self.check.route, self.check.step
+            chunk = chunk_of(self._objective, self._parameters, self._chosen, batch, weights, *how)
             self._note(number, chunk.denominators)
             if 0 < chunk.graph_bytes <= self._room:
                 self._room -= chunk.graph_bytes
@@ -282,15 +291,6 @@ class CurvatureOperator:
     def _weights_of(self, number: int) -> Tensor | None:
         start = number * self._objective.chunk
         return None if self._weights is None else self._weights[start : start + self._objective.samples_of(number)]
-
-    def _parts(self, vector: Tensor) -> list[Tensor]:
-        """Views of `vector` shaped like the chosen parameters."""
-        parts: list[Tensor] = []
-        place = 0
-        for block in self.blocks:
-            parts.append(vector[place : place + block.size].view(block.shape))
-            place += block.size
-        return parts
 
     def _note(self, number: int, count: float) -> None:
         """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
@@ -328,7 +328,3 @@ def product_chunk(objective: Objective) -> int:
 def chunk_for(samples: int) -> int:
     """Samples per chunk that give about 32 chunks to compare, but half as many where they would be of very few."""
     return max(-(-samples // _CHUNKS), min(_FEW, -(-samples // (_CHUNKS // 2))))
-
-
-def _flat(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat([part.reshape(-1) for part in parts])

@@ -243,7 +243,7 @@ def _checked_change(objective: Objective, alignment: Alignment, vector: Tensor, 
     after = _permuted_vector(objective, alignment, vector), alignment.permute(buffers)
     change = _change(trial, (vector, buffers), after)
     if change > _TOLERANCE and objective.dtype != torch.float64:
-        with suppress(RuntimeError):  # a model that mixes in float32 of its own: what was measured stands
+        with suppress(Exception):  # a model that mixes in float32 of its own: what was measured stands
             change = _change(objective.on(objective.data.head(_SAMPLES), precision="float64"), (vector, buffers), after)
     if change <= _TOLERANCE:
         return change

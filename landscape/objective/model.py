@@ -150,7 +150,7 @@ def _nothing_to_vary(model: nn.Module) -> str:
             "model of floats with the same weights"
         )
     if not any(True for _ in model.parameters()):
-        return f"{name} has no parameter at all, so there is nothing to vary; give a model with nn.Parameters"
+        return f"{name} has no trainable parameter, as it has none at all; give a model with nn.Parameters"
     return f"{name} has no trainable parameter; call requires_grad_(True) on those to vary, or on the model for all"
 
 
@@ -192,6 +192,8 @@ class BoundModel:
         self.channels_last = False  # whether convolution weights are laid out like channels-last images
         self._working: dict[str, Tensor] = {}
         self._given: dict[str, Tensor] = {}
+        self._own_dtype = next((p.dtype for p in self._trainable if p.is_floating_point()), dtype)
+        self._constants = self._find_constants()
         self._check_batchnorm()
 
     def in_precision(self, dtype: torch.dtype) -> BoundModel:
@@ -201,7 +203,39 @@ class BoundModel:
         other.centre = self.centre.to(dtype)
         other.frozen_values = [other._to_device(value) for value in self.frozen_values]
         other.buffers = {name: other._to_device(value) for name, value in self.buffers.items()}
+        other._constants = other._find_constants()
         return other
+
+    def _find_constants(self) -> list[tuple[nn.Module, str]]:
+        """Attributes of modules that hold tensors which are no buffers, and which this precision or device needs moved.
+
+        Those of the model's own precision follow it; what is in another is meant to be.
+        """
+        return [
+            (module, key)
+            for module in self._modules
+            for key, value in vars(module).items()
+            if key not in ("_parameters", "_buffers", "_modules") and self._moved(value) is not value
+        ]
+
+    def _moved(self, value: Any) -> Any:
+        """A tensor, or a list, tuple or dict with tensors, where this precision needs them; else the same object."""
+        if isinstance(value, Tensor):
+            real = value.is_floating_point() or value.is_complex()
+            if not real or value.requires_grad or isinstance(value, nn.Parameter):
+                return value
+            follows = value.real.dtype == self._own_dtype != self.dtype
+            if follows:
+                return self._to_device(value)
+            return value if value.device == self.device else value.to(self.device)
+        if type(value) in (list, tuple):
+            moved = [self._moved(entry) for entry in value]
+            same = all(a is b for a, b in zip(moved, value, strict=True))
+            return value if same else type(value)(moved)
+        if type(value) is dict:
+            entries = {key: self._moved(entry) for key, entry in value.items()}
+            return value if all(entries[key] is entry for key, entry in value.items()) else entries
+        return value
 
     @property
     def trainable(self) -> list[Tensor]:
@@ -259,6 +293,7 @@ class BoundModel:
         saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
         modes = [module.training for module in self._modules]
+        constants = [vars(module).get(key) for module, key in self._constants]
         working = self._working_buffers(buffers or {})
         self._working = working
         self._given = {**self.buffers, **(buffers or {})}
@@ -287,6 +322,8 @@ class BoundModel:
                     parameter.data = value
                 for module, key, name in self._buffer_slots:
                     module._buffers[key] = working[name]
+                for (module, key), constant in zip(self._constants, constants, strict=True):
+                    vars(module)[key] = self._moved(constant)
                 if training:
                     self.model.train()  # which may leave some layers in eval mode
                 for module in () if training else self._modules:
@@ -301,6 +338,8 @@ class BoundModel:
                     parameter.requires_grad_(requires_grad)
                 for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
                     module._buffers[key] = buffer
+                for (module, key), constant in zip(self._constants, constants, strict=True):
+                    vars(module)[key] = constant
                 for module, mode in zip(self._modules, modes, strict=True):
                     if module.training != mode:
                         module.training = mode

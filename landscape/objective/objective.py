@@ -30,6 +30,7 @@ from landscape.objective.losses import (
     describe_callable,
 )
 from landscape.objective.model import BoundModel, choose_device, default_precision
+from landscape.objective.raised import raised_by
 from landscape.objective.settling import Calls, check_batches, counted, settle, settled_quantities
 from landscape.objective.trees import (
     digest,
@@ -363,7 +364,7 @@ class Objective:
     def on(self, data: Data, *, chunk: int | None = None, precision: str | None = None) -> Objective:
         """The same model and loss on other data (see `read`), in chunks of another size or another precision.
 
-        Nothing is checked again.
+        Nothing is checked again. Raises InputError for a model that does not run in that precision.
         """
         other = copy.copy(self)
         other.chunk = chunk or self.chunk
@@ -375,9 +376,16 @@ class Objective:
             data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
         other._undivided, other._data = data, data.divided(other.chunk)
         if other.precision != self.precision:
-            with random_state_kept():
-                # class weights follow the precision
-                other._quantities = settled_quantities(other._calls, self._loss, self._metrics, other._data)
+            try:
+                with random_state_kept():
+                    # class weights follow the precision
+                    other._quantities = settled_quantities(other._calls, self._loss, self._metrics, other._data)
+            except Exception as error:  # whatever they do in a precision that they were not made for
+                raise InputError(
+                    f"the model or its loss runs in {self.precision} and not in {other.precision}: {raised_by(error)}. "
+                    "Make constants with the dtype of what they meet (torch.eye(3).to(x)), or keep them by "
+                    "register_buffer; or stay in its own precision"
+                ) from error
         return other
 
     @keeps_random_state

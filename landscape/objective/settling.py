@@ -13,7 +13,7 @@ import torch
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
-from landscape.errors import InputError, is_users, told_of_user, user_code
+from landscape.errors import InputError, UserCodeError, is_users, told_of_user, user_code
 from landscape.objective.counting import WAYS, Counting, second_axis, targets_in, uncounted
 from landscape.objective.data import Batch, Data, inputs_and_targets, random_streams, seed_everything
 from landscape.objective.folding import Folding, settled_folding
@@ -30,7 +30,8 @@ from landscape.objective.losses import (
     own_parameters,
     values_as_units,
 )
-from landscape.objective.model import BoundModel
+from landscape.objective.model import BoundModel, default_precision
+from landscape.objective.raised import raised_by
 from landscape.objective.trees import (
     alike,
     floats_in,
@@ -167,7 +168,7 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     """
     _tell_own_parameters(calls, loss, metrics)
     trial = _trial_batch(data)
-    calls = _first_call(calls, trial)
+    calls = _tried(calls, trial)
     calls = _in_memory_format(calls, trial)
     undivided = data.converted(calls.formatted) if calls.channels_last else data
     values_per_sample = _largest_activation(calls, trial)
@@ -294,6 +295,35 @@ def _trial_batch(data: Data) -> Batch:
     """A few samples (or the first of the user's own batches) to settle questions on."""
     _, batch = next(data.chunks())
     return map_tensors(batch, lambda t: t[:_TRIAL]) if data.divisible else batch
+
+
+def _tried(calls: Calls, trial: Batch) -> Calls:
+    """The first call of the model; what it cannot do in the precision asked for is told."""
+    try:
+        return _first_call(calls, trial)
+    except UserCodeError as error:
+        more = _runs_in_own_precision(calls, trial, error)
+        if not more:
+            raise
+        raise UserCodeError(f"{error}{more}") from error
+
+
+def _runs_in_own_precision(calls: Calls, trial: Batch, error: Exception) -> str:
+    """What is said of an error where the precision asked for was seen to be its cause; else nothing."""
+    own = default_precision(calls.model.model)
+    if calls.precision != "float64" or own == "float64":
+        return ""
+    dtype = torch.float32
+    other = replace(calls, model=calls.model.in_precision(dtype), precision=own, dtype=dtype)
+    try:
+        _first_call(other, map_tensors(trial, lambda t: t.to(dtype) if t.is_floating_point() else t))
+    except Exception:  # it fails in its own precision, too: something else is wrong
+        return ""
+    return (
+        f". The model runs in {own}, its own precision, and not in {calls.precision}: {raised_by(error)}. Make "
+        "constants with the dtype of what they meet (torch.eye(3).to(x)), or keep them by register_buffer; or leave "
+        "precision out"
+    )
 
 
 def _first_call(calls: Calls, trial: Batch) -> Calls:

@@ -73,7 +73,8 @@ def curvature_trial(
         "data": f"{matrix.sample.objective.samples:,} samples in {chunks} chunks",
         "route of products": check.route,
         "seen on a few samples": f"off from central differences by {check.difference:.1e}, from symmetry by "
-        f"{check.symmetry:.1e}, from float64 by {check.rounding:.1e}",
+        f"{check.symmetry:.1e}, from {check.precision} by {check.rounding:.1e}",
+        **({"not in float64": check.in_float64} if check.in_float64 else {}),
         **{f"not by {route}": reason for route, reason in check.refused.items()},
         "trace": _trace_words(method, gradients, expected),
         "products": ", ".join(f"{name} about {count}" for name, count in expected.items()) or "none",

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace")
 _MOST_OUTPUTS = 256  # of one sample: its output Hessian is formed, and costs as many backward passes
 _BLOCKS, _VERIFIED_ON = 8, 2  # tensors whose blocks are compared, samples
-_EQUAL = 1e-9  # relative gap of blocks of H and G; where the network is piecewise linear only rounding is between them
+# Relative gap of blocks of H and G; where the network is piecewise linear only rounding is between them.
+_EQUAL = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def exact_reasons(matrix: Matrix) -> tuple[str, ...]:
@@ -63,12 +64,12 @@ def gauss_newton_reasons(matrix: Matrix) -> tuple[str, ...]:
 
 
 def _verify_blocks(matrix: Matrix) -> tuple[str, ...]:
-    """Products of H and G with vectors in one tensor each, on a few samples in float64: the reason where they differ.
+    """Products of H and G with vectors in one tensor each, on a few samples: the reason where they differ.
 
     For v in tensor t alone, (H v)_t = (G v)_t where the network is piecewise linear: all entries of the block in one.
     """
     objective = matrix.sample.objective
-    few = objective.on(objective.data.head(_VERIFIED_ON), precision="float64")
+    few = objective.on(objective.data.head(_VERIFIED_ON), precision=matrix.check.precision)
     blocks = few.layout.blocks
     chosen = [i for i, block in enumerate(blocks) if block.name in matrix.sizes]
     seen = sorted(set(np.linspace(0, len(chosen) - 1, _BLOCKS).astype(int).tolist()))
@@ -78,7 +79,7 @@ def _verify_blocks(matrix: Matrix) -> tuple[str, ...]:
         zeros = [torch.zeros_like(parameters[i]) for i in chosen]
         hessian, gauss_newton = (
             # the two are compared with each other, so the second needs no check of its own
-            chunk_of(few, parameters, chosen, batch, None, operator, route).image
+            chunk_of(few, parameters, chosen, batch, None, operator, route, matrix.check.step).image
             for operator, route in (("hessian", matrix.check.route), ("ggn", "double backward"))
         )
         for n in seen:
@@ -88,7 +89,9 @@ def _verify_blocks(matrix: Matrix) -> tuple[str, ...]:
             ours, theirs = hessian(direction)[n], gauss_newton(direction)[n]
             gap, size = max(gap, float((ours - theirs).norm())), max(size, float(theirs.norm()))
     gap /= size or 1.0
-    return () if gap <= _EQUAL else (f"products of H and G within a tensor differ by {gap:.1e} of the largest",)
+    return (
+        () if gap <= _EQUAL[few.dtype] else (f"products of H and G within a tensor differ by {gap:.1e} of the largest",)
+    )
 
 
 def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
