@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_kernels.arrays import BoolArray, FloatArray
-from landscape_kernels.krylov import KrylovState, eigenpairs, lanczos_quadrature
+from landscape_kernels.krylov import eigenpairs, lanczos_quadrature
 from landscape_kernels.probes import normal_vector, rademacher_vector
 from torch import Tensor, nn
 
@@ -24,7 +24,6 @@ from landscape.objective.objective import Objective
 
 logger = logging.getLogger(__name__)
 
-_LOOK = 10  # after so many products it is counted again how many eigenvalues are negative
 _PROBES = 4  # share a pass over the data
 _LEAST_PROBES = 8  # before their spread is believed
 _MEAN = 1e-3  # relative gap allowed between a criterion's value and the mean over samples
@@ -178,38 +177,19 @@ def _settled(values: list[float], tol: float) -> bool:
 def _dominant(
     H: CurvatureOperator, count: int, tol: float, most: int, seed: int
 ) -> tuple[FloatArray, Tensor, BoolArray, int]:
-    """(values (count,), vectors (count, size), converged (count,), products) of the pairs of largest magnitude.
-
-    How many of them are negative shows in the projected matrix while one Krylov space grows for both ends: it is asked
-    anew every few products, and the pairs that it names have to converge.
-    """
-    states: list[KrylovState] = []
-    negative, limit = 0, min(2 * count + _LOOK, most)
-    spent, stalled = 0, 0  # rounds in a row without a product: the whole space is known
-    while True:
-        found = eigenpairs(
-            H,
-            count - negative,
-            smallest=negative,
-            tol=tol,
-            seed=seed,
-            max_products=limit,
-            basis_limit=4 * count + 42,  # for both ends: the share of each may change
-            state=states[-1] if states else None,
-            save=lambda state: states.__setitem__(slice(None), [state]),
-        )
-        coefficients = states[-1].coefficients
-        projected = coefficients[: coefficients.shape[1]]
-        seen = np.linalg.eigvalsh((projected + projected.T) / 2)
-        before, negative = negative, int((seen[np.argsort(-np.abs(seen), kind="stable")[:count]] < 0).sum())
-        converged = np.concatenate([found.largest.converged, found.smallest.converged[:before]])
-        stalled = stalled + 1 if found.products == spent else 0
-        spent = found.products
-        if (negative == before and converged.all()) or spent >= most or stalled > 1:
-            break
-        limit = min(found.products + _LOOK, most)
-    values = np.concatenate([found.largest.values, found.smallest.values[:before]])
-    vectors = torch.cat([found.largest.vectors, found.smallest.vectors[:before]])
+    """(values (count,), vectors (count, size), converged (count,), products) of the pairs of largest magnitude."""
+    found = eigenpairs(
+        H,
+        count,
+        tol=tol,
+        seed=seed,
+        max_products=most,
+        basis_limit=4 * count + 42,  # for both ends: the share of each may change
+        by_magnitude=True,
+    )
+    values = np.concatenate([found.largest.values, found.smallest.values])
+    vectors = torch.cat([found.largest.vectors, found.smallest.vectors])
+    converged = np.concatenate([found.largest.converged, found.smallest.converged])
     order = np.argsort(-np.abs(values), kind="stable")
     return values[order], vectors[torch.from_numpy(order)], converged[order], found.products
 

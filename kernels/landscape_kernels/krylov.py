@@ -17,9 +17,20 @@ random vector this is Lanczos' method, from b vectors block Lanczos. A restart k
 of Q: the relation still holds, but for what a lack of symmetry couples to the vectors given up, whose norm is added to
 all residuals from then on; converged pairs stay (locked: they cost no further product).
 
+A space grown from one vector has one direction of every eigenspace, so further copies of an eigenvalue are orthogonal
+to it. Once the wanted pairs have converged, a search looks for them: a chain of products from a new random vector
+orthogonal to V, Lanczos' method on the complement of V, for which Q is rotated so that its first row is the chain's
+next vector. Where it brings nothing beyond the wanted values, the list is
+complete but for a chance: the chain's last vector is p(B) r, B the compression of A and p a polynomial known from its
+coefficients, and of length one, so that an eigenvector u of B has |u'r| <= 1 / |p(lambda)|, which a random r has with a
+probability below sqrt(2 n / pi) / |p(lambda)|, n its number of free entries. Where it brings something, the run goes on
+until that has converged, too, and searches again.
+
 Sources: Parlett, The Symmetric Eigenvalue Problem, 1998, ch. 13; Wu and Simon, "Thick-restart Lanczos method for large
 symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl. 22, 2000; Giraud, Langou, Rozloznik, van den Eshof, "Rounding
-error analysis of the classical Gram-Schmidt orthogonalization process", Numer. Math. 101, 2005 (two sweeps are enough).
+error analysis of the classical Gram-Schmidt orthogonalization process", Numer. Math. 101, 2005 (two sweeps are enough);
+van Dorsselaer, Hochstenbach, van der Vorst, "Computing probabilistic bounds for extreme eigenvalues of symmetric
+matrices with the Lanczos method", SIAM J. Matrix Anal. Appl. 22, 2000 (the chance of a search).
 """
 
 from __future__ import annotations
@@ -41,6 +52,14 @@ from landscape_kernels.probes import normal_vector
 _ROUNDING = 10  # a number below _ROUNDING eps |A| cannot be told from zero
 _SWEEPS = 5  # of Gram-Schmidt; two are the rule, more where almost nothing is left outside the basis
 _CHUNK = 1 << 16  # columns of the basis that a restart combines at a time
+_SHARE = 0.15  # of the products of a run that a search takes as a rule
+_LEAST = 2  # products of a search; the first one only measures the random vector
+_MOST = 0.5  # of the products so far that a search takes where it learns little
+_MOST_LEAST = 8  # products that it may take in any case
+_SURE = 1e-3  # chance of a missing copy at which a search ends before its share is spent
+_CHANCE = 0.05  # and at which it ends then, where copies were not seen before
+_APART = 0.1  # length of the random part of a start that no search follows, in that of the guesses
+_WARM = 8  # products of such a run at least
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,11 @@ class Eigenpairs:
     passes: int  # calls of the operator's apply
     restarts: int
     norm: float  # largest |A v| seen for a unit vector or |theta|, a lower bound of |A|
-    exhausted: bool  # an invariant subspace (copies of its eigenvalues may lie outside) or the whole space was reached
+    exhausted: bool  # an invariant subspace or the whole space was reached
+    searched: int  # of the products: those of searches for copies of eigenvalues that the space does not hold
+    # chance that a copy of an eigenvalue beyond the last wanted ones (by more than the tolerance) is missing, at most:
+    # 0 where the whole space is known or one value an end was asked for; NaN where no search was finished
+    missed: float
 
 
 @dataclass(frozen=True)
@@ -82,27 +105,34 @@ class KrylovState:
     fresh: int  # random vectors drawn so far
     norm: float
     lost: float  # norm of what restarts left out of the relation
-    settled: FloatArray  # wanted values at the last breakdown where all had converged
+    settled: FloatArray  # wanted values when the search began, each moved outwards by its error
     exhausted: bool
     seed: int
+    chain: int = -1  # first row of V that the search under way has added; -1 where none is
+    searched: int = 0  # products of searches so far
+    share: int = 0  # of the search under way: its products as a rule; 0 where it has to be sure, -1 where it has ended
+    missed: float = math.nan  # chance of a missing copy after a search that brought nothing, else NaN
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Plain arrays, for a file."""
         counters = [self.products, self.passes, self.restarts, self.fresh, int(self.exhausted)]
+        counters += [self.chain, self.searched, self.share]
         return {
             "basis": self.basis.cpu().numpy().copy(),
             "coefficients": self.coefficients.copy(),
             "counters": np.array(counters, dtype=np.int64),
-            "norms": np.array([self.norm, self.lost]),
+            "norms": np.array([self.norm, self.lost, self.missed]),
             "settled": self.settled.copy(),
             "seed": np.frombuffer(str(self.seed).encode(), dtype=np.uint8),  # may have more than 64 bits
         }
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> KrylovState:
-        """The state that `to_arrays` wrote."""
-        products, passes, restarts, fresh, exhausted = (int(n) for n in arrays["counters"])
-        norm, lost = (float(n) for n in arrays["norms"])
+        """The state that `to_arrays` wrote, also before there were searches."""
+        counters = [int(n) for n in arrays["counters"]]
+        products, passes, restarts, fresh, exhausted, *search = counters
+        chain, searched, share = search or (-1, 0, 0)
+        norm, lost, *chance = (float(n) for n in arrays["norms"])
         return cls(
             basis=torch.from_numpy(np.array(arrays["basis"])),
             coefficients=np.array(arrays["coefficients"], dtype=np.float64),
@@ -115,6 +145,10 @@ class KrylovState:
             settled=np.array(arrays["settled"], dtype=np.float64),
             exhausted=bool(exhausted),
             seed=int(arrays["seed"].astype(np.uint8).tobytes().decode()),
+            chain=chain,
+            searched=searched,
+            share=share,
+            missed=chance[0] if chance else math.nan,
         )
 
 
@@ -132,23 +166,26 @@ def eigenpairs(
     state: KrylovState | None = None,
     save: Callable[[KrylovState], None] | None = None,
     report: Callable[[int, int], None] | None = None,
+    by_magnitude: bool = False,
 ) -> Eigenpairs:
     """The k largest and the `smallest` smallest eigenpairs, by value with sign, from one Krylov space.
 
     Stops as soon as all of them have a residual |A v - theta v| <= tol |theta| (or are zero to rounding: value and
-    residual below 10 eps |A|), or after `max_products` (by default 200 + 50 (k + smallest)); pairs that did not make it
-    say so. With `smallest=0` the lowest min(k, m) Ritz pairs that the run happens to have are returned all the same.
-    Fewer than k pairs come back only where `max_products` is below k.
+    residual below 10 eps |A|) and a search brought nothing beyond them, or after `max_products` (by default
+    200 + 50 (k + smallest)); pairs that did not make it say so. With `smallest=0` the lowest min(k, m) Ritz pairs that
+    the run happens to have are returned all the same. Fewer than k pairs come back only where `max_products` is below
+    k. With `by_magnitude` the k pairs are those of largest |theta|: `largest` has the positive, `smallest` the negative
+    ones.
 
     `block` vectors share one call of the operator. A space grown from one vector holds one copy of a multiple
-    eigenvalue: take `block` at least as large as the multiplicity (without it, copies are found by way of rounding).
-    Where the space cannot grow, the run goes on with random vectors until one changes no wanted value, so that the
-    copies of a null space are counted.
+    eigenvalue, one grown from b vectors b copies. Others are found by searches from random vectors, of
+    max(2, 15 %) of the products so far, or less where the chance of having missed one is below 1e-3 before:
+    `searched` and `missed` tell both. None is needed for one value an end, where the start has a random part.
 
     `start` (j, size) are guesses of the wanted eigenvectors, of length one. They are summed into the first block, guess
     i into row i mod block: a Krylov space grown from the sum of good guesses has separated them after about as many
-    products, and grown from bad ones it is no worse than from a random vector. Guesses are trusted: where they span an
-    invariant subspace with the wrong eigenvalues, these are converged pairs, too (the result then says `exhausted`).
+    products, and grown from bad ones it is no worse than from a random vector. Guesses may span an invariant subspace
+    with the wrong eigenvalues: the search shows it, and for one value an end a random part that the start then has.
 
     At most `basis_limit` vectors are kept, and then the run restarts from its best Ritz vectors. By default that is
     2 (k + smallest + block) + 40.
@@ -169,41 +206,65 @@ def eigenpairs(
     if max_products is None:
         max_products = 200 + 50 * (k + smallest)
     _check(operator, k, smallest, tol, block, max_products, basis_limit, start, state)
+    if by_magnitude and smallest:
+        raise ValueError(f"smallest={smallest} with by_magnitude, which takes both ends by itself")
+    wanted = _Wanted(k, smallest, by_magnitude, tol)
+    one_an_end = max(k, smallest) <= 1
+    least = _WARM if one_an_end and start is not None else max(k, smallest)
     run = _Run(operator, min(basis_limit, operator.size), seed)
     if state is None:
-        run.begin(start, min(block, operator.size))
+        run.begin(start, min(block, operator.size), _APART if one_an_end else 0.0)
     else:
         run.resume(state)
+    made_room = False
     while True:
         ritz = run.ritz(tol)
-        wanted = np.unique(np.r_[0 : min(smallest, run.m), max(run.m - k, 0) : run.m])
-        enough = run.m >= max(k, smallest) and bool(ritz.converged[wanted].all())
-        if run.m == operator.size or run.products >= max_products:
+        low, high = wanted.ends(ritz.values)
+        places = np.unique(np.r_[0 : min(low, run.m), max(run.m - high, 0) : run.m])
+        enough = run.m >= least and bool(ritz.converged[places].all())
+        if run.m == operator.size or (enough and one_an_end):
+            run.missed = 0.0
             break
-        if enough and (run.q or run.settle(ritz.values[wanted])):
+        if run.searching or run.searched:
+            if wanted.beyond(ritz.values, run.settled):
+                run.end_search(math.nan)
+            elif run.searching and run.search_ends(chance := run.chance(*wanted.edges(ritz, run.floor))):
+                run.end_search(chance)
+        if run.products >= max_products or (enough and not math.isnan(run.missed)):
             break
+        if enough and not run.searching:
+            if not made_room and run.room < run.search_length(k + smallest, whole=run.restarts > 0):
+                made_room = True
+                run.restart(ritz, high, low, 1)
+                continue
+            made_room = False
+            run.begin_search(wanted.outside(ritz, run.floor), k + smallest)
         if report is not None:
-            report(run.products, int(ritz.converged[wanted].sum()))
+            report(run.products, int(ritz.converged[places].sum()))
         if run.q == 0:
             run.add_random()
-        count = min(run.q, max_products - run.products)
+        if not run.searching:
+            run.put_first(ritz.rotation[:, places[~ritz.converged[places]]], block)
+        count = 1 if run.searching else min(run.q, block, max_products - run.products)
         if min(run.m + run.q + count, operator.size) > basis_limit:
-            run.restart(ritz, k, smallest, count)
+            run.restart(ritz, high, low, count)
             continue
         run.step(count)
         if save is not None:
             save(run.state())
-    lowest = smallest or k
-    top = np.arange(run.m)[::-1][:k]
+    lowest = low if by_magnitude else smallest or k
+    top = np.arange(run.m)[::-1][:high]
     return Eigenpairs(
         run.pairs(ritz, top),
         run.pairs(ritz, np.arange(min(lowest, run.m))),
-        run.pairs(ritz, np.arange(smallest, run.m)[::-1][k : 2 * k]),
+        run.pairs(ritz, np.arange(low, run.m)[::-1][high : high + k]),
         run.products,
         run.passes,
         run.restarts,
         run.norm,
         run.exhausted,
+        run.searched,
+        run.missed,
     )
 
 
@@ -254,6 +315,48 @@ class _Ritz:
     converged: BoolArray  # (m,)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Which of the Ritz values are asked for."""
+
+    k: int
+    smallest: int
+    by_magnitude: bool
+    tol: float
+
+    def ends(self, values: FloatArray) -> tuple[int, int]:
+        """(how many of the smallest, how many of the largest) of the ascending values."""
+        if not self.by_magnitude:
+            return self.smallest, self.k
+        negative = int((values[np.argsort(-np.abs(values), kind="stable")[: self.k]] < 0).sum())
+        return negative, self.k - negative
+
+    def _ranked(self, values: FloatArray, errors: FloatArray) -> FloatArray:
+        """What a copy would raise: the largest, and the smallest negated, each best first; or all by magnitude."""
+        if self.by_magnitude:
+            best = np.argsort(-np.abs(values), kind="stable")[: self.k]
+            return np.abs(values[best]) + errors[best]
+        return np.concatenate([(values + errors)[::-1][: self.k], (errors - values)[: self.smallest]])
+
+    def outside(self, ritz: _Ritz, floor: float) -> FloatArray:
+        """The values, each moved outwards by its residual: what is beyond has not been there."""
+        return self._ranked(ritz.values, ritz.residuals + floor)
+
+    def beyond(self, values: FloatArray, outside: FloatArray) -> bool:
+        """Whether a value has come that was not there."""
+        return bool((self._ranked(values, np.zeros(len(values))) > outside).any())
+
+    def edges(self, ritz: _Ritz, floor: float) -> tuple[float, float]:
+        """Between which two values copies do not matter: the last wanted ones, moved outwards by the tolerance."""
+        margins = np.maximum(ritz.residuals, self.tol * np.abs(ritz.values)) + floor
+        if self.by_magnitude:
+            last = np.argsort(-np.abs(ritz.values), kind="stable")[self.k - 1]
+            most = float(np.abs(ritz.values[last]) + margins[last])
+            return -most, most
+        bottom = float((ritz.values - margins)[self.smallest - 1]) if self.smallest else -math.inf
+        return bottom, float((ritz.values + margins)[-self.k]) if self.k else math.inf
+
+
 class _Run:
     """The relation A V' = [V; Q]' C while it grows."""
 
@@ -265,8 +368,9 @@ class _Run:
         self._fresh = 0
         self.products = self.passes = self.restarts = 0
         self.norm = self._lost = 0.0
-        self._settled = np.zeros(0)
+        self.settled = np.zeros(0)
         self.exhausted = False
+        self._chain, self.searched, self._share, self.missed = -1, 0, 0, math.nan
 
     @property
     def m(self) -> int:
@@ -293,9 +397,13 @@ class _Run:
             self._fresh,
             self.norm,
             self._lost,
-            self._settled,
+            self.settled,
             self.exhausted,
             self._seed,
+            self._chain,
+            self.searched,
+            self._share,
+            self.missed,
         )
 
     def resume(self, state: KrylovState) -> None:
@@ -308,23 +416,41 @@ class _Run:
         self.products, self.passes, self.restarts = state.products, state.passes, state.restarts
         self._fresh, self._seed = state.fresh, state.seed
         self.norm, self._lost = state.norm, state.lost
-        self._settled, self.exhausted = state.settled, state.exhausted
+        self.settled, self.exhausted = state.settled, state.exhausted
+        self._chain, self.searched, self._share = state.chain, state.searched, state.share
+        self.missed = state.missed
 
-    def begin(self, start: Tensor | None, width: int) -> None:
-        """Q from the guesses, guess i added to row i mod width, filled up with random vectors to `width` rows."""
+    def begin(self, start: Tensor | None, width: int, apart: float) -> None:
+        """Q from the guesses, guess i added to row i mod width, filled up with random vectors to `width` rows.
+
+        A random vector of the length `apart` is added to the first row, so that it is orthogonal to no eigenvector.
+        """
         if start is not None:
             guesses = start.reshape(-1, self._operator.size).to(self._vectors)
             sums = torch.stack([guesses[row::width].sum(0) for row in range(min(width, len(guesses)))])
             scale = float(torch.linalg.vector_norm(sums, dim=1).max())
+            if apart:
+                sums[0] += apart * scale / math.sqrt(self._operator.size) * self._random().to(sums)
             self._append(orthonormalise(sums, self._basis, _rounding(self._operator.dtype) * scale)[0])
         while self.q < width:
             self.add_random()
 
-    def add_random(self) -> None:
-        """One more row of Q: a random vector orthogonal to the basis."""
-        vector = normal_vector(self._operator.size, self._seed, "krylov", self._fresh).to(self._vectors)
+    def add_random(self) -> FloatArray:
+        """One more row of Q: what of a random vector is orthogonal to the basis; returns its coefficients in Q."""
+        vector = self._random().to(self._vectors)[None]
+        rest, inside, outside = orthonormalise(vector, self._basis, self._left_over(vector))
+        self._append(rest)
+        return np.concatenate([inside[0, self.m :], outside[0]])
+
+    def _left_over(self, vector: Tensor) -> float:
+        """Up to which length nothing of a vector is left outside the basis; 0 where some must be."""
+        if self.m + self.q < self._operator.size:
+            return 0.0
+        return 2 * float(torch.linalg.vector_norm(vector))
+
+    def _random(self) -> Tensor:
         self._fresh += 1
-        self._append(orthonormalise(vector[None], self._basis, 0.0)[0])
+        return normal_vector(self._operator.size, self._seed, "krylov", self._fresh - 1)
 
     def _append(self, rows: Tensor) -> None:
         end = self.m + self.q + len(rows)
@@ -341,16 +467,97 @@ class _Run:
         self.norm = max(self.norm, float(np.abs(values).max(initial=0.0)))
         unseen = math.hypot(torch.finfo(self._operator.dtype).eps * self.norm, self._lost)
         residuals = np.hypot(np.linalg.norm(rest, axis=0), unseen)
-        zero = np.maximum(np.abs(values), residuals) <= self._floor
+        zero = np.maximum(np.abs(values), residuals) <= self.floor
         return _Ritz(values, rotation, residuals, (residuals <= tol * np.abs(values)) | zero)
 
-    def settle(self, values: FloatArray) -> bool:
-        """Whether the wanted values are those of the last breakdown: a random vector in between changed nothing."""
-        before, self._settled = self._settled, values
-        return len(before) == len(values) and bool(np.all(np.abs(values - before) <= self._floor))
+    # -- searches -------------------------------------------------------------------------------------------------
 
     @property
-    def _floor(self) -> float:
+    def searching(self) -> bool:
+        """Whether a search is under way: its chain is the last rows of V and the first of Q."""
+        return self._chain >= 0
+
+    @property
+    def room(self) -> int:
+        """Products that a search can make before the basis is full."""
+        limit, size = len(self._vectors), self._operator.size
+        return size if limit == size else limit - self.m - self.q - int(not self.searching)
+
+    def begin_search(self, settled: FloatArray, pairs: int) -> None:
+        """A chain from a new random vector; `settled` are the values that it must not bring anything beyond.
+
+        `pairs` are the products that the run's residuals will take: they count for the share of a search.
+        """
+        self.settled = settled
+        self._share = 0 if self.searched else self.search_length(pairs)
+        self._chain = self.m
+        self._turn(self.add_random())
+
+    def search_length(self, pairs: int, whole: bool = False) -> int:
+        """Products of the next search as a rule, or with `whole` the most that it may take."""
+        if whole:
+            return max(_MOST_LEAST, int(_MOST * self.products))
+        return max(_LEAST, int(_SHARE * (self.products + pairs)))
+
+    def search_ends(self, chance: float) -> bool:
+        """Whether the search has brought enough, with this `chance` of a missing copy, or has spent all it may."""
+        made = self.m - self._chain
+        if chance <= _SURE or self.room < 1:
+            return True
+        if self._share > 0 and made >= self._share and chance <= _CHANCE:
+            return True
+        return made >= max(_MOST_LEAST, int(_MOST * (self.products - made)))
+
+    def end_search(self, missed: float) -> None:
+        """Nothing came, but for the chance `missed`; or with NaN go on with what the search has brought."""
+        self._chain, self.missed = -1, missed
+
+    def chance(self, bottom: float, top: float) -> float:
+        """Of a random start that its chain shows no eigenvalue below `bottom` or above `top`, though there is one."""
+        rows = slice(self._chain, self.m)
+        if self._share < 0:
+            return 0.0
+        diagonal = np.diag(self._coefficients[rows, rows])
+        beta = np.diag(self._coefficients[self._chain + 1 : self.m + 1, rows])
+        free = self._operator.size - self._chain
+        chance = 0.0
+        for edge in (bottom, top):
+            if math.isfinite(edge):
+                before, now = 0.0, 1.0
+                for i, (a, b) in enumerate(zip(diagonal, beta, strict=True)):
+                    before, now = now, ((edge - a) * now - (beta[i - 1] if i else 0.0) * before) / b
+                chance += math.sqrt(2 * free / math.pi) / abs(now) if now else math.inf
+        return min(chance, 1.0)
+
+    def put_first(self, rotation: FloatArray, width: int) -> None:
+        """Order Q by how strongly its rows couple to the vectors of `rotation` (m, j), where more than `width` do."""
+        if self.q > width:
+            coupling = np.linalg.norm(self._coefficients[self.m :] @ rotation, axis=1)
+            self._reorder(np.argsort(-coupling, kind="stable").tolist())
+
+    def _reorder(self, order: list[int]) -> None:
+        """The rows of Q in another order."""
+        if order != sorted(order):
+            places = [self.m + i for i in order]
+            self._vectors[self.m : self.m + self.q] = self._vectors[places]
+            self._coefficients[self.m :] = self._coefficients[places]
+
+    def _turn(self, direction: FloatArray) -> None:
+        """Rotate Q, as a Householder reflection, so that its first row has the `direction` (q,) in its rows."""
+        axis = direction / np.linalg.norm(direction)
+        axis[0] += math.copysign(1.0, axis[0])
+        axis /= np.linalg.norm(axis)
+        if self.q > 1:
+            vector = torch.from_numpy(axis).to(self._vectors)
+            block = self._vectors[self.m : self.m + self.q]
+            block -= 2 * torch.outer(vector, vector @ block)
+            self._coefficients[self.m :] -= 2 * np.outer(axis, axis @ self._coefficients[self.m :])
+
+    # -- growth ---------------------------------------------------------------------------------------------------
+
+    @property
+    def floor(self) -> float:
+        """Numbers up to it cannot be told from zero."""
         return _rounding(self._operator.dtype) * self.norm
 
     def step(self, count: int) -> None:
@@ -362,7 +569,7 @@ class _Run:
         if not bool(torch.isfinite(product).all()):
             raise FloatingPointError(f"product {self.products} of the operator holds NaN or Inf")
         self.norm = max(self.norm, float(torch.linalg.vector_norm(product, dim=1).max()))
-        rest, inside, outside = orthonormalise(product, self._basis, self._floor)
+        rest, inside, outside = orthonormalise(product, self._basis, self.floor)
         rest, outside = rest[: self._operator.size - rows], outside[:, : self._operator.size - rows]
         grown = np.zeros((rows + len(rest), m + count))
         grown[:rows, :m] = self._coefficients
@@ -371,9 +578,27 @@ class _Run:
         self._vectors[rows : rows + len(rest)] = rest
         self._coefficients = grown
         self.exhausted = self.exhausted or self.q == 0
+        if self.searching:
+            self.searched += count
+            leaving = self._coefficients[self.m :, -1]
+            if np.linalg.norm(leaving) > self.floor:
+                self._turn(leaving)
+            else:
+                self._share = -1  # all that the random vector can show is known
 
     def restart(self, ritz: _Ritz, k: int, smallest: int, count: int) -> None:
-        """Keep the wanted Ritz vectors, and of the others those at the same ends until half the room is taken."""
+        """Keep the wanted Ritz vectors, and of the others those at the same ends until half the room is taken.
+
+        Of Q goes what couples least, where searches have left more rows than there is room for.
+        """
+        most = len(self._vectors) - count - k - smallest - 1
+        if self.q > most:
+            wanted = np.r_[0:smallest, self.m - k : self.m]
+            coupling = self._coefficients[self.m :] @ ritz.rotation[:, wanted]
+            self._reorder(np.argsort(-np.linalg.norm(coupling, axis=1), kind="stable").tolist())
+            left_out = self._coefficients[self.m + most :]
+            self._lost = math.hypot(self._lost, np.linalg.norm(left_out @ ritz.rotation[:, wanted], 2))
+            self._coefficients = self._coefficients[: self.m + most]
         room = len(self._vectors) - self.q - count
         spare = (room - k - smallest) // 2
         low = smallest + min(spare, max(1, spare * smallest // (k + smallest)))

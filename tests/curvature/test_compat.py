@@ -144,6 +144,19 @@ def test_the_largest_magnitudes_with_their_signs(curvature: list[float]) -> None
         assert len(vectors) == count
 
 
+def test_copies_of_an_eigenvalue_are_all_there() -> None:
+    """I_4 x A has every eigenvalue four times, in a linear model with four outputs under the mean square error."""
+    torch.manual_seed(0)
+    x, y = torch.randn(50, 5, dtype=torch.float64), torch.randn(50, 4, dtype=torch.float64)
+    linear = nn.Linear(5, 4).double()
+    A = torch.cat([x, torch.ones(50, 1)], 1)
+    true = torch.linalg.eigvalsh(torch.kron(torch.eye(4), 2 / 200 * A.T @ A)).flip(0)
+    values, vectors = PyHessian(linear, nn.MSELoss(), data=(x, y), cuda=False).eigenvalues(top_n=6)
+    np.testing.assert_allclose(values, true[:6].numpy(), rtol=1e-3)
+    basis = torch.stack([flat(vector) for vector in vectors])
+    assert torch.allclose(basis @ basis.T, torch.eye(6, dtype=torch.float64), atol=1e-9)
+
+
 def test_pairs_that_did_not_converge_are_returned_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "landscape"):
         values, vectors = ours().eigenvalues(maxIter=2, tol=1e-6, top_n=3)

@@ -70,7 +70,7 @@ def test_neighbours_warm_start(objective: ls.Objective) -> None:
         cold = eigenpairs(H, 1, smallest=1, tol=1e-4)
         guess = torch.cat([cold.largest.vectors, cold.smallest.vectors])
         warm = eigenpairs(H, 1, smallest=1, tol=1e-4, start=guess)
-    assert warm.products < cold.products / 2
+    assert warm.products < 0.75 * cold.products  # a part of the start is random, so that it hides no eigenvector
 
 
 def test_eigenvector_plane_curves_as_its_eigenvalues_say(objective: ls.Objective) -> None:
