@@ -382,7 +382,7 @@ def test_checkpoints_in_files_are_read_when_they_are_needed(
 def test_a_checkpoint_that_diverged_is_named(objective: Objective) -> None:
     states = [net(step).state_dict() for step in range(4)]
     states[2]["0.weight"][0, 0] = math.nan
-    with pytest.raises(InputError, match=r"checkpoint 2 holds 1 values that are NaN"):
+    with pytest.raises(InputError, match=r"checkpoint 2 holds 9 values that are NaN"):
         pca_plane(objective, states)
 
 
