@@ -26,6 +26,8 @@ from landscape.objective.objective import Objective
 
 ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint or its folder
 PAIRS = ("all", "ring", "star")
+_BLOCK = 1 << 16
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | None:
@@ -70,8 +72,8 @@ def read_model(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str
                 f"{_source(theta)} has another value of {name!r}, which is frozen (requires_grad=False) and so the "
                 "same all over the plane; set requires_grad on the parameters that differ between the models"
             )
-    buffers = {
-        name: state[name].to(value.device, value.dtype) if name in state else value
+    buffers = {  # copies: the caller's may change, and a slice of a mapped file keeps the whole of it
+        name: state[name].to(value.device, value.dtype, copy=True) if name in state else value
         for name, value in objective.buffers.items()
     }
     return objective.vector(objective.layout.flatten(state)), buffers
@@ -88,6 +90,56 @@ def read_models(
         except InputError as error:
             raise InputError(f"model {label}: {error}") from error
     return found
+
+
+class ModelVectors(Sequence[Tensor]):
+    """The vectors of models in any of the accepted forms, each made when it is asked for: those of files are read anew.
+
+    Raises InputError for one that does not fit, holds NaN or infinity, or has other values than when it was read first.
+    """
+
+    def __init__(self, objective: Objective, thetas: Sequence[ThetaLike], names: Sequence[str]) -> None:
+        self._objective, self._thetas, self._names = objective, thetas, names
+        self._read: dict[int, tuple[int, dict[str, Tensor]]] = {}  # the sum of the bits, and the buffers
+        self._held: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._thetas)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = range(len(self))[index]
+        return self._vector(found) if isinstance(found, int) else tuple(map(self._vector, found))
+
+    @property
+    def buffers(self) -> list[Mapping[str, Tensor]]:
+        """Buffers of each model, empty where it brings none."""
+        for number in range(len(self)):
+            if number not in self._read:
+                self._vector(number)
+        return [self._read[number][1] for number in range(len(self))]
+
+    def hold(self) -> None:
+        """Keep copies of the models that are no files: whoever gave them may change them."""
+        for number, theta in enumerate(self._thetas):
+            if not isinstance(theta, (str, Path)):
+                self._held[number] = self._vector(number)
+
+    def _vector(self, number: int) -> Tensor:
+        if number in self._held:
+            return self._held[number]
+        vector, buffers = read_model(self._objective, self._thetas[number])
+        bits = 0
+        for start in range(0, len(vector), _BLOCK):
+            part = vector[start : start + _BLOCK]
+            if not bool(part.isfinite().all()):
+                require_finite(vector, f"checkpoint {self._names[number]}")
+            bits += int(part.view(_BITS[part.element_size()]).sum(dtype=torch.int64))  # exact in any order
+        if self._read.setdefault(number, (bits, buffers))[0] != bits:
+            raise InputError(
+                f"checkpoint {self._names[number]} has other values than when it was read first; make the plane again, "
+                "once nothing writes these files any more"
+            )
+        return vector
 
 
 def in_order(

@@ -45,7 +45,7 @@ def write(path: str | Path, tree: Group) -> Path:
     """
     path = Path(path)
     # In memory first: HDF5 cannot close a file any more when the disk is full, and complains until the process ends.
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+    with _in_memory(path.name) as file:
         _write_group(file, tree)
         file.flush()
         image = file.id.get_file_image()
@@ -84,6 +84,26 @@ def is_hdf5(path: str | Path) -> bool:
     return bool(h5py.is_hdf5(Path(path)))
 
 
+def _in_memory(name: str) -> h5py.File:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_fapl_core(backing_store=False)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    return h5py.File(h5py.h5f.create(name.encode(), h5py.h5f.ACC_TRUNC, _ordered(h5py.h5p.FILE_CREATE), access))
+
+
+def _ordered(kind: Any) -> Any:
+    """Properties of a file or group whose order of creation is known, without which netCDF-4's library cannot append.
+
+    The time is not noted, so that equal content is equal bytes.
+    """
+    order = h5py.h5p.CRT_ORDER_TRACKED | h5py.h5p.CRT_ORDER_INDEXED
+    properties = h5py.h5p.create(kind)
+    properties.set_link_creation_order(order)
+    properties.set_attr_creation_order(order)
+    properties.set_obj_track_times(False)
+    return properties
+
+
 def _write_group(target: h5py.Group, group: Group) -> None:
     _write_attributes(target, group.attributes)
     sizes: dict[str, int] = {}
@@ -101,7 +121,7 @@ def _write_group(target: h5py.Group, group: Group) -> None:
     for dim, size in sizes.items():
         if dim not in target:
             # netCDF-4's spelling of a dimension without coordinate values.
-            scale = target.create_dataset(dim, shape=(size,), dtype=">f4")
+            scale = target.create_dataset(dim, shape=(size,), dtype=">f4", track_order=True)
             scale.make_scale(f"This is a netCDF dimension but not a netCDF variable.{size:10d}")
     for name, variable in group.variables.items():
         if variable.dims != (name,):
@@ -109,7 +129,8 @@ def _write_group(target: h5py.Group, group: Group) -> None:
             for axis, dim in enumerate(variable.dims or ()):
                 dataset.dims[axis].attach_scale(target[dim])
     for name, child in group.groups.items():
-        _write_group(target.create_group(name), child)
+        made = h5py.h5g.create(target.id, name.encode(), gcpl=_ordered(h5py.h5p.GROUP_CREATE))
+        _write_group(h5py.Group(made), child)
 
 
 def _create(target: h5py.Group, name: str, variable: Variable) -> h5py.Dataset:
@@ -118,10 +139,11 @@ def _create(target: h5py.Group, name: str, variable: Variable) -> h5py.Dataset:
     if data.dtype.kind == "b":
         data, attributes["dtype"] = data.astype(np.int8), "bool"  # xarray's convention for booleans in netCDF
     if data.dtype.kind in "UO":
-        dataset = target.create_dataset(name, data=data.astype(object), dtype=h5py.string_dtype())
+        dataset = target.create_dataset(name, data=data.astype(object), dtype=h5py.string_dtype(), track_order=True)
     else:
         # A checksum on every chunk, so that a flipped bit is an error and not a value; scalars cannot have one.
-        dataset = target.create_dataset(name, data=data, fletcher32=data.size > 0 and data.ndim > 0)
+        summed = data.size > 0 and data.ndim > 0
+        dataset = target.create_dataset(name, data=data, fletcher32=summed, track_order=True)
     _write_attributes(dataset, attributes)
     return dataset
 
@@ -135,7 +157,7 @@ def _write_attributes(target: h5py.Group | h5py.Dataset, attributes: Mapping[str
 def _read_group(source: h5py.Group) -> Group:
     variables: dict[str, Variable] = {}
     groups: dict[str, Group] = {}
-    for name, item in source.items():
+    for name, item in sorted(source.items()):  # files of earlier versions know no other order
         if isinstance(item, h5py.Group):
             groups[name] = _read_group(item)
         elif not bytes(item.attrs.get("NAME", b"")).startswith(b"This is a netCDF dimension"):  # without coordinates
@@ -158,7 +180,7 @@ def _read_variable(name: str, dataset: h5py.Dataset) -> Variable:
 
 def _attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for name, value in item.attrs.items():
+    for name, value in sorted(item.attrs.items(), key=lambda entry: str(entry[0])):
         if name not in _INTERNAL:
             result[name] = value.decode() if isinstance(value, bytes) else value
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -205,6 +205,11 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
 
 def digest(*tensors: Tensor) -> str:
     """Hash of the values, shapes and types of the tensors."""
+    return digest_of(tensors)
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """The same for tensors that are made one after another."""
     state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

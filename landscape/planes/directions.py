@@ -17,12 +17,12 @@ from landscape_kernels.probes import normal_vector
 from landscape_kernels.projection import gram, principal_axes, project
 from torch import Tensor
 
-from landscape.checkpoints.states import ThetaLike, in_order, model_labels, read_model, require_finite
+from landscape.checkpoints.states import ModelVectors, ThetaLike, in_order, model_labels, read_model
 from landscape.errors import InputError, nearest
 from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching, select_blocks
-from landscape.objective.trees import digest
+from landscape.objective.trees import digest, digest_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PlanePoints:
 
     kind: str  # "points", "trajectory" or "curve"
     labels: tuple[str, ...]
-    vectors: tuple[Tensor, ...]  # m of (size,)
+    vectors: Sequence[Tensor]  # m of (size,); those of checkpoints may be read from their files when asked for
     coordinates: FloatArray  # (m, axes)
     distance: FloatArray  # (m,), from the plane
     explained_variance: FloatArray | None = None  # (axes,), PCA only
@@ -81,7 +81,7 @@ class Plane:
         return {
             "centre": digest(self.centre),
             "directions": [digest(d) for d in self.directions],
-            "points": digest(*self.points.vectors) if self.points else "",
+            "points": digest_of(self.points.vectors) if self.points else "",
             "buffers": digest(*self.buffers.values(), *(v for d in self.buffer_directions for v in d.values())),
         }
 
@@ -196,17 +196,17 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
         raise InputError(f"{len(thetas)} models given; a line needs 2, a plane 3")
     states = [read_model(objective, theta) for theta in thetas]
     vectors = [vector for vector, _ in states]
-    offsets = [v.double() - vectors[0].double() for v in vectors[1:]]
-    scale = torch.linalg.vector_norm(offsets[0])
+    scale = torch.linalg.vector_norm(vectors[1].double() - vectors[0].double())
     if not bool(scale > 0):
         raise InputError("the first two models are equal, so no line goes through them")
     directions: list[Tensor] = []
     # change[i, j]: how much of (model j+1 - model 0) direction i holds; buffers follow the same combination.
-    change = np.zeros((len(offsets), len(offsets)))
-    for i, offset in enumerate(offsets):
-        weights = np.zeros(len(offsets))
+    change = np.zeros((len(vectors) - 1, len(vectors) - 1))
+    for i, vector in enumerate(vectors[1:]):
+        weights = np.zeros(len(change))
         weights[i] = 1.0
-        rest = offset.clone()
+        rest = vector.double() - vectors[0].double()
+        offset = torch.linalg.vector_norm(rest)
         for _ in range(2):  # twice: the second pass removes the rounding of the first
             for j, earlier in enumerate(directions):
                 share = float(rest @ earlier / (earlier @ earlier))
@@ -215,7 +215,7 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
         length = torch.linalg.vector_norm(rest)
         # The models themselves are rounded: three on a line leave a rest of eps |theta|.
         rounding = torch.finfo(objective.dtype).eps * torch.linalg.vector_norm(vectors[i + 1].double())
-        if not bool(length > 1e-6 * torch.linalg.vector_norm(offset) + rounding):
+        if not bool(length > 1e-6 * offset + rounding):
             raise InputError(f"model {i + 1} lies in the span of those before it; no further axis leads to it")
         factor = float(scale / length) if i else 1.0
         directions.append(rest * factor)
@@ -243,24 +243,28 @@ def pca_plane(
 
     The axes are unit vectors: coordinates are distances in parameter space. Each checkpoint has least-squares
     coordinates, its distance from the plane, and the axes the fraction of the trajectory's variance they explain
-    (principal axes of the checkpoints about their mean; Li et al. 2018, section 7). Raises InputError when the
-    checkpoints span too few directions.
+    (principal axes of the checkpoints about their mean; Li et al. 2018, section 7).
+
+    Checkpoints in files are read several times and not kept: a quarter of them are in memory at once, and the plane
+    reads each again where its loss is measured, so the files have to stay. Raises InputError when the checkpoints span
+    too few directions, for NaN or infinity, and where a file was changed meanwhile.
     """
     thetas, names = in_order(thetas, labels)
     if axes < 1 or len(thetas) <= axes:
         raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
-    states = [read_model(objective, theta) for theta in thetas]
-    vectors = [vector for vector, _ in states]
-    for name, vector in zip(names, vectors, strict=True):
-        require_finite(vector, f"checkpoint {name}")
+    vectors = ModelVectors(objective, thetas, names)
     try:
-        principal = principal_axes(vectors, axes)
+        # an eighth of them in float64 are a quarter of all in float32
+        principal = principal_axes(vectors, axes, held=max(1, len(thetas) // 8))
+    except InputError:  # of a checkpoint
+        raise
     except ValueError as error:
         raise InputError(f"{error}; give more checkpoints, or fewer axes") from error
-    placed = placed_points(objective, principal.axes)
+    explained, placed = principal.explained_variance, placed_points(objective, principal.axes)
+    del principal
     centre = objective.theta
-    buffers = [buffers for _, buffers in states]
-    points = points_of(centre, placed, vectors, "trajectory", names, buffers, principal.explained_variance)
+    points = points_of(centre, placed, vectors, "trajectory", names, vectors.buffers, explained)
+    vectors.hold()
     return Plane(centre, placed, {"kind": "pca"}, points)
 
 
@@ -276,7 +280,8 @@ def points_of(
     """The models that a plane was made of, at their coordinates."""
     found = project(vectors, centre, directions)
     known = tuple(buffers) if buffers and all(buffers) else ()
-    return PlanePoints(kind, labels, tuple(vectors), found.coordinates, found.distance, explained, known)
+    kept = vectors if isinstance(vectors, ModelVectors) else tuple(vectors)
+    return PlanePoints(kind, labels, kept, found.coordinates, found.distance, explained, known)
 
 
 def _buffer_plane(

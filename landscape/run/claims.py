@@ -145,7 +145,7 @@ class ManagedClaims:
             self._serve()
         except RanksLostError:
             return  # the main thread meets the same error at its next message
-        except Exception:  # nobody else would answer, and all would wait for ever
+        except BaseException:  # also an exit in a callback: nobody else would answer, and all would wait for ever
             self._comm.abort(traceback.format_exc())
 
     def _serve(self) -> None:

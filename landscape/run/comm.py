@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import faulthandler
 import functools
 import logging
 import os
@@ -13,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,11 +32,19 @@ _TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by `mpiexec --with-ft ulfm`
 # Seconds between looks for a message, doubling: ranks that wait long leave the core to ranks that work.
 FIRST_POLL, LAST_POLL = 2e-5, 1e-3
 _NEWS = 1.0  # seconds in which a rank's death becomes known to all
+SAID_AFTER = 8.0  # seconds that a rank waits for others before that is said; after half of it, it tells that it is here
+_STARTED = 20.0  # seconds in which all ranks usually start MPI
+_HERE = 3  # tag of the message "I have come to meeting n"; the run loop has 1 and 2
+_ENDED = 2  # what a rank gives to the meeting where it ends its program is its number and this
 _PIECE = 1 << 28  # bytes of one message; MPI counts them in 32 bits
 
 
 class PartnerFailedError(RuntimeError):
     """Another rank left the group instead of meeting this one; the reason is that rank's to tell."""
+
+
+class RankEndedError(PartnerFailedError):
+    """A rank's program has come to its end, and this rank waits for it."""
 
 
 class RanksLostError(RuntimeError):
@@ -148,7 +158,10 @@ class Mpi:
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self._splits: dict[int, MPI.Intracomm] = {}  # kept, since an MPI library has few communicators to give
-        self._broken = self.talking = self.recovered = False
+        self._broken = self.talking = self.recovered = self._ended = False
+        self._meetings = 0
+        self._note = np.zeros(1)  # on its way
+        self._here: dict[int, int] = {}  # the last meeting that each rank said it has come to
 
     @property
     def concurrent(self) -> bool:
@@ -195,7 +208,7 @@ class Mpi:
     def leave(self) -> None:
         if not self._broken:
             with contextlib.suppress(PartnerFailedError), self._watched():
-                self._meet(leaving=True)
+                self._meet(1)
 
     def rejoin(self) -> None:
         self._broken = False
@@ -229,27 +242,68 @@ class Mpi:
             self._comm.Recv(array, source=status.Get_source(), tag=tag)
             return status.Get_source(), array
 
+    def end(self) -> None:
+        """The program of this rank ends: ranks that wait for it, or come to wait, get RankEndedError."""
+        if not self._broken and not self._ended:
+            with contextlib.suppress(PartnerFailedError, RanksLostError), self._watched():
+                self._meet(self.rank + _ENDED)
+            self._hear_who_is_here()  # what was sent is received before MPI ends
+
     def abort(self, message: str) -> None:
         sys.stderr.write(f"rank {self.rank} ends the job: {message}\n")
         _flush()
         self._comm.Abort(1)
 
-    def _meet(self, *, leaving: bool = False) -> None:
+    def _meet(self, leaving: int = 0) -> None:
         """Wait for all ranks; every collective begins with it, so that a rank that fails keeps nobody waiting."""
         from mpi4py import MPI
 
         left = np.array([leaving], dtype=np.int32)
-        self._wait(self._comm.Iallreduce(MPI.IN_PLACE, left, op=MPI.MAX))
+        self._meetings += 1
+        met = self._comm.Iallreduce(MPI.IN_PLACE, left, op=MPI.MAX)
+        self._until(met.Test, self._say if self._whole is None and not leaving else None)
+        if left[0] >= _ENDED:
+            self._broken = self._ended = True
+            raise RankEndedError(
+                f"rank {left[0] - _ENDED} has ended its program, and rank {self.rank} waits for it in {_called()}. "
+                "Every rank makes the same calls: look for an exit, or an if, that only some of them come to"
+            )
         if left[0]:
             self._broken = True
             raise PartnerFailedError("another rank of this group failed")
+
+    def _say(self, waited: float, before: float) -> None:
+        """Tell rank 0, and rank 1 in case that it is rank 0 which is missing, who is here; one of the two then says it.
+
+        `waited` are the seconds by now, `before` those at the last call.
+        """
+        if before < SAID_AFTER / 2 <= waited:
+            self._note = np.array([self._meetings], dtype=np.float64)
+            for rank in {0, 1} - {self.rank}:
+                self._comm.Isend(self._note, dest=rank, tag=_HERE).Free()
+        self._hear_who_is_here()
+        missing = [r for r in range(self.size) if r != self.rank and self._here.get(r) != self._meetings]
+        if before < SAID_AFTER <= waited and missing and (self.rank == 0 or (self.rank == 1 and 0 in missing)):
+            ranks = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+            logger.warning(
+                "rank %d has waited %.0f s in %s for rank%s %s",
+                self.rank,
+                waited,
+                _called(),
+                "s" * (len(missing) > 1),
+                ranks,
+            )
+
+    def _hear_who_is_here(self) -> None:
+        while (message := self.receive(_HERE, wait=False)) is not None:
+            self._here[message[0]] = int(message[1][0])
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
         """Raise RanksLostError where the MPI library tells that a rank is gone, and have all others raise it."""
         from mpi4py import MPI
 
-        self.talking = True
+        outer, self.talking = self.talking, True
         try:
             yield
         except MPI.Exception as error:
@@ -258,7 +312,7 @@ class Mpi:
             self._revoke()
             raise RanksLostError("ranks of this run died; the others can go on") from error
         finally:
-            self.talking = False
+            self.talking = outer
 
     def _tells_of_a_death(self, error: MPI.Exception) -> bool:
         """Whether an error of the MPI library means that a rank is gone; a collective may say no more than "other"."""
@@ -281,14 +335,20 @@ class Mpi:
     def _wait(self, request: MPI.Request) -> None:
         self._until(request.Test)
 
-    def _until(self, ready: Callable[[], bool]) -> None:
-        """Wait, and look for deaths: a collective that a death has stopped between other ranks says nothing itself."""
-        pause, looked = FIRST_POLL, time.monotonic()
+    def _until(self, ready: Callable[[], bool], say: Callable[[float, float], None] | None = None) -> None:
+        """Wait, and look for deaths: a collective that a death has stopped between other ranks says nothing itself.
+
+        Once a second `say` gets the seconds waited, now and at its last call.
+        """
+        pause, began = FIRST_POLL, time.monotonic()
+        looked = began
         while not ready():
             time.sleep(pause)
             pause = min(2 * pause, LAST_POLL)
             if time.monotonic() - looked > _NEWS:
-                looked = time.monotonic()
+                before, looked = looked, time.monotonic()
+                if say is not None:
+                    say(looked - began, before - began)
                 if self._somebody_died():
                     self._revoke()
                     raise RanksLostError("ranks of this run died; the others can go on")
@@ -356,7 +416,7 @@ def world() -> Communicator:
     if launched is None or launched.size == 1:
         return SERIAL
     try:
-        from mpi4py import MPI
+        MPI = wait_for_all_ranks_to_start()
     except (ImportError, RuntimeError) as error:
         raise InputError(
             f"{launched.launcher} started {launched.size} processes, but mpi4py finds no MPI library: {error}. Load "
@@ -370,7 +430,22 @@ def world() -> Communicator:
             "launcher belongs to another MPI. Start with that library's own mpiexec, or srun --mpi=pmix."
         )
     sys.excepthook = _abort_all
-    return Mpi(MPI.Intracomm(MPI.COMM_WORLD.Dup()))
+    comm = Mpi(MPI.Intracomm(MPI.COMM_WORLD.Dup()))
+    atexit.register(comm.end)  # before MPI's own end, which was registered first
+    return comm
+
+
+def wait_for_all_ranks_to_start() -> Any:
+    """The module mpi4py.MPI, whose import waits for every rank; after a while standard error shows where this one is.
+
+    A rank that ended before it came here is no matter to some launchers, and this one would wait without a word.
+    """
+    faulthandler.dump_traceback_later(_STARTED, exit=False, file=2)  # the import holds Python's lock
+    try:
+        from mpi4py import MPI
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    return MPI
 
 
 def end_process(code: int) -> None:
@@ -401,6 +476,17 @@ def available_memory() -> int:
         group = Path("/sys/fs/cgroup")
         free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return max(0, min(free))
+
+
+def _called() -> str:
+    """The function of this package that the program has called."""
+    frame: FrameType | None = sys._getframe(1)
+    found = "the engine"
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("landscape."):
+            found = frame.f_code.co_name
+        frame = frame.f_back
+    return found
 
 
 def _flush() -> None:

@@ -241,6 +241,12 @@ class _Run:
         except RanksLostError:
             self._abandon(source)
             raise
+        except Exception:
+            raise
+        except BaseException as problem:  # an exit in the callback, once the items are done
+            if self._comm.size > 1:
+                self._comm.abort(repr(problem))
+            raise
         self._book.hand.close()
         if any(isinstance(error, _ItemAfterItemError) for error, _, _ in states):
             agree(self._comm, self._book.forget_failures)

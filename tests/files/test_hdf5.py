@@ -9,6 +9,7 @@ import os
 import shlex
 import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,97 @@ def test_plain_dataset_and_scalars(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again["plain"].data, tree.variables["plain"].data)
     assert str(again["text"].data) == "größer"
     assert (again["mask"].dims, again["mask"].data.tolist()) == (("n",), [True, False])
+
+
+# -- edited by other programs -------------------------------------------------------------------------------------
+
+
+def every_kind_of_variable() -> hdf5.Group:
+    """Coordinates, dimensions without, texts, truths, scalars, empty ones, plain ones, many attributes, groups."""
+    many = {f"note {i}": f"größer {i}" for i in range(40)}
+    variables = {
+        "wide": hdf5.Variable(("z", "a"), np.arange(6.0).reshape(3, 2), many),
+        "a": hdf5.Variable(("a",), np.array(["one", "größer"], dtype=object)),
+        "mask": hdf5.Variable(("z",), np.array([True, False, True]), {"flag": True}),
+        "number": hdf5.Variable((), np.array(3.5)),
+        "text": hdf5.Variable((), np.array("größer", dtype=object)),
+        "none": hdf5.Variable(("none",), np.empty(0)),
+        "plain": hdf5.Variable(None, np.arange(4)),
+        "c": hdf5.Variable(("z", "a", "z"), np.ones((3, 2, 3), dtype=np.int64)),
+    }
+    inner = hdf5.Group({"b": hdf5.Variable(("b",), np.arange(2.0))}, many, {"empty": hdf5.Group()})
+    return hdf5.Group(variables, many, {"zz": inner, "aa": hdf5.Group(variables)})
+
+
+def assert_same(before: hdf5.Group, after: hdf5.Group) -> None:
+    """What was there is there as it was."""
+    assert before.attributes.keys() <= after.attributes.keys()
+    for name, variable in before.variables.items():
+        np.testing.assert_array_equal(after.variables[name].data, variable.data)
+        assert after.variables[name].dims == variable.dims
+    for name, group in before.groups.items():
+        assert_same(group, after.groups[name])
+
+
+def written(folder: Path) -> dict[str, Path]:
+    """A file of each writer."""
+    surface = replace(example(), attributes={"seed": 1})
+    one, two = surface.save(folder / "b.h5"), example().save(folder / "a.h5")
+    return {
+        "tree": hdf5.write(folder / "tree.h5", every_kind_of_variable()),
+        "result": two,
+        "merged": ls.merge_runs({"b": one, "a": two}, folder / "m.h5"),
+        "exported": ls.write_loss_landscape_surface(folder / "l.h5", surface),
+    }
+
+
+@pytest.mark.parametrize("which", ["tree", "result", "merged", "exported"])
+def test_the_netcdf_library_edits_a_file(which: str, tmp_path: Path) -> None:
+    path = written(tmp_path)[which]
+    before = hdf5.read(path)
+    with netCDF4.Dataset(path, "a") as file:
+        file.setncattr("comment", "edited")
+        file.createDimension("added", 2)
+        file.createVariable("added", "f8", ("added",))[:] = [1.5, 2.5]
+        for group in file.groups.values():
+            group.setncattr("comment", "edited")
+    after = hdf5.read(path)
+    assert after.attributes["comment"] == "edited"
+    assert after.variables["added"].data.tolist() == [1.5, 2.5]
+    assert_same(before, after)
+
+
+def test_xarray_adds_to_a_file(path: Path) -> None:
+    xarray.Dataset({"mine": ("n", [1.0, 2.0])}).to_netcdf(path, mode="a", group="notes", engine="netcdf4")
+    assert ls.open(path).values["loss"].shape == (3, 5)
+    assert xarray.open_dataset(path, group="notes")["mine"].values.tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("which", ["tree", "merged", "exported"])
+def test_order_of_creation_is_tracked_everywhere_and_times_nowhere(which: str, tmp_path: Path) -> None:
+    """And every array has its checksum, as it had; equal content is equal bytes."""
+    path = written(tmp_path)[which]
+    with h5py.File(path) as file:
+        found = [file["/"]]
+        file.visititems(lambda _, item: found.append(item))
+        for item in found:
+            properties = item.id.get_create_plist()
+            assert properties.get_attr_creation_order() != 0, item.name
+            assert not properties.get_obj_track_times(), item.name
+            if isinstance(item, h5py.Group):
+                assert properties.get_link_creation_order() != 0, item.name
+            elif item.ndim and item.size and not h5py.check_string_dtype(item.dtype) and item.dtype != ">f4":
+                assert item.fletcher32, item.name
+    (tmp_path / "again").mkdir()
+    time.sleep(1.1)  # HDF5 notes whole seconds
+    assert written(tmp_path / "again")[which].read_bytes() == path.read_bytes()
+
+
+def test_names_are_read_in_the_order_of_files_of_before(tmp_path: Path) -> None:
+    tree = hdf5.read(hdf5.write(tmp_path / "tree.h5", every_kind_of_variable()))
+    assert list(tree.variables) == sorted(tree.variables)
+    assert list(tree.groups) == ["aa", "zz"]
+    assert list(tree.attributes) == sorted(tree.attributes)
 
 
 # -- several runs in one file -------------------------------------------------------------------------------------

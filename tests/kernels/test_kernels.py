@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,6 +194,60 @@ def test_principal_axes_are_those_of_numpys_svd() -> None:
     np.testing.assert_allclose(gram(found.axes), np.eye(3), atol=1e-13)
     with pytest.raises(ValueError, match="span 1 directions"):
         principal_axes([vectors[0] + t * vectors[1] for t in range(4)], 2)
+
+
+class Alive(Sequence[Tensor]):
+    """Vectors made when they are asked for, which counts how many there are at once."""
+
+    def __init__(self, vectors: Sequence[Tensor]) -> None:
+        self.vectors, self.alive, self.most = vectors, 0, 0
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, index: Any) -> Any:
+        vector = self.vectors[index].clone()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(vector, self.gone)
+        return vector
+
+    def gone(self) -> None:
+        self.alive -= 1
+
+
+@pytest.mark.parametrize(("count", "size"), [(5, 70_000), (17, 300), (40, 90), (260, 9)])
+def test_principal_axes_are_those_of_all_vectors_at_once_to_the_bit(count: int, size: int) -> None:
+    """However many are held, and with few vectors in memory; the directions of a plane are in a run's identity."""
+    vectors = [(random(t, size) + 0.1 * t * random(999, size)).float() for t in range(count)]
+    mean = torch.stack([v.double() for v in vectors]).mean(dim=0)
+    centred = [v.double() - mean for v in vectors]
+    weights = np.linalg.eigh(gram(centred))[1][:, ::-1]
+    first = sum((float(w) * v for w, v in zip(weights[:, 0], centred, strict=True)), torch.zeros(size).double())
+    first = first / torch.linalg.vector_norm(first)
+    first = first * torch.sign(first[first.abs().argmax()])
+    for held in (1, 3, count) if count < 100 else (count,):
+        given = Alive(vectors)
+        found = principal_axes(given, 2, held=held)
+        assert torch.equal(found.axes[0], first)
+        assert given.most <= 2  # the one in hand, and the one before it
+    given = Alive(vectors)
+    axes = [axis.float() for axis in found.axes]
+    placed = project(given, vectors[0], axes)
+    assert given.most <= 2
+    matrix, offsets = torch.stack(axes, 1).double(), torch.stack(vectors).double() - vectors[0].double()
+    expected = torch.linalg.lstsq(matrix, offsets.T).solution.T
+    np.testing.assert_allclose(placed.coordinates, expected, atol=1e-12 * float(expected.abs().max()))
+    rest = torch.linalg.vector_norm(offsets - expected @ matrix.T, dim=1)
+    np.testing.assert_allclose(placed.distance, rest, atol=1e-12 * float(rest.max()))
+
+
+def test_axes_of_blocks_that_are_dependent_are_refused() -> None:
+    axis = random(1, 70_000)
+    with pytest.raises(ValueError, match="dependent"):
+        project([axis], axis, [axis, 3 * axis])
+    with pytest.raises(ValueError, match="dependent"):
+        project([axis[:1]], axis[:1], [axis[:1], axis[1:2]])
 
 
 def six(n: np.ndarray, d: np.ndarray | None, chunks: int = 3) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.checkpoints.states import read_model
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.planes.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
@@ -338,6 +340,50 @@ def test_a_folder_of_checkpoints_is_a_trajectory_in_the_order_of_steps(objective
     assert plane.points.labels == ("epoch5", "epoch10", "epoch100")
     with pytest.raises(InputError, match="no folder of checkpoints"):
         pca_plane(objective, tmp_path / "epoch5.pt")
+
+
+def test_checkpoints_in_files_are_read_when_they_are_needed(
+    objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not all of them at once: the plane keeps none, and the bits are those of models in memory."""
+    states = {step: net(step).state_dict() for step in (1, 2, 3, 4, 5, 6)}
+    for step, state in states.items():
+        torch.save(state, tmp_path / f"step-{step}.pt")
+    alive = []
+
+    def read(objective: Objective, theta: Any) -> Any:
+        state = read_model(objective, theta)
+        alive.append(weakref.ref(state[0]))
+        most.append(sum(ref() is not None for ref in alive))
+        return state
+
+    most: list[int] = []
+    monkeypatch.setattr("landscape.checkpoints.states.read_model", read)
+    plane = pca_plane(objective, tmp_path)
+    assert plane.points is not None
+    assert max(most) <= 2
+    monkeypatch.undo()
+    held = pca_plane(objective, list(states.values()))
+    assert held.points is not None
+    assert plane.identity() == held.identity()
+    assert all(torch.equal(v, flat(net(s))) for v, s in zip(plane.points.vectors, states, strict=True))
+    assert torch.equal(plane.points.vectors[-1], plane.points.vectors[4:][1])
+    np.testing.assert_array_equal(plane.points.coordinates, held.points.coordinates)
+    states[2]["0.weight"].zero_()  # the caller's own, and copies were taken
+    assert plane.identity() == held.identity()
+    torch.save(net(9).state_dict(), tmp_path / "step-3.pt")
+    with pytest.raises(InputError, match=r"checkpoint 3 has other values than when it was read first"):
+        plane.identity()
+    (tmp_path / "step-3.pt").unlink()
+    with pytest.raises(InputError, match=r"step-3\.pt does not exist"):
+        plane.points.vectors[2]
+
+
+def test_a_checkpoint_that_diverged_is_named(objective: Objective) -> None:
+    states = [net(step).state_dict() for step in range(4)]
+    states[2]["0.weight"][0, 0] = math.nan
+    with pytest.raises(InputError, match=r"checkpoint 2 holds 9 values that are NaN"):
+        pca_plane(objective, states)
 
 
 def test_the_public_names() -> None:

@@ -66,6 +66,28 @@ def test_broken_rank_ends_the_job(mode: str, rank: int, run_mpi: RunMpi, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("mode", "who", "said"),
+    [
+        ("exit", 1, "rank 1 has ended its program, and rank 0 waits for it in measure_surface"),
+        ("zero", 0, "rank 0 has ended its program, and rank 1 waits for it in measure_surface"),
+        ("alone", 1, "rank 0 has ended its program, and rank 1 waits for it in measure_surface"),
+        ("callback", 0, "rank 0 ends the job"),
+    ],
+)
+def test_a_rank_that_leaves_is_told_to_the_others(mode: str, who: int, said: str, run_mpi: RunMpi) -> None:
+    """By an exit between two calls, with 0 too, by a call that not every rank makes, or from inside a callback."""
+    done = run_mpi(2, "leaving.py", mode, who)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_a_rank_that_is_late_is_named(run_mpi: RunMpi) -> None:
+    done = run_mpi(2, "leaving.py", "late", 1)
+    assert done.returncode == 0
+    assert "in measure_surface for rank 1\n" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("name", "target"), [("SIGINT", "mpiexec"), ("SIGTERM", "mpiexec"), ("SIGUSR1", "mpiexec"), ("SIGTERM", "rank")]
 )
 def test_signal_from_outside(name: str, target: str, run_mpi: RunMpi, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import GUARD, mpi_environment, mpiexec
+from conftest import GUARD, PROGRAMS, mpi_environment, mpiexec
 from small_job import landscape, values, write_job
 
 pytestmark = pytest.mark.mpi
@@ -117,3 +117,14 @@ def test_the_mpiexec_of_another_mpi_is_refused(tmp_path: Path) -> None:
     assert "started 2 processes" in done.stderr
     assert "sees a world of 1: the launcher belongs to another MPI" in done.stderr
     assert not run.exists()
+
+
+def test_a_rank_that_leaves_with_success_under_mpich() -> None:
+    """Its launcher would report success."""
+    mpi = mpich_5()
+    done = subprocess.run(
+        [*mpi.launcher(2), sys.executable, str(PROGRAMS / "leaving.py"), "zero", "1"],
+        env=mpi_environment() | mpi.variables, capture_output=True, text=True, check=False, timeout=GUARD,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "rank 1 has ended its program, and rank 0 waits for it in measure_surface" in done.stderr

@@ -29,6 +29,8 @@ from landscape.errors import InputError, nearest
 LAUNCHERS = ("auto", "srun", "mpiexec")
 FINISHED = "finished"  # file that says that a shell command has succeeded
 _TRIED = ("pmix", "pmi2")  # process interfaces: Open MPI speaks the first, MPICH and its kin the second
+_SHARE = 5  # a job is told to stop in the last fifth of its time, or later
+_TIME_LINE = re.compile(r"(?:--time|-t)(?:=|\s*)(\S+)")
 _LONGEST_SIGNAL = 65535  # seconds, sbatch(1)
 _TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}|INFINITE|UNLIMITED", re.IGNORECASE)
 _MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
@@ -219,13 +221,33 @@ class Options:
     launcher: str = "auto"
     mpi: str | None = None  # process interface of srun; by default found out
     survivors: bool = True  # the other ranks go on when one dies, where mpiexec starts them and can
-    signal_seconds: int = 120  # between SIGUSR1 and the time limit
+    signal_seconds: int | None = None  # from SIGUSR1 to the time limit; by default 120, at most a fifth of the limit
 
     def __post_init__(self) -> None:
+        limit = self.time_limit
+        if limit is not None and self.signal_seconds is not None and self.signal_seconds > limit / _SHARE:
+            raise InputError(
+                f"signal-seconds = {self.signal_seconds} are more than a fifth of the time limit of {limit} s, and a "
+                "job that is told to stop so early computes little or nothing; give at most "
+                f"{max(1, limit // _SHARE)}, leave it out, or ask for a longer time"
+            )
         if self.launcher == "mpiexec" and self.mpi is not None:
             raise InputError(
                 f"mpi = {self.mpi!r} is for srun, and launcher = 'mpiexec' does without srun; leave one of the two out"
             )
+
+    @property
+    def time_limit(self) -> int | None:
+        """Seconds that the job may take, None where nothing says: the last of `sbatch`, which wins, else `time`."""
+        found = [match[1] for line in self.sbatch if (match := _TIME_LINE.fullmatch(line.strip()))]
+        return _seconds((found or [self.time or ""])[-1].strip("\"'"))
+
+    @property
+    def lead(self) -> int:
+        """Seconds between SIGUSR1 and the time limit."""
+        if self.signal_seconds is not None:
+            return self.signal_seconds
+        return 120 if self.time_limit is None else min(120, max(1, self.time_limit // _SHARE))
 
     @property
     def ranks(self) -> int:
@@ -304,7 +326,7 @@ def batch_script(options: Options, places: Places, *, cells: bool = False) -> st
 
     Source: sbatch(1), srun(1), scontrol(1) of Slurm 22.05.
     """
-    signal = f"#SBATCH --signal=B:USR1@{options.signal_seconds}"
+    signal = f"#SBATCH --signal=B:USR1@{options.lead}"
     return "\n".join(
         (
             "#!/bin/bash",
@@ -436,6 +458,26 @@ def _text(name: str, value: Any, source: str) -> str:
     return text
 
 
+def _seconds(time: str) -> int | None:
+    """Seconds of a time limit as sbatch reads it; None for none, and for what is no such limit.
+
+    >>> [_seconds(text) for text in ("1", "1:30", "2:00:00", "1-0", "1-0:30", "UNLIMITED", "0")]
+    [60, 90, 7200, 86400, 88200, None, None]
+    """
+    days, dash, rest = time.partition("-") if "-" in time else ("0", "", time)
+    parts = rest.split(":")
+    if not days.isdecimal() or len(parts) > 3 or not all(part.isdecimal() for part in parts):
+        return None
+    numbers = [int(part) for part in parts]
+    if dash:
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    elif len(numbers) == 3:
+        hours, minutes, seconds = numbers
+    else:
+        hours, minutes, seconds = 0, *(*numbers, 0)[:2]
+    return (86400 * int(days) + 3600 * hours + 60 * minutes + seconds) or None
+
+
 def _has_control(text: str) -> bool:
     return any(ord(character) < 32 or ord(character) == 127 for character in text)
 
@@ -467,7 +509,7 @@ def _paths(options: Options, places: Places) -> Iterator[str]:
     yield f"script={shlex.quote(str(places.script))}"
     yield f"job={shlex.quote(str(places.job))}"
     yield f"run={shlex.quote(str(places.run))}"
-    yield f"patience={max(1, 3 * options.signal_seconds // 4)}  # seconds to finish items in, once told to stop"
+    yield f"patience={max(1, 3 * options.lead // 4)}  # seconds to finish items in, once told to stop"
     yield f"requeue={'yes' if options.requeue else ''}"
     # the number of the array with the index: the number of one of its tasks alone is also that of the whole array
     yield "self=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"

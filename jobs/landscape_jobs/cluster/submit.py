@@ -412,6 +412,13 @@ def _require_fit(job: Job, options: Options) -> None:
             f"run.ranks_per_item = {job.run.ranks_per_item} does not divide the {options.ranks} ranks of nodes = "
             f"{options.nodes} times ntasks-per-node = {options.ntasks_per_node}; change one of the three"
         )
+    seconds, limit = job.run.item_seconds, options.time_limit
+    if seconds is not None and limit is not None and seconds > limit - options.lead:
+        raise InputError(
+            f"run.item_seconds = {seconds:g} are more than the {limit - options.lead} s that a job has under a time "
+            f"limit of {limit} s before it is told to stop, {options.lead} s ahead: an item that takes so long would "
+            "be begun again in every job. Ask for a longer time, or give items less"
+        )
     if job.run.threads is not None and job.run.threads > options.cpus_per_task:
         raise InputError(
             f"run.threads = {job.run.threads} are more than cpus-per-task = {options.cpus_per_task}, so they "

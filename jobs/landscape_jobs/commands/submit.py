@@ -75,7 +75,9 @@ _Survivors = Annotated[
 _SignalSeconds = Annotated[
     int | None,
     typer.Option(
-        "--signal-seconds", metavar="N", help="How long before the end ranks are told to stop.  [default: 120]"
+        "--signal-seconds",
+        metavar="N",
+        help="How long before the end ranks are told to stop.  [default: 120, at most a fifth of --time]",
     ),
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the batch script, and write and submit nothing.")]

@@ -58,6 +58,38 @@ def test_times_slurm_takes(time: str) -> None:
     assert checked("time", time, "here") == time
 
 
+@pytest.mark.parametrize(
+    ("given", "lead"),
+    [
+        ({"time": "1"}, 12),
+        ({"time": "0:30"}, 6),
+        ({"time": "10"}, 120),
+        ({"time": "0:04"}, 1),
+        ({"time": "1-0"}, 120),
+        ({"time": "UNLIMITED"}, 120),
+        ({}, 120),
+        ({"time": "10:00:00", "sbatch": ("--exclusive", "--time=5")}, 60),
+        ({"time": "10:00:00", "sbatch": ("-t 00:02:00",)}, 24),
+        ({"time": "1", "signal_seconds": 12}, 12),
+        ({"signal_seconds": 5000}, 5000),
+    ],
+)
+def test_a_job_is_told_to_stop_in_the_last_fifth_of_its_time(given: dict[str, Any], lead: int) -> None:
+    options = Options(**given)
+    assert options.lead == lead
+    script = batch_script(options, places("/a"))
+    assert f"#SBATCH --signal=B:USR1@{lead}\n" in script
+    assert f"patience={max(1, 3 * lead // 4)} " in script
+
+
+@pytest.mark.parametrize(
+    "given", [{"time": "1", "signal_seconds": 13}, {"sbatch": ("--time=1-0",), "signal_seconds": 20_000}]
+)
+def test_a_signal_that_leaves_little_time_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"more than a fifth of the time limit of (60|86400) s.*at most (12|17280)"):
+        Options(**given)
+
+
 @pytest.mark.parametrize("name", ["node", "ntasks_per_node", "zzz"])
 def test_unknown_options_are_answered_with_the_nearest_and_all(name: str) -> None:
     with pytest.raises(InputError) as raised:
@@ -284,6 +316,7 @@ def test_a_bad_job_is_refused_before_it_is_queued(folder: Path) -> None:
         (["--set", "surface.x=[0,1]"], "a range is three numbers"),
         (["--set", "run.ranks_per_item=2", "--nodes", 3], "does not divide the 3 ranks"),
         (["--set", "run.threads=4", "--cpus-per-task", 2], "share cores"),
+        (["--set", "run.item_seconds=50", "--time", "1"], "more than the 48 s that a job has"),
         (["--environment", "nowhere"], "does not exist"),
     ):
         result = landscape("submit", "job.toml", *words)

@@ -1,0 +1,48 @@
+"""A rank that leaves the others, or does not come: leaving.py MODE RANK, see `test_mpi.py`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.run import comm
+
+comm.SAID_AFTER = 1.0
+MODE, WHO = sys.argv[1], int(sys.argv[2])
+ME = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0")))
+torch.manual_seed(0)
+objective = ls.Objective(nn.Linear(3, 2), data=(torch.randn(6, 3), torch.randint(2, (6,))))
+
+
+def measure(progress: Any = None) -> None:
+    grid: dict[str, Any] = {"x": (-1, 1, 3), "y": (-1, 1, 3)}
+    ls.measure_surface(objective, ls.random_plane(objective), **grid, progress=progress)
+
+
+def leave(_: Any = None) -> None:
+    if MODE == "kill":
+        os._exit(0)
+    sys.exit(0 if MODE in ("zero", "callback") else "no labels.npy on this node")
+
+
+if MODE == "first" and ME == WHO:
+    leave()
+measure()
+if MODE == "callback":
+    measure(progress=leave)  # which rank 0 calls
+elif MODE == "late" and ME == WHO:
+    time.sleep(4)
+    measure()
+elif MODE == "alone":
+    if ME == WHO:
+        measure()
+elif ME == WHO:
+    leave()
+else:
+    measure()
