@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,8 +23,10 @@ from landscape.errors import InputError, nearest, user_code
 from landscape.objective.data import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
 from landscape.objective.trees import tensors_in
+from landscape.objective.uses import axes_of_outputs
 from landscape.run.comm import local_rank
 
+logger = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
 
@@ -61,15 +65,9 @@ def parameter_layout(model: nn.Module) -> Layout:
     (axis 0, so each of q, k, v of a packed projection has its own rows), an output channel of a convolution (grouped
     or not), and an output channel of each group of a transposed convolution, whose axis 0 counts inputs. The
     (in, out) weight of transformers' `Conv1D` has a filter per column, and a (1, N, D) table of positions one per
-    position, like an Embedding.
+    position, like an Embedding. Of other layers axis 0 is taken here; see `BoundModel.settle_filters`.
     """
-    owners: dict[int, tuple[nn.Module, str]] = {}
-    for module in model.modules():
-        for name, parts in getattr(module, "parametrizations", {}).items():  # spectral_norm and its kin
-            for parameter in parts.parameters():
-                owners.setdefault(id(parameter), (module, name))
-        for name, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), (module, name))
+    owners = _owners(model)
     shapes: dict[str, tuple[int, ...]] = {}
     kinds: dict[str, str] = {}
     filters: dict[str, Filters | None] = {}
@@ -87,6 +85,18 @@ def parameter_layout(model: nn.Module) -> Layout:
         kinds[name] = _kind(module, local, parameter)
         filters[name] = _filters(module, parameter)
     return Layout.of(shapes, kinds, filters)
+
+
+def _owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
+    """{id of a parameter: the module it belongs to, its name there}."""
+    owners: dict[int, tuple[nn.Module, str]] = {}
+    for module in model.modules():
+        for name, parts in getattr(module, "parametrizations", {}).items():  # spectral_norm and its kin
+            for parameter in parts.parameters():
+                owners.setdefault(id(parameter), (module, name))
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), (module, name))
+    return owners
 
 
 def _kind(module: nn.Module, local: str, parameter: Tensor) -> str:
@@ -117,6 +127,33 @@ def _filters(module: nn.Module, parameter: Tensor) -> Filters | None:
     if type(module).__name__ == "Conv1D" and len(shape) == 2:
         return Filters(shape, (0,))
     return Filters((shape[0], math.prod(shape[1:])), (1,))
+
+
+def _filters_along(shape: tuple[int, ...], outputs: frozenset[int]) -> Filters:
+    """A filter for each index of the axes `outputs`."""
+    if outputs == {0}:
+        return Filters((shape[0], math.prod(shape[1:])), (1,))
+    return Filters(shape, tuple(axis for axis in range(len(shape)) if axis not in outputs))
+
+
+# Modules whose parameters are known to have a filter per index of axis 0, or as `_filters` says.
+_KNOWN = (
+    *(nn.Linear, nn.Bilinear, _ConvNd, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase),
+    *(nn.MultiheadAttention, nn.LayerNorm, nn.RMSNorm),
+)
+
+
+def _unknown_layers(model: nn.Module, layout: Layout) -> tuple[str, ...]:
+    """Names of the parameters with several axes whose layer says nothing of what the axes are."""
+    owners, named = _owners(model), dict(model.named_parameters())
+    found = []
+    for block in layout.blocks:
+        parameter = named[block.name]
+        module, _ = owners[id(parameter)]
+        known = isinstance(module, _KNOWN) or type(module).__name__ == "Conv1D" or _is_positions(module, parameter)
+        if not known and sum(size > 1 for size in block.shape) > 1:
+            found.append(block.name)
+    return tuple(found)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -171,6 +208,8 @@ class BoundModel:
         self._trainable = [named.pop(name) for name in self.layout.names]
         if not self._trainable:
             raise InputError(_nothing_to_vary(model))
+        # Parameters whose filters are taken along axis 0 because nothing is known of their axes.
+        self.along_axis_0 = _unknown_layers(model, self.layout)
         self._shapes = [block.shape for block in self.layout.blocks]
         self._sizes = [block.size for block in self.layout.blocks]
         self._frozen = list(named.values())
@@ -241,6 +280,27 @@ class BoundModel:
     def trainable(self) -> list[Tensor]:
         """The trainable parameters themselves, in the layout's order."""
         return list(self._trainable)
+
+    def settle_filters(self, batch: Any, call: Callable[[nn.Module, Any], object]) -> None:
+        """Find from `call(model, batch)` which axes make outputs in layers that are not known; else axis 0 stays."""
+        if not self.along_axis_0:
+            return
+        named = dict(zip(self.layout.names, self._trainable, strict=True))
+        with self.at(self.centre) as model:
+            parameters = {name: named[name] for name in self.along_axis_0}
+            try:
+                found = axes_of_outputs(parameters, batch, lambda: call(model, batch))
+            except Exception as error:  # whatever a forward pass does under a mode that watches it
+                logger.info(
+                    "the axes of parameters are not looked at, since the forward pass cannot be traced: %s", error
+                )
+                return
+        blocks = [
+            replace(block, filters=_filters_along(block.shape, found[block.name])) if block.name in found else block
+            for block in self.layout.blocks
+        ]
+        self.layout = Layout(tuple(blocks))
+        self.along_axis_0 = tuple(name for name in self.along_axis_0 if name not in found)
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -125,6 +125,11 @@ class Objective:
         return self._model.layout
 
     @property
+    def along_axis_0(self) -> tuple[str, ...]:
+        """Names of the parameters whose filters are taken along axis 0 because their use does not tell their axes."""
+        return self._model.along_axis_0
+
+    @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the model's state_dict, in its order."""
         return self._model.state_shapes

@@ -170,6 +170,8 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     trial = _trial_batch(data)
     calls = _tried(calls, trial)
     calls = _in_memory_format(calls, trial)
+    with calls.context(True):
+        calls.model.settle_filters(trial, calls.outputs)
     undivided = data.converted(calls.formatted) if calls.channels_last else data
     values_per_sample = _largest_activation(calls, trial)
     chunk = _chunk_size(calls, undivided, trial, values_per_sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching, select_blocks
 from landscape.objective.trees import digest, digest_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ class Plane:
             "buffers": digest(*self.buffers.values(), *(v for d in self.buffer_directions for v in d.values())),
         }
 
+    @property
+    def made(self) -> dict[str, Any]:
+        """What of `about` a run's identity holds: how the plane was made, without what was only noted of it."""
+        return {key: value for key, value in self.about.items() if key != "along_axis_0"}
+
     def geometry(self) -> dict[str, Any]:
         """Lengths of the directions and the cosines between them."""
         products = gram(self.directions)
@@ -115,7 +123,9 @@ def random_plane(
     """Gaussian directions at the objective's centre, each from (seed, axis) alone, scaled to the parameters.
 
     `normalize` is "none", "filter" (Li et al. 2018), "layer", "weight" or "model"; see
-    `landscape_kernels.normalise.normalise_` for the formulas. `ignore` names kinds ("bias", "norm", "embedding",
+    `landscape_kernels.normalise.normalise_` for the formulas. Which axes of a tensor number filters is known of torch's
+    layers and seen from a forward pass of others; where it is not, axis 0 is taken, and the tensors are named in
+    `about["along_axis_0"]` and in a warning. `ignore` names kinds ("bias", "norm", "embedding",
     "weight") or patterns of parameter names whose directions are zero. `params` names the parameters that vary at all:
     modules ("layer1"), parameters, or patterns ("*.lora_*"), as in `measure_spectrum`; by default every one.
     `orthogonal` makes the directions exactly orthogonal (cosine below 1e-13, before they are rounded to the objective's
@@ -162,6 +172,14 @@ def random_plane(
     }
     if params is not None:
         about["params"] = [params] if isinstance(params, str) else list(params)
+    unclear = [name for name in objective.along_axis_0 if name not in {block.name for block in ignored}]
+    if unclear and normalize == "filter":
+        about["along_axis_0"] = unclear
+        logger.warning(
+            "normalize='filter' takes one filter per index of axis 0 in %s: how the model uses them does not tell "
+            "which axes make outputs. normalize='layer' does not depend on it.",
+            ", ".join(unclear[:5]) + (f" and {len(unclear) - 5} more" if len(unclear) > 5 else ""),
+        )
     return Plane(objective.theta, placed_points(objective, directions), about)
 
 

@@ -58,7 +58,7 @@ class CurvatureMapTask:
         """See `Task`."""
         identity = {
             **self._matrix.identity(),
-            "plane": {**self._plane.identity(), "made": dict(self._plane.about)},
+            "plane": {**self._plane.identity(), "made": self._plane.made},
             "axes": {name: values.tolist() for name, values in self.grid.axes.items()},
             "tol": self._asked.tol,
             "max_products": self._asked.max_products,

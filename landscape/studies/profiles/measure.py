@@ -63,7 +63,7 @@ class ProfilesTask:
         names = [name for quantity in objective.quantities for name in (quantity, f"{quantity}_stderr")]
         identity = {
             "objective": objective.identity(),
-            "directions": {**first.identity(), "made": dict(first.about)},
+            "directions": {**first.identity(), "made": first.made},
             "n": len(self._grid.axes["direction"]),
             "x": self._grid.axes["x"].tolist(),
             "batchnorm": self._statistics.mode,
@@ -73,6 +73,7 @@ class ProfilesTask:
             "device": str(objective.device),
             "statistics_samples": self._statistics.samples,
             "anchors": self._all_anchors,
+            "along_axis_0": list(first.about.get("along_axis_0", ())),
         }
         return Description("profiles", dict.fromkeys(names, ()), identity, about)
 
@@ -150,6 +151,7 @@ def profiles_from_rows(description: Description, rows: Rows, history: History) -
         **{name: made[name] for name in ("normalize", "ignore", "seed")},
         "batchnorm": identity["batchnorm"],
         "statistics_samples": description.about["statistics_samples"],
+        **({"along_axis_0": unclear} if (unclear := description.about.get("along_axis_0")) else {}),
         "error": EXACT,
         **precision_error(description, rows, size),
     }

@@ -80,7 +80,7 @@ class SurfaceTask:
         axes = {name: values.tolist() for name, values in self.grid.axes.items()}
         identity = {
             "objective": objective.identity(),
-            "plane": {**plane.identity(), "made": dict(plane.about)},
+            "plane": {**plane.identity(), "made": plane.made},
             "axes": axes,
             "batchnorm": self._statistics.mode,
             "statistics": self._statistics.digest,

@@ -77,7 +77,7 @@ def test_nan_in_the_data_stops_the_exact_trace() -> None:
     inputs = INPUTS.clone()
     inputs[20] = torch.nan
     net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
-    with pytest.raises(ls.LandscapeError, match="not finite in chunk 0"):
+    with pytest.raises(ls.LandscapeError, match="not finite for sample 20"):
         ls.measure_spectrum(ls.Objective(net, data=(inputs, TARGETS)), k=0, density=False)
 
 
