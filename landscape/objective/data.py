@@ -397,8 +397,13 @@ def _each(batches: Iterable[Any], source: Any) -> Iterator[Batch]:
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
-    """A batch whose own objects (graphs) are on the device: their `.to()` may move more than their tensors."""
-    return batch.to(device) if is_graph(batch) and device.type != "cpu" else batch
+    """A batch whose objects with `.to()` (graphs) are on the device: that may move more than tensors that are seen."""
+    return batch if device.type == "cpu" else map_leaves(batch, lambda value: value.to(device), _moves_itself)
+
+
+def _moves_itself(value: Any) -> bool:
+    plain = isinstance(value, (Tensor, type)) or is_array(value) or hasattr(value, "named_parameters")
+    return not plain and callable(getattr(value, "to", None))
 
 
 class _Whole:

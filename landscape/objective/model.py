@@ -187,7 +187,7 @@ def _nothing_to_vary(model: nn.Module) -> str:
             "model of floats with the same weights"
         )
     if not any(True for _ in model.parameters()):
-        return f"{name} has no trainable parameter, as it has none at all; give a model with nn.Parameters"
+        return f"{name} has no trainable parameter, and no other either: there is nothing to vary; give one with some"
     return f"{name} has no trainable parameter; call requires_grad_(True) on those to vary, or on the model for all"
 
 

@@ -52,7 +52,7 @@ class Objective:
     targets) that returns a mean or sum over the batch, values per sample, or (numerators, denominators). The value is
     always sum(numerators) / sum(denominators) over all data: the mean per sample, per element or per kept token, so a
     short last batch weighs what it holds. `loss=None` means that `forward` returns the loss itself in one of those
-    forms (a scalar then counts as the mean over the batch).
+    forms (a scalar then counts as the mean over the batch, which is tried on parts of several batches).
 
     `data` is (inputs, targets), a Dataset, a DataLoader, or a re-iterable of batches, tuples `(*inputs, targets)` or
     mappings with a label key. Labels are used as they are: a language model that predicts the next token needs
@@ -68,7 +68,8 @@ class Objective:
     GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each evaluation. `check`
     reads the data twice and refuses it when the passes differ.
 
-    Raises InputError for anything that would give numbers that mean something else than asked.
+    Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
+    of them) with the shapes that met for what the user's own model, loss, metric or data raises.
     """
 
     @keeps_random_state

@@ -342,6 +342,10 @@ def _first_call(calls: Calls, trial: Batch) -> Calls:
             raise
         calls = replace(calls, needs_grad=True)
         calls.run(trial)
+    if calls.model.batchnorm_names:
+        with calls.model.at(calls.model.centre) as model, calls.context(False):
+            calls.call(model, trial)
+            calls.model.require_eval()
     return replace(calls, copies_inputs=versions != [t._version for t in tensors_in(trial)])
 
 

@@ -422,7 +422,7 @@ def test_a_forward_that_switches_batchnorm_to_train_mode_is_refused() -> None:
         return model(batch[0]), batch[1]
 
     with pytest.raises(InputError, match="BatchNorm '1' into train mode"):
-        CurvatureOperator(Objective(net, data=data, forward=forward))
+        Objective(net, data=data, forward=forward)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

@@ -444,7 +444,7 @@ def test_a_diverged_fit_is_told() -> None:
 
 
 def test_a_gradient_that_is_nan_is_told() -> None:
-    """The loss is 0 all the while, and its last step is the first to spoil the curve."""
-    objective = on_the_plane(lambda p: (p - p.detach()).abs().sqrt().sum())
+    """The loss is finite all the while, and its last step is the first to spoil the curve."""
+    objective = on_the_plane(lambda p: p.square().sum() + (p - p.detach()).abs().sqrt().sum())
     with pytest.raises(NumericalError, match="a control point became NaN or infinite in epoch 1 of 1"):
         fit_curve(objective, [1.0, 0.0], [0.0, 1.0], epochs=1, train=[torch.zeros(1)])

@@ -279,14 +279,14 @@ def test_nan_and_inf_are_results() -> None:
 
 def test_one_vector_serves_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    evaluate = Objective.evaluate
+    evaluate = Objective.estimates
 
     def watched(self: Objective, theta: Any = None, **options: Any) -> Any:
         seen.append(theta.data_ptr())
         return evaluate(self, theta, **options)
 
     objective = point_objective(ring)
-    monkeypatch.setattr(Objective, "evaluate", watched)
+    monkeypatch.setattr(Objective, "estimates", watched)
     measure_path(objective, [vector(1.0, 0.0), vector(0.0, 1.0)], t=9)
     assert len(seen) == 9
     assert len(set(seen)) == 1
@@ -445,7 +445,7 @@ def test_statistics_error_costs_less_than_a_twentieth(monkeypatch: pytest.Monkey
     data, statistics = samples(3200), samples(1600, 5)
     objective = ls.Objective(batchnorm_net(0), "cross_entropy", data)
     passed: Counter[str] = Counter()
-    evaluate, reestimate = Objective.evaluate, Objective.reestimate
+    evaluate, reestimate = Objective.estimates, Objective.reestimate
 
     def evaluating(self: Objective, theta: Any = None, **options: Any) -> Any:
         passed["loss"] += self.samples
@@ -455,7 +455,7 @@ def test_statistics_error_costs_less_than_a_twentieth(monkeypatch: pytest.Monkey
         passed["statistics"] += given.samples
         return reestimate(self, theta, given)
 
-    monkeypatch.setattr(Objective, "evaluate", evaluating)
+    monkeypatch.setattr(Objective, "estimates", evaluating)
     monkeypatch.setattr(Objective, "reestimate", estimating)
     path = measure_path(objective, [batchnorm_net(0), batchnorm_net(1)], statistics=statistics)
     assert np.isfinite(path.statistics_stderr["loss"]).sum() == 2
@@ -574,7 +574,7 @@ def test_bad_options_are_refused_before_any_work(
     options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective, nets = two_nets()
-    monkeypatch.setattr(Objective, "evaluate", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(Objective, "estimates", lambda *_, **__: pytest.fail("computed"))
     with pytest.raises(InputError, match=message):
         measure_path(objective, nets, **options)
 

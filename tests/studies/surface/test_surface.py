@@ -154,13 +154,13 @@ def grid_surface(objective: ls.Objective, **options: Any) -> ls.Surface:
 def counted(objective: ls.Objective, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Addresses of the vectors that are evaluated from now on."""
     addresses: list[int] = []
-    original = objective.evaluate
+    original = objective.estimates
 
     def evaluate(theta: Any = None, **options: Any) -> Any:
         addresses.append(theta.data_ptr())
         return original(theta, **options)
 
-    monkeypatch.setattr(objective, "evaluate", evaluate)
+    monkeypatch.setattr(objective, "estimates", evaluate)
     return addresses
 
 
