@@ -15,7 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, default_collate
 
 from landscape.errors import InputError
-from landscape.objective.trees import batch_size, has_batch_axis, map_tensors, tensor_bytes, tensors_in
+from landscape.objective.trees import (
+    batch_size,
+    has_batch_axis,
+    map_tensors,
+    strided_parts,
+    take_rows,
+    tensor_bytes,
+    tensors_in,
+)
 
 Batch = Any  # nested tuples, lists and mappings of tensors with a common first axis
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
@@ -73,7 +81,7 @@ class Data:
                 batch = self._batches.rows(index.tolist())
         else:
             (whole,) = self._batches
-            batch = map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
+            batch = map_tensors(whole, lambda tensor: take_rows(tensor, index.to(tensor.device)))
         digest = hashlib.blake2b(f"{self.digest}{index.tolist()}".encode(), digest_size=16).hexdigest()
         return Data([batch], len(index), digest, 1, held=True, divisible=True)
 
@@ -164,7 +172,7 @@ def inputs_and_targets(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any], A
 
 
 def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    return map_tensors(batch, lambda tensor: tensor[start:stop])
+    return map_tensors(batch, lambda tensor: take_rows(tensor, slice(start, stop)))
 
 
 class Stream:
@@ -189,7 +197,7 @@ class Stream:
         """One batch of the given samples."""
         if isinstance(self._source, _Whole):
             index = torch.as_tensor(numbers, dtype=torch.long)
-            return self.placed(map_tensors(self._source.batch, lambda tensor: tensor[index]))
+            return self.placed(map_tensors(self._source.batch, lambda tensor: take_rows(tensor, index)))
         return self.placed(_collated([self._source[i] for i in numbers]))
 
     def with_batch_size(self, size: int) -> Stream:
@@ -268,17 +276,25 @@ class _Pass:
         leaves = list(tensors_in(batch))
         for i, leaf in enumerate(leaves):
             if i == len(self._hashes):
-                kind = f"{leaf.dtype}{tuple(leaf.shape[1:])}"
+                kind = f"{leaf.dtype}{() if leaf.is_nested else tuple(leaf.shape[1:])}"
                 self._hashes.append(hashlib.blake2b(kind.encode(), digest_size=16))
             self._hashes[i].update(tensor_bytes(leaf))
-            self.bytes += leaf.numel() * leaf.element_size()
+            self.bytes += sum(part.numel() * part.element_size() for part in strided_parts(leaf))
         if has_batch_axis(batch):
-            flat = [leaf.double().reshape(size, math.prod(leaf.shape[1:])).sum(1).cpu() for leaf in leaves]
+            flat = [_sample_sums(leaf, size).cpu() for leaf in leaves]
             self.signatures.append(torch.stack(flat).sum(0))
         if self.kept is not None and self.bytes <= budget:
             self.kept.append(batch)
         else:
             self.kept = None
+
+
+def _sample_sums(leaf: Tensor, size: int) -> Tensor:
+    """(size,), the sum of each sample's values."""
+    if leaf.is_nested:
+        return torch.stack([sample.double().sum() for sample in leaf.unbind()])
+    dense = leaf if leaf.layout == torch.strided else leaf.to_dense()
+    return dense.double().reshape(size, math.prod(leaf.shape[1:])).sum(1)
 
 
 def _pass(stream: Stream, budget: int) -> _Pass:
@@ -317,6 +333,8 @@ def _merge(batches: list[Batch]) -> Batch | None:
     if len(batches) == 1:
         return batches[0]
     leaves = [list(tensors_in(batch)) for batch in batches]
+    if any(leaf.is_nested or leaf.layout != torch.strided for row in leaves for leaf in row):
+        return None
     shapes = [[(leaf.dtype, leaf.shape[1:]) for leaf in row] for row in leaves]
     if any(row != shapes[0] for row in shapes):
         return None
@@ -361,7 +379,7 @@ def _as_tensors(tree: Any) -> Any:
 
 
 def _checked_lengths(whole: Batch) -> Batch:
-    lengths = {int(t.shape[0]) if t.ndim else 0 for t in tensors_in(whole)}
+    lengths = {int(t.size(0)) if t.ndim else 0 for t in tensors_in(whole)}
     if not lengths:
         raise InputError("the data holds no tensor or array; give (inputs, targets), a Dataset or a list of batches")
     if len(lengths) != 1:

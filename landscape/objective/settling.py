@@ -34,6 +34,8 @@ from landscape.objective.trees import (
     has_batch_axis,
     map_tensors,
     shapes_in,
+    strided_parts,
+    take_rows,
     tensors_in,
 )
 
@@ -184,7 +186,7 @@ def settled_quantities(calls: Calls, loss: LossLike | None, metrics: Metrics, da
 def _trial_batch(data: Data) -> Batch:
     """A few samples (or the first of the user's own batches) to settle questions on."""
     _, batch = next(data.chunks())
-    return map_tensors(batch, lambda t: t[:_TRIAL]) if data.divisible else batch
+    return map_tensors(batch, lambda t: take_rows(t, slice(_TRIAL))) if data.divisible else batch
 
 
 def _tried(calls: Calls, trial: Batch) -> Calls:
@@ -254,7 +256,7 @@ def _in_memory_format(calls: Calls, trial: Batch) -> Calls:
 def _largest_activation(calls: Calls, trial: Batch) -> int:
     """Values of the largest tensor met per sample, the input included."""
     inside = calls.model.largest_activation(lambda: calls.run(trial))
-    inputs = max(t.numel() for t in tensors_in(trial))
+    inputs = max(part.numel() for t in tensors_in(trial) for part in strided_parts(t))
     return -(-max(inside, inputs) // batch_size(trial))
 
 
@@ -280,7 +282,7 @@ def _check_determinism(calls: Calls, quantities: Sequence[Quantity], data: Data)
         )
     size = batch_size(batch)
     if calls.forward is None and first.per_sample and size > 1 and has_batch_axis(batch):
-        half = _loss_units(calls, quantities, map_tensors(batch, lambda t: t[: size // 2]), 0)
+        half = _loss_units(calls, quantities, map_tensors(batch, lambda t: take_rows(t, slice(size // 2))), 0)
         if not alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[calls.dtype]):
             raise InputError(
                 "the loss of a sample changes with the other samples of its batch, so its mean depends on the "
