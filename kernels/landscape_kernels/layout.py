@@ -89,10 +89,15 @@ class Layout:
         return tuple(block.shape for block in self.blocks)
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """One vector (size,) from {name: tensor}. Raises KeyError for a missing name, ValueError for a wrong shape."""
+        """One vector (size,) from {name: tensor}, of a complex tensor real and imaginary parts in turn.
+
+        Raises KeyError for a missing name, ValueError for a wrong shape.
+        """
         parts: list[Tensor] = []
         for block in self.blocks:
             tensor = tensors[block.name]
+            if tensor.is_complex():
+                tensor = torch.view_as_real(tensor.resolve_conj())
             if tuple(tensor.shape) != block.shape:
                 raise ValueError(f"{block.name} has shape {tuple(tensor.shape)}, the layout {block.shape}")
             parts.append(tensor.detach().reshape(-1))

@@ -23,6 +23,7 @@ from landscape.checkpoints.reading import (
 )
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
+from landscape.objective.trees import equal
 
 ThetaLike = Any  # flat vector, {name: tensor}, a module with state_dict(), or the path of a checkpoint or its folder
 PAIRS = ("all", "ring", "star")
@@ -44,7 +45,10 @@ def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | N
         return None
     values = {name: value.detach() if isinstance(value, Tensor) else value for name, value in theta.items()}
     state = strip_prefixes(values, objective.state_shapes)
-    parameters = dict(zip(objective.layout.names, objective.layout.shapes, strict=True))
+    parameters = {  # a complex tensor has an axis less than its block
+        block.name: block.shape[: -1 if block.name in objective.complex_names else None]
+        for block in objective.layout.blocks
+    }
     if set(state) == set(parameters):
         check_state(state, parameters, source)
         return state
@@ -67,7 +71,7 @@ def read_model(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str
     if set(state) == set(objective.layout.names):
         return objective.vector(objective.layout.flatten(state)), {}
     for name, value in objective.frozen.items():
-        if name in state and not torch.equal(state[name].to(value.device, value.dtype), value):
+        if name in state and not equal(state[name].to(value.device, value.dtype), value):
             raise InputError(
                 f"{_source(theta)} has another value of {name!r}, which is frozen (requires_grad=False) and so the "
                 "same all over the plane; set requires_grad on the parameters that differ between the models"

@@ -81,7 +81,9 @@ class Matrix:
 
     def about(self) -> dict[str, Any]:
         """How products are computed, and what the rows are."""
+        parts = [name for name in self.names if name in self.sample.objective.complex_names]
         return {
+            **({"complex": parts} if parts else {}),  # rows are their real and imaginary parts in turn
             "device": str(self.sample.objective.device),
             "check": asdict(self.check),
             "size": self.size,
@@ -123,6 +125,9 @@ def matrix_of(
     elif sampling != "uniform":
         raise InputError(f"sampling={sampling!r} needs samples=, the number of samples to draw")
     blocks = select_blocks(objective, params)
+    parts = [block.name for block in blocks if block.name in objective.complex_names]
+    if parts:
+        logger.info("the matrix is in the real and imaginary parts of complex parameters: %s", ", ".join(parts[:5]))
     chosen = [objective.layout.blocks.index(block) for block in blocks]
     check = world().broadcast(check_products(objective, operator, chosen, point, buffers))
     names = None if params is None else tuple(block.name for block in blocks)

@@ -22,6 +22,7 @@ from torch.autograd import forward_ad
 from landscape.errors import InputError, UserCodeError
 from landscape.objective.data import Batch
 from landscape.objective.losses import Units
+from landscape.objective.model import aligned, as_real, shaped_like
 from landscape.objective.objective import Objective
 from landscape.objective.raised import raised_by
 from landscape.objective.trees import floats_in
@@ -118,7 +119,7 @@ def forward_over_reverse(loss_at: Callable[[Parts], Tensor], parameters: Parts) 
 def _length(parameters: Parts, chosen: Sequence[int]) -> float:
     """What steps are relative to: the larger of the chosen weights' norm and their share of the whole vector's."""
     selected = [parameters[i] for i in chosen]
-    count, size = (sum(p.numel() for p in parts) for parts in (selected, parameters))
+    count, size = (sum(as_real(p).numel() for p in parts) for parts in (selected, parameters))
     if count == size:
         return _norm(selected) or 1.0
     return max(_norm(selected), _norm(parameters) * math.sqrt(count / size)) or 1.0
@@ -251,14 +252,14 @@ def image_rows(chunk: Chunk, vectors: Tensor, parameters: Parts) -> Tensor:
 
 
 def flat(parts: Parts) -> Tensor:
-    """(size,), the values of all parts."""
-    return torch.cat([part.reshape(-1) for part in parts])
+    """(size,), the values of all parts, of complex ones real and imaginary parts in turn."""
+    return torch.cat([as_real(part).reshape(-1) for part in parts])
 
 
 def _shaped(vector: Tensor, parameters: Parts) -> Parts:
-    """Parts of `vector` (size,) shaped like the parameters."""
-    pieces = vector.split_with_sizes([p.numel() for p in parameters])
-    return [piece.view(p.shape) for piece, p in zip(pieces, parameters, strict=True)]
+    """Parts of `vector` (size,) shaped like the parameters; copies where a view would not be aligned."""
+    pieces = vector.split_with_sizes([as_real(p).numel() for p in parameters])
+    return [shaped_like(p, aligned(piece), as_real(p).shape) for piece, p in zip(pieces, parameters, strict=True)]
 
 
 class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -823,7 +824,7 @@ def _least(gaps: Iterable[float]) -> float:
 
 
 def _norm(parts: Parts) -> float:
-    return math.sqrt(sum(float(part.detach().double().square().sum()) for part in parts))
+    return math.sqrt(sum(float(as_real(part.detach()).double().square().sum()) for part in parts))
 
 
 def _dot(first: Tensor, second: Tensor) -> float:

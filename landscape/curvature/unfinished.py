@@ -10,7 +10,7 @@ import torch
 from landscape.errors import InputError, NumericalError
 from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
-from landscape.objective.trees import has_batch_axis, map_tensors, tensors_in
+from landscape.objective.trees import has_batch_axis, map_tensors, take_rows, tensors_in
 
 
 def not_finite(
@@ -39,7 +39,7 @@ def broken_rows(batch: Batch, size: int, is_finite: Callable[[Batch, slice], boo
 
     None where the batch cannot be cut, or where no part alone is at fault.
     """
-    if not has_batch_axis(batch) or len(next(tensors_in(batch))) != size:
+    if not has_batch_axis(batch) or next(tensors_in(batch)).size(0) != size:
         return None
     found: list[int] = []
     left = [slice(0, size)]
@@ -59,7 +59,7 @@ def broken_rows(batch: Batch, size: int, is_finite: Callable[[Batch, slice], boo
 
 
 def _cut(batch: Batch, part: slice) -> Batch:
-    return map_tensors(batch, lambda tensor: tensor[part])
+    return map_tensors(batch, lambda tensor: take_rows(tensor, part))
 
 
 def _loss_is_finite(
@@ -68,7 +68,7 @@ def _loss_is_finite(
     batch = objective.batch(number)
     if rows is not None:
         index = torch.tensor(rows)
-        batch = map_tensors(batch, lambda tensor: tensor[index.to(tensor.device)])
+        batch = map_tensors(batch, lambda tensor: take_rows(tensor, index.to(tensor.device)))
     try:
         with objective.differentiable(theta, buffers) as (model, _), torch.no_grad():
             units = objective.loss_units(*objective.outputs(model, batch))

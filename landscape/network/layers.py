@@ -372,6 +372,7 @@ class GradientSquares:
                     continue
                 name = self._parameters[id(parameter)]
                 uses.setdefault(name, []).append(f"{path}.{local}")
+                self._refuse(f"{name} is complex" if parameter is not None and parameter.is_complex() else "")
                 if layer is None or local not in layer.parameters:
                     self._refuse(f"{name} belongs to a {type(module).__name__}, which has no rule for it")
                 else:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from landscape.errors import InputError, user_code
-from landscape.objective.trees import has_batch_axis, parts_of, shapes_in, stated_size, tensors_in
+from landscape.objective.trees import axes_of, has_batch_axis, parts_of, shapes_in, stated_size, tensors_in
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 SizeLike = int | Callable[[Any], int]
@@ -60,11 +60,11 @@ class Counting:
 
     def can_be_cut(self, batch: Any) -> bool:
         """Whether the first axis of every tensor runs over the samples, so that some of them can be taken."""
-        return has_batch_axis(batch) and self.of(batch) == int(next(tensors_in(batch)).shape[0])
+        return has_batch_axis(batch) and self.of(batch) == int(next(tensors_in(batch)).size(0))
 
     def _given(self, given: SizeLike, batch: Any) -> int:
         if isinstance(given, int):
-            if not any(given in tensor.shape for tensor in tensors_in(batch)) and stated_size(batch) != given:
+            if not any(given in axes_of(tensor) for tensor in tensors_in(batch)) and stated_size(batch) != given:
                 raise InputError(
                     f"batch_size={given}, and no axis of a batch's tensors is as long ({shapes_in(batch)}); where "
                     "batches differ in size, give a function of the batch: batch_size=lambda batch: ..."
@@ -101,7 +101,7 @@ def targets_in(batch: Any) -> Any | None:
 
 def second_axis(batch: Any) -> int | None:
     """The length of the second axis where all tensors of a batch share one; None where they do not."""
-    lengths = {tensor.shape[1] if tensor.ndim > 1 else None for tensor in tensors_in(batch)}
+    lengths = {axes_of(tensor)[1] if len(axes_of(tensor)) > 1 else None for tensor in tensors_in(batch)}
     found = lengths.pop() if len(lengths) == 1 else None
     return None if found is None else int(found)
 
@@ -112,7 +112,7 @@ def _seen(batch: Any) -> int | None:
     if samples is not None:
         return samples
     said, parts = _told_apart(batch)
-    first = {part.shape[0] for part in parts if part.ndim}
+    first = {int(part.size(0)) for part in parts if part.ndim}
     targets = targets_in(batch)
     if not said:
         if len(first) == 1 and not _is_doubtful(batch, first):
@@ -181,11 +181,11 @@ def _lengths(targets: Any) -> set[int]:
     """How many samples targets may be for: the first axes of their tensors, the length of a list of them."""
     if isinstance(targets, list) and targets and not _is_one_length(targets):
         return {len(targets)}
-    return {int(t.shape[0]) for t in tensors_in(targets) if t.ndim}
+    return {int(t.size(0)) for t in tensors_in(targets) if t.ndim}
 
 
 def _is_one_length(targets: list[Any]) -> bool:
-    return all(isinstance(t, Tensor) and t.ndim for t in targets) and len({t.shape[0] for t in targets}) == 1
+    return all(isinstance(t, Tensor) and t.ndim for t in targets) and len({t.size(0) for t in targets}) == 1
 
 
 def _may_hold(part: Any, count: int) -> bool:
@@ -193,7 +193,7 @@ def _may_hold(part: Any, count: int) -> bool:
     tensors = [t for t in tensors_in(part) if t.ndim]
     if isinstance(part, (list, tuple)) and len(part) == count:
         return True
-    return all(count in t.shape or t.shape[0] > count or _is_edges(t) for t in tensors)
+    return all(count in axes_of(t) or t.size(0) > count or _is_edges(t) for t in tensors)
 
 
 def _is_edges(tensor: Tensor) -> bool:

@@ -29,6 +29,7 @@ from landscape.errors import InputError, user_code
 from landscape.objective.arrays import LazyArray, as_tensor, is_array, is_lazy
 from landscape.objective.counting import LABEL_KEYS, WAYS, Counting, targets_in
 from landscape.objective.trees import (
+    axes_of,
     has_batch_axis,
     is_graph,
     kind_of,
@@ -36,6 +37,8 @@ from landscape.objective.trees import (
     map_leaves,
     map_tensors,
     shapes_in,
+    strided_parts,
+    take_rows,
     tensor_bytes,
     tensors_in,
 )
@@ -112,7 +115,7 @@ class Data:
                 batch = self._batches.rows(index.tolist())
         else:
             (whole,) = self._batches
-            batch = map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
+            batch = map_tensors(whole, lambda tensor: take_rows(tensor, index.to(tensor.device)))
         digest = hashlib.blake2b(f"{self.digest}{index.tolist()}".encode(), digest_size=16).hexdigest()
         numbers = None if self.numbers is None else [self.numbers[i] for i in index.tolist()]
         return Data([batch], len(index), digest, 1, held=True, divisible=True, numbers=numbers)
@@ -306,12 +309,12 @@ def _is_list_of_samples(inputs: Any, targets: Any) -> bool:
     return (
         isinstance(inputs, list)
         and len(inputs) == count
-        and not all(isinstance(one, Tensor) and one.ndim and one.shape[0] == count for one in inputs)
+        and not all(isinstance(one, Tensor) and one.ndim and one.size(0) == count for one in inputs)
     )
 
 
 def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    return map_tensors(batch, lambda tensor: tensor[start:stop])
+    return map_tensors(batch, lambda tensor: take_rows(tensor, slice(start, stop)))
 
 
 class Stream:
@@ -413,7 +416,7 @@ class _Whole:
         self._batch = batch
 
     def __len__(self) -> int:
-        return int(next(leaves_in(self._batch, _is_held)).shape[0])
+        return axes_of(next(leaves_in(self._batch, _is_held)))[0]
 
     def rows(self, start: int, stop: int) -> Batch:
         """The samples from `start` to `stop`, the last one left out."""
@@ -469,20 +472,28 @@ class _Pass:
         self.sizes.append(size)
         leaves = list(tensors_in(batch))
         cut = has_batch_axis(batch)
-        self.can_be_cut &= cut and size == leaves[0].shape[0]
+        self.can_be_cut &= cut and size == leaves[0].size(0)
         for i, leaf in enumerate(leaves):
             if i == len(self._hashes):
-                kind = f"{leaf.dtype}{tuple(leaf.shape[1:])}"
+                kind = f"{leaf.dtype}{() if leaf.is_nested else tuple(leaf.shape[1:])}"
                 self._hashes.append(hashlib.blake2b(kind.encode(), digest_size=16))
             self._hashes[i].update(tensor_bytes(leaf))
-            self.bytes += leaf.numel() * leaf.element_size()
+            self.bytes += sum(part.numel() * part.element_size() for part in strided_parts(leaf))
         if cut:
-            flat = [leaf.double().reshape(len(leaf), math.prod(leaf.shape[1:])).sum(1).cpu() for leaf in leaves]
+            flat = [_sample_sums(leaf).cpu() for leaf in leaves]
             self.signatures.append(torch.stack(flat).sum(0))
         if self.kept is not None and self.bytes <= budget:
             self.kept.append(batch)
         else:
             self.kept = None
+
+
+def _sample_sums(leaf: Tensor) -> Tensor:
+    """(n,), the sum of each sample's values."""
+    if leaf.is_nested:
+        return torch.stack([sample.double().sum() for sample in leaf.unbind()])
+    dense = leaf if leaf.layout == torch.strided else leaf.to_dense()
+    return dense.double().reshape(len(dense), math.prod(dense.shape[1:])).sum(1)
 
 
 def _require_tensors(batch: Batch) -> None:
@@ -578,6 +589,8 @@ def _merge(batches: list[Batch]) -> Batch | None:
     if len(batches) == 1:
         return batches[0]
     leaves = [list(tensors_in(batch)) for batch in batches]
+    if any(leaf.is_nested or leaf.layout != torch.strided for row in leaves for leaf in row):
+        return None
     shapes = [[(leaf.dtype, leaf.shape[1:]) for leaf in row] for row in leaves]
     if any(row != shapes[0] for row in shapes):
         return None
@@ -664,7 +677,7 @@ def _as_tensors(tree: Any) -> Any:
 
 
 def _checked_lengths(whole: Batch) -> Batch:
-    lengths = {int(t.shape[0]) if len(t.shape) else 0 for t in leaves_in(whole, _is_held)}
+    lengths = {axes_of(t)[0] if axes_of(t) else 0 for t in leaves_in(whole, _is_held)}
     if not lengths:
         raise InputError(
             f"the data ({kind_of(whole)}) holds no tensor or array; give (inputs, targets), a Dataset or a list of "

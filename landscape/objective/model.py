@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +23,13 @@ from torch.nn.modules.dropout import _DropoutNd
 from landscape.errors import InputError, nearest, user_code
 from landscape.objective.data import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
-from landscape.objective.trees import tensors_in
+from landscape.objective.trees import equal, tensors_in
 from landscape.objective.uses import axes_of_outputs
 from landscape.run.comm import local_rank
 
 logger = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
+_ALIGNED = 16  # bytes
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
 
 
@@ -48,14 +50,20 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 
 
 def default_precision(model: nn.Module) -> str:
-    """The precision of the first floating-point parameter: "float64", or "float32" for that and anything shorter.
+    """The precision of the first parameter of numbers: "float64", or "float32" for that and anything shorter.
 
     Raises InputError for what is no nn.Module.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return "float64" if parameter is not None and parameter.dtype == torch.float64 else "float32"
+    dtype = _real_dtype(model.parameters())
+    return "float64" if dtype == torch.float64 else "float32"
+
+
+def _real_dtype(parameters: Iterable[Tensor]) -> torch.dtype | None:
+    """The dtype of the first parameter of numbers, of a complex one that of its parts; None where there is none."""
+    found = next((p for p in parameters if p.is_floating_point() or p.is_complex()), None)
+    return None if found is None else found.dtype.to_real()
 
 
 def parameter_layout(model: nn.Module) -> Layout:
@@ -65,7 +73,8 @@ def parameter_layout(model: nn.Module) -> Layout:
     (axis 0, so each of q, k, v of a packed projection has its own rows), an output channel of a convolution (grouped
     or not), and an output channel of each group of a transposed convolution, whose axis 0 counts inputs. The
     (in, out) weight of transformers' `Conv1D` has a filter per column, and a (1, N, D) table of positions one per
-    position, like an Embedding. Of other layers axis 0 is taken here; see `BoundModel.settle_filters`.
+    position, like an Embedding. A complex tensor has a last axis of 2 more, its real and imaginary parts, which lie in
+    the same filter. Of other layers axis 0 is taken here; see `BoundModel.settle_filters`.
     """
     owners = _owners(model)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -76,15 +85,38 @@ def parameter_layout(model: nn.Module) -> Layout:
             raise InputError(f"parameter {name} has no shape yet; run the model once on one batch before measuring")
         if not parameter.requires_grad:
             continue
-        if not parameter.is_floating_point():
-            raise InputError(
-                f"parameter {name} is {parameter.dtype}; only real floating-point parameters are supported"
-            )
+        _require_numbers(name, parameter)
         module, local = owners[id(parameter)]
         shapes[name] = tuple(parameter.shape)
         kinds[name] = _kind(module, local, parameter)
-        filters[name] = _filters(module, parameter)
+        found = filters[name] = _filters(module, parameter)
+        if parameter.is_complex():  # real and imaginary parts in turn
+            shapes[name] = (*parameter.shape, 2)
+            filters[name] = found and Filters((*found.shape, 2), (*found.inner, len(found.shape)))
     return Layout.of(shapes, kinds, filters)
+
+
+def _require_values(what: str, tensor: Tensor) -> None:
+    """Raise InputError for a tensor whose values are not here."""
+    if any(kind.__name__ == "DTensor" for value in (tensor, tensor.data) for kind in type(value).__mro__):
+        raise InputError(
+            f"{what} is a DTensor, of which this process holds a part; give the whole model on every rank "
+            "(full_tensor(), or the model before it was sharded): ranks share the data here, not the model"
+        )
+    if tensor.device.type == "meta":
+        raise InputError(
+            f"{what} is on the meta device and has no values; load the weights first (to_empty() and load_state_dict, "
+            "or from_pretrained without device_map)"
+        )
+
+
+def _require_numbers(name: str, parameter: Tensor) -> None:
+    """Raise InputError for a parameter whose values cannot be put into a vector."""
+    _require_values(f"parameter {name}", parameter)
+    if not (parameter.is_floating_point() or parameter.is_complex()):
+        raise InputError(f"parameter {name} is {parameter.dtype}; parameters that vary hold floating-point numbers")
+    if parameter.layout != torch.strided:
+        raise InputError(f"parameter {name} is {parameter.layout}; keep what varies dense, by .to_dense()")
 
 
 def _owners(model: nn.Module) -> dict[int, tuple[nn.Module, str]]:
@@ -151,7 +183,7 @@ def _unknown_layers(model: nn.Module, layout: Layout) -> tuple[str, ...]:
         parameter = named[block.name]
         module, _ = owners[id(parameter)]
         known = isinstance(module, _KNOWN) or type(module).__name__ == "Conv1D" or _is_positions(module, parameter)
-        if not known and sum(size > 1 for size in block.shape) > 1:
+        if not known and sum(size > 1 for size in parameter.shape) > 1:
             found.append(block.name)
     return tuple(found)
 
@@ -214,8 +246,13 @@ class BoundModel:
         self._sizes = [block.size for block in self.layout.blocks]
         self._frozen = list(named.values())
         self.frozen_names = tuple(named)
+        for name, held in [*named.items(), *model.named_buffers()]:
+            _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
         self.frozen_values = [self._to_device(p.data).clone() for p in self._frozen]
-        self.centre = torch.cat([self._to_device(p.data).reshape(-1) for p in self._trainable])
+        self.complex_names = tuple(
+            name for name, p in zip(self.layout.names, self._trainable, strict=True) if p.is_complex()
+        )
+        self.centre = torch.cat([as_real(self._to_device(p.data)).reshape(-1) for p in self._trainable])
         self._modules = list(model.modules())
         names = {id(buffer): name for name, buffer in model.named_buffers()}
         self._buffer_slots = [
@@ -231,7 +268,8 @@ class BoundModel:
         self.channels_last = False  # whether convolution weights are laid out like channels-last images
         self._working: dict[str, Tensor] = {}
         self._given: dict[str, Tensor] = {}
-        self._own_dtype = next((p.dtype for p in self._trainable if p.is_floating_point()), dtype)
+        self._own_dtype = _real_dtype(self._trainable) or dtype
+        self._loads: list[tuple[Tensor, Tensor]] = []  # parameters that are copies in training, what they are copies of
         self._constants = self._find_constants()
         self._check_batchnorm()
 
@@ -322,12 +360,18 @@ class BoundModel:
 
     def buffers_were_written(self) -> bool:
         """Inside `at`: whether a forward pass has changed a buffer."""
-        return any(not torch.equal(value, self._given[name]) for name, value in self._working.items())
+        return any(not equal(value, self._given[name]) for name, value in self._working.items())
 
     def reset_buffers(self) -> None:
         """Inside `at`: give the buffers the values they had on entry."""
         for name, value in self._working.items():
-            value.copy_(self._given[name])
+            if value.layout == torch.strided and not value.is_nested:
+                value.copy_(self._given[name])
+            elif not equal(value, self._given[name]):  # of a layout that is not copied in place
+                self._working[name] = self._given[name].clone()
+                for module, key, slot in self._buffer_slots:
+                    if slot == name:
+                        module._buffers[key] = self._working[name]
 
     @property
     def has_convolutions(self) -> bool:
@@ -345,8 +389,10 @@ class BoundModel:
     ) -> Iterator[nn.Module]:
         """The model in eval mode at `theta` (size,), with `buffers` in place of those it had at the start.
 
-        With `gradient` (size,) it is in train mode: its parameters are views of `theta`, which may change meanwhile,
-        and their gradients views of `gradient`, to which a backward pass adds. Parameters, their gradients, buffers,
+        With `gradient` (size,) it is in train mode: its parameters are views of `theta`, which may change meanwhile
+        (call `load` after a change), and their gradients views of `gradient`, to which a backward pass adds. A
+        parameter that would begin in the middle of 16 bytes is a copy, as operations that read memory in another type
+        (complex numbers, packed ones) need it. Parameters, their gradients, buffers,
         modes and random states are put back on every way out.
         """
         parameters = [*self._trainable, *self._frozen]
@@ -367,7 +413,7 @@ class BoundModel:
                 training = gradient is not None
                 parts = theta.split_with_sizes(self._sizes)
                 for parameter, shape, part in zip(self._trainable, self._shapes, parts, strict=True):
-                    value = part.view(shape)
+                    value = shaped_like(parameter, aligned(part), shape)
                     # Once here rather than in every convolution of every chunk.
                     parameter.data = (
                         value.contiguous(memory_format=torch.channels_last)
@@ -375,9 +421,16 @@ class BoundModel:
                         else value
                     )
                 if gradient is not None:
-                    parts = gradient.split_with_sizes(self._sizes)
-                    for parameter, shape, part in zip(self._trainable, self._shapes, parts, strict=True):
-                        parameter.grad = part.view(shape)
+                    slopes = gradient.split_with_sizes(self._sizes)
+                    for parameter, shape, part, slope in zip(self._trainable, self._shapes, parts, slopes, strict=True):
+                        if is_aligned(part) and is_aligned(slope):
+                            parameter.grad = shaped_like(parameter, slope, shape)
+                            continue
+                        self._loads.append((parameter, part))
+                        add = partial(_add_gradient, slope)
+                        hook: Any = parameter.register_post_accumulate_grad_hook(add)  # type: ignore[no-untyped-call]
+                        stack.callback(hook.remove)
+                    stack.callback(self._loads.clear)
                 for parameter, value in zip(self._frozen, self.frozen_values, strict=True):
                     parameter.data = value
                 for module, key, name in self._buffer_slots:
@@ -403,6 +456,11 @@ class BoundModel:
                 for module, mode in zip(self._modules, modes, strict=True):
                     if module.training != mode:
                         module.training = mode
+
+    def load(self) -> None:
+        """Inside `at` with a gradient: let parameters that could not be views of `theta` have its values now."""
+        for parameter, part in self._loads:
+            as_real(parameter.data).view(-1).copy_(part)
 
     def _settle_gpu(self, stack: ExitStack) -> None:
         """For the length of the stack, float32 means float32 on the GPU, and kernels are the same every time."""
@@ -520,6 +578,32 @@ class BoundModel:
                     "the loss of one sample depends on its neighbours. Build the model with track_running_stats=True "
                     "and measure with batchnorm='reestimated'."
                 )
+
+
+def is_aligned(part: Tensor) -> bool:
+    """Whether the values begin where a tensor of their own might."""
+    return part.storage_offset() * part.element_size() % _ALIGNED == 0 and part.data_ptr() % _ALIGNED == 0
+
+
+def aligned(part: Tensor) -> Tensor:
+    """The same values, copied where they begin in the middle of 16 bytes."""
+    return part if is_aligned(part) else part.clone()
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """A complex tensor with a last axis of its real and imaginary parts; a real one as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def shaped_like(parameter: Tensor, part: Tensor, shape: Sequence[int]) -> Tensor:
+    """View of `part` (n,) in a block's shape, complex where the parameter is."""
+    return torch.view_as_complex(part.view(shape)) if parameter.is_complex() else part.view(shape)
+
+
+def _add_gradient(total: Tensor, parameter: Tensor) -> None:
+    if parameter.grad is not None:
+        total.add_(as_real(parameter.grad).reshape(-1))
+        parameter.grad = None
 
 
 class _Calling(nn.Module):

@@ -126,6 +126,11 @@ class Objective:
         return self._model.layout
 
     @property
+    def complex_names(self) -> tuple[str, ...]:
+        """Names of the parameters that are complex: real and imaginary parts lie in turn in the flat vector."""
+        return self._model.complex_names
+
+    @property
     def along_axis_0(self) -> tuple[str, ...]:
         """Names of the parameters whose filters are taken along axis 0 because their use does not tell their axes."""
         return self._model.along_axis_0
@@ -314,6 +319,7 @@ class Objective:
 
     def units(self, model: Callable[..., Any], batch: Batch) -> list[Units]:
         """Numerators and denominators of every quantity on one batch, in the order of `quantities`."""
+        self._model.load()
         return self._calls.units(self._quantities, model, batch)
 
     def loss_units(self, outputs: Any, targets: Any) -> Units:

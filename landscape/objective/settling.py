@@ -39,6 +39,8 @@ from landscape.objective.trees import (
     joined,
     map_tensors,
     shapes_in,
+    strided_parts,
+    take_rows,
     tensors_in,
 )
 
@@ -296,7 +298,7 @@ def _units_in(calls: Calls, quantity: Quantity, model: Any, batch: Batch) -> int
 def _trial_batch(data: Data) -> Batch:
     """A few samples (or the first of the user's own batches) to settle questions on."""
     _, batch = next(data.chunks())
-    return map_tensors(batch, lambda t: t[:_TRIAL]) if data.divisible else batch
+    return map_tensors(batch, lambda t: take_rows(t, slice(_TRIAL))) if data.divisible else batch
 
 
 def _tried(calls: Calls, trial: Batch) -> Calls:
@@ -368,14 +370,14 @@ def _in_memory_format(calls: Calls, trial: Batch) -> Calls:
 def _largest_activation(calls: Calls, trial: Batch) -> int:
     """Values of the largest tensor met per sample, the input included."""
     inside = calls.model.largest_activation(lambda: calls.run(trial))
-    inputs = max(t.numel() for t in tensors_in(trial))
+    inputs = max(part.numel() for t in tensors_in(trial) for part in strided_parts(t))
     size = calls.counting.of(trial) if calls.forward is not None else None
     return -(-max(inside, inputs) // (size or _rows(trial) or 1))
 
 
 def _rows(batch: Batch) -> int:
     """The length of the first axis of the first tensor that has one."""
-    return next((int(tensor.shape[0]) for tensor in tensors_in(batch) if tensor.ndim), 0)
+    return next((int(tensor.size(0)) for tensor in tensors_in(batch) if tensor.ndim), 0)
 
 
 def _chunk_size(calls: Calls, data: Data, trial: Batch, values_per_sample: int) -> int:
@@ -411,7 +413,7 @@ def _check_determinism(calls: Calls, quantities: Sequence[Quantity], data: Data)
     if calls.forward is not None:  # batches are then the user's own, and their samples may be coupled
         _check_crossed(calls, batch, size)
     elif first.per_sample:
-        half = _loss_units(calls, quantities, map_tensors(batch, lambda t: t[: size // 2]), 0)
+        half = _loss_units(calls, quantities, map_tensors(batch, lambda t: take_rows(t, slice(size // 2))), 0)
         if not alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[calls.dtype]):
             raise InputError(
                 "the loss of a sample changes with the other samples of its batch, so its mean depends on the "

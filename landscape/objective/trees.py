@@ -168,7 +168,7 @@ def stated_size(tree: object) -> int | None:
 
 def has_batch_axis(tree: object) -> bool:
     """Whether the first axis of every tensor runs over the same number of samples, so that rows can be cut out."""
-    lengths = {tensor.shape[0] if tensor.ndim else None for tensor in tensors_in(tree)}
+    lengths = {int(tensor.size(0)) if tensor.ndim else None for tensor in tensors_in(tree)}
     return len(lengths) == 1 and None not in lengths and not _holds_whole(tree, int(lengths.pop() or 0))
 
 
@@ -186,19 +186,72 @@ def _holds_whole(tree: object, size: int) -> bool:
     return any(_holds_whole(part, size) for part in parts_of(tree))
 
 
+def axes_of(tensor: Any) -> tuple[int, ...]:
+    """The lengths of a tensor's or array's axes; of a nested tensor only that of the first, the others vary."""
+    if isinstance(tensor, Tensor) and tensor.is_nested:
+        return (int(tensor.size(0)),)
+    return tuple(int(n) for n in tensor.shape)
+
+
 def joined(first: Any, second: Any) -> Any | None:
     """The samples of two batches as one; None where their tensors do not fit together."""
     if not (has_batch_axis(first) and has_batch_axis(second)):
         return None
     a, b = list(tensors_in(first)), list(tensors_in(second))
+    if any(t.is_nested or t.layout != torch.strided for t in (*a, *b)):
+        return None
     if [(t.dtype, t.shape[1:]) for t in a] != [(t.dtype, t.shape[1:]) for t in b]:
         return None
     pairs = iter([torch.cat(pair) for pair in zip(a, b, strict=True)])
     return map_tensors(first, lambda _: next(pairs))
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The values of a tensor as bytes in row-major order, for hashing."""
+def strided_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The strided tensors that hold the values of a tensor and say where they lie; a strided one is its own."""
+    if tensor.is_nested:
+        return tuple(tensor.unbind())
+    if tensor.layout == torch.strided:
+        return (tensor,)
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return tensor.indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor.to_dense(),)
+
+
+def equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors of any layout hold the same values in the same places."""
+    if first.is_nested != second.is_nested or first.layout != second.layout:
+        return False
+    if not first.is_nested and first.shape != second.shape:
+        return False
+    parts, others = strided_parts(first), strided_parts(second)
+    return len(parts) == len(others) and all(torch.equal(a, b) for a, b in zip(parts, others, strict=True))
+
+
+def take_rows(tensor: Tensor, numbers: slice | Tensor) -> Tensor:
+    """Samples of a batch's tensor, which may be sparse or nested."""
+    if tensor.is_nested:
+        samples = tensor.unbind()
+        chosen = samples[numbers] if isinstance(numbers, slice) else [samples[int(i)] for i in numbers]
+        return torch.nested.nested_tensor(list(chosen), layout=tensor.layout, device=tensor.device)
+    if tensor.layout == torch.strided:
+        return tensor[numbers]
+    if isinstance(numbers, slice):
+        numbers = torch.arange(*numbers.indices(tensor.shape[0]), device=tensor.device)
+    found: Tensor = tensor.to_sparse().index_select(0, numbers)
+    return found if tensor.layout == torch.sparse_coo else found.to_sparse(layout=tensor.layout)
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview | bytes:
+    """The values of a tensor as bytes in row-major order, for hashing; of another layout those of its parts."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        head = f"{'nested' if tensor.is_nested else tensor.layout}".encode()
+        parts = [f"{tuple(p.shape)}".encode() + bytes(tensor_bytes(p)) for p in strided_parts(tensor.detach())]
+        return head + b"".join(parts)
     flat = tensor.detach().cpu().resolve_conj().contiguous().view(-1)
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
@@ -212,7 +265,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     """The same for tensors that are made one after another."""
     state = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        state.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        state.update(f"{tensor.dtype}{() if tensor.is_nested else tuple(tensor.shape)}".encode())
         state.update(tensor_bytes(tensor))
     return state.hexdigest()
 
@@ -224,11 +277,19 @@ def digest_text(text: str) -> str:
 
 def shapes_in(tree: Any) -> str:
     """Types and shapes of the first tensors in a batch, for messages; what holds none is named by its type."""
-    found = [f"{t.dtype} {tuple(t.shape)}".removeprefix("torch.") for t in tensors_in(tree)]
+    found = [f"{t.dtype} {_shape(t)}".removeprefix("torch.") for t in tensors_in(tree)]
     if not found:
         return kind_of(tree)
     more = f" and {len(found) - _MOST_SHAPES} more" if len(found) > _MOST_SHAPES else ""
     return ", ".join(found[:_MOST_SHAPES]) + more
+
+
+def _shape(tensor: Tensor) -> str:
+    """Its shape, and its layout where that is not the usual one."""
+    if tensor.is_nested:
+        return f"nested, {tensor.size(0)} samples"
+    layout = "" if tensor.layout == torch.strided else f" {tensor.layout}".replace("torch.", "")
+    return f"{tuple(tensor.shape)}{layout}"
 
 
 def kind_of(tree: Any) -> str:

@@ -172,6 +172,8 @@ def random_plane(
     }
     if params is not None:
         about["params"] = [params] if isinstance(params, str) else list(params)
+    if objective.complex_names:
+        about["complex"] = list(objective.complex_names)  # real and imaginary parts vary, a filter holds both
     unclear = [name for name in objective.along_axis_0 if name not in {block.name for block in ignored}]
     if unclear and normalize == "filter":
         about["along_axis_0"] = unclear

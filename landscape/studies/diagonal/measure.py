@@ -329,6 +329,7 @@ def diagonal_from_rows(description: Description, rows: Rows, history: History) -
     }
     if method != "exact":
         attributes |= {"route": about["check"]["route"], "check": about["check"]}
+        attributes |= {"complex": about["complex"]} if "complex" in about else {}
     if method == "probes":
         quantities["stderr_probes"], arrays["stderr_probes"] = probes[size:-1], probes
         attributes |= {"tol": about["tol"], "probes": _PROBES * int(rows.done.sum())}

@@ -164,6 +164,7 @@ def layers_from_stages(stages: Mapping[str, Stage]) -> LayerSpectra:
         **{name: identity[name] for name in ("operator", "weight_decay", "params", "tol", "seed")},
         "route": about["check"]["route"],
         "check": about["check"],
+        **({"complex": about["complex"]} if "complex" in about else {}),
         "tensors": about["tensors"],
         **whole_time(stage.history for stage in stages.values()),
     }

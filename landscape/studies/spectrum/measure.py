@@ -246,6 +246,7 @@ def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
         "params": identity["params"],
         "route": about["check"]["route"],
         "check": about["check"],
+        **({"complex": about["complex"]} if "complex" in about else {}),
         "tensors": about["tensors"],
         **whole_time(stage.history for stage in stages.values()),
     }
