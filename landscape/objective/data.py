@@ -420,18 +420,20 @@ class _Whole:
 
     def rows(self, start: int, stop: int) -> Batch:
         """The samples from `start` to `stop`, the last one left out."""
-        return map_leaves(
-            self._batch,
-            lambda leaf: leaf.rows(start, stop) if isinstance(leaf, LazyArray) else leaf[start:stop],
-            _is_held,
-        )
+
+        def part(leaf: Any) -> Tensor:
+            return leaf.rows(start, stop) if isinstance(leaf, LazyArray) else take_rows(leaf, slice(start, stop))
+
+        return map_leaves(self._batch, part, _is_held)
 
     def taken(self, numbers: Sequence[int]) -> Batch:
         """The samples of the given numbers, in their order."""
         index = torch.as_tensor(numbers, dtype=torch.long)
-        return map_leaves(
-            self._batch, lambda leaf: leaf.taken(numbers) if isinstance(leaf, LazyArray) else leaf[index], _is_held
-        )
+
+        def part(leaf: Any) -> Tensor:
+            return leaf.taken(numbers) if isinstance(leaf, LazyArray) else take_rows(leaf, index)
+
+        return map_leaves(self._batch, part, _is_held)
 
 
 def _collated(samples: list[Any]) -> Batch:
