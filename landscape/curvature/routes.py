@@ -649,14 +649,21 @@ class _Trial:
         """
         with self._bound() as parameters:
             selected, length = self._selected(parameters), _length(parameters, self._chosen)
-            slopes = []
-            for step in _STEPS:
+
+            def slope(step: float) -> Tensor:
                 by = step * length / _norm([self._vectors[1]])
                 ahead, behind = (self._values(selected, sign * by * self._vectors[1]) for sign in (1, -1))
-                slopes.append((ahead - behind).nan_to_num(posinf=0.0, neginf=0.0) / (2 * by))
-        gaps = [_norm([a - b]) / (max(_norm([a]), _norm([b])) or 1.0) for a, b in pairwise(slopes)]
-        agree = [gap <= _SAME_SLOPE for gap in gaps]
-        last = max((i for i in range(len(gaps)) if not agree[i] and any(agree[i:])), default=-1)
+                return (ahead - behind).nan_to_num(posinf=0.0, neginf=0.0) / (2 * by)
+
+            def apart(a: Tensor, b: Tensor) -> float:
+                return _norm([a - b]) / (max(_norm([a]), _norm([b])) or 1.0)
+
+            shortest = slope(_STEPS[0])
+            if apart(shortest, slope(_STEPS[-2])) <= _SAME_SLOPE:
+                return _STEPS
+            slopes = [shortest, *map(slope, _STEPS[1:])]
+        agree = [apart(a, b) <= _SAME_SLOPE for a, b in pairwise(slopes)]
+        last = max((i for i in range(len(agree)) if not agree[i] and any(agree[i:])), default=-1)
         return _STEPS[last + 1 :]
 
     def jump(self) -> _Jump:
