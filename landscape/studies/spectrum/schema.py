@@ -33,14 +33,21 @@ _PAIRS: Names = {
     "vectors": ("eigenvector", "unit eigenvector, entries in the order of the parameter vector"),
     "independent": ("independent", "v'Av of the eigenvector on an independent sample of the data"),
     "independent_stderr": ("independent_stderr", "standard error of v'Av on the independent sample"),
+    "rounding": ("rounding", "what rounding of products may move the eigenvalue by, relative to it"),
 }
-_OPTIONAL = ("vectors", "independent", "independent_stderr")
+_OPTIONAL = ("vectors", "independent", "independent_stderr", "rounding")
 _ENDS = {"largest": ("", "from the largest down"), "smallest": ("smallest_", "from the smallest up")}
 
 COUNTS: Names = {
     "size": ("size", "dimension of the matrix"),
     "products": ("products", "matrix-vector products for the eigenvalues"),
     "passes": ("passes", "passes over the data for the eigenvalues"),
+}
+
+LISTS: Names = {  # how a list is known to be complete
+    "searched": ("searched", "products of searches for copies of eigenvalues that one Krylov space does not hold"),
+    "missed": ("missed", "chance, at most, that a copy of an eigenvalue beyond the last of the list is missing"),
+    "whole": ("whole", "whether the matrix was computed whole, by the products of all unit vectors"),
 }
 
 _TRACE: Names = {
@@ -80,9 +87,11 @@ def read_spectrum(tree: hdf5.Group, path: str | Path) -> Spectrum:
         v = group.variables
         ends: dict[str, Any] = {end: _read_pairs(v, prefix) for end, (prefix, _) in _ENDS.items()}
         counts: dict[str, Any] = {field: int(v[name].data) for field, (name, _) in COUNTS.items()}
+        lists = {field: v[name].data.item() for field, (name, _) in LISTS.items() if name in v}  # not in old files
         return Spectrum(
             **ends,
             **counts,
+            **lists,
             trace=read_trace(group.groups["trace"]) if "trace" in group.groups else None,
             density=_read_density(group.groups["density"]) if "density" in group.groups else None,
             attributes=read_attributes(tree, "spectrum"),
@@ -91,7 +100,7 @@ def read_spectrum(tree: hdf5.Group, path: str | Path) -> Spectrum:
 
 def spectrum_group(spectrum: Spectrum) -> hdf5.Group:
     """Eigenpairs of both ends; the sub-groups "trace" and "density" where they were measured."""
-    variables = {name: number(getattr(spectrum, field), text) for field, (name, text) in COUNTS.items()}
+    variables = {name: number(getattr(spectrum, field), text) for field, (name, text) in {**COUNTS, **LISTS}.items()}
     for end, (prefix, order) in _ENDS.items():
         variables |= _pairs(getattr(spectrum, end), prefix, order)
     groups: dict[str, hdf5.Group] = {}

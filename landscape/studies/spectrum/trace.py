@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray, IntArray
-from landscape_kernels.moments import MOMENTS, moments_, ratio
+from landscape_kernels.moments import MOMENTS, moments_, ratio, ratios
 from landscape_kernels.operators import complement
 from landscape_kernels.probes import derive_seed, normal_vector, rademacher_vector
 from landscape_kernels.trace import TwoWay, two_way, xtrace
@@ -22,6 +22,7 @@ from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts
 from landscape.curvature.pairs import product_chunks
 from landscape.curvature.sampling import importance, loss_seeds
+from landscape.curvature.small import UNITS, unit_products
 from landscape.errors import NumericalError
 from landscape.network.layers import GradientSquares
 from landscape.objective.parameters import layers_of
@@ -29,11 +30,11 @@ from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, Row, Rows
 from landscape.studies.spectrum.result import Trace
-from landscape.studies.spectrum.ways import check_trace_tol
+from landscape.studies.spectrum.ways import FEWEST_PROBES, check_trace_tol
 
 logger = logging.getLogger(__name__)
 PROBES = 4  # probes of one item: they share a pass over the data
-FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
+FIRST_PROBES = FEWEST_PROBES // PROBES  # items of the first round
 _DRAWS = 64  # draws of one item
 _FIRST_DRAWS = 4  # items
 _MOST_DRAWS = 4  # for each sample of the data; from there on the exact way is cheaper
@@ -55,11 +56,18 @@ class TraceTask:
         deflate: Tensor | None = None,
         deflated: Deflated | None = None,
         gauss_newton: Matrix | None = None,
+        probes: int = 64,
+        units: tuple[FloatArray, FloatArray] | None = None,
     ) -> None:
-        """`deflate` (j, size), orthonormal, is taken out, `deflated` its part; `gauss_newton` is G for "split"."""
+        """`deflate` (j, size), orthonormal, is taken out, `deflated` its part; `gauss_newton` is G for "split".
+
+        At most `probes` are spent. `units` are diagonals (C, size) of the chunks' matrices and their denominators (C,)
+        for "products", where they are known.
+        """
         check_trace_tol(tol)
         self._matrix, self._method, self._tol, self._seed = matrix, method, tol, seed
         self._deflated, self._gauss_newton = deflated, gauss_newton
+        self._most, self._units = -(-probes // PROBES), units
         self._deflate = None if deflate is None else deflate.to(matrix.theta)
         self._digest = "" if deflate is None else digest(deflate)
         self._layers = layers_of(matrix.names)
@@ -67,7 +75,7 @@ class TraceTask:
         self._layer_of = torch.tensor([place[name] for name in matrix.names])
         objective = matrix.sample.objective
         self._exact = objective.chunks if method in ("exact", "split") else 0
-        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1}.get(method, FIRST_PROBES)
+        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1, "products": 1}.get(method, FIRST_PROBES)
         self.count = self._exact + first
         self._chunks = product_chunks(objective)
         self._squares: GradientSquares | None = None
@@ -106,6 +114,8 @@ class TraceTask:
                 probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
                 found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
                 return row | {"value": found.value, "stderr": found.stderr, "cost": H.products}
+        if self._method == "products":
+            return row | self._unit_row(group)
         if self._method == "deflated" and index:  # the first probes are common, for the Frobenius norm
             return row | self._own_row(index, group)
         return row | self._probed_row(index - self._exact, group)
@@ -114,21 +124,22 @@ class TraceTask:
         """See `Task`: twice as many probes or draws until the error is small enough."""
         count = len(rows.done)
         random = count - self._exact
-        if self._method in ("exact", "xtrace"):
+        if self._method in ("exact", "xtrace", "products"):
             return count
         trace = trace_from_rows(self.describe(), rows, self._deflated)
         assert trace is not None  # all rows of the round are there
         samples = self._matrix.sample.objective.samples
-        most = -(-_MOST_DRAWS * samples // _DRAWS) if self._method == "sampled" else _MOST_PROBES
+        most = -(-_MOST_DRAWS * samples // _DRAWS) if self._method == "sampled" else self._most
         if trace.stderr_probes <= self._tol * abs(trace.value):
             return count
         if random >= most:
             logger.warning(
-                "the trace is known to %.1f %%, not to trace_tol=%g, after the %d %s that are spent at most",
+                "the trace is known to %.1f %%, not to trace_tol=%g, after the %d %s that are spent at most%s",
                 100 * trace.stderr_probes / abs(trace.value) if trace.value else math.inf,
                 self._tol,
                 random * (_DRAWS if self._method == "sampled" else PROBES),
                 "draws" if self._method == "sampled" else "probes",
+                "" if self._method == "sampled" else "; trace_probes= allows more",
             )
             return count
         return self._exact + min(2 * random, most)
@@ -142,6 +153,8 @@ class TraceTask:
             columns |= {"sums": (layers + 1,), "squares": (layers + 1,), "spread": ()}
         elif self._method == "xtrace":
             columns |= {"value": (), "stderr": ()}
+        elif self._method == "products":
+            columns |= {"parts": (self._chunks, self._matrix.size), "denominators": (self._chunks,)}
         elif self._method != "exact":
             columns |= {"forms": (PROBES, self._chunks), "blocks": (PROBES, layers), "lengths": (PROBES,)}
             columns |= {"denominators": (self._chunks,)}
@@ -169,6 +182,14 @@ class TraceTask:
         for row, column in zip(moments, columns, strict=True):
             moments_(row, column.cpu(), None if denominators is None else denominators.cpu())
         return {"moments": moments.numpy(), "cost": passes * len(per_sample)}
+
+    def _unit_row(self, group: Communicator) -> dict[str, Any]:
+        """Diagonals of each chunk's matrix, by the products of all unit vectors where they are not known."""
+        if self._units is not None:
+            return {"parts": self._units[0], "denominators": self._units[1], "cost": 0}
+        with (self._matrix.double() or self._matrix).bind(group) as H:
+            units = unit_products(H)
+            return {"parts": units.parts, "denominators": units.denominators, "cost": H.products}
 
     def _drawn_row(self, index: int) -> dict[str, Any]:
         """Draws by importance; the seeds of a sample summed with random signs, whose square has their mean."""
@@ -288,6 +309,8 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
         return _by_draws(description, rows, random)
     if method == "exact":
         return _by_gradients(description, rows)
+    if method == "products":
+        return _by_units(description, rows)
     if method == "split":
         return _by_both(description, rows, random)
     return _by_probes(description, rows, random, deflated)
@@ -304,6 +327,32 @@ def _by_xtrace(rows: Rows) -> Trace:
         products=products,
         passes=products,
         gradients=0.0,
+    )
+
+
+def _by_units(description: Description, rows: Rows) -> Trace:
+    """Exact, from the products of all unit vectors."""
+    layers: Mapping[str, list[str]] = layers_of(list(description.about["tensors"]))
+    names = {name: layer for layer, names in layers.items() for name in names}
+    parts, weights = rows.columns["parts"][0], rows.columns["denominators"][0]
+    sizes = [int(np.prod(shape)) for shape in description.about["tensors"].values()]
+    by_tensor = np.split(parts, np.cumsum(sizes)[:-1], axis=1)
+    sums = {layer: np.zeros(len(weights)) for layer in layers}
+    for name, part in zip(description.about["tensors"], by_tensor, strict=True):
+        sums[names[name]] += part.sum(1)
+    values, errors = ratios(np.stack([*sums.values(), parts.sum(1)], axis=1), weights)
+    products = int(rows.columns["cost"][0])
+    return Trace(
+        value=float(values[-1]),
+        stderr=float(errors[-1]),
+        stderr_probes=0.0,
+        stderr_data=float(errors[-1]),
+        method="products",
+        products=products,
+        passes=-(-products // UNITS),
+        gradients=0.0,
+        layers=dict(zip(layers, values[:-1].tolist(), strict=True)),
+        layers_stderr=dict(zip(layers, errors[:-1].tolist(), strict=True)),
     )
 
 
