@@ -88,7 +88,8 @@ class PyHessian:
         last step, which left residuals of 2 to 3 % at the default of 1e-3). `maxIter` products are spent for each
         eigenvalue at most, by all of them together; pairs that did not make it are returned with a warning. Copies of
         an eigenvalue are looked for (see `landscape_kernels.krylov.eigenpairs`; there: one of each, or as rounding
-        will have it), and a matrix of up to 256 rows is computed whole, in float64.
+        will have it). A matrix of up to 256 rows, and of no more than the products allowed, is computed whole, in
+        float64.
         """
         if not 1 <= top_n <= self._objective.layout.size:
             raise InputError(f"top_n={top_n}; give 1 to {self._objective.layout.size}, the number of parameters")
@@ -96,7 +97,7 @@ class PyHessian:
             raise InputError(f"maxIter={maxIter}; give 1 or more")
         check_tol(tol, self._objective, self._check)
         seed = _drawn_seed()
-        if small(self._matrix, maxIter):
+        if small(self._matrix, 0) and self._matrix.size <= maxIter * top_n:
             with (self._matrix.double() or self._matrix).bind(SERIAL) as H:
                 found = dense_eigenpairs(unit_products(H).matrix, top_n, by_magnitude=True)
         else:

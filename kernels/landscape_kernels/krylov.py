@@ -359,7 +359,10 @@ class _Wanted:
         """(how many of the smallest, how many of the largest) of the ascending values."""
         if not self.by_magnitude:
             return self.smallest, self.k
-        negative = int((values[np.argsort(-np.abs(values), kind="stable")[: self.k]] < 0).sum())
+        best = values[::-1][
+            np.argsort(-np.abs(values[::-1]), kind="stable")[: self.k]
+        ]  # of a pair +-, the positive one
+        negative = int((best < 0).sum())
         return negative, self.k - negative
 
     def _ranked(self, values: FloatArray, errors: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +31,16 @@ def small(matrix: Matrix, products: int) -> bool:
     return matrix.size <= max(_ROWS, min(products, _MOST_ROWS))
 
 
-def unit_products(H: CurvatureOperator) -> UnitProducts:
-    """The matrix of an operator by the products of all unit vectors, as many as it has rows."""
+def unit_products(H: CurvatureOperator, between: Callable[[int], None] | None = None) -> UnitProducts:
+    """The matrix of an operator by the products of all unit vectors, as many as it has rows.
+
+    `between` is called before each pass with the number of products so far, and may raise to end it all.
+    """
     found = torch.zeros((H.size, H.size), dtype=torch.float64)
     parts = np.zeros((H.chunks, H.size))
     for first in range(0, H.size, UNITS):
+        if between is not None:
+            between(first)
         rows = torch.arange(first, min(first + UNITS, H.size))
         units = torch.zeros((len(rows), H.size), dtype=H.dtype, device=H.device)
         units[torch.arange(len(rows)), rows.to(H.device)] = 1

@@ -127,7 +127,7 @@ class EigenTask:
         row: dict[str, Any] = {}
         with matrix.bind(group) as H:
             if self._whole:
-                found, units = self._all_pairs(H)
+                found, units = self._all_pairs(H, group)
                 row |= units
             else:
                 found, space = self._eigenpairs(H, group)
@@ -181,11 +181,16 @@ class EigenTask:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _all_pairs(self, H: CurvatureOperator) -> tuple[RitzEnds, dict[str, Any]]:
+    def _all_pairs(self, H: CurvatureOperator, group: Communicator) -> tuple[RitzEnds, dict[str, Any]]:
         """The pairs of a small matrix, and the columns that are of all of it."""
-        if self.report is not None:
-            self.report(f"{H.size} products of unit vectors")
-        units = unit_products(H)
+
+        def between(products: int) -> None:
+            if self.stopping is not None and any(group.gather_all(self.stopping())):
+                raise ItemStopped
+            if self.report is not None:
+                self.report(f"{products} of {H.size} products of unit vectors")
+
+        units = unit_products(H, between)
         found = replace(dense_eigenpairs(units.matrix, self._k, smallest=self._smallest), passes=H.passes)
         every = np.linalg.eigvalsh(units.matrix)
         return found, {"all_values": every, "unit_parts": units.parts, "unit_denominators": units.denominators}

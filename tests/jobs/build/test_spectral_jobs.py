@@ -66,11 +66,12 @@ k = 3
 tol = 1e-6
 density_probes = 3
 density_steps = 6
+block = 1
 [run]
 out = "runs/a"
 threads = 1
 """
-LAYERS = SPECTRUM.replace("[spectrum]", "[layers]").replace("density_probes = 3\ndensity_steps = 6\n", "")
+LAYERS = SPECTRUM.replace("[spectrum]", "[layers]").replace("density_probes = 3\ndensity_steps = 6\nblock = 1\n", "")
 
 
 @pytest.fixture
