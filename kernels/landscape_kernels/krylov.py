@@ -359,9 +359,8 @@ class _Wanted:
         """(how many of the smallest, how many of the largest) of the ascending values."""
         if not self.by_magnitude:
             return self.smallest, self.k
-        best = values[::-1][
-            np.argsort(-np.abs(values[::-1]), kind="stable")[: self.k]
-        ]  # of a pair +-, the positive one
+        descending = values[::-1]  # so that of two of equal magnitude the positive one comes first
+        best = descending[np.argsort(-np.abs(descending), kind="stable")[: self.k]]
         negative = int((best < 0).sum())
         return negative, self.k - negative
 

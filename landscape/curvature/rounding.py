@@ -93,11 +93,29 @@ def _measured(matrix: Matrix, exact: Matrix, vectors: Tensor, params: list[str])
     """Gap of v'Hv in the two precisions on some of the data, and two standard errors of it: the same on every rank."""
     forms, denominators = [], np.zeros(0)
     for each in (matrix, exact):
-        objective = each.sample.objective
-        few = objective.on(objective.data.head(min(_TRIED, objective.chunk)))
-        with replace(each, sample=Sample(few, None, None)).bind(SERIAL, params=params) as H:
+        with on_few(each).bind(SERIAL, params=params) as H:
             found = H.by_chunk(vectors.to(each.theta))
             forms.append(diagonals(found))
             denominators = found.denominators
-    gaps, errors = form_errors(forms[1] - forms[0], denominators)
+    return gap_of(forms[0], forms[1], denominators)
+
+
+def on_few(matrix: Matrix) -> Matrix:
+    """The same matrix of the few samples that rounding is measured on, all of which count alike."""
+    objective = matrix.sample.objective
+    few = objective.on(objective.data.head(min(_TRIED, objective.chunk)))
+    return replace(matrix, sample=Sample(few, None, None))
+
+
+def gap_of(rounded: FloatArray, exact: FloatArray, denominators: FloatArray) -> FloatArray:
+    """(b,) what rounding moves means by: the gap of sums (C, b) in two precisions, and two standard errors of it."""
+    gaps, errors = form_errors(exact - rounded, denominators)
     return np.abs(gaps) + 2 * np.nan_to_num(errors)
+
+
+def form_rounding(matrix: Matrix, vectors: Tensor) -> FloatArray:
+    """(b,) what rounding of products moves v'Hv by, measured on some of the data; NaN where float64 cannot be had."""
+    if matrix.sample.objective.precision == "float64":
+        return np.zeros(len(vectors))
+    exact = matrix.double()
+    return np.full(len(vectors), np.nan) if exact is None else _measured(matrix, exact, vectors, list(matrix.names))

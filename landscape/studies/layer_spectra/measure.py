@@ -145,7 +145,9 @@ def measure_layer_spectra(
     if plan.method and run.going:
         trace_of_all = agree(
             world(),
-            lambda: trace_task(plan.matrix, plan.method, trace_tol, seed, run.found, probes=trace_probes),
+            lambda: trace_task(
+                plan.matrix, plan.method, trace_tol, seed, run.found, probes=trace_probes, folder=folder
+            ),
         )
         run.run(trace_of_all, tolerant=False)
     return run.result(layers_from_stages)

@@ -152,7 +152,7 @@ def measure_spectrum(
         state = None if run.folder is None else run.folder / "eigenpairs" / KRYLOV_STATE
         run.run(eigen, ranks_per_item=world().size, tolerant=False, kept=state)
     if plan.method and run.going:
-        run.run(agree(world(), lambda: plan.trace(run.found)), tolerant=False)
+        run.run(agree(world(), lambda: plan.trace(run.found, run.folder)), tolerant=False)
     if density and run.going:
         run.run(agree(world(), lambda: plan.density(run.found)), tolerant=False)
     return run.result(spectrum_from_stages)
@@ -238,10 +238,11 @@ class Plan:
             begun=known,
         )
 
-    def trace(self, found: Mapping[str, Stage]) -> TraceTask:
+    def trace(self, found: Mapping[str, Stage], folder: Path | None = None) -> TraceTask:
         """The task of the trace after those `found`."""
         asked = self.settings
-        return trace_task(self.matrix, self.method, asked.trace_tol, asked.seed, found, probes=asked.trace_probes)
+        probes = asked.trace_probes
+        return trace_task(self.matrix, self.method, asked.trace_tol, asked.seed, found, probes=probes, folder=folder)
 
     def density(self, found: Mapping[str, Stage]) -> DensityTask:
         """The task of the density after those `found`, whose eigenvectors it takes out."""
@@ -261,7 +262,7 @@ class Plan:
         eigen = self.eigenpairs(folder)
         tasks: dict[str, Task] = {} if eigen is None else {"eigenpairs": eigen}
         if self.method and self.method != "deflated":
-            tasks["trace"] = self.trace({})
+            tasks["trace"] = self.trace({}, folder)
         if self.settings.density:
             tasks["density"] = self.density({})
         return tasks
@@ -348,6 +349,7 @@ def trace_task(
     stages: Mapping[str, Stage],
     *,
     probes: int,
+    folder: Path | None = None,
 ) -> TraceTask:
     """The task of the trace, which deflates with the eigenpairs that are there."""
     gauss_newton = None
@@ -371,6 +373,7 @@ def trace_task(
         deflated=deflated,
         gauss_newton=gauss_newton,
         probes=probes,
+        begun=begun(folder, "trace"),
         units=None if parts is None or weights is None else (parts, weights),
     )
 

@@ -64,6 +64,8 @@ class Trace:
     # |A|_F from the same probes (deflated: the first four); NaN where the method has none
     frobenius: float = float("nan")
     frobenius_stderr: float = float("nan")
+    # what rounding in float32 may move the value by, measured on some of the data; NaN where it is not known
+    rounding: float = float("nan")
 
     def __float__(self) -> float:
         return self.value

@@ -60,6 +60,7 @@ _TRACE: Names = {
     "gradients": ("trace_gradients", "backward passes per sample for the trace"),
     "frobenius": ("frobenius", "Frobenius norm of the matrix"),
     "frobenius_stderr": ("frobenius_stderr", "standard error of the Frobenius norm"),
+    "rounding": ("trace_rounding", "what rounding in float32 may move the trace by, measured on some of the data"),
 }
 
 _DENSITY: Names = {
@@ -150,7 +151,7 @@ def trace_group(trace: Trace) -> hdf5.Group:
 def read_trace(group: hdf5.Group) -> Trace:
     """The trace in its group."""
     v = group.variables
-    numbers: dict[str, Any] = {field: v[name].data.item() for field, (name, _) in _TRACE.items()}
+    numbers: dict[str, Any] = {field: v[name].data.item() for field, (name, _) in _TRACE.items() if name in v}
     if "trace_layer" in v:
         names = texts(v["trace_layer"])
         numbers["layers"] = dict(zip(names, v["trace_by_layer"].data.tolist(), strict=True))

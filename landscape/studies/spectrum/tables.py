@@ -64,6 +64,7 @@ def trace(trace: Trace) -> Table:
         "value": number(trace.value, stderr=trace.stderr, nan="-"),
         "error from probes": Cell("none: exact for the data given", 0.0) if exact else number(trace.stderr_probes, 2),
         "error from the data": number(trace.stderr_data, 2, nan="-"),
+        "error from rounding": number(trace.rounding, 2, nan="-"),
         "method": trace.method,
         "cost": f"{cost_words(trace.products, trace.passes)}, {trace.gradients:.3g} gradients per sample",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts
 from landscape.curvature.pairs import product_chunks
+from landscape.curvature.rounding import form_rounding, gap_of, on_few
 from landscape.curvature.sampling import importance, loss_seeds
 from landscape.curvature.small import UNITS, unit_products
 from landscape.errors import NumericalError
@@ -58,12 +59,15 @@ class TraceTask:
         gauss_newton: Matrix | None = None,
         probes: int = 64,
         units: tuple[FloatArray, FloatArray] | None = None,
+        begun: Description | None = None,
     ) -> None:
         """`deflate` (j, size), orthonormal, is taken out, `deflated` its part; `gauss_newton` is G for "split".
 
         At most `probes` are spent. `units` are diagonals (C, size) of the chunks' matrices and their denominators (C,)
-        for "products", where they are known.
+        for "products", where they are known; `begun` is what the folder of the task was begun with, whose columns are
+        kept.
         """
+        self._rounds = begun is None or "rounding" in begun.columns
         check_trace_tol(tol)
         self._matrix, self._method, self._tol, self._seed = matrix, method, tol, seed
         self._deflated, self._gauss_newton = deflated, gauss_newton
@@ -104,6 +108,8 @@ class TraceTask:
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._columns().items()}
+        if self._rounds and index == 0:
+            row["rounding"] = self._rounding()
         if index < self._exact:
             return row | self._exact_row(index)
         if self._method == "sampled":
@@ -146,7 +152,7 @@ class TraceTask:
 
     def _columns(self) -> dict[str, tuple[int, ...]]:
         layers = len(self._layers)
-        columns: dict[str, tuple[int, ...]] = {"cost": ()}
+        columns: dict[str, tuple[int, ...]] = {"cost": (), "rounding": ()} if self._rounds else {"cost": ()}
         if self._exact:
             columns["moments"] = (layers + 1, MOMENTS)
         if self._method == "sampled":
@@ -159,6 +165,31 @@ class TraceTask:
             columns |= {"forms": (PROBES, self._chunks), "blocks": (PROBES, layers), "lengths": (PROBES,)}
             columns |= {"denominators": (self._chunks,)}
         return columns
+
+    def _rounding(self) -> float:
+        """What rounding moves the trace by, measured on a few samples in both precisions; 0 in float64."""
+        matrix = self._matrix
+        if self._method == "products" or matrix.sample.objective.precision == "float64":
+            return 0.0
+        if self._method not in ("exact", "sampled", "split"):
+            signs = rademacher_vector(matrix.size, self._seed, "rounding")[None]
+            return float(form_rounding(matrix, signs.to(matrix.theta))[0])
+        exact = matrix.double()
+        if exact is None:
+            return math.nan
+        found = []
+        for each in (on_few(matrix), on_few(exact)):
+            objective = each.sample.objective
+            with objective.differentiable(each.theta, each.buffers) as (model, _):
+                squares = GradientSquares(model, each.names)
+                with squares.recording():
+                    outputs, targets = objective.outputs(model, objective.batch(0))
+                seeds = loss_seeds(objective, outputs, targets)
+                sums = squares.of(outputs, seeds.reshape(-1, *outputs.shape)).sum(1, keepdim=True)
+                weights = objective.loss_units(outputs, targets).denominators
+                shares = np.ones(len(sums)) if weights is None else weights.detach().double().cpu().numpy()
+            found.append(sums.detach().double().cpu().numpy())
+        return float(gap_of(found[0], found[1], shares)[0])
 
     # -- the kinds of items -------------------------------------------------------------------------------------
 
@@ -304,16 +335,18 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
     if not rows.done[:exact].all() or (len(random) == 0 and method != "exact"):
         return None
     if method == "xtrace":
-        return _by_xtrace(rows)
-    if method == "sampled":
-        return _by_draws(description, rows, random)
-    if method == "exact":
-        return _by_gradients(description, rows)
-    if method == "products":
-        return _by_units(description, rows)
-    if method == "split":
-        return _by_both(description, rows, random)
-    return _by_probes(description, rows, random, deflated)
+        found = _by_xtrace(rows)
+    elif method == "sampled":
+        found = _by_draws(description, rows, random)
+    elif method == "exact":
+        found = _by_gradients(description, rows)
+    elif method == "products":
+        found = _by_units(description, rows)
+    elif method == "split":
+        found = _by_both(description, rows, random)
+    else:
+        found = _by_probes(description, rows, random, deflated)
+    return replace(found, rounding=float(rows.columns["rounding"][0])) if "rounding" in rows.columns else found
 
 
 def _by_xtrace(rows: Rows) -> Trace:

@@ -231,6 +231,21 @@ def test_values_in_float32_are_those_of_float64(monkeypatch: pytest.MonkeyPatch)
     assert (dear.largest.rounding > 0).all()
 
 
+@pytest.mark.parametrize("method", ["hutchinson", "split", "exact"])
+def test_rounding_of_a_trace_is_told(method: str) -> None:
+    """Of the same probes in both precisions, and 0 in float64."""
+    net = nets.settled(nn.Sequential(nn.Linear(6, 8), nn.ReLU() if method == "exact" else nn.Tanh(), nn.Linear(8, 5)))
+    x, y = 30 * seeded(20, 6).float(), labels(20, classes=5)
+    options: dict[str, Any] = {"trace": method, "density": False, "trace_probes": 16}
+    rounded = ls.measure_spectrum(Objective(net.float(), "cross_entropy", (x, y)), 0, **options).trace
+    exact = ls.measure_spectrum(Objective(net.double(), "cross_entropy", (x.double(), y)), 0, **options).trace
+    assert rounded is not None
+    assert exact is not None
+    assert 0 < rounded.rounding < 1e-3 * abs(rounded.value)
+    assert abs(rounded.value - exact.value) <= 10 * rounded.rounding
+    assert exact.rounding == 0
+
+
 # -- traces -----------------------------------------------------------------------------------------------------------
 
 
