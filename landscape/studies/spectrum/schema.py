@@ -151,7 +151,8 @@ def trace_group(trace: Trace) -> hdf5.Group:
 def read_trace(group: hdf5.Group) -> Trace:
     """The trace in its group."""
     v = group.variables
-    numbers: dict[str, Any] = {field: v[name].data.item() for field, (name, _) in _TRACE.items() if name in v}
+    known = [field for field, (name, _) in _TRACE.items() if field != "rounding" or name in v]  # not in old files
+    numbers: dict[str, Any] = {field: v[_TRACE[field][0]].data.item() for field in known}
     if "trace_layer" in v:
         names = texts(v["trace_layer"])
         numbers["layers"] = dict(zip(names, v["trace_by_layer"].data.tolist(), strict=True))
