@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.arrays import BoolArray, FloatArray
-from landscape_kernels.krylov import eigenpairs, lanczos_quadrature
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.krylov import dense_eigenpairs, eigenpairs, lanczos_quadrature
 from landscape_kernels.probes import normal_vector, rademacher_vector
 from torch import Tensor, nn
 
+from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import CurvatureOperator
 from landscape.curvature.pairs import check_tol
+from landscape.curvature.sampling import Sample
+from landscape.curvature.small import small, unit_products
 from landscape.errors import InputError
 from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
+from landscape.run.comm import SERIAL
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +76,8 @@ class PyHessian:
         self._objective = Objective(model, criterion, given, device=device)
         _check_mean(self._objective, criterion)
         self._check = CurvatureOperator(self._objective).check
+        sample, point = Sample(self._objective, None, None), self._objective.theta
+        self._matrix = Matrix(sample, "hessian", None, 0.0, point, None, self._check)
 
     def eigenvalues(
         self, maxIter: int = 100, tol: float = 1e-3, top_n: int = 1
@@ -80,26 +86,47 @@ class PyHessian:
 
         `tol` is a relative residual |Hv - lambda v| / |lambda| here (there: the change of the Rayleigh quotient in the
         last step, which left residuals of 2 to 3 % at the default of 1e-3). `maxIter` products are spent for each
-        eigenvalue at most, by all of them together; pairs that did not make it are returned with a warning.
+        eigenvalue at most, by all of them together; pairs that did not make it are returned with a warning. Copies of
+        an eigenvalue are looked for (see `landscape_kernels.krylov.eigenpairs`; there: one of each, or as rounding
+        will have it). A matrix of up to 256 rows, and of no more than the products allowed, is computed whole, in
+        float64.
         """
         if not 1 <= top_n <= self._objective.layout.size:
             raise InputError(f"top_n={top_n}; give 1 to {self._objective.layout.size}, the number of parameters")
         if maxIter < 1:
             raise InputError(f"maxIter={maxIter}; give 1 or more")
         check_tol(tol, self._objective, self._check)
-        with self._operator() as H:
-            values, vectors, converged, products = _dominant(H, top_n, tol, maxIter * top_n, _drawn_seed())
+        seed = _drawn_seed()
+        if small(self._matrix, 0) and self._matrix.size <= maxIter * top_n:
+            with (self._matrix.double() or self._matrix).bind(SERIAL) as H:
+                found = dense_eigenpairs(unit_products(H).matrix, top_n, by_magnitude=True)
+        else:
+            with self._operator() as H:
+                found = eigenpairs(
+                    H,
+                    top_n,
+                    tol=tol,
+                    seed=seed,
+                    max_products=maxIter * top_n,
+                    basis_limit=4 * top_n + 42,  # for both ends: the share of each may change
+                    by_magnitude=True,
+                )
+        values = np.concatenate([found.largest.values, found.smallest.values])
+        order = np.argsort(-np.abs(values), kind="stable")
+        vectors = torch.cat([found.largest.vectors, found.smallest.vectors])[torch.from_numpy(order)]
+        vectors = vectors.to(self._objective.device, self._objective.dtype)
+        converged = np.concatenate([found.largest.converged, found.smallest.converged])
         if not converged.all():
             logger.warning(
                 "%d of %d eigenpairs did not reach a residual of tol=%g in %d products; raise maxIter=%d",
                 int((~converged).sum()),
                 top_n,
                 tol,
-                products,
+                found.products,
                 maxIter,
             )
         layout = self._objective.layout
-        return values.tolist(), [list(layout.unflatten(vector).values()) for vector in vectors]
+        return values[order].tolist(), [list(layout.unflatten(vector).values()) for vector in vectors]
 
     def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:
         """z'Hz of random signs z, one number per probe; their mean estimates the trace.
@@ -172,26 +199,6 @@ def _settled(values: list[float], tol: float) -> bool:
     if len(values) < _LEAST_PROBES:
         return False
     return float(np.std(values, ddof=1)) / math.sqrt(len(values)) <= tol * abs(float(np.mean(values)))
-
-
-def _dominant(
-    H: CurvatureOperator, count: int, tol: float, most: int, seed: int
-) -> tuple[FloatArray, Tensor, BoolArray, int]:
-    """(values (count,), vectors (count, size), converged (count,), products) of the pairs of largest magnitude."""
-    found = eigenpairs(
-        H,
-        count,
-        tol=tol,
-        seed=seed,
-        max_products=most,
-        basis_limit=4 * count + 42,  # for both ends: the share of each may change
-        by_magnitude=True,
-    )
-    values = np.concatenate([found.largest.values, found.smallest.values])
-    vectors = torch.cat([found.largest.vectors, found.smallest.vectors])
-    converged = np.concatenate([found.largest.converged, found.smallest.converged])
-    order = np.argsort(-np.abs(values), kind="stable")
-    return values[order], vectors[torch.from_numpy(order)], converged[order], found.products
 
 
 # -- beside PyHessian itself --------------------------------------------------------------------------------------

@@ -268,6 +268,36 @@ def eigenpairs(
     )
 
 
+def dense_eigenpairs(matrix: FloatArray, k: int, *, smallest: int = 0, by_magnitude: bool = False) -> Eigenpairs:
+    """What `eigenpairs` returns for a matrix (size, size) in float64 that is known whole, by a dense solver.
+
+    All copies of an eigenvalue are there; residuals are the solver's rounding, ten eps |A|.
+    """
+    size = len(matrix)
+    values, vectors = np.linalg.eigh(matrix)
+    low, high = _Wanted(k, smallest, by_magnitude, 0.0).ends(values)
+    norm = float(np.abs(values).max(initial=0.0))
+    rows = torch.from_numpy(np.ascontiguousarray(vectors.T))
+
+    def pairs(chosen: npt.NDArray[np.intp]) -> RitzPairs:
+        rounding = np.full(len(chosen), _rounding(torch.float64) * norm)
+        return RitzPairs(values[chosen], rows[torch.from_numpy(chosen)], rounding, np.ones(len(chosen), dtype=bool))
+
+    lowest = low if by_magnitude else smallest or k
+    return Eigenpairs(
+        pairs(np.arange(size)[::-1][:high].copy()),
+        pairs(np.arange(min(lowest, size))),
+        pairs(np.arange(low, size)[::-1][high : high + k].copy()),
+        products=size,
+        passes=0,
+        restarts=0,
+        norm=norm,
+        exhausted=True,
+        searched=0,
+        missed=0.0,
+    )
+
+
 def _check(
     operator: Operator,
     k: int,
@@ -328,7 +358,9 @@ class _Wanted:
         """(how many of the smallest, how many of the largest) of the ascending values."""
         if not self.by_magnitude:
             return self.smallest, self.k
-        negative = int((values[np.argsort(-np.abs(values), kind="stable")[: self.k]] < 0).sum())
+        descending = values[::-1]  # so that of two of equal magnitude the positive one comes first
+        best = descending[np.argsort(-np.abs(descending), kind="stable")[: self.k]]
+        negative = int((best < 0).sum())
         return negative, self.k - negative
 
     def _ranked(self, values: FloatArray, errors: FloatArray) -> FloatArray:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from landscape.curvature.operator import CurvatureOperator, require_operator
@@ -16,9 +17,10 @@ from landscape.errors import InputError
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import select_blocks
 from landscape.objective.trees import digest
-from landscape.run.comm import Communicator, world
+from landscape.run.comm import SERIAL, Communicator, world
 
 logger = logging.getLogger(__name__)
+_TRIED = 2  # samples on which a model is seen to run in float64
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,29 @@ class Matrix:
     def moved(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> Matrix:
         """The same at other parameters."""
         return replace(self, theta=theta, buffers=buffers)
+
+    def double(self) -> Matrix | None:
+        """The same in float64, at the same point; itself where it is, None where the model does not run in float64."""
+        objective = self.sample.objective
+        if objective.precision == "float64":
+            return self
+        try:
+            exact = self._in_double(objective)
+            on_few = exact.sample.objective.on(exact.sample.objective.data.head(_TRIED))
+            few = replace(exact, sample=Sample(on_few, None, None))
+            with few.bind(SERIAL) as H:
+                H.apply(torch.ones((1, H.size), dtype=torch.float64, device=H.device))
+        except Exception as error:  # whatever a user's model raises; the caller says what it does without
+            logger.info("the model does not run in float64: %s: %s", type(error).__name__, error)
+            return None
+        return exact
+
+    def _in_double(self, objective: Objective) -> Matrix:
+        sample = replace(self.sample, objective=objective.on(objective.data, precision="float64"))
+        buffers = self.buffers and {
+            name: b.double() if b.is_floating_point() else b for name, b in self.buffers.items()
+        }
+        return replace(self, sample=sample, theta=self.theta.double(), buffers=buffers)
 
     def as_gauss_newton(self, check: ProductCheck) -> Matrix:
         """The Gauss-Newton matrix of the same loss, weight decay included: H - G is without."""

@@ -166,7 +166,7 @@ class CurvatureOperator:
         total = torch.zeros((len(vectors), self.size), dtype=torch.float64, device=self.device)
         for _, _, image in self._images(len(vectors), lambda _: vectors):
             total += image
-        return self._mean(vectors, self._over_ranks(total))
+        return self._mean(vectors, self.over_ranks(total))
 
     def by_chunk(self, vectors: Tensor, others: Tensor | None = None) -> ChunkProducts:
         """Products with the rows of `vectors` (b, size), and the parts that the chunks have in them.
@@ -182,7 +182,7 @@ class CurvatureOperator:
             sums[1] += self._denominators[number] * image.double()
             small[number, :, :-1] = (image @ rows.T).double()
             small[number, :, -1] = image.double().square().sum(1)
-        sums, small = self._over_ranks(sums), self._over_ranks(small)
+        sums, small = self.over_ranks(sums), self.over_ranks(small)
         images, weighted = (sums / float(self._denominators.sum())).to(self.dtype)
         table: FloatArray = small.cpu().numpy()
         return ChunkProducts(
@@ -200,7 +200,7 @@ class CurvatureOperator:
             overlap = vectors * image
             overlaps += overlap
             forms[number] = overlap.sum(1, dtype=torch.float64)
-        overlaps, forms = self._over_ranks(overlaps), self._over_ranks(forms)
+        overlaps, forms = self.over_ranks(overlaps), self.over_ranks(forms)
         table: FloatArray = forms.cpu().numpy()
         return ChunkForms(table, overlaps / float(self._denominators.sum()), self._denominators.copy())
 
@@ -214,6 +214,14 @@ class CurvatureOperator:
         """(C,), d_c of the chunks that this rank has passed, and after a pass over the data of all."""
         return self._denominators.copy()
 
+    def over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum over the group's ranks, the same bytes on each."""
+        if self._group.size == 1:
+            return tensor
+        array = tensor.cpu().numpy()
+        self._group.allreduce_(array)
+        return torch.from_numpy(array).to(tensor.device)
+
     def gradient(self) -> Tensor:
         """(size,) gradient of the mean loss at theta."""
         total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
@@ -222,7 +230,7 @@ class CurvatureOperator:
             self._note(number, count)
             total += flat([part.detach() for part in gradient_parts(loss, self._selected)])
         self._sum_up()
-        mean = self._over_ranks(total) / float(self._denominators.sum())
+        mean = self.over_ranks(total) / float(self._denominators.sum())
         at = torch.cat([self._theta[block.slice] for block in self.blocks])
         return mean.to(self.dtype) + self._weight_decay * at
 
@@ -306,14 +314,6 @@ class CurvatureOperator:
         self._summed_up = True
         if not self._denominators.sum() > 0:
             raise InputError("the loss' denominators sum to 0 (is every target ignored?), so its mean is not defined")
-
-    def _over_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum over the group's ranks, the same bytes on each."""
-        if self._group.size == 1:
-            return tensor
-        array = tensor.cpu().numpy()
-        self._group.allreduce_(array)
-        return torch.from_numpy(array).to(self.device)
 
     def _mean(self, vectors: Tensor, total: Tensor) -> Tensor:
         mean = (total / float(self._denominators.sum())).to(self.dtype)

@@ -25,15 +25,25 @@ def product_chunks(objective: Objective) -> int:
 
 def pair_columns(k: int, prefix: str) -> dict[str, tuple[int, ...]]:
     """Columns of k eigenpairs."""
-    return {f"{prefix}{name}": (k,) for name in ("values", "residuals", "converged", "stderr", "bias")}
+    return {f"{prefix}{name}": (k,) for name in ("values", "residuals", "converged", "stderr", "bias", "rounding")}
 
 
 def pair_row(
-    spectrum: FloatArray, vectors: Tensor, parts: ChunkProducts, first: int, tol: float, k: int, prefix: str
+    spectrum: FloatArray,
+    vectors: Tensor,
+    parts: ChunkProducts,
+    first: int,
+    tol: float,
+    k: int,
+    prefix: str,
+    *,
+    dtype: torch.dtype,
+    rounding: FloatArray,
 ) -> dict[str, FloatArray]:
     """The columns of the pairs whose products are the rows of `parts` from `first` on, padded with NaN to k.
 
-    `spectrum` are the Ritz values of all vectors that `parts.forms` is about, in their order.
+    `spectrum` are the Ritz values of all vectors that `parts.forms` is about, in their order; `dtype` is the precision
+    that the vectors were found in, and `rounding` (b,) what that of the products may move values by.
     """
     place = slice(first, first + len(vectors))
     images, values = parts.images[place].double(), spectrum[place]
@@ -41,15 +51,16 @@ def pair_row(
     gaps = torch.linalg.vector_norm(images - theta[:, None] * vectors.double(), dim=1).cpu().numpy()
     norm = float(torch.linalg.vector_norm(parts.images.double(), dim=1).max()) if len(values) else 0.0
     # zero to rounding: an exact eigenvalue 0 has no relative residual
-    zero = np.maximum(np.abs(values), gaps) <= _FLOOR * torch.finfo(parts.images.dtype).eps * norm
+    zero = np.maximum(np.abs(values), gaps) <= _FLOOR * torch.finfo(dtype).eps * norm
     with np.errstate(divide="ignore", invalid="ignore"):
         residuals = np.where(zero, 0.0, gaps / np.abs(values))
+        rounded = np.where(zero, 0.0, rounding[place] / np.abs(values))
     cross = (images * parts.weighted[place].double()).sum(1).cpu().numpy()
     lengths = images.square().sum(1).cpu().numpy()
     stderr, bias = eigenvalue_errors(
         parts.forms[:, place], spectrum, first, parts.squares[:, place], cross, lengths, parts.denominators, parts.shift
     )
-    columns = (values, residuals, (residuals <= tol).astype(float), stderr, bias)
+    columns = (values, residuals, (residuals <= tol).astype(float), stderr, bias, rounded)
     return {name: padded(column, k) for name, column in zip(pair_columns(k, prefix), columns, strict=True)}
 
 
@@ -63,7 +74,7 @@ def seen_row(found: RitzEnds, k: int) -> dict[str, FloatArray]:
         residuals = np.where(low.residuals > 0, low.residuals / np.abs(low.values), 0.0)
     seen = int(np.argmax(np.append(residuals > _SEEN, True)))
     unknown = np.full(len(low.values), np.nan)
-    columns = (low.values, residuals, low.converged.astype(float), unknown, unknown)
+    columns = (low.values, residuals, low.converged.astype(float), unknown, unknown, unknown)
     return {
         name: padded(column[: min(seen, k)], k)
         for name, column in zip(pair_columns(k, "smallest_"), columns, strict=True)

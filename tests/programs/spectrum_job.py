@@ -73,7 +73,7 @@ def main(folder: Path, slow: str = "", after: int = 0) -> None:
     DensityTask.evaluate = counted_item  # type: ignore[method-assign,assignment]
     model = nets.settled(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)))
     objective = Objective(model, "cross_entropy", (nets.seeded(29, 4), nets.labels(29)))
-    settings = {"smallest": 2, "trace": "hutchinson", "trace_tol": 0.5, "density_steps": 6}
+    settings = {"smallest": 2, "trace": "hutchinson", "trace_tol": 0.5, "density_steps": 6, "block": 1}
     found = ls.measure_spectrum(objective, 3, 1e-8, out=run, **settings)
     products = {name: made[name] for name in ("eigenpairs", "trace", "density")}
     assert found.trace is not None

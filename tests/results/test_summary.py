@@ -211,7 +211,7 @@ def test_a_surface_of_three_axes_has_its_coordinates_in_rows() -> None:
 def test_eigenpairs_layers_and_places_are_rows() -> None:
     spectrum, layers, path = (KINDS[kind]("whole") for kind in ("spectrum", "layer_spectra", "path"))
     frame = spectrum.to_pandas()
-    assert list(frame.columns) == ["end", "index", "value", "stderr", "bias", "residual", "converged"]
+    assert list(frame.columns) == ["end", "index", "value", "stderr", "bias", "residual", "rounding", "converged"]
     assert frame["end"].tolist() == ["largest"] * 3 + ["smallest"]
     assert frame["index"].tolist() == [0, 1, 2, 0]
     assert frame["value"].tolist() == [*spectrum.largest.values, *spectrum.smallest.values]

@@ -109,11 +109,13 @@ class CurvatureMapTask:
             )
             vectors = torch.cat([found.largest.vectors, found.smallest.vectors])
             parts = H.by_chunk(vectors, found.further.vectors)
-            products = H.products
+            products, dtype = H.products, H.dtype
         known = np.concatenate([found.largest.values, found.smallest.values, found.further.values])
         point: dict[str, float] = {}
         for i, (end, pairs) in enumerate(zip(_ENDS, (found.largest, found.smallest), strict=True)):
-            columns = pair_row(known, pairs.vectors, parts, i, self._asked.tol, 1, "")
+            columns = pair_row(
+                known, pairs.vectors, parts, i, self._asked.tol, 1, "", dtype=dtype, rounding=np.full(2, np.nan)
+            )
             point[end] = float(columns["values"][0])
             point[f"{end}_stderr"] = float(columns["stderr"][0])
             point[f"{end}_residual"] = float(columns["residuals"][0])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from landscape_kernels.krylov import eigenpairs
+from landscape_kernels.krylov import dense_eigenpairs, eigenpairs
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_columns, pair_row
+from landscape.curvature.rounding import checked_products
+from landscape.curvature.small import small, unit_products
 from landscape.errors import InputError
 from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
@@ -29,9 +31,9 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.layer_spectra.settings import LayerSpectraSettings
-from landscape.studies.spectrum.measure import trace_of_stage, trace_task
+from landscape.studies.spectrum.measure import PRODUCTS_PER_PAIR, begun, trace_of_stage, trace_task
 from landscape.studies.spectrum.result import Trace
-from landscape.studies.spectrum.ways import choose_method
+from landscape.studies.spectrum.ways import check_trace_probes, choose_method
 
 STAGES = ("layers", "trace")
 
@@ -41,11 +43,14 @@ class LayerTask:
 
     headline = "products"
 
-    def __init__(self, matrix: Matrix, k: int, *, tol: float, seed: int) -> None:
+    def __init__(self, matrix: Matrix, k: int, *, tol: float, seed: int, begun: Description | None = None) -> None:
+        """`begun` is what the folder of the task was begun with, whose columns are kept."""
+        self._begun = None if begun is None else set(begun.columns)
         if k < 1:
             raise InputError(f"k={k}; give 1 or more eigenvalues per layer")
         self._matrix, self._k, self._tol, self._seed = matrix, k, tol, seed
         self._layers = layers_of(matrix.names)
+        self._blocks = [replace(matrix, params=tuple(names)) for names in self._layers.values()]
         self.count = len(self._layers)
         check_tol(tol, matrix.sample.objective, matrix.check)
 
@@ -53,6 +58,9 @@ class LayerTask:
         """See `Task`."""
         sizes = [sum(self._matrix.sizes[name] for name in names) for names in self._layers.values()]
         columns: dict[str, tuple[int, ...]] = pair_columns(self._k, "") | {"products": (), "passes": ()}
+        columns |= {"searched": (), "missed": (), "whole": ()}
+        if self._begun is not None:
+            columns = {name: shape for name, shape in columns.items() if name in self._begun}
         identity = {**self._matrix.identity(), "k": self._k, "tol": self._tol, "seed": self._seed}
         about = {**self._matrix.about(), "layers": list(self._layers), "sizes": sizes}
         return Description("layers", columns, identity, about)
@@ -60,14 +68,32 @@ class LayerTask:
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         layer = list(self._layers)[index]
-        with self._matrix.bind(group, params=self._layers[layer]) as H:
-            k = min(self._k, H.size)
-            found = eigenpairs(H, k, tol=self._tol, seed=derive_seed(self._seed, "layer", layer))
-            vectors = found.largest.vectors
-            parts = H.by_chunk(vectors, found.further.vectors)
-            known = np.concatenate([found.largest.values, found.further.values])
-            row = pair_row(known, vectors, parts, 0, self._tol, self._k, "")
-            return {**row, "products": H.products, "passes": H.passes}
+        row: dict[str, Any] = {}
+        block, k = self._blocks[index], min(self._k, self._blocks[index].size)
+        # a small model is computed whole, and of others the blocks whose products are no more than those of a run
+        whole = small(self._matrix, 0) or block.size <= PRODUCTS_PER_PAIR * k
+        if whole:
+            block = block.double() or block
+        with block.bind(group) as H:
+            if whole:
+                found = dense_eigenpairs(unit_products(H).matrix, k)
+            else:
+                found = eigenpairs(H, k, tol=self._tol, seed=derive_seed(self._seed, "layer", layer))
+            values, vectors, parts, rounding, more = checked_products(
+                block,
+                H,
+                found.largest.values,
+                found.largest.vectors.to(H.device, H.dtype),
+                found.further.vectors.to(H.device, H.dtype),
+                group,
+                beside=found.products,
+                ends=(k,),
+            )
+            known = np.concatenate([values, found.further.values])
+            row |= pair_row(known, vectors, parts, 0, self._tol, self._k, "", dtype=H.dtype, rounding=rounding)
+            row |= {"products": found.products + more, "passes": H.passes + (H.products < found.products + more)}
+            row |= {"searched": found.searched, "missed": found.missed, "whole": float(whole)}
+            return {name: row[name] for name in self.describe().columns}
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -89,6 +115,7 @@ def measure_layer_spectra(
     weight_decay: float = 0.0,
     trace_tol: float = 0.02,
     seed: int = 0,
+    trace_probes: int = 64,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
     tolerance: Tolerance | None = None,
@@ -98,11 +125,15 @@ def measure_layer_spectra(
     """The k largest eigenvalues and the trace of every layer's diagonal block, layers shared out over the ranks.
 
     A layer is a module that holds parameters of its own; `params` takes some of them. The blocks' traces sum to the
-    trace of the whole. Layers that fail stay masked where a `tolerance` says so (see `run_task`). The other arguments
-    are those of `measure_spectrum`.
+    trace of the whole. A small model's blocks, of up to 256 parameters in all, and blocks whose rows are no more than
+    the products of a Krylov run are computed whole: all copies of an eigenvalue are there. Layers that fail stay masked
+    where a `tolerance` says so (see `run_task`). The other arguments are those of `measure_spectrum`.
     """
-    settings = LayerSpectraSettings(k, tol, trace, name_tuple(params), operator, weight_decay, trace_tol, seed)
-    plan = agree(world(), lambda: LayerPlan.of(objective, settings, theta=theta, buffers=buffers))
+    settings = LayerSpectraSettings(
+        k, tol, trace, name_tuple(params), operator, weight_decay, trace_tol, seed, trace_probes
+    )
+    folder = None if out is None else Path(out)
+    plan = agree(world(), lambda: LayerPlan.of(objective, settings, folder, theta=theta, buffers=buffers))
     run = Measurement(
         out,
         stages=STAGES,
@@ -114,7 +145,12 @@ def measure_layer_spectra(
     )
     run.run(plan.task)
     if plan.method and run.going:
-        trace_of_all = agree(world(), lambda: trace_task(plan.matrix, plan.method, trace_tol, seed, run.found))
+        trace_of_all = agree(
+            world(),
+            lambda: trace_task(
+                plan.matrix, plan.method, trace_tol, seed, run.found, probes=trace_probes, folder=folder
+            ),
+        )
         run.run(trace_of_all, tolerant=False)
     return run.result(layers_from_stages)
 
@@ -132,11 +168,14 @@ class LayerPlan:
         cls,
         objective: Objective,
         settings: LayerSpectraSettings,
+        folder: Path | None = None,
         *,
         theta: Any = None,
         buffers: Mapping[str, Tensor] | None = None,
     ) -> LayerPlan:
-        """Raises InputError for what cannot be measured as asked."""
+        """Raises InputError for what cannot be measured as asked; what was begun in the `folder` goes on that way."""
+        if settings.trace:
+            check_trace_probes(settings.trace_probes)
         matrix, _ = matrix_of(
             objective,
             params=settings.params,
@@ -146,8 +185,12 @@ class LayerPlan:
             theta=theta,
             buffers=buffers,
         )
-        task = LayerTask(matrix, settings.k, tol=settings.tol, seed=settings.seed)
-        return cls(matrix, choose_method(matrix, settings.trace, 0) if settings.trace else "", task)
+        task = LayerTask(matrix, settings.k, tol=settings.tol, seed=settings.seed, begun=begun(folder, "layers"))
+        known = begun(folder, "trace")
+        if settings.trace is True and known is not None:
+            return cls(matrix, str(known.identity["method"]), task)
+        whole = small(matrix, 0)
+        return cls(matrix, choose_method(matrix, settings.trace, 0, whole=whole) if settings.trace else "", task)
 
 
 def layers_from_stages(stages: Mapping[str, Stage]) -> LayerSpectra:
@@ -182,4 +225,8 @@ def layers_from_stages(stages: Mapping[str, Stage]) -> LayerSpectra:
         int(columns["passes"][done].sum()),
         whole,
         attributes,
+        columns.get("rounding"),
+        columns.get("searched"),
+        columns.get("missed"),
+        columns["whole"] == 1 if "whole" in columns else None,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.results.base import Result
-from landscape.studies.spectrum.result import Trace
+from landscape.studies.spectrum.result import Trace, completeness
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +32,16 @@ class LayerSpectra(Result):
     passes: int
     whole_trace: Trace | None = None  # of the whole matrix: the sum of the blocks' traces
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    rounding: FloatArray | None = None  # (L, k), what rounding may move a value by, relative
+    searched: FloatArray | None = None  # (L,), products of searches for copies; the three as in Spectrum
+    missed: FloatArray | None = None  # (L,)
+    whole: BoolArray | None = None  # (L,)
+
+    def completeness(self, layer: int) -> str:
+        """How the list of eigenvalues of the layer with this number is known to be complete."""
+        if self.missed is None or self.searched is None or self.whole is None:
+            return completeness(False, 0, float("nan"))
+        return completeness(bool(self.whole[layer]), int(self.searched[layer]), float(self.missed[layer]))
 
     def __repr__(self) -> str:
         return f"LayerSpectra({len(self.layers)} layers, {int(self.computed.sum())} computed)"

@@ -9,7 +9,7 @@ from landscape.files import hdf5
 from landscape.files.fields import array, names, number, texts
 from landscape.files.schema import read_attributes, reading
 from landscape.studies.layer_spectra.result import LayerSpectra
-from landscape.studies.spectrum.schema import COUNTS, Names, read_trace, trace_group
+from landscape.studies.spectrum.schema import COUNTS, LISTS, Names, read_trace, trace_group
 
 _LAYERS: Names = {
     "sizes": ("layer_size", "number of parameters of the layer"),
@@ -22,16 +22,20 @@ _LAYERS: Names = {
         "layer_trace_stderr",
         "standard error of the layer's trace; by probes, of these alone",
     ),
+    "rounding": ("rounding", "what rounding of products may move the eigenvalue by, relative to it"),
+    **LISTS,
     "computed": ("computed", "whether the layer was computed; elsewhere values are NaN and mean nothing"),
 }
-_RANKED = ("eigenvalues", "residuals", "stderr", "converged")
+_RANKED = ("eigenvalues", "residuals", "stderr", "converged", "rounding")
+_LATER = ("rounding", *LISTS)  # not in old files
 
 
 def read_layers(tree: hdf5.Group, path: str | Path) -> LayerSpectra:
     """The spectra of layers in the tree of a file. Raises StoreError for a newer schema or a tree without them."""
     with reading(tree, "layer_spectra", path) as group:
         v = group.variables
-        arrays: dict[str, Any] = {field: v[name].data for field, (name, _) in _LAYERS.items()}
+        known = [field for field, (name, _) in _LAYERS.items() if name in v or field not in _LATER]
+        arrays: dict[str, Any] = {field: v[_LAYERS[field][0]].data for field in known}
         sizes = tuple(int(size) for size in arrays.pop("sizes"))
         return LayerSpectra(
             layers=texts(v["layer"]),
@@ -49,7 +53,8 @@ def layers_group(layers: LayerSpectra) -> hdf5.Group:
     variables = {"layer": names("layer", layers.layers, "name of the layer")}
     for field, (name, text) in _LAYERS.items():
         dims = ("layer", "rank") if field in _RANKED else ("layer",)
-        variables[name] = array(dims, getattr(layers, field), text)
+        if getattr(layers, field) is not None:
+            variables[name] = array(dims, getattr(layers, field), text)
     for field in ("products", "passes"):
         name, text = COUNTS[field]
         variables[name] = number(getattr(layers, field), text)

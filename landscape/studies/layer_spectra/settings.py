@@ -11,6 +11,7 @@ from landscape.curvature.operator import OPERATORS
 from landscape.errors import InputError
 from landscape.results.settings import Accuracy, Names, OneOf
 from landscape.studies.spectrum.settings import TraceWay
+from landscape.studies.spectrum.ways import FEWEST_PROBES
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LayerSpectraSettings:
     weight_decay: Annotated[float, Ge(0)] = 0.0
     trace_tol: Accuracy = 0.02
     seed: int = 0
+    trace_probes: Annotated[int, Ge(FEWEST_PROBES)] = 64
 
     def __post_init__(self) -> None:
         if self.trace == "deflated":

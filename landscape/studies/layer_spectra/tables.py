@@ -22,8 +22,11 @@ def layers_columns(layers: LayerSpectra) -> Columns:
             f"eigenvalue_{k}": layers.eigenvalues[:, k],
             f"eigenvalue_{k}_stderr": layers.stderr[:, k],
             f"residual_{k}": layers.residuals[:, k],
+            **({} if layers.rounding is None else {f"rounding_{k}": layers.rounding[:, k]}),
             f"converged_{k}": layers.converged[:, k],
         }
+    lists = {"searched": layers.searched, "missed": layers.missed, "whole": layers.whole}
+    columns |= {name: values for name, values in lists.items() if values is not None}
     columns |= {"trace": layers.trace, "trace_stderr": layers.trace_stderr, "computed": layers.computed}
     return columns
 

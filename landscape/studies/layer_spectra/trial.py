@@ -13,8 +13,8 @@ from landscape.run.task import Task
 from landscape.run.together import agree
 from landscape.studies.layer_spectra.measure import STAGES, LayerPlan
 from landscape.studies.layer_spectra.settings import LayerSpectraSettings
-from landscape.studies.spectrum.measure import trace_task
-from landscape.studies.spectrum.trial import PRODUCTS_PER_PAIR, curvature_trial
+from landscape.studies.spectrum.measure import PRODUCTS_PER_PAIR, trace_task
+from landscape.studies.spectrum.trial import curvature_trial
 
 
 def layers_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
@@ -24,7 +24,10 @@ def layers_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, 
     tasks: dict[str, Task] = {"layers": plan.task}
     if plan.method:
         tasks["trace"] = agree(
-            world(), lambda: trace_task(plan.matrix, plan.method, settings.trace_tol, settings.seed, {})
+            world(),
+            lambda: trace_task(
+                plan.matrix, plan.method, settings.trace_tol, settings.seed, {}, probes=settings.trace_probes
+            ),
         )
     products = {"layers": PRODUCTS_PER_PAIR * settings.k * plan.task.count}
     return curvature_trial(objective, plan.matrix, plan.method, tasks, products, settings.k, STAGES, out)

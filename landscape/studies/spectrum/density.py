@@ -13,6 +13,7 @@ from landscape_kernels.quadrature import density
 from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
+from landscape.curvature.small import unit_products
 from landscape.errors import InputError
 from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
@@ -35,21 +36,37 @@ class DensityTask:
 
     headline = "products"
 
-    def __init__(self, matrix: Matrix, *, probes: int, steps: int, seed: int, deflate: Tensor | None) -> None:
+    def __init__(
+        self,
+        matrix: Matrix,
+        *,
+        probes: int,
+        steps: int,
+        seed: int,
+        deflate: Tensor | None,
+        whole: bool = False,
+        values: FloatArray | None = None,
+    ) -> None:
+        """With `whole` there is one item, all eigenvalues: the `values` where they are known."""
         check_density(probes, steps)
         self._matrix, self._seed, self._deflate = matrix, seed, deflate
-        self.count = probes
-        self._steps = min(steps, matrix.size)
+        self._whole, self._values = whole, values
+        self.count = 1 if whole else probes
+        self._steps = matrix.size if whole else min(steps, matrix.size)
 
     def describe(self) -> Description:
         """See `Task`."""
         columns = {"nodes": (self._steps,), "weights": (self._steps,), "products": (), "passes": ()}
+        if self._whole:  # neither probes nor what was taken out matter
+            return Description("density", columns, {**self._matrix.identity(), "whole": True}, self._matrix.about())
         identity = {**self._matrix.identity(), "steps": self._steps, "seed": self._seed, "probes": self.count}
         identity["deflated"] = "" if self._deflate is None else digest(self._deflate)
         return Description("density", columns, identity, self._matrix.about())
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
+        if self._whole:
+            return self._all_values(group)
         nodes, weights = (np.full(self._steps, np.nan) for _ in range(2))
         with self._matrix.bind(group) as H:
             start = rademacher_vector(H.size, self._seed, "density", index).to(self._matrix.theta)[None]
@@ -62,13 +79,27 @@ class DensityTask:
                 nodes[: len(found)], weights[: len(mass)] = found, mass
             return {"nodes": nodes, "weights": weights, "products": H.products, "passes": H.passes}
 
+    def _all_values(self, group: Communicator) -> Row:
+        products = passes = 0
+        if self._values is None:
+            with (self._matrix.double() or self._matrix).bind(group) as H:
+                values: FloatArray = np.asarray(np.linalg.eigvalsh(unit_products(H).matrix), dtype=np.float64)
+                products, passes = H.products, H.passes
+        else:
+            values = self._values
+        weights = np.full(len(values), 1 / len(values))
+        return {"nodes": values, "weights": weights, "products": products, "passes": passes}
+
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return self.count
 
 
-def density_from_rows(rows: Rows, deflated: FloatArray, size: int) -> Density:
-    """The density in the rows of a density task, the `deflated` eigenvalues put back."""
+def density_from_rows(rows: Rows, deflated: FloatArray, size: int, *, whole: bool = False) -> Density:
+    """The density in the rows of a density task, the `deflated` eigenvalues put back; of all of them if `whole`."""
+    if whole:
+        deflated = rows.columns["nodes"][0]
+        rows = Rows({**rows.columns, "nodes": np.zeros((1, 0)), "weights": np.zeros((1, 0))}, rows.done)
     nodes, weights = rows.columns["nodes"][rows.done], rows.columns["weights"][rows.done]
     known = [np.isfinite(row) for row in nodes]
     probes = [row[mask] for row, mask in zip(nodes, known, strict=True) if mask.any()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import Eigenpairs as RitzEnds
-from landscape_kernels.krylov import KrylovState, eigenpairs
+from landscape_kernels.krylov import KrylovState, dense_eigenpairs, eigenpairs
 from landscape_kernels.perturbation import form_errors
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
@@ -19,7 +20,9 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts, CurvatureOperator
 from landscape.curvature.pairs import check_tol, diagonals, padded, pair_columns, pair_row, product_chunks, seen_row
+from landscape.curvature.rounding import checked_products
 from landscape.curvature.sampling import Sample
+from landscape.curvature.small import unit_products
 from landscape.errors import InputError
 from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
@@ -54,8 +57,17 @@ class EigenTask:
         state: Path | None = None,
         save_every: float = _SAVE_EVERY,
         space: int = 0,
+        whole: bool = False,
+        beside: int = 0,
+        begun: Description | None = None,
     ) -> None:
-        """`space` is how many vectors of the Krylov space are stored for a trace (see `space_rows`)."""
+        """`space` is how many vectors of the Krylov space are stored for a trace (see `space_rows`).
+
+        With `whole` the matrix is computed whole. `beside` are the products that are made for other things, `begun` is
+        what the folder of the task was begun with, whose columns are kept.
+        """
+        self._whole, self._beside = whole, beside
+        self._begun = None if begun is None else set(begun.columns)
         self._matrix, self._k, self._smallest, self._tol, self._block = matrix, k, smallest, tol, block
         self._start, self._seed, self._independent, self._max_products = start, seed, independent, max_products
         self._state_path, self._save_every = state, save_every
@@ -85,6 +97,12 @@ class EigenTask:
         columns |= {"independent": (k,), "independent_stderr": (k,), "residual_max": ()}
         columns |= {"products": (), "passes": (), "space": (self._space, self.size)}
         columns |= {"space_chunks": (self._chunks,), "space_tensors": (len(self._matrix.sizes),), "space_square": ()}
+        columns |= {"searched": (), "missed": ()}
+        if self._whole:
+            columns |= {"all_values": (self.size,), "unit_parts": (self._chunks, self.size)}
+            columns |= {"unit_denominators": (self._chunks,)}
+        if self._begun is not None:
+            columns = {name: shape for name, shape in columns.items() if name in self._begun}
         identity = {
             **self._matrix.identity(),
             "k": k,
@@ -104,21 +122,41 @@ class EigenTask:
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         k, low = self._k, self._smallest
-        with self._matrix.bind(group) as H:
-            found, space = self._eigenpairs(H, group)
-            top, bottom = found.largest.vectors, found.smallest.vectors[:low]
-            parts = H.by_chunk(torch.cat([top, bottom]), found.further.vectors)
+        matrix = (self._matrix.double() or self._matrix) if self._whole else self._matrix
+        space: dict[str, Any] | None = None
+        row: dict[str, Any] = {}
+        with matrix.bind(group) as H:
+            if self._whole:
+                found, units = self._all_pairs(H, group)
+                row |= units
+            else:
+                found, space = self._eigenpairs(H, group)
+            top, bottom = found.largest.vectors.to(H.device), found.smallest.vectors[:low].to(H.device)
+            ends = (len(top), len(bottom))
+            values, vectors, parts, rounding, more = checked_products(
+                matrix,
+                H,
+                np.concatenate([found.largest.values, found.smallest.values[:low]]),
+                torch.cat([top, bottom]).to(H.dtype),
+                found.further.vectors.to(H.device, H.dtype),
+                group,
+                beside=found.products + self._beside,
+                ends=ends,
+            )
             # those of an earlier attempt, whose state was found, count too
-            products, passes = found.products + len(parts.images), found.passes + 1
-        known = np.concatenate([found.largest.values, found.smallest.values[:low], found.further.values])
-        row: dict[str, Any] = pair_row(known, top, parts, 0, self._tol, k, "")
+            products, passes = found.products + more, found.passes + 1
+            dtype = H.dtype
+        top, bottom = torch.split(vectors, list(ends))
+        known = np.concatenate([values, found.further.values])
+        row |= pair_row(known, top, parts, 0, self._tol, k, "", dtype=dtype, rounding=rounding)
         if low:
-            row |= pair_row(known, bottom, parts, len(top), self._tol, low, "smallest_")
+            row |= pair_row(known, bottom, parts, ends[0], self._tol, low, "smallest_", dtype=dtype, rounding=rounding)
         else:
             row |= seen_row(found, min(k, self.size))
         independent = independent_stderr = np.full(k, np.nan)
         if self._independent is not None:
             with self._matrix.bind(group, sample=self._independent) as other:
+                top = top.to(other.dtype)
                 apart = other.by_chunk(top)
                 products, passes = products + other.products, passes + other.passes
             independent, independent_stderr = form_errors(diagonals(apart), apart.denominators)
@@ -130,15 +168,32 @@ class EigenTask:
             "residual_max": float(np.max(row["residuals"], initial=0.0)),
             "products": products,
             "passes": passes,
+            "searched": found.searched,
+            "missed": found.missed,
         }
         pairs = self._eigenspace(top, parts)
-        return row | (space if space is not None and space["space_square"] > pairs["space_square"] else pairs)
+        row |= space if space is not None and space["space_square"] > pairs["space_square"] else pairs
+        return {name: row[name] for name in self.describe().columns}
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return 1
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _all_pairs(self, H: CurvatureOperator, group: Communicator) -> tuple[RitzEnds, dict[str, Any]]:
+        """The pairs of a small matrix, and the columns that are of all of it."""
+
+        def between(products: int) -> None:
+            if self.stopping is not None and any(group.gather_all(self.stopping())):
+                raise ItemStopped
+            if self.report is not None:
+                self.report(f"{products} of {H.size} products of unit vectors")
+
+        units = unit_products(H, between)
+        found = replace(dense_eigenpairs(units.matrix, self._k, smallest=self._smallest), passes=H.passes)
+        every = np.linalg.eigvalsh(units.matrix)
+        return found, {"all_values": every, "unit_parts": units.parts, "unit_denominators": units.denominators}
 
     def _eigenpairs(self, H: CurvatureOperator, group: Communicator) -> tuple[RitzEnds, dict[str, Any] | None]:
         """The pairs, and the columns of the Krylov space where they are asked for and known."""

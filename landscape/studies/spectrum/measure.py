@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.routes import check_products
 from landscape.curvature.sampling import Sample
+from landscape.curvature.small import small
 from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
@@ -27,18 +29,20 @@ from landscape.run.comm import world
 from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import Store
-from landscape.run.task import Task
+from landscape.run.task import Description, Task
 from landscape.run.together import agree
 from landscape.studies.spectrum.density import DensityTask, check_density, density_from_rows
 from landscape.studies.spectrum.eigen import EigenTask, space_rows
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
 from landscape.studies.spectrum.settings import SpectrumSettings
-from landscape.studies.spectrum.trace import Deflated, TraceTask, trace_from_rows
-from landscape.studies.spectrum.ways import check_trace_tol, choose_method
+from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, Deflated, TraceTask, trace_from_rows
+from landscape.studies.spectrum.ways import check_trace_probes, check_trace_tol, choose_method
 
 logger = logging.getLogger(__name__)
 STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folder, each the run of one task
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
+# Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
+PRODUCTS_PER_PAIR = 4
 
 
 @keeps_random_state
@@ -61,6 +65,7 @@ def measure_spectrum(
     trace_tol: float = 0.02,
     density_probes: int = 4,
     density_steps: int = 32,
+    trace_probes: int = 64,
     block: int | None = None,
     start: Any = None,
     max_products: int | None = None,
@@ -89,14 +94,24 @@ def measure_spectrum(
     exactly, tr(H - G) by probes), "deflated" (the Krylov space of the eigenpairs exactly, or where it is too large to
     be stored the eigenpairs alone, and probes on the complement: the first four for the Frobenius norm, too, the
     later ones of each chunk of the data its own, which makes the error of their sum smaller), "hutchinson", "xtrace"
-    (Epperly et al. 2024; its error estimate is seen to be up to 1.6 times too small). Ways with probes or draws go on
-    until their relative standard error is `trace_tol`, or 64 probes are spent.
+    (Epperly et al. 2024; its error estimate is seen to be up to 1.6 times too small), "products" (all unit vectors,
+    exact). Ways with probes or draws go on until their relative standard error is `trace_tol`, or `trace_probes` probes
+    are spent; a call with the same `out` and more of them goes on from there.
 
     `density` asks for stochastic Lanczos quadrature with `density_probes` probes of `density_steps` products each, on
     the complement of the eigenpairs.
 
-    `block` vectors share a pass over the data (at least the multiplicity of an eigenvalue finds all its copies); by
-    default 1, or 2 where the graph of the data does not fit in memory. `start` (j, size) are guesses of eigenvectors.
+    A small matrix, of up to 256 rows, or of up to 2,048 where that is cheaper than what was asked, is computed whole,
+    by the products of all unit vectors in float64: eigenvalues with all copies, trace (where it is not had from
+    per-sample gradients) and density are then exact for the data given, and `whole` is set. `block`, `start` or
+    `max_products` ask for a Krylov run all the same. There, once all pairs have converged, products from random vectors
+    look for copies that one Krylov space does not hold, and `completeness` says with what chance one is missed.
+
+    Where it costs little against the rest, the values of a run in float32 are quotients in float64 of the vectors
+    found; elsewhere `rounding` tells what rounding moves them by.
+
+    `block` vectors share a pass over the data; by default 1, or 2 where the graph of the data does not fit in memory.
+    `start` (j, size) are guesses of eigenvectors.
     `out` is the run folder: what is found there is not computed again, a killed run goes on from the Krylov vectors it
     stored last, and when all is there it holds `landscape.h5`. Eigenpairs are computed by all ranks together, probes
     and parts of the trace are shared out, `ranks_per_item` ranks each.
@@ -118,11 +133,13 @@ def measure_spectrum(
         trace_tol=trace_tol,
         density_probes=density_probes,
         density_steps=density_steps,
+        trace_probes=trace_probes,
         block=block,
         max_products=max_products,
         seed=seed,
     )
-    plan = agree(world(), lambda: Plan.of(objective, settings, theta=theta, buffers=buffers, start=start))
+    folder = None if out is None else Path(out)
+    plan = agree(world(), lambda: Plan.of(objective, settings, folder, theta=theta, buffers=buffers, start=start))
     run = Measurement(
         out,
         stages=STAGES,
@@ -137,7 +154,7 @@ def measure_spectrum(
         state = None if run.folder is None else run.folder / "eigenpairs" / KRYLOV_STATE
         run.run(eigen, ranks_per_item=world().size, tolerant=False, kept=state)
     if plan.method and run.going:
-        run.run(agree(world(), lambda: plan.trace(run.found)), tolerant=False)
+        run.run(agree(world(), lambda: plan.trace(run.found, run.folder)), tolerant=False)
     if density and run.going:
         run.run(agree(world(), lambda: plan.density(run.found)), tolerant=False)
     return run.result(spectrum_from_stages)
@@ -151,6 +168,7 @@ class Plan:
     matrix: Matrix
     independent: Sample | None  # beside the sample that the matrix is of
     method: str  # of the trace; empty where none is asked for
+    whole: bool  # whether the matrix is computed whole
     start: Tensor | None = None  # guesses of eigenvectors
 
     @classmethod
@@ -158,14 +176,19 @@ class Plan:
         cls,
         objective: Objective,
         settings: SpectrumSettings,
+        folder: Path | None = None,
         *,
         theta: Any = None,
         buffers: Mapping[str, Tensor] | None = None,
         start: Any = None,
     ) -> Plan:
-        """Choose the matrix and the way to its trace. Raises InputError for what cannot be measured as asked."""
+        """Choose the matrix and the way to its trace. Raises InputError for what cannot be measured as asked.
+
+        What was begun in the `folder` another way, by an earlier version, goes on that way.
+        """
         if settings.trace:
             check_trace_tol(settings.trace_tol)
+            check_trace_probes(settings.trace_probes)
         if settings.density:
             check_density(settings.density_probes, settings.density_steps)
         matrix, independent = matrix_of(
@@ -179,17 +202,27 @@ class Plan:
             samples=settings.samples,
             sampling=settings.sampling,
         )
-        method = choose_method(matrix, settings.trace, settings.k) if settings.trace else ""
+        krylov = start is not None or settings.block is not None or settings.max_products is not None
+        whole = not krylov and small(matrix, expected_products(settings, matrix.size))
+        for stage, word in (("density", "whole"), ("eigenpairs", "all_values")):
+            if (known := begun(folder, stage)) is not None:
+                whole = word in known.columns or word in known.identity
+        known = begun(folder, "trace")
+        if settings.trace is True and known is not None:
+            method = str(known.identity["method"])
+        else:
+            method = choose_method(matrix, settings.trace, settings.k, whole=whole) if settings.trace else ""
         if start is not None:
             start = torch.as_tensor(start).to(objective.device, objective.dtype)
-        return cls(settings, matrix, independent, method, start)
+        return cls(settings, matrix, independent, method, whole, start)
 
     def eigenpairs(self, folder: Path | None) -> EigenTask | None:
         """The first task, whose state goes below `folder`; None where no eigenpair is asked for."""
         asked, matrix = self.settings, self.matrix
         if not asked.k + asked.smallest:
             return None
-        rows = space_rows(asked.k, matrix.size) if self.method == "deflated" else 0
+        known = begun(folder, "eigenpairs")
+        rows = space_rows(asked.k, matrix.size) if self.method == "deflated" and not self.whole else 0
         return EigenTask(
             matrix,
             asked.k,
@@ -201,12 +234,17 @@ class Plan:
             independent=self.independent,
             max_products=asked.max_products,
             state=None if folder is None else folder / "eigenpairs" / KRYLOV_STATE,
-            space=stored_space(folder, rows),
+            space=rows if known is None else known.columns["space"][0],
+            whole=self.whole,
+            beside=expected_products(asked, matrix.size) - PRODUCTS_PER_PAIR * (asked.k + asked.smallest),
+            begun=known,
         )
 
-    def trace(self, found: Mapping[str, Stage]) -> TraceTask:
+    def trace(self, found: Mapping[str, Stage], folder: Path | None = None) -> TraceTask:
         """The task of the trace after those `found`."""
-        return trace_task(self.matrix, self.method, self.settings.trace_tol, self.settings.seed, found)
+        asked = self.settings
+        probes = asked.trace_probes
+        return trace_task(self.matrix, self.method, asked.trace_tol, asked.seed, found, probes=probes, folder=folder)
 
     def density(self, found: Mapping[str, Stage]) -> DensityTask:
         """The task of the density after those `found`, whose eigenvectors it takes out."""
@@ -217,6 +255,8 @@ class Plan:
             steps=asked.density_steps,
             seed=asked.seed,
             deflate=_vectors(found, "vectors", "smallest_vectors"),
+            whole=self.whole,
+            values=_column(found, "all_values"),
         )
 
     def tasks_ahead(self, folder: Path) -> dict[str, Task]:
@@ -224,7 +264,7 @@ class Plan:
         eigen = self.eigenpairs(folder)
         tasks: dict[str, Task] = {} if eigen is None else {"eigenpairs": eigen}
         if self.method and self.method != "deflated":
-            tasks["trace"] = self.trace({})
+            tasks["trace"] = self.trace({}, folder)
         if self.settings.density:
             tasks["density"] = self.density({})
         return tasks
@@ -237,7 +277,8 @@ def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
     nothing: FloatArray = np.zeros(0)
     none = Eigenpairs(nothing, nothing, nothing.astype(bool), nothing, nothing)
     largest = smallest = none
-    products = passes = 0
+    products = passes = searched = 0
+    missed, whole = math.nan, False
     size = int(about["size"])
     curve: Density | None = None
     attributes = result_attributes(first.description, first.history) | {
@@ -256,6 +297,9 @@ def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
         largest, smallest = _pairs(row, ""), _pairs(row, "smallest_")
         done = bool(stage.rows.done[0])
         products, passes = (int(row["products"]), int(row["passes"])) if done else (0, 0)
+        searched = int(row["searched"]) if done and "searched" in row else 0
+        missed = float(row["missed"]) if "missed" in row else math.nan
+        whole = done and "all_values" in row
         attributes |= {name: stage.description.identity[name] for name in ("tol", "seed")}
         attributes["error"] = (
             "eigenvalues are those of the data used, to their residuals; stderr and bias are for the population it was "
@@ -264,8 +308,9 @@ def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
     trace = trace_of_stage(stages)
     if "density" in stages and stages["density"].rows.done.any():
         values = np.concatenate([nothing, *(pairs.values for pairs in _deflating(stages, largest, smallest))])
-        curve = density_from_rows(stages["density"].rows, values, size)
-    return Spectrum(largest, smallest, size, products, passes, trace, curve, attributes)
+        every = bool(stages["density"].description.identity.get("whole"))
+        curve = density_from_rows(stages["density"].rows, values, size, whole=every)
+    return Spectrum(largest, smallest, size, products, passes, trace, curve, attributes, searched, missed, whole)
 
 
 def _deflating(stages: Mapping[str, Stage], largest: Eigenpairs, smallest: Eigenpairs) -> list[Eigenpairs]:
@@ -289,10 +334,26 @@ def _pairs(row: Mapping[str, Any], prefix: str) -> Eigenpairs:
         vectors if len(vectors) else None,
         independent,
         None if independent is None else row["independent_stderr"],
+        row[f"{prefix}rounding"][there] if f"{prefix}rounding" in row else np.zeros(0),
     )
 
 
-def trace_task(matrix: Matrix, method: str, tol: float, seed: int, stages: Mapping[str, Stage]) -> TraceTask:
+def expected_products(asked: SpectrumSettings, size: int) -> int:
+    """Products that are made for what is asked, about, without a matrix that is computed whole."""
+    density = asked.density_probes * min(asked.density_steps, size) if asked.density else 0
+    return PRODUCTS_PER_PAIR * (asked.k + asked.smallest) + density + (FIRST_PROBES * PROBES if asked.trace else 0)
+
+
+def trace_task(
+    matrix: Matrix,
+    method: str,
+    tol: float,
+    seed: int,
+    stages: Mapping[str, Stage],
+    *,
+    probes: int,
+    folder: Path | None = None,
+) -> TraceTask:
     """The task of the trace, which deflates with the eigenpairs that are there."""
     gauss_newton = None
     if method == "split":
@@ -305,7 +366,19 @@ def trace_task(matrix: Matrix, method: str, tol: float, seed: int, stages: Mappi
         deflate, deflated = _vectors(stages, "space"), _deflated_part(stages, matrix.sizes)
         if deflate is None:
             deflate = _vectors(stages, "vectors")
-    return TraceTask(matrix, method, tol=tol, seed=seed, deflate=deflate, deflated=deflated, gauss_newton=gauss_newton)
+    parts, weights = _column(stages, "unit_parts"), _column(stages, "unit_denominators")
+    return TraceTask(
+        matrix,
+        method,
+        tol=tol,
+        seed=seed,
+        deflate=deflate,
+        deflated=deflated,
+        gauss_newton=gauss_newton,
+        probes=probes,
+        begun=begun(folder, "trace"),
+        units=None if parts is None or weights is None else (parts, weights),
+    )
 
 
 def _vectors(stages: Mapping[str, Stage], *names: str) -> Tensor | None:
@@ -315,6 +388,13 @@ def _vectors(stages: Mapping[str, Stage], *names: str) -> Tensor | None:
     found = [stages["eigenpairs"].rows.columns[name][0] for name in names]
     rows = np.concatenate([block[~np.isnan(block).any(1)] for block in found])
     return torch.from_numpy(rows) if len(rows) else None
+
+
+def _column(stages: Mapping[str, Stage], name: str) -> FloatArray | None:
+    """A column of the eigenpairs' row, where it has been computed."""
+    if "eigenpairs" not in stages or not stages["eigenpairs"].rows.done[0]:
+        return None
+    return stages["eigenpairs"].rows.columns[name][0] if name in stages["eigenpairs"].rows.columns else None
 
 
 def trace_of_stage(stages: Mapping[str, Stage]) -> Trace | None:
@@ -338,8 +418,8 @@ def _deflated_part(stages: Mapping[str, Stage], sizes: Mapping[str, int]) -> Def
     return Deflated(columns["space_chunks"], blocks, float(columns["space_square"]))
 
 
-def stored_space(folder: str | Path | None, rows: int) -> int:
-    """How many Krylov vectors the eigenpairs' row has: `rows`, but what a folder was begun with where there is one."""
-    if folder is None or not (Path(folder) / "eigenpairs" / "run.json").is_file():
-        return rows
-    return Store.open(Path(folder) / "eigenpairs").description().columns["space"][0]
+def begun(folder: str | Path | None, stage: str) -> Description | None:
+    """What the task of a stage was when the folder was begun; None where it was not."""
+    if folder is None or not (Path(folder) / stage / "run.json").is_file():
+        return None
+    return Store.open(Path(folder) / stage).description()

@@ -6,12 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.results.base import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def completeness(whole: bool, searched: int, missed: float) -> str:
+    """How a list of eigenvalues is known to be complete, in words."""
+    if whole:
+        return "the matrix was computed whole: all copies of every eigenvalue are there"
+    if missed == 0 and not searched:
+        return "one value an end, which has no copies before it"
+    if missed == missed:
+        return f"{searched} products from random vectors brought nothing beyond; the chance of a miss is {missed:.1g}"
+    return "not known: copies of an eigenvalue may be missing"
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,12 @@ class Eigenpairs:
     vectors: FloatArray | None = None  # (k, size), unit eigenvectors; None where they were not asked to be kept
     independent: FloatArray | None = None  # (k,), v'Hv on an independent sample of the data; sub-samples only
     independent_stderr: FloatArray | None = None  # (k,), its standard error over chunks
+    # (k,), what rounding of products may move a value by, relative; NaN where it is not known
+    rounding: FloatArray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if len(self.rounding) != len(self.values):
+            object.__setattr__(self, "rounding", np.full(len(self.values), np.nan))
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,8 @@ class Trace:
     # |A|_F from the same probes (deflated: the first four); NaN where the method has none
     frobenius: float = float("nan")
     frobenius_stderr: float = float("nan")
+    # what rounding in float32 may move the value by, measured on some of the data; NaN where it is not known
+    rounding: float = float("nan")
 
     def __float__(self) -> float:
         return self.value
@@ -83,6 +103,11 @@ class Spectrum(Result):
     trace: Trace | None = None
     density: Density | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)  # operator, params, route, data, provenance: see schema
+    searched: int = 0  # of the products: those of searches for copies that one Krylov space does not hold
+    # chance, at most, that a copy of an eigenvalue beyond the last of the list is missing: 0 where the matrix was
+    # computed whole or one value an end was asked for; NaN where no search was finished
+    missed: float = float("nan")
+    whole: bool = False  # whether the matrix was computed whole, by the products of all unit vectors
 
     def __repr__(self) -> str:
         top = f"{self.eigenvalues[0]:.6g}" if len(self.eigenvalues) else "none asked"
@@ -92,6 +117,11 @@ class Spectrum(Result):
         if self.density is not None:
             parts.append(f"density of {len(self.density.nodes)} probes")
         return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
+
+    @property
+    def completeness(self) -> str:
+        """How the lists of eigenvalues are known to be complete."""
+        return completeness(self.whole, self.searched, self.missed)
 
     @property
     def eigenvalues(self) -> FloatArray:

@@ -33,14 +33,21 @@ _PAIRS: Names = {
     "vectors": ("eigenvector", "unit eigenvector, entries in the order of the parameter vector"),
     "independent": ("independent", "v'Av of the eigenvector on an independent sample of the data"),
     "independent_stderr": ("independent_stderr", "standard error of v'Av on the independent sample"),
+    "rounding": ("rounding", "what rounding of products may move the eigenvalue by, relative to it"),
 }
-_OPTIONAL = ("vectors", "independent", "independent_stderr")
+_OPTIONAL = ("vectors", "independent", "independent_stderr", "rounding")
 _ENDS = {"largest": ("", "from the largest down"), "smallest": ("smallest_", "from the smallest up")}
 
 COUNTS: Names = {
     "size": ("size", "dimension of the matrix"),
     "products": ("products", "matrix-vector products for the eigenvalues"),
     "passes": ("passes", "passes over the data for the eigenvalues"),
+}
+
+LISTS: Names = {  # how a list is known to be complete
+    "searched": ("searched", "products of searches for copies of eigenvalues that one Krylov space does not hold"),
+    "missed": ("missed", "chance, at most, that a copy of an eigenvalue beyond the last of the list is missing"),
+    "whole": ("whole", "whether the matrix was computed whole, by the products of all unit vectors"),
 }
 
 _TRACE: Names = {
@@ -53,6 +60,7 @@ _TRACE: Names = {
     "gradients": ("trace_gradients", "backward passes per sample for the trace"),
     "frobenius": ("frobenius", "Frobenius norm of the matrix"),
     "frobenius_stderr": ("frobenius_stderr", "standard error of the Frobenius norm"),
+    "rounding": ("trace_rounding", "what rounding in float32 may move the trace by, measured on some of the data"),
 }
 
 _DENSITY: Names = {
@@ -80,9 +88,11 @@ def read_spectrum(tree: hdf5.Group, path: str | Path) -> Spectrum:
         v = group.variables
         ends: dict[str, Any] = {end: _read_pairs(v, prefix) for end, (prefix, _) in _ENDS.items()}
         counts: dict[str, Any] = {field: int(v[name].data) for field, (name, _) in COUNTS.items()}
+        lists = {field: v[name].data.item() for field, (name, _) in LISTS.items() if name in v}  # not in old files
         return Spectrum(
             **ends,
             **counts,
+            **lists,
             trace=read_trace(group.groups["trace"]) if "trace" in group.groups else None,
             density=_read_density(group.groups["density"]) if "density" in group.groups else None,
             attributes=read_attributes(tree, "spectrum"),
@@ -91,7 +101,7 @@ def read_spectrum(tree: hdf5.Group, path: str | Path) -> Spectrum:
 
 def spectrum_group(spectrum: Spectrum) -> hdf5.Group:
     """Eigenpairs of both ends; the sub-groups "trace" and "density" where they were measured."""
-    variables = {name: number(getattr(spectrum, field), text) for field, (name, text) in COUNTS.items()}
+    variables = {name: number(getattr(spectrum, field), text) for field, (name, text) in {**COUNTS, **LISTS}.items()}
     for end, (prefix, order) in _ENDS.items():
         variables |= _pairs(getattr(spectrum, end), prefix, order)
     groups: dict[str, hdf5.Group] = {}
@@ -141,7 +151,8 @@ def trace_group(trace: Trace) -> hdf5.Group:
 def read_trace(group: hdf5.Group) -> Trace:
     """The trace in its group."""
     v = group.variables
-    numbers: dict[str, Any] = {field: v[name].data.item() for field, (name, _) in _TRACE.items()}
+    known = [field for field, (name, _) in _TRACE.items() if field != "rounding" or name in v]  # not in old files
+    numbers: dict[str, Any] = {field: v[_TRACE[field][0]].data.item() for field in known}
     if "trace_layer" in v:
         names = texts(v["trace_layer"])
         numbers["layers"] = dict(zip(names, v["trace_by_layer"].data.tolist(), strict=True))

@@ -11,7 +11,7 @@ from landscape.curvature.operator import OPERATORS
 from landscape.curvature.sampling import SAMPLINGS
 from landscape.errors import InputError, nearest
 from landscape.results.settings import Accuracy, Names, OneOf
-from landscape.studies.spectrum.ways import METHODS
+from landscape.studies.spectrum.ways import FEWEST_PROBES, METHODS
 
 
 class _Way:
@@ -44,6 +44,7 @@ class SpectrumSettings:
     trace_tol: Accuracy = 0.02
     density_probes: Annotated[int, Ge(1)] = 4
     density_steps: Annotated[int, Ge(1)] = 32
+    trace_probes: Annotated[int, Ge(FEWEST_PROBES)] = 64
     block: Annotated[int, Ge(1)] | None = None
     max_products: Annotated[int, Ge(1)] | None = None
     seed: int = 0

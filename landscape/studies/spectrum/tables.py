@@ -18,6 +18,8 @@ from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Tra
 def spectrum_tables(spectrum: Spectrum, title: str) -> Iterator[Table]:
     """What was measured, the eigenvalues with their errors and residuals, the trace and the density."""
     cost = {"eigenvalues": cost_words(spectrum.products, spectrum.passes)}
+    if len(spectrum.largest.values) or spectrum.smallest.vectors is not None:
+        cost["copies"] = spectrum.completeness
     yield head(title, f"{spectrum.size:,} x {spectrum.size:,}", cost, spectrum.attributes)
     for name, pairs in (("largest", spectrum.largest), ("smallest", spectrum.smallest)):
         if len(pairs.values):
@@ -49,8 +51,9 @@ def _eigenvalues(name: str, pairs: Eigenpairs) -> Table:
             errors = pairs.independent_stderr
             cells.append(number(pairs.independent[i], stderr=math.nan if errors is None else errors[i], nan="-"))
         residual, converged = number(pairs.residuals[i], 2, nan="-"), Cell("yes" if pairs.converged[i] else "no")
-        rows.append((Cell(str(i + 1), i + 1), *cells, residual, converged))
-    columns = ("rank", "eigenvalue +- standard error", *extra, "residual", "converged")
+        rounding = number(pairs.rounding[i], 2, nan="-")
+        rows.append((Cell(str(i + 1), i + 1), *cells, residual, rounding, converged))
+    columns = ("rank", "eigenvalue +- standard error", *extra, "residual", "rounding", "converged")
     return Table(f"{name} eigenvalues", columns, tuple(rows))
 
 
@@ -61,6 +64,7 @@ def trace(trace: Trace) -> Table:
         "value": number(trace.value, stderr=trace.stderr, nan="-"),
         "error from probes": Cell("none: exact for the data given", 0.0) if exact else number(trace.stderr_probes, 2),
         "error from the data": number(trace.stderr_data, 2, nan="-"),
+        "error from rounding": number(trace.rounding, 2, nan="-"),
         "method": trace.method,
         "cost": f"{cost_words(trace.products, trace.passes)}, {trace.gradients:.3g} gradients per sample",
     }
@@ -82,6 +86,7 @@ def _density(density: Density) -> Table:
     return pairs_table(
         "density",
         {
+            **({} if probes * steps else {"error": "none: all eigenvalues are known"}),
             "grid": f"{len(density.grid)} points from {density.grid[0]:.6g} to {density.grid[-1]:.6g}",
             "width": number(density.width, 3),
             "probes": f"{probes} of up to {steps} nodes",
@@ -114,6 +119,7 @@ def _eigenpairs(end: str, pairs: Eigenpairs) -> Columns:
         "stderr": pairs.stderr,
         "bias": pairs.bias,
         "residual": pairs.residuals,
+        "rounding": pairs.rounding,
         "converged": np.asarray(pairs.converged, dtype=bool),
         **{name: values for name, values in optional.items() if values is not None},
     }

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray, IntArray
-from landscape_kernels.moments import MOMENTS, moments_, ratio
+from landscape_kernels.moments import MOMENTS, moments_, ratio, ratios
 from landscape_kernels.operators import complement
 from landscape_kernels.probes import derive_seed, normal_vector, rademacher_vector
 from landscape_kernels.trace import TwoWay, two_way, xtrace
@@ -21,7 +21,9 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts
 from landscape.curvature.pairs import product_chunks
+from landscape.curvature.rounding import form_rounding, gap_of, on_few
 from landscape.curvature.sampling import importance, loss_seeds
+from landscape.curvature.small import UNITS, unit_products
 from landscape.curvature.unfinished import not_finite
 from landscape.network.layers import GradientSquares
 from landscape.objective.parameters import layers_of
@@ -29,11 +31,11 @@ from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, Row, Rows
 from landscape.studies.spectrum.result import Trace
-from landscape.studies.spectrum.ways import check_trace_tol
+from landscape.studies.spectrum.ways import FEWEST_PROBES, check_trace_tol
 
 logger = logging.getLogger(__name__)
 PROBES = 4  # probes of one item: they share a pass over the data
-FIRST_PROBES, _MOST_PROBES = 4, 16  # items of the first round and of all
+FIRST_PROBES = FEWEST_PROBES // PROBES  # items of the first round
 _DRAWS = 64  # draws of one item
 _FIRST_DRAWS = 4  # items
 _MOST_DRAWS = 4  # for each sample of the data; from there on the exact way is cheaper
@@ -55,11 +57,21 @@ class TraceTask:
         deflate: Tensor | None = None,
         deflated: Deflated | None = None,
         gauss_newton: Matrix | None = None,
+        probes: int = 64,
+        units: tuple[FloatArray, FloatArray] | None = None,
+        begun: Description | None = None,
     ) -> None:
-        """`deflate` (j, size), orthonormal, is taken out, `deflated` its part; `gauss_newton` is G for "split"."""
+        """`deflate` (j, size), orthonormal, is taken out, `deflated` its part; `gauss_newton` is G for "split".
+
+        At most `probes` are spent. `units` are diagonals (C, size) of the chunks' matrices and their denominators (C,)
+        for "products", where they are known; `begun` is what the folder of the task was begun with, whose columns are
+        kept.
+        """
+        self._rounds = begun is None or "rounding" in begun.columns
         check_trace_tol(tol)
         self._matrix, self._method, self._tol, self._seed = matrix, method, tol, seed
         self._deflated, self._gauss_newton = deflated, gauss_newton
+        self._most, self._units = -(-probes // PROBES), units
         self._deflate = None if deflate is None else deflate.to(matrix.theta)
         self._digest = "" if deflate is None else digest(deflate)
         self._layers = layers_of(matrix.names)
@@ -67,7 +79,7 @@ class TraceTask:
         self._layer_of = torch.tensor([place[name] for name in matrix.names])
         objective = matrix.sample.objective
         self._exact = objective.chunks if method in ("exact", "split") else 0
-        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1}.get(method, FIRST_PROBES)
+        first = {"exact": 0, "sampled": _FIRST_DRAWS, "xtrace": 1, "products": 1}.get(method, FIRST_PROBES)
         self.count = self._exact + first
         self._chunks = product_chunks(objective)
         self._squares: GradientSquares | None = None
@@ -96,6 +108,8 @@ class TraceTask:
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._columns().items()}
+        if self._rounds and index == 0:
+            row["rounding"] = self._rounding()
         if index < self._exact:
             return row | self._exact_row(index)
         if self._method == "sampled":
@@ -106,6 +120,8 @@ class TraceTask:
                 probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
                 found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
                 return row | {"value": found.value, "stderr": found.stderr, "cost": H.products}
+        if self._method == "products":
+            return row | self._unit_row(group)
         if self._method == "deflated" and index:  # the first probes are common, for the Frobenius norm
             return row | self._own_row(index, group)
         return row | self._probed_row(index - self._exact, group)
@@ -114,38 +130,66 @@ class TraceTask:
         """See `Task`: twice as many probes or draws until the error is small enough."""
         count = len(rows.done)
         random = count - self._exact
-        if self._method in ("exact", "xtrace"):
+        if self._method in ("exact", "xtrace", "products"):
             return count
         trace = trace_from_rows(self.describe(), rows, self._deflated)
         assert trace is not None  # all rows of the round are there
         samples = self._matrix.sample.objective.samples
-        most = -(-_MOST_DRAWS * samples // _DRAWS) if self._method == "sampled" else _MOST_PROBES
+        most = -(-_MOST_DRAWS * samples // _DRAWS) if self._method == "sampled" else self._most
         if trace.stderr_probes <= self._tol * abs(trace.value):
             return count
         if random >= most:
             logger.warning(
-                "the trace is known to %.1f %%, not to trace_tol=%g, after the %d %s that are spent at most",
+                "the trace is known to %.1f %%, not to trace_tol=%g, after the %d %s that are spent at most%s",
                 100 * trace.stderr_probes / abs(trace.value) if trace.value else math.inf,
                 self._tol,
                 random * (_DRAWS if self._method == "sampled" else PROBES),
                 "draws" if self._method == "sampled" else "probes",
+                "" if self._method == "sampled" else "; trace_probes= allows more",
             )
             return count
         return self._exact + min(2 * random, most)
 
     def _columns(self) -> dict[str, tuple[int, ...]]:
         layers = len(self._layers)
-        columns: dict[str, tuple[int, ...]] = {"cost": ()}
+        columns: dict[str, tuple[int, ...]] = {"cost": (), "rounding": ()} if self._rounds else {"cost": ()}
         if self._exact:
             columns["moments"] = (layers + 1, MOMENTS)
         if self._method == "sampled":
             columns |= {"sums": (layers + 1,), "squares": (layers + 1,), "spread": ()}
         elif self._method == "xtrace":
             columns |= {"value": (), "stderr": ()}
+        elif self._method == "products":
+            columns |= {"parts": (self._chunks, self._matrix.size), "denominators": (self._chunks,)}
         elif self._method != "exact":
             columns |= {"forms": (PROBES, self._chunks), "blocks": (PROBES, layers), "lengths": (PROBES,)}
             columns |= {"denominators": (self._chunks,)}
         return columns
+
+    def _rounding(self) -> float:
+        """What rounding moves the trace by, measured on a few samples in both precisions; 0 in float64."""
+        matrix = self._matrix
+        if self._method == "products" or matrix.sample.objective.precision == "float64":
+            return 0.0
+        if self._method not in ("exact", "sampled", "split"):
+            signs = rademacher_vector(matrix.size, self._seed, "rounding")[None]
+            return float(form_rounding(matrix, signs.to(matrix.theta))[0])
+        exact = matrix.double()
+        if exact is None:
+            return math.nan
+        found = []
+        for each in (on_few(matrix), on_few(exact)):
+            objective = each.sample.objective
+            with objective.differentiable(each.theta, each.buffers) as (model, _):
+                squares = GradientSquares(model, each.names)
+                with squares.recording():
+                    outputs, targets = objective.outputs(model, objective.batch(0))
+                seeds = loss_seeds(objective, outputs, targets)
+                sums = squares.of(outputs, seeds.reshape(-1, *outputs.shape)).sum(1, keepdim=True)
+                weights = objective.loss_units(outputs, targets).denominators
+                shares = np.ones(len(sums)) if weights is None else weights.detach().double().cpu().numpy()
+            found.append(sums.detach().double().cpu().numpy())
+        return float(gap_of(found[0], found[1], shares)[0])
 
     # -- the kinds of items -------------------------------------------------------------------------------------
 
@@ -168,6 +212,14 @@ class TraceTask:
         for row, column in zip(moments, columns, strict=True):
             moments_(row, column.cpu(), None if denominators is None else denominators.cpu())
         return {"moments": moments.numpy(), "cost": passes * len(per_sample)}
+
+    def _unit_row(self, group: Communicator) -> dict[str, Any]:
+        """Diagonals of each chunk's matrix, by the products of all unit vectors where they are not known."""
+        if self._units is not None:
+            return {"parts": self._units[0], "denominators": self._units[1], "cost": 0}
+        with (self._matrix.double() or self._matrix).bind(group) as H:
+            units = unit_products(H)
+            return {"parts": units.parts, "denominators": units.denominators, "cost": H.products}
 
     def _drawn_row(self, index: int) -> dict[str, Any]:
         """Draws by importance; the seeds of a sample summed with random signs, whose square has their mean."""
@@ -282,14 +334,18 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
     if not rows.done[:exact].all() or (len(random) == 0 and method != "exact"):
         return None
     if method == "xtrace":
-        return _by_xtrace(rows)
-    if method == "sampled":
-        return _by_draws(description, rows, random)
-    if method == "exact":
-        return _by_gradients(description, rows)
-    if method == "split":
-        return _by_both(description, rows, random)
-    return _by_probes(description, rows, random, deflated)
+        found = _by_xtrace(rows)
+    elif method == "sampled":
+        found = _by_draws(description, rows, random)
+    elif method == "exact":
+        found = _by_gradients(description, rows)
+    elif method == "products":
+        found = _by_units(description, rows)
+    elif method == "split":
+        found = _by_both(description, rows, random)
+    else:
+        found = _by_probes(description, rows, random, deflated)
+    return replace(found, rounding=float(rows.columns["rounding"][0])) if "rounding" in rows.columns else found
 
 
 def _by_xtrace(rows: Rows) -> Trace:
@@ -303,6 +359,32 @@ def _by_xtrace(rows: Rows) -> Trace:
         products=products,
         passes=products,
         gradients=0.0,
+    )
+
+
+def _by_units(description: Description, rows: Rows) -> Trace:
+    """Exact, from the products of all unit vectors."""
+    layers: Mapping[str, list[str]] = layers_of(list(description.about["tensors"]))
+    names = {name: layer for layer, names in layers.items() for name in names}
+    parts, weights = rows.columns["parts"][0], rows.columns["denominators"][0]
+    sizes = [int(np.prod(shape)) for shape in description.about["tensors"].values()]
+    by_tensor = np.split(parts, np.cumsum(sizes)[:-1], axis=1)
+    sums = {layer: np.zeros(len(weights)) for layer in layers}
+    for name, part in zip(description.about["tensors"], by_tensor, strict=True):
+        sums[names[name]] += part.sum(1)
+    values, errors = ratios(np.stack([*sums.values(), parts.sum(1)], axis=1), weights)
+    products = int(rows.columns["cost"][0])
+    return Trace(
+        value=float(values[-1]),
+        stderr=float(errors[-1]),
+        stderr_probes=0.0,
+        stderr_data=float(errors[-1]),
+        method="products",
+        products=products,
+        passes=-(-products // UNITS),
+        gradients=0.0,
+        layers=dict(zip(layers, values[:-1].tolist(), strict=True)),
+        layers_stderr=dict(zip(layers, errors[:-1].tolist(), strict=True)),
     )
 
 

@@ -19,12 +19,10 @@ from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree, on_rank_0
-from landscape.studies.spectrum.measure import STAGES, Plan
+from landscape.studies.spectrum.measure import PRODUCTS_PER_PAIR, STAGES, Plan
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, XTRACE_PROBES
 
-# Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
-PRODUCTS_PER_PAIR = 4
 # Products of the trace's first round; more follow where the error that was asked for is not reached
 _TRACE_PRODUCTS = {
     "split": 2 * FIRST_PROBES * PROBES,
@@ -43,6 +41,9 @@ def spectrum_trial(objective: Objective, arguments: Mapping[str, Any], out: Path
         "eigenpairs": PRODUCTS_PER_PAIR * (settings.k + settings.smallest),
         "density": settings.density_probes * min(settings.density_steps, plan.matrix.size) if settings.density else 0,
     }
+    if plan.whole:
+        whole = plan.matrix.size + settings.k + settings.smallest
+        products = {"eigenpairs": whole} if "eigenpairs" in tasks else {"density": whole if settings.density else 0}
     pairs = settings.k + settings.smallest
     return curvature_trial(objective, plan.matrix, plan.method, tasks, products, pairs, STAGES, out)
 

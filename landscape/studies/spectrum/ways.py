@@ -18,7 +18,8 @@ from landscape.network.piecewise import piecewise_linear
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace")
+METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace", "products")
+FEWEST_PROBES = 16  # of the first round
 _MOST_OUTPUTS = 256  # of one sample: its output Hessian is formed, and costs as many backward passes
 _BLOCKS, _VERIFIED_ON = 8, 2  # tensors whose blocks are compared, samples
 # Relative gap of blocks of H and G; where the network is piecewise linear only rounding is between them.
@@ -94,8 +95,11 @@ def _verify_blocks(matrix: Matrix) -> tuple[str, ...]:
     )
 
 
-def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
-    """The method that is meant; for `True` the cheapest one that is right. Raises InputError for what cannot be."""
+def choose_method(matrix: Matrix, asked: bool | str, pairs: int, *, whole: bool = False) -> str:
+    """The method that is meant; for `True` the cheapest one that is right. Raises InputError for what cannot be.
+
+    `whole` says whether the matrix is computed whole, which gives its trace, too.
+    """
     if asked is not True and asked not in METHODS:
         raise InputError(f"trace={asked!r} is not True, False or one of {', '.join(METHODS)}")
     if asked == "sampled" and matrix.sample.weights is not None:
@@ -113,6 +117,8 @@ def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
                 "piecewise linear layer by layer:\n  " + "\n  ".join(reasons[:8]) + "\nUse trace=True, which takes "
                 "another way here."
             )
+    if asked is True and whole:
+        return "products"
     if asked in ("split", True) and matrix.operator == "hessian":
         reasons = gauss_newton_reasons(matrix)
         if not reasons:
@@ -124,6 +130,12 @@ def choose_method(matrix: Matrix, asked: bool | str, pairs: int) -> str:
     if asked is True:
         return "deflated" if pairs else "hutchinson"
     return str(asked)
+
+
+def check_trace_probes(probes: int) -> None:
+    """Raise InputError for fewer than the first round has."""
+    if probes < FEWEST_PROBES:
+        raise InputError(f"trace_probes={probes}; give {FEWEST_PROBES} or more, those of the first round")
 
 
 def check_trace_tol(tol: float) -> None:

@@ -66,11 +66,12 @@ k = 3
 tol = 1e-6
 density_probes = 3
 density_steps = 6
+block = 1
 [run]
 out = "runs/a"
 threads = 1
 """
-LAYERS = SPECTRUM.replace("[spectrum]", "[layers]").replace("density_probes = 3\ndensity_steps = 6\n", "")
+LAYERS = SPECTRUM.replace("[spectrum]", "[layers]").replace("density_probes = 3\ndensity_steps = 6\nblock = 1\n", "")
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_ctrl_c_stops_within_a_product_and_resume_goes_on_from_there(
 
     monkeypatch.setattr(CurvatureOperator, "apply", counted)
     objective = build(job).objective
-    ls.measure_spectrum(objective, k=3, tol=1e-6, trace=False, density=False)
+    ls.measure_spectrum(objective, k=3, tol=1e-6, trace=False, density=False, block=1)
     alone = sum(calls)
     calls.clear()
     done("resume", folder / "runs/a")

@@ -21,6 +21,7 @@ from spectrum_nets import CASES, Array, Case, case, dense, labels, seeded
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.curvature import rounding
 from landscape.errors import InputError, StoreError
 from landscape.objective.objective import Objective
 from landscape.opening.runs import run_stores
@@ -93,9 +94,9 @@ def test_costs() -> None:
 
 def test_start_saves_products() -> None:
     objective = case("smooth").objective()
-    cold = eigenpairs_only(objective, 3)
+    cold = eigenpairs_only(objective, 3, block=1)
     warm = eigenpairs_only(objective, 3, start=cold.eigenvectors)
-    assert warm.products < cold.products / 2
+    assert warm.products - warm.searched < (cold.products - cold.searched) / 2
     np.testing.assert_allclose(warm.eigenvalues, cold.eigenvalues, rtol=1e-9)
 
 
@@ -124,6 +125,125 @@ def test_weight_decay_and_part() -> None:
         ).trace
         assert trace is not None
         assert abs(trace.value - true.sum()) <= 3 * trace.stderr_probes + 1e-9, method
+
+
+# -- copies, small matrices, rounding ---------------------------------------------------------------------------------
+
+
+def regression(features: int, outputs: int, rows: int, dtype: torch.dtype = torch.float32) -> tuple[Objective, Array]:
+    """A linear model under the mean square error, and its Hessian's eigenvalues: each comes `outputs` times."""
+    x, y = seeded(rows, features).to(dtype), seeded(rows, outputs, seed=1).to(dtype)
+    x = x / torch.arange(1.0, features + 1).to(dtype)
+    A = torch.cat([x, torch.ones(rows, 1, dtype=dtype)], 1).double()
+    values = np.linalg.eigvalsh((2 / (rows * outputs) * A.T @ A).numpy())[::-1]
+    model = nets.settled(nn.Sequential(nn.Linear(features, outputs))).to(dtype)
+    return Objective(model, "mse", (x, y)), np.repeat(values, outputs)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"block": 1}, {"operator": "ggn", "block": 1}, {"block": 2}, {"smallest": 3, "block": 1}]
+)
+def test_copies_of_an_eigenvalue(options: dict[str, Any]) -> None:
+    """To the residual and the rounding that are told, with a Krylov run (a block is asked for) and without."""
+    objective, true = regression(5, 4, 60)
+    found = ls.measure_spectrum(objective, 7, trace=False, density=False, **options)
+    for values, pairs in ((true, found.largest), (true[::-1], found.smallest)):
+        if pairs.vectors is not None:
+            values = values[: len(pairs.values)]
+            assert pairs.converged.all()
+            assert (np.abs(pairs.values / values - 1) <= pairs.residuals + pairs.rounding).all()
+            assert (pairs.rounding < 1e-11).all()
+    assert found.whole == (not options)
+    assert found.searched == 0 if found.whole else 0 < found.searched < found.products
+    assert found.missed < 0.5
+    assert ("whole" if found.whole else "products from random vectors") in found.completeness
+
+
+def test_copies_in_the_blocks_of_layers() -> None:
+    net = nets.settled(nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 30))).float()
+    x, y = seeded(40, 3).float(), seeded(40, 30, seed=1).float()
+    found = ls.measure_layer_spectra(Objective(net, "mse", (x, y)), 4, trace=False)
+    inner = torch.cat([net[:2](x).detach(), torch.ones(40, 1)], 1).double()
+    last = np.linalg.eigvalsh((2 / (40 * 30) * inner.T @ inner).numpy())[-1]
+    np.testing.assert_allclose(found.eigenvalues[1], np.full(4, last), rtol=1e-6)
+    assert found.whole is not None
+    assert found.whole.tolist() == [False, False]
+    assert "products from random vectors" in found.completeness(1)
+    few = ls.measure_layer_spectra(regression(5, 4, 60)[0], 4, trace=False)
+    np.testing.assert_allclose(few.eigenvalues[0], regression(5, 4, 60)[1][:4], rtol=1e-6)
+    assert "computed whole" in few.completeness(0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_small_matrix_is_known_whole(precision: str, tmp_path: Path) -> None:
+    model = mlp()
+    true = np.linalg.eigvalsh(nets.hessian_on(model, X, Y))[::-1]
+    objective = Objective(model.to(getattr(torch, precision)), "cross_entropy", (X.to(getattr(torch, precision)), Y))
+    found = ls.measure_spectrum(objective, 4, smallest=2, out=tmp_path)
+    tolerance = {"rtol": 1e-9 if precision == "float64" else 3e-6, "atol": 1e-7}  # the weights are rounded to float32
+    np.testing.assert_allclose(found.eigenvalues, true[:4], **tolerance)
+    np.testing.assert_allclose(found.smallest.values, true[::-1][:2], **tolerance)
+    assert found.trace is not None
+    assert (found.trace.method, found.trace.stderr_probes, found.products) == ("products", 0.0, 43 + 6)
+    assert found.trace.products == 0  # those of the eigenpairs give it
+    np.testing.assert_allclose(found.trace.value, true.sum(), **tolerance)
+    np.testing.assert_allclose(sum(found.trace.layers.values()), found.trace.value, rtol=1e-12)
+    assert found.trace.stderr_data > 0
+    assert found.density is not None
+    np.testing.assert_allclose(np.sort(found.density.deflated), np.sort(true), **tolerance)
+    assert np.array_equal(found.density.lower, found.density.upper)
+    read = ls.open(tmp_path)
+    assert isinstance(read, Spectrum)
+    assert (read.whole, read.missed, read.completeness) == (True, 0.0, found.completeness)
+    assert np.array_equal(read.largest.rounding, found.largest.rounding)
+    alone = ls.measure_spectrum(objective, 0, trace="products", density=False).trace
+    assert alone is not None
+    np.testing.assert_allclose(alone.value, found.trace.value, rtol=1e-12)
+    assert alone.products == 43
+
+
+def test_more_probes_than_64() -> None:
+    options: dict[str, Any] = {"trace": "hutchinson", "trace_tol": 1e-4, "density": False}
+    few, many = (ls.measure_spectrum(small(), 0, trace_probes=n, **options).trace for n in (16, 128))
+    assert few is not None
+    assert many is not None
+    assert (few.products, many.products) == (16, 128)
+    assert many.stderr_probes < few.stderr_probes
+    with pytest.raises(InputError, match="trace_probes"):
+        ls.measure_spectrum(small(), 0, trace_probes=8, **options)
+
+
+def test_values_in_float32_are_those_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a pass in float64 to 2e-6 of the value; where that is dear, the rounding that is told covers the gap."""
+    net = nets.settled(nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 5)))
+    x, y = 30 * seeded(64, 6).float(), labels(64, classes=5)
+    exact = ls.measure_spectrum(
+        Objective(net.float().double(), "cross_entropy", (x.double(), y)), 4, 1e-9, trace=False, density=False, block=1
+    ).eigenvalues
+    options: dict[str, Any] = {"tol": 1e-4, "trace": False, "density": False, "block": 1}
+    found = ls.measure_spectrum(Objective(net.float(), "cross_entropy", (x, y)), 4, **options)
+    np.testing.assert_allclose(found.eigenvalues, exact, rtol=2e-6)
+    assert (found.largest.rounding < 1e-11).all()
+    monkeypatch.setattr(rounding, "_CHEAP", 0)
+    dear = ls.measure_spectrum(Objective(net.float(), "cross_entropy", (x, y)), 4, **options)
+    gaps = np.abs(dear.eigenvalues / exact - 1)
+    assert (gaps <= dear.residuals**2 + dear.largest.rounding + 1e-7).all()
+    assert (dear.largest.rounding > 0).all()
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "split", "exact"])
+def test_rounding_of_a_trace_is_told(method: str) -> None:
+    """Of the same probes in both precisions, and 0 in float64."""
+    net = nets.settled(nn.Sequential(nn.Linear(6, 8), nn.ReLU() if method == "exact" else nn.Tanh(), nn.Linear(8, 5)))
+    x, y = 30 * seeded(20, 6).float(), labels(20, classes=5)
+    options: dict[str, Any] = {"trace": method, "density": False, "trace_probes": 16}
+    rounded = ls.measure_spectrum(Objective(net.float(), "cross_entropy", (x, y)), 0, **options).trace
+    exact = ls.measure_spectrum(Objective(net.double(), "cross_entropy", (x.double(), y)), 0, **options).trace
+    assert rounded is not None
+    assert exact is not None
+    assert 0 < rounded.rounding < 1e-3 * abs(rounded.value)
+    assert abs(rounded.value - exact.value) <= 10 * rounded.rounding
+    assert exact.rounding == 0
 
 
 # -- traces -----------------------------------------------------------------------------------------------------------
@@ -255,7 +375,7 @@ def test_density_of_what_is_left() -> None:
     model = mlp()
     objective = Objective(model, "cross_entropy", (X, Y))
     true = np.linalg.eigvalsh(nets.hessian_on(model, X, Y))[::-1] + 0.5
-    found = ls.measure_spectrum(objective, 30, 1e-9, trace=False, weight_decay=0.5).density
+    found = ls.measure_spectrum(objective, 30, 1e-9, trace=False, weight_decay=0.5, block=1).density
     assert found is not None
     np.testing.assert_allclose(found.deflated, true[:30], rtol=1e-9)
     known = np.isfinite(found.nodes)
@@ -435,7 +555,7 @@ def test_folder(tmp_path: Path) -> None:
     state.parent.mkdir(parents=True)
     state.write_bytes(b"half a file")
     with pytest.raises(StoreError, match=r"cannot read the Krylov state .*Delete it"):
-        ls.measure_spectrum(objective, 2, trace=False, density=False, out=tmp_path / "other")
+        ls.measure_spectrum(objective, 2, trace=False, density=False, block=1, out=tmp_path / "other")
 
 
 def numbers(path: Path) -> dict[str, Any]:
