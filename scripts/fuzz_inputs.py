@@ -338,6 +338,8 @@ def main(count: int = 500, first: int = 0) -> int:
         base.mkdir()
         prepare(base)
         for seed in range(first, first + count):
+            if os.environ.get("FUZZ_SEEDS"):
+                print(f"seed {seed} ...", file=sys.__stderr__, flush=True)
             what, code, said = trial(base, seed)
             codes[code] += 1
             if bad(code, said):

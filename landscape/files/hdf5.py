@@ -188,9 +188,20 @@ def _read_variable(name: str, dataset: h5py.Dataset) -> Variable:
         data = data.astype(bool)
     if dataset.is_scale:
         return Variable((name,), data, attributes)
-    scales = [dim[0].name.rsplit("/", 1)[-1] if len(dim) else None for dim in dataset.dims]
-    dims = None if None in scales else tuple(str(scale) for scale in scales)
-    return Variable(dims, data, attributes)
+    return Variable(_dims(dataset), data, attributes)
+
+
+def _dims(dataset: h5py.Dataset) -> tuple[str, ...] | None:
+    """The dimensions' names, by the references of HDF5's dimension scales; None where not each axis has one.
+
+    `dataset.dims` asks HDF5's own function, which ends the process where a scale is gone from the file.
+    """
+    if dataset.ndim == 0:
+        return ()
+    found = dataset.attrs.get("DIMENSION_LIST")
+    if found is None or len(found) != dataset.ndim or not all(len(scales) and scales[0] for scales in found):
+        return None
+    return tuple(str(dataset.file[scales[0]].name).rsplit("/", 1)[-1] for scales in found)
 
 
 def _attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def plot(
         str | None,
         typer.Option(
             "--levels",
-            metavar="auto|linear|log|step",
-            help="How heights are spread over colours or an axis; by default auto.",
+            metavar="auto|linear|log|step|A,B,...",
+            help="How heights are spread over colours or an axis, or the heights themselves; by default auto.",
         ),
     ] = None,
     out: Annotated[
@@ -117,7 +117,7 @@ def plot(
 
         def draw() -> None:
             result = open_result(source, run=name, group=group)
-            drawn = list(kind_of(result).pictures().asked(result, Asked(kind, quantity, levels)))
+            drawn = list(kind_of(result).pictures().asked(result, Asked(kind, quantity, _levels(levels))))
             if out is not None and len(drawn) > 1:
                 raise InputError(
                     f"-o {out} names one file for {len(drawn)} pictures; say which with --kind or -q: "
@@ -145,6 +145,14 @@ def report(
         from landscape_jobs.report.sources import report_run
 
         on_rank_0(lambda: typer.echo(str(report_run(source, out or _beside(source, name, "report.html"), name, group))))
+
+
+def _levels(given: str | None) -> str | tuple[float, ...] | None:
+    """Heights separated by commas as numbers; a name as it is, which the picture knows or refuses."""
+    try:
+        return given if given is None else tuple(float(part) for part in given.strip("[] ").split(","))
+    except ValueError:
+        return given
 
 
 def _beside(source: Path, name: str | None, ending: str) -> Path:
