@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and torch.compile
 _COMPILED = "_orig_mod."  # of a submodule, so anywhere in a name
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")  # usual keys of training checkpoints
+_AVERAGED = re.compile(r"(?:^|[^a-z])(?:ema|swa|polyak|shadow|avg)(?:$|[^a-z])|^(?:ema|swa)|averag", re.IGNORECASE)
+_KEPT_IN = ("callbacks",)  # where Lightning keeps what callbacks hold
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # What transformers and PEFT call the file in a checkpoint's folder. Of several, the first of these is read.
 _IN_FOLDER = (
@@ -71,20 +73,55 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             "path); a Lightning module keeps such hyper-parameters out by save_hyperparameters(ignore=[...]). To read "
             "a class that you trust: torch.serialization.add_safe_globals([...])."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # what torch raises at damage is no short list
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"checkpoint {path} cannot be read as a torch file ({path.stat().st_size:,} bytes; damaged or cut off?): "
             f"{reason}"
         ) from error
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+    found = content if isinstance(content, Mapping) else {}
+    key = next((key for key in _WRAPPERS if isinstance(found.get(key), Mapping)), None)
+    _require_one(found, key, path)
+    content = content if key is None else found[key]
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise InputError(f"checkpoint {path} holds no tensors by name (found {type(content).__name__})")
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise InputError(
+                f"checkpoint {path} holds {name!r} without values (it is on the meta device); save it after the model "
+                "was loaded"
+            )
+        if tensor.layout != torch.strided:
+            tensors[name] = tensor.to_dense()
     return tensors
+
+
+def _require_one(content: Mapping[Any, Any], key: str | None, path: Path) -> None:
+    """Raise InputError where moving averages of the weights lie beside the weights, under `key` or at the top."""
+    if not any(isinstance(value, Tensor) for value in (content if key is None else content[key]).values()):
+        return
+    beside: dict[tuple[Any, ...], Any] = {(n,): v for n, v in content.items() if n != key and not isinstance(v, Tensor)}
+    for kept in _KEPT_IN:
+        inner = content.get(kept)
+        beside |= {(kept, name): value for name, value in inner.items()} if isinstance(inner, Mapping) else {}
+    for place, value in beside.items():
+        if _AVERAGED.search(str(place[-1])) and _has_weights(value):
+            averages = "".join(f"[{part!r}]" for part in place)
+            weights = "its top" if key is None else f"[{key!r}]"
+            raise InputError(
+                f"checkpoint {path} holds weights at {weights} and, at {averages}, what looks like moving averages of "
+                "them: two models, and which one is meant is not known. Save the tensors of the one that is meant "
+                "alone, by torch.save(torch.load(path, weights_only=True)[...], 'one.pt'), and name that file"
+            )
+
+
+def _has_weights(value: Any, depth: int = 0) -> bool:
+    """Whether weights lie in a nesting: a tensor of one axis or more."""
+    if isinstance(value, Tensor):
+        return value.dim() > 0 and value.is_floating_point()
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return depth < 4 and any(_has_weights(one, depth + 1) for one in inner)
 
 
 def _objects_in(path: Path) -> str:

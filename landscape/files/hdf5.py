@@ -84,6 +84,27 @@ def is_hdf5(path: str | Path) -> bool:
     return bool(h5py.is_hdf5(Path(path)))
 
 
+def require_sizes(tree: Group) -> None:
+    """Raise ValueError where a variable has other axes than its dimensions, or two differ about a dimension's size."""
+    _sizes(tree)
+    for child in tree.groups.values():
+        require_sizes(child)
+
+
+def _sizes(group: Group) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for name, variable in group.variables.items():
+        shape = variable.data.shape
+        if variable.dims is not None and len(shape) != len(variable.dims):
+            raise ValueError(
+                f"variable {name} has {len(shape)} axes, and its dimensions are {', '.join(variable.dims)}"
+            )
+        for dim, size in zip(variable.dims or (), shape, strict=False):
+            if sizes.setdefault(dim, size) != size:
+                raise ValueError(f"variable {name}: dimension {dim} has size {size}, elsewhere {sizes[dim]}")
+    return sizes
+
+
 def _in_memory(name: str) -> h5py.File:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
     access.set_fapl_core(backing_store=False)
@@ -106,13 +127,7 @@ def _ordered(kind: Any) -> Any:
 
 def _write_group(target: h5py.Group, group: Group) -> None:
     _write_attributes(target, group.attributes)
-    sizes: dict[str, int] = {}
-    for name, variable in group.variables.items():
-        if variable.dims is None:
-            continue
-        for dim, size in zip(variable.dims, variable.data.shape, strict=True):
-            if sizes.setdefault(dim, size) != size:
-                raise ValueError(f"variable {name}: dimension {dim} has size {size}, elsewhere {sizes[dim]}")
+    sizes = _sizes(group)
     # Dimension scales first, so that the others can attach to them.
     for name, variable in group.variables.items():
         if variable.dims == (name,):
@@ -173,9 +188,20 @@ def _read_variable(name: str, dataset: h5py.Dataset) -> Variable:
         data = data.astype(bool)
     if dataset.is_scale:
         return Variable((name,), data, attributes)
-    scales = [dim[0].name.rsplit("/", 1)[-1] if len(dim) else None for dim in dataset.dims]
-    dims = None if None in scales else tuple(str(scale) for scale in scales)
-    return Variable(dims, data, attributes)
+    return Variable(_dims(dataset), data, attributes)
+
+
+def _dims(dataset: h5py.Dataset) -> tuple[str, ...] | None:
+    """The dimensions' names, by the references of HDF5's dimension scales; None where not each axis has one.
+
+    `dataset.dims` asks HDF5's own function, which ends the process where a scale is gone from the file.
+    """
+    if dataset.ndim == 0:
+        return ()
+    found = dataset.attrs.get("DIMENSION_LIST")
+    if found is None or len(found) != dataset.ndim or not all(len(scales) and scales[0] for scales in found):
+        return None
+    return tuple(str(dataset.file[scales[0]].name).rsplit("/", 1)[-1] for scales in found)
 
 
 def _attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from landscape.errors import InputError, StoreError, nearest
 from landscape.files import hdf5
-from landscape.files.schema import check_version
-from landscape.opening.runs import run_stages, stage_study
+from landscape.files.schema import check_version, reading
+from landscape.opening.runs import run_record, run_stages, stage_study
 from landscape.opening.sweeps import is_sweep, sweep_runs
 from landscape.results.base import Result
 from landscape.results.kind import kind_of, kinds
 from landscape.results.stages import Stage, read_stage
 from landscape.results.study import study_of
+from landscape.run.records import reading_record
 from landscape.run.store import Store
 from landscape.studies.surface.exchange import is_loss_landscape, surface_of_loss_landscape
 
@@ -149,8 +150,10 @@ def _open_folder(folder: Path) -> Result:
             raise StoreError(f"{folder} holds one part of a run, its {description.name}; open {folder.parent}")
         stages = {description.name: Stage(description, store.rows(), store.history())}
     assert study.result is not None
-    result: Result = study.result(stages)
-    return result
+    with reading_record(run_record(folder) or folder):
+        result: Result = study.result(stages)
+        hdf5.require_sizes(kind_of(result).group(result))
+        return result
 
 
 def _read(tree: hdf5.Group, group: str | None, path: Path) -> Result:
@@ -160,6 +163,8 @@ def _read(tree: hdf5.Group, group: str | None, path: Path) -> Result:
         raise InputError(f"{path} holds no group {group!r}; {nearest(group, names) if found else 'it holds no result'}")
     chosen = next((kind for kind in found if group in (None, kind.name)), kinds()[0])
     result: Result = chosen.read(tree, path)
+    with reading(tree, chosen.name, path):
+        hdf5.require_sizes(chosen.group(result))
     return result
 
 

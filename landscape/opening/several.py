@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from landscape.errors import InputError, UnfinishedError
+from landscape.errors import InputError, StoreError, UnfinishedError
 from landscape.files import hdf5
 from landscape.files.schema import check_version, file_tree, merged_group, to_datatree
 from landscape.opening.opening import Place
-from landscape.opening.sweeps import sweep_runs
+from landscape.opening.sweeps import UNREADABLE, sweep_runs
 from landscape.results.base import Result
 from landscape.results.kind import kind_of
 
@@ -55,15 +55,20 @@ def merge_runs(
 
 
 def _merged(folders: Mapping[str, str | Path | None], about: Mapping[str, Mapping[str, str | float]]) -> hdf5.Group:
-    """The tree of a file with a group for each run."""
-    groups = {
-        name: hdf5.Group(tree.variables, {**tree.attributes, **about.get(name, {})}, tree.groups)
-        for name, folder in folders.items()
-        for tree in [_run_tree(folder)]
-    }
+    """The tree of a file with a group for each run; where it has a state, that of a damaged one says so."""
+    known = {name: dict(about.get(name, {})) for name in folders}
+    groups: dict[str, hdf5.Group] = {}
+    for name, folder in folders.items():
+        try:
+            tree = _run_tree(folder)
+        except StoreError as error:
+            if "state" not in known[name]:
+                raise
+            tree, known[name] = hdf5.Group(), {**known[name], "state": UNREADABLE, "reason": str(error)}
+        groups[name] = hdf5.Group(tree.variables, {**tree.attributes, **known[name]}, tree.groups)
     merged = merged_group(groups)
     runs = " ".join(name for name, folder in folders.items() if folder is not None)
-    table = _run_table(about, list(folders)) if about else {}
+    table = _run_table(known, list(folders)) if about else {}
     return hdf5.Group(table, {**merged.attributes, "runs": runs}, merged.groups)
 
 

@@ -8,6 +8,7 @@ LABEL-HASH/failure.json     why the cell failed, until it succeeds
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tomllib
@@ -18,12 +19,16 @@ from typing import Any
 
 from landscape.errors import StoreError
 from landscape.opening.runs import failed_items, finished
+from landscape.run.records import NUMBER, TABLE, TEXT, WHOLE, list_of, read_record, table_with
 from landscape.run.store import RESULT
 
 INDEX = "sweep.json"
 CELL = "cell.json"
 FAILURE = "failure.json"
 FORMAT = 1  # of sweep.json
+UNREADABLE = "unreadable"  # state of a cell whose folder is damaged
+_WAY = "run or submit the sweep file again, which writes it anew."
+_CELL_FORM = table_with({"label": TEXT, "folder": TEXT, "text": TEXT, "changes": TABLE, "number": WHOLE})
 _LABEL = 80  # characters of a label in a name
 
 
@@ -50,12 +55,9 @@ def sweep_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise StoreError(f"{folder} is not the folder of a sweep: it holds no {INDEX}. Give the sweep's `out`.")
-    content = _read_json(path)
-    if content.get("format", FORMAT) > FORMAT:
+    if read_record(path, {}, {"format": WHOLE}, way=_WAY).get("format", FORMAT) > FORMAT:
         raise StoreError(f"{path} was written by a newer version; update loss-landscape-engine")
-    if not {"sweep", "cells", "written"} <= content.keys():
-        raise StoreError(f"{path} is damaged; run or submit the sweep file again, which writes it anew")
-    return content
+    return read_record(path, {"sweep": TEXT, "cells": list_of(_CELL_FORM, least=1), "written": NUMBER}, way=_WAY)
 
 
 def sweep_cells(folder: Path) -> tuple[SweepCell, ...]:
@@ -88,9 +90,9 @@ def cell_names(cells: Sequence[SweepCell]) -> tuple[str, ...]:
 def sweep_runs(folder: Path) -> tuple[dict[str, Path | None], dict[str, dict[str, Any]]]:
     """({name of a cell: its run folder, or None where there is no run}, {name: what is known of it}).
 
-    Known are the cell's label, its state (complete, partial, failed or "not begun"), the reason, and the keys that the
-    sweep changes, where the cell leaves one alone with what the base job says. Raises StoreError for what cannot be
-    read.
+    Known are the cell's label, its state (complete, partial, failed, unreadable or "not begun"), the reason, and the
+    keys that the sweep changes, where the cell leaves one alone with what the base job says. Raises StoreError for
+    what is no folder of a sweep, or where its list of cells is damaged.
     """
     cells = sweep_cells(folder)
     stated = _stated(folder, dict.fromkeys(key for cell in cells for key in cell.changes))
@@ -106,7 +108,12 @@ def safe_name(label: str) -> str:
 
 def _stated(folder: Path, keys: Iterable[str]) -> dict[str, Any]:
     """What the base job of the sweep in a folder says of keys; those it leaves to their defaults are missing."""
-    base = tomllib.loads(str(sweep_index(folder)["sweep"])).get("job", {})
+    try:
+        base = tomllib.loads(sweep_index(folder)["sweep"]).get("job", {})
+    except tomllib.TOMLDecodeError as error:
+        raise StoreError(
+            f"cannot read {folder / INDEX}: 'sweep' is no TOML ({error}). It was edited or damaged; {_WAY}"
+        ) from error
     found: dict[str, Any] = {}
     for key in keys:
         value: Any = base
@@ -118,13 +125,23 @@ def _stated(folder: Path, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _about(cell: SweepCell, stated: Mapping[str, Any]) -> dict[str, Any]:
-    failed = failed_items(cell.folder) if cell.exists else []
-    state = "not begun"
-    if cell.failure is not None:
+    failed: list[str] = []
+    state, unreadable = "not begun", ""
+    try:
+        failed = failed_items(cell.folder) if cell.exists else []
+    except StoreError as error:
+        unreadable = str(error)
+    if unreadable:
+        state = UNREADABLE
+    elif cell.failure is not None:
         state = "failed"
     elif cell.exists:
         state = "complete" if finished(cell.folder) else "partial"
-    reason = cell.failure or (f"{len(failed)} items failed, the first because it {failed[0].strip()}" if failed else "")
+    reason = (
+        unreadable
+        or cell.failure
+        or (f"{len(failed)} items failed, the first because it {failed[0].strip()}" if failed else "")
+    )
     changed = {
         key: value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False, default=str)
         for key, value in {**stated, **cell.changes}.items()
@@ -139,22 +156,22 @@ def _failure(folder: Path) -> str | None:
         overtaken = result.is_file() and result.stat().st_mtime_ns >= failure.stat().st_mtime_ns
     except OSError:
         return None
-    return None if overtaken else _read_json(failure).get("reason")
+    if overtaken or not failure.is_file():
+        return None
+    try:
+        return str(
+            read_record(failure, {"reason": TEXT}, way="delete it: it is written again where the cell fails.")["reason"]
+        )
+    except StoreError as error:
+        return str(error)
 
 
 def _begun_after(written: float, folder: Path) -> dict[str, Path]:
     """Key of a job's text -> the folder where a cell of that text began last, of those begun since `written`."""
-    records = [(_read_json(path), path.parent) for path in folder.glob(f"*/{CELL}")]
-    since = [
-        (record["begun"], str(record["text"]), home) for record, home in records if record.get("begun", 0) > written
-    ]
+    since: list[tuple[float, str, Path]] = []
+    for path in folder.glob(f"*/{CELL}"):
+        with contextlib.suppress(StoreError):  # where it is damaged, the index alone tells where its cell is
+            record = read_record(path, {"begun": NUMBER, "text": TEXT}, way="")
+            if record["begun"] > written:
+                since.append((record["begun"], record["text"], path.parent))
     return {text: home for _, text, home in sorted(since)}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A record, empty where there is none or it is damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -75,7 +75,7 @@ class Asked:
 
     kind: str | None = None
     quantity: str | None = None
-    levels: str | None = None
+    levels: str | tuple[float, ...] | None = None
 
     def of_kind(self, known: str) -> str:
         """The only kind of picture that there is. Raises InputError where another was asked for."""

@@ -46,6 +46,7 @@ class Measurement:
         self.found: dict[str, Stage] = {}  # what the tasks run so far left
         self.going = True  # whether nothing has ended the run early
         self._stopped = ""
+        self._read_only = True  # as far as it is known
         self._kept: list[Path] = []
         if self.folder is not None and stages:
             folder = self.folder
@@ -88,6 +89,7 @@ class Measurement:
             self._left -= outcome.computed
         self.going = self.going and outcome.ended
         self._stopped = outcome.stopped or ""
+        self._read_only = self._read_only and outcome.read_only
         if kept is not None:
             self._kept.append(kept)
         self.found[name] = Stage(task.describe(), outcome.rows, outcome.history)
@@ -107,7 +109,7 @@ class Measurement:
         if folder is not None and self._stages:  # rank 0 looks for all: ranks may see a file at different times
             self.found |= on_rank_0(lambda: self._left_before(folder))
         result = of({name: self.found[name] for name in self._stages or self.found if name in self.found})
-        if folder is not None and self.going:
+        if folder is not None and self.going and not (self._read_only and self.found):
             if world().rank == 0:
                 for path in self._kept:
                     discard(path)

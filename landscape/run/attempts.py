@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from landscape.run.heartbeat import Beat, read_beat
-from landscape.run.records import unwritable, write
+from landscape.run.records import (
+    MOMENT,
+    TEXT,
+    WHOLE,
+    list_of,
+    or_none,
+    read_record,
+    table_of,
+    table_with,
+    unwritable,
+    write,
+)
+
+_NEEDED = {"started": MOMENT, "host": TEXT}
+_KNOWN = {
+    "ended": MOMENT,
+    "failure": TEXT,
+    "signal": or_none(TEXT),
+    "nodes": list_of(TEXT),
+    "slurm": table_with({}, {"job": TEXT, "array_task": TEXT, "restart": WHOLE}),
+    "libraries": table_of(TEXT),
+    "retries": or_none(WHOLE),
+    **dict.fromkeys(("ranks", "threads", "process", "computed", "done", "failed"), WHOLE),
+    **dict.fromkeys(("command", "platform", "python", "engine", "git", "gpu"), TEXT),
+}
 
 
 class Attempts:
@@ -37,13 +60,14 @@ class Attempts:
         write(self._record(number), record)
 
     def all(self) -> list[dict[str, Any]]:
-        """Records of all attempts, oldest first; one cut off while it was written is left out."""
+        """Records of all attempts, oldest first; one that is only begun, an empty file, is left out.
+
+        Raises StoreError for one that is damaged.
+        """
         records: list[dict[str, Any]] = []
         for path in sorted(self.folder.glob("*.json")):
-            try:
-                records.append(json.loads(path.read_text(encoding="utf-8")))
-            except ValueError:
-                continue
+            if path.stat().st_size:
+                records.append(read_record(path, _NEEDED, _KNOWN, way="delete this file: rows do not need it."))
         return records
 
     def beat_file(self, number: int) -> Path:

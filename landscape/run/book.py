@@ -7,14 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from landscape.errors import StoreError
 from landscape.files.provenance import attempt_record, time_now
 from landscape.run.comm import Communicator
 from landscape.run.failures import Failure, Tolerance, failure, given_up
 from landscape.run.hands import Hand
+from landscape.run.records import refused
 from landscape.run.shards import ShardWriter
 from landscape.run.store import History, Store
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
+
+_NO_ATTEMPT = 0  # in the place of its number, where a complete run is only read
 
 
 class Book:
@@ -40,11 +44,12 @@ class Book:
         nodes = sorted(set(comm.gather_all(socket.gethostname())))
         begun = agree(comm, lambda: self._begin(out, description, count, known, nodes) if comm.rank == 0 else None)
         self._attempt, self._count, self._record = comm.broadcast(begun)
+        self.read_only = self.store is not None and self._attempt == _NO_ATTEMPT
         # One for all rounds: it numbers this rank's shards.
         self.writer: ShardWriter | _MemoryWriter = _MemoryWriter(self._memory)
         if self.store is not None:
             self.writer = self.store.writer(self._attempt, comm.rank, self._columns, ranks=comm.size)
-        kept = self.store is not None and tolerance is not None
+        kept = self.store is not None and tolerance is not None and not self.read_only
         self.hand = self.store.hands.of(self._attempt, comm.rank) if self.store is not None and kept else Hand(None)
 
     def _begin(
@@ -62,10 +67,15 @@ class Book:
         if out is None:
             return 0, count, record
         store = Store.create(out, description, count, self._job)
-        if self._tolerance is not None:
-            for found in store.hands.left():
-                store.failures.add(found)
-        attempt = store.attempts.begin(record)
+        try:
+            if self._tolerance is not None:
+                for found in store.hands.left():
+                    store.failures.add(found)
+            attempt = store.attempts.begin(record)
+        except StoreError as error:
+            if refused(error) and store.complete:
+                return _NO_ATTEMPT, store.count, record
+            raise
         if known and not store.rows().done.any():
             writer = store.writer(0, 0, self._columns)
             for item, row in known.items():
@@ -120,7 +130,9 @@ class Book:
     @property
     def beat_file(self) -> Path | None:
         """Where rank 0 gives signs of life."""
-        return self.store.attempts.beat_file(self._attempt) if self.store is not None and self._comm.rank == 0 else None
+        if self.store is None or self.read_only or self._comm.rank != 0:
+            return None
+        return self.store.attempts.beat_file(self._attempt)
 
     def extend(self, count: int) -> None:
         """A new round makes it `count` items."""
@@ -139,7 +151,8 @@ class Book:
         record = {**self._record, "ended": time_now(), **outcome}
         if self.store is None:
             return History((record,), self._job, failed)
-        self.store.attempts.end(self._attempt, record)
+        if not self.read_only:
+            self.store.attempts.end(self._attempt, record)
         return self.store.history()
 
 

@@ -7,7 +7,6 @@ itself, the third by the next attempt (see `landscape.run.hands`).
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,11 +15,17 @@ from pathlib import Path
 
 from landscape_kernels.arrays import BoolArray
 
-from landscape.errors import InputError
+from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import time_now
-from landscape.run.records import as_json, unwritable
+from landscape.run.records import MOMENT, NUMBER, TEXT, WHOLE, as_json, read_record, unwritable
 
+_FORMS = {
+    **dict.fromkeys(("item", "attempt", "rank"), WHOLE),
+    **dict.fromkeys(("reason", "host", "place"), TEXT),
+    "when": MOMENT,
+    "share": NUMBER,
+}
 _NEARLY = 1e-9  # sums of shares such as 1/3 are rounded
 _LONGEST_REASON = 20_000  # characters
 
@@ -116,8 +121,8 @@ class Failures:
         """Every failure noted, oldest attempt first; a damaged file counts for nothing."""
         found = []
         for path in sorted(self.folder.glob("*.json")):
-            with contextlib.suppress(ValueError, TypeError, OSError):
-                found.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+            with contextlib.suppress(StoreError, TypeError):
+                found.append(Failure(**read_record(path, _FORMS, way="")))
         return tuple(found)
 
     def forget(self, attempt: int | None) -> None:

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from landscape.errors import StoreError
 from landscape.run.progress import Progress
+from landscape.run.records import TEXT, WHOLE, Form, read_record
 
+_FORMS = {
+    **dict.fromkeys(("done", "total", "failed", "computed", "ranks"), WHOLE),
+    "elapsed": Form("a number, maybe not finite", lambda value: type(value) in (int, float)),
+    "note": TEXT,
+}
 _EVERY = 10.0  # seconds
 
 
@@ -80,7 +87,6 @@ class Heartbeat:
 def read_beat(path: Path, attempt: int) -> Beat | None:
     """The last sign of life in `path`; None where there is none, or a newer version wrote another."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Beat(attempt=attempt, when=path.stat().st_mtime, **content)
-    except (OSError, ValueError, TypeError):
+        return Beat(attempt=attempt, when=path.stat().st_mtime, **read_record(path, _FORMS, way=""))
+    except (OSError, StoreError, TypeError):
         return None

@@ -38,6 +38,7 @@ class Outcome:
     computed: int  # rows computed in this attempt, over all ranks
     history: History
     stopped: str | None = None  # the signal that asked to stop; the rows were finished all the same
+    read_only: bool = False  # nothing can be written into the folder, and nothing had to be
 
     @property
     def complete(self) -> bool:
@@ -101,7 +102,7 @@ def run_task(
             f"the same command goes on from {out}" if out is not None else "they were in memory only; out= keeps them"
         )
         raise RunInterrupted(f"stopped by {stopped} with {done} of {len(rows.done)} rows finished; {place}")
-    return Outcome(rows, book.store, computed, history, stopped)
+    return Outcome(rows, book.store, computed, history, stopped, book.read_only)
 
 
 def _require_one_task(comm: Communicator, description: Description, count: int) -> None:

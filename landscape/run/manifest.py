@@ -9,11 +9,19 @@ from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import create_durably
-from landscape.run.records import as_json, json_differences, read, write
+from landscape.run.records import TABLE, TEXT, WHOLE, as_json, json_differences, list_of, read_record, table_of, write
 from landscape.run.task import Description
 
 FORMAT = 1  # of run folders
-_KEYS = ("format", "task", "columns", "identity", "about", "rounds", "job")
+_FORMS = {
+    "task": TEXT,
+    "columns": table_of(list_of(WHOLE), least=1),
+    "identity": TABLE,
+    "about": TABLE,
+    "rounds": list_of(WHOLE, least=1),
+    "job": TEXT,
+}
+_WAY = "restore it from a copy, or start again in another folder."
 
 
 class Manifest:
@@ -45,22 +53,13 @@ class Manifest:
 
     def read(self) -> dict[str, Any]:
         """Its content. Raises StoreError when it is damaged or newer than this version."""
-        content = read(self.path)
-        try:
-            manifest: dict[str, Any] = json.loads(content)
-            if manifest["format"] > FORMAT:
-                raise StoreError(
-                    f"{self._folder} has run-folder format {manifest['format']}, this version reads up to {FORMAT}; "
-                    "update loss-landscape-engine"
-                )
-            if missing := [key for key in _KEYS if key not in manifest]:
-                raise ValueError(f"no {', '.join(missing)} in it")
-        except (ValueError, LookupError, TypeError) as error:
+        version = read_record(self.path, {"format": WHOLE}, way=_WAY)["format"]
+        if version > FORMAT:
             raise StoreError(
-                f"cannot read {self.path}: {error!r}. It was edited or damaged; restore it from a copy, or start "
-                "again in another folder."
-            ) from error
-        return manifest
+                f"{self.path} has the run-folder format {version}, this version reads up to {FORMAT}; update "
+                "loss-landscape-engine"
+            )
+        return read_record(self.path, _FORMS, way=_WAY)
 
     def add_round(self, count: int) -> None:
         """Record that there are `count` items from now on; nothing where another run has recorded it."""

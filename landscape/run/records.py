@@ -1,14 +1,126 @@
-"""Records of a run folder: JSON files that are whole or absent, and what is said where the file system refuses them."""
+"""Records of runs and sweeps: JSON files that are whole or absent, and are read only in the form they are written in.
+
+Whoever reads one names the keys that it needs and what each holds, so that a file that was edited or damaged is refused
+by the name of the file and the key, wherever it is read.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from landscape.errors import StoreError
+from landscape.errors import LandscapeError, StoreError
 from landscape.files.durable import write_durably
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a key of a record holds."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
+
+
+def _moment(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value) is not None
+    except ValueError:
+        return False
+
+
+def list_of(form: Form, *, least: int = 0) -> Form:
+    """A list of at least so many values of a form."""
+    few = f", {least} or more" if least else ""
+    return Form(
+        f"a list{few}, each {form.words}",
+        lambda value: isinstance(value, list) and len(value) >= least and all(map(form.holds, value)),
+    )
+
+
+def table_of(form: Form, *, least: int = 0) -> Form:
+    """A table of at least so many values, all of a form."""
+    few = f" of {least} or more keys" if least else ""
+    return Form(
+        f"a table{few}, each value {form.words}",
+        lambda value: isinstance(value, dict) and len(value) >= least and all(map(form.holds, value.values())),
+    )
+
+
+def table_with(needed: Mapping[str, Form], known: Mapping[str, Form] | None = None) -> Form:
+    """A table that has the keys `needed`, and maybe others, those `known` of their form."""
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, dict) or not needed.keys() <= value.keys():
+            return False
+        return all(form.holds(value[key]) for key, form in {**(known or {}), **needed}.items() if key in value)
+
+    return Form(f"a table with {', '.join(needed)}", holds)
+
+
+def or_none(form: Form) -> Form:
+    """A value of a form, or null."""
+    return Form(f"{form.words}, or null", lambda value: value is None or form.holds(value))
+
+
+TEXT = Form("a text", lambda value: isinstance(value, str))
+WHOLE = Form("a whole number from 0 on", _whole)
+NUMBER = Form("a number", lambda value: type(value) in (int, float) and math.isfinite(value))
+TABLE = Form("a table", lambda value: isinstance(value, dict))
+MOMENT = Form("a time, as in 2026-01-31T12:00:00+00:00", _moment)
+
+
+def read_record(
+    path: Path, needed: Mapping[str, Form], known: Mapping[str, Form] | None = None, *, way: str
+) -> dict[str, Any]:
+    """The table in a JSON file, which has the keys `needed`, and maybe others, those `known` of their form.
+
+    Raises StoreError naming the file, the key, what it holds and what it should, with the `way` out.
+    """
+    content = read(path)
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"cannot read {path}: it is no JSON ({error}). It was edited or damaged; {way}") from error
+    if not isinstance(record, dict):
+        raise StoreError(f"cannot read {path}: it holds {_short(record)} and no table. It was edited or damaged; {way}")
+    for key in needed:
+        if key not in record:
+            raise StoreError(f"cannot read {path}: {key!r} is missing. It was edited or damaged; {way}")
+    for key, form in {**(known or {}), **needed}.items():
+        if key in record and not form.holds(record[key]):
+            raise StoreError(
+                f"cannot read {path}: {key!r} is {_short(record[key])} and not {form.words}. It was edited or damaged; "
+                f"{way}"
+            )
+    return record
+
+
+@contextmanager
+def reading_record(path: Path) -> Iterator[None]:
+    """What is made inside `with` of what a run.json says; StoreError tells what is missing or of another form."""
+    way = "It was edited or damaged; restore it from a copy, or start again in another folder."
+    try:
+        yield
+    except KeyError as error:
+        raise StoreError(f"cannot read {path}: its 'identity' and 'about' miss {error}. {way}") from error
+    except (IndexError, ValueError, AttributeError, TypeError, ArithmeticError) as error:
+        if isinstance(error, LandscapeError):
+            raise
+        raise StoreError(
+            f"cannot read {path}: its 'identity', 'about' or 'columns' are of another form than was written "
+            f"({error!r}). {way}"
+        ) from error
 
 
 def read(path: Path) -> bytes:
@@ -40,6 +152,12 @@ def unwritable(path: Path, error: OSError) -> StoreError:
     return StoreError(
         f"cannot write {path}: {error}. Finished rows are kept; make room (or make the folder writable) and resume."
     )
+
+
+def refused(error: StoreError) -> bool:
+    """Whether a record was not written because nothing may be written there: mounted so, or somebody else's folder."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def json_differences(there: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -78,8 +78,9 @@ class Store:
         try:
             store._require_free()
             store._manifest.create(description, count, job)
-            store._shards.mkdir(exist_ok=True)
-            store.attempts.folder.mkdir(exist_ok=True)
+            for inside in (store._shards, store.attempts.folder):
+                if not inside.is_dir():
+                    inside.mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(
                 f"cannot create the run folder {folder}: {error}. Make room, or choose a folder you may write to."

@@ -7,7 +7,6 @@ squeue(1), sacct(1) of Slurm 22.05.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import subprocess
@@ -17,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from landscape.errors import LandscapeError
+from landscape.errors import LandscapeError, StoreError
+from landscape.run.records import TABLE, TEXT, or_none, read_record
 from landscape_jobs.cluster.stages import load_stages
 from landscape_jobs.spec.toml import STAGES, read_toml
 
@@ -211,9 +211,9 @@ def sacct_jobs(text: str, cluster: str = "") -> Iterator[QueuedJob]:
 
 def submitted_as(path: Path, task: str = "") -> JobName | None:
     """The Slurm job that a record of a submission tells of; None where it cannot be read."""
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return JobName(str(record["job_id"]), task, record.get("cluster") or "")
+    with contextlib.suppress(StoreError):
+        record = read_record(path, {"job_id": TEXT}, {"cluster": or_none(TEXT)}, way="")
+        return JobName(record["job_id"], task, record.get("cluster") or "")
     return None
 
 
@@ -271,8 +271,8 @@ def attempts_of(sweep: Path) -> dict[JobName, Path]:
     """Job -> the run folder in a sweep that an attempt of it was made in, its cluster left out."""
     found: dict[JobName, Path] = {}
     for path in (*sweep.glob("*/attempts/*.json"), *sweep.glob("*/*/attempts/*.json")):
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            name = job_of(json.loads(path.read_text(encoding="utf-8")), "")
+        with contextlib.suppress(StoreError):
+            name = job_of(read_record(path, {}, {"slurm": TABLE}, way=""), "")
             if name is not None:
                 found[name] = sweep / path.relative_to(sweep).parts[0]
     return found

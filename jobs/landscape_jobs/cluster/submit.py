@@ -23,6 +23,7 @@ from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import create_durably, write_durably
+from landscape.run.records import TABLE, TEXT, or_none, read_record
 from landscape_jobs.cluster.queue import JobName, Queue
 from landscape_jobs.cluster.site import anchored, options_for, profiles, read_profile
 from landscape_jobs.cluster.slurm import (
@@ -252,11 +253,11 @@ def _kept(file: Path) -> dict[str, dict[str, Any]]:
 
 def _record(path: Path) -> dict[str, Any]:
     """What is noted of a submission; empty where there is nothing, or it is damaged."""
+    known = {"job_id": TEXT, "cluster": or_none(TEXT), "options": TABLE}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_record(path, {}, known, way="")
+    except StoreError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _require_no_cells(file: Path, given: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from landscape_jobs.codes import BAD_INPUT
 from landscape_jobs.commands.shared import exit_codes, on_rank_0, print_tables
 
 Source = Annotated[Path, typer.Argument(metavar="FILE_OR_RUN", help="Result file or run folder.", show_default=False)]
@@ -47,13 +48,15 @@ def merge(
 def show(source: Source, name: RunName = None) -> None:
     """What was measured, on what, and how exact it is."""
     with exit_codes():
-        from landscape.errors import UnfinishedError
+        from landscape.errors import StoreError, UnfinishedError
         from landscape.opening.opening import Place
         from landscape.results.summary import result_tables
         from landscape_jobs.terminal.tables import as_rich
 
-        def tell() -> None:
+        def tell() -> bool:
+            """Show what can be read; whether something is damaged."""
             place = Place(source)
+            damaged = False
             runs: list[str | None] = [name] if name is not None else [*place.run_names] or [None]
             for run_name in runs:
                 title = f"{source}, run {run_name}" if run_name else str(source)
@@ -61,14 +64,17 @@ def show(source: Source, name: RunName = None) -> None:
                 for group in groups:
                     try:
                         result = place.open(run_name, group)
-                    except UnfinishedError as error:
+                    except StoreError as error:
                         if len(runs) == 1:
                             raise
+                        damaged |= not isinstance(error, UnfinishedError)
                         typer.echo(f"{title}: {error}", err=True)
                         continue
                     print_tables(*map(as_rich, result_tables(result, title)))
+            return damaged
 
-        on_rank_0(tell)
+        if on_rank_0(tell):
+            raise typer.Exit(BAD_INPUT)
 
 
 def plot(
@@ -91,8 +97,8 @@ def plot(
         str | None,
         typer.Option(
             "--levels",
-            metavar="auto|linear|log|step",
-            help="How heights are spread over colours or an axis; by default auto.",
+            metavar="auto|linear|log|step|A,B,...",
+            help="How heights are spread over colours or an axis, or the heights themselves; by default auto.",
         ),
     ] = None,
     out: Annotated[
@@ -111,7 +117,7 @@ def plot(
 
         def draw() -> None:
             result = open_result(source, run=name, group=group)
-            drawn = list(kind_of(result).pictures().asked(result, Asked(kind, quantity, levels)))
+            drawn = list(kind_of(result).pictures().asked(result, Asked(kind, quantity, _levels(levels))))
             if out is not None and len(drawn) > 1:
                 raise InputError(
                     f"-o {out} names one file for {len(drawn)} pictures; say which with --kind or -q: "
@@ -139,6 +145,14 @@ def report(
         from landscape_jobs.report.sources import report_run
 
         on_rank_0(lambda: typer.echo(str(report_run(source, out or _beside(source, name, "report.html"), name, group))))
+
+
+def _levels(given: str | None) -> str | tuple[float, ...] | None:
+    """Heights separated by commas as numbers; a name as it is, which the picture knows or refuses."""
+    try:
+        return given if given is None else tuple(float(part) for part in given.strip("[] ").split(","))
+    except ValueError:
+        return given
 
 
 def _beside(source: Path, name: str | None, ending: str) -> Path:

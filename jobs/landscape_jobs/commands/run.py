@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from landscape_jobs.codes import COMPLETE, SOME_FAILED, WORK_LEFT
-from landscape_jobs.commands.shared import JobFile, Overrides, exit_codes, on_rank_0, quoted, tell
+from landscape_jobs.commands.shared import JobFile, Overrides, exit_codes, on_rank_0, quoted, stopped_at_once, tell
 
 if TYPE_CHECKING:
     from landscape_jobs.spec.job import Job
@@ -36,7 +36,7 @@ def run(
     The cells of a sweep are run one after another, those left that are not finished; one that fails is noted, and the
     others go on.
     """
-    with exit_codes():
+    with stopped_at_once(), exit_codes():
         from landscape.errors import InputError
         from landscape_jobs.spec.job import load_job
         from landscape_jobs.spec.toml import STAGES, SWEEP, read_toml
@@ -59,7 +59,7 @@ def resume(
     ],
 ) -> None:
     """Go on with the run in a folder, from the job text it keeps; of a sweep with all cells that are not finished."""
-    with exit_codes():
+    with stopped_at_once(), exit_codes():
         from landscape.errors import InputError
         from landscape.opening.sweeps import is_sweep
         from landscape_jobs.build.run import stored_job

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -36,6 +39,29 @@ def exit_codes() -> Iterator[None]:
     except LandscapeError as error:
         tell(f"landscape: {error}")
         raise typer.Exit(CRASHED if isinstance(error, RunFailedError) else BAD_INPUT) from None
+
+
+@contextmanager
+def stopped_at_once() -> Iterator[None]:
+    """At Ctrl-C, SIGTERM or SIGUSR1 end with the code for work that is left: no item is computed, so nothing is lost.
+
+    While items are computed, the run loop has handlers of its own.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        typer.echo(f"landscape: stopped by {signal.Signals(number).name}; the same command goes on", err=True)
+        raise SystemExit(WORK_LEFT)
+
+    names = ("SIGINT", "SIGTERM", "SIGUSR1")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        numbers = []
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def on_rank_0(action: Callable[[], T]) -> T:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +32,12 @@ def topology(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Picture to write: .png, .pdf or .svg.")
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table", metavar="FILE.csv", help="Table to write: each minimum, saddle and maximum, with errors."
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option("--run", metavar="NAME", help="Which run of a merged file.")] = None,
     group: Annotated[
         str | None, typer.Option("--group", metavar="NAME", help="Which result of a file that holds several.")
@@ -51,7 +60,31 @@ def topology(
                 raise InputError(f"{source} holds this: {kind_of(result).words}; topology is found on a surface")
             found = find_topology(result, quantity, z=z, threshold=threshold)
             print_tables(*(as_rich(table) for table in result_tables(found, str(source))))
+            if table is not None:
+                typer.echo(str(_written(table, kind_of(found).columns(found))))
             if out is not None:
                 typer.echo(str(save_figure(found.plot(kind), out)))
 
         on_rank_0(find)
+
+
+def _written(path: Path, columns: Mapping[str, Any]) -> Path:
+    """Columns as a CSV file, whole or not at all; numbers in full, so that they are read as they were."""
+    from landscape.errors import InputError, StoreError
+    from landscape.files.durable import write_durably
+
+    if path.suffix != ".csv":
+        raise InputError(f"--table {path}: give the name of a .csv file")
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(columns)
+    listed = [column.tolist() if hasattr(column, "tolist") else column for column in columns.values()]
+    rows.writerows(zip(*listed, strict=True))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, text.getvalue().encode())
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error}; free space there, or choose a folder you may write to"
+        ) from error
+    return path

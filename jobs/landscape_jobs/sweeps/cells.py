@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from landscape.errors import LandscapeError, RunFailedError, RunInterrupted
+from landscape.errors import LandscapeError, RunFailedError, RunInterrupted, StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import time_now
 from landscape.opening.runs import failed_items, finished
 from landscape.run.comm import world
+from landscape.run.records import refused
 from landscape.run.together import on_rank_0
 from landscape_jobs.codes import BAD_INPUT, COMPLETE, CRASHED, SOME_FAILED
 from landscape_jobs.spec.job import Job
@@ -49,9 +50,14 @@ def run_sweep(sweep: Sweep, run: Callable[[Job], int], tell: Callable[[str], Non
 
     def begin() -> tuple[list[int], int]:
         found = places(sweep)
-        write_index(sweep, found)
+        left = unfinished(found)
+        try:
+            write_index(sweep, found)
+        except StoreError as error:
+            if left or not refused(error):  # a finished sweep is only read
+                raise
         once = {place.folder: place.cell.number for place in reversed(found)}
-        return sorted(once.values()), len(unfinished(found))
+        return sorted(once.values()), len(left)
 
     since = time_now()
     numbers, left = on_rank_0(begin)

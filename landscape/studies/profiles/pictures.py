@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ _BARRED = 10  # places with bars
 
 
 @styled
-def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str = "auto") -> Figure:
+def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str | Sequence[float] = "auto") -> Figure:
     """One quantity along every direction (thin), its median, and the band that holds the middle 80 % of directions.
 
     Bars on the thin lines, at about ten places, are 2 standard errors over samples (population). A dotted line marks
@@ -34,7 +34,7 @@ def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str = "
     """
     if quantity not in profiles.values:
         raise InputError(f"the profiles have no quantity {quantity!r}; {nearest(quantity, profiles.values)}")
-    if levels not in LEVELS:
+    if not isinstance(levels, str) or levels not in LEVELS:
         raise InputError(f"levels {levels!r} is not known for profiles; {nearest(str(levels), LEVELS)}")
     x, values, computed = profiles.x, profiles.values[quantity], profiles.computed
     finite = computed & np.isfinite(values)
