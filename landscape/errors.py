@@ -70,15 +70,41 @@ def told_of_user(error: Exception, what: str, given: str = "", advice: str = "")
     return UserCodeError(f"{told.rstrip('.')}. {advice}" if advice else told)
 
 
+def raised_by(error: BaseException) -> str:
+    """An exception in one line: its class, the first line of its message, and the line of the model that raised it.
+
+    That is the innermost line outside of torch and of this package: the user's own, or that of the library the model
+    comes from. Of an error that was made of another the other one is told.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    frame = _innermost(error, libraries=True)
+    return said if frame is None else f"{said}, in `{frame.line}` ({_named(frame)})"
+
+
 def _place(error: BaseException) -> str:
-    """Where in the user's code an exception arose: the innermost place outside of installed packages and this one."""
-    not_theirs = [Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib"))]
+    """Where in the user's code an exception arose."""
+    frame = _innermost(error, libraries=False)
+    return "" if frame is None else f" ({_named(frame)})"
+
+
+def _named(frame: traceback.FrameSummary) -> str:
+    return f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
+
+
+def _innermost(error: BaseException, *, libraries: bool) -> traceback.FrameSummary | None:
+    """The innermost place outside of Python's own files, torch and this package, of `libraries` or the user's alone."""
+    installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    python = Path(sysconfig.get_path("stdlib"))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        ours = {"landscape_kernels", "landscape_jobs"} & set(path.parts)
-        if path.suffix == ".py" and not ours and not any(path.is_relative_to(folder) for folder in not_theirs):
-            return f" ({path.name}, line {frame.lineno}, in {frame.name})"
-    return ""
+        inside = [folder for folder in installed if path.is_relative_to(folder)]
+        ours = path.is_relative_to(Path(__file__).parent) or {"landscape_kernels", "landscape_jobs"} & set(path.parts)
+        theirs = libraries and not any(path.is_relative_to(folder / "torch") for folder in inside)
+        if path.suffix == ".py" and not ours and (theirs if inside else not path.is_relative_to(python)):
+            return frame
+    return None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -19,12 +19,11 @@ from landscape_kernels.probes import normal_vector
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from landscape.errors import InputError, UserCodeError
+from landscape.errors import InputError, UserCodeError, raised_by
 from landscape.objective.data import Batch
 from landscape.objective.losses import Units
 from landscape.objective.model import aligned, as_real, shaped_like
 from landscape.objective.objective import Objective
-from landscape.objective.raised import raised_by
 from landscape.objective.trees import floats_in
 
 logger = logging.getLogger(__name__)
@@ -369,9 +368,10 @@ def _no_route(operator: str, why: Mapping[str, str], in_float64: str, trials: _T
         lines.append(
             f"The gradient that backward gives is not that of the loss: {seen}. detach() and no_grad() inside the "
             "model do that, straight-through and surrogate gradients, rounding inside (quantisation, half precision), "
-            "an embedding whose padding_idx stands in the data, and implicit layers whose derivative is switched off "
-            "in eval mode. Where a module has its derivative in train mode alone, call its .train() inside forward=. "
-            "Otherwise there is no Hessian that these derivatives are of: use params= to leave those tensors out; "
+            "an embedding whose padding_idx stands in the data, checkpoint() with use_reentrant=True (give False), and "
+            "implicit layers whose derivative is switched off in eval mode. Where a module has its derivative in train "
+            "mode alone, call its .train() inside forward=. Otherwise there is no Hessian that these derivatives are "
+            "of: use params= to leave those tensors out; "
             "surfaces, profiles and paths take values of the loss alone, and are right."
         )
     else:

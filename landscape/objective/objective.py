@@ -15,7 +15,7 @@ from landscape_kernels.layout import Layout
 from landscape_kernels.moments import MOMENTS, moments_, ratio
 from torch import Tensor, nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, raised_by
 from landscape.objective.counting import Counting
 from landscape.objective.data import (
     Batch,
@@ -30,7 +30,6 @@ from landscape.objective.losses import (
     describe_callable,
 )
 from landscape.objective.model import BoundModel, choose_device, default_precision
-from landscape.objective.raised import raised_by
 from landscape.objective.settling import Calls, check_batches, counted, settle, settled_quantities
 from landscape.objective.trees import (
     digest,

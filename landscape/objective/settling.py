@@ -13,7 +13,7 @@ import torch
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
-from landscape.errors import InputError, UserCodeError, is_users, told_of_user, user_code
+from landscape.errors import InputError, UserCodeError, is_users, raised_by, told_of_user, user_code
 from landscape.objective.counting import WAYS, Counting, second_axis, targets_in, uncounted
 from landscape.objective.data import Batch, Data, inputs_and_targets, random_streams, seed_everything
 from landscape.objective.folding import Folding, settled_folding
@@ -31,7 +31,7 @@ from landscape.objective.losses import (
     values_as_units,
 )
 from landscape.objective.model import BoundModel, default_precision
-from landscape.objective.raised import raised_by
+from landscape.objective.remembered import Remembered
 from landscape.objective.trees import (
     alike,
     floats_in,
@@ -170,6 +170,7 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     """
     _tell_own_parameters(calls, loss, metrics)
     trial = _trial_batch(data)
+    untouched = Remembered(dict(calls.model.model.named_modules()))
     calls = _tried(calls, trial)
     calls = _in_memory_format(calls, trial)
     with calls.context(True):
@@ -185,7 +186,7 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     if not undivided.divisible:
         undivided, chunk = data, data.samples_of(0)
     _check_determinism(calls, quantities, data)
-    _check_moves(calls, quantities, data)
+    _check_moves(calls, quantities, data, untouched)
     check_batches(calls, quantities, data)
     writes_buffers = _side_effects(calls, quantities, data)
     folding = Folding(calls.model.model)
@@ -448,17 +449,22 @@ def _loss_units(calls: Calls, quantities: Sequence[Quantity], batch: Batch, seed
         return calls.units(quantities, model, batch)[0]
 
 
-def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
-    """Outputs must follow the parameters and come back; those of a forward pass that caches weights do not."""
+def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data, untouched: Remembered) -> None:
+    """Outputs must follow the parameters and come back; those of a forward pass that caches weights do not.
+
+    What modules remember since they were `untouched` must not matter: a part that caches hides behind one that moves.
+    """
     trial, at = _trial_batch(data), calls.model.centre
     centre = _answers(calls, quantities, trial, at)
     step = (at.abs().mean() or 1.0) * normal_vector(calls.model.layout.size, 0, "moves").to(at)
     still = any(bool(t.isfinite().all()) and t.numel() for t in centre)
+    moved: list[Tensor] | None = None
     for scale in _MOVES:  # a loss may be flat near the centre, as a hinge is
+        there = at + scale * step
         try:
-            moved = _answers(calls, quantities, trial, at + scale * step)
+            moved = _answers(calls, quantities, trial, there)
         except InputError:  # what cannot be evaluated there is no constant
-            still = False
+            still, moved = False, None
             break
         still = still and len(moved) == len(centre)
         still = still and all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(centre, moved, strict=True))
@@ -476,6 +482,25 @@ def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data) -> No
             f"{what} not change when all its trainable parameters do: its forward uses something "
             "made of them earlier (a cached weight?), or other parameters than those of the given model"
             + (": forward=lambda model, batch: ... has to call the model it is given" if calls.forward else "")
+        )
+    if moved is not None:
+        _check_remembered(calls, quantities, trial, there, moved, untouched)
+
+
+def _check_remembered(
+    calls: Calls, quantities: Sequence[Quantity], batch: Batch, theta: Tensor, seen: list[Tensor], untouched: Remembered
+) -> None:
+    """Whether the answers `seen` at theta (size,) are those of a model that was not called before."""
+    names = untouched.changed()
+    if not names:
+        return
+    with untouched.as_before():
+        anew = _answers(calls, quantities, batch, theta)
+    if not alike(seen, anew, _SAME[calls.dtype]):
+        raise InputError(
+            "at other parameters the model answers differently after an earlier call than without one: its forward "
+            f"keeps something made of the parameters ({', '.join(names[:5])}). Compute it anew in each call; where "
+            "train mode does, as in variational models of gpytorch, call model.train() inside forward="
         )
 
 

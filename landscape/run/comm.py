@@ -483,7 +483,8 @@ def _called() -> str:
     frame: FrameType | None = sys._getframe(1)
     found = "the engine"
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("landscape."):
+        inner = "<locals>" in frame.f_code.co_qualname  # what a decorator wraps a function in has no name for the user
+        if frame.f_globals.get("__name__", "").startswith("landscape.") and not inner:
             found = frame.f_code.co_name
         frame = frame.f_back
     return found

@@ -32,6 +32,7 @@ from landscape_jobs.cluster.stages import load_stages
 from landscape_jobs.spec.job import TABLES, load_job
 from landscape_jobs.spec.toml import to_toml, toml_key
 from landscape_jobs.sweeps.sweep_file import load_sweep
+from test_zoo import installed
 from typer.testing import CliRunner
 
 import landscape as ls
@@ -45,6 +46,7 @@ PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 RUN = ("check", "run", "resume", "show", "status", "plot", "merge", "report")  # the others are parsed
 SHELL = ("sh", "bash", "console")
 NOT_CODE = ("text", "diff", "")
+NEEDS = {"models-and-data.md": ("torchvision", "transformers", "peft", "timm")}  # the extra zoo
 INDENTED = re.compile(r"    (?:mpiexec .*)?landscape \w")  # commands of the README
 
 # What the README's blocks take for granted: code that runs before the block that holds the text.
@@ -118,6 +120,8 @@ def blocks(page: Path) -> Iterator[Block]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_every_block_of_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NEEDS.get(page.name, ()):
+        installed(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -517,6 +517,68 @@ def test_cached_weights_are_refused() -> None:
         Objective(Cached(), data=(torch.randn(20, 4), torch.zeros(20, dtype=torch.long)))
 
 
+class PartlyCached(nn.Module):
+    """Its first call settles the first layer's weights; the second follows. Kept in an attribute or a dict."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.way = way
+        if way == "a dict that is there":
+            self.first.memo = {}  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        holder = vars(self.first)
+        if self.way == "an attribute of the model":
+            holder = vars(self)
+        elif self.way != "an attribute of a layer":
+            holder = vars(self.first).setdefault("memo", {})
+        if "kept" not in holder:
+            holder["kept"] = self.first.weight.detach() * 1
+        return self.second(torch.tanh(x @ holder["kept"].t()))
+
+
+@pytest.mark.parametrize(
+    "way", ["an attribute of the model", "an attribute of a layer", "a new dict", "a dict that is there"]
+)
+def test_a_part_that_caches_is_refused_though_another_moves(way: str) -> None:
+    torch.manual_seed(0)
+    data = torch.randn(20, 4), torch.zeros(20, dtype=torch.long)
+    with pytest.raises(InputError, match=r"keeps something made of the parameters \((first\.)?(kept|memo)\)"):
+        Objective(PartlyCached(way), data=data)
+    with pytest.raises(InputError, match="keeps something made of the parameters"):
+        Objective(PartlyCached(way), None, data=[data], forward=lambda m, b: F.cross_entropy(m(b[0]), b[1]))
+
+
+class Remembering(nn.Module):
+    """Keeps what does not depend on the parameters (a table, a count), and activations that it never reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.tables, self.calls = nn.Linear(4, 3), dict[int, Tensor](), 0
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] not in self.tables:
+            self.tables[x.shape[1]] = torch.arange(x.shape[1]) / 10
+        self.calls += 1
+        hidden = x + self.tables[x.shape[1]]
+        self.seen = [self.layer(hidden)]
+        return self.seen[0]
+
+
+def test_what_a_model_keeps_is_no_matter_where_the_parameters_have_no_part_in_it() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(20, 4), torch.randint(0, 3, (20,))
+    model = Remembering()
+    objective = Objective(model, data=(x, y))
+    right = F.cross_entropy(model.layer(x + torch.arange(4) / 10), y)
+    assert float(objective.evaluate()["loss"]) == pytest.approx(right.item(), rel=1e-6)
+    assert list(model.tables) == [4]  # as the calls left it
+    assert len(model.seen) == 1
+    assert model.calls > 2
+
+
 class Counting(nn.Module):
     """Scales by the number of calls, kept in a buffer."""
 

@@ -313,7 +313,7 @@ def test_a_cell_that_fails_is_noted_and_the_others_go_on(home: Path) -> None:
     assert "an unlucky width" in str(raising.failure)
     assert not misfit.exists
     assert json.loads((misfit.folder / "failure.json").read_text())["code"] == 2
-    assert json.loads((raising.folder / "failure.json").read_text())["code"] == 1
+    assert json.loads((raising.folder / "failure.json").read_text())["code"] == 2
     assert {"reason", "code", "when"} == json.loads((misfit.folder / "failure.json").read_text()).keys()
 
     (home / "nets_of_sweeps.py").write_text(NETS.replace("== 13", "== 14"))
@@ -378,7 +378,7 @@ def test_resume_of_one_cell_forgets_its_failure(home: Path) -> None:
 
 def test_one_cell_ends_with_the_code_of_its_job(home: Path) -> None:
     path = write(FAILING)
-    for number, code in ((0, 0), (1, 2), (2, 1), (0, 0)):
+    for number, code in ((0, 0), (1, 2), (2, 2), (0, 0)):
         assert landscape("run", path, "--cell", number).exit_code == code, number
         assert len(sweep_cells(Path("runs/sweep"))) == 3  # so that the folder opens as a sweep
     assert landscape("run", path, "--cell", 0, "--note-folder", "noted").exit_code == 0
