@@ -270,10 +270,9 @@ def test_exact_trace(name: str, operator: str, weight_decay: float) -> None:
 
 
 PROBED = [
-    ("relu", "sampled"),
-    *(("relu", m) for m in ("split", "deflated", "hutchinson", "xtrace")),
-    *(("smooth", m) for m in ("split", "deflated", "hutchinson", "xtrace")),
-    *(("mixed", m) for m in ("deflated", "hutchinson", "xtrace")),
+    *(("relu", m) for m in ("sampled", "split", "deflated")),
+    *(("smooth", m) for m in ("split", "hutchinson", "xtrace")),
+    *(("mixed", m) for m in ("deflated", "hutchinson")),
 ]
 
 
