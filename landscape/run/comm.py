@@ -283,7 +283,9 @@ class Mpi:
                 self._comm.Isend(self._note, dest=rank, tag=_HERE).Free()
         self._hear_who_is_here()
         missing = [r for r in range(self.size) if r != self.rank and self._here.get(r) != self._meetings]
-        if before < SAID_AFTER <= waited and missing and (self.rank == 0 or (self.rank == 1 and 0 in missing)):
+        tells = self.rank == 0 or (self.rank == 1 and 0 in missing)
+        # The command makes the same calls on all ranks: there a rank that is missing is only slow.
+        if before < SAID_AFTER <= waited and missing and tells and not _is_command():
             ranks = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
             logger.warning(
                 "rank %d has waited %.0f s in %s for rank%s %s",
@@ -480,14 +482,25 @@ def available_memory() -> int:
 
 def _called() -> str:
     """The function of this package that the program has called."""
-    frame: FrameType | None = sys._getframe(1)
     found = "the engine"
-    while frame is not None:
+    for frame in _frames():
         inner = "<locals>" in frame.f_code.co_qualname  # what a decorator wraps a function in has no name for the user
         if frame.f_globals.get("__name__", "").startswith("landscape.") and not inner:
             found = frame.f_code.co_name
-        frame = frame.f_back
     return found
+
+
+def _is_command() -> bool:
+    """Whether the command `landscape` runs, not a program of the user's."""
+    return any(frame.f_globals.get("__name__", "").startswith("landscape_jobs.") for frame in _frames())
+
+
+def _frames() -> Iterator[FrameType]:
+    """The calls that this thread is in, innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def _flush() -> None:
