@@ -69,7 +69,7 @@ def read_model(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str
     if state is None:
         return objective.vector(theta), {}
     if set(state) == set(objective.layout.names):
-        return objective.vector(objective.layout.flatten(state)), {}
+        return _flat(objective, theta, state), {}
     for name, value in objective.frozen.items():
         if name in state and not equal(state[name].to(value.device, value.dtype), value):
             raise InputError(
@@ -80,7 +80,16 @@ def read_model(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str
         name: state[name].to(value.device, value.dtype, copy=True) if name in state else value
         for name, value in objective.buffers.items()
     }
-    return objective.vector(objective.layout.flatten(state)), buffers
+    return _flat(objective, theta, state), buffers
+
+
+def _flat(objective: Objective, theta: ThetaLike, state: Mapping[str, Tensor]) -> Tensor:
+    try:
+        return objective.vector(objective.layout.flatten(state))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{_source(theta)} does not fit the model: {error}") from error
 
 
 def read_models(

@@ -15,7 +15,7 @@ from landscape.errors import StoreError
 from landscape.files.durable import write_durably
 
 # What h5py raises where a file is damaged.
-_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
+_DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, MemoryError)
 # Attributes of the netCDF-4 machinery, not of the content.
 _INTERNAL = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
 
