@@ -96,6 +96,11 @@ class Matrix:
         """The same at other parameters."""
         return replace(self, theta=theta, buffers=buffers)
 
+    def on_few(self, count: int) -> Matrix:
+        """The same matrix of the first `count` samples, all of which count alike."""
+        objective = self.sample.objective
+        return replace(self, sample=Sample(objective.on(objective.data.head(count)), None, None))
+
     def double(self) -> Matrix | None:
         """The same in float64, at the same point; itself where it is, None where the model does not run in float64."""
         objective = self.sample.objective
@@ -103,9 +108,7 @@ class Matrix:
             return self
         try:
             exact = self._in_double(objective)
-            on_few = exact.sample.objective.on(exact.sample.objective.data.head(_TRIED))
-            few = replace(exact, sample=Sample(on_few, None, None))
-            with few.bind(SERIAL) as H:
+            with exact.on_few(_TRIED).bind(SERIAL) as H:
                 H.apply(torch.ones((1, H.size), dtype=torch.float64, device=H.device))
         except Exception as error:  # whatever a user's model raises; the caller says what it does without
             logger.info("the model does not run in float64: %s: %s", type(error).__name__, error)

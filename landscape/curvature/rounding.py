@@ -14,7 +14,6 @@ from torch import Tensor
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts, CurvatureOperator
 from landscape.curvature.pairs import diagonals
-from landscape.curvature.sampling import Sample
 from landscape.run.comm import SERIAL, Communicator
 
 logger = logging.getLogger(__name__)
@@ -102,9 +101,7 @@ def _measured(matrix: Matrix, exact: Matrix, vectors: Tensor, params: list[str])
 
 def on_few(matrix: Matrix) -> Matrix:
     """The same matrix of the few samples that rounding is measured on, all of which count alike."""
-    objective = matrix.sample.objective
-    few = objective.on(objective.data.head(min(_TRIED, objective.chunk)))
-    return replace(matrix, sample=Sample(few, None, None))
+    return matrix.on_few(min(_TRIED, matrix.sample.objective.chunk))
 
 
 def gap_of(rounded: FloatArray, exact: FloatArray, denominators: FloatArray) -> FloatArray:

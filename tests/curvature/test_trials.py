@@ -11,6 +11,7 @@ import spectrum_nets as nets
 import torch
 import torch.nn.functional as F
 from spectrum_nets import Array, close, labels, matrix_of, seeded
+from test_routes import Once
 from torch import Tensor, nn
 
 import landscape as ls
@@ -82,22 +83,6 @@ def test_chosen_weights_that_are_zero(make: Callable[[], nn.Module], name: str) 
     assert check.route == "double backward"
     assert not check.refused
     close(matrix_of(objective, params=name), hessian_in(model, name), 1e-5)
-
-
-class Once(torch.autograd.Function):
-    """tanh without a second derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = x.tanh()
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return slope * (1 - y * y)
 
 
 class Rounded(nn.Module):
