@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from landscape.curvature.routes import (
     Chunk,
@@ -134,6 +135,7 @@ class CurvatureOperator:
         self._objective = objective.on(objective.data, chunk=product_chunk(objective), precision=precision)
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
+        self._leaf: object = None  # where the kept graphs end at the first parameter
         self._room = _graph_room()
         self._denominators: FloatArray = np.zeros(self._objective.chunks)
         self._summed_up = False  # whether the denominators are known for all chunks
@@ -141,6 +143,7 @@ class CurvatureOperator:
     def __enter__(self) -> CurvatureOperator:
         with ExitStack() as stack:
             _, self._parameters = stack.enter_context(self._objective.differentiable(self._theta, self._buffers))
+            self._place = self._selected[0].data_ptr()
             self._bound = stack.pop_all()
         return self
 
@@ -280,6 +283,7 @@ class CurvatureOperator:
     def _chunks(self) -> Iterator[tuple[int, Chunk]]:
         """(number, products) of this rank's chunks; graphs are kept for the next pass while there is room."""
         mine = range(self._group.rank, self.chunks, self._group.size)
+        self._require_bound()
         if len(self._kept) == len(mine):  # nothing left to read the data for
             yield from self._kept.items()
             return
@@ -295,6 +299,24 @@ class CurvatureOperator:
                 self._room -= chunk.graph_bytes
                 self._kept[number] = chunk
             yield number, chunk
+
+    def _require_bound(self) -> None:
+        """Raise RuntimeError where the model stands elsewhere, and let go of graphs that no longer end at it.
+
+        Tensors of another type in a parameter, as another operator puts there inside this one's `with`, cut every graph
+        from it without a word: its derivatives are 0 from then on, also when the old tensor is back.
+        """
+        first = self._selected[0]
+        if first.data_ptr() != self._place:
+            raise RuntimeError(
+                "the model is bound to other parameters: another CurvatureOperator of it was opened inside this one's "
+                "`with`; close that one first"
+            )
+        leaf = get_gradient_edge(first).node
+        if leaf is not self._leaf:
+            self._kept.clear()
+            self._room = _graph_room()
+            self._leaf = leaf
 
     def _weights_of(self, number: int) -> Tensor | None:
         start = number * self._objective.chunk

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 _CHEAP = 10**8  # rows x samples x vectors up to which a pass in float64 takes no time
 _SHARE = 0.03  # of all products that a pass in float64 may cost beyond one that is made in any case
 _LAST = 10  # roundings of float64
-_TRIED = 32  # samples that rounding is measured on
+_TRIED = 32  # samples that rounding is measured on, or more where they cost no more than `_SHARE` of all products
+_ALIKE = 10.0  # values up to this many times apart are taken to be rounded alike
 
 
 def checked_products(
@@ -39,17 +40,17 @@ def checked_products(
     `vectors` were found by `H`, and `others` are further ones that products are projected on. Where a pass in float64
     costs little against the `beside` products that are made otherwise, the values are quotients v'Hv / v'v in float64,
     right to the square of the vectors' error, and each of the `ends` (numbers of vectors) is in the order of these
-    values. Elsewhere the values stay, and `rounding` is their gap to float64 on some of the data; NaN where the model
-    does not run in float64.
+    values. Elsewhere the values stay, and `rounding` is their gap to float64 on some of the data, at least as large,
+    relative to the value, as that of the others of their size; NaN where the model does not run in float64.
     """
     if H.dtype == torch.float64:
         parts = H.by_chunk(vectors, others)
         return values, vectors, parts, _in_float64(parts), len(vectors)
-    exact = matrix.double()
-    count = len(vectors)
-    work = H.size * matrix.sample.objective.samples * count
-    if exact is not None and (work <= _CHEAP or count + 2 <= _SHARE * beside):
-        with exact.bind(group, params=[block.name for block in H.blocks]) as D:
+    count, samples = len(vectors), matrix.sample.objective.samples
+    names = [block.name for block in H.blocks]
+    cheap = H.size * samples * count <= _CHEAP or count + 2 <= _SHARE * beside
+    if cheap and (exact := matrix.double()) is not None:
+        with exact.bind(group, params=names) as D:
             parts = D.by_chunk(_normal(vectors), _normal(others))
         quotients = diagonals(parts).sum(0) / parts.denominators.sum()
         order, first = [], 0
@@ -58,9 +59,12 @@ def checked_products(
             first += number
         return quotients[order], vectors[order], _ordered(parts, order), _in_float64(parts)[order], count
     parts = H.by_chunk(vectors, others)
+    # a product in float64 costs two in float32, and both are made
+    few = on_few(matrix, int(_SHARE * beside * samples / (3 * max(count, 1))))
+    exact = few.double()
     if exact is None:
         return values, vectors, parts, np.full(count, np.nan), count
-    return values, vectors, parts, _measured(matrix, exact, vectors, [block.name for block in H.blocks]), count
+    return values, vectors, parts, _pooled(values, _measured(few, exact, vectors, names)), count
 
 
 def _normal(vectors: Tensor) -> Tensor:
@@ -88,20 +92,31 @@ def _ordered(parts: ChunkProducts, order: list[int]) -> ChunkProducts:
     )
 
 
+def _pooled(values: FloatArray, gaps: FloatArray) -> FloatArray:
+    """The largest of the gaps, relative to their values, of all values that are at least a tenth of one's own.
+
+    A vector may live on samples that round badly and are not among the few; then another one tells.
+    """
+    sizes = np.abs(values)
+    relative = np.divide(gaps, sizes, out=np.zeros_like(gaps), where=sizes > 0)
+    near = _ALIKE * sizes[None, :] >= sizes[:, None]
+    return np.maximum(gaps, np.where(near, relative[None, :], 0.0).max(1, initial=0.0) * sizes)
+
+
 def _measured(matrix: Matrix, exact: Matrix, vectors: Tensor, params: list[str]) -> FloatArray:
-    """Gap of v'Hv in the two precisions on some of the data, and two standard errors of it: the same on every rank."""
+    """Gap of v'Hv between the two precisions, and two standard errors of it: the same on every rank."""
     forms, denominators = [], np.zeros(0)
     for each in (matrix, exact):
-        with on_few(each).bind(SERIAL, params=params) as H:
+        with each.bind(SERIAL, params=params) as H:
             found = H.by_chunk(vectors.to(each.theta))
             forms.append(diagonals(found))
             denominators = found.denominators
     return gap_of(forms[0], forms[1], denominators)
 
 
-def on_few(matrix: Matrix) -> Matrix:
+def on_few(matrix: Matrix, affordable: int = 0) -> Matrix:
     """The same matrix of the few samples that rounding is measured on, all of which count alike."""
-    return matrix.on_few(min(_TRIED, matrix.sample.objective.chunk))
+    return matrix.on_few(min(max(_TRIED, affordable), matrix.sample.objective.chunk))
 
 
 def gap_of(rounded: FloatArray, exact: FloatArray, denominators: FloatArray) -> FloatArray:
@@ -114,5 +129,6 @@ def form_rounding(matrix: Matrix, vectors: Tensor) -> FloatArray:
     """(b,) what rounding of products moves v'Hv by, measured on some of the data; NaN where float64 cannot be had."""
     if matrix.sample.objective.precision == "float64":
         return np.zeros(len(vectors))
-    exact = matrix.double()
-    return np.full(len(vectors), np.nan) if exact is None else _measured(matrix, exact, vectors, list(matrix.names))
+    few = on_few(matrix)
+    exact = few.double()
+    return np.full(len(vectors), np.nan) if exact is None else _measured(few, exact, vectors, list(matrix.names))

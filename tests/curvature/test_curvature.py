@@ -192,6 +192,31 @@ def test_float32_is_near() -> None:
         close(entries(H, 8), true[::8], 1e-5)
 
 
+@pytest.mark.parametrize("which", ["smooth", "mixed"])
+@pytest.mark.parametrize("operator", ["hessian", "ggn"])
+def test_products_outlive_an_operator_of_another_precision_inside(which: str, operator: str) -> None:
+    """Tensors of another type in a parameter cut the graphs that were kept, and their derivatives were 0."""
+    objective = case(which).objective(precision="float32")
+    with CurvatureOperator(objective, operator=operator) as H:
+        vectors = seeded(2, H.size).float()
+        before = H.apply(vectors)
+        with CurvatureOperator(objective.on(objective.data, precision="float64"), operator=operator) as D:
+            D.apply(vectors.double())
+        assert before.abs().max() > 0
+        assert torch.equal(H.apply(vectors), before)
+
+
+def test_an_operator_is_not_used_while_another_one_holds_the_model() -> None:
+    objective = case("smooth").objective()
+    with CurvatureOperator(objective) as H:
+        vectors = seeded(1, H.size)
+        H.apply(vectors)
+        moved = CurvatureOperator(objective, theta=objective.theta + 1)
+        with moved, pytest.raises(RuntimeError, match="bound to other parameters"):
+            H.apply(vectors)
+        H.apply(vectors)
+
+
 def test_bf16_is_never_used() -> None:
     """Autocast is left off for curvature: the products are those of float32, bit for bit."""
     found = [matrix_of(case("smooth").objective(precision=p), params="head") for p in ("float32", "bf16")]

@@ -174,11 +174,12 @@ class TraceTask:
         if self._method not in ("exact", "sampled", "split"):
             signs = rademacher_vector(matrix.size, self._seed, "rounding")[None]
             return float(form_rounding(matrix, signs.to(matrix.theta))[0])
-        exact = matrix.double()
+        few = on_few(matrix)
+        exact = few.double()
         if exact is None:
             return math.nan
         found = []
-        for each in (on_few(matrix), on_few(exact)):
+        for each in (few, exact):
             objective = each.sample.objective
             with objective.differentiable(each.theta, each.buffers) as (model, _):
                 squares = GradientSquares(model, each.names)
@@ -189,7 +190,8 @@ class TraceTask:
                 weights = objective.loss_units(outputs, targets).denominators
                 shares = np.ones(len(sums)) if weights is None else weights.detach().double().cpu().numpy()
             found.append(sums.detach().double().cpu().numpy())
-        return float(gap_of(found[0], found[1], shares)[0])
+        common = min(len(sums) for sums in found)  # a chunk in float64 may hold fewer
+        return float(gap_of(found[0][:common], found[1][:common], shares[:common])[0])
 
     # -- the kinds of items -------------------------------------------------------------------------------------
 
