@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import lanczos_quadratures
 from landscape_kernels.operators import DeflatedOperator, complement
@@ -13,6 +14,7 @@ from landscape_kernels.quadrature import density
 from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
+from landscape.curvature.rounding import image_rounding
 from landscape.curvature.small import unit_products
 from landscape.errors import InputError
 from landscape.objective.trees import digest
@@ -22,6 +24,7 @@ from landscape.studies.spectrum.result import Density
 
 _POINTS = 2048
 _WIDTH = 0.003  # of the range of all nodes
+_SIGNS = 8  # random vectors that rounding is measured with
 
 
 def check_density(probes: int, steps: int) -> None:
@@ -46,17 +49,25 @@ class DensityTask:
         deflate: Tensor | None,
         whole: bool = False,
         values: FloatArray | None = None,
+        begun: Description | None = None,
     ) -> None:
-        """With `whole` there is one item, all eigenvalues: the `values` where they are known."""
+        """With `whole` there is one item, all eigenvalues: the `values` where they are known.
+
+        `begun` is what the folder of the task was begun with, whose columns are kept to.
+        """
         check_density(probes, steps)
         self._matrix, self._seed, self._deflate = matrix, seed, deflate
         self._whole, self._values = whole, values
+        self._rounds = begun is None or "rounding" in begun.columns
         self.count = 1 if whole else probes
         self._steps = matrix.size if whole else min(steps, matrix.size)
 
     def describe(self) -> Description:
         """See `Task`."""
+        columns: dict[str, tuple[int, ...]]
         columns = {"nodes": (self._steps,), "weights": (self._steps,), "products": (), "passes": ()}
+        if self._rounds:
+            columns["rounding"] = ()
         if self._whole:  # neither probes nor what was taken out matter
             return Description("density", columns, {**self._matrix.identity(), "whole": True}, self._matrix.about())
         identity = {**self._matrix.identity(), "steps": self._steps, "seed": self._seed, "probes": self.count}
@@ -68,6 +79,9 @@ class DensityTask:
         if self._whole:
             return self._all_values(group)
         nodes, weights = (np.full(self._steps, np.nan) for _ in range(2))
+        row: dict[str, Any] = {"nodes": nodes, "weights": weights}
+        if self._rounds:
+            row["rounding"] = self._rounding() if index == 0 else np.nan
         with self._matrix.bind(group) as H:
             start = rademacher_vector(H.size, self._seed, "density", index).to(self._matrix.theta)[None]
             operator: Any = H
@@ -77,18 +91,24 @@ class DensityTask:
             if self._deflate is None or len(self._deflate) < H.size:
                 ((found, mass),) = lanczos_quadratures(operator, start, self._steps)
                 nodes[: len(found)], weights[: len(mass)] = found, mass
-            return {"nodes": nodes, "weights": weights, "products": H.products, "passes": H.passes}
+            return row | {"products": H.products, "passes": H.passes}
+
+    def _rounding(self) -> float:
+        signs = [rademacher_vector(self._matrix.size, self._seed, "rounding", n) for n in range(_SIGNS)]
+        return image_rounding(self._matrix, torch.stack(signs))
 
     def _all_values(self, group: Communicator) -> Row:
         products = passes = 0
+        exact = self._matrix.double()
         if self._values is None:
-            with (self._matrix.double() or self._matrix).bind(group) as H:
+            with (exact or self._matrix).bind(group) as H:
                 values: FloatArray = np.asarray(np.linalg.eigvalsh(unit_products(H).matrix), dtype=np.float64)
                 products, passes = H.products, H.passes
         else:
             values = self._values
         weights = np.full(len(values), 1 / len(values))
-        return {"nodes": values, "weights": weights, "products": products, "passes": passes}
+        row: dict[str, Any] = {"nodes": values, "weights": weights, "products": products, "passes": passes}
+        return row | ({"rounding": np.nan if exact is None else 0.0} if self._rounds else {})
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -116,4 +136,5 @@ def density_from_rows(rows: Rows, deflated: FloatArray, size: int, *, whole: boo
         found.width,
         int(rows.columns["products"][rows.done].sum()),
         int(rows.columns["passes"][rows.done].sum()),
+        float(rows.columns["rounding"][0]) if "rounding" in rows.columns else float("nan"),
     )

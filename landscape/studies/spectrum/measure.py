@@ -156,7 +156,7 @@ def measure_spectrum(
     if plan.method and run.going:
         run.run(agree(world(), lambda: plan.trace(run.found, run.folder)), tolerant=False)
     if density and run.going:
-        run.run(agree(world(), lambda: plan.density(run.found)), tolerant=False)
+        run.run(agree(world(), lambda: plan.density(run.found, run.folder)), tolerant=False)
     return run.result(spectrum_from_stages)
 
 
@@ -246,7 +246,7 @@ class Plan:
         probes = asked.trace_probes
         return trace_task(self.matrix, self.method, asked.trace_tol, asked.seed, found, probes=probes, folder=folder)
 
-    def density(self, found: Mapping[str, Stage]) -> DensityTask:
+    def density(self, found: Mapping[str, Stage], folder: Path | None = None) -> DensityTask:
         """The task of the density after those `found`, whose eigenvectors it takes out."""
         asked = self.settings
         return DensityTask(
@@ -257,6 +257,7 @@ class Plan:
             deflate=_vectors(found, "vectors", "smallest_vectors"),
             whole=self.whole,
             values=_column(found, "all_values"),
+            begun=begun(folder, "density"),
         )
 
     def tasks_ahead(self, folder: Path) -> dict[str, Task]:
@@ -266,7 +267,7 @@ class Plan:
         if self.method and self.method != "deflated":
             tasks["trace"] = self.trace({}, folder)
         if self.settings.density:
-            tasks["density"] = self.density({})
+            tasks["density"] = self.density({}, folder)
         return tasks
 
 

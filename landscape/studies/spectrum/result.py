@@ -85,6 +85,9 @@ class Density:
     width: float  # standard deviation of the Gaussians, in units of the eigenvalues
     products: int
     passes: int
+    # by what rounding of products moves the eigenvalues, in the root mean square and at most, measured on some of the
+    # data; 0 where products are in float64, NaN where it is not known
+    rounding: float = float("nan")
 
 
 @dataclass(frozen=True, repr=False)

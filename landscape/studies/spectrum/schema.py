@@ -74,6 +74,7 @@ _DENSITY: Names = {
     "width": ("density_width", "standard deviation of the Gaussians that broaden the density"),
     "products": ("density_products", "matrix-vector products for the density"),
     "passes": ("density_passes", "passes over the data for the density"),
+    "rounding": ("density_rounding", "by what rounding moves eigenvalues, in the root mean square and at most"),
 }
 _DENSITY_DIMS = {
     **dict.fromkeys(("grid", "values", "lower", "upper"), ("density_grid",)),
@@ -173,6 +174,8 @@ def _density_group(density: Density) -> hdf5.Group:
 def _read_density(group: hdf5.Group) -> Density:
     fields: dict[str, Any] = {}
     for field, (name, _) in _DENSITY.items():
+        if field == "rounding" and name not in group.variables:  # not in old files
+            continue
         data = group.variables[name].data
         fields[field] = data if field in _DENSITY_DIMS else data.item()
     return Density(**fields)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.curvature import rounding
+from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import InputError, StoreError
 from landscape.objective.objective import Objective
 from landscape.opening.runs import run_stores
@@ -245,6 +246,30 @@ def test_rounding_of_a_trace_is_told(method: str) -> None:
     assert exact is not None
     assert 0 < rounded.rounding < 1e-3 * abs(rounded.value)
     assert abs(rounded.value - exact.value) <= 10 * rounded.rounding
+    assert exact.rounding == 0
+
+
+def test_rounding_of_a_density_is_told() -> None:
+    """At least the root mean square by which eigenvalues of the rounded matrix differ, and not far above it."""
+    net = nets.settled(nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 5)))
+    x, y = 30 * seeded(32, 6).float(), labels(32, classes=5)
+    matrices = []
+    for dtype in (torch.float32, torch.float64):
+        objective = Objective(net.to(dtype), "cross_entropy", (x.to(dtype), y))
+        with CurvatureOperator(objective) as H:
+            matrices.append(H.apply(torch.eye(H.size, dtype=dtype)).double())
+    options: dict[str, Any] = {"trace": False, "density_probes": 1, "density_steps": 4}
+    rounded = ls.measure_spectrum(Objective(net.float(), "cross_entropy", (x, y)), 0, **options).density
+    exact = ls.measure_spectrum(objective, 0, **options).density
+    assert rounded is not None
+    assert exact is not None
+    values = [np.linalg.eigvalsh((m + m.T).numpy() / 2) for m in matrices]
+    moved = np.sqrt(np.mean((values[0] - values[1]) ** 2))
+    error = float((matrices[0] - matrices[1]).norm()) / np.sqrt(len(values[0]))
+    assert 0 < moved <= error
+    assert moved <= rounded.rounding
+    # |Ev|^2 of a vector of random signs has a standard deviation of at most sqrt(2) of its mean; 2 + 3 errors of 8
+    assert rounded.rounding <= np.sqrt(1 + 5 * np.sqrt(2 / 8)) * error
     assert exact.rounding == 0
 
 
