@@ -45,7 +45,7 @@ class PyHessian:
     What differs: the model is left as it is (there it stays in eval mode with gradients that hold the graph); its
     parameters are read here, once. Data are read once, so a shuffled or augmented loader is refused, and samples that a
     criterion ignores or weighs count as in its mean over all data (there every batch weighs its number of samples).
-    Products are checked before use (`landscape.curvature.routes.check_products`). `torch.manual_seed` fixes the random
+    Products are checked before use (`landscape.curvature.check.check_products`). `torch.manual_seed` fixes the random
     vectors.
 
     Raises InputError for both or none of data and dataloader, a criterion whose value is not the mean over samples, and

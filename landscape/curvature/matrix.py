@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.curvature.check import ProductCheck, check_products
 from landscape.curvature.operator import CurvatureOperator, require_operator
-from landscape.curvature.routes import ProductCheck, check_products
 from landscape.curvature.sampling import Sample, draw, whole
 from landscape.errors import InputError
 from landscape.objective.objective import Objective

@@ -15,10 +15,9 @@ from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from landscape.curvature.check import ProductCheck, check_products
 from landscape.curvature.routes import (
     Chunk,
-    ProductCheck,
-    check_products,
     chunk_of,
     flat,
     gradient_parts,
@@ -94,7 +93,7 @@ class CurvatureOperator:
     sampling, see `landscape.curvature.sampling`). The ranks of `group` share the chunks.
 
     A context manager: the model is bound to theta inside `with`, and put back after. `check` tells by which route
-    products are computed and how well that was seen to work (see `landscape.curvature.routes.check_products`).
+    products are computed and how well that was seen to work (see `landscape.curvature.check.check_products`).
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     >>> with CurvatureOperator(Objective(torch.nn.Linear(2, 1), "mse", (x, torch.zeros(2, 1)))) as H:

@@ -9,8 +9,8 @@ from landscape_kernels.krylov import Eigenpairs as RitzEnds
 from landscape_kernels.perturbation import eigenvalue_errors
 from torch import Tensor
 
+from landscape.curvature.check import ProductCheck
 from landscape.curvature.operator import ChunkProducts, product_chunk
-from landscape.curvature.routes import ProductCheck
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 

@@ -13,8 +13,9 @@ from spectrum_nets import CASES, Array, Case, case, close, dense, entries, label
 from torch import Tensor, nn
 
 import landscape.curvature.operator
+from landscape.curvature.check import ProductCheck
 from landscape.curvature.operator import CurvatureOperator, product_chunk
-from landscape.curvature.routes import ROUTES, ProductCheck
+from landscape.curvature.routes import ROUTES
 from landscape.objective.objective import Objective
 
 N = 23

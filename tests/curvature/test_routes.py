@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from spectrum_nets import Array, close, labels, matrix_of, seeded
 from torch import Tensor, nn
 
+from landscape.curvature.check import ProductCheck
 from landscape.curvature.operator import CurvatureOperator
-from landscape.curvature.routes import ROUTES, ProductCheck
+from landscape.curvature.routes import ROUTES
 from landscape.errors import InputError, NumericalError
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import select_blocks

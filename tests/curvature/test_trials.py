@@ -15,8 +15,8 @@ from test_routes import Once
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.curvature.check import ProductCheck
 from landscape.curvature.operator import CurvatureOperator
-from landscape.curvature.routes import ProductCheck
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from spectrum_nets import flat, seeded, settled
 from torch import Tensor, nn
 
+from landscape.curvature.check import ProductCheck
 from landscape.curvature.operator import ChunkProducts, chunk_for
-from landscape.curvature.routes import ProductCheck
 from landscape.curvature.sampling import Sample
 from landscape.run.comm import SERIAL
 from landscape.run.task import Rows, Task

@@ -14,8 +14,8 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
+from landscape.curvature.check import check_products
 from landscape.curvature.matrix import Matrix, matrix_of
-from landscape.curvature.routes import check_products
 from landscape.curvature.sampling import Sample
 from landscape.curvature.small import small
 from landscape.objective.data import keeps_random_state
