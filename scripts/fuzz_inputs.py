@@ -8,6 +8,7 @@ without a traceback. What does not is told with its seed: COUNT 1 and FIRST that
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -350,4 +351,8 @@ def main(count: int = 500, first: int = 0) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(*map(int, sys.argv[1:])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", nargs="?", type=int, default=500, metavar="COUNT", help="number of trials")
+    parser.add_argument("first", nargs="?", type=int, default=0, metavar="FIRST", help="seed of the first")
+    given = parser.parse_args()
+    raise SystemExit(main(given.count, given.first))

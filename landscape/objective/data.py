@@ -612,6 +612,8 @@ def _given_whole(data: Any) -> Batch | None:
         return tuple(data.tensors)
     if isinstance(data, (Tensor, Mapping)) or is_array(data):
         return _arrays(data)
+    if isinstance(data, tuple):
+        _require_no_list_of_numbers(data)
     if isinstance(data, tuple) and data and _is_one_batch(data):
         return _arrays(data)  # (inputs, targets), inputs one tensor or several
     if isinstance(data, Iterator):
@@ -629,6 +631,19 @@ def _given_whole(data: Any) -> Batch | None:
             + "(inputs, targets), a Dataset, a DataLoader or a list of batches"
         )
     return None
+
+
+def _require_no_list_of_numbers(data: tuple[Any, ...]) -> None:
+    """Raise InputError for (inputs, targets) of which one is a list of plain numbers, and the other an array."""
+    if all(next(leaves_in(part, _is_given), None) is None for part in data):
+        return
+    for place, part in enumerate(data):
+        if isinstance(part, (list, tuple)) and part and all(isinstance(one, (bool, int, float)) for one in part):
+            kinds = "/".join(sorted({type(one).__name__ for one in part}))
+            raise InputError(
+                f"part {place} of the data is a {type(part).__name__} of {len(part)} {kinds}; give it as one tensor or "
+                "array, as torch.tensor(part) makes"
+            )
 
 
 def _is_object_of_arrays(data: Any) -> bool:

@@ -227,3 +227,11 @@ def test_bytes_of_any_dtype(dtype: torch.dtype) -> None:
     assert len(tensor_bytes(tensor)) == 6 * dtype.itemsize
     assert len(tensor_bytes(tensor[0, 0])) == dtype.itemsize
     assert len(tensor_bytes(tensor[:0])) == 0
+
+
+@pytest.mark.parametrize("inputs", [torch.zeros(6, 4), [torch.zeros(4)] * 6], ids=["tensor", "list"])
+@pytest.mark.parametrize("targets", [[0, 1, 2, 0, 1, 2], (0.5,) * 6], ids=["int", "float"])
+def test_targets_in_a_list_of_numbers_are_told(inputs: Any, targets: Any) -> None:
+    """And not taken for single samples."""
+    with pytest.raises(InputError, match=r"part 1 of the data is a (list of 6 int|tuple of 6 float); .*torch.tensor"):
+        read((inputs, targets))
