@@ -418,8 +418,9 @@ def _check_determinism(calls: Calls, quantities: Sequence[Quantity], data: Data)
         if not alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[calls.dtype]):
             raise InputError(
                 "the loss of a sample changes with the other samples of its batch, so its mean depends on the "
-                "batching. Normalise per sample or with fixed statistics, or say how batches are made: pass a "
-                f"list of batches with forward=. {COMPARING}"
+                "batching. Normalise per sample or with fixed statistics; where a solver chooses its steps for a whole "
+                "batch, fix them or tighten its tolerances; or say how batches are made: pass a list of batches with "
+                f"forward=. {COMPARING}"
             )
 
 
