@@ -16,6 +16,7 @@ from landscape.objective.objective import Objective
 
 logger = logging.getLogger(__name__)
 _TRIAL_SAMPLES = 4
+_MORE_SAMPLES = 16  # from all over the data, for what a few of them do to the others
 _AWAY = 1e-3  # the trial's distance from theta, relative to the mean size of its values
 _COUPLED = 1e-6  # relative gap between samples together and in parts that no rounding of float64 makes
 _JUMP_STANDS_OUT = 10.0  # how many times more than beside theta values jump at theta
@@ -47,12 +48,12 @@ def check_products(
     u'Hv = v'Hu, and Hv against central differences of gradients (for the Gauss-Newton matrix v'Gv against those of
     the outputs). How far they may be apart follows from the rounding that differences of two steps show. Then at theta
     itself, where a product must be finite, and the same for samples together and in parts. A model that does not run
-    in float64 is tried in its own precision.
+    in float64 is tried in its own precision. The gradient must be that of the loss, by differences of it. Jumps of the
+    outputs and samples that depend on one another are looked for among a few samples from all over the data.
 
     Raises InputError where no route is right, saying why each is not, where the outputs jump at theta, and where
     products of a sample depend on the other samples of its batch.
     """
-    few = objective.data.head(_TRIAL_SAMPLES)
     own = "float64" if objective.precision == "float64" else "float32"
     refused: dict[str, str] = {}  # by what they give
     raised: dict[str, str] = {}
@@ -62,11 +63,10 @@ def check_products(
         if set(ROUTES[operator]) <= refused.keys():
             break
         try:
-            tried = objective.on(few, precision=precision)
+            trials = _Trials(objective, precision, operator, chosen, theta, buffers)
         except Exception as error:  # whatever the model and its loss do in a precision that they were not made for
             reason = raised_by(error)
             continue
-        trials = _Trials(tried, objective.on(few), operator, chosen, theta, buffers)
         for route in (r for r in ROUTES[operator] if r not in refused):
             try:
                 check = trials.of(route)
@@ -110,7 +110,8 @@ def _no_route(operator: str, why: Mapping[str, str], in_float64: str, trials: _T
         lines.append(
             f"The gradient that backward gives is not that of the loss: {seen}. detach() and no_grad() inside the "
             "model do that, straight-through and surrogate gradients, rounding inside (quantisation, half precision), "
-            "an embedding whose padding_idx stands in the data, checkpoint() with use_reentrant=True (give False), and "
+            "an embedding whose padding_idx stands in the data, checkpoint() with use_reentrant=True (give False), "
+            "gradients that are scaled or reversed on their way back, and "
             "implicit layers whose derivative is switched off in eval mode. Where a module has its derivative in train "
             "mode alone, call its .train() inside forward=. Otherwise there is no Hessian that these derivatives are "
             "of: use params= to leave those tensors out; "
@@ -128,7 +129,7 @@ def _no_route(operator: str, why: Mapping[str, str], in_float64: str, trials: _T
 
 def _coupled(operator: str, parts: float) -> str:
     return (
-        f"{operator} products of a sample depend on the other samples of its batch: of {_TRIAL_SAMPLES} samples "
+        f"{operator} products of a sample depend on the other samples of its batch: of a few samples "
         f"together and in two parts they differ by {parts:.1e} of their size. Products are summed over other batches "
         "than values, so they would be the derivatives of another function than that which is evaluated. Where a "
         "solver chooses its steps for a whole batch, fix them or tighten its tolerances; or say how batches are made: "
@@ -137,22 +138,33 @@ def _coupled(operator: str, parts: float) -> str:
 
 
 class _Trials:
-    """The trial beside theta, the trial at theta, and the one in the working precision."""
+    """The trial beside theta, the trial at theta, the one in the working precision, and those of more samples."""
 
     def __init__(
         self,
-        tried: Objective,
-        native: Objective,
+        objective: Objective,
+        precision: str,
         operator: str,
         chosen: Sequence[int],
         theta: Tensor,
         buffers: Mapping[str, Tensor] | None,
     ) -> None:
+        few, more = (
+            objective.data.head(_TRIAL_SAMPLES),
+            objective.data.spread(_MORE_SAMPLES),
+        )
+        tried, native = objective.on(few, precision=precision), objective.on(few)
         wide = theta.double()
         step = normal_vector(theta.numel(), 0, "self-check").to(theta.device)
         away = wide + _AWAY * (float(wide.abs().mean()) or 1.0) * step
         self._operator = operator
-        self._away, self._here = (Trial(tried, operator, chosen, at, buffers) for at in (away, wide))
+        self._away = Trial(tried, operator, chosen, away, buffers, compares=operator == "hessian")
+        self._here = Trial(tried, operator, chosen, wide, buffers)
+        self._more = {
+            name: Trial(objective.on(more, precision=precision), operator, chosen, at, buffers)
+            for name, at in (("away", away), ("here", wide))
+        }
+        self._more_native = Trial(objective.on(more), operator, chosen, wide, buffers)
         self._native = Trial(native, operator, chosen, away, buffers)
         self._steps: tuple[float, ...] = ()
         self.asymmetry = 0.0  # of the gradient's own differences, where they are seen far better than that
@@ -184,9 +196,10 @@ class _Trials:
                     "beside it: the second derivative jumps there, and products are those of one side",
                     *(here.difference, self._operator),
                 )
-        parts = self._here.gap_of_parts(route, step, here)
-        if parts > here.allowed:
-            raise InputError(_coupled(self._operator, parts))
+        parts = self._here.gap_of_parts(route, step)
+        more = self._more["here"] if route == "finite differences" else self._more_native
+        if (gap := max(parts, more.gap_of_parts(route, step))) > here.allowed:
+            raise InputError(_coupled(self._operator, gap))
         if route == "finite differences":  # in the trial's precision whatever the working precision
             rounding, graph_bytes = seen.difference, 0.0
         else:
@@ -203,8 +216,8 @@ class _Trials:
         """Raise InputError where values jump at theta, and do not beside it."""
         if self._continuous:
             return
-        here = self._here.jump()
-        if here.size > 0 and here.size > _JUMP_STANDS_OUT * self._away.jump().size:
+        here = self._more["here"].jump()
+        if here.size > 0 and here.size > _JUMP_STANDS_OUT * self._more["away"].jump().size:
             raise InputError(
                 f"the model's values jump at theta: a step of {SHORT[-1]:.0e} of the parameters' length changes the "
                 f"outputs by {here.size:.2g} of their size, and one of {SHORT[0]:.0e} by {here.longer:.2g}. There is "
@@ -218,13 +231,13 @@ class _Trials:
     def parts(self) -> float:
         """The gap between samples together and in parts by plain double backward; 0 where it cannot be had."""
         try:
-            return self._here.gap_of_parts("double backward", 0.0, self._here.judge("double backward", ()))
+            return self._here.gap_of_parts("double backward", 0.0)
         except Exception:  # the route was refused for it, which is told
             return 0.0
 
     def slope(self) -> Slope | None:
         """The gradient against differences of the loss, beside theta; None where they cannot be had."""
         try:
-            return self._away.slope()
+            return self._away.slope
         except Exception:  # a route was refused for it, which is told
             return None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +45,7 @@ SYMMETRIC, _ROUNDED = 1e-7, 1e-3
 AMPLIFIED = 100.0  # asymmetry, relative to the rounding of a gradient over the product's size
 _SAME_SLOPE = 0.3  # relative gap between slopes of the outputs that agree: kinks and curvature make less
 SLOPE = 0.05  # relative gap between a gradient and differences of the loss that no rounding makes
+_SAME = 1e-3  # a relative gap at two steps in a row that ends the search for better ones
 # Values jump where two short steps, the second a hundredth of the first, change them by as much, and by more than this
 # part of their size.
 SHORT = (1e-4, 1e-6)
@@ -89,7 +91,7 @@ class Seen:
 
     symmetry: float
     near: _Near
-    slope: Slope | None  # looked at where the rest leaves room for a gradient that is not the loss's
+    slope: Slope | None  # a gradient times a number is as symmetric as the loss's, and has differences as good
     product: Tensor
     size: float
 
@@ -146,7 +148,11 @@ class Trial:
         chosen: Sequence[int],
         theta: Tensor,
         buffers: Mapping[str, Tensor] | None,
+        *,
+        compares: bool = False,
     ) -> None:
+        """With `compares` the gradient is held against differences of the loss, too."""
+        self._compares = compares
         self._objective, self._operator, self._chosen, self._buffers = objective, operator, chosen, buffers
         self._theta = theta
         self._blocks = [objective.layout.blocks[i] for i in chosen]
@@ -177,9 +183,9 @@ class Trial:
             else:
                 form = torch.tensor([_dot(v, hv)], dtype=torch.float64)
                 near = self._near(self._forms(parameters, steps), form, float(form.abs()) or 1.0)
-            slope = self._slope(parameters) if still or symmetry > SYMMETRIC else None
-        return Seen(symmetry, near, slope, hv, size)
+        return Seen(symmetry, near, self.slope if self._compares else None, hv, size)
 
+    @cached_property
     def slope(self) -> Slope:
         """The derivative of the loss by its gradient and by its differences."""
         with self._bound() as parameters:
@@ -194,18 +200,21 @@ class Trial:
         gaps = [norm([one - other]) for other in (exact, two)]
         return max(gaps) / (norm([exact]) or 1.0), chunk.graph_bytes / self._objective.samples
 
-    def gap_of_parts(self, route: str, step: float, whole: Seen) -> float:
+    def gap_of_parts(self, route: str, step: float) -> float:
         """How far the product of the samples is from the sum of two parts' products; 0 for batches that stay whole."""
         data = self._objective.data
         if not data.divisible or data.samples < 2:
             return 0.0
-        halves = self._objective.on(data, chunk=-(-data.samples // 2))
-        with halves.differentiable(self._theta, self._buffers) as (_, parameters):
-            total = torch.zeros_like(whole.product)
-            for _, batch in halves.batches():
-                chunk = chunk_of(halves, parameters, self._chosen, batch, None, self._operator, route, step)
-                total += image_rows(chunk, self._vectors[1:], self._selected(parameters))[0].detach()
-        return norm([total - whole.product]) / whole.size
+        found = []
+        for size in (data.samples, -(-data.samples // 2)):
+            cut = self._objective.on(data, chunk=size)
+            with cut.differentiable(self._theta, self._buffers) as (_, parameters):
+                total = torch.zeros_like(self._vectors[1])
+                for _, batch in cut.batches():
+                    chunk = chunk_of(cut, parameters, self._chosen, batch, None, self._operator, route, step)
+                    total += image_rows(chunk, self._vectors[1:], self._selected(parameters))[0].detach()
+            found.append(total)
+        return norm([found[1] - found[0]]) / (norm(found[:1]) or 1.0)
 
     def steps(self) -> tuple[float, ...]:
         """The steps that differences may take: those long enough for a model that rounds inside.
@@ -365,6 +374,8 @@ class Trial:
                     gap = abs(moved - along) / scale if scale else 0.0
                     apart = abs(moved - found[-1].loss) if found else 0.0
                     found.append(Slope(gap, along, moved, _TIMES * apart < abs(moved - along)))
+                if len(found) > 1 and max(found[-1].gap, found[-2].gap) <= _SAME:
+                    break
             pairs = [replace(max(pair, key=_gap), clear=pair[1].clear) for pair in pairwise(found)] or found
             best = min(pairs, key=lambda slope: math.inf if math.isnan(slope.gap) else slope.gap)
             worst = max(worst, best, key=_gap)

@@ -139,6 +139,17 @@ class Data:
             return self.taken(range(min(count, self.samples)))
         return self._of([self.first], 1, sizes=None if self.sizes is None else self.sizes[:1], held=True)
 
+    def spread(self, count: int) -> Data:
+        """`count` samples from all over the data as one batch, or the first batch where it cannot be taken apart.
+
+        Every other one comes first, so that neighbours are in different halves.
+        """
+        if not self.divisible:
+            return self.head(count)
+        count = min(count, self.samples)
+        rows = [i * self.samples // count for i in range(count)]
+        return self.taken(rows[::2] + rows[1::2])
+
     def some(self, numbers: Sequence[int], digest: str) -> Data:
         """The batches of the given numbers, in their order, where batches are the user's own; read anew each time."""
         sizes = None if self.sizes is None else [self.sizes[i] for i in numbers]

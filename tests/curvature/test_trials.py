@@ -304,6 +304,34 @@ def test_samples_that_are_coupled(make: Callable[[], nn.Module]) -> None:
     assert "list of batches with forward=" in str(error.value)
 
 
+class Late(nn.Module):
+    """What `act` makes of the outputs of samples that begin with more than 5, and of these alone."""
+
+    def __init__(self, act: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.q, self._act = nn.Linear(4, 3), nn.Parameter(torch.zeros(1)), act
+
+    def forward(self, x: Tensor) -> Tensor:
+        marked = x[:, 0] > 5
+        outputs = self.layer(x) * (1 + self.q)
+        return torch.where(marked[:, None], self._act(self, outputs * marked[:, None]), outputs)
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [
+        (lambda m, z: z + 1e-3 * z.square().sum(0), "together and in two parts they differ by"),
+        (lambda m, z: z + 3 * m.q.sign(), "values jump at theta"),
+    ],
+    ids=["coupled", "jump"],
+)
+def test_what_later_samples_do_alone_is_seen(act: Callable[[nn.Module, Tensor], Tensor], told: str) -> None:
+    x = seeded(60, 4).float()
+    x[40:50, 0] = 6
+    with pytest.raises(InputError, match=told):
+        check_of(seeded_model(lambda: Late(act)), (x, labels(60)))
+
+
 def test_samples_that_are_not_coupled_or_whose_batches_are_fixed() -> None:
     alone = seeded_model(lambda: Adaptive(False, 3e-4))
     assert check_of(alone, (X[:4], Y[:4])).parts < 1e-12
@@ -560,3 +588,65 @@ def test_parametrized_weight_norm(dim: int | None) -> None:
         rows.append((ends[0] - ends[1]) / 2e-5)
     torch.nn.utils.vector_to_parameters(theta, parameters)
     close(found, torch.stack(rows).numpy(), 1e-7)
+
+
+class Scaled(torch.autograd.Function):
+    """The same values, and a gradient times a number on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        return ctx.factor * slope, None
+
+
+class Reversed(nn.Module):
+    """The gradient of the outputs, or of the first layer alone, is that of the loss times a number."""
+
+    def __init__(self, factor: float, last: bool) -> None:
+        super().__init__()
+        self.one, self.two, self._factor, self._last = nn.Linear(4, 6), nn.Linear(6, 3), factor, last
+
+    def _turned(self, x: Tensor) -> Tensor:
+        turned: Tensor = Scaled.apply(x, self._factor)  # type: ignore[no-untyped-call]
+        return turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(x).tanh()
+        return self._turned(self.two(h)) if self._last else self.two(self._turned(h))
+
+
+class Halved(Reversed):
+    """The same by half of the values, detached."""
+
+    def _turned(self, x: Tensor) -> Tensor:
+        half: Tensor = self._factor * x + (1 - self._factor) * x.detach()
+        return half
+
+
+@pytest.mark.parametrize("make", [Reversed, Halved])
+@pytest.mark.parametrize(
+    ("factor", "last", "params"), [(0.1, True, None), (-1.0, True, None), (0.5, False, "one.*"), (-1.0, False, "one.*")]
+)
+def test_a_gradient_times_a_number(
+    make: Callable[[float, bool], nn.Module], factor: float, last: bool, params: str | None
+) -> None:
+    """It is as symmetric as the loss's own, and has differences as good."""
+    model = seeded_model(lambda: make(factor, last))
+    with pytest.raises(InputError, match="The gradient that backward gives is not that of the loss"):
+        check_of(model, params=params)
+    plain = seeded_model(lambda: make(1.0, last))
+    assert check_of(plain, params=params).difference < 1e-4
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 100.0])
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh, nn.GELU])
+def test_gradients_of_plain_models_are_those_of_their_losses(act: type[nn.Module], scale: float) -> None:
+    """Also where the loss is flat or saturated, and where it has kinks."""
+    model = seeded_model(lambda: nn.Sequential(nn.Linear(4, 8), act(), nn.Linear(8, 3)))
+    with torch.no_grad():
+        model[2].weight.mul_(scale)  # type: ignore[index]
+    assert check_of(model).route == "double backward"
