@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.check import ProductCheck, check_products
-from landscape.curvature.operator import CurvatureOperator, require_operator
+from landscape.curvature.operator import CurvatureOperator, product_chunk, require_operator
 from landscape.curvature.sampling import Sample, draw, whole
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
@@ -36,7 +36,11 @@ class Matrix:
     check: ProductCheck
 
     def bind(
-        self, group: Communicator, params: Sequence[str] | None = None, sample: Sample | None = None
+        self,
+        group: Communicator,
+        params: Sequence[str] | None = None,
+        sample: Sample | None = None,
+        chunk: int | None = None,
     ) -> CurvatureOperator:
         """A `CurvatureOperator`, to be used with `with`."""
         sample = sample or self.sample
@@ -51,6 +55,7 @@ class Matrix:
             total=sample.total,
             group=group,
             check=self.check,
+            chunk=chunk,
         )
 
     @property
@@ -100,6 +105,20 @@ class Matrix:
         """The same matrix of the first `count` samples, all of which count alike."""
         objective = self.sample.objective
         return replace(self, sample=Sample(objective.on(objective.data.head(count)), None, None))
+
+    def of_samples(self, rows: Sequence[int], chunk: int | None = None) -> Matrix:
+        """The same matrix of some samples, all of which count alike."""
+        objective = self.sample.objective
+        return replace(self, sample=Sample(objective.on(objective.data.taken(rows), chunk=chunk), None, None))
+
+    def on_chunks(self, numbers: Sequence[int]) -> Matrix:
+        """The same matrix of some chunks of its products, whose samples all count alike."""
+        objective = self.sample.objective
+        data, size = objective.data, product_chunk(objective)
+        if data.divisible:
+            rows = [row for c in sorted(numbers) for row in range(c * size, min((c + 1) * size, data.samples))]
+            return self.of_samples(rows, size)
+        return replace(self, sample=Sample(objective.on(data.some(numbers, data.digest)), None, None))
 
     def double(self) -> Matrix | None:
         """The same in float64, at the same point; itself where it is, None where the model does not run in float64."""

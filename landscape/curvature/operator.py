@@ -90,7 +90,7 @@ class CurvatureOperator:
     data, so a short last batch weighs what it holds. With `weight_decay` w, w I is added (the loss plus
     w |theta|^2 / 2). `params` restricts it to the diagonal block of some parameters (see `select_blocks`). With
     `weights` (samples,) sample i counts w_i times in the numerators, whose mean is then over `total` (importance
-    sampling, see `landscape.curvature.sampling`). The ranks of `group` share the chunks.
+    sampling, see `landscape.curvature.sampling`). The ranks of `group` share the chunks, of `chunk` samples each.
 
     A context manager: the model is bound to theta inside `with`, and put back after. `check` tells by which route
     products are computed and how well that was seen to work (see `landscape.curvature.check.check_products`).
@@ -116,6 +116,7 @@ class CurvatureOperator:
         total: float | None = None,
         group: Communicator = SERIAL,
         check: ProductCheck | None = None,
+        chunk: int | None = None,
     ) -> None:
         require_operator(objective, operator, weight_decay)
         self.operator = operator
@@ -131,7 +132,7 @@ class CurvatureOperator:
         self.check = check or check_products(objective, operator, self._chosen, self._theta, buffers)
         # A difference of two gradients has half the digits of one.
         precision = self.check.precision if self.check.route == "finite differences" else None
-        self._objective = objective.on(objective.data, chunk=product_chunk(objective), precision=precision)
+        self._objective = objective.on(objective.data, chunk=chunk or product_chunk(objective), precision=precision)
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
         self._leaf: object = None  # where the kept graphs end at the first parameter
@@ -207,7 +208,10 @@ class CurvatureOperator:
         return ChunkForms(table, overlaps / float(self._denominators.sum()), self._denominators.copy())
 
     def chunk_products(self, count: int, draw: Callable[[int], Tensor]) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(c, its vectors `draw(c)` (count, size), their products with H_c) of this rank's chunks, in one pass."""
+        """(c, its vectors `draw(c)` (b, size), their products with H_c) of this rank's chunks, in one pass.
+
+        `count` 0 lets chunks have different numbers of vectors, and counts none.
+        """
         for number, vectors, image in self._images(count, draw):
             yield number, vectors, self._decayed(number, vectors, image)
 
@@ -251,7 +255,7 @@ class CurvatureOperator:
         self.products += count
         for number, chunk in self._chunks():
             vectors = draw(number)
-            if vectors.shape != (count, self.size):
+            if vectors.ndim != 2 or vectors.shape[1] != self.size or count not in (0, len(vectors)):
                 raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
             rows = vectors.to(self.device, self._objective.dtype)
             image = image_rows(chunk, rows, self._selected).to(self.dtype)

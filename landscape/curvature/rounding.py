@@ -1,19 +1,20 @@
-"""What rounding of products moves eigenvalues by: by one pass in float64, or measured on some of the data."""
+"""What rounding of products moves results by: one pass in float64, or a comparison where the data weigh most."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
-from landscape_kernels.perturbation import form_errors
 from torch import Tensor
 
+from landscape.curvature.check import ProductCheck
 from landscape.curvature.matrix import Matrix
-from landscape.curvature.operator import ChunkProducts, CurvatureOperator
+from landscape.curvature.operator import ChunkProducts, CurvatureOperator, product_chunk
 from landscape.curvature.pairs import diagonals
 from landscape.run.comm import SERIAL, Communicator
 
@@ -21,8 +22,9 @@ logger = logging.getLogger(__name__)
 _CHEAP = 10**8  # rows x samples x vectors up to which a pass in float64 takes no time
 _SHARE = 0.03  # of all products that a pass in float64 may cost beyond one that is made in any case
 _LAST = 10  # roundings of float64
-_TRIED = 32  # samples that rounding is measured on, or more where they cost no more than `_SHARE` of all products
-_ALIKE = 10.0  # values up to this many times apart are taken to be rounded alike
+_COST = 3  # passes in float32 that one in float32 and one in float64 cost
+_CHUNKS = 2  # that a product is looked at in, at least
+_LIVES = 0.01  # share of a product that a chunk has, from which on it tells how others are rounded
 
 
 def checked_products(
@@ -41,12 +43,12 @@ def checked_products(
     `vectors` were found by `H`, and `others` are further ones that products are projected on. Where a pass in float64
     costs little against the `beside` products that are made otherwise, the values are quotients v'Hv / v'v in float64,
     right to the square of the vectors' error, and each of the `ends` (numbers of vectors) is in the order of these
-    values. Elsewhere the values stay, and `rounding` is their gap to float64 on some of the data, at least as large,
-    relative to the value, as that of the others of their size; NaN where the model does not run in float64.
+    values. Elsewhere the values stay, and `rounding` is told by the chunks of the data that they rest on most; NaN
+    where the model does not run in float64.
     """
     if H.dtype == torch.float64:
         parts = H.by_chunk(vectors, others)
-        return values, vectors, parts, _in_float64(parts), len(vectors)
+        return values, vectors, parts, _in_float64(parts, H.check), len(vectors)
     count, samples = len(vectors), matrix.sample.objective.samples
     names = [block.name for block in H.blocks]
     cheap = H.size * samples * count <= _CHEAP or count + 2 <= _SHARE * beside
@@ -58,14 +60,10 @@ def checked_products(
         for number, sign in zip(ends, (-1, 1), strict=False):
             order += (first + np.argsort(sign * quotients[first : first + number], kind="stable")).tolist()
             first += number
-        return quotients[order], vectors[order], _ordered(parts, order), _in_float64(parts)[order], count
+        return quotients[order], vectors[order], _ordered(parts, order), _in_float64(parts, H.check)[order], count
     parts = H.by_chunk(vectors, others)
-    # a product in float64 costs two in float32, and both are made
-    few = on_few(matrix, int(_SHARE * beside * samples / (3 * max(count, 1))))
-    exact = few.double()
-    if exact is None:
-        return values, vectors, parts, np.full(count, np.nan), count
-    return values, vectors, parts, _pooled(values, _measured(few, exact, vectors, names)), count
+    rounding = form_rounding(matrix, vectors, parts, _SHARE * beside, params=names)
+    return values, vectors, parts, rounding + torch.finfo(H.dtype).eps * np.abs(values), count
 
 
 def _normal(vectors: Tensor) -> Tensor:
@@ -74,11 +72,16 @@ def _normal(vectors: Tensor) -> Tensor:
     return exact / lengths
 
 
-def _in_float64(parts: ChunkProducts) -> FloatArray:
+def noise_inside(check: ProductCheck) -> float:
+    """What products in float64 are off by, relative to their size, where a model rounds inside; else 0."""
+    return _LAST * check.symmetry if check.symmetry > _LAST * torch.finfo(torch.float64).eps else 0.0
+
+
+def _in_float64(parts: ChunkProducts, check: ProductCheck) -> FloatArray:
     """What is left of rounding in float64."""
     norms = torch.linalg.vector_norm(parts.images.double(), dim=1)
-    norm = float(norms.max()) if len(norms) else 0.0
-    return np.full(len(norms), _LAST * torch.finfo(torch.float64).eps * norm)
+    rate = noise_inside(check) or _LAST * torch.finfo(torch.float64).eps
+    return np.full(len(norms), rate * (float(norms.max()) if len(norms) else 0.0))
 
 
 def _ordered(parts: ChunkProducts, order: list[int]) -> ChunkProducts:
@@ -93,65 +96,78 @@ def _ordered(parts: ChunkProducts, order: list[int]) -> ChunkProducts:
     )
 
 
-def _pooled(values: FloatArray, gaps: FloatArray) -> FloatArray:
-    """The largest of the gaps, relative to their values, of all values that are at least a tenth of one's own.
+def form_rounding(
+    matrix: Matrix, vectors: Tensor, parts: ChunkProducts, passes: float, *, params: Sequence[str] | None = None
+) -> FloatArray:
+    """(b,) what rounding of products moves v'Hv by, with their `parts` at hand.
 
-    A vector may live on samples that round badly and are not among the few; then another one tells.
+    Each v is multiplied in both precisions with the chunks where |H_c v| is largest, as many as cost no more than
+    `passes` over the data for all of them, but at least two. The gaps of v'H_c v add up there; elsewhere they are
+    taken to be the largest one that was seen, relative to |H_c v|: some samples round a thousand times worse than
+    others. NaN where float64 cannot be had.
     """
-    sizes = np.abs(values)
-    relative = np.divide(gaps, sizes, out=np.zeros_like(gaps), where=sizes > 0)
-    near = _ALIKE * sizes[None, :] >= sizes[:, None]
-    pooled: FloatArray = np.where(near, relative[None, :], 0.0).max(1, initial=0.0) * sizes
-    return np.maximum(gaps, pooled)
-
-
-def _measured(matrix: Matrix, exact: Matrix, vectors: Tensor, params: list[str]) -> FloatArray:
-    """Gap of v'Hv between the two precisions, and two standard errors of it: the same on every rank."""
-    forms, denominators = [], np.zeros(0)
-    for each in (matrix, exact):
-        with each.bind(SERIAL, params=params) as H:
-            found = H.by_chunk(vectors.to(each.theta))
-            forms.append(diagonals(found))
-            denominators = found.denominators
-    return gap_of(forms[0], forms[1], denominators)
-
-
-def on_few(matrix: Matrix, affordable: int = 0) -> Matrix:
-    """The same matrix of the few samples that rounding is measured on, all of which count alike."""
-    return matrix.on_few(min(max(_TRIED, affordable), matrix.sample.objective.chunk))
-
-
-def gap_of(rounded: FloatArray, exact: FloatArray, denominators: FloatArray) -> FloatArray:
-    """(b,) what rounding moves means by: the gap of sums (C, b) in two precisions, and two standard errors of it."""
-    gaps, errors = form_errors(exact - rounded, denominators)
-    return np.abs(gaps) + 2 * np.nan_to_num(errors)
-
-
-def form_rounding(matrix: Matrix, vectors: Tensor) -> FloatArray:
-    """(b,) what rounding of products moves v'Hv by, measured on some of the data; NaN where float64 cannot be had."""
+    sizes: FloatArray = np.sqrt(parts.squares)
+    total = parts.denominators.sum()
     if matrix.sample.objective.precision == "float64":
-        return np.zeros(len(vectors))
-    few = on_few(matrix)
-    exact = few.double()
-    return np.full(len(vectors), np.nan) if exact is None else _measured(few, exact, vectors, list(matrix.names))
-
-
-def image_rounding(matrix: Matrix, vectors: Tensor) -> float:
-    """Root mean square of |(A - A') v| / |v| with A' the matrix of rounded products, two standard errors in its square.
-
-    With `vectors` (b, size) of random signs it estimates |A - A'|_F / sqrt(size), and the eigenvalues of the two differ
-    by no more in the root mean square (Hoffman and Wielandt 1953). A - A' is that of some of the data; NaN where
-    float64 cannot be had.
-    """
-    if matrix.sample.objective.precision == "float64":
-        return 0.0
-    few = on_few(matrix)
+        inside: FloatArray = sizes.sum(0) * (noise_inside(matrix.check) / total)
+        return inside
+    count = min(len(sizes), max(_CHUNKS, int(len(sizes) * passes / (_COST * max(1, len(vectors))))))
+    heaviest = np.argsort(-sizes, axis=0, kind="stable")[:count]
+    chosen = np.unique(heaviest).tolist()
+    few = matrix.on_chunks(chosen)
     exact = few.double()
     if exact is None:
-        return math.nan
-    images = []
+        return np.full(len(vectors), np.nan)
+    wanted = [np.flatnonzero((heaviest == chunk).any(0)) for chunk in chosen]
+    forms: list[list[FloatArray]] = []
     for each in (few, exact):
-        with each.bind(SERIAL, params=list(matrix.names)) as H:
-            images.append(H.apply(vectors.to(each.theta)).double())
-    squares = (images[1] - images[0]).square().sum(1) / vectors.double().square().sum(1)
-    return math.sqrt(float(squares.mean() + 2 * squares.std() / math.sqrt(len(squares))))
+        with each.bind(SERIAL, params=params, chunk=product_chunk(matrix.sample.objective)) as H:
+            rows = vectors.to(each.theta)
+            found = H.chunk_products(0, lambda number, rows=rows: rows[torch.from_numpy(wanted[number])])  # type: ignore[misc]
+            forms.append([_forms_and_lengths(v, image) for _, v, image in found])
+    seen, rate = np.zeros((2, len(vectors))), 0.0
+    for chunk, which, rounded, right in zip(chosen, wanted, *forms, strict=True):
+        gaps = np.abs(right[0] - rounded[0])
+        rates = np.divide(gaps, right[1], out=np.zeros_like(gaps), where=right[1] > 0)
+        seen[0, which] += rates * sizes[chunk, which]
+        seen[1, which] += sizes[chunk, which]
+        counts = sizes[chunk, which] >= _LIVES * sizes[:, which].sum(0)
+        rate = max(rate, float(rates[counts].max(initial=0.0)))
+    bound: FloatArray = (seen[0] + rate * (sizes.sum(0) - seen[1])) / total
+    return bound
+
+
+def _forms_and_lengths(vectors: Tensor, images: Tensor) -> FloatArray:
+    """(2, b), v'Hv and |Hv|."""
+    exact = images.double()
+    found: FloatArray = torch.stack([(vectors.double() * exact).sum(1), exact.norm(dim=1)]).cpu().numpy()
+    return found
+
+
+def image_rounding(matrix: Matrix, H: CurvatureOperator, vectors: Tensor, passes: float) -> float:
+    """By what rounding moves eigenvalues of `H`, that of the `matrix`, in the root mean square and at most.
+
+    |(A - A') v| / |v| with A' the matrix of rounded products and random signs v (b, size) estimates
+    |A - A'|_F / sqrt(size), and the eigenvalues of the two differ by no more in the root mean square (Hoffman and
+    Wielandt 1953). (A - A') v is taken from the chunks where |H_c v| is largest, as in `form_rounding`.
+    """
+    in_float64 = matrix.sample.objective.precision == "float64"
+    rate = noise_inside(matrix.check)
+    if in_float64 and rate == 0:
+        return 0.0
+    parts = H.by_chunk(vectors)
+    sizes: FloatArray = np.sqrt(parts.squares)
+    if not in_float64:
+        count = max(_CHUNKS, int(len(sizes) * passes / (_COST * len(vectors))))
+        few = matrix.on_chunks(np.argsort(-sizes.sum(1), kind="stable")[:count].tolist())
+        exact = few.double()
+        if exact is None:
+            return math.nan
+        images = []
+        for each in (few, exact):
+            with each.bind(SERIAL) as operator:
+                images.append(operator.apply(vectors.to(each.theta)).double())
+        rate = float(torch.linalg.vector_norm(images[1] - images[0]) / torch.linalg.vector_norm(images[1]))
+    lengths = torch.linalg.vector_norm(vectors.double(), dim=1).cpu().numpy()
+    moved = rate * sizes.sum(0) / (parts.denominators.sum() * lengths)
+    return float(np.sqrt(np.mean(moved**2)))

@@ -14,6 +14,7 @@ from landscape_kernels.quadrature import density
 from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
+from landscape.curvature.operator import CurvatureOperator
 from landscape.curvature.rounding import image_rounding
 from landscape.curvature.small import unit_products
 from landscape.errors import InputError
@@ -24,7 +25,8 @@ from landscape.studies.spectrum.result import Density
 
 _POINTS = 2048
 _WIDTH = 0.003  # of the range of all nodes
-_SIGNS = 8  # random vectors that rounding is measured with
+_SIGNS = 2  # random vectors that rounding is measured with
+_SHARE = 0.03  # of all products that this may cost beyond their own
 
 
 def check_density(probes: int, steps: int) -> None:
@@ -80,8 +82,6 @@ class DensityTask:
             return self._all_values(group)
         nodes, weights = (np.full(self._steps, np.nan) for _ in range(2))
         row: dict[str, Any] = {"nodes": nodes, "weights": weights}
-        if self._rounds:
-            row["rounding"] = self._rounding() if index == 0 else np.nan
         with self._matrix.bind(group) as H:
             start = rademacher_vector(H.size, self._seed, "density", index).to(self._matrix.theta)[None]
             operator: Any = H
@@ -91,11 +91,14 @@ class DensityTask:
             if self._deflate is None or len(self._deflate) < H.size:
                 ((found, mass),) = lanczos_quadratures(operator, start, self._steps)
                 nodes[: len(found)], weights[: len(mass)] = found, mass
+            if self._rounds:
+                row["rounding"] = self._rounding(H) if index == 0 else np.nan
             return row | {"products": H.products, "passes": H.passes}
 
-    def _rounding(self) -> float:
-        signs = [rademacher_vector(self._matrix.size, self._seed, "rounding", n) for n in range(_SIGNS)]
-        return image_rounding(self._matrix, torch.stack(signs))
+    def _rounding(self, H: CurvatureOperator) -> float:
+        signs = [rademacher_vector(H.size, self._seed, "rounding", n) for n in range(_SIGNS)]
+        vectors = torch.stack(signs).to(self._matrix.theta)
+        return image_rounding(self._matrix, H, vectors, _SHARE * self.count * self._steps)
 
     def _all_values(self, group: Communicator) -> Row:
         products = passes = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import ChunkProducts
-from landscape.curvature.pairs import product_chunks
-from landscape.curvature.rounding import form_rounding, gap_of, on_few
+from landscape.curvature.pairs import diagonals, product_chunks
+from landscape.curvature.rounding import form_rounding, noise_inside
 from landscape.curvature.sampling import importance, loss_seeds
 from landscape.curvature.small import UNITS, unit_products
 from landscape.curvature.unfinished import not_finite
@@ -40,6 +40,7 @@ _DRAWS = 64  # draws of one item
 _FIRST_DRAWS = 4  # items
 _MOST_DRAWS = 4  # for each sample of the data; from there on the exact way is cheaper
 XTRACE_PROBES = 20  # two products each
+_SHARE = 0.03  # of the products of the first probes that telling their rounding may cost
 
 
 class TraceTask:
@@ -108,8 +109,6 @@ class TraceTask:
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._columns().items()}
-        if self._rounds and index == 0:
-            row["rounding"] = self._rounding()
         if index < self._exact:
             return row | self._exact_row(index)
         if self._method == "sampled":
@@ -119,7 +118,13 @@ class TraceTask:
                 count = max(2, min(XTRACE_PROBES, H.size))
                 probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
                 found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
-                return row | {"value": found.value, "stderr": found.stderr, "cost": H.products}
+                if H.dtype == torch.float64:
+                    row["rounding"] = noise_inside(H.check) * abs(found.value)
+                else:
+                    sign = rademacher_vector(H.size, self._seed, "rounding").to(self._matrix.theta)[None]
+                    row |= self._form_rounding(sign, H.by_chunk(sign))
+                row |= {"value": found.value, "stderr": found.stderr, "cost": H.products}
+                return {name: row[name] for name in self._columns()}
         if self._method == "products":
             return row | self._unit_row(group)
         if self._method == "deflated" and index:  # the first probes are common, for the Frobenius norm
@@ -166,33 +171,6 @@ class TraceTask:
             columns |= {"denominators": (self._chunks,)}
         return columns
 
-    def _rounding(self) -> float:
-        """What rounding moves the trace by, measured on a few samples in both precisions; 0 in float64."""
-        matrix = self._matrix
-        if self._method == "products" or matrix.sample.objective.precision == "float64":
-            return 0.0
-        if self._method not in ("exact", "sampled", "split"):
-            signs = rademacher_vector(matrix.size, self._seed, "rounding")[None]
-            return float(form_rounding(matrix, signs.to(matrix.theta))[0])
-        few = on_few(matrix)
-        exact = few.double()
-        if exact is None:
-            return math.nan
-        found = []
-        for each in (few, exact):
-            objective = each.sample.objective
-            with objective.differentiable(each.theta, each.buffers) as (model, _):
-                squares = GradientSquares(model, each.names)
-                with squares.recording():
-                    outputs, targets = objective.outputs(model, objective.batch(0))
-                seeds = loss_seeds(objective, outputs, targets)
-                sums = squares.of(outputs, seeds.reshape(-1, *outputs.shape)).sum(1, keepdim=True)
-                weights = objective.loss_units(outputs, targets).denominators
-                shares = np.ones(len(sums)) if weights is None else weights.detach().double().cpu().numpy()
-            found.append(sums.detach().double().cpu().numpy())
-        common = min(len(sums) for sums in found)  # a chunk in float64 may hold fewer
-        return float(gap_of(found[0][:common], found[1][:common], shares[:common])[0])
-
     # -- the kinds of items -------------------------------------------------------------------------------------
 
     def _exact_row(self, index: int) -> dict[str, Any]:
@@ -213,15 +191,50 @@ class TraceTask:
         columns = [*per_sample.T, per_sample.sum(1)]
         for row, column in zip(moments, columns, strict=True):
             moments_(row, column.cpu(), None if denominators is None else denominators.cpu())
-        return {"moments": moments.numpy(), "cost": passes * len(per_sample)}
+        told = self._sum_rounding(
+            columns[-1], range(index * objective.chunk, index * objective.chunk + len(per_sample))
+        )
+        return {"moments": moments.numpy(), "cost": passes * len(per_sample), **told}
+
+    def _sum_rounding(self, values: Tensor, rows: Sequence[int]) -> dict[str, float]:
+        """What rounding moves the sum of values (B,) of samples by, relative, told by the largest hundredth of them."""
+        matrix = self._matrix
+        if not self._rounds:
+            return {}
+        if matrix.sample.objective.precision == "float64":
+            return {"rounding": noise_inside(matrix.check)}
+        if not matrix.sample.objective.data.divisible:
+            return {"rounding": math.nan}
+        largest = values.abs().topk(-(-len(values) // 100)).indices.tolist()
+        few = matrix.of_samples([rows[i] for i in largest])
+        exact = few.double()
+        if exact is None:
+            return {"rounding": math.nan}
+        one, other = (self._sums_of(each) for each in (few, exact))
+        size = float(other.sum())
+        return {"rounding": float((one - other).abs().sum()) / size if size else 0.0}
+
+    def _sums_of(self, matrix: Matrix) -> Tensor:
+        """(B,) squared gradient norms of the samples of the first chunk, in float64."""
+        objective = matrix.sample.objective
+        with objective.differentiable(matrix.theta, matrix.buffers) as (model, _):
+            squares = GradientSquares(model, matrix.names)
+            with squares.recording():
+                outputs, targets = objective.outputs(model, objective.batch(0))
+            seeds = loss_seeds(objective, outputs, targets)
+            return squares.of(outputs, seeds.reshape(-1, *outputs.shape)).sum(1).detach().double()
 
     def _unit_row(self, group: Communicator) -> dict[str, Any]:
         """Diagonals of each chunk's matrix, by the products of all unit vectors where they are not known."""
-        if self._units is not None:
-            return {"parts": self._units[0], "denominators": self._units[1], "cost": 0}
-        with (self._matrix.double() or self._matrix).bind(group) as H:
-            units = unit_products(H)
-            return {"parts": units.parts, "denominators": units.denominators, "cost": H.products}
+        exact = self._matrix.double()
+        parts, denominators, cost = (*self._units, 0) if self._units is not None else (np.zeros(0), np.zeros(0), 0)
+        if self._units is None:
+            with (exact or self._matrix).bind(group) as H:
+                units = unit_products(H)
+                parts, denominators, cost = units.parts, units.denominators, H.products
+        rate = math.nan if exact is None else noise_inside(self._matrix.check)
+        told = {"rounding": rate * float(np.abs(parts).sum() / denominators.sum())} if self._rounds else {}
+        return {"parts": parts, "denominators": denominators, "cost": cost, **told}
 
     def _drawn_row(self, index: int) -> dict[str, Any]:
         """Draws by importance; the seeds of a sample summed with random signs, whose square has their mean."""
@@ -233,7 +246,9 @@ class TraceTask:
         per_sample, _, passes = self._gradient_squares(batch, key)
         x = per_sample.cpu().numpy() / (self._q[rows, None] * self._total)
         x = np.concatenate([x, x.sum(1, keepdims=True)], axis=1)
+        told = self._sum_rounding(per_sample.sum(1), rows.tolist()) if index == 0 else {}
         return {
+            **{name: rate * float(np.abs(x[:, -1]).mean()) for name, rate in told.items()},
             "sums": x.sum(0),
             "squares": (x**2).sum(0),
             "spread": float((x[:, -1] ** 2 * self._q[rows]).sum()),
@@ -277,6 +292,7 @@ class TraceTask:
         with matrix.bind(group) as H:
             parts = H.by_chunk(probes)
             products = H.products
+            told = self._form_rounding(probes, parts) if index == 0 else {}
         forms, images = _diagonals(parts), parts.images
         if self._gauss_newton is not None:
             with self._gauss_newton.bind(group) as G:
@@ -290,7 +306,18 @@ class TraceTask:
             "lengths": outside.double().square().sum(1).cpu().numpy(),
             "denominators": parts.denominators,
             "cost": products,
+            **told,
         }
+
+    def _form_rounding(self, probes: Tensor, parts: ChunkProducts) -> dict[str, float]:
+        """What rounding of products moves the trace by, told by the probe that is moved most."""
+        if not self._rounds:
+            return {}
+        bound = float(form_rounding(self._matrix, probes, parts, _SHARE * FIRST_PROBES * PROBES).max())
+        if self._deflated is not None:  # what was taken out is rounded alike
+            outside = float(np.abs(diagonals(parts)).sum(0).mean())
+            bound *= 1 + float(np.abs(self._deflated.chunk_values).sum()) / outside if outside else 1.0
+        return {"rounding": bound}
 
     def _own_row(self, index: int, group: Communicator) -> dict[str, Any]:
         """Probes of each chunk's own, which say nothing of |PAP|_F.
@@ -347,7 +374,19 @@ def trace_from_rows(description: Description, rows: Rows, deflated: Deflated | N
         found = _by_both(description, rows, random)
     else:
         found = _by_probes(description, rows, random, deflated)
-    return replace(found, rounding=float(rows.columns["rounding"][0])) if "rounding" in rows.columns else found
+    return replace(found, rounding=_rounding(rows, exact)) if "rounding" in rows.columns else found
+
+
+def _rounding(rows: Rows, exact: int) -> float:
+    """What rounding moves the trace by: of the exact part relative to its chunks' sums, of the rest as it stands."""
+    found, told = 0.0, rows.columns["rounding"]
+    if exact:
+        moments = rows.columns["moments"][:exact, -1]
+        rates = told[:exact].copy()
+        known = ~np.isnan(rates)
+        rates[~known] = np.max(rates, initial=-1, where=known)  # a batch that is not taken apart tells nothing
+        found = math.nan if (rates < 0).any() else float((rates * moments[:, 1]).sum() / moments[:, 2].sum())
+    return found + (float(told[exact]) if len(told) > exact else 0.0)
 
 
 def _by_xtrace(rows: Rows) -> Trace:
