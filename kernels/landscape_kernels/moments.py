@@ -16,6 +16,7 @@ from torch import Tensor
 from landscape_kernels.arrays import FloatArray
 
 MOMENTS = 6  # count, sum n, sum d, sum n^2, sum n d, sum d^2
+SUMS = 2  # of a group of units: sum n, sum d
 
 
 def moments_(out: Tensor, numerators: Tensor, denominators: Tensor | None) -> None:
@@ -64,3 +65,55 @@ def ratios(numerators: FloatArray, denominators: FloatArray) -> tuple[FloatArray
         return values, np.full_like(values, math.nan)
     gaps = numerators - values * denominators[:, None]
     return values, np.sqrt(units / (units - 1) * np.square(gaps).sum(0)) / abs(total)
+
+
+def group_sums_(out: Tensor, numerators: Tensor, denominators: Tensor | None, groups: Tensor, counts: Tensor) -> None:
+    """Write the sums of one chunk's units by groups into `out` (2, G) float64, zeros before.
+
+    `groups` (n,) says to which each unit belongs, `counts` (G,) float64 how many units each has; `denominators=None`
+    means all ones. The order of the additions is fixed on every device.
+    """
+    n, d = out
+    _add_by_group_(n, numerators.detach().to(out), groups)
+    if denominators is None:
+        d.copy_(counts)
+    else:
+        _add_by_group_(d, denominators.detach().to(out), groups)
+
+
+def _add_by_group_(out: Tensor, values: Tensor, groups: Tensor) -> None:
+    if out.device.type == "cpu":
+        out.scatter_add_(0, groups, values)
+        return
+    inside = groups == torch.arange(len(out), device=out.device).unsqueeze(1)  # scatter_add_ is atomic elsewhere
+    out += values.where(inside, 0.0).sum(1)
+
+
+def without_each(sums: FloatArray) -> FloatArray:
+    """Ratios sum(n)/sum(d) of all units but those of one group, each in turn: (G,) from the sums (2, G) of the groups.
+
+    NaN for a group without weight, which is none.
+
+    >>> without_each(np.array([[1.0, 2.0, 0.0, 6.0], [1.0, 1.0, 0.0, 2.0]])).tolist()
+    [2.6666666666666665, 2.3333333333333335, nan, 1.5]
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        n, d = sums.sum(1, keepdims=True) - sums
+        result: FloatArray = np.where(sums[1] != 0, n / d, math.nan)
+    return result
+
+
+def jackknife(replicates: FloatArray) -> tuple[float, int]:
+    """(standard error, groups m) of what was made of the data without each of m equal groups of them, (m,).
+
+    sqrt((m - 1)/m sum_g (r_g - mean r)^2): the delete-a-group jackknife (Kott, Journal of Official Statistics 17,
+    2001). It holds for smooth functions of means; its own relative error is about 1/sqrt(2 (m - 1)). NaN for fewer than
+    two groups and for values that are not finite.
+
+    >>> jackknife(np.array([3.0, 8.0 / 3, 7.0 / 3, 2.0]))  # means of three of 1, 2, 3, 4
+    (0.6454972243679027, 4)
+    """
+    m = len(replicates)
+    if m < 2 or not np.isfinite(replicates).all():
+        return math.nan, m
+    return math.sqrt((m - 1) / m * float(np.square(replicates - replicates.mean()).sum())), m

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Line
@@ -26,16 +27,17 @@ def path_columns(path: Path) -> Columns:
 
 def path_tables(path: Path, title: str) -> Iterator[Table]:
     """What was measured along the path, and the numbers made of it."""
-    mc = number(path.mc)
+    mc = number(path.mc, stderr=path.mc.stderr)
     yield pairs_table(
         title,
         {
             "places": f"{len(path.t)}, {int(path.computed.sum())} computed",
             "length": length(path.length, path.distance),
             **what(path.attributes),
-            "barrier of the loss": number(path.barrier),
-            "mode connectivity": Cell(f"{mc.text} ({path.mc_quantity}; below 0 is a barrier)", mc.value),
+            "barrier of the loss": number(path.barrier, stderr=path.barrier.stderr),
+            "mode connectivity": Cell(f"{mc.text} ({path.mc_quantity}; below 0 is a barrier)", mc.value, mc.stderr),
             "errors": path.attributes.get("error", ""),
+            **of_numbers(path.replicates, "barrier, mode connectivity and mean"),
         },
     )
     means, largest, smallest = path.mean, path.maximum, path.minimum
@@ -45,7 +47,7 @@ def path_tables(path: Path, title: str) -> Iterator[Table]:
             *(number(values[k], 5, path.stderr[name][k]) for k in (0, -1)),
             _extremum(largest[name]),
             _extremum(smallest[name]),
-            number(means[name]),
+            number(means[name], stderr=means[name].stderr),
         )
         for name, values in path.values.items()
     )
@@ -57,6 +59,14 @@ def path_tables(path: Path, title: str) -> Iterator[Table]:
     }
     if known:
         yield pairs_table("standard error from estimating BatchNorm statistics", known)
+
+
+def of_numbers(replicates: Mapping[str, FloatArray], which: str) -> dict[str, str]:
+    """What is to be said of the errors of numbers made of several places."""
+    if not replicates:
+        return {f"errors of {which}": "not known: an earlier version measured these, without groups of the samples"}
+    groups = next(iter(replicates.values())).shape[-1]
+    return {f"errors of {which}": f"a jackknife over {groups} groups of the samples, which all places share"}
 
 
 def _extremum(found: Extremum) -> Cell:
