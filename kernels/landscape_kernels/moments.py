@@ -16,6 +16,7 @@ from torch import Tensor
 from landscape_kernels.arrays import FloatArray
 
 MOMENTS = 6  # count, sum n, sum d, sum n^2, sum n d, sum d^2
+_ROUNDED = 2.0**-51  # of sums in float64: what their rounding leaves of a difference that is 0
 SUMS = 2  # of a group of units: sum n, sum d
 
 
@@ -37,7 +38,8 @@ def ratio(moments: FloatArray) -> tuple[float, float, int]:
 
     stderr^2 = N/(N-1) sum_i (n_i - L d_i)^2 / (sum d)^2 with L the value: the linearised variance of a ratio of
     means (Cochran, Sampling Techniques, 3rd ed. 1977, eq. 6.13, without the finite-population factor); for d = 1 it
-    is the standard error of a mean. NaN for fewer than two units, and where the value is not finite.
+    is the standard error of a mean. 0 where the spread is no more than rounding leaves of the sums that it is the
+    difference of: units that are all alike. NaN for fewer than two units, and where the value is not finite.
 
     >>> value, stderr, units = ratio(np.array([4.0, 10.0, 4.0, 30.0, 10.0, 4.0]))  # n = 1, 2, 3, 4
     >>> value, round(stderr, 6), units
@@ -49,7 +51,10 @@ def ratio(moments: FloatArray) -> tuple[float, float, int]:
     value = n / d
     if count < 2 or not math.isfinite(value):
         return value, math.nan, int(count)
-    spread = max(nn - 2 * value * nd + value * value * dd, 0.0)
+    parts = nn, -2 * value * nd, value * value * dd
+    spread = sum(parts)
+    if spread <= _ROUNDED * sum(map(abs, parts)):
+        spread = 0.0
     return value, math.sqrt(count / (count - 1) * spread) / abs(d), int(count)
 
 

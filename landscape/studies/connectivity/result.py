@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -105,10 +105,25 @@ class Connectivity(Result):
         return {name: np.where(self.computed, values, np.nan) for name, values in found.items()}
 
     @cached_property
+    def roundings(self) -> dict[str, FloatArray]:
+        """{name: (P,)}: what is surely rounding in the barriers and mc of `numbers`; see `Path.rounding_of`."""
+        found: dict[str, FloatArray] = {}
+        for kind, path_of in self._kinds.items():
+            paths = [path_of(int(i), int(j)) for i, j in self.pairs]
+            found[f"{kind}_barrier"] = np.array([path.rounding_of("loss") for path in paths])
+            found[f"{kind}_mc"] = np.array([path.mc_rounding for path in paths])
+        if self.curve:
+            found["barrier"] = np.fmax(found["line_barrier"], found["curve_barrier"])
+        return found
+
+    @property
+    def _kinds(self) -> dict[str, Callable[[int, int], Path]]:
+        return {"line": self.line_path, "curve": self.curve_path} if self.curve else {"line": self.line_path}
+
+    @cached_property
     def _estimates(self) -> dict[str, list[Estimate]]:
         found: dict[str, list[Estimate]] = {}
-        kinds = {"line": self.line_path, "curve": self.curve_path} if self.curve else {"line": self.line_path}
-        for kind, path_of in kinds.items():
+        for kind, path_of in self._kinds.items():
             paths = [path_of(int(i), int(j)) for i, j in self.pairs]
             found[f"{kind}_barrier"] = [path.barrier for path in paths]
             found[f"{kind}_mc"] = [path.mc for path in paths]

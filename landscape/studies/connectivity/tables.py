@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
 from landscape.checkpoints.states import pair_columns
 from landscape.results.attributes import what
@@ -29,6 +30,15 @@ def connectivity_columns(result: Connectivity) -> Columns:
     }
 
 
+def settled_numbers(result: Connectivity) -> dict[str, FloatArray]:
+    """The numbers of the pairs, 0 where they are no more than rounding leaves."""
+    known = result.roundings
+    return {
+        name: np.where(np.abs(values) <= known[name], 0.0, values) if name in known else values
+        for name, values in result.numbers.items()
+    }
+
+
 def connectivity_tables(result: Connectivity, title: str) -> Iterator[Table]:
     """What was swept, and a line for each pair."""
     yield pairs_table(
@@ -41,13 +51,18 @@ def connectivity_tables(result: Connectivity, title: str) -> Iterator[Table]:
             **of_numbers(result.line_replicates, "barriers and mc"),
         },
     )
-    numbers, errors = result.numbers, result.errors
+    numbers, errors, roundings = result.numbers, result.errors, result.roundings
     unknown = {"unaligned_distance"} if result.attributes.get("align", "none") == "none" else set()
     names = [name for name in _COLUMNS if name in numbers and name not in unknown and not np.isnan(numbers[name]).all()]
     rows = []
     for k, (i, j) in enumerate(result.pairs.tolist()):
         values = [
-            number(numbers[name][k], 3, errors[name][k] if name in errors else None)
+            number(
+                numbers[name][k],
+                3,
+                errors[name][k] if name in errors else None,
+                rounding=roundings[name][k] if name in roundings else 0.0,
+            )
             if result.computed[k]
             else Cell("not computed")
             for name in names

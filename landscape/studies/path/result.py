@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 from landscape_kernels.moments import jackknife
+from landscape_kernels.rounding import rounding_of
 
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
@@ -122,6 +123,14 @@ class Path(Result):
         """What `mc` is of."""
         return "error in per cent" if {"error", "accuracy"} & self.values.keys() else "loss"
 
+    @property
+    def mc_rounding(self) -> float:
+        """What is surely rounding in `mc`."""
+        for name in ("error", "accuracy"):
+            if name in self.values:
+                return 100 * self.rounding_of(name)
+        return self.rounding_of("loss")
+
     def mc_of(self, quantity: str) -> Estimate:
         """Mode connectivity of one quantity, in its own unit; see `mode_connectivity`.
 
@@ -166,6 +175,12 @@ class Path(Result):
     def maximum_excess(self) -> float:
         """How far the largest loss between the places may be above that at the places; see `upper_bounds`."""
         return maximum_excess(self.t[self.computed], self._known("loss")) if self._has_ends else float("nan")
+
+    def rounding_of(self, quantity: str) -> float:
+        """What is surely rounding in differences of its values, barrier and mc: by its largest value and precision."""
+        values = self._known(quantity)
+        largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+        return rounding_of(largest, str(self.attributes.get("precision", "")))
 
     def plot(self, **options: Any) -> Figure:
         """A matplotlib Figure of the loss and the error along the curve; see `plot_paths`."""
