@@ -72,30 +72,21 @@ def ratios(numerators: FloatArray, denominators: FloatArray) -> tuple[FloatArray
     return values, np.sqrt(units / (units - 1) * np.square(gaps).sum(0)) / abs(total)
 
 
-def group_sums_(out: Tensor, numerators: Tensor, denominators: Tensor | None, groups: Tensor, counts: Tensor) -> None:
-    """Write the sums of one chunk's units by groups into `out` (2, G) float64, zeros before.
+def add_by_group_(out: Tensor, values: Tensor, groups: Tensor) -> None:
+    """Add the values (n,) of units to `out` (G,) float64, each to the group of `groups` (n,) that it belongs to.
 
-    `groups` (n,) says to which each unit belongs, `counts` (G,) float64 how many units each has; `denominators=None`
-    means all ones. The order of the additions is fixed on every device.
+    The order of the additions is fixed on every device.
     """
-    n, d = out
-    _add_by_group_(n, numerators.detach().to(out), groups)
-    if denominators is None:
-        d.copy_(counts)
-    else:
-        _add_by_group_(d, denominators.detach().to(out), groups)
-
-
-def _add_by_group_(out: Tensor, values: Tensor, groups: Tensor) -> None:
+    exact = values.detach().to(out)
     if out.device.type == "cpu":
-        out.scatter_add_(0, groups, values)
+        out.scatter_add_(0, groups, exact)
         return
     inside = groups == torch.arange(len(out), device=out.device).unsqueeze(1)  # scatter_add_ is atomic elsewhere
-    out += values.where(inside, 0.0).sum(1)
+    out += exact.where(inside, 0.0).sum(1)
 
 
 def without_each(sums: FloatArray) -> FloatArray:
-    """Ratios sum(n)/sum(d) of all units but those of one group, each in turn: (G,) from the sums (2, G) of the groups.
+    """Ratios sum(n)/sum(d) of all units but one group's, each in turn: (..., G) from the groups' sums (..., 2, G).
 
     NaN for a group without weight, which is none.
 
@@ -103,8 +94,8 @@ def without_each(sums: FloatArray) -> FloatArray:
     [2.6666666666666665, 2.3333333333333335, nan, 1.5]
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        n, d = sums.sum(1, keepdims=True) - sums
-        result: FloatArray = np.where(sums[1] != 0, n / d, math.nan)
+        left = sums.sum(-1, keepdims=True) - sums
+        result: FloatArray = np.where(sums[..., 1, :] != 0, left[..., 0, :] / left[..., 1, :], math.nan)
     return result
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from landscape_kernels.arrays import IntArray
+from landscape_kernels.arrays import FloatArray, IntArray
+from landscape_kernels.moments import SUMS, add_by_group_
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
@@ -23,26 +24,43 @@ class SampleGroups:
     """
 
     def __init__(self, data: Data, device: torch.device) -> None:
-        self._device = device
         of_samples = _dealt(data.samples, "samples")
         self._of_chunks = _dealt(data.count, "chunks")
         sizes = [data.samples_of(chunk) for chunk in range(data.count)]
-        parts = np.split(of_samples, np.cumsum(sizes)[:-1])
-        self._of_samples = [torch.from_numpy(part.astype(np.uint8)).to(device) for part in parts]
-        self._counts = [_counted(part, device) for part in parts]
+        self._of_samples = torch.from_numpy(of_samples).to(device).split_with_sizes(sizes)
+        counts = [_counted(part) for part in np.split(of_samples, np.cumsum(sizes)[:-1])]
+        self._counts = torch.from_numpy(np.stack(counts)).to(device)
 
-    def of(self, chunk: int, units: Units) -> tuple[Tensor, Tensor]:
-        """The groups of the units of one chunk, (n,) int64, and how many units each group has there, (GROUPS,)."""
-        count = units.numerators.numel()
-        of_samples = self._of_samples[chunk]
+    def sums(self, quantities: int, start: int, step: int) -> Tensor:
+        """Where `add_` puts sums: (chunks, quantities, 2, GROUPS) float64, numerators and denominators.
+
+        In every `step`-th chunk from `start` on the denominators are those of samples that count 1 each.
+        """
+        found = self._counts.new_zeros((len(self._counts), quantities, SUMS, GROUPS))
+        found[start::step, :, 1] = self._counts[start::step, None]
+        return found
+
+    def of(self, chunk: int, units: Units) -> Tensor:
+        """The groups of the units of one chunk, (n,) int64."""
+        of_samples, count = self._of_samples[chunk], units.numerators.numel()
         if units.per_sample and count == len(of_samples):
-            return of_samples.long(), self._counts[chunk]
-        inside = (_dealt(count, "units", chunk) + self._of_chunks[chunk]) % GROUPS
-        return torch.from_numpy(inside).to(self._device), _counted(inside, self._device)
+            return of_samples
+        inside = _dealt(count, "units", chunk) + self._of_chunks[chunk]
+        return torch.from_numpy(inside % GROUPS).to(of_samples.device)
+
+    def add_(self, sums: Tensor, chunk: int, units: Units) -> None:
+        """Write the numerators and denominators of one chunk's units, by group, into its `sums` (2, GROUPS)."""
+        numerators, denominators = units.numerators, units.denominators
+        groups = self.of(chunk, units)
+        add_by_group_(sums[0], numerators, groups)
+        if denominators is None and groups is not self._of_samples[chunk]:
+            denominators = torch.ones_like(numerators)
+        if denominators is not None:
+            add_by_group_(sums[1].zero_(), denominators, groups)
 
 
-def _counted(groups: IntArray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.bincount(groups, minlength=GROUPS).astype(np.float64)).to(device)
+def _counted(groups: IntArray) -> FloatArray:
+    return np.bincount(groups, minlength=GROUPS).astype(np.float64)
 
 
 def _dealt(count: int, *keys: str | int) -> IntArray:

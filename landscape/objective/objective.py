@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Layout
-from landscape_kernels.moments import MOMENTS, SUMS, group_sums_, moments_, ratio, without_each
+from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
 from torch import Tensor, nn
 
 from landscape.errors import InputError, raised_by
@@ -24,7 +24,7 @@ from landscape.objective.data import (
     random_state_kept,
     read_data,
 )
-from landscape.objective.groups import GROUPS, SampleGroups
+from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import (
     LossLike,
     Units,
@@ -243,9 +243,8 @@ class Objective:
         groups: SampleGroups | None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray]]:
         vector = self._model.centre if theta is None else self.vector(theta)
-        shape = (self._data.count, len(self._quantities))
-        sums = torch.zeros((*shape, MOMENTS), dtype=torch.float64, device=self.device)
-        parts = torch.zeros((*shape, SUMS, GROUPS if groups else 0), dtype=torch.float64, device=self.device)
+        sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
+        parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
         per_sample = [True] * len(self._quantities)
         with self._model.at(vector, buffers), self._calls.context(full_precision):
             model = self._folding.applied()
@@ -256,7 +255,7 @@ class Objective:
                     moments_(sums[number, k], units.numerators, units.denominators)
                     per_sample[k] &= units.per_sample
                     if groups:
-                        group_sums_(parts[number, k], units.numerators, units.denominators, *groups.of(number, units))
+                        groups.add_(parts[number, k], number, units)
         totals = _summed(sums, group)
         estimates: dict[str, Estimate] = {}
         for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
@@ -264,8 +263,7 @@ class Objective:
             estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
         if not groups:
             return estimates, {}
-        replicates = zip(self.quantities, _summed(parts, group), strict=True)
-        return estimates, {name: without_each(part) for name, part in replicates}
+        return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True))
 
     @keeps_random_state
     def reestimate(self, theta: Any, statistics: Data | None = None) -> dict[str, Tensor]:

@@ -151,7 +151,7 @@ def test_barriers_of_new_data_scatter_as_their_error_says() -> None:
     sets, count = 400, 256
     data = Objective(nn.Linear(1, 2), data=(torch.zeros(count, 1), torch.zeros(count, dtype=torch.long))).data
     units = Units(torch.zeros(count), None, per_sample=True)
-    groups = SampleGroups(data, torch.device("cpu")).of(0, units)[0].numpy()
+    groups = SampleGroups(data, torch.device("cpu")).of(0, units).numpy()
     found = [path_of(logistic_losses(rng, count), groups) for _ in range(sets)]
     uncertainty = 3 * np.sqrt(1 / (2 * sets) + 1 / (2 * sets * (GROUPS - 1)))
     for numbers in ([p.barrier for p in found], [p.mc for p in found], [p.mean["loss"] for p in found]):
@@ -173,7 +173,7 @@ def test_replicates_are_values_without_a_group_of_the_samples() -> None:
         assert path.replicates[name].shape == (3, GROUPS)
         np.testing.assert_allclose(path.replicates[name], again.replicates[name], rtol=1e-14, atol=1e-16)
         units = Units(torch.zeros(len(given[0])), None, per_sample=True)
-        groups = SampleGroups(ls.Objective(nets[0], "cross_entropy", given).data, torch.device("cpu")).of(0, units)[0]
+        groups = SampleGroups(ls.Objective(nets[0], "cross_entropy", given).data, torch.device("cpu")).of(0, units)
         assert int(groups.bincount(minlength=GROUPS).max() - groups.bincount(minlength=GROUPS).min()) <= 1
         for g in (0, GROUPS - 1):
             left = ls.Objective(nets[0], "cross_entropy", tuple(x[groups != g] for x in given), metrics=["error"])
