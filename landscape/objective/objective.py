@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Layout
-from landscape_kernels.moments import MOMENTS, moments_, ratio
+from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
 from torch import Tensor, nn
 
 from landscape.errors import InputError, raised_by
@@ -24,6 +24,7 @@ from landscape.objective.data import (
     random_state_kept,
     read_data,
 )
+from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import (
     LossLike,
     Units,
@@ -106,6 +107,7 @@ class Objective:
         self._calls, self._folding, self._quantities = settled.calls, settled.folding, settled.quantities
         self._writes_buffers, self._values_per_sample = settled.writes_buffers, settled.values_per_sample
         self._undivided, self._data, self.chunk = settled.undivided, settled.data, settled.chunk
+        self._groups: SampleGroups | None = None  # made where they are asked for
 
     def __repr__(self) -> str:
         return (
@@ -218,8 +220,31 @@ class Objective:
         the user's code raises. Unlike `evaluate` it trusts that the model draws from numpy's and Python's random
         streams as it did on a trial: who calls it often keeps them around all calls.
         """
+        return self._estimated(theta, buffers, group, full_precision, None)[0]
+
+    def estimates_and_replicates(
+        self, theta: Any = None, *, buffers: Mapping[str, Tensor] | None = None, group: Communicator = SERIAL
+    ) -> tuple[dict[str, Estimate], dict[str, FloatArray]]:
+        """What `estimates` returns, and {"loss": (GROUPS,), metric: ...}: the values without one group of the samples.
+
+        Each group of `SampleGroups` is left out in turn; NaN for groups without a sample. What is made of values at
+        several thetas has the standard error that `jackknife` gives of what is made of their replicates.
+        """
+        if self._groups is None:
+            self._groups = SampleGroups(self._data, self.device)
+        return self._estimated(theta, buffers, group, False, self._groups)
+
+    def _estimated(
+        self,
+        theta: Any,
+        buffers: Mapping[str, Tensor] | None,
+        group: Communicator,
+        full_precision: bool,
+        groups: SampleGroups | None,
+    ) -> tuple[dict[str, Estimate], dict[str, FloatArray]]:
         vector = self._model.centre if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
+        parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
         per_sample = [True] * len(self._quantities)
         with self._model.at(vector, buffers), self._calls.context(full_precision):
             model = self._folding.applied()
@@ -229,14 +254,16 @@ class Objective:
                 for k, units in enumerate(self.units(model, batch)):
                     moments_(sums[number, k], units.numerators, units.denominators)
                     per_sample[k] &= units.per_sample
-        array: FloatArray = sums.cpu().numpy()
-        group.allreduce_(array)
-        totals = np.add.reduce(array, axis=0)  # adds whole chunks one after the other: the order is fixed
+                    if groups:
+                        groups.add_(parts[number, k], number, units)
+        totals = _summed(sums, group)
         estimates: dict[str, Estimate] = {}
         for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
             value, stderr, n = ratio(moments)
             estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
-        return estimates
+        if not groups:
+            return estimates, {}
+        return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True))
 
     @keeps_random_state
     def reestimate(self, theta: Any, statistics: Data | None = None) -> dict[str, Tensor]:
@@ -385,7 +412,7 @@ class Objective:
             other._model = self._model.in_precision(other.dtype)
             other._calls = replace(self._calls, model=other._model, precision=other.precision, dtype=other.dtype)
             data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
-        other._undivided, other._data = data, data.divided(other.chunk)
+        other._undivided, other._data, other._groups = data, data.divided(other.chunk), None
         if other.precision != self.precision:
             try:
                 with random_state_kept():
@@ -425,3 +452,11 @@ class Objective:
                 f"({len(self.layout.blocks)} tensors from {self.layout.names[0]!r} on)"
             )
         return tensor
+
+
+def _summed(parts: Tensor, group: Communicator) -> FloatArray:
+    """What every chunk gave (chunks, ...), over the ranks of a group, added in chunk order."""
+    array: FloatArray = parts.cpu().numpy()
+    group.allreduce_(array)
+    total: FloatArray = np.add.reduce(array, axis=0)  # adds whole chunks one after the other: the order is fixed
+    return total

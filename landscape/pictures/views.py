@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
+from landscape_kernels.rounding import settled
 
 from landscape.pictures.numbers import figures, gap, numbers, spread, value_text
 from landscape.pictures.style import ERROR
@@ -55,15 +56,22 @@ def thinned_note(drawn: int, count: int, what: str) -> str:
     return f"{said_}; the result's file holds them all"
 
 
-def known_text(value: float, stderr: float = math.nan, digits: int = 5, span: float = 0.0) -> str:
+def known_text(
+    value: float, stderr: float = math.nan, digits: int = 5, span: float = 0.0, rounding: float = 0.0
+) -> str:
     """A value and its standard error, as read: `digits` of it and of the span it stands in, two of its error.
+
+    What is no more than `rounding` leaves is 0, as in tables.
 
     >>> known_text(1.25, 0.125), known_text(math.nan)
     ('1.25 ± 0.12', 'NaN')
     >>> known_text(2.30258509, 2e-7), known_text(2.30258509, span=1e-5, digits=3)
     ('2.30258509 ± 2e-07', '2.3025851')
+    >>> known_text(0.5, 1e-17), known_text(1e-9, 3e-10, rounding=2e-7)
+    ('0.5 ± 0', '0 ± 0')
     """
-    text = value_text(float(value), digits, stderr / 10, span / 10 ** (digits - 1))
+    value, stderr = settled(float(value), 0.0, rounding), settled(float(stderr), float(value), rounding)
+    text = value_text(value, digits, stderr / 10, span / 10 ** (digits - 1))
     return text + (f" ± {stderr:.2g}" if math.isfinite(stderr) and math.isfinite(value) else "")
 
 

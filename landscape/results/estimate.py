@@ -9,7 +9,8 @@ class Estimate(float):
     """A number with its standard error; behaves as a float.
 
     `stderr` is the standard error of the value as an estimate for the population the data were drawn from,
-    with the `n` units (samples, or batches where only batch values are known) taken as independent draws.
+    with the `n` units (samples, batches where only batch values are known, or the groups of samples that a jackknife
+    leaves out in turn) taken as independent draws; `unit` says which.
     For the data given the value is exact: every sample was used once. `stderr` is NaN where fewer than two
     units leave it unknown.
 

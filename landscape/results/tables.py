@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
-_ROUNDING = 1e-14  # of a value: a standard error or spread below it is what additions leave, not something measured
+from landscape_kernels.rounding import settled
 
 
 @dataclass(frozen=True)
@@ -76,28 +76,28 @@ def _quoted(text: str) -> str:
     return f'"{doubled}"'
 
 
-def number(value: float, digits: int = 6, stderr: float | None = None, *, nan: str = "nan") -> Cell:
+def number(
+    value: float, digits: int = 6, stderr: float | None = None, *, nan: str = "nan", rounding: float = 0.0
+) -> Cell:
     """A value to so many digits and, where it is finite, its standard error; a value of NaN reads as `nan`.
 
-    Whole numbers stand in full.
+    Whole numbers stand in full. What is no more than `rounding` leaves is 0, and a value says so; an error is 0, too,
+    where it is below what additions leave of the value.
 
     >>> number(0.123456789, 3, 0.01).text, number(1_234_567).text
     ('0.123 +- 0.01', '1234567')
+    >>> number(1e-9, 3, 3e-10, rounding=2e-7).text, number(0.5, stderr=1e-17).text
+    ('0 +- 0 (rounding 2e-07)', '0.5 +- 0')
     """
     if isinstance(value, Integral):
         return Cell(str(value), int(value))
+    told = settled(float(value), 0.0, rounding)
+    if stderr is not None:
+        stderr = settled(float(stderr), float(value), rounding)
     error = f" +- {stderr:.2g}" if stderr is not None and math.isfinite(stderr) else ""
-    text = nan if math.isnan(value) else f"{value + 0.0:.{digits}g}"  # 0 without a sign
-    return Cell(text + error, float(value), None if stderr is None else float(stderr))
-
-
-def settled(error: float, value: float) -> float:
-    """A standard error or spread of a value, 0 where it is below the rounding of the value.
-
-    >>> settled(1e-17, 0.5), settled(1e-3, 0.5)
-    (0.0, 0.001)
-    """
-    return 0.0 if error <= _ROUNDING * abs(value) < math.inf else float(error)
+    text = nan if math.isnan(value) else f"{told + 0.0:.{digits}g}"  # 0 without a sign
+    said = f" (rounding {rounding:.1g})" if told != value and not math.isnan(value) else ""
+    return Cell(text + error + said, told, stderr)
 
 
 def pairs_table(title: str, content: Mapping[str, Any]) -> Table:

@@ -35,7 +35,7 @@ class Book:
         tolerance: Tolerance | None,
     ) -> None:
         self._comm = comm
-        self._columns = description.columns
+        self.columns = description.columns  # but for later ones that a folder was begun without
         self._job = job
         self._tolerance = tolerance
         self._memory: dict[int, Row] = dict(known) if comm.rank == 0 else {}
@@ -43,12 +43,12 @@ class Book:
         self.store: Store | None = None if out is None else Store(out)
         nodes = sorted(set(comm.gather_all(socket.gethostname())))
         begun = agree(comm, lambda: self._begin(out, description, count, known, nodes) if comm.rank == 0 else None)
-        self._attempt, self._count, self._record = comm.broadcast(begun)
+        self._attempt, self._count, self._record, self.columns = comm.broadcast(begun)
         self.read_only = self.store is not None and self._attempt == _NO_ATTEMPT
         # One for all rounds: it numbers this rank's shards.
         self.writer: ShardWriter | _MemoryWriter = _MemoryWriter(self._memory)
         if self.store is not None:
-            self.writer = self.store.writer(self._attempt, comm.rank, self._columns, ranks=comm.size)
+            self.writer = self.store.writer(self._attempt, comm.rank, self.columns, ranks=comm.size)
         kept = self.store is not None and tolerance is not None and not self.read_only
         self.hand = self.store.hands.of(self._attempt, comm.rank) if self.store is not None and kept else Hand(None)
 
@@ -59,14 +59,15 @@ class Book:
         count: int,
         known: Mapping[int, Row],
         nodes: list[str],
-    ) -> tuple[int, int, dict[str, Any]]:
-        """(number of this attempt, items, record of the attempt)."""
+    ) -> tuple[int, int, dict[str, Any], Mapping[str, tuple[int, ...]]]:
+        """(number of this attempt, items, record of the attempt, columns)."""
         record = {**attempt_record(self._comm.size), "nodes": nodes, "rows_taken_over": len(known)}
         if self._tolerance is not None:
             record["retries"] = self._tolerance.retries
         if out is None:
-            return 0, count, record
+            return 0, count, record, self.columns
         store = Store.create(out, description, count, self._job)
+        columns = description.columns_of(store.description().columns)
         try:
             if self._tolerance is not None:
                 for found in store.hands.left():
@@ -74,14 +75,14 @@ class Book:
             attempt = store.attempts.begin(record)
         except StoreError as error:
             if refused(error) and store.complete:
-                return _NO_ATTEMPT, store.count, record
+                return _NO_ATTEMPT, store.count, record, columns
             raise
         if known and not store.rows().done.any():
-            writer = store.writer(0, 0, self._columns)
+            writer = store.writer(0, 0, columns)
             for item, row in known.items():
                 writer.add(item, row)
             writer.flush()
-        return attempt, store.count, record
+        return attempt, store.count, record, columns
 
     def rows(self) -> Rows:
         """All rows so far, the same on every rank."""
@@ -90,11 +91,11 @@ class Book:
             read = agree(self._comm, lambda: store.rows() if self._comm.rank == 0 else None)
             result: Rows = self._comm.broadcast(read)
             return result
-        rows = Rows.empty(self._columns, self._count)
+        rows = Rows.empty(self.columns, self._count)
         for part in self._comm.gather_all(self._memory):
             for item, row in part.items():
                 rows.done[item] = True
-                for name in self._columns:
+                for name in self.columns:
                     rows.columns[name][item] = row[name]
         return rows
 

@@ -317,6 +317,7 @@ class _Run:
             seconds = None if self._tolerance is None else self._tolerance.item_seconds
             with TimeLimit(seconds, unless=lambda: self._group.talking):
                 row = checked_row(self._task.evaluate(item, self._group), self._columns)
+            row = {name: row[name] for name in self._book.columns}
             self._group.gather_all(None)  # where one fails, the others hear of it here at the latest
             return row, ""
         except (ItemStopped, RanksLostError):

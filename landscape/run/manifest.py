@@ -49,7 +49,10 @@ class Manifest:
         if not self.path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
             create_durably(self.path, as_json(manifest))
-        self._require_same(manifest)  # also when it is new: of two runs that began at once, one made it
+        # also when it is new: of two runs that began at once, one made it
+        stored = self.read()
+        columns = description.columns_of(stored["columns"])
+        self._require_same(stored, manifest | {"columns": {name: list(shape) for name, shape in columns.items()}})
 
     def read(self) -> dict[str, Any]:
         """Its content. Raises StoreError when it is damaged or newer than this version."""
@@ -68,8 +71,7 @@ class Manifest:
             manifest["rounds"].append(count)
             write(self.path, manifest)
 
-    def _require_same(self, manifest: Mapping[str, Any]) -> None:
-        stored = self.read()
+    def _require_same(self, stored: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         there, now = (
             {"task": m["task"], **m["identity"], "columns": m["columns"], "items": m["rounds"][0]}
             for m in (stored, manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,6 +22,12 @@ class Description:
     columns: Mapping[str, tuple[int, ...]]  # column -> shape of one item's value, () for a number
     identity: Mapping[str, Any]  # what the values depend on: rows are reused only where all of it agrees
     about: Mapping[str, Any]  # what else is needed to make a result of the rows
+    later: tuple[str, ...] = ()  # columns that earlier versions did not have: folders begun without them go on so
+
+    def columns_of(self, there: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """The columns, without the later ones that are not among those `there`, in a folder."""
+        kept = set(there)
+        return {name: shape for name, shape in self.columns.items() if name in kept or name not in self.later}
 
 
 @dataclass(frozen=True)

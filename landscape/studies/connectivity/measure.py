@@ -20,7 +20,7 @@ from landscape.network.alignment import METHODS, align
 from landscape.objective.batchnorm import chosen_statistics
 from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
-from landscape.objective.rows import evaluated
+from landscape.objective.rows import REPLICATES, replicate_columns, replicated
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest
 from landscape.results.attributes import EXACT, result_attributes
@@ -110,9 +110,12 @@ class ConnectivityTask:
     def _description(self) -> Description:
         objective, fit = self._objective, self._fit
         columns: dict[str, tuple[int, ...]] = {}
+        later: dict[str, tuple[int, ...]] = {}
         for kind in ("line", "curve") if fit is not None else ("line",):
             for name in self._quantities:
                 columns |= {f"{kind}_{name}": (len(self._t),), f"{kind}_{name}_stderr": (len(self._t),)}
+            for name, shape in replicate_columns(self._quantities).items():
+                later[f"{kind}_{name}"] = (len(self._t), *shape)
         columns |= {"arc": (len(self._t),), "distance": (), "unaligned_distance": (), "loss": ()}
         identity = {
             "objective": objective.identity(centre=False),
@@ -134,7 +137,7 @@ class ConnectivityTask:
             "statistics_samples": self._statistics.samples,
             "test_samples": 0 if self._test is None else self._test.samples,
         }
-        return Description("connectivity", columns, identity, about)
+        return Description("connectivity", columns | later, identity, about, later=tuple(later))
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
@@ -185,7 +188,7 @@ class ConnectivityTask:
 
     def _along(self, kind: str, curve: Curve, name: str, group: Communicator) -> dict[str, Any]:
         """Values and errors of all quantities at the places of a curve, as columns of `kind`."""
-        found: list[dict[str, float]] = []
+        found: list[dict[str, float | FloatArray]] = []
         theta = torch.empty_like(curve.control_points[0])
         for k, t in enumerate(self._t.tolist()):
             if self.stopping is not None and any(group.gather_all(self.stopping())):
@@ -194,18 +197,18 @@ class ConnectivityTask:
             found.append(self._values(curve.point(t, theta), group))
         return {f"{kind}_{column}": np.array([values[column] for values in found]) for column in found[0]}
 
-    def _values(self, theta: Tensor, group: Communicator) -> dict[str, float]:
-        """{quantity: value, quantity_stderr: ...} at theta, "test_..." on the test data."""
+    def _values(self, theta: Tensor, group: Communicator) -> dict[str, float | FloatArray]:
+        """{quantity: value, quantity_stderr: ..., quantity_replicates: ...} at theta, "test_..." on the test data."""
         buffers = self._statistics.at(self._objective, theta)
-        values = evaluated(self._objective, theta, buffers, group)
+        values: dict[str, float | FloatArray] = {**replicated(self._objective, theta, buffers, group)}
         if self._test is not None:
-            values |= {f"test_{name}": v for name, v in evaluated(self._test, theta, buffers, group).items()}
+            values |= {f"test_{name}": v for name, v in replicated(self._test, theta, buffers, group).items()}
         return values
 
     def loss_at(self, t: float) -> float:
         """The loss on the straight line of the first pair, as the run evaluates it: a trial."""
         i, j = self._pairs[0]
-        return self._values(torch.lerp(self._models[i][0], self._models[j][0], t), SERIAL)["loss"]
+        return float(self._values(torch.lerp(self._models[i][0], self._models[j][0], t), SERIAL)["loss"])
 
     def trial_steps(self) -> tuple[int, float]:
         """(training steps of each pair, seconds for one of them): one epoch of the first pair, nothing kept."""
@@ -352,7 +355,7 @@ def connectivity_from_rows(description: Description, rows: Rows, history: Histor
     names = list(about["quantities"])
 
     def of(kind: str, end: str = "") -> dict[str, FloatArray]:
-        return {name: rows.columns[f"{kind}_{name}{end}"] for name in names}
+        return {name: rows.columns[f"{kind}_{name}{end}"] for name in names if f"{kind}_{name}{end}" in rows.columns}
 
     return Connectivity(
         labels=tuple(about["labels"]),
@@ -362,6 +365,8 @@ def connectivity_from_rows(description: Description, rows: Rows, history: Histor
         line_stderr=of("line", "_stderr"),
         curve=of("curve") if fit is not None else {},
         curve_stderr=of("curve", "_stderr") if fit is not None else {},
+        line_replicates=of("line", REPLICATES),
+        curve_replicates=of("curve", REPLICATES) if fit is not None else {},
         arc=rows.columns["arc"],
         distance=rows.columns["distance"],
         unaligned_distance=rows.columns["unaligned_distance"],

@@ -52,7 +52,9 @@ def plot_connectivity(
 
 def _plot_tables(result: Connectivity) -> Figure:
     names = [name for name in _BARRIERS if name in result.numbers]
+    least = {name: float(np.nanmax(result.roundings[name], initial=0.0)) for name in names}
     matrices = {name: result.matrix(name) for name in names}
+    matrices = {name: np.where(np.abs(matrix) <= least[name], 0.0, matrix) for name, matrix in matrices.items()}
     finite = np.concatenate([matrix[np.isfinite(matrix)] for matrix in matrices.values()])
     limits = (0.0, float(finite.max()) or 1.0)
     side = side_of(len(result.labels))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
+from landscape.results.estimate import Estimate
 from landscape.results.quantities import Meaning
 from landscape.studies.path.result import Path
 
@@ -56,6 +57,8 @@ class Connectivity(Result):
     unaligned_distance: FloatArray  # (P,), of the models as given
     computed: BoolArray  # (P,); False where a pair was not measured yet
     attributes: Mapping[str, Any] = field(default_factory=dict)  # fit, alignment, BatchNorm, data, provenance
+    line_replicates: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (P, T, groups); see `Path`
+    curve_replicates: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (P, T, groups)
 
     def __repr__(self) -> str:
         fitted = "lines and fitted curves" if self.curve else "lines"
@@ -72,28 +75,59 @@ class Connectivity(Result):
     def line_path(self, i: int, j: int) -> Path:
         """What was measured on the straight line from model i to model j, as a Path."""
         k, turned = self._place(i, j)
-        return self._path(k, turned, self.line, self.line_stderr, self.t * self.distance[k], "line")
+        arc = self.t * self.distance[k]
+        return self._path(k, turned, self.line, self.line_stderr, self.line_replicates, arc, "line")
 
     def curve_path(self, i: int, j: int) -> Path:
         """What was measured on the fitted curve from model i to model j, as a Path. InputError where none was."""
         if not self.curve:
             raise InputError("no curves were fitted (epochs=0); measure with epochs= of 1 or more")
         k, turned = self._place(i, j)
-        return self._path(k, turned, self.curve, self.curve_stderr, self.arc[k], "curve")
+        return self._path(k, turned, self.curve, self.curve_stderr, self.curve_replicates, self.arc[k], "curve")
 
     @cached_property
     def numbers(self) -> dict[str, FloatArray]:
         """{name: (P,)}: the numbers of `NUMBERS` for every pair, NaN where it is not measured."""
         found = {"distance": self.distance, "unaligned_distance": self.unaligned_distance}
-        kinds = {"line": self.line_path, "curve": self.curve_path} if self.curve else {"line": self.line_path}
-        for kind, path_of in kinds.items():
-            paths = [path_of(int(i), int(j)) for i, j in self.pairs]
-            found[f"{kind}_barrier"] = np.array([path.barrier for path in paths])
-            found[f"{kind}_mc"] = np.array([path.mc for path in paths])
+        found |= {name: np.array(values, dtype=np.float64) for name, values in self._estimates.items()}
         if self.curve:
             found["barrier"] = np.fmin(found["line_barrier"], found["curve_barrier"])
             found["length"] = self.arc[:, -1]
         return {name: np.where(self.computed, values, np.nan) for name, values in found.items()}
+
+    @cached_property
+    def errors(self) -> dict[str, FloatArray]:
+        """{name: (P,)}: standard errors of the barriers and mc in `numbers`, as those of a `Path`."""
+        found = {name: np.array([value.stderr for value in values]) for name, values in self._estimates.items()}
+        if self.curve:
+            lower = self.numbers["curve_barrier"] == self.numbers["barrier"]
+            found["barrier"] = np.where(lower, found["curve_barrier"], found["line_barrier"])
+        return {name: np.where(self.computed, values, np.nan) for name, values in found.items()}
+
+    @cached_property
+    def roundings(self) -> dict[str, FloatArray]:
+        """{name: (P,)}: what is surely rounding in the barriers and mc of `numbers`; see `Path.rounding_of`."""
+        found: dict[str, FloatArray] = {}
+        for kind, path_of in self._kinds.items():
+            paths = [path_of(int(i), int(j)) for i, j in self.pairs]
+            found[f"{kind}_barrier"] = np.array([path.rounding_of("loss") for path in paths])
+            found[f"{kind}_mc"] = np.array([path.mc_rounding for path in paths])
+        if self.curve:
+            found["barrier"] = np.fmax(found["line_barrier"], found["curve_barrier"])
+        return found
+
+    @property
+    def _kinds(self) -> dict[str, Callable[[int, int], Path]]:
+        return {"line": self.line_path, "curve": self.curve_path} if self.curve else {"line": self.line_path}
+
+    @cached_property
+    def _estimates(self) -> dict[str, list[Estimate]]:
+        found: dict[str, list[Estimate]] = {}
+        for kind, path_of in self._kinds.items():
+            paths = [path_of(int(i), int(j)) for i, j in self.pairs]
+            found[f"{kind}_barrier"] = [path.barrier for path in paths]
+            found[f"{kind}_mc"] = [path.mc for path in paths]
+        return found
 
     def matrix(self, name: str) -> FloatArray:
         """One of the `numbers` as a symmetric table (N, N); NaN where a pair was not asked for, 0 on the diagonal."""
@@ -146,6 +180,7 @@ class Connectivity(Result):
         turned: bool,
         values: Mapping[str, FloatArray],
         stderr: Mapping[str, FloatArray],
+        replicates: Mapping[str, FloatArray],
         arc: FloatArray,
         kind: str,
     ) -> Path:
@@ -155,6 +190,7 @@ class Connectivity(Result):
             t=1 - self.t[order] if turned else self.t,
             values={name: array[k][order] for name, array in values.items()},
             stderr={name: array[k][order] for name, array in stderr.items()},
+            replicates={name: array[k][order] for name, array in replicates.items()},
             arc=arc[-1] - arc[order] if turned else arc,
             length=float(arc[-1]),
             distance=float(self.distance[k]),

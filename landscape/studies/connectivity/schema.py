@@ -11,8 +11,9 @@ from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
 from landscape.files.schema import read_attributes, reading
+from landscape.objective.rows import REPLICATES
 from landscape.studies.connectivity.result import NUMBERS, Connectivity
-from landscape.studies.path.result import BARRIER, MC
+from landscape.studies.path.result import BARRIER, DEFINITIONS, MC
 
 _KINDS = {"line": "on the straight line", "curve": "on the fitted curve"}
 _STRUCTURE = ("quantities", "fitted")
@@ -34,18 +35,26 @@ def connectivity_group(result: Connectivity) -> hdf5.Group:
         "arc": _over(("pair", "t"), result.arc, "length of the fitted curve from 0 to t, in parameter units"),
     }
     sides = {
-        "line": (result.line, result.line_stderr),
-        "curve": (result.curve, result.curve_stderr),
+        "line": (result.line, result.line_stderr, result.line_replicates),
+        "curve": (result.curve, result.curve_stderr, result.curve_replicates),
     }
-    for kind, (values, stderr) in sides.items():
+    for kind, (values, stderr, replicates) in sides.items():
         for name, array in values.items():
             text = f"{name} {_KINDS[kind]}"
             variables[f"{kind}_{name}"] = _over(("pair", "t"), array, text)
             variables[f"{kind}_{name}_stderr"] = _over(
                 ("pair", "t"), stderr[name], f"standard error of the {text}, as an estimate for the population"
             )
+            if name in replicates:
+                about = f"replicates of the {text} for errors of numbers made of several places: "
+                variables[f"{kind}_{name}{REPLICATES}"] = _over(
+                    ("pair", "t", "group"), replicates[name], about + DEFINITIONS["replicates"]
+                )
     for name, array in result.numbers.items():
         variables[name] = _over(("pair",), array, NUMBERS[name].long_name)
+    for name, array in result.errors.items():
+        text = f"standard error of the {NUMBERS[name].long_name}, as an estimate for the population"
+        variables[f"{name}_stderr"] = _over(("pair",), array, text)
     return hdf5.Group(
         variables,
         {
@@ -53,6 +62,7 @@ def connectivity_group(result: Connectivity) -> hdf5.Group:
             "fitted": int(bool(result.curve)),
             "barrier_definition": BARRIER,
             "mc_definition": f"{MC}; it depends on the grid of t",
+            "stderr_definition": DEFINITIONS["stderr"],
         },
     )
 
@@ -65,7 +75,9 @@ def read_connectivity(tree: hdf5.Group, path: str | Path) -> Connectivity:
         kinds = ("line", "curve") if int(group.attributes["fitted"]) else ("line",)
 
         def of(kind: str, end: str = "") -> Mapping[str, FloatArray]:
-            return {name: v[f"{kind}_{name}{end}"].data for name in names} if kind in kinds else {}
+            found = {name: f"{kind}_{name}{end}" for name in names if kind in kinds}
+            optional = end == REPLICATES  # which files of earlier versions do not have
+            return {name: v[text].data for name, text in found.items() if text in v or not optional}
 
         return Connectivity(
             labels=tuple(str(label) for label in v["model"].data),
@@ -75,12 +87,16 @@ def read_connectivity(tree: hdf5.Group, path: str | Path) -> Connectivity:
             line_stderr=of("line", "_stderr"),
             curve=of("curve"),
             curve_stderr=of("curve", "_stderr"),
+            line_replicates=of("line", REPLICATES),
+            curve_replicates=of("curve", REPLICATES),
             arc=v["arc"].data,
             distance=v["distance"].data,
             unaligned_distance=v["unaligned_distance"].data,
             computed=v["computed"].data,
             attributes=read_attributes(
-                tree, "connectivity", structure=(*_STRUCTURE, "barrier_definition", "mc_definition")
+                tree,
+                "connectivity",
+                structure=(*_STRUCTURE, "barrier_definition", "mc_definition", "stderr_definition"),
             ),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from landscape.pictures.views import Picture, View, known_text, matrix_view, thinned_note, unmeasured
 from landscape.results.kind import Columns, stacked
 from landscape.studies.connectivity.result import NUMBERS, Connectivity
-from landscape.studies.connectivity.tables import connectivity_columns
+from landscape.studies.connectivity.tables import connectivity_columns, settled_numbers
 from landscape.studies.path.tables import path_columns
 from landscape.studies.path.views import of_bands, places, views_along
 
@@ -21,16 +21,18 @@ _PAIRS = 40  # pairs whose paths are drawn
 
 def connectivity_views(result: Connectivity, most: int) -> Iterator[Picture]:
     """The pictures of a report."""
-    found = result.numbers
+    found = settled_numbers(result)
     views: dict[str, View] = {}
     for name in (name for name in NUMBERS if name in found):
         if np.isfinite(found[name]).any():
-            nothing = np.full(len(result.pairs), np.nan)
+            errors = result.errors.get(name, np.full(len(result.pairs), np.nan))
+            rounding = result.roundings.get(name, np.zeros(len(result.pairs)))
+            errors = np.where(errors <= rounding, 0.0, errors)
             what = NUMBERS[name].long_name
             if name.endswith("_mc"):
                 i, j = result.pairs[int(np.flatnonzero(result.computed)[0])].tolist()
                 what = f"{what}, of the {result.line_path(i, j).mc_quantity}"
-            views[name.replace("_", " ")] = matrix_view(result.labels, result.pairs, found[name], nothing, what)
+            views[name.replace("_", " ")] = matrix_view(result.labels, result.pairs, found[name], errors, what)
     if not views:
         return
     measured = f"{int(result.computed.sum())} of {len(result.pairs)} pairs"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from landscape_kernels.rounding import settled
 
 from landscape.results.kind import Columns
 from landscape.results.tables import Cell, Table, number
@@ -54,7 +55,7 @@ def _layer(layers: LayerSpectra, i: int) -> tuple[Cell, ...]:
         name,
         size,
         number(first[0], stderr=first[1], nan="-"),
-        number(first[2], 2, nan="-"),
+        number(settled(first[2], 1.0), 2, nan="-"),
         Cell(f"{converged} of {int(asked.sum())}", converged),
         number(layers.trace[i], stderr=layers.trace_stderr[i], nan="-"),
     )

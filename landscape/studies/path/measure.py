@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from landscape.errors import InputError
 from landscape.objective.batchnorm import FEWEST, chosen_statistics
 from landscape.objective.data import Data, keeps_random_state
 from landscape.objective.objective import Objective
-from landscape.objective.rows import RECHECK_RTOL, evaluated
+from landscape.objective.rows import RECHECK_RTOL, REPLICATES, evaluated, replicate_columns, replicated
 from landscape.objective.trees import digest
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
@@ -145,7 +144,8 @@ class PathTask:
     def _description(self) -> Description:
         objective, curve = self._objective, self._curve
         names = [*objective.quantities, *(f"test_{name}" for name in objective.quantities if self._test is not None)]
-        columns = ["t", "part", *(column for name in names for column in (name, f"{name}_stderr"))]
+        numbers = ["t", "part", *(column for name in names for column in (name, f"{name}_stderr"))]
+        later = replicate_columns(names)
         identity = {
             "objective": objective.identity(
                 centre=self._statistics.mode == "frozen" and bool(objective.batchnorm_names)
@@ -170,21 +170,22 @@ class PathTask:
             "statistics_samples": self._statistics.samples,
             "test_samples": self._test.samples if self._test is not None else 0,
         }
-        return Description("path", dict.fromkeys(columns, ()), identity, about)
+        return Description("path", dict.fromkeys(numbers, ()) | later, identity, about, later=tuple(later))
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         item = self._items[index]
         theta = self._curve.point(item.t, self._theta)
-        row = {"t": item.t, "part": float(item.part)}
+        row: dict[str, float | FloatArray] = {"t": item.t, "part": float(item.part)}
         if item.part:
             buffers: Mapping[str, Tensor] | None = self._objective.reestimate(theta, self._parts[item.part - 1])
             row |= evaluated(self._sample, theta, buffers, group)
-            return row | {name: float("nan") for name in self._description.columns if name not in row}
+            columns = self._description.columns
+            return row | {name: np.full(shape, np.nan) for name, shape in columns.items() if name not in row}
         buffers = self._buffers(item.t, theta)
-        row |= evaluated(self._objective, theta, buffers, group)
+        row |= replicated(self._objective, theta, buffers, group)
         if self._test is not None:
-            row |= {f"test_{name}": value for name, value in evaluated(self._test, theta, buffers, group).items()}
+            row |= {f"test_{name}": value for name, value in replicated(self._test, theta, buffers, group).items()}
         return row
 
     def extend(self, rows: Rows) -> int:
@@ -313,7 +314,8 @@ def path_from_rows(description: Description, rows: Rows, history: History) -> Pa
     taken = np.where(there, numbers, 0)
 
     def column(name: str) -> FloatArray:
-        return np.where(there, rows.columns[name][taken], np.nan)
+        values = rows.columns[name][taken]
+        return np.where(there.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan)
 
     differences = np.array(about["differences"])
     kind = identity["curve"]["kind"]
@@ -335,6 +337,9 @@ def path_from_rows(description: Description, rows: Rows, history: History) -> Pa
         values={name: column(name) for name in about["quantities"]},
         stderr={name: column(f"{name}_stderr") for name in about["quantities"]},
         arc=arc,
+        replicates={
+            name: column(f"{name}{REPLICATES}") for name in about["quantities"] if f"{name}{REPLICATES}" in rows.columns
+        },
         length=float(arc[-1]),
         distance=float(np.sqrt(max(differences.sum(), 0.0))),
         computed=there & rows.done[taken],
@@ -435,9 +440,9 @@ def _found_rows(task: PathTask, out: str | FilePath) -> Rows | None:
     if not (FilePath(out) / "run.json").is_file():
         return None
     store = Store.open(out)
-    there, here = (dataclasses.asdict(d) for d in (store.description(), task.describe()))
-    same = all(not list(json_differences(there[key], here[key])) for key in ("name", "columns", "identity"))
-    return store.rows() if same else None
+    there, here = store.description(), task.describe()
+    pairs = (there.name, here.name), (there.columns, here.columns_of(there.columns)), (there.identity, here.identity)
+    return None if any(list(json_differences(*pair)) for pair in pairs) else store.rows()
 
 
 def _nearest(t: FloatArray, wanted: Sequence[float]) -> Iterator[float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from landscape_kernels.rounding import settled
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -131,7 +132,7 @@ def _draw_barrier(ax: Axes, path: Path, colour: str, against: str) -> None:
     )
     right = place > (x[0] + x[-1]) / 2
     ax.annotate(
-        f"barrier {above[top]:.3g}",
+        f"barrier {settled(above[top], 0.0, path.rounding_of('loss')):.3g}",
         (place, float(line[top] + above[top] / 2)),
         xytext=(-6 if right else 6, 0),
         textcoords="offset points",
@@ -151,7 +152,8 @@ def _named(paths: Sequence[Path]) -> list[str]:
 
 
 def _note(path: Path, label: str) -> str:
-    parts = [f"barrier {path.barrier:.3g}", f"mc {path.mc:.3g} ({path.mc_quantity})", f"length {path.length:.4g}"]
+    barrier, mc = settled(path.barrier, 0.0, path.rounding_of("loss")), settled(path.mc, 0.0, path.mc_rounding)
+    parts = [f"barrier {barrier:.3g}", f"mc {mc:.3g} ({path.mc_quantity})", f"length {path.length:.4g}"]
     values = path.values["loss"][path.computed]
     counts = {"NaN": np.isnan(values).sum(), "Inf": np.isinf(values).sum(), "not computed": (~path.computed).sum()}
     if left := ", ".join(f"{count} {word}" for word, count in counts.items() if count):

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.moments import jackknife
+from landscape_kernels.rounding import rounding_of
 
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
+from landscape.results.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +34,11 @@ DEFINITIONS: Mapping[str, str] = {
     "mc": f"{MC} (Yang et al., Taxonomizing local versus global structure, 2021); it depends on the grid of t",
     "barrier": f"{BARRIER} (Entezari et al. 2022; where L(0) = L(1) that of Ainsworth et al., Git Re-Basin, 2023)",
     "rebasin_barrier": "max_t L(t) - 1/2 (L(0) + L(1)) over the places t (Ainsworth et al., Git Re-Basin, 2023)",
+    "replicates": "the value without one of the groups into which the samples are dealt at random, each in turn; NaN "
+    "for a group without a sample",
+    "stderr": "of barrier, mc and mean: sqrt((m - 1)/m sum_g (r_g - mean r)^2) of their m replicates r_g, a jackknife "
+    "over groups of the samples, which all places share; of the barrier at the place between the ends where it is "
+    "highest, of mc with t* found anew in each; as an estimate for the population",
     "statistics_stderr": "standard deviation, over 4 disjoint quarters of the statistics data, of the value with "
     "BatchNorm statistics from one quarter, divided by sqrt(4); on a part of the data, NaN where not measured",
 }
@@ -53,7 +61,9 @@ class Path(Result):
     """Quantities at places t of a curve gamma(t), from one model at t = 0 to another at t = 1.
 
     Numbers made of several places (`maximum`, `mean`, `mc`, `barrier`) are of those computed so far, and NaN where an
-    end that they need is not.
+    end that they need is not. All places are measured on the same samples, so such a number is known better than the
+    values it is made of: its `stderr` is a jackknife over the `replicates` (see DEFINITIONS), with the number of groups
+    as its `n`, and NaN where there are none, as in paths that earlier versions measured.
     """
 
     t: FloatArray  # (n,), ascending from 0 to 1
@@ -65,6 +75,7 @@ class Path(Result):
     computed: BoolArray  # (n,); False where no value was computed yet
     statistics_stderr: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (n,); see DEFINITIONS
     attributes: Mapping[str, Any] = field(default_factory=dict)  # curve, BatchNorm, data, provenance
+    replicates: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (n, groups); see DEFINITIONS
 
     def __repr__(self) -> str:
         about = f"Path({', '.join(self.values)} at {len(self.t)} places, {int(self.computed.sum())} computed"
@@ -86,19 +97,25 @@ class Path(Result):
         return {name: self._extremum(name, np.argmin) for name in self.values}
 
     @property
-    def mean(self) -> dict[str, float]:
+    def mean(self) -> dict[str, Estimate]:
         """{quantity: mean over arc length}: 1/length int L ds by the trapezoid rule between the places."""
-        return {name: arc_mean(self.arc[self.computed], self._known(name)) for name in self.values}
+        arc = self.arc[self.computed]
+        found: dict[str, Estimate] = {}
+        for name in self.values:
+            of_groups = np.array([arc_mean(arc, values) for values in self._replicates(name).T])
+            found[name] = _estimate(arc_mean(arc, self._known(name)), of_groups)
+        return found
 
     @property
-    def mc(self) -> float:
+    def mc(self) -> Estimate:
         """Mode connectivity of the error in per cent where it (or accuracy) was measured, else of the loss.
 
         See `mode_connectivity`; the unit of the taxonomy paper is the training error in per cent.
         """
         for name, factor in (("error", 100.0), ("accuracy", -100.0)):
             if name in self.values:
-                return factor * self.mc_of(name)
+                mc = self.mc_of(name)
+                return Estimate(factor * mc, stderr=abs(factor) * mc.stderr, n=mc.n, unit=mc.unit)
         return self.mc_of("loss")
 
     @property
@@ -106,32 +123,64 @@ class Path(Result):
         """What `mc` is of."""
         return "error in per cent" if {"error", "accuracy"} & self.values.keys() else "loss"
 
-    def mc_of(self, quantity: str) -> float:
-        """Mode connectivity of one quantity, in its own unit; see `mode_connectivity`."""
+    @property
+    def mc_rounding(self) -> float:
+        """What is surely rounding in `mc`."""
+        for name in ("error", "accuracy"):
+            if name in self.values:
+                return 100 * self.rounding_of(name)
+        return self.rounding_of("loss")
+
+    def mc_of(self, quantity: str) -> Estimate:
+        """Mode connectivity of one quantity, in its own unit; see `mode_connectivity`.
+
+        t* is found anew in each replicate, so that the error is large where two places are about as far from the ends.
+        """
         values = self._known(quantity)
-        return mode_connectivity(values) if self._has_ends else float("nan")
+        if not self._has_ends:
+            return _UNKNOWN
+        return _estimate(mode_connectivity(values), mode_connectivities(self._replicates(quantity)))
 
     @property
-    def barrier(self) -> float:
+    def barrier(self) -> Estimate:
         """Barrier of the loss; see `barrier`."""
         return self.barrier_of("loss")
 
-    def barrier_of(self, quantity: str) -> float:
-        """Barrier of one quantity; see `barrier`."""
-        values = self._known(quantity)
-        return barrier(self.t[self.computed], values) if self._has_ends else float("nan")
+    def barrier_of(self, quantity: str) -> Estimate:
+        """Barrier of one quantity; see `barrier`.
+
+        Its error is that of the height at the highest place between the ends, where the height is below 0, too: a
+        barrier of 0 is then known as well as that place. NaN where there is none between the ends.
+        """
+        values, t = self._known(quantity), self.t[self.computed]
+        if not self._has_ends:
+            return _UNKNOWN
+        of_groups = np.zeros(0)
+        if len(t) > 2:
+            top = 1 + int(np.argmax(above_ends(t, values)[1:-1]))
+            of_groups = above_ends(t, self._replicates(quantity))[top]
+        return _estimate(barrier(t, values), of_groups)
 
     @property
-    def rebasin_barrier(self) -> float:
+    def rebasin_barrier(self) -> Estimate:
         """max_t L(t) - 1/2 (L(0) + L(1)) of the loss, as Git Re-Basin defines it; above 0 is a barrier."""
-        values = self._known("loss")
+        if not self._has_ends:
+            return _UNKNOWN
+        values, of_groups = self._known("loss"), self._replicates("loss")
         with np.errstate(invalid="ignore"):
-            return float(values.max() - (values[0] + values[-1]) / 2) if self._has_ends else float("nan")
+            height = values.max() - (values[0] + values[-1]) / 2
+            return _estimate(height, of_groups[np.argmax(values)] - (of_groups[0] + of_groups[-1]) / 2)
 
     @property
     def maximum_excess(self) -> float:
         """How far the largest loss between the places may be above that at the places; see `upper_bounds`."""
         return maximum_excess(self.t[self.computed], self._known("loss")) if self._has_ends else float("nan")
+
+    def rounding_of(self, quantity: str) -> float:
+        """What is surely rounding in differences of its values, barrier and mc: by its largest value and precision."""
+        values = self._known(quantity)
+        largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+        return rounding_of(largest, str(self.attributes.get("precision", "")))
 
     def plot(self, **options: Any) -> Figure:
         """A matplotlib Figure of the loss and the error along the curve; see `plot_paths`."""
@@ -146,6 +195,13 @@ class Path(Result):
             raise InputError(f"the path has no quantity {quantity!r}; {nearest(quantity, self.values)}")
         return self.values[quantity][self.computed]
 
+    def _replicates(self, quantity: str) -> FloatArray:
+        """(places computed, groups): those of groups that have samples; (places computed, 0) where there are none."""
+        if quantity not in self.replicates:
+            return np.zeros((int(self.computed.sum()), 0))
+        found = self.replicates[quantity][self.computed]
+        return found[:, ~np.isnan(found).all(0)]
+
     def _extremum(self, quantity: str, find: Any) -> Extremum:
         values = self._known(quantity)
         if not values.size:
@@ -153,6 +209,14 @@ class Path(Result):
         place = int(find(values))  # of a NaN where there is one
         stderr = self.stderr[quantity][self.computed][place]
         return Extremum(float(values[place]), float(self.t[self.computed][place]), float(stderr))
+
+
+def _estimate(value: float, of_groups: FloatArray) -> Estimate:
+    stderr, groups = jackknife(of_groups) if np.isfinite(value) else (float("nan"), len(of_groups))
+    return Estimate(value, stderr=stderr, n=groups, unit="group of samples")
+
+
+_UNKNOWN = Estimate(float("nan"), stderr=float("nan"), n=0, unit="group of samples")
 
 
 def mode_connectivity(values: FloatArray) -> float:
@@ -171,6 +235,15 @@ def mode_connectivity(values: FloatArray) -> float:
         return float(middle - values[np.argmax(np.abs(values - middle))])
 
 
+def mode_connectivities(values: FloatArray) -> FloatArray:
+    """`mode_connectivity` of each column of values (n + 1, m): (m,)."""
+    with np.errstate(invalid="ignore"):
+        middle = (values[0] + values[-1]) / 2
+        found = np.take_along_axis(values, np.argmax(np.abs(values - middle), axis=0)[None], axis=0)[0]
+        result: FloatArray = middle - found
+    return result
+
+
 def barrier(t: FloatArray, values: FloatArray) -> float:
     """max_k [L_k - ((1 - t_k) L_0 + t_k L_n)] of values (n + 1,) at places t (n + 1,) from 0 to 1; never below 0.
 
@@ -185,7 +258,8 @@ def barrier(t: FloatArray, values: FloatArray) -> float:
 
 
 def above_ends(t: FloatArray, values: FloatArray) -> FloatArray:
-    """Values (n,) minus the straight line between the first and the last of them, at places t (n,) from 0 to 1."""
+    """Values (n, ...) minus the straight line between the first and the last of them, at places t (n,) from 0 to 1."""
+    t = t.reshape(-1, *[1] * (values.ndim - 1))
     with np.errstate(invalid="ignore"):
         result: FloatArray = values - ((1 - t) * values[0] + t * values[-1])
     result[[0, -1]] = np.where(np.isfinite(result[[0, -1]]), 0.0, np.nan)

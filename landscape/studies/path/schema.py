@@ -1,6 +1,7 @@
 """Names, units and long names of a path in a file; paths to and from its tree of groups.
 
-path    loss (t), loss_stderr, error, test_loss, ..., arc, computed, loss_statistics_stderr, ...
+path    loss (t), loss_stderr, error, test_loss, ..., arc, computed, loss_statistics_stderr, ...,
+        loss_replicates (t, group), ...
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 
 from landscape.files import hdf5
 from landscape.files.schema import read_attributes, reading
+from landscape.objective.rows import REPLICATES
+from landscape.results.estimate import Estimate
 from landscape.results.quantities import long_name
 from landscape.studies.path.result import DEFINITIONS, Path
 
@@ -30,6 +33,7 @@ def read_path(tree: hdf5.Group, file: str | FilePath) -> Path:
             distance=float(group.attributes["distance"]),
             computed=v["computed"].data,
             statistics_stderr={name: v[name + _STATISTICS].data for name in names if name + _STATISTICS in v},
+            replicates={name: v[name + REPLICATES].data for name in names if name + REPLICATES in v},
             attributes=read_attributes(tree, "path", ("quantities", _NAMES, *str(group.attributes[_NAMES]).split())),
         )
 
@@ -48,6 +52,9 @@ def path_group(path: Path) -> hdf5.Group:
     for name, values in path.statistics_stderr.items():
         text = f"standard error of {name} from sampling BatchNorm statistics: {DEFINITIONS['statistics_stderr']}"
         variables[name + _STATISTICS] = _variable(values, text)
+    for name, values in path.replicates.items():
+        text = f"replicates of {name} for errors of numbers made of several places: {DEFINITIONS['replicates']}"
+        variables[name + REPLICATES] = hdf5.Variable(("t", "group"), values, {"long_name": text, "units": "1"})
     numbers = _numbers(path)
     return hdf5.Group(variables, {"quantities": " ".join(path.values), _NAMES: " ".join(numbers), **numbers})
 
@@ -58,12 +65,20 @@ def _variable(data: Any, long_name: str) -> hdf5.Variable:
 
 def _numbers(path: Path) -> dict[str, Any]:
     """What is made of several places, for readers without this package, and its definitions."""
-    numbers: dict[str, Any] = {"length": path.length, "distance": path.distance, "mc": path.mc}
-    numbers |= {"mc_quantity": path.mc_quantity, "barrier": path.barrier, "rebasin_barrier": path.rebasin_barrier}
-    numbers |= {"maximum_excess": path.maximum_excess}
+    numbers: dict[str, Any] = {"length": path.length, "distance": path.distance, "maximum_excess": path.maximum_excess}
+    numbers |= {"mc_quantity": path.mc_quantity, **_with_error("mc", path.mc), **_with_error("barrier", path.barrier)}
+    numbers |= _with_error("rebasin_barrier", path.rebasin_barrier)
     for name, mean in path.mean.items():
         high, low = path.maximum[name], path.minimum[name]
-        numbers |= {f"mean_{name}": mean, f"mc_{name}": path.mc_of(name), f"barrier_{name}": path.barrier_of(name)}
+        numbers |= _with_error(f"mean_{name}", mean)
+        numbers |= {
+            **_with_error(f"mc_{name}", path.mc_of(name)),
+            **_with_error(f"barrier_{name}", path.barrier_of(name)),
+        }
         numbers |= {f"maximum_{name}": high.value, f"maximum_{name}_t": high.t}
         numbers |= {f"minimum_{name}": low.value, f"minimum_{name}_t": low.t}
     return numbers | {f"{name}_definition": text for name, text in DEFINITIONS.items()}
+
+
+def _with_error(name: str, found: Estimate) -> dict[str, float]:
+    return {name: float(found), f"{name}_stderr": found.stderr}

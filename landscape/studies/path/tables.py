@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.rounding import settled
 
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Line
@@ -26,41 +28,52 @@ def path_columns(path: Path) -> Columns:
 
 def path_tables(path: Path, title: str) -> Iterator[Table]:
     """What was measured along the path, and the numbers made of it."""
-    mc = number(path.mc)
+    mc = number(path.mc, stderr=path.mc.stderr, rounding=path.mc_rounding)
     yield pairs_table(
         title,
         {
             "places": f"{len(path.t)}, {int(path.computed.sum())} computed",
             "length": length(path.length, path.distance),
             **what(path.attributes),
-            "barrier of the loss": number(path.barrier),
-            "mode connectivity": Cell(f"{mc.text} ({path.mc_quantity}; below 0 is a barrier)", mc.value),
+            "barrier of the loss": number(path.barrier, stderr=path.barrier.stderr, rounding=path.rounding_of("loss")),
+            "mode connectivity": Cell(f"{mc.text} ({path.mc_quantity}; below 0 is a barrier)", mc.value, mc.stderr),
             "errors": path.attributes.get("error", ""),
+            **of_numbers(path.replicates, "barrier, mode connectivity and mean"),
         },
     )
     means, largest, smallest = path.mean, path.maximum, path.minimum
+    rounding = {name: path.rounding_of(name) for name in path.values}
     rows = (
         (
             Cell(name),
-            *(number(values[k], 5, path.stderr[name][k]) for k in (0, -1)),
-            _extremum(largest[name]),
-            _extremum(smallest[name]),
-            number(means[name]),
+            *(number(values[k], 5, path.stderr[name][k], rounding=rounding[name]) for k in (0, -1)),
+            *_extremes(largest[name], smallest[name], rounding[name]),
+            number(means[name], stderr=means[name].stderr, rounding=rounding[name]),
         )
         for name, values in path.values.items()
     )
     columns = ("quantity", "t = 0", "t = 1", "largest", "smallest", "mean over arc length")
     yield Table("values +- standard error", columns, tuple(rows))
     errors = {name: values[np.isfinite(values)] for name, values in path.statistics_stderr.items()}
-    known = {
-        name: Cell(f"at most {array.max():.2g}", float(array.max())) for name, array in errors.items() if len(array)
-    }
+    most = {name: settled(array.max(), 0.0, rounding[name]) for name, array in errors.items() if len(array)}
+    known = {name: Cell(f"at most {error:.2g}", error) for name, error in most.items()}
     if known:
         yield pairs_table("standard error from estimating BatchNorm statistics", known)
 
 
-def _extremum(found: Extremum) -> Cell:
-    return Cell(f"{found.value:.6g} at t = {found.t:.4g}", found.value, found.stderr)
+def of_numbers(replicates: Mapping[str, FloatArray], which: str) -> dict[str, str]:
+    """What is to be said of the errors of numbers made of several places."""
+    if not replicates:
+        return {f"errors of {which}": "not known: an earlier version measured these, without groups of the samples"}
+    groups = next(iter(replicates.values())).shape[-1]
+    return {f"errors of {which}": f"a jackknife over {groups} groups of the samples, which all places share"}
+
+
+def _extremes(largest: Extremum, smallest: Extremum, rounding: float) -> Iterator[Cell]:
+    level = largest.value - smallest.value <= rounding  # where it is largest is then a matter of rounding
+    for found in (largest, smallest):
+        place = "everywhere" if level else f"at t = {found.t:.4g}"
+        yield Cell(f"{found.value:.6g} {place}", found.value, settled(found.stderr, found.value, rounding))
 
 
 def path_glance(path: Path) -> Line:

@@ -78,9 +78,10 @@ def views_along(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, 
 
 
 def _path_alt(path: Path) -> str:
-    first, last = (known_text(path.values["loss"][k], path.stderr["loss"][k], 4) for k in (0, -1))
+    rounding = path.rounding_of("loss")
+    first, last = (known_text(path.values["loss"][k], path.stderr["loss"][k], 4, rounding=rounding) for k in (0, -1))
     alt = f"Values at {len(path.t)} places from one model to the other; the loss is {first} at one end and {last} at "
-    alt += f"the other, its barrier {known_text(path.barrier, digits=4)}"
+    alt += f"the other, its barrier {known_text(path.barrier, path.barrier.stderr, 4, rounding=rounding)}"
     alt += not_finite_text(path.computed, path.values["loss"])
     missing = int((~path.computed).sum())
     return alt + (f"; {missing} of {len(path.t)} places not computed." if missing else ".")

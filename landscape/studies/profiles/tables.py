@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from landscape_kernels.rounding import rounding_of, settled
 
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Line
-from landscape.results.tables import Table, number, pairs_table, settled
+from landscape.results.tables import Table, number, pairs_table
 from landscape.studies.profiles.result import SHARES, Profiles
 
 
@@ -30,7 +31,9 @@ def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
     for name in profiles.values:
         below, middle, above = (profiles.quantile(name, share) for share in SHARES)
         mean, spread = profiles.mean[name], profiles.spread[name]
-        spread = np.array([settled(*pair) for pair in zip(spread.tolist(), mean.tolist(), strict=True)])
+        roundings = [rounding_of(value, str(about.get("precision", ""))) for value in mean.tolist()]
+        pairs = zip(spread.tolist(), mean.tolist(), roundings, strict=True)
+        spread = np.array([settled(*pair) for pair in pairs])
         error = spread / np.sqrt(np.maximum(profiles.computed.sum(axis=0), 1))
         rows = (
             (

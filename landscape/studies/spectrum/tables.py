@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
+from landscape_kernels.rounding import rounding_of, settled
 
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, stacked
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+
+_ZERO = 20  # roundings: what measuring takes for an eigenvalue that is zero
 
 
 def spectrum_tables(spectrum: Spectrum, title: str) -> Iterator[Table]:
@@ -23,7 +26,7 @@ def spectrum_tables(spectrum: Spectrum, title: str) -> Iterator[Table]:
     yield head(title, f"{spectrum.size:,} x {spectrum.size:,}", cost, spectrum.attributes)
     for name, pairs in (("largest", spectrum.largest), ("smallest", spectrum.smallest)):
         if len(pairs.values):
-            yield _eigenvalues(name, pairs)
+            yield _eigenvalues(name, pairs, _rounding(spectrum))
     if spectrum.trace is not None:
         yield trace(spectrum.trace)
         if spectrum.trace.layers:
@@ -38,21 +41,28 @@ def head(title: str, matrix: str, cost: Mapping[str, str], about: Mapping[str, A
     return pairs_table(title, {"matrix": matrix, **what(about), "errors": errors, **cost})
 
 
-def _eigenvalues(name: str, pairs: Eigenpairs) -> Table:
+def _rounding(spectrum: Spectrum) -> float:
+    """What rounding leaves of an eigenvalue that is 0, beside the largest."""
+    values = np.abs(np.concatenate([spectrum.largest.values, spectrum.smallest.values]))
+    return _ZERO * rounding_of(float(values.max(initial=0.0)), str(spectrum.attributes.get("precision", "")))
+
+
+def _eigenvalues(name: str, pairs: Eigenpairs, rounding: float) -> Table:
     extra = ["corrected for bias"] if np.isfinite(pairs.bias).any() else []
     if pairs.independent is not None:
         extra.append("on an independent sample")
     rows = []
     for i, value in enumerate(pairs.values):
-        cells = [number(value, stderr=pairs.stderr[i], nan="-")]
+        zero = rounding if pairs.residuals[i] == 0 else 0.0  # which is said of one that is zero to rounding
+        cells = [number(value, stderr=pairs.stderr[i], nan="-", rounding=zero)]
         if "corrected for bias" in extra:
-            cells.append(number(value - pairs.bias[i], nan="-"))
+            cells.append(number(settled(value - pairs.bias[i], 0.0, zero), nan="-"))
         if pairs.independent is not None:
             errors = pairs.independent_stderr
             cells.append(number(pairs.independent[i], stderr=math.nan if errors is None else errors[i], nan="-"))
-        residual, converged = number(pairs.residuals[i], 2, nan="-"), Cell("yes" if pairs.converged[i] else "no")
-        rounding = number(pairs.rounding[i], 2, nan="-")
-        rows.append((Cell(str(i + 1), i + 1), *cells, residual, rounding, converged))
+        residual = number(settled(pairs.residuals[i], 1.0), 2, nan="-")
+        moved, converged = number(pairs.rounding[i], 2, nan="-"), Cell("yes" if pairs.converged[i] else "no")
+        rows.append((Cell(str(i + 1), i + 1), *cells, residual, moved, converged))
     columns = ("rank", "eigenvalue +- standard error", *extra, "residual", "rounding", "converged")
     return Table(f"{name} eigenvalues", columns, tuple(rows))
 
@@ -62,8 +72,10 @@ def trace(trace: Trace) -> Table:
     exact = trace.stderr_probes == 0
     content: dict[str, Any] = {
         "value": number(trace.value, stderr=trace.stderr, nan="-"),
-        "error from probes": Cell("none: exact for the data given", 0.0) if exact else number(trace.stderr_probes, 2),
-        "error from the data": number(trace.stderr_data, 2, nan="-"),
+        "error from probes": Cell("none: exact for the data given", 0.0)
+        if exact
+        else number(settled(trace.stderr_probes, trace.value), 2),
+        "error from the data": number(settled(trace.stderr_data, trace.value), 2, nan="-"),
         "error from rounding": number(trace.rounding, 2, nan="-"),
         "method": trace.method,
         "cost": f"{cost_words(trace.products, trace.passes)}, {trace.gradients:.3g} gradients per sample",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from landscape_kernels.arrays import IntArray
+from landscape_kernels.rounding import settled
 
 from landscape.pictures.numbers import extremes, gap, numbers, range_text, spread, value_text
 from landscape.pictures.style import ERROR
@@ -38,7 +39,7 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
         rank, span = np.arange(1, len(pairs.values) + 1), spread(pairs.values)
         texts = [
             f"{name} {i + 1}: {known_text(v, e, span=span)}"
-            f"<br>relative residual {r:.2g}, {'' if c else 'not '}converged"
+            f"<br>relative residual {settled(r, 1.0):.2g}, {'' if c else 'not '}converged"
             for i, (v, e, r, c) in enumerate(
                 zip(pairs.values, pairs.stderr, pairs.residuals, pairs.converged, strict=True)
             )
@@ -62,7 +63,7 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
     alt += f"{len(largest.values)} largest pairs converged"
     if len(largest.values) and np.isfinite(largest.values[0]):
         alt += f"; the largest is {known_text(largest.values[0], largest.stderr[0])}"
-        alt += f" with relative residual {largest.residuals[0]:.2g}"
+        alt += f" with relative residual {settled(largest.residuals[0], 1.0):.2g}"
     notes = (f"bars: {ERROR}; hollow: not converged",)
     return Picture("eigenvalues", f"{alt}.", {"eigenvalues": view}, notes, spectrum_columns(spectrum))
 

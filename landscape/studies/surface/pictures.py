@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.rounding import settled
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -30,7 +31,6 @@ from landscape.pictures.style import (
 )
 from landscape.results.kind import Asked, Pictures
 from landscape.results.quantities import words
-from landscape.results.tables import settled
 from landscape.studies.surface.result import Points, Surface
 
 KINDS = ("contour", "3d", "profile", "ratio")

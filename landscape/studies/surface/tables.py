@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
+from landscape_kernels.rounding import rounding_of
 
 from landscape.planes.grid import Grid
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Field, Glance, Line
-from landscape.results.tables import Cell, Table, number, pairs_table, settled
+from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.surface.result import Points, Surface
 
 _SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more
@@ -76,8 +77,9 @@ def _quantities(surface: Surface) -> Table:
             ends = np.where(known, values, np.inf).argmin(), np.where(known, values, -np.inf).argmax()
             places = {"minimum": int(ends[0]), "maximum": int(ends[1]), **places}
         for named, place in places.items():
-            error = settled(float(stderr[place]), float(values[place]))
-            found = number(values[place], stderr=error) if computed[place] else Cell("not computed")
+            rounding = rounding_of(float(values[place]), str(surface.attributes.get("precision", "")))
+            told = number(values[place], stderr=stderr[place], rounding=rounding)
+            found = told if computed[place] else Cell("not computed")
             where = [number(c, 4) for c in grid.coordinates(place)]
             rows.append((Cell(name), Cell(named), found, *where, missing))
     columns = ("quantity", "place", "value", *grid.axes, "NaN or Inf")

@@ -279,14 +279,14 @@ def test_nan_and_inf_are_results() -> None:
 
 def test_one_vector_serves_all_places(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    evaluate = Objective.estimates
+    evaluate = Objective.estimates_and_replicates
 
     def watched(self: Objective, theta: Any = None, **options: Any) -> Any:
         seen.append(theta.data_ptr())
         return evaluate(self, theta, **options)
 
     objective = point_objective(ring)
-    monkeypatch.setattr(Objective, "estimates", watched)
+    monkeypatch.setattr(Objective, "estimates_and_replicates", watched)
     measure_path(objective, [vector(1.0, 0.0), vector(0.0, 1.0)], t=9)
     assert len(seen) == 9
     assert len(set(seen)) == 1
@@ -445,17 +445,23 @@ def test_statistics_error_costs_less_than_a_twentieth(monkeypatch: pytest.Monkey
     data, statistics = samples(3200), samples(1600, 5)
     objective = ls.Objective(batchnorm_net(0), "cross_entropy", data)
     passed: Counter[str] = Counter()
-    evaluate, reestimate = Objective.estimates, Objective.reestimate
+    reestimate = Objective.reestimate
 
-    def evaluating(self: Objective, theta: Any = None, **options: Any) -> Any:
-        passed["loss"] += self.samples
-        return evaluate(self, theta, **options)
+    def counting(name: str) -> Any:
+        evaluate = getattr(Objective, name)
+
+        def evaluating(self: Objective, theta: Any = None, **options: Any) -> Any:
+            passed["loss"] += self.samples
+            return evaluate(self, theta, **options)
+
+        return evaluating
 
     def estimating(self: Objective, theta: Any, given: Any = None) -> Any:
         passed["statistics"] += given.samples
         return reestimate(self, theta, given)
 
-    monkeypatch.setattr(Objective, "estimates", evaluating)
+    for name in ("estimates", "estimates_and_replicates"):
+        monkeypatch.setattr(Objective, name, counting(name))
     monkeypatch.setattr(Objective, "reestimate", estimating)
     path = measure_path(objective, [batchnorm_net(0), batchnorm_net(1)], statistics=statistics)
     assert np.isfinite(path.statistics_stderr["loss"]).sum() == 2
@@ -574,7 +580,7 @@ def test_bad_options_are_refused_before_any_work(
     options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective, nets = two_nets()
-    monkeypatch.setattr(Objective, "estimates", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(Objective, "estimates_and_replicates", lambda *_, **__: pytest.fail("computed"))
     with pytest.raises(InputError, match=message):
         measure_path(objective, nets, **options)
 
