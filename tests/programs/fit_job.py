@@ -130,11 +130,6 @@ def fitted(model: nn.Module, **options: Any) -> Curve:
     return fit_curve(of, *ends(of), **{**settings, **options})
 
 
-def results() -> dict[str, str]:
-    """Control points of fits whose gradients the ranks share; same_bytes.py runs them."""
-    return {f"{n} parts": fitted(spectral_net(), parts=n).control_points.numpy().tobytes().hex() for n in (1, 4)}
-
-
 def main(folder: Path, arguments: list[str]) -> None:
     torch.set_num_threads(1)
     fit._SAVE_EVERY = 0.0

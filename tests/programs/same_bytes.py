@@ -9,7 +9,6 @@ from pathlib import Path
 
 import agreement_cases
 import diagonal_cases
-import fit_job
 import path_cases
 import spectrum_cases
 import surface_cases
@@ -23,7 +22,6 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
     "spectrum": spectrum_cases.results,
-    "curve": fit_job.results,
 }
 # Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}
 ROUNDED: dict[str, Callable[[], dict[str, list[float]]]] = {

@@ -560,31 +560,31 @@ def test_folder(tmp_path: Path) -> None:
 
 
 def test_kill_and_resume(tmp_path: Path) -> None:
-    """Killed in the Lanczos run, then among the probes: no product stored before is made again."""
+    """Killed in the Lanczos run, then stopped among the probes: no product stored before is made again."""
     alone = spectrum_job.main(tmp_path / "whole")
-    made: list[dict[str, int]] = []
-    for stage, after in (("eigenpairs", 12), ("density", 3)):
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAMS / "spectrum_job.py"), str(tmp_path), stage, str(after)],
-            env=mpi_environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + GUARD / 2
-        while not (tmp_path / "ready").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait(GUARD)
-        made.append(json.loads((tmp_path / "ready").read_text()))
-        (tmp_path / "ready").unlink()
-    resumed, needed = spectrum_job.main(tmp_path), alone["made"]
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAMS / "spectrum_job.py"), str(tmp_path), "eigenpairs", "12"],
+        env=mpi_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + GUARD / 2
+    while not (tmp_path / "ready").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait(GUARD)
+    assert json.loads((tmp_path / "ready").read_text()) == {"eigenpairs": 12}
+    needed = alone["made"]
+    with pytest.raises(spectrum_job.Stopped) as stopped:
+        spectrum_job.main(tmp_path, "density", 3)
+    made = stopped.value.args[0]
+    assert 0 < made["eigenpairs"] <= needed["eigenpairs"] - 12
+    assert made["trace"] == needed["trace"]
+    resumed = spectrum_job.main(tmp_path)
     for name in ("eigenvalues", "smallest", "trace", "density"):
         assert resumed[name] == alone[name], name
-    assert made[0] == {"eigenpairs": 12}
-    assert 0 < made[1]["eigenpairs"] <= needed["eigenpairs"] - 12
-    assert made[1]["trace"] == needed["trace"]
     assert resumed["made"]["eigenpairs"] == 0
     assert resumed["made"]["trace"] == 0
     assert resumed["made"]["density"] <= needed["density"] / 4
