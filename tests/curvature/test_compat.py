@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -56,7 +57,9 @@ def dense(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
     return torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
 
 
+@functools.cache
 def truth(model: nn.Module | None = None) -> Tensor:
+    """Of `net`, or of a model that stays as it is."""
     inputs, targets = data()
     return dense(model or net(), lambda m: F.cross_entropy(m(inputs), targets))
 
@@ -203,7 +206,7 @@ def test_trace_of_negative_curvature_does_not_stop_after_two_probes() -> None:
     assert np.mean(found) == pytest.approx(-float(truth().trace()), rel=0.5)
 
 
-@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (200, 1)])
+@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (180, 1)])
 def test_density_has_nodes_and_weights_of_sum_one(steps: int, probes: int) -> None:
     torch.manual_seed(0)
     nodes, weights = ours().density(iter=steps, n_v=probes)
