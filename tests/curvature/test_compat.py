@@ -22,16 +22,16 @@ from landscape.compat import PyHessian, compare_with_pyhessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # pyhessian keeps the graph of gradients
 
-SAMPLES, BATCH = 50, 16  # the last batch has 2
+SAMPLES, BATCH = 26, 8  # the last batch has 2
 PRECISE = [(torch.float64, 1e-12), (torch.float32, 1e-6)]
 
 
 def net(dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Convolution, BatchNorm with statistics of its own, ReLU, pooling: 175 parameters."""
+    """Convolution, BatchNorm with statistics of its own, ReLU, pooling: 131 parameters."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(2, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(),
-        nn.Linear(20, 3),
+        nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(),
+        nn.Linear(16, 3),
     )  # fmt: skip
     model[1].running_mean.normal_()
     model[1].running_var.uniform_(0.5, 2.0)
@@ -206,7 +206,7 @@ def test_trace_of_negative_curvature_does_not_stop_after_two_probes() -> None:
     assert np.mean(found) == pytest.approx(-float(truth().trace()), rel=0.5)
 
 
-@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (180, 1)])
+@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (140, 1)])
 def test_density_has_nodes_and_weights_of_sum_one(steps: int, probes: int) -> None:
     torch.manual_seed(0)
     nodes, weights = ours().density(iter=steps, n_v=probes)
