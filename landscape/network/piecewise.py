@@ -95,6 +95,10 @@ def running_modules(model: nn.Module) -> Iterator[list[str]]:
 class _Judge(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows which parameters each value depends on, by the memory it lies in, so that views and writes are seen."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler, which takes seconds, only to tell it to stay away
+
     def __init__(self, parameters: Mapping[str, Tensor], running: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reasons: dict[str, None] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,16 +22,16 @@ from landscape.compat import PyHessian, compare_with_pyhessian
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using backward:UserWarning")  # pyhessian keeps the graph of gradients
 
-SAMPLES, BATCH = 50, 16  # the last batch has 2
+SAMPLES, BATCH = 26, 8  # the last batch has 2
 PRECISE = [(torch.float64, 1e-12), (torch.float32, 1e-6)]
 
 
 def net(dtype: torch.dtype = torch.float64) -> nn.Module:
-    """Convolution, BatchNorm with statistics of its own, ReLU, pooling: 175 parameters."""
+    """Convolution, BatchNorm with statistics of its own, ReLU, pooling: 131 parameters."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(2, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(),
-        nn.Linear(20, 3),
+        nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(),
+        nn.Linear(16, 3),
     )  # fmt: skip
     model[1].running_mean.normal_()
     model[1].running_var.uniform_(0.5, 2.0)
@@ -56,7 +57,9 @@ def dense(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Tensor:
     return torch.stack([torch.cat([part.reshape(-1) for part in row]) for row in rows])
 
 
+@functools.cache
 def truth(model: nn.Module | None = None) -> Tensor:
+    """Of `net`, or of a model that stays as it is."""
     inputs, targets = data()
     return dense(model or net(), lambda m: F.cross_entropy(m(inputs), targets))
 
@@ -203,7 +206,7 @@ def test_trace_of_negative_curvature_does_not_stop_after_two_probes() -> None:
     assert np.mean(found) == pytest.approx(-float(truth().trace()), rel=0.5)
 
 
-@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (200, 1)])
+@pytest.mark.parametrize(("steps", "probes"), [(20, 3), (1, 1), (140, 1)])
 def test_density_has_nodes_and_weights_of_sum_one(steps: int, probes: int) -> None:
     torch.manual_seed(0)
     nodes, weights = ours().density(iter=steps, n_v=probes)

@@ -167,7 +167,7 @@ def test_elsewhere() -> None:
     here = nets.relu(samples=20)
     objective = here.objective()
     theta = objective.theta + 0.1 * seeded(objective.layout.size, seed=8)
-    buffers = {"bn.running_mean": seeded(6, seed=9), "bn.running_var": 0.5 + seeded(6, seed=9).abs()}
+    buffers = {"bn.running_mean": seeded(4, seed=9), "bn.running_var": 0.5 + seeded(4, seed=9).abs()}
     before = {name: value.clone() for name, value in here.model.state_dict().items()}
     found = matrix_of(objective, theta=theta, buffers=buffers)
     assert all(torch.equal(value, before[name]) for name, value in here.model.state_dict().items())

@@ -1,4 +1,7 @@
-"""A rank that leaves the others, or does not come: leaving.py MODE RANK, see `test_mpi.py`."""
+"""A rank that leaves the others, or does not come: leaving.py MODE RANK [surface], see `test_mpi.py`.
+
+It runs toys, without torch; with "surface" it measures one, which a decorator and the library stand around.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,33 @@ import sys
 import time
 from typing import Any
 
-import torch
-from torch import nn
+MODE, WHO = sys.argv[1], int(sys.argv[2])
+if "surface" in sys.argv:
+    import torch
+    from torch import nn
 
-import landscape as ls
-from landscape.run import comm
+    import landscape as ls
+
+    torch.manual_seed(0)
+    objective = ls.Objective(nn.Linear(3, 2), data=(torch.randn(6, 3), torch.randint(2, (6,))))
+
+    def measure(progress: Any = None) -> None:
+        grid: dict[str, Any] = {"x": (-1, 1, 3), "y": (-1, 1, 3)}
+        ls.measure_surface(objective, ls.random_plane(objective), **grid, progress=progress)
+else:
+    import light  # noqa: F401
+    from toys import Toy
+
+    from landscape.run.loop import run_task
+
+    def measure(progress: Any = None) -> None:
+        run_task(Toy(9), progress=progress)
+
+
+from landscape.run import comm  # noqa: E402
 
 comm.SAID_AFTER = 1.0
-MODE, WHO = sys.argv[1], int(sys.argv[2])
 ME = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0")))
-torch.manual_seed(0)
-objective = ls.Objective(nn.Linear(3, 2), data=(torch.randn(6, 3), torch.randint(2, (6,))))
-
-
-def measure(progress: Any = None) -> None:
-    grid: dict[str, Any] = {"x": (-1, 1, 3), "y": (-1, 1, 3)}
-    ls.measure_surface(objective, ls.random_plane(objective), **grid, progress=progress)
 
 
 def leave(_: Any = None) -> None:

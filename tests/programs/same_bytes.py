@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agreement_cases
+import diagonal_cases
 import path_cases
+import spectrum_cases
 import surface_cases
 import torch
 
@@ -18,12 +20,22 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "surface": surface_cases.results,
     "path": path_cases.results,
     "agreement": agreement_cases.results,
+    "diagonal": diagonal_cases.results,
+    "spectrum": spectrum_cases.results,
+}
+# Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}
+ROUNDED: dict[str, Callable[[], dict[str, list[float]]]] = {
+    "diagonal": diagonal_cases.rounded,
+    "spectrum": spectrum_cases.rounded,
 }
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    found = {name: results() for name, results in ROOMS.items()}
+    found = {
+        "bytes": {name: results() for name, results in ROOMS.items()},
+        "rounded": {name: results() for name, results in ROUNDED.items()},
+    }
     assert len({json.dumps(f) for f in world().gather_all(found)}) == 1
     if world().rank == 0:
         Path(sys.argv[1]).write_text(json.dumps(found))

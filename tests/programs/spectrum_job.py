@@ -1,8 +1,8 @@
-"""A spectrum into FOLDER/run, and its numbers into FOLDER/numbers.json: python spectrum_job.py FOLDER [slow STAGE N].
+"""A spectrum into FOLDER/run: python spectrum_job.py FOLDER [STAGE N].
 
-"slow" stops after N products of the stage "eigenpairs", or after N finished probes of the stage "density", says so by
-the file FOLDER/ready with the products it made, and waits to be killed. Every product is counted where it is made.
-A new folder also has the numbers of a density and of layers that are measured without one.
+With the stage "eigenpairs" it stops after N products, says so by the file FOLDER/ready with the products it made, and
+waits to be killed; in the stage "density" it raises `Stopped` with them after N probes. Products are counted where they
+are made.
 """
 
 from __future__ import annotations
@@ -12,33 +12,40 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
-import spectrum_nets as nets
+import pytest
 import torch
-from torch import Tensor, nn
+from spectrum_cases import objective
+from torch import Tensor
 
 import landscape as ls
 from landscape.curvature.operator import CurvatureOperator
-from landscape.objective.objective import Objective
 from landscape.run import shards
-from landscape.run.comm import world
 from landscape.studies.spectrum import eigen
 from landscape.studies.spectrum.density import DensityTask
 
-torch.set_num_threads(1)
-made: Counter[str] = Counter()
-stage = ""
+
+class Stopped(BaseException):
+    """In the middle of the density, with the products made before."""
 
 
-def main(folder: Path, slow: str = "", after: int = 0) -> None:
+def main(folder: Path, stop: str = "", after: int = 0) -> dict[str, Any]:
+    """The numbers, and how many products each stage made."""
+    with pytest.MonkeyPatch.context() as patch:
+        return counted_run(folder, stop, after, patch)
+
+
+def counted_run(folder: Path, stop: str, after: int, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The same, with the library counting as the patch has it."""
     folder.mkdir(exist_ok=True)
     run = folder / "run"
-    new = not run.exists()
+    made: Counter[str] = Counter()
     apply, by_chunk, evaluate = CurvatureOperator.apply, CurvatureOperator.by_chunk, DensityTask.evaluate
     # states and rows are stored as soon as they are there
-    eigen.EigenTask.__init__.__kwdefaults__["save_every"] = 0.0
-    eigen._SAVE_SHARE = 0
-    shards._FIRST_INTERVAL = 0.0
+    patch.setitem(eigen.EigenTask.__init__.__kwdefaults__, "save_every", 0.0)
+    patch.setattr(eigen, "_SAVE_SHARE", 0)
+    patch.setattr(shards, "_FIRST_INTERVAL", 0.0)
     probes = 0
 
     def wait() -> None:
@@ -51,7 +58,7 @@ def main(folder: Path, slow: str = "", after: int = 0) -> None:
 
     def counted(self: CurvatureOperator, vectors: Tensor) -> Tensor:
         name = now()
-        if slow == name == "eigenpairs" and made[name] >= after:
+        if stop == name == "eigenpairs" and made[name] >= after:
             wait()
         made[name] += len(vectors)
         return apply(self, vectors)
@@ -62,43 +69,27 @@ def main(folder: Path, slow: str = "", after: int = 0) -> None:
 
     def counted_item(self: DensityTask, index: int, group: object) -> object:
         nonlocal probes
-        if slow == "density" and probes >= after:
-            wait()
+        if stop == "density" and probes >= after:
+            raise Stopped(dict(made))
         probes += 1
-        time.sleep(0.1 if slow else 0.0)
         return evaluate(self, index, group)  # type: ignore[arg-type]
 
-    CurvatureOperator.apply = counted  # type: ignore[method-assign]
-    CurvatureOperator.by_chunk = counted_by_chunk  # type: ignore[method-assign,assignment]
-    DensityTask.evaluate = counted_item  # type: ignore[method-assign,assignment]
-    model = nets.settled(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)))
-    objective = Objective(model, "cross_entropy", (nets.seeded(29, 4), nets.labels(29)))
-    settings = {"smallest": 2, "trace": "hutchinson", "trace_tol": 0.5, "density_steps": 6, "block": 1}
-    found = ls.measure_spectrum(objective, 3, 1e-8, out=run, **settings)
-    products = {name: made[name] for name in ("eigenpairs", "trace", "density")}
+    patch.setattr(CurvatureOperator, "apply", counted)
+    patch.setattr(CurvatureOperator, "by_chunk", counted_by_chunk)
+    patch.setattr(DensityTask, "evaluate", counted_item)
+    settings: dict[str, Any] = {"smallest": 2, "trace": "hutchinson", "trace_tol": 0.5, "density_steps": 6, "block": 1}
+    found = ls.measure_spectrum(objective(), 3, 1e-8, out=run, **settings)
     assert found.trace is not None
     assert found.density is not None
-    numbers = {
+    return {
         "eigenvalues": found.eigenvalues.tolist(),
         "smallest": found.smallest.values.tolist(),
-        "stderr": found.eigenvalue_stderr.tolist(),
-        "bias": found.largest.bias.tolist(),
         "trace": [found.trace.value, found.trace.stderr, found.trace.stderr_probes, dict(found.trace.layers)],
         "density": found.density.values.tolist(),
-        "made": products,
+        "made": {name: made[name] for name in ("eigenpairs", "trace", "density")},
     }
-    if new:
-        whole = ls.measure_spectrum(objective, 0, trace="split", trace_tol=0.5, density_steps=6)
-        layers = ls.measure_layer_spectra(objective, 1, 1e-8, trace_tol=0.5)
-        assert whole.trace is not None
-        assert whole.density is not None
-        numbers |= {
-            "whole_trace": [whole.trace.value, whole.trace.stderr, dict(whole.trace.layers)],
-            "whole_density": [whole.density.values.tobytes().hex(), whole.density.nodes.tobytes().hex()],
-            "layers": [layers.eigenvalues.tobytes().hex(), layers.trace.tobytes().hex()],
-        }
-    if world().rank == 0:
-        (folder / "numbers.json").write_text(json.dumps(numbers))
 
 
-main(Path(sys.argv[1]), *(sys.argv[3:4]), *(int(n) for n in sys.argv[4:5]))
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), *sys.argv[2:3], *map(int, sys.argv[3:4]))

@@ -55,8 +55,8 @@ class ReluNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.bn = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.head = nn.Linear(24, 4)
+        self.conv, self.bn = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.head = nn.Linear(16, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(F.max_pool2d(F.relu(self.bn(self.conv(x))), 2).flatten(1))
@@ -132,13 +132,13 @@ def ragged() -> Case:
     return fitted(case, steps=25)
 
 
-def relu(samples: int = 40, seed: int = 3) -> Case:
+def relu(samples: int = 20, seed: int = 3) -> Case:
     """`ReluNet` on random images."""
     x, y = seeded(samples, 2, 4, 4, seed=seed), labels(samples, classes=4, seed=seed)
     return Case(settled(ReluNet()), [(x, y)], lambda model, batch: (model(batch[0]), batch[1]), whole=(x, y))
 
 
-def smooth(samples: int = 36) -> Case:
+def smooth(samples: int = 20) -> Case:
     """`SmoothNet` on random images: layers with known per-sample gradients, and not piecewise linear."""
     x, y = seeded(samples, 2, 4, 4, seed=5), labels(samples, classes=4, seed=5)
     case = Case(settled(SmoothNet()), [(x, y)], lambda model, batch: (model(batch[0]), batch[1]), whole=(x, y))

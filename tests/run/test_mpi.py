@@ -68,9 +68,9 @@ def test_broken_rank_ends_the_job(mode: str, rank: int, run_mpi: RunMpi, tmp_pat
 @pytest.mark.parametrize(
     ("mode", "who", "said"),
     [
-        ("exit", 1, "rank 1 has ended its program, and rank 0 waits for it in measure_surface"),
-        ("zero", 0, "rank 0 has ended its program, and rank 1 waits for it in measure_surface"),
-        ("alone", 1, "rank 0 has ended its program, and rank 1 waits for it in measure_surface"),
+        ("exit", 1, "rank 1 has ended its program, and rank 0 waits for it in run_task"),
+        ("zero", 0, "rank 0 has ended its program, and rank 1 waits for it in run_task"),
+        ("alone", 1, "rank 0 has ended its program, and rank 1 waits for it in run_task"),
         ("callback", 0, "rank 0 ends the job"),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_rank_that_leaves_is_told_to_the_others(mode: str, who: int, said: str
 def test_a_rank_that_is_late_is_named(run_mpi: RunMpi) -> None:
     done = run_mpi(2, "leaving.py", "late", 1)
     assert done.returncode == 0
-    assert "in measure_surface for rank 1\n" in done.stderr
+    assert "in run_task for rank 1\n" in done.stderr
 
 
 @pytest.mark.parametrize(

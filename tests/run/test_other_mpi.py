@@ -123,7 +123,7 @@ def test_a_rank_that_leaves_with_success_under_mpich() -> None:
     """Its launcher would report success."""
     mpi = mpich_5()
     done = subprocess.run(
-        [*mpi.launcher(2), sys.executable, str(PROGRAMS / "leaving.py"), "zero", "1"],
+        [*mpi.launcher(2), sys.executable, str(PROGRAMS / "leaving.py"), "zero", "1", "surface"],
         env=mpi_environment() | mpi.variables, capture_output=True, text=True, check=False, timeout=GUARD,
     )  # fmt: skip
     assert done.returncode == 1

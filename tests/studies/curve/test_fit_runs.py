@@ -77,32 +77,19 @@ def test_resumed_equals_uninterrupted(kind: str, tmp_path: Path, monkeypatch: py
         assert np.array_equal(resumed.history[name], values), name
 
 
-@pytest.fixture(scope="module")
-def alone() -> dict[int, np.ndarray]:
-    """Control points for each number of parts, on one rank."""
-    return {parts: fit_job.fitted(fit_job.spectral_net(), parts=parts).control_points.numpy() for parts in (1, 4)}
-
-
 @pytest.mark.mpi
-def test_any_number_of_ranks(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
-    """1 and 4 parts on 2 ranks: the bits of one rank."""
-    done = run_mpi(2, "fit_job.py", tmp_path, 1, 4)
-    assert done.returncode == 0, done.stderr
-    for parts, points in alone.items():
-        assert np.array_equal(np.load(tmp_path / f"points_{parts}.npy"), points), parts
-    assert not np.array_equal(alone[1], alone[4])  # other batch statistics
-
-
-@pytest.mark.mpi
-def test_killed_ranks_resume_on_one(run_mpi: RunMpi, tmp_path: Path, alone: dict[int, np.ndarray]) -> None:
-    """SIGKILL in the middle of epoch 3: the states of whole epochs are there."""
-    done = run_mpi(2, "fit_job.py", tmp_path, "kill", 2 * 2 * fit_job.STEPS + 2, 4)
+def test_ranks_give_the_bits_of_one_also_where_they_are_killed(run_mpi: RunMpi, tmp_path: Path) -> None:
+    """1 part on 2 ranks; then 4 parts until SIGKILL in the middle of epoch 3: the states of whole epochs are there."""
+    whole = {parts: fit_job.fitted(fit_job.spectral_net(), parts=parts).control_points for parts in (1, 4)}
+    assert not torch.equal(whole[1], whole[4])  # other batch statistics
+    done = run_mpi(2, "fit_job.py", tmp_path, "kill", 2 * 2 * fit_job.STEPS + 2, 1, 4)
     assert done.returncode != 0
+    assert np.array_equal(np.load(tmp_path / "points_1.npy"), whole[1].numpy())
     assert (tmp_path / "run_4" / FIT_STATE).exists()
     with fit_job.Stopped(model := fit_job.spectral_net()) as steps:
         curve = fit_job.fitted(model, parts=4, out=tmp_path / "run_4")
     assert steps.count == 4 * 2 * fit_job.STEPS
-    assert np.array_equal(curve.control_points.numpy(), alone[4])
+    assert torch.equal(curve.control_points, whole[4])
     assert not (tmp_path / "run_4" / FIT_STATE).exists()
 
 

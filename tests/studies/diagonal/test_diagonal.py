@@ -1,8 +1,7 @@
-"""The diagonal of the Hessian and the Gauss-Newton matrix against dense matrices, its errors, ranks and runs."""
+"""The diagonal of the Hessian and the Gauss-Newton matrix against dense matrices, its errors and runs."""
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import spectrum_nets as nets
 import torch
-from diagonal_job import network, numbers
+from diagonal_cases import network
 from landscape_jobs.cli import app
 from torch import nn
 from typer.testing import CliRunner
@@ -185,16 +184,16 @@ def test_errors_of_probes_cover() -> None:
     first = diagonal_task(objective, settings)
     exact = ls.measure_diagonal(objective)
     layers, entries = [], []
-    for seed in range(200):
+    for seed in range(120):
         task = DiagonalTask(first._matrix, replace(settings, seed=seed))
         one = diagonal_from_rows(task.describe(), rows_of(task, 1), History((), "", {}))
         layers.append((one.values["trace"], one.values["stderr_probes"]))
         entries.append((vector(one), vector(one, "stderr_probes")))
-    assert within_binomial(covered(layers, exact.values["trace"]), 200)  # errors of a seed's layers are related
+    assert within_binomial(covered(layers, exact.values["trace"]), 120)  # errors of a seed's layers are related
     assert 0.88 < covered(entries, vector(exact)) < 0.99
     means = np.mean([values for values, _ in entries], axis=0)
     spread = np.std([values for values, _ in entries], axis=0, ddof=1)
-    assert np.all(np.abs(means - vector(exact)) < 4.5 * spread / np.sqrt(200) + 1e-12)
+    assert np.all(np.abs(means - vector(exact)) < 4.5 * spread / np.sqrt(120) + 1e-12)
 
 
 @pytest.mark.parametrize("method", ["exact", "probes"])
@@ -238,17 +237,7 @@ def test_probes_go_on_until_the_error_is_small_enough_or_they_are_spent(
     np.testing.assert_array_equal(vector(most), vector(whole))
 
 
-# -- ranks and runs --------------------------------------------------------------------------------------------------
-
-
-def test_two_ranks_give_the_same_bits(run_mpi: Any, tmp_path: Path) -> None:
-    done = run_mpi(2, "diagonal_job.py", tmp_path / "numbers.json")
-    assert done.returncode == 0, done.stderr
-    alone, two = numbers(), json.loads((tmp_path / "numbers.json").read_text())
-    assert two["apart"] == alone
-    for method, found in two["together"].items():
-        for name, values in found.items():
-            np.testing.assert_allclose(values, alone[method][name], rtol=1e-10, atol=1e-14)
+# -- runs -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["exact", "products", "probes"])

@@ -53,9 +53,9 @@ def golden(name: str) -> tuple[ls.Objective, ls.Plane, ls.Surface]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_stored_surface_is_reproduced_on_a_sub_grid(name: str) -> None:
     objective, plane, stored = golden(name)
-    columns, rows = [0, len(stored.x) // 2, len(stored.x) - 2], [1, len(stored.y) // 2]
+    columns, rows = [0, len(stored.x) // 2, len(stored.x) - 2], [1]
     ours = ls.measure_surface(objective, plane, x=stored.x[columns], y=stored.y[rows])
-    assert ours.values["loss"].shape == (2, 3)
+    assert ours.values["loss"].shape == (1, 3)
     picked = np.ix_(rows, columns)
     np.testing.assert_allclose(ours.values["loss"], stored.values["loss"][picked], rtol=RTOL)
     # one image of 60,000 may fall on the other side of a tie
@@ -82,14 +82,14 @@ def test_interrupted_file_resumes(tmp_path: Path) -> None:
     assert int((~stored.computed).sum()) == 525
     assert stored.computed.size == 625
     resumed = ls.measure_surface(
-        objective, plane, x=stored.x, y=stored.y, known=stored, limit_items=5, out=tmp_path / "run"
+        objective, plane, x=stored.x, y=stored.y, known=stored, limit_items=2, out=tmp_path / "run"
     )
-    assert int(resumed.computed.sum()) == 105
+    assert int(resumed.computed.sum()) == 102
     old = stored.computed
     np.testing.assert_array_equal(resumed.values["loss"][old], stored.values["loss"][old])
     new = resumed.computed & ~old
-    again = ls.measure_surface(objective, plane, x=stored.x, y=stored.y, limit_items=5, out=tmp_path / "run")
-    assert int(again.computed.sum()) == 110
+    again = ls.measure_surface(objective, plane, x=stored.x, y=stored.y, limit_items=2, out=tmp_path / "run")
+    assert int(again.computed.sum()) == 104
     np.testing.assert_array_equal(again.values["loss"][new], resumed.values["loss"][new])
 
 
@@ -101,12 +101,12 @@ def test_known_surface_of_another_network_is_refused() -> None:
 
 
 def test_resnet20_checkpoint_has_the_accuracy_of_plain_torch() -> None:
-    """On the first 2,000 images; on all 10,000 it has its published 0.9173, and a loss of 0.372661198."""
+    """On the first 500 images; on all 10,000 it has its published 0.9173, and a loss of 0.372661198."""
     model = ResNet20()
     ls.load_checkpoint(model, resnet20_checkpoint())
-    values = ls.Objective(model, "cross_entropy", cifar10_test(2000), metrics=("accuracy",)).evaluate()
-    assert values["accuracy"] == pytest.approx(0.9165, abs=1e-12)
-    assert values["loss"] == pytest.approx(0.39085944, rel=1e-6)
+    values = ls.Objective(model, "cross_entropy", cifar10_test(500), metrics=("accuracy",)).evaluate()
+    assert values["accuracy"] == pytest.approx(0.91, abs=1e-12)
+    assert values["loss"] == pytest.approx(0.374510315, rel=1e-6)
 
 
 def test_trajectory_lies_where_its_surface_says() -> None:
