@@ -44,12 +44,12 @@ def unit_products(H: CurvatureOperator, between: Callable[[int], None] | None = 
         rows = torch.arange(first, min(first + UNITS, H.size))
         units = torch.zeros((len(rows), H.size), dtype=H.dtype, device=H.device)
         units[torch.arange(len(rows)), rows.to(H.device)] = 1
-        total = torch.zeros((len(rows), H.size), dtype=torch.float64)
+        images = torch.zeros((H.chunks, len(rows), H.size), dtype=torch.float64)
         for number, _, image in H.chunk_products(len(rows), lambda _, units=units: units):  # type: ignore[misc]
-            image = image.double().cpu()
-            total += image
-            parts[number, first : first + len(rows)] = image[torch.arange(len(rows)), rows].numpy()
-        found[rows] = H.over_ranks(total)
+            images[number] = image.double().cpu()
+            parts[number, first : first + len(rows)] = images[number, torch.arange(len(rows)), rows].numpy()
+        for image in H.over_ranks(images):  # in the order of the chunks, so that bits do not depend on the ranks
+            found[rows] += image
     table: FloatArray = H.over_ranks(torch.from_numpy(parts)).cpu().numpy()
     weights = H.denominators
     matrix = (found + found.T).numpy() / (2 * weights.sum())

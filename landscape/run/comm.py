@@ -12,6 +12,7 @@ import re
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,7 +259,10 @@ class Mpi:
         """Wait for all ranks; every collective begins with it, so that a rank that fails keeps nobody waiting."""
         from mpi4py import MPI
 
-        left = np.array([leaving], dtype=np.int32)
+        # The command's ranks make the same calls; those of a program may not.
+        asks = self._whole is None and not leaving and not _is_command()
+        call = zlib.crc32(_called().encode()) & 0x7FFFFFFF if asks else 0
+        left = np.array([leaving, call, -call], dtype=np.int32)
         self._meetings += 1
         met = self._comm.Iallreduce(MPI.IN_PLACE, left, op=MPI.MAX)
         self._until(met.Test, self._say if self._whole is None and not leaving else None)
@@ -271,6 +275,14 @@ class Mpi:
         if left[0]:
             self._broken = True
             raise PartnerFailedError("another rank of this group failed")
+        if left[1] != -left[2]:
+            calls = self._comm.allgather(_called())
+            self._broken = True
+            other = next(rank for rank, name in enumerate(calls) if name != calls[0])
+            raise InputError(
+                f"rank 0 calls {calls[0]}, and rank {other} {calls[other]}. Every rank makes the same calls: look for "
+                "an if that sends some of them another way"
+            )
 
     def _say(self, waited: float, before: float) -> None:
         """Tell rank 0, and rank 1 in case that it is rank 0 which is missing, who is here; one of the two then says it.

@@ -34,6 +34,7 @@ else:
 
 
 from landscape.run import comm  # noqa: E402
+from landscape.run.together import agree  # noqa: E402
 
 comm.SAID_AFTER = 1.0
 ME = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0")))
@@ -53,6 +54,11 @@ if MODE == "callback":
 elif MODE == "late" and ME == WHO:
     time.sleep(4)
     measure()
+elif MODE == "other":
+    if ME == WHO:
+        agree(comm.world(), int)
+    else:
+        measure()
 elif MODE == "alone":
     if ME == WHO:
         measure()

@@ -72,10 +72,11 @@ def test_broken_rank_ends_the_job(mode: str, rank: int, run_mpi: RunMpi, tmp_pat
         ("zero", 0, "rank 0 has ended its program, and rank 1 waits for it in run_task"),
         ("alone", 1, "rank 0 has ended its program, and rank 1 waits for it in run_task"),
         ("callback", 0, "rank 0 ends the job"),
+        ("other", 1, "rank 0 calls run_task, and rank 1 agree."),
     ],
 )
 def test_a_rank_that_leaves_is_told_to_the_others(mode: str, who: int, said: str, run_mpi: RunMpi) -> None:
-    """By an exit between two calls, with 0 too, by a call that not every rank makes, or from inside a callback."""
+    """By an exit between two calls, with 0 too, from inside a callback, or to a call that not every rank makes."""
     done = run_mpi(2, "leaving.py", mode, who)
     assert done.returncode == 1
     assert said in done.stderr
