@@ -239,13 +239,13 @@ class Objective:
         return estimates
 
     @keeps_random_state
-    def reestimate(self, theta: Any, statistics: Data | None = None) -> dict[str, Tensor]:
-        """BatchNorm statistics at `theta` from `statistics` (see `read`), by default the objective's own data.
+    def reestimate(self, theta: Any, statistics: Any = None) -> dict[str, Tensor]:
+        """BatchNorm statistics at `theta` from `statistics` (read, or to be), by default the objective's own data.
 
         {buffer name: value}, to be given to `evaluate` as `buffers`: mean and unbiased variance pooled over all
         samples and positions, as torch stores them after one training-mode pass over the data as one batch.
         """
-        data = self.read_statistics() if statistics is None else statistics
+        data = statistics if isinstance(statistics, Data) else self.read_statistics(statistics)
 
         def chunks() -> Iterator[Batch]:
             return (batch for _, batch in data.chunks())
@@ -375,8 +375,14 @@ class Objective:
     def on(self, data: Data, *, chunk: int | None = None, precision: str | None = None) -> Objective:
         """The same model and loss on other data (see `read`), in chunks of another size or another precision.
 
-        Nothing is checked again. Raises InputError for a model that does not run in that precision.
+        Nothing is checked again. Raises InputError for data that were not read, and for a model that does not run in
+        that precision.
         """
+        if not isinstance(data, Data):
+            raise InputError(
+                f"on() takes data that were read, and not a {type(data).__name__}: objective.on(objective.read(data)); "
+                "or objective.elsewhere(data), which reads them and checks that their batches are weighted right"
+            )
         other = copy.copy(self)
         other.chunk = chunk or self.chunk
         other.precision = precision or self.precision
