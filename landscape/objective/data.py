@@ -166,17 +166,22 @@ class Data:
         size = self.samples if self.sizes is None else self.sizes[chunk]
         return 1 if size is None else size
 
-    def named(self, chunk: int, rows: Sequence[int] | None = None) -> str:
-        """The samples of a chunk, or of some of its rows, by their numbers in the user's data; else its batch's."""
+    def named(self, places: Mapping[int, Sequence[int] | None]) -> str:
+        """Samples by their numbers in the user's data, else the batches they are in.
+
+        `places` holds their rows in each chunk, None for all of them.
+        """
         if self.numbers is None or self.sizes is None:
-            return f"batch {chunk}"
-        start = sum(size or 0 for size in self.sizes[:chunk])
-        inside = range(self.sizes[chunk] or 0) if rows is None else rows
-        found = sorted(self.numbers[start + row] for row in inside)
-        if rows is None and len(found) > _NAMED and found[-1] - found[0] == len(found) - 1:
+            batches = sorted(places)
+            return f"batch{'es' if len(batches) > 1 else ''} {_listed(batches)}"
+        met: set[int] = set()  # samples that are drawn may come twice
+        for chunk, rows in places.items():
+            start = sum(size or 0 for size in self.sizes[:chunk])
+            met |= {self.numbers[start + row] for row in (range(self.sizes[chunk] or 0) if rows is None else rows)}
+        found = sorted(met)
+        if None in places.values() and len(found) > _NAMED and found[-1] - found[0] == len(found) - 1:
             return f"samples {found[0]} to {found[-1]}"
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        return f"sample{'s' if len(found) > 1 else ''} {', '.join(map(str, found[:_NAMED]))}{more}"
+        return f"sample{'s' if len(found) > 1 else ''} {_listed(found)}"
 
     def _of(
         self,
@@ -201,6 +206,11 @@ class Data:
 
 
 _NAMED = 10  # samples that a message names
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+    return f"{', '.join(map(str, numbers[:_NAMED]))}{more}"
 
 
 class _Some:

@@ -335,9 +335,9 @@ class Objective:
         """`function(model, batch)` with `values` (dual numbers, say) as the trainable parameters."""
         return self._model.call_with(values, function, batch)
 
-    def samples_named(self, chunk: int, rows: Sequence[int] | None = None) -> str:
-        """The samples of a chunk, or those of its rows, in words: by their numbers in the user's data."""
-        return self._data.named(chunk, rows)
+    def samples_named(self, places: Mapping[int, Sequence[int] | None]) -> str:
+        """Samples in words, by their numbers in the user's data; `places` holds their rows in each chunk, or None."""
+        return self._data.named(places)
 
     def batches(self, group: Communicator = SERIAL) -> Iterator[tuple[int, Batch]]:
         """(number, batch) of the chunks that are this rank's share in `group`."""
