@@ -108,6 +108,13 @@ def test_any_class_of_error_is_told_with_what_met(place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
+def test_the_end_of_a_generator_is_told_wherever_it_is_raised(place: str) -> None:
+    call, says = PLACES[place]
+    with pytest.raises(UserCodeError, match=f"{says}.*GeneratorExit: without a message"):
+        call(GeneratorExit())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_an_error_that_cannot_say_what_it_is_is_told(place: str) -> None:
     call, says = PLACES[place]
     with pytest.raises(UserCodeError, match=f"{says}.*SpeechlessError: it cannot say what .* raises ValueError"):
