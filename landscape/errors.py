@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import TracebackType
 
 
 class LandscapeError(Exception):
@@ -42,32 +43,59 @@ class RunInterrupted(KeyboardInterrupt):
     """A signal stopped the run between two items; finished rows are kept, and the same call goes on from there."""
 
 
-@contextmanager
-def user_code(what: str, given: Callable[[], str] | None = None, advice: str = "") -> Iterator[None]:
+def user_code(
+    what: str, given: Callable[[], str] | None = None, advice: str = ""
+) -> contextlib.AbstractContextManager[None]:
     """Inside, an exception of the user's own code becomes a UserCodeError that says what was called, and with what.
 
     `what` names the call, `given` what it was given (shapes); the error's class, its text and the place in the user's
     code follow, and `advice`. Errors of this package, the ends of items and runs, and a lack of memory go through.
     """
-    try:
-        yield
-    except Exception as error:
-        if not is_users(error):
-            raise
-        raise told_of_user(error, what, given() if given else "", advice) from error
+    return _UserCode(what, given, advice)
 
 
-def is_users(error: Exception) -> bool:
-    """Whether an exception that came out of the user's code is to be told as the user's: not our own, not of memory."""
+class _UserCode(contextlib.AbstractContextManager[None]):
+    """No generator: contextlib takes a RuntimeError made of a StopIteration for Python's own, and raises the latter."""
+
+    def __init__(self, what: str, given: Callable[[], str] | None, advice: str) -> None:
+        self._what, self._given, self._advice = what, given, advice
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and is_users(error):
+            error = _first_raised(error)
+            raise told_of_user(error, self._what, self._given() if self._given else "", self._advice) from error
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an exception that came out of the user's code is to be told as the user's: not our own, not of memory.
+
+    The ends of the program (KeyboardInterrupt, SystemExit) are not; the ends of a generator are.
+    """
     ours = isinstance(error, LandscapeError) or type(error).__module__.partition(".")[0] == "landscape"
-    return not (ours or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError")
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, (Exception, GeneratorExit)) and not (ours or memory)
 
 
-def told_of_user(error: Exception, what: str, given: str = "", advice: str = "") -> UserCodeError:
+def told_of_user(error: BaseException, what: str, given: str = "", advice: str = "") -> UserCodeError:
     """The error that tells of an exception of the user's code; raise it `from` that."""
-    text = str(error).strip() or "without a message"
+    error = _first_raised(error)
+    text = text_of(error) or "without a message"
     told = f"{what}{f' ({given})' if given else ''}: {type(error).__name__}: {text}{_place(error)}"
     return UserCodeError(f"{told.rstrip('.')}. {advice}" if advice else told)
+
+
+def _first_raised(error: BaseException) -> BaseException:
+    """What the user's code raised: a StopIteration that leaves a generator becomes a RuntimeError by Python itself."""
+    cause = error.__cause__
+    return cause if type(error) is RuntimeError and isinstance(cause, StopIteration) else error
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, which may fail as all code of the user's: then that it does."""
+    try:
+        return str(error).strip()
+    except Exception as failure:
+        return f"it cannot say what it is, as its __str__ raises {type(failure).__name__}"
 
 
 def raised_by(error: BaseException) -> str:
@@ -76,9 +104,11 @@ def raised_by(error: BaseException) -> str:
     That is the innermost line outside of torch and of this package: the user's own, or that of the library the model
     comes from. Of an error that was made of another the other one is told.
     """
-    while error.__cause__ is not None:
+    met = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in met:  # `raise error from error` is its own cause
         error = error.__cause__
-    said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        met.add(id(error))
+    said = f"{type(error).__name__}: {text_of(error).partition(chr(10))[0]}"
     frame = _innermost(error, libraries=True)
     return said if frame is None else f"{said}, in `{frame.line}` ({_named(frame)})"
 

@@ -267,16 +267,19 @@ class CurvatureOperator:
     def _not_finite(self, number: int, vectors: Tensor) -> NumericalError:
         """The error that names the samples of a chunk whose own products are not finite."""
         objective = self._objective
-        batch, size, all_weights = objective.batch(number), objective.samples_of(number), self._weights_of(number)
         how = self.operator, self.check.route, self.check.step
 
-        def is_finite(part: Batch, place: slice) -> bool:
-            weights = None if all_weights is None else all_weights[place]
-            chunk = chunk_of(objective, self._parameters, self._chosen, part, weights, *how)
-            return bool(image_rows(chunk, vectors, self._selected).isfinite().all())
+        def broken(chunk: int) -> list[int] | None:
+            all_weights = self._weights_of(chunk)
 
-        rows = broken_rows(batch, size, is_finite)
-        return not_finite(objective, f"a {self.operator} product", number, rows, self._theta, self._buffers)
+            def is_finite(part: Batch, place: slice) -> bool:
+                weights = None if all_weights is None else all_weights[place]
+                products = chunk_of(objective, self._parameters, self._chosen, part, weights, *how)
+                return bool(image_rows(products, vectors, self._selected).isfinite().all())
+
+            return broken_rows(objective.batch(chunk), objective.samples_of(chunk), is_finite)
+
+        return not_finite(objective, f"a {self.operator} product", number, broken, self._theta, self._buffers)
 
     def _decayed(self, number: int, vectors: Tensor, image: Tensor) -> Tensor:
         """A chunk's products with its share of the weight decay."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 import torch
@@ -12,32 +13,51 @@ from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.trees import has_batch_axis, map_tensors, take_rows, tensors_in
 
+_MOST = 10  # samples that are looked for beyond the chunk that failed, as many as a message names
+_PATIENCE = 5.0  # seconds in which they are
+
 
 def not_finite(
-    objective: Objective, what: str, number: int, rows: Sequence[int] | None, theta: Any, buffers: Any
+    objective: Objective,
+    what: str,
+    number: int,
+    broken: Callable[[int], Sequence[int] | None],
+    theta: Any,
+    buffers: Any,
 ) -> NumericalError:
-    """The error that says for which samples of a chunk `what` is not finite, and whether the loss is, at theta (size,).
+    """The error that says for which samples `what` is not finite, and whether the loss is, at theta (size,).
 
-    `rows` are their places in the chunk, see `broken_rows`; None where single ones are not known.
+    `number` is the chunk where that was met. `broken` gives the places of such samples in a chunk, see `broken_rows`;
+    None where single ones are not known. Those of other chunks are named, too, as far as a few seconds show them.
     """
-    named = objective.samples_named(number, rows)
-    finite = _loss_is_finite(objective, number, rows, theta, buffers)
-    if finite is None:
-        cause = "the loss or a derivative overflows or is undefined there"
-    elif finite:
+    found: dict[int, Sequence[int] | None] = {number: broken(number) or None}
+    stops, all_seen = monotonic() + _PATIENCE, True
+    for other in (*range(number + 1, objective.chunks), *range(number)):
+        if monotonic() > stops or sum(len(rows or ()) for rows in found.values()) >= _MOST:
+            all_seen = False
+            break
+        rows = broken(other)
+        if rows:
+            found[other] = rows
+    named = objective.samples_named(found)
+    more = "" if all_seen else " (perhaps for others, too: not all were looked at)"
+    finite = {_loss_is_finite(objective, chunk, rows, theta, buffers) for chunk, rows in found.items()}
+    if finite == {True}:
         cause = "the loss is finite there, and a derivative of it overflows or is undefined (a root or norm of zero?)"
-    else:
+    elif finite == {False}:
         cause = "the loss is not finite there"
+    else:
+        cause = "the loss or a derivative overflows or is undefined there"
     return NumericalError(
-        f"{what} is not finite for {named}: {cause}. Look at {'it' if named.startswith('sample ') else 'them'}, leave "
-        "out of the data what is broken, or evaluate at other parameters."
+        f"{what} is not finite for {named}{more}: {cause}. Look at {'it' if named.startswith('sample ') else 'them'}, "
+        "leave out of the data what is broken, or evaluate at other parameters."
     )
 
 
 def broken_rows(batch: Batch, size: int, is_finite: Callable[[Batch, slice], bool]) -> list[int] | None:
     """The rows of a batch of `size` samples for which `is_finite` of that part is false, found by halving.
 
-    None where the batch cannot be cut, or where no part alone is at fault.
+    None where the batch cannot be cut; [] where no part alone is at fault.
     """
     if not has_batch_axis(batch) or next(tensors_in(batch)).size(0) != size:
         return None
@@ -55,7 +75,7 @@ def broken_rows(batch: Batch, size: int, is_finite: Callable[[Batch, slice], boo
             continue
         middle = (part.start + part.stop) // 2
         left += [slice(part.start, middle), slice(middle, part.stop)]
-    return sorted(found) or None
+    return sorted(found)
 
 
 def _cut(batch: Batch, part: slice) -> Batch:

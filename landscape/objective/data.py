@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
+from itertools import islice
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -18,14 +21,13 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
-    SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
     default_collate,
 )
 
-from landscape.errors import InputError, user_code
+from landscape.errors import InputError, text_of, user_code
 from landscape.objective.arrays import LazyArray, as_tensor, is_array, is_lazy
 from landscape.objective.counting import LABEL_KEYS, WAYS, Counting, targets_in
 from landscape.objective.trees import (
@@ -41,11 +43,13 @@ from landscape.objective.trees import (
     take_rows,
     tensor_bytes,
     tensors_in,
+    why_without_values,
 )
 
 Batch = Any  # nested containers of tensors
 P = ParamSpec("P")
 R = TypeVar("R")
+_ALIKE = 10_000  # numbers of samples that two passes over a sampler are compared in
 _READ_BATCH = 256  # samples collated at a time when a Dataset is read
 _LOADER = "torch.utils.data.DataLoader(data, batch_size=64)"
 
@@ -173,17 +177,22 @@ class Data:
         size = self.samples if self.sizes is None else self.sizes[chunk]
         return 1 if size is None else size
 
-    def named(self, chunk: int, rows: Sequence[int] | None = None) -> str:
-        """The samples of a chunk, or of some of its rows, by their numbers in the user's data; else its batch's."""
+    def named(self, places: Mapping[int, Sequence[int] | None]) -> str:
+        """Samples by their numbers in the user's data, else the batches they are in.
+
+        `places` holds their rows in each chunk, None for all of them.
+        """
         if self.numbers is None or self.sizes is None:
-            return f"batch {chunk}"
-        start = sum(size or 0 for size in self.sizes[:chunk])
-        inside = range(self.sizes[chunk] or 0) if rows is None else rows
-        found = sorted(self.numbers[start + row] for row in inside)
-        if rows is None and len(found) > _NAMED and found[-1] - found[0] == len(found) - 1:
+            batches = sorted(places)
+            return f"batch{'es' if len(batches) > 1 else ''} {_listed(batches)}"
+        met: set[int] = set()  # samples that are drawn may come twice
+        for chunk, rows in places.items():
+            start = sum(size or 0 for size in self.sizes[:chunk])
+            met |= {self.numbers[start + row] for row in (range(self.sizes[chunk] or 0) if rows is None else rows)}
+        found = sorted(met)
+        if None in places.values() and len(found) > _NAMED and found[-1] - found[0] == len(found) - 1:
             return f"samples {found[0]} to {found[-1]}"
-        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        return f"sample{'s' if len(found) > 1 else ''} {', '.join(map(str, found[:_NAMED]))}{more}"
+        return f"sample{'s' if len(found) > 1 else ''} {_listed(found)}"
 
     def _of(
         self,
@@ -208,6 +217,11 @@ class Data:
 
 
 _NAMED = 10  # samples that a message names
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+    return f"{', '.join(map(str, numbers[:_NAMED]))}{more}"
 
 
 class _Some:
@@ -242,6 +256,7 @@ def read_data(
     """
     counting = counting or Counting()
     whole = _given_whole(data)
+    _require_values(whole)
     if whole is not None and divisible and counting.given is not None:
         divisible = counting.can_be_cut(_in_memory(whole))
     source = data if whole is None else _Whole(_checked_lengths(whole)) if divisible else [_in_memory(whole)]
@@ -371,7 +386,9 @@ class Stream:
 
     def placed(self, batch: Any) -> Batch:
         """One batch as the objective sees it."""
-        moved = map_tensors(_moved(_as_tensors(batch), self._device), self._place)
+        batch = _as_tensors(batch)
+        _require_values(batch)
+        moved = map_tensors(_moved(batch, self._device), self._place)
         for convert in self._converts:
             moved = map_tensors(moved, convert)
         return moved
@@ -404,10 +421,24 @@ def _each(batches: Iterable[Any], source: Any) -> Iterator[Batch]:
         with user_code(f"batch {number} of the data ({type(source).__name__}) cannot be made"):
             try:
                 batch = next(iterator)
-            except StopIteration:
+            except StopIteration as end:
+                if isinstance(batches, DataLoader) and _is_of_a_sample(end, batches):
+                    raise
                 return
         yield batch
         number += 1
+
+
+def _is_of_a_sample(end: StopIteration, loader: DataLoader[Any]) -> bool:
+    """Whether a loader seems to end and does not: its data set or collate_fn raised, as `next()` inside them does."""
+    listed = not isinstance(loader.dataset, IterableDataset)
+    frames = traceback.extract_tb(end.__traceback__)
+    return any(
+        (frame.name == "fetch" and (listed or "collate_fn" in (frame.line or "")))
+        or (frame.name == "reraise" and listed)  # by a worker
+        for frame in frames
+        if Path(frame.filename).parts[-2:] in (("_utils", "fetch.py"), ("torch", "_utils.py"))
+    )
 
 
 def _moved(batch: Any, device: torch.device) -> Any:
@@ -452,8 +483,8 @@ def _collated(samples: list[Any]) -> Batch:
         return default_collate(samples)
     except (RuntimeError, TypeError) as error:
         raise InputError(
-            f"samples of the Dataset ({kind_of(samples[0])}) cannot be put together into a batch: {error}. Return "
-            "tensors of one shape, or pass a DataLoader with your collate_fn."
+            f"samples of the Dataset ({kind_of(samples[0])}) cannot be put together into a batch: {text_of(error)}. "
+            "Return tensors of one shape, or pass a DataLoader with your collate_fn."
         ) from error
 
 
@@ -465,7 +496,7 @@ class _Pass:
         self.can_be_cut = True
         self.single = ""  # the shapes of a batch that looks like a single sample
         self.kept: list[Batch] | None = []
-        self.signatures: list[Tensor] = []  # per sample: the sum of its values, to tell reordering from change
+        self.signatures: list[Tensor] = []  # per sample: see `_sample_sums`, to tell reordering from change
         self._hashes: list[Any] = []
         self.bytes = 0
 
@@ -502,19 +533,35 @@ class _Pass:
 
 
 def _sample_sums(leaf: Tensor) -> Tensor:
-    """(n,), the sum of each sample's values."""
+    """(n,), the sum of each sample's values, those of a complex one in two parts, weighted by their places in it."""
     if leaf.is_nested:
-        return torch.stack([sample.double().sum() for sample in leaf.unbind()])
+        return torch.cat([_sample_sums(sample[None]) for sample in leaf.unbind()])
     dense = leaf if leaf.layout == torch.strided else leaf.to_dense()
-    return dense.double().reshape(len(dense), math.prod(dense.shape[1:])).sum(1)
+    if dense.is_complex():
+        dense = torch.view_as_real(dense.resolve_conj())
+    values = dense.double().reshape(len(dense), math.prod(dense.shape[1:]))
+    places = torch.arange(values.shape[1], dtype=values.dtype, device=values.device)
+    return values @ (1 + (0.6180339887 * places) % 1)  # a sample that is turned round has another sum
+
+
+def _require_values(batch: Batch) -> None:
+    """Raise InputError for a batch with a tensor whose values are not here."""
+    for tensor in tensors_in(batch):
+        lacks = why_without_values(tensor)
+        if lacks:
+            raise InputError(
+                f"a tensor of shape {axes_of(tensor)} in the data {lacks}; give data that have values here, as "
+                "torch.randn(...) without device= makes, or full_tensor() of a DTensor"
+            )
 
 
 def _require_tensors(batch: Batch) -> None:
     """Raise InputError for a batch without tensors."""
     if next(tensors_in(batch), None) is None:
         raise InputError(
-            f"a batch is {kind_of(batch)}, which holds no tensor or array; give tuples, mappings, dataclasses or lists "
-            f"of tensors, or, where these are single samples, {_LOADER} with a collate_fn that makes tensors"
+            f"a batch is {kind_of(batch)}, which holds no tensor or array in its items or attributes; give tuples, "
+            f"mappings, dataclasses or lists of tensors, or, where these are single samples, {_LOADER} with a "
+            "collate_fn that makes tensors"
         )
 
 
@@ -541,11 +588,14 @@ def _compare(stream: Stream, first: _Pass, data: Any, counting: Counting) -> Non
         return
     sampler = _sampler(data)
     name = type(sampler).__name__
-    if isinstance(sampler, WeightedRandomSampler) or getattr(sampler, "replacement", False):
-        weights = isinstance(sampler, WeightedRandomSampler)
+    draws = sampler is not None and not _is_alike_twice(sampler)
+    weights = draws and isinstance(sampler, WeightedRandomSampler)
+    replacement = draws and bool(getattr(sampler, "replacement", False))
+    if weights or replacement:
         raise InputError(
-            f"the data gives other samples on a second pass: its sampler is a {name}, which draws them anew with "
-            "replacement. Pass loader.dataset instead"
+            f"the data gives other samples{'' if replacement else ', or the same in another order,'} on a second pass: "
+            f"its sampler is a {name}, which draws them anew "
+            f"{'with replacement' if replacement else 'by their weights'}. Pass loader.dataset instead"
             + (
                 ", and where samples are to weigh differently, have forward return (numerators, denominators), each "
                 "times the weight of its sample."
@@ -553,11 +603,11 @@ def _compare(stream: Stream, first: _Pass, data: Any, counting: Counting) -> Non
                 else "."
             )
         )
-    a, b = (torch.cat(s.signatures).sort().values if s.signatures else torch.empty(0) for s in (first, second))
+    a, b = (torch.cat(s.signatures) if s.signatures else torch.empty(0) for s in (first, second))
     # A shuffled loader with drop_last leaves out other samples on each pass, so that the samples differ, too.
-    shuffles = isinstance(sampler, (RandomSampler, SubsetRandomSampler))
-    if shuffles or (len(a) and a.shape == b.shape and torch.allclose(a, b, rtol=1e-9, equal_nan=True)):
-        how = f"its sampler, a {name}, shuffles it" if sampler is not None else "it is shuffled"
+    shuffles = draws and isinstance(sampler, (RandomSampler, SubsetRandomSampler))
+    if shuffles or (len(a) and not _close(a, b) and _close(a.sort().values, b.sort().values)):
+        how = f"its sampler, a {name}, shuffles it" if draws else "it is shuffled"
         raise InputError(
             f"the data comes in another order on a second pass: {how}. Build the DataLoader with "
             "shuffle=False, or pass its dataset instead."
@@ -568,7 +618,7 @@ def _compare(stream: Stream, first: _Pass, data: Any, counting: Counting) -> Non
             f"the data gave {counts[0]} samples on a first pass and {counts[1]} on a second; it must be the "
             "same each time. Pass a Dataset, a list of batches or a DataLoader over a map-style Dataset."
         )
-    if sampler is not None and type(sampler) is not SequentialSampler:
+    if draws:
         raise InputError(
             f"the data gives other samples on a second pass, and its sampler is a {name}: pass loader.dataset instead, "
             "or a sampler that gives the same samples in the same order each time."
@@ -588,6 +638,17 @@ def _compare(stream: Stream, first: _Pass, data: Any, counting: Counting) -> Non
         "the same place: the data keeps something from pass to pass (a counter, a generator of its own). Make it "
         "answer alike each time."
     )
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-9, equal_nan=True)
+
+
+def _is_alike_twice(sampler: Any) -> bool:
+    """Whether a sampler gives the same samples in the same order each time, as far as a pass or two of it tell."""
+    with user_code(f"the sampler ({type(sampler).__name__}) cannot be iterated"):
+        first, second = ([str(number) for number in islice(sampler, _ALIKE)] for _ in range(2))
+    return first == second
 
 
 def _sampler(data: Any) -> Any:

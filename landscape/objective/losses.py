@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from landscape.errors import InputError, nearest
+from landscape.errors import InputError, nearest, user_code
 from landscape.objective.trees import digest, has_batch_axis, kind_of, map_tensors, shapes_in, tensors_in
 
 LossLike = str | Callable[..., Any]
@@ -74,16 +75,19 @@ def loss_quantity(loss: LossLike, outputs: Any, targets: Any) -> Quantity:
     if isinstance(loss, str):
         if loss not in _LOSSES:
             raise InputError(f"loss {loss!r} is unknown; {nearest(loss, _LOSSES)} A callable is accepted too.")
-        return _by_elements("loss", loss, _LOSSES[loss], _class_weights(_NAMED_SETTINGS.get(loss, {})))
+        weigh = _class_weights(_NAMED_SETTINGS.get(loss, {}))
+        return _by_elements("loss", loss, _LOSSES[loss], weigh, classes=loss in _OF_CLASSES)
     reducible = _unreduced(loss, next(tensors_in(outputs), None))
     if reducible is not None:
         elements, settings = reducible
-        quantity = _by_elements("loss", describe_callable(loss), elements, _class_weights(settings))
+        weigh = _class_weights(settings)
+        quantity = _by_elements("loss", describe_callable(loss), elements, weigh, classes=_is_of_classes(loss))
         # BCELoss scores are probabilities, those of every other loss with one score per label are logits
         probabilities = any(name in quantity.describe for name in ("BCELoss(", ".binary_cross_entropy("))
         threshold = 0.5 if probabilities or quantity.describe.endswith(".binary_cross_entropy") else 0.0
         return replace(quantity, ignored=settings.get("ignore_index", -100), threshold=threshold)
-    return callable_quantity("loss", loss, outputs, targets)
+    with _label_types_told("loss", outputs, targets):
+        return callable_quantity("loss", loss, outputs, targets)
 
 
 def metric_quantities(
@@ -113,7 +117,8 @@ def metric_quantities(
             units = functools.partial(_METRICS[metric], ignored=loss.ignored, threshold=loss.threshold)
             result.append(Quantity(name, metric, units))
         else:
-            result.append(callable_quantity(name, metric, outputs, targets))
+            with _label_types_told(name, outputs, targets):
+                result.append(callable_quantity(name, metric, outputs, targets))
     return result
 
 
@@ -459,11 +464,18 @@ def _by_elements(
     describe: str,
     elements: Callable[[Any, Any], Tensor],
     weigh: Callable[[Any, Any, Tensor], Tensor | None],
+    *,
+    classes: bool,
 ) -> Quantity:
-    """Units from element-wise values: summed over everything but the first axis; the weights decide the denominator."""
+    """Units from element-wise values: summed over everything but the first axis; the weights decide the denominator.
+
+    Whole numbers as targets are numbers of `classes`, which torch wants in int64, or values like the outputs.
+    """
 
     def units(outputs: Any, targets: Any) -> Units:
         outputs, targets = _aligned(outputs, targets, describe)
+        if not targets.is_floating_point() and not targets.is_complex():
+            targets = _class_numbers(outputs, targets, describe) if classes else targets.to(outputs.dtype)
         values = elements(outputs, targets)
         if isinstance(targets, Tensor) and targets.shape != outputs.shape and values.ndim >= outputs.ndim:
             raise _broadcast_error(outputs, targets, describe)
@@ -475,6 +487,46 @@ def _by_elements(
         return Units(_per_sample_sums(values, size), _per_sample_sums(weights, size), per_sample=True)
 
     return Quantity(name, describe, units)
+
+
+def _class_numbers(outputs: Tensor, targets: Tensor, describe: str) -> Tensor:
+    """Numbers of classes in int64, exactly: torch takes no other type but uint8, which is a mask where it indexes."""
+    if outputs.shape == targets.shape and "multilabel" not in describe.lower():
+        raise InputError(
+            f"the targets are {shapes_in(targets)}, whole numbers of the outputs' shape (one-hot?), and {describe!r} "
+            "needs the number of a class for each sample, or floating-point probabilities of all classes: give "
+            "y.argmax(1), or y.float()"
+        )
+    return _as_int64(targets)
+
+
+def _as_int64(labels: Tensor) -> Tensor:
+    """Whole numbers in int64. Raises InputError where one has no place there."""
+    found = labels.long()
+    if labels.dtype == torch.uint64 and bool((found < 0).any()):
+        raise InputError("a label in uint64 is larger than int64 holds; give labels as class numbers from 0 on")
+    return found
+
+
+def _is_of_classes(loss: Callable[..., Any]) -> bool:
+    """Whether a criterion or functional loss of torch takes whole numbers for numbers of classes."""
+    base = loss.func if isinstance(loss, functools.partial) else loss
+    kinds = {kind.__name__ for kind in type(base).__mro__} | {getattr(base, "__name__", "")}
+    return bool(kinds & _OF_CLASSES)
+
+
+def _label_types_told(name: str, outputs: Any, targets: Any) -> AbstractContextManager[Any]:
+    """Inside, what a callable of the user's raises is told with a way out where labels are of a type torch refuses."""
+    kinds = {t.dtype for t in tensors_in(targets) if not (t.is_floating_point() or t.is_complex())}
+    odd = sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.int64, torch.uint8})
+    if not odd:
+        return nullcontext()
+    return user_code(
+        f"{name} cannot be computed from outputs and targets",
+        lambda: f"outputs {shapes_in(outputs)}; targets {shapes_in(targets)}",
+        f"The targets are {' and '.join(odd)}: torch takes numbers of classes in int64, as y.long() makes, and values "
+        "or yes and no as floats, as y.float() makes; give the data so",
+    )
 
 
 def _aligned(outputs: Any, targets: Any, describe: str) -> tuple[Tensor, Any]:
@@ -493,6 +545,8 @@ def _aligned(outputs: Any, targets: Any, describe: str) -> tuple[Tensor, Any]:
     if outputs.dtype in (torch.bfloat16, torch.float16):
         outputs = outputs.float()
     labels = not targets.is_floating_point()
+    if targets.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which torch compares and adds with little
+        targets = _as_int64(targets)
     if targets.is_floating_point() and targets.shape != outputs.shape:
         raise _broadcast_error(outputs, targets, describe)
     if labels and outputs.ndim == 3 and targets.ndim == 2:
@@ -625,6 +679,10 @@ _LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {
     "huber": _elements(F.huber_loss),
     "binary_cross_entropy_with_logits": _elements(F.binary_cross_entropy_with_logits),
     "multi_margin": _elements(F.multi_margin_loss),
+}
+_OF_CLASSES = {  # names given, and torch's own
+    *("cross_entropy", "nll", "nll_loss", "multi_margin", "multi_margin_loss", "multilabel_margin_loss"),
+    *("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss", "MultiLabelMarginLoss"),
 }
 _NAMED_SETTINGS = {"cross_entropy": {"ignore_index": -100}, "nll": {"ignore_index": -100}}
 _METRICS: dict[str, Callable[..., Units]] = {"accuracy": _correct, "error": _wrong}

@@ -23,7 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from landscape.errors import InputError, nearest, user_code
 from landscape.objective.data import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
-from landscape.objective.trees import equal, tensors_in
+from landscape.objective.trees import equal, tensors_in, why_without_values
 from landscape.objective.uses import axes_of_outputs
 from landscape.run.comm import local_rank
 
@@ -98,15 +98,16 @@ def parameter_layout(model: nn.Module) -> Layout:
 
 def _require_values(what: str, tensor: Tensor) -> None:
     """Raise InputError for a tensor whose values are not here."""
-    if any(kind.__name__ == "DTensor" for value in (tensor, tensor.data) for kind in type(value).__mro__):
+    lacks = why_without_values(tensor)
+    if "DTensor" in lacks:
         raise InputError(
-            f"{what} is a DTensor, of which this process holds a part; give the whole model on every rank "
-            "(full_tensor(), or the model before it was sharded): ranks share the data here, not the model"
+            f"{what} {lacks}; give the whole model on every rank (full_tensor(), or the model before it was sharded): "
+            "ranks share the data here, not the model"
         )
-    if tensor.device.type == "meta":
+    if lacks:
         raise InputError(
-            f"{what} is on the meta device and has no values; load the weights first (to_empty() and load_state_dict, "
-            "or from_pretrained without device_map)"
+            f"{what} {lacks}; load the weights first (to_empty() and load_state_dict, or from_pretrained without "
+            "device_map)"
         )
 
 

@@ -266,13 +266,13 @@ class Objective:
         return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True))
 
     @keeps_random_state
-    def reestimate(self, theta: Any, statistics: Data | None = None) -> dict[str, Tensor]:
-        """BatchNorm statistics at `theta` from `statistics` (see `read`), by default the objective's own data.
+    def reestimate(self, theta: Any, statistics: Any = None) -> dict[str, Tensor]:
+        """BatchNorm statistics at `theta` from `statistics` (read, or to be), by default the objective's own data.
 
         {buffer name: value}, to be given to `evaluate` as `buffers`: mean and unbiased variance pooled over all
         samples and positions, as torch stores them after one training-mode pass over the data as one batch.
         """
-        data = self.read_statistics() if statistics is None else statistics
+        data = statistics if isinstance(statistics, Data) else self.read_statistics(statistics)
 
         def chunks() -> Iterator[Batch]:
             return (batch for _, batch in data.chunks())
@@ -362,9 +362,9 @@ class Objective:
         """`function(model, batch)` with `values` (dual numbers, say) as the trainable parameters."""
         return self._model.call_with(values, function, batch)
 
-    def samples_named(self, chunk: int, rows: Sequence[int] | None = None) -> str:
-        """The samples of a chunk, or those of its rows, in words: by their numbers in the user's data."""
-        return self._data.named(chunk, rows)
+    def samples_named(self, places: Mapping[int, Sequence[int] | None]) -> str:
+        """Samples in words, by their numbers in the user's data; `places` holds their rows in each chunk, or None."""
+        return self._data.named(places)
 
     def batches(self, group: Communicator = SERIAL) -> Iterator[tuple[int, Batch]]:
         """(number, batch) of the chunks that are this rank's share in `group`."""
@@ -402,8 +402,14 @@ class Objective:
     def on(self, data: Data, *, chunk: int | None = None, precision: str | None = None) -> Objective:
         """The same model and loss on other data (see `read`), in chunks of another size or another precision.
 
-        Nothing is checked again. Raises InputError for a model that does not run in that precision.
+        Nothing is checked again. Raises InputError for data that were not read, and for a model that does not run in
+        that precision.
         """
+        if not isinstance(data, Data):
+            raise InputError(
+                f"on() takes data that were read, and not a {type(data).__name__}: objective.on(objective.read(data)); "
+                "or objective.elsewhere(data), which reads them and checks that their batches are weighted right"
+            )
         other = copy.copy(self)
         other.chunk = chunk or self.chunk
         other.precision = precision or self.precision

@@ -13,7 +13,7 @@ import torch
 from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
-from landscape.errors import InputError, UserCodeError, is_users, raised_by, told_of_user, user_code
+from landscape.errors import InputError, UserCodeError, raised_by, user_code
 from landscape.objective.counting import WAYS, Counting, second_axis, targets_in, uncounted
 from landscape.objective.data import Batch, Data, inputs_and_targets, random_streams, seed_everything
 from landscape.objective.folding import Folding, settled_folding
@@ -94,19 +94,11 @@ class Calls:
             batch = map_tensors(batch, Tensor.clone)
         if self.forward is None:
             inputs, named, targets = inputs_and_targets(batch)
-            try:
+            with user_code("the model cannot be evaluated on a batch", lambda: shapes_in(batch)):
                 return main_output(model(*inputs, **named)), targets
-            except Exception as error:
-                if not is_users(error):
-                    raise
-                raise told_of_user(error, "the model cannot be evaluated on a batch", shapes_in(batch)) from error
-        try:
+        with user_code("forward cannot be evaluated on a batch", lambda: shapes_in(batch)):
             # It gets new tensors and containers: what it pops, or sets requires_grad on, is whole again the next time.
             result = self.forward(model, map_tensors(batch, Tensor.detach))  # type: ignore[arg-type]
-        except Exception as error:
-            if not is_users(error):
-                raise
-            raise told_of_user(error, "forward cannot be evaluated on a batch", shapes_in(batch)) from error
         if self.loss_is_returned:
             return result, batch
         if not (isinstance(result, (tuple, list)) and len(result) == 2):
@@ -129,13 +121,9 @@ class Calls:
 
     def units_of(self, quantity: Quantity, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of one quantity; what the user's code raises is told with the shapes."""
-        try:
+        what = f"{quantity.name} ({quantity.describe}) cannot be computed from outputs and targets"
+        with user_code(what, lambda: _shapes(outputs, targets)):
             return quantity.units(outputs, targets)
-        except Exception as error:
-            if not is_users(error):
-                raise
-            what = f"{quantity.name} ({quantity.describe}) cannot be computed from outputs and targets"
-            raise told_of_user(error, what, _shapes(outputs, targets)) from error
 
     def run(self, batch: Batch, full_precision: bool = False, theta: Tensor | None = None) -> tuple[Any, Any]:
         """(outputs, targets) of one batch at theta (size,), the centre by default."""

@@ -146,9 +146,21 @@ def _attributes(tree: object, is_leaf: Callable[[Any], bool]) -> dict[str, Any]:
     if dataclasses.is_dataclass(tree):
         named = {field.name: getattr(tree, field.name, None) for field in dataclasses.fields(tree)}
     else:
-        named = getattr(tree, "__dict__", {})
+        named = {**_slots(tree), **getattr(tree, "__dict__", {})}
         named = {k: value for k, value in named.items() if is_leaf(value) or isinstance(value, (Mapping, tuple, list))}
     return {name: value for name, value in named.items() if next(leaves_in(value, is_leaf), None) is not None}
+
+
+def _slots(tree: object) -> dict[str, Any]:
+    """What an object keeps in `__slots__`, its own and those of the classes it is made of."""
+    found: dict[str, Any] = {}
+    for kind in type(tree).__mro__:
+        own = vars(kind).get("__slots__", ())
+        for name in (own,) if isinstance(own, str) else own:
+            private = name.startswith("__") and not name.endswith("__")
+            stored = f"_{kind.__name__.lstrip('_')}{name}" if private else name
+            found.setdefault(stored, getattr(tree, stored, None))
+    return {name: value for name, value in found.items() if name not in ("__dict__", "__weakref__")}
 
 
 def stated_size(tree: object) -> int | None:
@@ -184,6 +196,16 @@ def _holds_whole(tree: object, size: int) -> bool:
     elif _is_packed(tree) or not (isinstance(tree, (tuple, list)) or dataclasses.is_dataclass(tree)):
         return next(tensors_in(tree), None) is not None
     return any(_holds_whole(part, size) for part in parts_of(tree))
+
+
+def why_without_values(tensor: Tensor) -> str:
+    """Why the values of a tensor are not here, as the end of a sentence; nothing where they are."""
+    kinds = {kind.__name__ for value in (tensor, tensor.data) for kind in type(value).__mro__}
+    if "DTensor" in kinds:
+        return "is a DTensor, of which this process holds a part"
+    if tensor.device.type == "meta" or "FakeTensor" in kinds:
+        return f"is {'on the meta device' if tensor.device.type == 'meta' else 'a FakeTensor'} and has no values"
+    return ""
 
 
 def axes_of(tensor: Any) -> tuple[int, ...]:

@@ -53,6 +53,35 @@ class Applying(Own):
         return self
 
 
+class Slots:
+    """Keeps everything in slots, one of them private."""
+
+    __slots__ = ("__y", "x")
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.__y = x, y
+
+    @property
+    def y(self) -> Tensor:
+        return self.__y
+
+
+class MoreSlots(Slots):
+    """Slots of its own, as a single text, beside those it comes from and beside attributes."""
+
+    __slots__ = "more"
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        super().__init__(x, y)
+        self.more = [x]
+
+
+class SlotsAndAttributes(Slots):
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        super().__init__(x, y)
+        self.name = "a"
+
+
 def net() -> nn.Linear:
     torch.manual_seed(0)
     return nn.Linear(4, 3)
@@ -67,6 +96,9 @@ CONTAINERS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "dataclass": Frozen,
     "object": Own,
     "object of a library": Applying,
+    "slots": Slots,
+    "more slots": MoreSlots,
+    "slots and attributes": SlotsAndAttributes,
     "ordered": lambda x, y: OrderedDict(x=x, y=y),
     "user's mapping": lambda x, y: UserDict(x=x, y=y),
 }
@@ -292,7 +324,18 @@ def test_causes_are_stated_where_they_were_seen() -> None:
             Backwards.passes += 1
             return iter(range(Backwards.passes, Backwards.passes + 10))
 
+    class Turning(Counting):
+        def __getitem__(self, i: int) -> tuple[Tensor, int]:
+            return X[i].roll(int(4 * self.draw())), i
+
+    class Phases:
+        """Complex values of which the imaginary part alone is drawn."""
+
+        def __iter__(self) -> Any:
+            yield torch.complex(X, torch.randn(20, 4)), Y
+
     weighted = torch.utils.data.WeightedRandomSampler(torch.rand(20), 12)
+    once = torch.utils.data.WeightedRandomSampler(torch.rand(20) + 0.1, 20, replacement=False)
     again = torch.utils.data.RandomSampler(whole, replacement=True, num_samples=12)
     numbers, own = iter(range(10**6)), np.random.default_rng(0)
     for data, says in (
@@ -300,7 +343,18 @@ def test_causes_are_stated_where_they_were_seen() -> None:
             torch.utils.data.DataLoader(whole, sampler=weighted),
             "sampler is a WeightedRandomSampler.*loader.dataset.*numer",
         ),
-        (torch.utils.data.DataLoader(whole, sampler=again), "sampler is a RandomSampler, which draws them anew"),
+        (torch.utils.data.DataLoader(whole, sampler=again), "is a RandomSampler, which draws them anew with replaceme"),
+        (
+            torch.utils.data.DataLoader(whole, sampler=once),
+            "is a WeightedRandomSampler, which draws .*by their weights",
+        ),
+        # turned round, a sample has the same values in other places, whatever its loader draws with
+        (torch.utils.data.DataLoader(Turning(lambda: float(torch.rand(())))), "augmented at random"),
+        (
+            torch.utils.data.DataLoader(Turning(lambda: next(numbers) / 4), sampler=range(5)),
+            "keeps something from pass to pass",
+        ),
+        (Phases(), "augmented at random"),
         (torch.utils.data.DataLoader(whole, sampler=Backwards()), "its sampler is a Backwards"),
         (Counting(lambda: float(torch.rand(()))), "augmented at random"),
         (Counting(lambda: float(next(numbers))), "keeps something from pass to pass"),

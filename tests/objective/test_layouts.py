@@ -301,3 +301,28 @@ def test_parameters_without_values_are_refused_in_a_sentence() -> None:
     model.register_buffer("mask", torch.empty(3, device="meta"))
     with pytest.raises(InputError, match="buffer mask is on the meta device and has no values"):
         Objective(model, "cross_entropy", (X, Y))
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 30])
+def test_data_without_values_are_refused_in_a_sentence(budget: int) -> None:
+    class DTensor(Tensor):
+        pass
+
+    class Sampled(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i: int) -> Any:
+            return torch.empty(4, device="meta"), 0
+
+    there = torch.empty(20, 4, device="meta")
+    model = nn.Linear(4, 3)
+    for data in ((there, Y), [(X, Y), (there, Y)], {"x": there, "labels": Y}, Sampled(), torch.empty(2, device="meta")):
+        with pytest.raises(
+            InputError, match=r"a tensor of shape \(\d+,.*\) in the data is on the meta device and has no"
+        ):
+            Objective(model, "cross_entropy", data, memory_budget=budget)
+    with pytest.raises(
+        InputError, match=r"a tensor of shape \(12, 4\) in the data is a DTensor, of which this process"
+    ):
+        Objective(model, "cross_entropy", (X.as_subclass(DTensor), Y), memory_budget=budget)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from landscape_kernels.moments import MOMENTS, moments_, ratio
 from torch import Tensor, nn
 
-from landscape.errors import InputError
+from landscape.errors import InputError, UserCodeError
 from landscape.objective.losses import (
     Quantity,
     describe_callable,
@@ -347,3 +347,66 @@ def test_accuracy_of_probabilities() -> None:
     loss = loss_quantity(nn.BCEWithLogitsLoss(), probabilities, truth)
     (accuracy,) = metric_quantities(["accuracy"], probabilities.logit(), truth, loss)
     assert measured(accuracy, probabilities.logit(), truth)[0] == pytest.approx(0.75)
+
+
+# -- whole numbers as targets ----------------------------------------------------------------------------
+
+LABELS = torch.arange(12) % 3
+KINDS = (torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint32, torch.uint64)
+OF_CLASSES: dict[str, Any] = {
+    "cross_entropy": "cross_entropy",
+    "nll": "nll",
+    "multi_margin": "multi_margin",
+    "weighted": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]), ignore_index=2),
+    "functional": partial(F.cross_entropy, label_smoothing=0.1),
+}
+
+
+@pytest.mark.parametrize("case", OF_CLASSES)
+def test_numbers_of_classes_are_the_same_in_any_type(case: str) -> None:
+    outputs = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    quantity = loss_quantity(OF_CLASSES[case], outputs, LABELS)
+    truth = quantity.units(outputs, LABELS)
+    (accuracy,) = metric_quantities(["accuracy"], outputs, LABELS, quantity)
+    right = accuracy.units(outputs, LABELS).numerators
+    for kind in KINDS:
+        targets = LABELS.to(kind)
+        loss = loss_quantity(OF_CLASSES[case], outputs, targets)
+        assert torch.equal(loss.units(outputs, targets).numerators, truth.numerators)
+        assert loss.units(outputs, targets).total == truth.total
+        (accuracy,) = metric_quantities(["accuracy"], outputs, targets, loss)
+        assert torch.equal(accuracy.units(outputs, targets).numerators, right)
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy_with_logits", "mse", "huber", nn.BCEWithLogitsLoss()])
+def test_whole_numbers_are_values_where_losses_take_values(loss: Any) -> None:
+    outputs = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    targets = LABELS[:, None].expand(12, 3) % 2
+    truth = loss_quantity(loss, outputs, targets.float()).units(outputs, targets.float()).numerators
+    (gradient,) = torch.autograd.grad(truth.sum(), outputs, retain_graph=True)
+    for kind in (*KINDS, torch.int64, torch.bool):
+        found = loss_quantity(loss, outputs, targets.to(kind)).units(outputs, targets.to(kind)).numerators
+        assert torch.equal(found, truth)
+        assert torch.equal(torch.autograd.grad(found.sum(), outputs)[0], gradient)
+
+
+def test_labels_that_no_loss_can_take_are_told_with_what_can() -> None:
+    outputs = torch.randn(12, 3)
+    one_hot = F.one_hot(LABELS, 3)
+    with pytest.raises(
+        InputError, match=r"int64 \(12, 3\), whole numbers of the outputs' shape .*y.argmax\(1\), or y.flo"
+    ):
+        loss_quantity("cross_entropy", outputs, one_hot).units(outputs, one_hot)
+    huge = torch.full((12,), 2**64 - 1, dtype=torch.uint64)
+    with pytest.raises(InputError, match="uint64 is larger than int64 holds"):
+        loss_quantity("cross_entropy", outputs, huge).units(outputs, huge)
+
+    def own(o: Tensor, t: Tensor) -> Tensor:
+        return F.cross_entropy(o, t, reduction="none")
+
+    quantity = loss_quantity("cross_entropy", outputs, LABELS)
+    for labels, says in ((LABELS.int(), "targets are int32: .*int64, as y.long"), (LABELS.to(torch.uint16), "uint16")):
+        with pytest.raises(UserCodeError, match=f"loss cannot be .*{says}"):
+            loss_quantity(own, outputs, labels)
+        with pytest.raises(UserCodeError, match=f"mine cannot be .*{says}"):
+            metric_quantities({"mine": own}, outputs, labels, quantity)

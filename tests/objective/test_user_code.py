@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 import landscape as ls
-from landscape.errors import InputError, UserCodeError, user_code
+from landscape.errors import InputError, UserCodeError, raised_by, user_code
 from landscape.objective.data import keeps_random_state
 from landscape.objective.losses import describe_callable
 
@@ -30,6 +30,15 @@ def net() -> nn.Linear:
 
 class OddError(Exception):
     """A class that no list of classes would hold."""
+
+
+class EndError(StopIteration):
+    """A class that Python itself takes for the end of a generator."""
+
+
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -83,7 +92,8 @@ PLACES: dict[str, tuple[Callable[[Exception], Any], str]] = {
         "batch_size=, called with a batch",
     ),
 }
-ERRORS = [kind("odd") for kind in (ValueError, KeyError, AttributeError, AssertionError, TypeError, OddError)]
+KINDS = (ValueError, KeyError, AttributeError, AssertionError, TypeError, OddError, RuntimeError, StopIteration)
+ERRORS = [kind("odd") for kind in (*KINDS, EndError, StopAsyncIteration)]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -95,6 +105,115 @@ def test_any_class_of_error_is_told_with_what_met(place: str) -> None:
         assert caught.value.__cause__ is error
         assert f"{type(error).__name__}: " in str(caught.value)
         assert "test_user_code.py, line" in str(caught.value)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_end_of_a_generator_is_told_wherever_it_is_raised(place: str) -> None:
+    call, says = PLACES[place]
+    with pytest.raises(UserCodeError, match=f"{says}.*GeneratorExit: without a message"):
+        call(GeneratorExit())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_error_that_cannot_say_what_it_is_is_told(place: str) -> None:
+    call, says = PLACES[place]
+    with pytest.raises(UserCodeError, match=f"{says}.*SpeechlessError: it cannot say what .* raises ValueError"):
+        call(SpeechlessError())
+
+
+def test_a_cause_is_told_of_errors_that_have_no_text_or_are_their_own_cause() -> None:
+    def caught(error: Exception, cause: Exception) -> Exception:
+        try:
+            raise error from cause
+        except Exception as found:
+            return found
+
+    own, other = OddError("own"), OddError("other")
+    assert raised_by(caught(own, own)).startswith("OddError: own, in `raise error from cause` (test_user_code.py")
+    other.__cause__ = own
+    assert raised_by(caught(own, other)).startswith("OddError: other")
+    assert raised_by(caught(own, SpeechlessError())).startswith("SpeechlessError: it cannot say what it is")
+
+
+def test_the_end_of_a_generator_is_told_and_that_of_the_program_goes_through() -> None:
+    def ended() -> Any:
+        yield next(iter([]))
+
+    with pytest.raises(UserCodeError, match="it: GeneratorExit: stop"), user_code("it"):
+        raise GeneratorExit("stop")
+    with pytest.raises(UserCodeError, match="it: StopIteration: without a message"), user_code("it"):
+        list(ended())
+    for error in (KeyboardInterrupt(), SystemExit(3)):
+        with pytest.raises(type(error)), user_code("it"):
+            raise error
+
+
+class Short(Dataset[Any]):
+    """Raises what ends an iteration at a sample in the middle."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, i: int) -> Any:
+        return (X[i], Y[i]) if i != 13 else next(iter([]))
+
+
+class Flow(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(zip(X, Y, strict=True))
+
+
+def collated(samples: list[Any]) -> Any:
+    return default_collate(samples if len(samples) == 8 else next(iter([])))
+
+
+@pytest.mark.parametrize("case", ["data set", "collate", "collate of a flow"])
+def test_a_loader_does_not_end_where_its_data_raise(case: str) -> None:
+    """What `next()` raises in user code ends a loader without a word, and the samples after it would be missing."""
+    loader = {
+        "data set": lambda: DataLoader(Short(), batch_size=8),
+        "collate": lambda: DataLoader(TensorDataset(X, Y), batch_size=8, collate_fn=collated),
+        "collate of a flow": lambda: DataLoader(Flow(), batch_size=8, collate_fn=collated),
+    }[case]()
+    with pytest.raises(UserCodeError, match=r"batch [12] of the data \(DataLoader\) cannot be made: StopIteration"):
+        ls.Objective(net(), data=loader)
+
+
+class Counting:
+    """Batches of numbers of samples, which end as an iterator of one's own does."""
+
+    def __iter__(self) -> Any:
+        self.left = 3
+        return self
+
+    def __next__(self) -> list[int]:
+        self.left -= 1
+        if self.left < 0:
+            raise StopIteration
+        return [self.left, self.left + 5]
+
+
+def test_loaders_end_where_their_data_do() -> None:
+    for loader, samples in (
+        (DataLoader(TensorDataset(X, Y), batch_sampler=Counting()), 6),
+        (DataLoader(TensorDataset(X, Y), batch_size=8, drop_last=True), 16),
+        (DataLoader(Flow(), batch_size=8), 20),
+        (Flow(), 20),
+    ):
+        assert ls.Objective(net(), data=loader).samples == samples
+
+
+def test_on_takes_data_that_were_read() -> None:
+    objective = ls.Objective(net(), data=(X, Y))
+    loader = DataLoader(TensorDataset(X[:8], Y[:8]), batch_size=4)
+    for data in (loader, (X, Y), [(X, Y)], None):
+        with pytest.raises(InputError, match=r"not a \w+: objective.on\(objective.read\(data\)\)"):
+            objective.on(data)  # type: ignore[arg-type]
+    assert objective.on(objective.read(loader)).samples == 8
+    norm = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3))
+    objective = ls.Objective(norm, data=(X, Y))
+    found = objective.reestimate(objective.theta, loader)["0.running_mean"]
+    assert torch.allclose(found, X[:8].mean(0), atol=1e-6)
 
 
 def test_our_own_errors_and_a_lack_of_memory_go_through() -> None:

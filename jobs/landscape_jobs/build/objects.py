@@ -18,7 +18,7 @@ import torch
 
 import landscape as ls
 from landscape.checkpoints.reading import in_step_order, load_state, step_files
-from landscape.errors import InputError, nearest, user_code
+from landscape.errors import InputError, nearest, text_of, user_code
 from landscape.results.study import Input
 from landscape.run.comm import processor_count, world
 from landscape.run.together import agree
@@ -268,7 +268,7 @@ def _imported(key: str, name: str) -> Callable[..., Any]:
             else f"'python -c \"import {module_name}\"' shows where"
         )
         raise InputError(
-            f"{key} = {name!r}: module {module_name!r} cannot be imported, {type(error).__name__}: {error}. "
+            f"{key} = {name!r}: module {module_name!r} cannot be imported, {type(error).__name__}: {text_of(error)}. "
             f"{advice[0].upper()}{advice[1:]}."
         ) from error
     found: Any = module

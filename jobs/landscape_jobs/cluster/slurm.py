@@ -30,7 +30,25 @@ LAUNCHERS = ("auto", "srun", "mpiexec")
 FINISHED = "finished"  # file that says that a shell command has succeeded
 _TRIED = ("pmix", "pmi2")  # process interfaces: Open MPI speaks the first, MPICH and its kin the second
 _SHARE = 5  # a job is told to stop in the last fifth of its time, or later
-_TIME_LINE = re.compile(r"(?:--time|-t)(?:=|\s*)(\S+)")
+# What the script depends on: a line for sbatch that says otherwise would change it without a word.
+_NOT_BY_LINE: Mapping[str, str] = {
+    "signal": "the ranks are told to stop ahead of the limit; give --signal-seconds",
+    "array": "a sweep's cells that are not finished are its array; --array %N says how many run at once",
+    "requeue": "give --requeue, an option of its own",
+    "no-requeue": "give --no-requeue, an option of its own",
+    "nodes": "give --nodes, an option of its own",
+    "ntasks": "the ranks are --nodes times --ntasks-per-node; give those",
+    "ntasks-per-node": "give --ntasks-per-node, an option of its own",
+    "tasks-per-node": "give --ntasks-per-node, an option of its own",
+    "cpus-per-task": "give --cpus-per-task, an option of its own",
+    "dependency": "give --dependency, an option of its own",
+    "output": "the log lies in the folder of the run, where `landscape status` finds it",
+    "open-mode": "a job that is queued again goes on in its log",
+}
+_TIMES = ("time", "time-min")  # that are compared with what the engine does ahead of the limit
+_LETTERS = {"a": "array", "c": "cpus-per-task", "d": "dependency", "n": "ntasks", "N": "nodes", "o": "output"}
+_LETTERS |= {"t": "time"}
+_SWITCHES = "HhkOQsuvVW"  # letters of options without a value, which others may follow in one word
 _LONGEST_SIGNAL = 65535  # seconds, sbatch(1)
 _TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}|INFINITE|UNLIMITED", re.IGNORECASE)
 _MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
@@ -55,6 +73,7 @@ _FLAGS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mail_type": ("--mail-type", ()),
     "mail_user": ("--mail-user", ()),
 }
+TIME_VARIABLE = "SBATCH_TIMELIMIT"  # of the shell: a layer of its own, for the lead is compared with it
 _ALWAYS_STATED = (
     "SBATCH_JOB_NAME",
     "SBATCH_OUTPUT",
@@ -62,6 +81,8 @@ _ALWAYS_STATED = (
     "SBATCH_SIGNAL",
     "SBATCH_REQUEUE",
     "SBATCH_NO_REQUEUE",
+    "SBATCH_ARRAY_INX",
+    TIME_VARIABLE,
 )
 
 # What sbatch refuses, and where the names it would take are found.
@@ -224,6 +245,12 @@ class Options:
     signal_seconds: int | None = None  # from SIGUSR1 to the time limit; by default 120, at most a fifth of the limit
 
     def __post_init__(self) -> None:
+        for name, _ in _told_by_line(self.sbatch):
+            if name in _NOT_BY_LINE:
+                raise InputError(
+                    f"sbatch = {list(self.sbatch)} gives --{name}, which the script of a job relies on: "
+                    f"{_NOT_BY_LINE[name]}"
+                )
         limit = self.time_limit
         if limit is not None and self.signal_seconds is not None and self.signal_seconds > limit / _SHARE:
             raise InputError(
@@ -238,9 +265,13 @@ class Options:
 
     @property
     def time_limit(self) -> int | None:
-        """Seconds that the job may take, None where nothing says: the last of `sbatch`, which wins, else `time`."""
-        found = [match[1] for line in self.sbatch if (match := _TIME_LINE.fullmatch(line.strip()))]
-        return _seconds((found or [self.time or ""])[-1].strip("\"'"))
+        """Seconds that the job may take, None where nothing says: the last of `sbatch`, which wins, else `time`.
+
+        Where a line for sbatch says --time-min, down to which Slurm may lower the limit, that is what counts.
+        """
+        lines = dict(_told_by_line(self.sbatch))
+        limit, least = _seconds(lines.get("time", self.time or "")), _seconds(lines.get("time-min", ""))
+        return limit if least is None else least if limit is None else min(limit, least)
 
     @property
     def lead(self) -> int:
@@ -476,6 +507,30 @@ def _seconds(time: str) -> int | None:
     else:
         hours, minutes, seconds = 0, *(*numbers, 0)[:2]
     return (86400 * int(days) + 3600 * hours + 60 * minutes + seconds) or None
+
+
+def _told_by_line(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(option, value) of lines for sbatch, as far as known here; each may hold several, or the beginnings of names.
+
+    >>> list(_told_by_line(["--exclusive -t 5 --sig=USR1@9", "-Ha1-3 --time-min '1:00' # --array=3"]))
+    [('time', '5'), ('signal', 'USR1@9'), ('array', '1-3'), ('time-min', '1:00')]
+    """
+    known = (*_NOT_BY_LINE, *_TIMES)
+    for line in lines:
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError as error:
+            raise InputError(f"sbatch = {line!r} is no line that sbatch can read: {error}") from error
+        for word, after in zip(words, [*words[1:], ""], strict=True):
+            if word.startswith("--"):
+                given, stated, value = word[2:].partition("=")
+                found = [given] if given in known else [name for name in known if given and name.startswith(given)]
+                if len(found) == 1:
+                    yield found[0], value if stated else after
+            elif word.startswith("-"):
+                letters = word[1:].lstrip(_SWITCHES)
+                if letters[:1] in _LETTERS:
+                    yield _LETTERS[letters[0]], letters[1:].removeprefix("=") or after
 
 
 def _has_control(text: str) -> bool:

@@ -28,6 +28,7 @@ from landscape_jobs.cluster.queue import JobName, Queue
 from landscape_jobs.cluster.site import anchored, options_for, profiles, read_profile
 from landscape_jobs.cluster.slurm import (
     FINISHED,
+    TIME_VARIABLE,
     Options,
     Places,
     array_of,
@@ -47,6 +48,7 @@ SUBMITTED = "submitted"
 _COMMAND_LINE = "command line"
 _AT_THAT_TIME = ("dependency",)  # options that a later submission of the same does not take over
 _PROFILE = "site profile"
+_SHELL = f"the variable {TIME_VARIABLE}"
 _SHOWN = 8  # names that a note lists
 
 
@@ -140,6 +142,8 @@ def prepare(file: Path, overrides: Sequence[str], given: Mapping[str, Any], envi
     that cannot be used.
     """
     sites = {f"{_PROFILE} {path}": read_profile(path) for path in profiles(file, environment)}
+    if environment.get(TIME_VARIABLE):
+        sites[_SHELL] = {"time": environment[TIME_VARIABLE]}
     found = read_toml(file)
     if found.kind != STAGES:
         work = _loaded(found, overrides)
@@ -329,7 +333,7 @@ def _numbered(
     sources = tuple(source for source, layer in layers.items() if layer)
     given: dict[str, Any] = {}
     for source, layer in reversed(tuple(layers.items())):
-        if not source.startswith(_PROFILE):
+        if not source.startswith((_PROFILE, _SHELL)):
             given |= layer
     given = anchored(given, Path.cwd())
     submission = Submission(name, work, folder, options, sources, 1 + max(taken, default=0), given=given)

@@ -149,7 +149,7 @@ class DiagonalTask:
                         objective,
                         "a per-sample gradient of the outputs",
                         number,
-                        broken_rows(batch, objective.samples_of(number), self._is_finite),
+                        lambda n: broken_rows(objective.batch(n), objective.samples_of(n), self._is_finite),
                         matrix.theta,
                         matrix.buffers,
                     )

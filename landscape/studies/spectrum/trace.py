@@ -178,9 +178,13 @@ class TraceTask:
         batch = objective.batch(index)
         per_sample, denominators, passes = self._gradient_squares(batch, None)
         if not bool(per_sample.isfinite().all()):
-            rows = torch.nonzero(~per_sample.isfinite().all(1)).flatten().tolist()
+
+            def broken(chunk: int) -> list[int]:
+                found = self._gradient_squares(objective.batch(chunk), None)[0]
+                return torch.nonzero(~found.isfinite().all(1)).flatten().tolist()
+
             what = "a per-sample gradient of the outputs"
-            raise not_finite(objective, what, index, rows, self._matrix.theta, self._matrix.buffers)
+            raise not_finite(objective, what, index, broken, self._matrix.theta, self._matrix.buffers)
         weights = self._matrix.sample.weights
         if weights is not None:
             start = index * objective.chunk

@@ -70,6 +70,11 @@ def test_times_slurm_takes(time: str) -> None:
         ({}, 120),
         ({"time": "10:00:00", "sbatch": ("--exclusive", "--time=5")}, 60),
         ({"time": "10:00:00", "sbatch": ("-t 00:02:00",)}, 24),
+        ({"time": "10:00:00", "sbatch": ("--exclusive --time 0:30",)}, 6),
+        ({"time": "10:00:00", "sbatch": ("-Ht2 # -t 1",)}, 24),
+        ({"time": "00:10:00", "sbatch": ("--time-min=00:00:20",)}, 4),
+        ({"time": "1", "sbatch": ("--time-min='10:00'", "--comment 'a -t 5 b'")}, 12),
+        ({"sbatch": ("--time-m 1",)}, 12),
         ({"time": "1", "signal_seconds": 12}, 12),
         ({"signal_seconds": 5000}, 5000),
     ],
@@ -88,6 +93,46 @@ def test_a_job_is_told_to_stop_in_the_last_fifth_of_its_time(given: dict[str, An
 def test_a_signal_that_leaves_little_time_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"more than a fifth of the time limit of (60|86400) s.*at most (12|17280)"):
         Options(**given)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "way"),
+    [
+        ("--signal=B:USR1@600", "signal", "--signal-seconds"),
+        ("--exclusive --signal USR1@600", "signal", "--signal-seconds"),
+        ("--sig=USR1", "signal", "--signal-seconds"),
+        ("--array=0-3", "array", "--array %N"),
+        ("-a0-3", "array", "--array %N"),
+        ("-n 4", "ntasks", "--ntasks-per-node"),
+        ("--ntasks=4", "ntasks", "--ntasks-per-node"),
+        ("-HN2", "nodes", "--nodes"),
+        ("--tasks-per-node=2", "tasks-per-node", "--ntasks-per-node"),
+        ("-c=4", "cpus-per-task", "--cpus-per-task"),
+        ("--no-requeue", "no-requeue", "--no-requeue"),
+        ("--requeue", "requeue", "--requeue"),
+        ("-d afterok:3", "dependency", "--dependency"),
+        ("-o 'a b.log'", "output", "folder of the run"),
+        ("--open-mode=truncate", "open-mode", "its log"),
+    ],
+)
+def test_lines_for_sbatch_that_the_script_relies_on_are_refused(line: str, name: str, way: str) -> None:
+    with pytest.raises(InputError, match=rf"gives --{name}, which .*: .*{way}"):
+        Options(time="10", sbatch=("--exclusive", line))
+
+
+def test_lines_for_sbatch_that_say_something_else_are_taken() -> None:
+    lines = ("--exclusive", "--nodelist=a,b", "-w a", "-p gpu", "--mem 4G", "--no-kill", "--comment='-t 5'", "-x b")
+    assert Options(time="10", sbatch=lines).lead == 120
+    with pytest.raises(InputError, match="No closing quotation"):
+        Options(sbatch=("--comment='a",))
+
+
+@pytest.mark.parametrize(
+    "given", [{"time": "10", "sbatch": ("--time-min=60:00:00", "-t 1")}, {"sbatch": ("--exclusive --time-min=1",)}]
+)
+def test_a_signal_is_compared_with_whatever_says_the_limit(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"120 are more than a fifth of the time limit of 60 s"):
+        Options(**given, signal_seconds=120)
 
 
 @pytest.mark.parametrize("name", ["node", "ntasks_per_node", "zzz"])
@@ -186,6 +231,7 @@ def test_variables_that_would_win_over_the_script_are_taken_out() -> None:
     variables = {"SBATCH_ACCOUNT": "mine", "SBATCH_TIMELIMIT": "5", "SBATCH_SIGNAL": "B:INT@9", "PATH": "/bin"}
     kept = sbatch_environment(variables, Options(time="10"))
     assert kept == {"SBATCH_ACCOUNT": "mine", "PATH": "/bin"}
+    assert sbatch_environment({"SBATCH_TIMELIMIT": "1", "SBATCH_ARRAY_INX": "0-9"}, Options()) == {}
 
 
 # -- the command -----------------------------------------------------------------------------------------------------
@@ -278,6 +324,19 @@ def test_refused_by_sbatch_nothing_stays(folder: Path, monkeypatch: pytest.Monke
     assert "sacctmgr" in result.stderr
     assert files(folder) == before
     assert not (folder / "runs").exists()
+
+
+def test_a_time_limit_of_the_shell_is_one_that_the_signal_is_ahead_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
+    shown = landscape("submit", "job.toml", "--dry-run")
+    assert "#SBATCH --time=1\n" in shown.stdout
+    assert "#SBATCH --signal=B:USR1@12\n" in shown.stdout
+    assert "USR1@120" in landscape("submit", "job.toml", "--dry-run", "--time", "10").stdout  # what is nearer wins
+    refused = landscape("submit", "job.toml", "--dry-run", "--signal-seconds", "60")
+    assert refused.exit_code == 2
+    assert "more than a fifth of the time limit of 60 s" in refused.stderr
 
 
 def test_without_sbatch_it_says_so(folder: Path) -> None:

@@ -365,6 +365,8 @@ def test_threads_are_asked_for_or_shared_out(folder: Path, monkeypatch: pytest.M
         (["model.factory=job_nets:data"], ["returned tuple", "nn.Module"]),
         (["model.factory=broken:net"], ["'broken' cannot be imported", "SyntaxError"]),
         (["model.factory=needs:net"], ["'needs' cannot be imported", "Install 'not_installed_here'"]),
+        (["model.factory=mute:net"], ["'mute' cannot be imported, E: it cannot say what it is", "raises TypeError"]),
+        (["model.factory=ends:net"], ["model.factory = 'ends:net' cannot be called", "StopIteration"]),
         (["model.args.widht=3"], ["model.args", "widht", "did you mean 'width'?"]),
         (["model.args.width=7"], ["does not fit the model", "0.weight (4, 3) against (7, 3)", "architecture"]),
         (["model.checkpoint=objects.pt"], ["pickled", "refused", "torch.save(model.state_dict()"]),
@@ -380,6 +382,8 @@ def test_threads_are_asked_for_or_shared_out(folder: Path, monkeypatch: pytest.M
 def test_bad_input_is_told_and_nothing_is_written(folder: Path, overrides: list[str], expected: list[str]) -> None:
     (folder / "broken.py").write_text("def net(:\n")
     (folder / "needs.py").write_text("import not_installed_here\n")
+    (folder / "mute.py").write_text("class E(Exception):\n    def __str__(self): return 1\nraise E\n")
+    (folder / "ends.py").write_text("def net(**given): return next(iter([]))\n")
     (folder / "objects.pt").write_bytes(pickle.dumps({"anything": Path("x")}))
     before = contents(folder)
     for command in ("run", "check"):
