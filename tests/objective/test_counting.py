@@ -46,11 +46,12 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
 
 PACKED = pack_sequence([zeros(n, 4) for n in (6, 5, 3, 2)])
 IMAGES = [zeros(3, 8, 8), zeros(3, 9, 9), zeros(3, 5, 5)]
+OF_GRAPH = torch.repeat_interleave(torch.arange(3), torch.tensor([4, 6, 5]))
 COUNTS: dict[str, tuple[Any, int | None]] = {
     "tensor": (zeros(9, 2), 9),
     "scalar aside": ({"x": zeros(9, 2), "temperature": zeros()}, 9),
-    "graphs": ({"x": zeros(15, 5), "graph": zeros(15), "y": zeros(3)}, 3),
-    "graphs, targets first": ({"y": zeros(3), "x": zeros(15, 5), "graph": zeros(15)}, 3),
+    "graphs": ({"x": zeros(15, 5), "graph": OF_GRAPH, "y": zeros(3)}, 3),
+    "graphs, targets first": ({"y": zeros(3), "x": zeros(15, 5), "graph": OF_GRAPH}, 3),
     "graphs with edges": ({"x": zeros(15, 5), "edge_index": zeros(2, 40).long(), "y": zeros(3)}, 3),
     "nodes": ({"x": zeros(15, 5), "edge_index": zeros(2, 40).long(), "y": zeros(15)}, 15),
     "graphs of a library": (Graphs([4, 6, 5]), 3),
@@ -215,7 +216,7 @@ def test_what_batch_size_says_is_checked() -> None:
     for given, says in (
         (0, "batch_size=0; give the number"),
         (True, "batch_size=True"),
-        (11, "no axis of a batch's tensors is as long"),
+        (11, "batch_size=11 is not to be seen in a batch"),
         (lambda batch: 0, "batch_size= returned 0"),
         (lambda batch: 1.5, "batch_size= returned 1.5"),
         (lambda batch: batch["n"], r"batch_size=, called with a batch .*KeyError: 'n'"),
@@ -270,16 +271,21 @@ def test_the_same_as_loss_is_refused_from_batch_to_batch_too() -> None:
         )
 
 
-def test_sums_of_several_batches_are_refused_and_one_batch_is_as_it_was() -> None:
+@pytest.mark.parametrize("penalty", [0.0, 0.1])
+@pytest.mark.parametrize("cut", [12, 20])
+def test_sums_are_refused_of_one_batch_as_of_several(cut: int, penalty: float) -> None:
     x, y = seeded(20, 5), torch.arange(20) % 3
+    data = [(x[:cut], y[:cut]), (x[cut:], y[cut:])][: 1 + (cut < 20)]
 
     def total(m: Any, b: Any) -> Tensor:
-        return F.cross_entropy(m(b[0]), b[1], reduction="sum")
+        return F.cross_entropy(m(b[0]), b[1], reduction="sum") + penalty * m.weight.square().sum()
 
-    with pytest.raises(InputError, match="it is a sum, and a scalar counts as the mean"):
-        Objective(linear(), None, [(x[:12], y[:12]), (x[12:], y[12:])], forward=total)
-    found = Objective(linear(), None, [(x, y)], forward=total).evaluate()["loss"]
-    assert found == pytest.approx(float(total(linear(), (x, y))), rel=1e-12)
+    says = "it is a sum, and a scalar counts as the mean" if cut == 20 or not penalty else "no mean over samples"
+    with pytest.raises(InputError, match=says):
+        Objective(linear(), None, data, forward=total)
+    if cut == 20:
+        with pytest.raises(InputError, match=says):
+            Objective(linear(), None, data[0], forward=total)
 
 
 def test_what_cannot_be_tried_is_said(caplog: pytest.LogCaptureFixture) -> None:
