@@ -36,14 +36,14 @@ class Counting:
     disagree; the one length that every part of the batch can be read to have: the first axis of a tensor, the length of
     a list of samples or the first axis that all of its tensors share; the length of the targets where the tensors
     themselves say how all others belong to so many samples (numbers of graphs, lengths, offsets, edges), or have
-    them along the second of three axes. In any other case it is not known, and never guessed.
+    them along the second axis. In any other case it is not known, and never guessed.
     """
 
     given: SizeLike | None = None
     second: bool = False  # samples run along the second axis, as the values of the loss were seen to do (time first)
     alone: bool = False  # a batch that cannot be counted is one unit: all the data, whose weight says nothing
     listed: bool = False  # a batch is a list of single samples, as its length from batch to batch or trials showed
-    by_values: bool = False  # the values of the loss, another number than the tensors have rows, say how many
+    by_values: bool = False  # the values of the loss say how many, whatever the tensors have of rows
 
     def __post_init__(self) -> None:
         """Raise InputError for a `batch_size` that is neither a whole number from 1 on nor a function."""
@@ -154,10 +154,10 @@ def lengths_of_lists(batch: Any) -> tuple[int, ...]:
 
 
 def is_along_second(batch: Any) -> bool:
-    """Whether a batch is counted by targets that other tensors have as many of along the second of three axes."""
+    """Whether a batch is counted by its targets, of which other tensors have as many along their second axis."""
     count = _seen(batch)
     return count is not None and any(
-        t.size(0) != count and t.ndim > 2 and axes_of(t)[1] == count for t in tensors_in(batch) if t.ndim
+        t.size(0) != count and count in axes_of(t)[1:2] for t in tensors_in(batch) if t.ndim
     )
 
 
@@ -219,8 +219,8 @@ def _counts(tree: Any) -> set[int] | None:
     if own is not None:
         return {own}
     if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
-        if not tree or all(isinstance(one, (str, bytes)) for one in tree):
-            return None  # names of classes as well as of samples
+        if not tree or _is_plain(tree):
+            return None
         if _are_labelled(tree):
             return {len(tree)}
         together = _common(tree)
@@ -230,9 +230,21 @@ def _counts(tree: Any) -> set[int] | None:
 
 
 def _common(parts: Iterable[Any]) -> set[int] | None:
-    """What all parts that say something agree on."""
+    """What all parts that say something agree on.
+
+    A list of plain numbers or texts may be one of labels as well as of settings: it chooses, and is not asked alone.
+    """
+    parts = list(parts)
     found = [counts for counts in map(_counts, parts) if counts is not None]
-    return set.intersection(*found) if found else None
+    common = set.intersection(*found) if found else None
+    for part in parts:
+        if common and isinstance(part, (list, tuple)) and len(part) in common and _is_plain(part):
+            common = {len(part)}
+    return common
+
+
+def _is_plain(values: Sequence[Any]) -> bool:
+    return all(isinstance(one, (str, bytes, int, float)) for one in values)
 
 
 def _are_alike(parts: Sequence[Any]) -> bool:
@@ -307,9 +319,7 @@ def _holds(part: Any, count: int, told: set[tuple[int, ...]]) -> bool:
     if counts is None or count in counts:
         return True
     return all(
-        count in (axes_of(t)[0], axes_of(t)[1] if t.ndim > 2 else 0)
-        or not told.isdisjoint({(t.size(0),), (t.size(0), t.ndim)})
-        or _is_edges(t)
+        count in axes_of(t)[:2] or not told.isdisjoint({(t.size(0),), (t.size(0), t.ndim)}) or _is_edges(t)
         for t in tensors_in(part)
         if t.ndim
     )

@@ -159,7 +159,7 @@ def values_as_units(value: Any, size: int | None, what: str) -> Units | None:
     return Units(tensor, None, per_sample=True)
 
 
-def require_weights(units: Units, what: str, moved: Units | None = None, parts: Sequence[Units] = ()) -> None:
+def require_weights(units: Units, what: str, moved: Sequence[Units] = (), parts: Sequence[Units] = ()) -> None:
     """Raise InputError for denominators that cannot be weights, or numbers of what the numerators sum over.
 
     They are finite and not negative, stay when the parameters have `moved`, and a scalar one is the sum of those of the
@@ -174,7 +174,7 @@ def require_weights(units: Units, what: str, moved: Units | None = None, parts: 
             f"{what} returned denominators of which one is {float(weights[int(broken[0])]):.6g}; they are weights, or "
             "numbers of what the numerators sum over: finite, none negative"
         )
-    if moved is not None and moved.denominators is not None and not torch.equal(weights, moved.denominators):
+    if any(there.denominators is not None and not torch.equal(weights, there.denominators) for there in moved):
         raise InputError(
             f"{what} returned two values, and the second changes with the model's parameters: a pair is (numerators, "
             f"denominators), and no denominator does. {_TWO_LOSSES}"

@@ -292,16 +292,36 @@ def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[C
         data = data.counted([calls.counting.of(batch) for _, batch in data.chunks()])
     if data.sizes is None or None not in data.sizes:
         return calls, data
+    quantity = quantities[0]
+    if calls.loss_is_returned and not quantity.is_scalar:  # then they decide for all batches
+        calls = replace(calls, counting=replace(calls.counting, by_values=True))
+        quantity = replace(quantity, units=_returned_units(calls.counting))
+        data = data.counted([None] * data.count)
     sizes: list[int] = []
+    seen, fits = data.sizes or [], True
     with calls.model.at(calls.model.centre) as model, calls.context(True):
         for number, batch in data.chunks():
-            known = data.sizes[number]
-            sizes.append(_units_in(calls, quantities[0], model, batch) if known is None else known)
+            known = seen[number]
+            sizes.append(_units_in(calls, quantity, model, batch) if known is None else known)
             if sizes[-1] == 0 and data.count > 1:
                 raise InputError(uncounted(batch))
+            fits = fits and (known is not None or quantity.is_pair or _may_have(batch, sizes[-1]))
     if sizes == [0]:
         return replace(calls, counting=replace(calls.counting, alone=True)), data.counted([1])
+    # As many values whatever the batch are no values of samples, but of classes, say, or a mean of shape (1,).
+    constant = calls.loss_is_returned and data.count > 1 and len(set(sizes)) == 1 and not fits
+    if constant and (sizes[0] == 1 or len({frozenset(rows_of(batch)) for _, batch in data.chunks()}) > 1):
+        raise InputError(uncounted(data.first))
     return calls, data.counted(sizes)
+
+
+def _may_have(batch: Batch, count: int) -> bool:
+    """Whether something in a batch other than settings (of floating point, or a single one) has so many entries."""
+    if count == 1:
+        return rows_of(batch) == {1} or 1 in lengths_of_lists(batch)
+    rows = any(t.size(0) == count and not t.is_floating_point() for t in tensors_in(batch) if t.ndim)
+    second = any(t.size(1) == count for t in tensors_in(batch) if t.ndim > 2 and not t.is_nested)
+    return rows or second or count in lengths_of_lists(batch)
 
 
 def _seen_by_loss(calls: Calls, quantity: Quantity, data: Data) -> Counting:
@@ -314,6 +334,8 @@ def _seen_by_loss(calls: Calls, quantity: Quantity, data: Data) -> Counting:
     if len(lists) > 1:  # the number of columns does not change from batch to batch: these are lists of samples
         return replace(counting, listed=True)
     count = counting.of(batch)
+    if free and is_along_second(batch) and _is_constant(counting, data):
+        return replace(counting, by_values=True)
     if quantity.is_scalar and calls.loss_is_returned:
         return replace(counting, listed=True) if lists and _is_list_by_trial(calls, data, count) else counting
     values, given = calls.run(batch)
@@ -332,6 +354,12 @@ def _seen_by_loss(calls: Calls, quantity: Quantity, data: Data) -> Counting:
         several = len({second_axis(batch) for _, batch in data.chunks()}) > 1
         return replace(counting, second=True) if several or len(rows) == 1 else counting
     return replace(counting, by_values=True) if _follows_rows(calls, batch, int(found)) else counting
+
+
+def _is_constant(counting: Counting, data: Data) -> bool:
+    """Whether batches are counted alike although their first axes differ: so many settings, not samples."""
+    shapes = [(counting.of(batch), frozenset(rows_of(batch))) for _, batch in data.chunks()]
+    return len({count for count, _ in shapes}) == 1 < len({rows for _, rows in shapes})
 
 
 def _is_list_by_trial(calls: Calls, data: Data, count: int | None) -> bool:
@@ -375,16 +403,9 @@ def _units_in(calls: Calls, quantity: Quantity, model: Any, batch: Batch) -> int
     if quantity.is_scalar and calls.loss_is_returned:
         return 0
     units = calls.units_of(quantity, outputs, targets)
-    if calls.loss_is_returned and units.denominators is None and units.total == 1 and not _is_one(batch):
-        return 0  # a mean of shape (1,)
     if units.per_sample:
         return int(units.numerators.numel())
     return max(1, round(units.total)) if math.isfinite(units.total) else 1
-
-
-def _is_one(batch: Batch) -> bool:
-    """Whether something in a batch has a first axis, or a list, of one."""
-    return 1 in rows_of(batch) or 1 in lengths_of_lists(batch)
 
 
 def _trial_batch(data: Data) -> Batch:
@@ -671,12 +692,12 @@ def _check_weights(calls: Calls, quantities: Sequence[Quantity], data: Data) -> 
     for number, batch in data.chunks():
         with calls.model.at(at) as model, calls.context(True):
             found = calls.units(quantities, model, batch)
-        moved = units(batch, at + step) if number == 0 else None
+        moved = [units(batch, at + scale * step) for scale in (1.0, 10.0)] if number == 0 else []
         single = number == 0 and calls.loss_is_returned and found[0].numerators.numel() == 1
         parts = [units(part, at) for part in _parts(calls, batch)] if single else []
         for k in pairs:
             halves = [part[k] for part in parts if part is not None] if None not in parts else []
-            require_weights(found[k], names[k], None if moved is None else moved[k], halves)
+            require_weights(found[k], names[k], [there[k] for there in moved if there is not None], halves)
             totals[k] += found[k].total
     for k, total in totals.items():
         if total == 0:
@@ -715,8 +736,6 @@ def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None) 
             _require_mean(calls, model, batch, _parts(calls, batch))
             return ""
         if not calls.counting.can_be_cut(batch):
-            if before is not None and calls.counting.given is None and is_along_second(batch):
-                _require_ragged(calls, before, batch)
             return f"a batch cannot be cut: {shapes_in(batch)}"
         _require_mean(calls, model, batch, _parts(calls, batch))
         if before is None or not calls.counting.can_be_cut(before):
@@ -730,13 +749,6 @@ def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None) 
     except _NoPartError as error:
         return str(error)
     return ""
-
-
-def _require_ragged(calls: Calls, before: Batch, batch: Batch) -> None:
-    """Raise InputError where as many things along the second axis stand in batches of other lengths: no samples."""
-    same = calls.counting.of(before) == calls.counting.of(batch)
-    if same and rows_of(before) != rows_of(batch):
-        raise InputError(uncounted(batch))
 
 
 def _require_known_shapes(before: Batch, batch: Batch) -> None:
