@@ -46,6 +46,7 @@ from landscape.objective.model import BoundModel, default_precision
 from landscape.objective.remembered import Remembered
 from landscape.objective.trees import (
     alike,
+    axes_of,
     floats_in,
     has_batch_axis,
     joined,
@@ -282,8 +283,9 @@ def _tell_own_parameters(calls: Calls, loss: LossLike | None, metrics: Metrics) 
 def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[Calls, Data]:
     """The samples of batches whose tensors leave it open, from the values per sample that the loss has on them.
 
-    A single batch of which not even these say it is one unit: it is all the data, and its weight says nothing.
-    Raises InputError, with the shapes and the ways out, for several of them.
+    A single batch of which not even these say it is one unit: it is all the data, and its weight says nothing. So are
+    several whose shapes are all the same: they weigh alike, whatever they hold. Raises InputError, with the shapes and
+    the ways out, for others.
     """
     if data.sizes is None:
         return calls, data
@@ -303,16 +305,29 @@ def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[C
         for number, batch in data.chunks():
             known = seen[number]
             sizes.append(_units_in(calls, quantity, model, batch) if known is None else known)
-            if sizes[-1] == 0 and data.count > 1:
+            if sizes[-1] == 0 and not _are_of_one_shape(data):
                 raise InputError(uncounted(batch))
             fits = fits and (known is not None or quantity.is_pair or _may_have(batch, sizes[-1]))
-    if sizes == [0]:
-        return replace(calls, counting=replace(calls.counting, alone=True)), data.counted([1])
+    if 0 in sizes:
+        if data.count > 1:
+            logger.warning(
+                "how many samples a batch holds cannot be told from its tensors (%s). All batches have these shapes, "
+                "so each counts as one sample, and they weigh alike; where they hold different numbers of samples, %s",
+                shapes_in(data.first),
+                WAYS,
+            )
+        return replace(calls, counting=replace(calls.counting, alone=True)), data.counted([1] * data.count)
     # As many values whatever the batch are no values of samples, but of classes, say, or a mean of shape (1,).
     constant = calls.loss_is_returned and data.count > 1 and len(set(sizes)) == 1 and not fits
     if constant and (sizes[0] == 1 or len({frozenset(rows_of(batch)) for _, batch in data.chunks()}) > 1):
         raise InputError(uncounted(data.first))
     return calls, data.counted(sizes)
+
+
+def _are_of_one_shape(data: Data) -> bool:
+    """Whether all batches hold tensors of the same shapes."""
+    shapes = {(lengths_of_lists(b), tuple(tuple(axes_of(t)) for t in tensors_in(b))) for _, b in data.chunks()}
+    return len(shapes) == 1
 
 
 def _may_have(batch: Batch, count: int) -> bool:
@@ -381,7 +396,7 @@ def _is_list_by_trial(calls: Calls, data: Data, count: int | None) -> bool:
         return False
     if count is not None and len({frozenset(rows_of(batch)) for _, batch in data.chunks()}) > 1:
         raise InputError(uncounted(batch))
-    return count is None
+    return count is None or not isinstance(batch[0], Tensor)
 
 
 def _follows_rows(calls: Calls, batch: Batch, found: int) -> bool:

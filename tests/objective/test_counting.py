@@ -350,6 +350,36 @@ def test_bare_lists_of_samples_are_counted_by_what_varies_or_by_trial(case: str,
         assert objective.samples == 5
 
 
+def test_batches_of_one_shape_weigh_alike_and_that_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """What cannot be counted needs no number where all batches are alike; where one differs, it is asked for."""
+    data, model = [(X[a:b], Y[a:b], zeros(3)) for a, b in ((0, 10), (10, 20), (20, 25))], linear()
+
+    def mean(m: Any, b: Any) -> Tensor:
+        return F.cross_entropy(m(b[0]), b[1])
+
+    found = Objective(model, None, data[:2], forward=mean)
+    assert found.evaluate()["loss"] == pytest.approx(mean(model, (X[:20], Y[:20])).item(), rel=1e-12)
+    assert found.samples == 2
+    assert "each counts as one sample" in caplog.text
+    for refused in (lambda: Objective(model, None, data, forward=mean), lambda: found.elsewhere(data)):
+        with pytest.raises(InputError, match="cannot be told"):
+            refused()
+
+
+def test_full_lists_of_mappings_are_seen_by_trial() -> None:
+    """As many mappings in each batch, and as many features in each mapping."""
+    model = linear()
+    data = [[{"x": X[i], "y": F.one_hot(Y[i], 5)} for i in range(a, a + 4)] for a in (0, 4)]
+
+    def mean(m: Any, batch: Any) -> Tensor:
+        x, y = (torch.stack([one[key] for one in batch]) for key in ("x", "y"))
+        return F.cross_entropy(m(x), y.argmax(1))
+
+    found = Objective(model, None, data, forward=mean)
+    assert found.samples == 8
+    assert found.evaluate()["loss"] == pytest.approx(F.cross_entropy(model(X[:8]), Y[:8]).item(), rel=1e-12)
+
+
 def test_full_lists_of_samples_are_seen_by_trial_or_asked_for() -> None:
     """Lists of two and two: no length varies, so parts of them are tried."""
     model = linear()
