@@ -73,7 +73,18 @@ class Counting:
 
     def can_be_cut(self, batch: Any) -> bool:
         """Whether the first axis of every tensor runs over the samples, so that some of them can be taken."""
+        if self.listed and may_be_samples(batch):
+            return False
         return has_batch_axis(batch) and self.of(batch) == int(next(tensors_in(batch)).size(0))
+
+    def part(self, batch: Any, rows: slice) -> Any | None:
+        """Some of the samples of a batch, in lists as well as in tensors; None where they cannot be taken out of it."""
+        count = self.of(batch)
+        if count is None or not isinstance(batch, (list, tuple, dict)):
+            return None
+        if isinstance(batch, (list, tuple)) and (self.listed or _are_labelled(batch)) and len(batch) == count:
+            return batch[rows] if type(batch) in (list, tuple) else None
+        return _taken(batch, count, rows)
 
     def _given(self, given: SizeLike, batch: Any) -> int:
         if isinstance(given, int):
@@ -141,7 +152,7 @@ def may_be_samples(batch: Any) -> bool:
     """Whether a batch is a sequence of things of one kind, which may be its samples as well as its columns."""
     if not isinstance(batch, (list, tuple)) or hasattr(batch, "_fields"):
         return False
-    return _are_alike(batch) and not _told_apart(batch)[0]
+    return _are_alike(batch) and not _are_labelled(batch) and not _told_apart(batch)[0]
 
 
 def lengths_of_lists(batch: Any) -> tuple[int, ...]:
@@ -283,6 +294,26 @@ def _is_labelled(sample: Any) -> bool:
         ]
         return any(map(_is_number, labels)) and next(tensors_in(sample), None) is not None
     return len(sample) > 1 and _is_number(targets_in(sample)) and next(tensors_in(sample), None) is not None
+
+
+def _taken(tree: Any, count: int, rows: slice) -> Any | None:
+    """Some of `count` samples of a list, tuple or dict of tensors and lists that hold so many; None for any other."""
+    if isinstance(tree, Tensor):
+        if tree.ndim and (tree.is_nested or tree.layout != torch.strided or tree.size(0) != count):
+            return None
+        return tree[rows] if tree.ndim else tree
+    if tree is None or isinstance(tree, (str, bytes, int, float)):
+        return tree
+    if type(tree) in (list, tuple) and len(tree) == count and (_are_alike(tree) or _is_plain(tree)):
+        return tree[rows]
+    if type(tree) is dict:
+        parts = {key: _taken(value, count, rows) for key, value in tree.items()}
+        return None if any(parts[key] is None is not tree[key] for key in tree) else parts
+    if type(tree) in (list, tuple):
+        columns = [_taken(value, count, rows) for value in tree]
+        lost = any(part is None is not value for part, value in zip(columns, tree, strict=True))
+        return None if lost else type(tree)(columns)
+    return None
 
 
 # -- tensors that disagree -------------------------------------------------------------------------------

@@ -253,9 +253,10 @@ def _returned_units(counting: Counting) -> Callable[[Any, Any], Units]:
 def _require_no_booleans(units: Units | None, value: Any, what: str) -> None:
     """Raise InputError for a loss that is yes or no: it has no slope."""
     tensor = value if units is None else units.numerators
-    if isinstance(tensor, Tensor) and tensor.dtype == torch.bool:
+    if isinstance(tensor, bool) or (isinstance(tensor, Tensor) and tensor.dtype == torch.bool):
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else ()
         raise InputError(
-            f"{what} returned values of dtype {tensor.dtype} and shape {tuple(tensor.shape)}, and a loss is a number; "
+            f"{what} returned values of dtype {torch.bool} and shape {shape}, and a loss is a number; "
             "convert them (values.float()), or give what is right or wrong as a metric"
         )
 
@@ -747,12 +748,16 @@ def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None) 
     Raises InputError where it is no mean over samples, or where that is open and the batches differ.
     """
     try:
-        if calls.counting.listed and isinstance(batch, (list, tuple)):
-            _require_mean(calls, model, batch, _parts(calls, batch))
-            return ""
+        parts = _parts(calls, batch)
+        _require_mean(calls, model, batch, parts)
         if not calls.counting.can_be_cut(batch):
-            return f"a batch cannot be cut: {shapes_in(batch)}"
-        _require_mean(calls, model, batch, _parts(calls, batch))
+            if not parts or before is None:
+                return "" if parts else f"a batch cannot be cut: {shapes_in(batch)}"
+            lists = _lists_together(calls, before, batch)
+            if not lists:
+                return "samples of two batches cannot be put together"
+            _require_mean(calls, model, *lists)
+            return ""
         if before is None or not calls.counting.can_be_cut(before):
             return ""
         together = _together(before, batch)
@@ -797,24 +802,26 @@ def _try_whole(calls: Calls, model: Any, batch: Batch) -> None:
 
     Raises InputError for a sum, and for the mean over every input with every target that broadcasting makes.
     """
-    if not calls.counting.can_be_cut(batch) or _rows(batch) < 4:
+    halves = _parts(calls, batch)
+    if not halves:
         return
-    halves = _halves(batch)
+    rows = sum(_weight(calls, half) for half in halves)
     try:
         whole, *values = [_scalar(calls, model, of) for of in (batch, *halves)]
-        if not math.isfinite(whole) or _agree(whole, _mean(values, [_rows(half) for half in halves])):
+        if not math.isfinite(whole) or _agree(whole, _mean(values, [_weight(calls, half) for half in halves])):
             return
-        first, second = (_scalar(calls, model, of) for of in _halves(halves[0]))
-        constant = first + second - values[0]  # a penalty on the weights, which each part has
+        constant, quarters = 0.0, _parts(calls, halves[0])
+        if quarters:  # a penalty on the weights, which each part has
+            constant = sum(_scalar(calls, model, of) for of in quarters) - values[0]
         grows = abs(whole - constant) > abs(whole) / 2
         if _agree(whole, sum(values)) or (grows and _agree(whole, sum(values) - constant)):
-            raise InputError(_no_mean(_rows(batch), whole, values, None))
-        crossed = _crossed(batch)
+            raise InputError(_no_mean(round(rows), whole, values, None))
+        crossed = _crossed(batch) if calls.counting.can_be_cut(batch) else []
         if crossed and _agree(
             _scalar(calls, model, crossed[0]), _mean([_scalar(calls, model, c) for c in crossed[1:]])
         ):
             raise InputError(
-                f"forward returned {whole:.6g} for {_rows(batch)} samples, which is a mean over every input with every "
+                f"forward returned {whole:.6g} for {round(rows)} samples, which is a mean over every input with every "
                 f"target ({shapes_in(batch)}): broadcasting compares every sample with every other ((n, 1) outputs "
                 "with (n,) targets?). Reshape one to the other's shape."
             )
@@ -843,10 +850,31 @@ def _halves(batch: Batch) -> list[Batch]:
 
 def _parts(calls: Calls, batch: Batch) -> list[Batch]:
     """The two halves of a batch; none of one that cannot be cut, or holds one sample."""
-    if calls.counting.listed and isinstance(batch, (list, tuple)):
-        half = len(batch) // 2
-        return [batch[:half], batch[half:]] if half else []
-    return _halves(batch) if calls.counting.can_be_cut(batch) and _rows(batch) > 1 else []
+    if calls.counting.can_be_cut(batch):
+        return _halves(batch) if _rows(batch) > 1 else []
+    half = (calls.counting.of(batch) or 0) // 2
+    parts = [calls.counting.part(batch, rows) for rows in (slice(half), slice(half, None))] if half else []
+    return [] if any(part is None for part in parts) else parts
+
+
+def _lists_together(calls: Calls, first: Batch, second: Batch) -> tuple[Batch, list[Batch]] | None:
+    """As many samples of two batches that are lists of them as one such list, and its two parts."""
+    if not all(isinstance(batch, (list, tuple)) for batch in (first, second)):
+        return None
+    counts = [calls.counting.of(batch) or 0 for batch in (first, second)]
+    half = max(1, min(counts) // 2)
+    parts = [calls.counting.part(batch, slice(half)) for batch in (first, second)]
+    if counts != [len(first), len(second)] or any(type(part) is not type(first) for part in parts):
+        return None
+    joint = [one for part in parts if part is not None for one in part]
+    return (tuple(joint) if isinstance(first, tuple) else joint), parts
+
+
+def _weight(calls: Calls, batch: Batch) -> float:
+    """The samples of a part of a batch."""
+    counting = calls.counting
+    given = callable(counting.given) or not has_batch_axis(batch) or counting.listed
+    return float(counting.require(batch) if given else _rows(batch))
 
 
 class _NoPartError(Exception):
@@ -875,12 +903,8 @@ def _require_mean(calls: Calls, model: Any, batch: Batch, parts: Sequence[Batch]
     if not parts:
         return
 
-    def weight(of: Batch) -> float:
-        counting = calls.counting
-        return float(counting.require(of) if callable(counting.given) or counting.listed else _rows(of))
-
     whole, values = _scalar(calls, model, batch), [_scalar(calls, model, part) for part in parts]
-    weights = [weight(part) for part in parts]
+    weights = [_weight(calls, part) for part in parts]
     mean = _mean(values, weights)
     if math.isfinite(whole) and not _agree(whole, mean):
         raise InputError(_no_mean(round(sum(weights)), whole, values, None if _agree(whole, sum(values)) else mean))

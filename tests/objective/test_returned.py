@@ -288,14 +288,50 @@ def test_a_scalar_of_a_loss_over_targets_of_other_shapes_is_refused() -> None:
     assert right == pytest.approx(sum(tokens) / 68, rel=1e-12)
 
 
-@pytest.mark.parametrize("data", [(X, X[:, 0]), [(X, X[:, 0])], {"x": X, "y": X[:, 0]}, [(X[:19], X[:19, 0])]])
+@pytest.mark.parametrize("data", [(X, X[:, 0]), {"x": X, "y": X[:, 0]}, [(X[:19], X[:19, 0])], [(X[:2], X[:2, 0])]])
 def test_one_batch_of_outputs_with_an_axis_more_than_targets_is_refused(data: Any) -> None:
     def forward(m: Any, b: Any) -> Tensor:
         x, y = b.values() if isinstance(b, dict) else b
-        return (m(x) - y).abs().mean()
+        return (m(x) - y).square().mean()
 
     with pytest.raises(InputError, match="every sample with every other"):
         Objective(linear(1), None, data, forward=forward)
+
+
+LISTS: dict[str, tuple[Callable[[int, int], Any], Callable[[Any], Any]]] = {
+    "samples": (lambda a, b: [{"x": X[i], "y": Y[i]} for i in range(a, b)], lambda b: [(o["x"], o["y"]) for o in b]),
+    "columns": (lambda a, b: (list(X[a:b]), list(Y[a:b])), lambda b: zip(*b, strict=True)),
+    "named columns": (lambda a, b: {"x": list(X[a:b]), "y": Y[a:b].tolist()}, lambda b: zip(*b.values(), strict=True)),
+}
+
+
+@pytest.mark.parametrize("cut", [6, 9])
+@pytest.mark.parametrize("case", LISTS)
+def test_sums_over_lists_are_refused_and_means_go_on(case: str, cut: int) -> None:
+    make, read = LISTS[case]
+    data = [make(0, cut), make(cut, 9)][: 1 + (cut < 9)]
+
+    def total(m: Any, b: Any) -> Tensor:
+        return torch.stack([F.cross_entropy(m(x[None]), torch.as_tensor(y)[None]) for x, y in read(b)]).sum()
+
+    def mean(m: Any, b: Any) -> Tensor:
+        return total(m, b) / len(list(read(b)))
+
+    with pytest.raises(InputError, match="it is a sum"):
+        Objective(linear(), None, data, forward=total)
+    found = Objective(linear(), None, data, forward=mean)
+    assert found.samples == 9
+    assert found.evaluate()["loss"] == pytest.approx(ce(linear(), (X[:9], Y[:9])).item(), rel=1e-12)
+
+
+def test_a_mean_over_nodes_of_lists_of_graphs_is_refused() -> None:
+    data = [[{"x": seeded(n, 5, seed=n), "y": Y[n]} for n in sizes] for sizes in ([4, 4], [9, 9])]
+
+    def mean(m: Any, b: Any) -> Tensor:
+        return torch.cat([m(one["x"]).square().sum(1) for one in b]).mean()
+
+    with pytest.raises(InputError, match="no mean over samples"):
+        Objective(linear(), None, data, forward=mean)
 
 
 ALL_AT_ONCE: dict[str, Forward] = {
@@ -323,6 +359,7 @@ def test_a_loss_of_booleans_is_refused_with_its_type() -> None:
     for arguments in (
         {"loss": None, "forward": lambda m, b: wrong(m(b[0]), b[1])},
         {"loss": None, "forward": lambda m, b: wrong(m(b[0]), b[1]).any()},
+        {"loss": None, "forward": lambda m, b: bool(wrong(m(b[0]), b[1]).any())},
         {"loss": None, "forward": lambda m, b: (wrong(m(b[0]), b[1]), torch.ones(len(b[1])))},
         {"loss": wrong},
     ):
