@@ -159,7 +159,7 @@ class Data:
         sizes = None if self.sizes is None else [self.sizes[i] for i in numbers]
         return self._of(_Some(self, frozenset(numbers)), len(numbers), sizes=sizes, digest=digest, held=False)
 
-    def counted(self, sizes: Sequence[int]) -> Data:
+    def counted(self, sizes: Sequence[int | None]) -> Data:
         """The same batches, which hold so many samples each."""
         return self._of(self._batches, self.count, sizes=list(sizes))
 

@@ -6,6 +6,7 @@ import copy
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -29,6 +30,10 @@ COMPARING = (
 )
 _WAYS = f"Return values per sample, or a (numerators, denominators) pair. {COMPARING}"
 _OF_ALL = "A metric of all samples together (F1, AUROC) has no values per sample: leave it out, or give one that has."
+_TWO_LOSSES = (
+    "Two losses that belong together are summed: return first + second; else return the sum and the number, or weight, "
+    "of what it is a sum over"
+)
 SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
 
 
@@ -57,7 +62,8 @@ class Quantity:
     threshold: float = 0.0  # score above which a single score per label means "yes"
     # Raises InputError where batches of these outputs and targets cannot be weighted right; None where they always can.
     verify: Callable[[Any, Any], None] | None = None
-    is_scalar: bool = False  # whether `forward` returns one number for a batch
+    is_scalar: bool = False  # whether the user's function returns one number for a batch
+    is_pair: bool = False  # whether it returns (numerators, denominators)
 
 
 def named_losses() -> tuple[str, ...]:
@@ -122,13 +128,19 @@ def metric_quantities(
     return result
 
 
-def values_as_units(value: Any, size: int | None, what: str) -> Units | None:
-    """Units from what a callable returned: (B,) values, or a (numerators, denominators) pair; None for a scalar.
+def is_pair(value: Any) -> bool:
+    """Whether what a callable returned is (numerators, denominators): a tuple of two. A list is values per sample."""
+    return isinstance(value, tuple) and len(value) == 2
 
-    `size` is the number of samples; where it is None, the values say how many there are. Raises InputError for what is
-    no number, and for another number of values.
+
+def values_as_units(value: Any, size: int | None, what: str) -> Units | None:
+    """Units from what a callable returned: values per sample, or a (numerators, denominators) tuple; None for a scalar.
+
+    Values are a tensor (B,), (B, ...), or a list of one number for each sample. `size` is the number of samples; where
+    it is None, the values say how many there are. Raises InputError for what is no number, and for another number of
+    values.
     """
-    if isinstance(value, (tuple, list)) and len(value) == 2:
+    if is_pair(value):
         pair = [_numbers(v, what) for v in value]
         rows = pair[0].shape[0] if size is None and pair[0].ndim else size
         numerators, denominators = (_per_sample_sums(v, rows) for v in pair)
@@ -152,12 +164,48 @@ def values_as_units(value: Any, size: int | None, what: str) -> Units | None:
     return Units(tensor, None, per_sample=True)
 
 
+def require_weights(units: Units, what: str, moved: Sequence[Units] = (), parts: Sequence[Units] = ()) -> None:
+    """Raise InputError for denominators that cannot be weights, or numbers of what the numerators sum over.
+
+    They are finite and not negative, stay when the parameters have `moved`, and a scalar one is the sum of those of the
+    `parts` of its batch, where these are known, or a whole number.
+    """
+    weights = units.denominators
+    if weights is None:
+        return
+    broken = (~((weights >= 0) & weights.isfinite())).nonzero()
+    if len(broken):
+        raise InputError(
+            f"{what} returned denominators of which one is {float(weights[int(broken[0])]):.6g}; they are weights, or "
+            "numbers of what the numerators sum over: finite, none negative"
+        )
+    if any(there.denominators is not None and not torch.equal(weights, there.denominators) for there in moved):
+        raise InputError(
+            f"{what} returned two values, and the second changes with the model's parameters: a pair is (numerators, "
+            f"denominators), and no denominator does. {_TWO_LOSSES}"
+        )
+    if weights.numel() != 1 or units.per_sample:
+        return
+    value = float(weights)
+    given = [float(part.denominators) for part in parts if part.denominators is not None]
+    adds_up = bool(given) and math.isclose(value, sum(given), rel_tol=SEPARABLE)
+    counts = value >= 1 and value == round(value) and not (given and weights.is_floating_point())
+    if not (adds_up or counts):
+        seen = f", and {' and '.join(f'{v:.6g}' for v in given)} for the parts of its batch" if given else ""
+        raise InputError(
+            f"{what} returned two numbers, and the second, {value:.6g}{seen}, is no number of what the first sums "
+            f"over: a pair is (numerators, denominators). {_TWO_LOSSES}"
+        )
+
+
 def _numbers(value: Any, what: str) -> Tensor:
     """What a callable returned as a tensor. Raises InputError that names anything that is no number or array."""
     if isinstance(value, (Tensor, float)):
         found = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    elif isinstance(value, (Mapping, str, bytes)) or value is None or (isinstance(value, tuple) and len(value) != 2):
+    elif isinstance(value, (Mapping, str, bytes)) or value is None or isinstance(value, tuple):
         raise InputError(_not_numbers(value, what))
+    elif isinstance(value, list):
+        found = _stacked(value, what)
     else:
         try:
             found = torch.as_tensor(value)
@@ -169,6 +217,34 @@ def _numbers(value: Any, what: str) -> Tensor:
     return found
 
 
+def _stacked(values: list[Any], what: str) -> Tensor:
+    """A list of one number for each sample as one tensor, with its graph."""
+    if any(isinstance(v, Tensor) for v in values):
+        if not all(isinstance(v, (Tensor, int, float)) for v in values):
+            raise InputError(_not_numbers(values, what))
+        like = next(v for v in values if isinstance(v, Tensor))
+        parts = [v if isinstance(v, Tensor) else like.new_tensor(v) for v in values]
+        if all(v.numel() == 1 for v in parts):
+            return torch.stack([v.reshape(()) for v in parts])
+        several = next(v for v in parts if v.numel() != 1)
+        raise InputError(_no_list(values, tuple(several.shape), what))
+    try:
+        found = torch.as_tensor(values)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(_not_numbers(values, what)) from error
+    if found.ndim > 1 and len(values) == 2:
+        raise InputError(_no_list(values, tuple(found.shape[1:]), what))
+    return found
+
+
+def _no_list(values: list[Any], shape: tuple[int, ...], what: str) -> str:
+    return (
+        f"{what} returned a list of {len(values)}, one of shape {shape}; a list holds one number for each sample. "
+        "Return a tuple (numerators, denominators) where it is a pair, torch.cat(values) where each holds values of "
+        "several samples"
+    )
+
+
 def _not_numbers(value: Any, what: str) -> str:
     advice = "return a scalar mean, values per sample, or a (numerators, denominators) pair"
     if isinstance(value, Mapping):
@@ -178,6 +254,8 @@ def _not_numbers(value: Any, what: str) -> str:
         )
     elif value is None:
         advice = "a function returns what stands after its return; " + advice
+    elif isinstance(value, tuple):
+        advice = "values per sample are a tensor, torch.stack(values), or a list; else " + advice
     return f"{what} returned {'None' if value is None else kind_of(value)}, which is no number; {advice}"
 
 
@@ -217,9 +295,9 @@ def callable_quantity(name: str, function: Callable[..., Any], outputs: Any, tar
                 raise InputError(f"{what} returned values per sample of one batch, and a scalar of another")
             return units
 
-        return Quantity(name, describe, direct)
+        return Quantity(name, describe, direct, is_pair=is_pair(value))
     units, verify = _scalar_units(function, outputs, targets, _required_size(outputs, targets, what), what)
-    return Quantity(name, describe, units, verify=verify)
+    return Quantity(name, describe, units, verify=verify, is_scalar=True)
 
 
 def _size_of(outputs: Any, targets: Any) -> int | None:
@@ -247,8 +325,7 @@ def _required_size(outputs: Any, targets: Any, what: str) -> int:
 
 def _refuse_broadcast(value: Any, outputs: Any, targets: Any, what: str) -> None:
     """Refuse values of every sample with every other, which (n, 1) outputs make of (n,) targets."""
-    pair = isinstance(value, (tuple, list)) and len(value) == 2
-    values = torch.as_tensor(value[0] if pair else value)
+    values = _numbers(value[0] if is_pair(value) else value, what)
     given = [t for t in (main_output(outputs), targets) if isinstance(t, Tensor)]
     crossed = values.ndim > 1 and values.shape[0] == values.shape[1]
     if len(given) == 2 and crossed and values.numel() > max(t.numel() for t in given):

@@ -59,8 +59,9 @@ class Objective:
     `forward(model, batch)`, which replaces that convention and returns (outputs, targets), to shift them. Data given
     as tensors are then one batch.
 
-    `batch_size` says how many samples each batch holds, a number or a function of the batch, where its tensors do not
-    (graphs, lists, flat tokens; see `landscape.objective.counting`): samples weigh alike whatever batch they are in.
+    `batch_size` says how many samples a batch holds where its tensors do not (graphs, lists, flat tokens; see
+    `landscape.objective.counting`): a function of the batch, or the number of full batches, of which the last may be
+    shorter. Samples weigh alike whatever batch they are in.
 
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"

@@ -14,7 +14,17 @@ from landscape_kernels.probes import normal_vector
 from torch import Tensor, nn
 
 from landscape.errors import InputError, UserCodeError, raised_by, user_code
-from landscape.objective.counting import WAYS, Counting, second_axis, targets_in, uncounted
+from landscape.objective.counting import (
+    WAYS,
+    Counting,
+    is_along_second,
+    lengths_of_lists,
+    may_be_samples,
+    rows_of,
+    second_axis,
+    targets_in,
+    uncounted,
+)
 from landscape.objective.data import Batch, Data, inputs_and_targets, random_streams, seed_everything
 from landscape.objective.folding import Folding, settled_folding
 from landscape.objective.losses import (
@@ -23,17 +33,20 @@ from landscape.objective.losses import (
     LossLike,
     Quantity,
     Units,
+    is_pair,
     loss_quantity,
     main_output,
     mean_as_unit,
     metric_quantities,
     own_parameters,
+    require_weights,
     values_as_units,
 )
 from landscape.objective.model import BoundModel, default_precision
 from landscape.objective.remembered import Remembered
 from landscape.objective.trees import (
     alike,
+    axes_of,
     floats_in,
     has_batch_axis,
     joined,
@@ -169,8 +182,8 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     data = undivided.divided(chunk)
     quantities = settled_quantities(calls, loss, metrics, data)
     calls, data = counted(calls, quantities, data)
-    if calls.counting.alone or calls.counting.second:
-        quantities = [_returned(calls.counting, quantities[0].is_scalar)]
+    if calls.loss_is_returned:
+        quantities = [replace(quantities[0], units=_returned_units(calls.counting))]
     if not undivided.divisible:
         undivided, chunk = data, data.samples_of(0)
     _check_determinism(calls, quantities, data)
@@ -189,9 +202,18 @@ def settled_quantities(calls: Calls, loss: LossLike | None, metrics: Metrics, da
     """The loss, then the metrics. Raises InputError where they cannot be computed of what the model returns."""
     outputs, targets = calls.run(_trial_batch(data))
     if loss is None:
-        pair = isinstance(outputs, (tuple, list)) and len(outputs) == 2
-        scalar = not pair and values_as_units(outputs, None, "forward") is None
-        return [_returned(calls.counting, scalar)]
+        units = values_as_units(outputs, None, "forward")
+        _require_no_booleans(units, outputs, "forward")
+        counting = calls.counting
+        return [
+            Quantity(
+                "loss",
+                "returned by forward",
+                _returned_units(counting),
+                is_scalar=units is None,
+                is_pair=is_pair(outputs),
+            )
+        ]
     advice = (
         "Where forward returns the loss itself, give loss=None; a criterion of other arguments than (outputs, targets) "
         "is called in forward=."
@@ -202,18 +224,29 @@ def settled_quantities(calls: Calls, loss: LossLike | None, metrics: Metrics, da
         user_code("the loss or a metric cannot be computed from outputs and targets", lambda: given, advice),
     ):
         quantity = loss_quantity(loss, outputs, targets)
-        quantity.units(outputs, targets)
+        _require_no_booleans(quantity.units(outputs, targets), None, f"{quantity.name} ({quantity.describe})")
         return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
 
 
-def _returned(counting: Counting, is_scalar: bool) -> Quantity:
-    """The loss that forward returns: values per sample, a pair, or the mean over the samples of the batch."""
+def _returned_units(counting: Counting) -> Callable[[Any, Any], Units]:
+    """Units of the loss that forward returns: values per sample, a pair, or the mean over the samples of the batch."""
 
     def units(values: Any, batch: Batch) -> Units:
         found = values_as_units(values, counting.of(batch), "forward")
         return mean_as_unit(values, counting.require(batch)) if found is None else found
 
-    return Quantity("loss", "returned by forward", units, is_scalar=is_scalar)
+    return units
+
+
+def _require_no_booleans(units: Units | None, value: Any, what: str) -> None:
+    """Raise InputError for a loss that is yes or no: it has no slope."""
+    tensor = value if units is None else units.numerators
+    if isinstance(tensor, bool) or (isinstance(tensor, Tensor) and tensor.dtype == torch.bool):
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else ()
+        raise InputError(
+            f"{what} returned values of dtype {torch.bool} and shape {shape}, and a loss is a number; "
+            "convert them (values.float()), or give what is right or wrong as a metric"
+        )
 
 
 def _shapes(outputs: Any, targets: Any) -> str:
@@ -239,38 +272,133 @@ def _tell_own_parameters(calls: Calls, loss: LossLike | None, metrics: Metrics) 
 def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[Calls, Data]:
     """The samples of batches whose tensors leave it open, from the values per sample that the loss has on them.
 
-    A single batch of which not even these say it is one unit: it is all the data, and its weight says nothing.
-    Raises InputError, with the shapes and the ways out, for several of them.
+    A single batch of which not even these say it is one unit: it is all the data, and its weight says nothing. So are
+    several whose shapes are all the same: they weigh alike, whatever they hold. Raises InputError, with the shapes and
+    the ways out, for others.
     """
-    calls, data = _time_first(calls, quantities[0], data)
+    if data.sizes is None:
+        return calls, data
+    calls = replace(calls, counting=replace(_seen_by_loss(calls, quantities[0], data), alone=False))
+    if calls.counting != Counting(calls.counting.given):
+        data = data.counted([calls.counting.of(batch) for _, batch in data.chunks()])
     if data.sizes is None or None not in data.sizes:
         return calls, data
+    quantity = quantities[0]
+    if calls.loss_is_returned and not quantity.is_scalar:  # then they decide for all batches
+        calls = replace(calls, counting=replace(calls.counting, by_values=True))
+        quantity = replace(quantity, units=_returned_units(calls.counting))
+        data = data.counted([None] * data.count)
     sizes: list[int] = []
+    seen, fits = data.sizes or [], True
     with calls.model.at(calls.model.centre) as model, calls.context(True):
         for number, batch in data.chunks():
-            known = data.sizes[number]
-            sizes.append(_units_in(calls, quantities[0], model, batch) if known is None else known)
-            if sizes[-1] == 0 and data.count > 1:
+            known = seen[number]
+            sizes.append(_units_in(calls, quantity, model, batch) if known is None else known)
+            if sizes[-1] == 0 and not _are_of_one_shape(data):
                 raise InputError(uncounted(batch))
-    if sizes == [0]:
-        return replace(calls, counting=replace(calls.counting, alone=True)), data.counted([1])
+            fits = fits and (known is not None or quantity.is_pair or _may_have(batch, sizes[-1]))
+    if 0 in sizes:
+        if data.count > 1:
+            logger.warning(
+                "how many samples a batch holds cannot be told from its tensors (%s). All batches have these shapes, "
+                "so each counts as one sample, and they weigh alike; where they hold different numbers of samples, %s",
+                shapes_in(data.first),
+                WAYS,
+            )
+        return replace(calls, counting=replace(calls.counting, alone=True)), data.counted([1] * data.count)
+    # As many values whatever the batch are no values of samples, but of classes, say, or a mean of shape (1,).
+    constant = calls.loss_is_returned and data.count > 1 and len(set(sizes)) == 1 and not fits
+    if constant and (sizes[0] == 1 or len({frozenset(rows_of(batch)) for _, batch in data.chunks()}) > 1):
+        raise InputError(uncounted(data.first))
     return calls, data.counted(sizes)
 
 
-def _time_first(calls: Calls, quantity: Quantity, data: Data) -> tuple[Calls, Data]:
-    """Batches whose samples run along the second axis of all tensors: the values per sample of the loss say so."""
-    counting = calls.counting
-    if data.sizes is None or quantity.is_scalar or not calls.loss_is_returned or counting.given is not None:
-        return calls, data
+def _are_of_one_shape(data: Data) -> bool:
+    """Whether all batches hold tensors of the same shapes."""
+    shapes = {(lengths_of_lists(b), tuple(tuple(axes_of(t)) for t in tensors_in(b))) for _, b in data.chunks()}
+    return len(shapes) == 1
+
+
+def _may_have(batch: Batch, count: int) -> bool:
+    """Whether something in a batch other than settings (of floating point, or a single one) has so many entries."""
+    if count == 1:
+        return rows_of(batch) == {1} or 1 in lengths_of_lists(batch)
+    rows = any(t.size(0) == count and not t.is_floating_point() for t in tensors_in(batch) if t.ndim)
+    second = any(t.size(1) == count for t in tensors_in(batch) if t.ndim > 2 and not t.is_nested)
+    return rows or second or count in lengths_of_lists(batch)
+
+
+def _seen_by_loss(calls: Calls, quantity: Quantity, data: Data) -> Counting:
+    """The counting that the values of the loss, and the shapes from batch to batch, are seen to agree with."""
+    counting, batch = calls.counting, data.first
+    if calls.forward is None or counting.second or counting.listed or counting.by_values:
+        return counting
+    free = counting.given is None
+    lists = {lengths_of_lists(batch) for _, batch in data.chunks()} if lengths_of_lists(batch) and free else set()
+    if len(lists) > 1:  # the number of columns does not change from batch to batch: these are lists of samples
+        return replace(counting, listed=True)
+    count = counting.of(batch)
+    if free and is_along_second(batch) and _is_constant(counting, data):
+        return replace(counting, by_values=True)
+    if quantity.is_scalar and calls.loss_is_returned:
+        return replace(counting, listed=True) if lists and _is_list_by_trial(calls, data, count) else counting
+    values, given = calls.run(batch)
+    if not calls.loss_is_returned:
+        units = calls.units_of(quantity, values, given).numerators if lists else None
+        several = units is not None and may_be_samples(batch) and count != units.numel() == len(batch)
+        return replace(counting, listed=True) if several else counting
+    values = values[0] if is_pair(values) else values
+    found = len(values) if isinstance(values, list) else values.shape[0] if getattr(values, "ndim", 0) else None
+    if found is None or count is None or found == count:
+        return counting
+    if lists and may_be_samples(batch) and found == len(batch):
+        return replace(counting, listed=True)
+    rows = {frozenset(rows_of(batch)) for _, batch in data.chunks()}
+    if free and found == second_axis(batch):  # of features there are as many whatever the number of samples
+        several = len({second_axis(batch) for _, batch in data.chunks()}) > 1
+        return replace(counting, second=True) if several or len(rows) == 1 else counting
+    return replace(counting, by_values=True) if _follows_rows(calls, batch, int(found)) else counting
+
+
+def _is_constant(counting: Counting, data: Data) -> bool:
+    """Whether batches are counted alike although their first axes differ: so many settings, not samples."""
+    shapes = [(counting.of(batch), frozenset(rows_of(batch))) for _, batch in data.chunks()]
+    return len({count for count, _ in shapes}) == 1 < len({rows for _, rows in shapes})
+
+
+def _is_list_by_trial(calls: Calls, data: Data, count: int | None) -> bool:
+    """Whether batches are lists of samples, as the scalar of forward on parts of such a list shows.
+
+    Raises InputError where they may be lists of columns as well, of numbers that differ from batch to batch.
+    """
     batch = data.first
-    if not counting.second:
-        values, _ = calls.run(batch)
-        values = values[0] if isinstance(values, (tuple, list)) and len(values) == 2 else values
-        found = values.shape[0] if isinstance(values, Tensor) and values.ndim else None
-        if found is None or found == data.sizes[0] or found != second_axis(batch):
-            return calls, data
-        counting = replace(counting, second=True)
-    return replace(calls, counting=counting), data.counted([counting.require(batch) for _, batch in data.chunks()])
+    if not may_be_samples(batch) or len(batch) < 2:
+        return False
+    half = len(batch) // 2
+    parts = [batch[:half], batch[half:]]
+    with calls.model.at(calls.model.centre) as model, calls.context(True):
+        try:
+            whole, *values = [_scalar(calls, model, of) for of in (batch, *parts)]
+        except _NoPartError:
+            return False
+    if not _agree(whole, _mean(values, [half, len(batch) - half])):
+        return False
+    if count is not None and len({frozenset(rows_of(batch)) for _, batch in data.chunks()}) > 1:
+        raise InputError(uncounted(batch))
+    return count is None or not isinstance(batch[0], Tensor)
+
+
+def _follows_rows(calls: Calls, batch: Batch, found: int) -> bool:
+    """Whether the number of values that forward returns for a batch is the sum of those for its halves."""
+    if not (has_batch_axis(batch) and _rows(batch) > 1):
+        return found in rows_of(batch)
+    try:
+        halves = [calls.run(part)[0] for part in _halves(batch)]
+    except InputError:
+        return False
+    halves = [values[0] if is_pair(values) else values for values in halves]
+    lengths = [len(values) if getattr(values, "ndim", 1) else 0 for values in halves]
+    return min(lengths) > 0 and sum(lengths) == found
 
 
 def _units_in(calls: Calls, quantity: Quantity, model: Any, batch: Batch) -> int:
@@ -281,7 +409,7 @@ def _units_in(calls: Calls, quantity: Quantity, model: Any, batch: Batch) -> int
     units = calls.units_of(quantity, outputs, targets)
     if units.per_sample:
         return int(units.numerators.numel())
-    return int(units.total) if not calls.loss_is_returned else 0
+    return max(1, round(units.total)) if math.isfinite(units.total) else 1
 
 
 def _trial_batch(data: Data) -> Batch:
@@ -505,18 +633,23 @@ def check_batches(calls: Calls, quantities: Sequence[Quantity], data: Data) -> N
     """Scalars are weighted by samples, which must be right for every batch and not only the trial's.
 
     Halves of a batch, and halves of two batches together, have to give the mean or sum that is expected of them. Where
-    they cannot be put together a warning says so, with the ways out.
+    they cannot be put together a warning says so, with the ways out; where what a scalar is a mean over may differ from
+    batch to batch it is refused. Of a single batch a scalar that is no mean is all of the loss, but for a sum.
     """
     checks = [quantity for quantity in quantities if quantity.verify is not None]
-    returned = quantities[0].is_scalar and calls.loss_is_returned and data.count > 1
+    returned = quantities[0].is_scalar and calls.loss_is_returned
+    _check_weights(calls, quantities, data)
     if not (checks or returned):
         return
     doubt = ""
     with calls.model.at(calls.model.centre) as model, calls.context(True):
         before: Any = None
-        for number, batch in data.chunks():
+        for _, batch in data.chunks():
             if returned:
-                doubt = _try_returned(calls, model, batch, before, data.samples_of(number)) or doubt
+                if data.count == 1:
+                    _try_whole(calls, model, batch)
+                else:
+                    doubt = _try_returned(calls, model, batch, before) or doubt
                 before = batch
                 continue
             pair = calls.outputs(model, batch)
@@ -526,17 +659,56 @@ def check_batches(calls: Calls, quantities: Sequence[Quantity], data: Data) -> N
                 if together is not None:
                     _verify(quantity, *together)
             if before is not None and together is None and _shape_of_one(before[1]) != _shape_of_one(pair[1]):
-                doubt = "samples have targets of other shapes from batch to batch"
+                raise InputError(
+                    f"{checks[0].name} ({checks[0].describe}) is a scalar, and samples have targets of other shapes "
+                    f"from batch to batch ({shapes_in(before[1])}; {shapes_in(pair[1])}), so whether it is a mean over "
+                    "samples or over what these hold (tokens, pixels) cannot be told. Return values per sample, or a "
+                    "(numerators, denominators) pair"
+                )
             before = pair
     if doubt and calls.counting.given is None:
-        what = "the scalar that forward returns" if returned else "the scalar of a loss or metric"
         logger.warning(
-            "%s is taken for a mean over samples, which could not be tried on batches put together (%s). Where it is a "
-            "mean over anything else (tokens, pixels, nodes), batches are weighted wrong: %s",
-            what,
+            "the scalar that forward returns is taken for a mean over samples, which could not be tried on batches put "
+            "together (%s). Where it is a mean over anything else (tokens, pixels, nodes), batches are weighted wrong: "
+            "%s",
             doubt,
             WAYS,
         )
+
+
+def _check_weights(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
+    """Denominators that the user's code returns are weights: none negative, some positive, none of the parameters."""
+    pairs = [k for k, quantity in enumerate(quantities) if quantity.is_pair]
+    if not pairs:
+        return
+    names = ["forward" if calls.loss_is_returned else f"{q.name} ({q.describe})" for q in quantities]
+    at = calls.model.centre
+    step = (at.abs().mean() or 1.0) * normal_vector(calls.model.layout.size, 0, "moves").to(at)
+    totals = dict.fromkeys(pairs, 0.0)
+
+    def units(batch: Batch, theta: Tensor) -> list[Units] | None:
+        try:
+            with calls.model.at(theta) as model, calls.context(True):
+                return calls.units(quantities, model, batch)
+        except InputError:
+            return None
+
+    for number, batch in data.chunks():
+        with calls.model.at(at) as model, calls.context(True):
+            found = calls.units(quantities, model, batch)
+        moved = [units(batch, at + scale * step) for scale in (1.0, 10.0)] if number == 0 else []
+        single = number == 0 and calls.loss_is_returned and found[0].numerators.numel() == 1
+        parts = [units(part, at) for part in _parts(calls, batch)] if single else []
+        for k in pairs:
+            halves = [part[k] for part in parts if part is not None] if None not in parts else []
+            require_weights(found[k], names[k], [there[k] for there in moved if there is not None], halves)
+            totals[k] += found[k].total
+    for k, total in totals.items():
+        if total == 0:
+            raise InputError(
+                f"{names[k]} returned denominators that are all zero, so nothing is left to divide by: return weights, "
+                "or numbers of what the numerators sum over"
+            )
 
 
 def _verify(quantity: Quantity, outputs: Any, targets: Any) -> None:
@@ -558,34 +730,105 @@ def _shape_of_one(targets: Any) -> list[tuple[int, ...]]:
     return [tuple(t.shape[1:]) for t in tensors_in(targets)]
 
 
-def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None, size: int) -> str:
+def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None) -> str:
     """Try a scalar that forward returns on halves of a batch and on two batches together; why it could not be tried.
 
-    Raises InputError where it is no mean over samples.
+    Raises InputError where it is no mean over samples, or where that is open and the batches differ.
     """
-    if not (has_batch_axis(batch) and _rows(batch) > 1 and calls.counting.can_be_cut(batch)):
-        return "" if size == 1 else f"a batch cannot be cut: {shapes_in(batch)}"
     try:
-        _require_mean(calls, model, batch, _halves(batch))
-        if before is None:
+        parts = _parts(calls, batch)
+        _require_mean(calls, model, batch, parts)
+        if not calls.counting.can_be_cut(batch):
+            if not parts or before is None:
+                return "" if parts else f"a batch cannot be cut: {shapes_in(batch)}"
+            lists = _lists_together(calls, before, batch)
+            if not lists:
+                return "samples of two batches cannot be put together"
+            _require_mean(calls, model, *lists)
+            return ""
+        if before is None or not calls.counting.can_be_cut(before):
             return ""
         together = _together(before, batch)
         if together is None:
-            seconds = second_axis(before), second_axis(batch)
-            if None not in seconds and seconds[0] != seconds[1] and calls.counting.given is None:
-                raise InputError(
-                    "forward returned a scalar, and what it is a mean over cannot be told: all tensors of a batch "
-                    f"share a second axis, of length {seconds[0]} in one batch and {seconds[1]} in the next "
-                    f"({shapes_in(before)}; {shapes_in(batch)}), and the scalar may be a mean over that (tokens, or "
-                    f"samples after time); {WAYS}"
-                )
-            known = targets_in(batch) is not None and targets_in(before) is not None
-            same = known and _shape_of_one(targets_in(before)) == _shape_of_one(targets_in(batch))
-            return "" if same else "their samples have other shapes"
+            if calls.counting.given is None:
+                _require_known_shapes(before, batch)
+            return ""
         _require_mean(calls, model, together, _halves(together))
     except _NoPartError as error:
         return str(error)
     return ""
+
+
+def _require_known_shapes(before: Batch, batch: Batch) -> None:
+    """Raise InputError for batches of samples of other shapes, where a scalar may be a mean over what these hold."""
+    seconds = second_axis(before), second_axis(batch)
+    targets = [targets_in(one) for one in (before, batch)]
+    if None not in seconds and seconds[0] != seconds[1]:
+        cause = (
+            f"all tensors of a batch share a second axis, of length {seconds[0]} in one batch and {seconds[1]} in the "
+            "next"
+        )
+    elif None in targets or _shape_of_one(targets[0]) != _shape_of_one(targets[1]) or _may_be_weights(batch):
+        cause = "samples have other shapes from batch to batch"
+    else:
+        return
+    raise InputError(
+        f"forward returned a scalar, and what it is a mean over cannot be told: {cause} ({shapes_in(before)}; "
+        f"{shapes_in(batch)}), and the scalar may be a mean over that (tokens, or samples after time); {WAYS}"
+    )
+
+
+def _may_be_weights(batch: Batch) -> bool:
+    """Whether what stands last in a batch of several parts is no label but a number for each sample."""
+    targets = targets_in(batch)
+    several = isinstance(batch, (tuple, list)) and len(batch) > 2
+    return several and isinstance(targets, Tensor) and targets.is_floating_point()
+
+
+def _try_whole(calls: Calls, model: Any, batch: Batch) -> None:
+    """Try a scalar that forward returns for all of the data: it need not be a mean over samples, but must be no sum.
+
+    Raises InputError for a sum, and for the mean over every input with every target that broadcasting makes.
+    """
+    halves = _parts(calls, batch)
+    if not halves:
+        return
+    rows = sum(_weight(calls, half) for half in halves)
+    try:
+        whole, *values = [_scalar(calls, model, of) for of in (batch, *halves)]
+        if not math.isfinite(whole) or _agree(whole, _mean(values, [_weight(calls, half) for half in halves])):
+            return
+        constant, quarters = 0.0, _parts(calls, halves[0])
+        if quarters:  # a penalty on the weights, which each part has
+            constant = sum(_scalar(calls, model, of) for of in quarters) - values[0]
+        grows = abs(whole - constant) > abs(whole) / 2
+        if _agree(whole, sum(values)) or (grows and _agree(whole, sum(values) - constant)):
+            raise InputError(_no_mean(round(rows), whole, values, None))
+        crossed = _crossed(batch) if calls.counting.can_be_cut(batch) else []
+        if crossed and _agree(
+            _scalar(calls, model, crossed[0]), _mean([_scalar(calls, model, c) for c in crossed[1:]])
+        ):
+            raise InputError(
+                f"forward returned {whole:.6g} for {round(rows)} samples, which is a mean over every input with every "
+                f"target ({shapes_in(batch)}): broadcasting compares every sample with every other ((n, 1) outputs "
+                "with (n,) targets?). Reshape one to the other's shape."
+            )
+    except _NoPartError:
+        return
+
+
+def _crossed(batch: Batch) -> list[Batch]:
+    """An even number of samples, and its four batches of the inputs of one half with the targets of another."""
+    targets = targets_in(batch)
+    if not isinstance(targets, Tensor):
+        return []
+    half = _rows(batch) // 2
+    rows = slice(half), slice(half, 2 * half)
+
+    def made(inputs: slice, others: slice) -> Batch:
+        return map_tensors(batch, lambda t: t[others] if t is targets else t[inputs])
+
+    return [made(slice(2 * half), slice(2 * half)), *(made(a, b) for a in rows for b in rows)]
 
 
 def _halves(batch: Batch) -> list[Batch]:
@@ -593,33 +836,75 @@ def _halves(batch: Batch) -> list[Batch]:
     return [map_tensors(batch, lambda t: t[:half]), map_tensors(batch, lambda t: t[half:])]
 
 
+def _parts(calls: Calls, batch: Batch) -> list[Batch]:
+    """The two halves of a batch; none of one that cannot be cut, or holds one sample."""
+    if calls.counting.can_be_cut(batch):
+        return _halves(batch) if _rows(batch) > 1 else []
+    half = (calls.counting.of(batch) or 0) // 2
+    parts = [calls.counting.part(batch, rows) for rows in (slice(half), slice(half, None))] if half else []
+    return [] if any(part is None for part in parts) else parts
+
+
+def _lists_together(calls: Calls, first: Batch, second: Batch) -> tuple[Batch, list[Batch]] | None:
+    """As many samples of two batches that are lists of them as one such list, and its two parts."""
+    if not all(isinstance(batch, (list, tuple)) for batch in (first, second)):
+        return None
+    counts = [calls.counting.of(batch) or 0 for batch in (first, second)]
+    half = max(1, min(counts) // 2)
+    parts = [calls.counting.part(batch, slice(half)) for batch in (first, second)]
+    if counts != [len(first), len(second)] or any(type(part) is not type(first) for part in parts):
+        return None
+    joint = [one for part in parts if part is not None for one in part]
+    return (tuple(joint) if isinstance(first, tuple) else joint), parts
+
+
+def _weight(calls: Calls, batch: Batch) -> float:
+    """The samples of a part of a batch."""
+    counting = calls.counting
+    given = callable(counting.given) or not has_batch_axis(batch) or counting.listed
+    return float(counting.require(batch) if given else _rows(batch))
+
+
 class _NoPartError(Exception):
     """The user's forward cannot be evaluated on a part of a batch."""
 
 
+def _scalar(calls: Calls, model: Any, batch: Batch) -> float:
+    """What forward returns for a batch or a part of one."""
+    try:
+        return float(torch.as_tensor(calls.call(model, batch)[0]))
+    except (InputError, RuntimeError, ValueError, TypeError) as error:
+        raise _NoPartError(f"forward fails on a part of a batch: {error}") from error
+
+
+def _mean(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
+    weights = [1.0] * len(values) if weights is None else weights
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _agree(first: float, second: float) -> bool:
+    return math.isclose(first, second, rel_tol=10 * SEPARABLE, abs_tol=1e-9)
+
+
 def _require_mean(calls: Calls, model: Any, batch: Batch, parts: Sequence[Batch]) -> None:
     """Raise InputError where the scalar of a batch is not the mean of those of its parts, by their samples."""
-
-    def value(of: Batch) -> float:
-        try:
-            return float(torch.as_tensor(calls.call(model, of)[0]))
-        except InputError as error:
-            raise _NoPartError(f"forward fails on a part of a batch: {error}") from error
-
-    def weight(of: Batch) -> float:
-        return float(calls.counting.require(of) if callable(calls.counting.given) else _rows(of))
-
-    whole, values, weights = value(batch), [value(part) for part in parts], [weight(part) for part in parts]
-    mean = sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
-    if not math.isfinite(whole) or math.isclose(whole, mean, rel_tol=10 * SEPARABLE, abs_tol=1e-9):
+    if not parts:
         return
-    is_sum = math.isclose(whole, sum(values), rel_tol=10 * SEPARABLE, abs_tol=1e-9)
-    raise InputError(
-        f"forward returned {whole:.6g} for {_rows(batch)} samples, whose parts give {values[0]:.6g} and "
-        f"{values[1]:.6g}: "
+
+    whole, values = _scalar(calls, model, batch), [_scalar(calls, model, part) for part in parts]
+    weights = [_weight(calls, part) for part in parts]
+    mean = _mean(values, weights)
+    if math.isfinite(whole) and not _agree(whole, mean):
+        raise InputError(_no_mean(round(sum(weights)), whole, values, None if _agree(whole, sum(values)) else mean))
+
+
+def _no_mean(samples: int, whole: float, values: Sequence[float], mean: float | None) -> str:
+    """The message for a scalar that is no mean over samples, but a sum where no `mean` is given."""
+    return (
+        f"forward returned {whole:.6g} for {samples} samples, whose parts give {values[0]:.6g} and {values[1]:.6g}: "
         + (
             "it is a sum, and a scalar counts as the mean over a batch. Return the mean, "
-            if is_sum
+            if mean is None
             else f"no mean over samples, which would be {mean:.6g} (a mean over kept tokens?), so batches cannot be "
             "weighted right. Return "
         )

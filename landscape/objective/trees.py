@@ -173,6 +173,8 @@ def stated_size(tree: object) -> int | None:
         said = getattr(tree, name, None)
         if isinstance(said, (tuple, torch.Size)):
             said = said[0] if said else None
+        if isinstance(said, Tensor) and said.ndim == 0 and said.dtype in (torch.int64, torch.int32):
+            said = int(said)
         if isinstance(said, int) and not isinstance(said, bool):
             return said
     return None
@@ -334,6 +336,8 @@ def floats_in(tree: Any) -> list[Tensor]:
 def alike(first: Sequence[Tensor], second: Sequence[Tensor], gap: float) -> bool:
     """Whether two lists of tensors agree up to a relative `gap`, NaN and Inf in the same places."""
     for a, b in zip((t.detach() for t in first), (t.detach() for t in second), strict=True):
+        if torch.bool in (a.dtype, b.dtype):
+            a, b = a.double(), b.double()
         finite = a.isfinite() & b.isfinite()
         scale = float(a[finite].abs().max()) if bool(finite.any()) else 0.0
         if not torch.allclose(a, b, rtol=gap, atol=gap * scale, equal_nan=True):
