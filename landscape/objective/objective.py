@@ -16,6 +16,7 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
 from torch import Tensor, nn
 
 from landscape.errors import InputError, raised_by
+from landscape.objective.calls import Calls
 from landscape.objective.counting import Counting
 from landscape.objective.data import (
     Batch,
@@ -31,7 +32,8 @@ from landscape.objective.losses import (
     describe_callable,
 )
 from landscape.objective.model import BoundModel, choose_device, default_precision
-from landscape.objective.settling import Calls, check_batches, counted, settle, settled_quantities
+from landscape.objective.reductions import check_batches
+from landscape.objective.settling import counted, settle, settled_quantities
 from landscape.objective.trees import (
     digest,
     digest_text,

@@ -1,19 +1,19 @@
-"""How a model is called on a batch, and what is found out once about a model and its data."""
+"""What is found out once about a model and its data."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from landscape_kernels.probes import normal_vector
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.errors import InputError, UserCodeError, raised_by, user_code
+from landscape.objective.calls import Calls, shapes_met
 from landscape.objective.counting import (
     WAYS,
     Counting,
@@ -22,34 +22,30 @@ from landscape.objective.counting import (
     may_be_samples,
     rows_of,
     second_axis,
-    targets_in,
     uncounted,
 )
-from landscape.objective.data import Batch, Data, inputs_and_targets, random_streams, seed_everything
+from landscape.objective.data import Batch, Data, random_streams, seed_everything
 from landscape.objective.folding import Folding, settled_folding
 from landscape.objective.losses import (
     COMPARING,
-    SEPARABLE,
     LossLike,
     Quantity,
     Units,
     is_pair,
     loss_quantity,
-    main_output,
     mean_as_unit,
     metric_quantities,
     own_parameters,
-    require_weights,
     values_as_units,
 )
-from landscape.objective.model import BoundModel, default_precision
+from landscape.objective.model import default_precision
+from landscape.objective.reductions import NoPartError, check_batches, halves, near, rows_in, scalar_of, weighted_mean
 from landscape.objective.remembered import Remembered
 from landscape.objective.trees import (
     alike,
     axes_of,
     floats_in,
     has_batch_axis,
-    joined,
     map_tensors,
     shapes_in,
     strided_parts,
@@ -69,85 +65,6 @@ _TRIAL = 16  # samples that questions are settled on, where batches may be cut
 # and between two runs on the same batch, whose order varies only by atomics on GPUs.
 _ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
 _SAME = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
-@dataclass(frozen=True)
-class Calls:
-    """How a model is called on a batch."""
-
-    model: BoundModel
-    forward: Callable[[nn.Module, Any], Any] | None  # the user's own, see `Objective`
-    loss_is_returned: bool  # by `forward`
-    precision: str
-    dtype: torch.dtype
-    device: torch.device
-    counting: Counting = field(default_factory=Counting)  # samples of a batch
-    needs_grad: bool = False  # a derivative is part of the forward pass
-    copies_inputs: bool = False  # the model writes to its inputs
-    channels_last: bool = False  # memory format of images
-
-    @contextmanager
-    def context(self, full_precision: bool) -> Iterator[None]:
-        """Autograd and autocast as the forward pass needs them; `full_precision` leaves autocast off."""
-        autocast = self.precision == "bf16" and not full_precision
-        # Entering takes time, so it is left out where it would change nothing. An autocast of the caller's is undone.
-        switch = autocast or torch.is_autocast_enabled(self.device.type)
-        with (
-            torch.set_grad_enabled(self.needs_grad),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=autocast) if switch else nullcontext(),
-        ):
-            yield
-
-    def call(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:
-        """(outputs, targets) of one batch; with loss=None the loss values and the batch.
-
-        What the user's code raises becomes a UserCodeError with the shapes of the batch.
-        """
-        if self.copies_inputs:
-            batch = map_tensors(batch, Tensor.clone)
-        if self.forward is None:
-            inputs, named, targets = inputs_and_targets(batch)
-            with user_code("the model cannot be evaluated on a batch", lambda: shapes_in(batch)):
-                return main_output(model(*inputs, **named)), targets
-        with user_code("forward cannot be evaluated on a batch", lambda: shapes_in(batch)):
-            # It gets new tensors and containers: what it pops, or sets requires_grad on, is whole again the next time.
-            result = self.forward(model, map_tensors(batch, Tensor.detach))  # type: ignore[arg-type]
-        if self.loss_is_returned:
-            return result, batch
-        if not (isinstance(result, (tuple, list)) and len(result) == 2):
-            raise InputError(
-                f"forward returned {type(result).__name__}; with a loss it returns (outputs, targets), and with "
-                "loss=None the loss itself"
-            )
-        return result[0], result[1]
-
-    def outputs(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:
-        """`call` with scores in float32 or better, so that losses do not sum in half precision."""
-        outputs, targets = self.call(model, batch)
-        half = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
-        return outputs.float() if half else outputs, targets
-
-    def units(self, quantities: Sequence[Quantity], model: Callable[..., Any], batch: Batch) -> list[Units]:
-        """Numerators and denominators of every quantity on one batch."""
-        outputs, targets = self.outputs(model, batch)
-        return [self.units_of(quantity, outputs, targets) for quantity in quantities]
-
-    def units_of(self, quantity: Quantity, outputs: Any, targets: Any) -> Units:
-        """Numerators and denominators of one quantity; what the user's code raises is told with the shapes."""
-        what = f"{quantity.name} ({quantity.describe}) cannot be computed from outputs and targets"
-        with user_code(what, lambda: _shapes(outputs, targets)):
-            return quantity.units(outputs, targets)
-
-    def run(self, batch: Batch, full_precision: bool = False, theta: Tensor | None = None) -> tuple[Any, Any]:
-        """(outputs, targets) of one batch at theta (size,), the centre by default."""
-        with self.model.at(self.model.centre if theta is None else theta) as model, self.context(full_precision):
-            return self.outputs(model, batch)
-
-    def formatted(self, tensor: Tensor) -> Tensor:
-        """Images in the memory format that is fastest for this model; anything else as it is."""
-        if self.channels_last and tensor.ndim == 4 and tensor.is_floating_point():
-            return tensor.contiguous(memory_format=torch.channels_last)
-        return tensor
 
 
 @dataclass(frozen=True)
@@ -218,7 +135,7 @@ def settled_quantities(calls: Calls, loss: LossLike | None, metrics: Metrics, da
         "Where forward returns the loss itself, give loss=None; a criterion of other arguments than (outputs, targets) "
         "is called in forward=."
     )
-    given = _shapes(outputs, targets)
+    given = shapes_met(outputs, targets)
     with (
         calls.context(False),
         user_code("the loss or a metric cannot be computed from outputs and targets", lambda: given, advice),
@@ -247,10 +164,6 @@ def _require_no_booleans(units: Units | None, value: Any, what: str) -> None:
             f"{what} returned values of dtype {torch.bool} and shape {shape}, and a loss is a number; "
             "convert them (values.float()), or give what is right or wrong as a metric"
         )
-
-
-def _shapes(outputs: Any, targets: Any) -> str:
-    return f"outputs {shapes_in(outputs)}; targets {shapes_in(targets)}"
 
 
 def _tell_own_parameters(calls: Calls, loss: LossLike | None, metrics: Metrics) -> None:
@@ -378,10 +291,10 @@ def _is_list_by_trial(calls: Calls, data: Data, count: int | None) -> bool:
     parts = [batch[:half], batch[half:]]
     with calls.model.at(calls.model.centre) as model, calls.context(True):
         try:
-            whole, *values = [_scalar(calls, model, of) for of in (batch, *parts)]
-        except _NoPartError:
+            whole, *values = [scalar_of(calls, model, of) for of in (batch, *parts)]
+        except NoPartError:
             return False
-    if not _agree(whole, _mean(values, [half, len(batch) - half])):
+    if not near(whole, weighted_mean(values, [half, len(batch) - half])):
         return False
     if count is not None and len({frozenset(rows_of(batch)) for _, batch in data.chunks()}) > 1:
         raise InputError(uncounted(batch))
@@ -390,14 +303,14 @@ def _is_list_by_trial(calls: Calls, data: Data, count: int | None) -> bool:
 
 def _follows_rows(calls: Calls, batch: Batch, found: int) -> bool:
     """Whether the number of values that forward returns for a batch is the sum of those for its halves."""
-    if not (has_batch_axis(batch) and _rows(batch) > 1):
+    if not (has_batch_axis(batch) and rows_in(batch) > 1):
         return found in rows_of(batch)
     try:
-        halves = [calls.run(part)[0] for part in _halves(batch)]
+        found_in = [calls.run(part)[0] for part in halves(batch)]
     except InputError:
         return False
-    halves = [values[0] if is_pair(values) else values for values in halves]
-    lengths = [len(values) if getattr(values, "ndim", 1) else 0 for values in halves]
+    found_in = [values[0] if is_pair(values) else values for values in found_in]
+    lengths = [len(values) if getattr(values, "ndim", 1) else 0 for values in found_in]
     return min(lengths) > 0 and sum(lengths) == found
 
 
@@ -489,18 +402,13 @@ def _largest_activation(calls: Calls, trial: Batch) -> int:
     inside = calls.model.largest_activation(lambda: calls.run(trial))
     inputs = max(part.numel() for t in tensors_in(trial) for part in strided_parts(t))
     size = calls.counting.of(trial) if calls.forward is not None else None
-    return -(-max(inside, inputs) // (size or _rows(trial) or 1))
-
-
-def _rows(batch: Batch) -> int:
-    """The length of the first axis of the first tensor that has one."""
-    return next((int(tensor.size(0)) for tensor in tensors_in(batch) if tensor.ndim), 0)
+    return -(-max(inside, inputs) // (size or rows_in(trial) or 1))
 
 
 def _chunk_size(calls: Calls, data: Data, trial: Batch, values_per_sample: int) -> int:
     """Samples per chunk, a power of two: fixed by the model and the device kind, so that bits do not vary."""
     if not data.divisible:
-        return _rows(trial)
+        return rows_in(trial)
     width = 2 if calls.precision == "bf16" else calls.dtype.itemsize
     fitting = _CHUNK_BYTES[calls.device.type] // (values_per_sample * width)
     return max(_SMALLEST_CHUNK, 1 << max(fitting, 1).bit_length() - 1)
@@ -525,7 +433,7 @@ def _check_determinism(calls: Calls, quantities: Sequence[Quantity], data: Data)
             + ". Make functional dropout depend on self.training, or fix the noise."
         )
     size = data.samples_of(0)
-    if size < 2 or not has_batch_axis(batch) or _rows(batch) != size:
+    if size < 2 or not has_batch_axis(batch) or rows_in(batch) != size:
         return
     if calls.forward is not None:  # batches are then the user's own, and their samples may be coupled
         _check_crossed(calls, batch, size)
@@ -627,289 +535,6 @@ def _answers(calls: Calls, quantities: Sequence[Quantity], batch: Batch, theta: 
         return floats_in(calls.run(batch, full_precision=True, theta=theta))
     with calls.model.at(theta) as model, calls.context(True):
         return [calls.units(quantities[:1], model, batch)[0].numerators]
-
-
-def check_batches(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
-    """Scalars are weighted by samples, which must be right for every batch and not only the trial's.
-
-    Halves of a batch, and halves of two batches together, have to give the mean or sum that is expected of them. Where
-    they cannot be put together a warning says so, with the ways out; where what a scalar is a mean over may differ from
-    batch to batch it is refused. Of a single batch a scalar that is no mean is all of the loss, but for a sum.
-    """
-    checks = [quantity for quantity in quantities if quantity.verify is not None]
-    returned = quantities[0].is_scalar and calls.loss_is_returned
-    _check_weights(calls, quantities, data)
-    if not (checks or returned):
-        return
-    doubt = ""
-    with calls.model.at(calls.model.centre) as model, calls.context(True):
-        before: Any = None
-        for _, batch in data.chunks():
-            if returned:
-                if data.count == 1:
-                    _try_whole(calls, model, batch)
-                else:
-                    doubt = _try_returned(calls, model, batch, before) or doubt
-                before = batch
-                continue
-            pair = calls.outputs(model, batch)
-            together = None if before is None else _together(before, pair)
-            for quantity in checks:
-                _verify(quantity, *pair)
-                if together is not None:
-                    _verify(quantity, *together)
-            if before is not None and together is None and _shape_of_one(before[1]) != _shape_of_one(pair[1]):
-                raise InputError(
-                    f"{checks[0].name} ({checks[0].describe}) is a scalar, and samples have targets of other shapes "
-                    f"from batch to batch ({shapes_in(before[1])}; {shapes_in(pair[1])}), so whether it is a mean over "
-                    "samples or over what these hold (tokens, pixels) cannot be told. Return values per sample, or a "
-                    "(numerators, denominators) pair"
-                )
-            before = pair
-    if doubt and calls.counting.given is None:
-        logger.warning(
-            "the scalar that forward returns is taken for a mean over samples, which could not be tried on batches put "
-            "together (%s). Where it is a mean over anything else (tokens, pixels, nodes), batches are weighted wrong: "
-            "%s",
-            doubt,
-            WAYS,
-        )
-
-
-def _check_weights(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
-    """Denominators that the user's code returns are weights: none negative, some positive, none of the parameters."""
-    pairs = [k for k, quantity in enumerate(quantities) if quantity.is_pair]
-    if not pairs:
-        return
-    names = ["forward" if calls.loss_is_returned else f"{q.name} ({q.describe})" for q in quantities]
-    at = calls.model.centre
-    step = (at.abs().mean() or 1.0) * normal_vector(calls.model.layout.size, 0, "moves").to(at)
-    totals = dict.fromkeys(pairs, 0.0)
-
-    def units(batch: Batch, theta: Tensor) -> list[Units] | None:
-        try:
-            with calls.model.at(theta) as model, calls.context(True):
-                return calls.units(quantities, model, batch)
-        except InputError:
-            return None
-
-    for number, batch in data.chunks():
-        with calls.model.at(at) as model, calls.context(True):
-            found = calls.units(quantities, model, batch)
-        moved = [units(batch, at + scale * step) for scale in (1.0, 10.0)] if number == 0 else []
-        single = number == 0 and calls.loss_is_returned and found[0].numerators.numel() == 1
-        parts = [units(part, at) for part in _parts(calls, batch)] if single else []
-        for k in pairs:
-            halves = [part[k] for part in parts if part is not None] if None not in parts else []
-            require_weights(found[k], names[k], [there[k] for there in moved if there is not None], halves)
-            totals[k] += found[k].total
-    for k, total in totals.items():
-        if total == 0:
-            raise InputError(
-                f"{names[k]} returned denominators that are all zero, so nothing is left to divide by: return weights, "
-                "or numbers of what the numerators sum over"
-            )
-
-
-def _verify(quantity: Quantity, outputs: Any, targets: Any) -> None:
-    assert quantity.verify is not None
-    with user_code(f"{quantity.name} cannot be computed on a part of a batch", lambda: _shapes(outputs, targets)):
-        quantity.verify(outputs, targets)
-
-
-def _together(first: Any, second: Any) -> Any | None:
-    """Equal parts of two batches as one, at most half of each; None where they do not fit together."""
-    if not (has_batch_axis(first) and has_batch_axis(second)):
-        return None
-    half = max(1, min(_rows(first), _rows(second)) // 2)
-    return joined(*(map_tensors(tree, lambda t: t[:half]) for tree in (first, second)))
-
-
-def _shape_of_one(targets: Any) -> list[tuple[int, ...]]:
-    """The shapes of the targets of a sample."""
-    return [tuple(t.shape[1:]) for t in tensors_in(targets)]
-
-
-def _try_returned(calls: Calls, model: Any, batch: Batch, before: Batch | None) -> str:
-    """Try a scalar that forward returns on halves of a batch and on two batches together; why it could not be tried.
-
-    Raises InputError where it is no mean over samples, or where that is open and the batches differ.
-    """
-    try:
-        parts = _parts(calls, batch)
-        _require_mean(calls, model, batch, parts)
-        if not calls.counting.can_be_cut(batch):
-            if not parts or before is None:
-                return "" if parts else f"a batch cannot be cut: {shapes_in(batch)}"
-            lists = _lists_together(calls, before, batch)
-            if not lists:
-                return "samples of two batches cannot be put together"
-            _require_mean(calls, model, *lists)
-            return ""
-        if before is None or not calls.counting.can_be_cut(before):
-            return ""
-        together = _together(before, batch)
-        if together is None:
-            if calls.counting.given is None:
-                _require_known_shapes(before, batch)
-            return ""
-        _require_mean(calls, model, together, _halves(together))
-    except _NoPartError as error:
-        return str(error)
-    return ""
-
-
-def _require_known_shapes(before: Batch, batch: Batch) -> None:
-    """Raise InputError for batches of samples of other shapes, where a scalar may be a mean over what these hold."""
-    seconds = second_axis(before), second_axis(batch)
-    targets = [targets_in(one) for one in (before, batch)]
-    if None not in seconds and seconds[0] != seconds[1]:
-        cause = (
-            f"all tensors of a batch share a second axis, of length {seconds[0]} in one batch and {seconds[1]} in the "
-            "next"
-        )
-    elif None in targets or _shape_of_one(targets[0]) != _shape_of_one(targets[1]) or _may_be_weights(batch):
-        cause = "samples have other shapes from batch to batch"
-    else:
-        return
-    raise InputError(
-        f"forward returned a scalar, and what it is a mean over cannot be told: {cause} ({shapes_in(before)}; "
-        f"{shapes_in(batch)}), and the scalar may be a mean over that (tokens, or samples after time); {WAYS}"
-    )
-
-
-def _may_be_weights(batch: Batch) -> bool:
-    """Whether what stands last in a batch of several parts is no label but a number for each sample."""
-    targets = targets_in(batch)
-    several = isinstance(batch, (tuple, list)) and len(batch) > 2
-    return several and isinstance(targets, Tensor) and targets.is_floating_point()
-
-
-def _try_whole(calls: Calls, model: Any, batch: Batch) -> None:
-    """Try a scalar that forward returns for all of the data: it need not be a mean over samples, but must be no sum.
-
-    Raises InputError for a sum, and for the mean over every input with every target that broadcasting makes.
-    """
-    halves = _parts(calls, batch)
-    if not halves:
-        return
-    rows = sum(_weight(calls, half) for half in halves)
-    try:
-        whole, *values = [_scalar(calls, model, of) for of in (batch, *halves)]
-        if not math.isfinite(whole) or _agree(whole, _mean(values, [_weight(calls, half) for half in halves])):
-            return
-        constant, quarters = 0.0, _parts(calls, halves[0])
-        if quarters:  # a penalty on the weights, which each part has
-            constant = sum(_scalar(calls, model, of) for of in quarters) - values[0]
-        grows = abs(whole - constant) > abs(whole) / 2
-        if _agree(whole, sum(values)) or (grows and _agree(whole, sum(values) - constant)):
-            raise InputError(_no_mean(round(rows), whole, values, None))
-        crossed = _crossed(batch) if calls.counting.can_be_cut(batch) else []
-        if crossed and _agree(
-            _scalar(calls, model, crossed[0]), _mean([_scalar(calls, model, c) for c in crossed[1:]])
-        ):
-            raise InputError(
-                f"forward returned {whole:.6g} for {round(rows)} samples, which is a mean over every input with every "
-                f"target ({shapes_in(batch)}): broadcasting compares every sample with every other ((n, 1) outputs "
-                "with (n,) targets?). Reshape one to the other's shape."
-            )
-    except _NoPartError:
-        return
-
-
-def _crossed(batch: Batch) -> list[Batch]:
-    """An even number of samples, and its four batches of the inputs of one half with the targets of another."""
-    targets = targets_in(batch)
-    if not isinstance(targets, Tensor):
-        return []
-    half = _rows(batch) // 2
-    rows = slice(half), slice(half, 2 * half)
-
-    def made(inputs: slice, others: slice) -> Batch:
-        return map_tensors(batch, lambda t: t[others] if t is targets else t[inputs])
-
-    return [made(slice(2 * half), slice(2 * half)), *(made(a, b) for a in rows for b in rows)]
-
-
-def _halves(batch: Batch) -> list[Batch]:
-    half = _rows(batch) // 2
-    return [map_tensors(batch, lambda t: t[:half]), map_tensors(batch, lambda t: t[half:])]
-
-
-def _parts(calls: Calls, batch: Batch) -> list[Batch]:
-    """The two halves of a batch; none of one that cannot be cut, or holds one sample."""
-    if calls.counting.can_be_cut(batch):
-        return _halves(batch) if _rows(batch) > 1 else []
-    half = (calls.counting.of(batch) or 0) // 2
-    parts = [calls.counting.part(batch, rows) for rows in (slice(half), slice(half, None))] if half else []
-    return [] if any(part is None for part in parts) else parts
-
-
-def _lists_together(calls: Calls, first: Batch, second: Batch) -> tuple[Batch, list[Batch]] | None:
-    """As many samples of two batches that are lists of them as one such list, and its two parts."""
-    if not all(isinstance(batch, (list, tuple)) for batch in (first, second)):
-        return None
-    counts = [calls.counting.of(batch) or 0 for batch in (first, second)]
-    half = max(1, min(counts) // 2)
-    parts = [calls.counting.part(batch, slice(half)) for batch in (first, second)]
-    if counts != [len(first), len(second)] or any(type(part) is not type(first) for part in parts):
-        return None
-    joint = [one for part in parts if part is not None for one in part]
-    return (tuple(joint) if isinstance(first, tuple) else joint), parts
-
-
-def _weight(calls: Calls, batch: Batch) -> float:
-    """The samples of a part of a batch."""
-    counting = calls.counting
-    given = callable(counting.given) or not has_batch_axis(batch) or counting.listed
-    return float(counting.require(batch) if given else _rows(batch))
-
-
-class _NoPartError(Exception):
-    """The user's forward cannot be evaluated on a part of a batch."""
-
-
-def _scalar(calls: Calls, model: Any, batch: Batch) -> float:
-    """What forward returns for a batch or a part of one."""
-    try:
-        return float(torch.as_tensor(calls.call(model, batch)[0]))
-    except (InputError, RuntimeError, ValueError, TypeError) as error:
-        raise _NoPartError(f"forward fails on a part of a batch: {error}") from error
-
-
-def _mean(values: Sequence[float], weights: Sequence[float] | None = None) -> float:
-    weights = [1.0] * len(values) if weights is None else weights
-    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
-
-
-def _agree(first: float, second: float) -> bool:
-    return math.isclose(first, second, rel_tol=10 * SEPARABLE, abs_tol=1e-9)
-
-
-def _require_mean(calls: Calls, model: Any, batch: Batch, parts: Sequence[Batch]) -> None:
-    """Raise InputError where the scalar of a batch is not the mean of those of its parts, by their samples."""
-    if not parts:
-        return
-
-    whole, values = _scalar(calls, model, batch), [_scalar(calls, model, part) for part in parts]
-    weights = [_weight(calls, part) for part in parts]
-    mean = _mean(values, weights)
-    if math.isfinite(whole) and not _agree(whole, mean):
-        raise InputError(_no_mean(round(sum(weights)), whole, values, None if _agree(whole, sum(values)) else mean))
-
-
-def _no_mean(samples: int, whole: float, values: Sequence[float], mean: float | None) -> str:
-    """The message for a scalar that is no mean over samples, but a sum where no `mean` is given."""
-    return (
-        f"forward returned {whole:.6g} for {samples} samples, whose parts give {values[0]:.6g} and {values[1]:.6g}: "
-        + (
-            "it is a sum, and a scalar counts as the mean over a batch. Return the mean, "
-            if mean is None
-            else f"no mean over samples, which would be {mean:.6g} (a mean over kept tokens?), so batches cannot be "
-            "weighted right. Return "
-        )
-        + "values per sample, or (numerators, denominators): the sum and the number of what it is a mean over."
-    )
 
 
 def _side_effects(calls: Calls, quantities: Sequence[Quantity], data: Data) -> bool:

@@ -96,7 +96,7 @@ def test_once_for_all_ranks_with_the_same_result(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("case", "code", "words"),
-    [("dataset", 2, "run.read = 'once' sends tensors"), ("broken", 1, "no such data")],
+    [("dataset", 2, "run.read = 'once' sends tensors"), ("broken", 2, "no such data")],
 )
 def test_what_cannot_be_sent_or_read_is_told_by_all(home: Path, case: str, code: int, words: str) -> None:
     ranks = told(home, case)["ranks"]
