@@ -16,7 +16,7 @@ from landscape.objective.objective import Objective
 
 logger = logging.getLogger(__name__)
 _TRIAL_SAMPLES = 4
-_MORE_SAMPLES = 16  # from all over the data, for what a few of them do to the others
+_MORE_SAMPLES = 8  # from all over the data, for what a few of them do to the others
 _AWAY = 1e-3  # the trial's distance from theta, relative to the mean size of its values
 _COUPLED = 1e-6  # relative gap between samples together and in parts that no rounding of float64 makes
 _JUMP_STANDS_OUT = 10.0  # how many times more than beside theta values jump at theta
@@ -196,9 +196,8 @@ class _Trials:
                     "beside it: the second derivative jumps there, and products are those of one side",
                     *(here.difference, self._operator),
                 )
-        parts = self._here.gap_of_parts(route, step)
-        more = self._more["here"] if route == "finite differences" else self._more_native
-        if (gap := max(parts, more.gap_of_parts(route, step))) > here.allowed:
+        parts = self._here.gap_of_parts(route, step, here)
+        if (gap := max(parts, self._more_native.gap_of_gradients())) > here.allowed:
             raise InputError(_coupled(self._operator, gap))
         if route == "finite differences":  # in the trial's precision whatever the working precision
             rounding, graph_bytes = seen.difference, 0.0

@@ -200,21 +200,43 @@ class Trial:
         gaps = [norm([one - other]) for other in (exact, two)]
         return max(gaps) / (norm([exact]) or 1.0), chunk.graph_bytes / self._objective.samples
 
-    def gap_of_parts(self, route: str, step: float) -> float:
+    def gap_of_parts(self, route: str, step: float, whole: Seen | None = None) -> float:
         """How far the product of the samples is from the sum of two parts' products; 0 for batches that stay whole."""
-        data = self._objective.data
-        if not data.divisible or data.samples < 2:
+        if not self._can_be_cut:
             return 0.0
-        found = []
-        for size in (data.samples, -(-data.samples // 2)):
-            cut = self._objective.on(data, chunk=size)
-            with cut.differentiable(self._theta, self._buffers) as (_, parameters):
-                total = torch.zeros_like(self._vectors[1])
-                for _, batch in cut.batches():
-                    chunk = chunk_of(cut, parameters, self._chosen, batch, None, self._operator, route, step)
-                    total += image_rows(chunk, self._vectors[1:], self._selected(parameters))[0].detach()
-            found.append(total)
-        return norm([found[1] - found[0]]) / (norm(found[:1]) or 1.0)
+        together = self._product(1, route, step) if whole is None else whole.product
+        return norm([self._product(2, route, step) - together]) / (norm([together]) or 1.0)
+
+    def gap_of_gradients(self) -> float:
+        """The same of gradients, which cost less, relative to the sizes of the parts' gradients."""
+        if not self._can_be_cut:
+            return 0.0
+        (together,), parts = self._gradients(1), self._gradients(2)
+        return norm([torch.stack(parts).sum(0) - together]) / (sum(norm([part]) for part in parts) or 1.0)
+
+    @property
+    def _can_be_cut(self) -> bool:
+        return self._objective.data.divisible and self._objective.data.samples > 1
+
+    def _cut(self, count: int) -> Objective:
+        data = self._objective.data
+        return self._objective.on(data, chunk=-(-data.samples // count))
+
+    def _product(self, count: int, route: str, step: float) -> Tensor:
+        """The product with the second vector, summed over `count` parts of the samples."""
+        cut, total = self._cut(count), torch.zeros_like(self._vectors[1])
+        with cut.differentiable(self._theta, self._buffers) as (_, parameters):
+            for _, batch in cut.batches():
+                chunk = chunk_of(cut, parameters, self._chosen, batch, None, self._operator, route, step)
+                total += image_rows(chunk, self._vectors[1:], self._selected(parameters))[0].detach()
+        return total
+
+    def _gradients(self, count: int) -> list[Tensor]:
+        """Gradients of the summed loss of each of `count` parts of the samples."""
+        cut = self._cut(count)
+        with cut.differentiable(self._theta, self._buffers) as (_, parameters):
+            losses = (summed_loss(cut, batch, None)[0] for _, batch in cut.batches())
+            return [flat(gradient_parts(loss, self._selected(parameters))).detach() for loss in losses]
 
     def steps(self) -> tuple[float, ...]:
         """The steps that differences may take: those long enough for a model that rounds inside.

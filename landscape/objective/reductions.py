@@ -84,7 +84,10 @@ def check_batches(calls: Calls, quantities: Sequence[Quantity], data: Data) -> N
 
 
 def _check_weights(calls: Calls, quantities: Sequence[Quantity], data: Data) -> None:
-    """Denominators that the user's code returns are weights: none negative, some positive, none of the parameters."""
+    """Denominators that the user's code returns are weights: none negative, and of a loss some positive and all fixed.
+
+    Those of a metric may move with the parameters, as the predicted positives of a precision do, and all be zero.
+    """
     pairs = [k for k, quantity in enumerate(quantities) if quantity.is_pair]
     if not pairs:
         return
@@ -108,14 +111,14 @@ def _check_weights(calls: Calls, quantities: Sequence[Quantity], data: Data) -> 
         parts = [units(part, at) for part in _parts(calls, batch)] if single else []
         for k in pairs:
             halves = [part[k] for part in parts if part is not None] if None not in parts else []
-            require_weights(found[k], names[k], [there[k] for there in moved if there is not None], halves)
+            there = [units[k] for units in moved if units is not None] if k == 0 else []
+            require_weights(found[k], names[k], there, halves)
             totals[k] += found[k].total
-    for k, total in totals.items():
-        if total == 0:
-            raise InputError(
-                f"{names[k]} returned denominators that are all zero, so nothing is left to divide by: return weights, "
-                "or numbers of what the numerators sum over"
-            )
+    if totals.get(0) == 0:
+        raise InputError(
+            f"{names[0]} returned denominators that are all zero, so nothing is left to divide by: return weights, or "
+            "numbers of what the numerators sum over"
+        )
 
 
 def _verify(quantity: Quantity, outputs: Any, targets: Any) -> None:

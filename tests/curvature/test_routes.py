@@ -308,7 +308,7 @@ def test_denominators_that_depend_on_parameters() -> None:
     def normalised(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return F.cross_entropy(outputs, targets, reduction="none"), 1 + outputs[:, 0] ** 2
 
-    with pytest.raises(InputError, match="denominators depend on the parameters"):
+    with pytest.raises(InputError, match="the second changes with the model's parameters"):
         CurvatureOperator(Objective(mlp(), normalised, (X, Y)))
 
 

@@ -327,7 +327,7 @@ class Late(nn.Module):
 )
 def test_what_later_samples_do_alone_is_seen(act: Callable[[nn.Module, Tensor], Tensor], told: str) -> None:
     x = seeded(60, 4).float()
-    x[40:50, 0] = 6
+    x[30:50, 0] = 6
     with pytest.raises(InputError, match=told):
         check_of(seeded_model(lambda: Late(act)), (x, labels(60)))
 

@@ -117,18 +117,20 @@ def test_a_pair_that_cannot_be_weights_is_refused(case: str, data: Any) -> None:
         Objective(linear(), None, data, forward=forward)
 
 
-def test_a_pair_of_a_loss_or_metric_is_tried_alike() -> None:
+def test_a_pair_of_a_loss_or_metric_is_tried() -> None:
+    """Denominators of neither are negative; of a metric they may be zero or move."""
+
     def each(o: Tensor, t: Tensor) -> Tensor:
         return F.cross_entropy(o, t, reduction="none")
 
-    for loss, says in (
-        (lambda o, t: (each(o, t), o.square().sum(1)), "second changes with the model's parameters"),
-        (lambda o, t: (each(o, t), -torch.ones(len(t))), "one is -1"),
-        (lambda o, t: (each(o, t), torch.zeros(len(t))), "all zero"),
+    for pair, says, of in (
+        (lambda o, t: (each(o, t), o.square().sum(1)), "second changes with the model's parameters", ["loss"]),
+        (lambda o, t: (each(o, t), -torch.ones(len(t))), "one is -1", ["loss", "metrics"]),
+        (lambda o, t: (each(o, t), torch.zeros(len(t))), "all zero", ["loss"]),
     ):
-        for arguments in ({"loss": loss}, {"metrics": {"m": loss}}):
+        for name in of:
             with pytest.raises(InputError, match=says):
-                Objective(linear(), data=(X, Y), **arguments)  # type: ignore[arg-type]
+                Objective(linear(), data=(X, Y), **{name: pair if name == "loss" else {"m": pair}})  # type: ignore[arg-type]
 
 
 GOOD_PAIRS: dict[str, tuple[Forward, Tensor | None]] = {
@@ -367,3 +369,21 @@ def test_a_loss_of_booleans_is_refused_with_its_type() -> None:
             Objective(linear(), data=SEVERAL, **arguments)
     objective = Objective(linear(), data=(X, Y), metrics={"wrong": wrong})
     assert objective.evaluate()["wrong"] == pytest.approx(wrong(linear()(X), Y).double().mean().item())
+
+
+@pytest.mark.parametrize("shift", [0.0, 100.0], ids=["some positive", "none positive"])
+def test_denominators_of_a_metric_may_move(shift: float) -> None:
+    """Precision: right ones among those predicted to be positive, NaN where there are none."""
+
+    def precision(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        positive = outputs.argmax(1) == 1
+        return (positive & (targets == 1)).float(), positive.float()
+
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        model.bias[0] += shift
+    x, y = torch.randn(30, 3), torch.randint(2, (30,))
+    found = Objective(model, "cross_entropy", (x, y), metrics={"precision": precision}).evaluate()["precision"]
+    positive = model(x).argmax(1) == 1
+    right = (y[positive] == 1).double().mean().item()
+    assert float(found) == pytest.approx(right, rel=1e-6, nan_ok=True)
