@@ -6,6 +6,8 @@ import numpy as np
 
 from landscape_kernels.arrays import FloatArray
 
+_COPY = 1e-6  # a gap, relative to the largest eigenvalue, below which two are copies of one
+
 
 def eigenvalue_errors(
     forms: FloatArray,
@@ -30,8 +32,9 @@ def eigenvalue_errors(
 
     The first term has mean 0 and gives the standard error (that of a ratio of means); the second is the bias (Jensen):
     the sum over the given vectors, and what of E v_i lies outside their span, as if the rest of the spectrum were at
-    `bulk`. Nearly equal eigenvalues repel at most by the size of the error that couples them.
-    NaN for fewer than two chunks.
+    `bulk`. Nearly equal eigenvalues repel at most by the size of the error that couples them; copies of one, whose
+    vectors are any of their space, push each other to both sides, which is no bias, and share the mean of the rest.
+    NaN for fewer than two chunks, and where the bias would be larger than the value: it is then no small correction.
     """
     chunks, k, _ = forms.shape
     if chunks < 2:
@@ -47,10 +50,14 @@ def eigenvalue_errors(
     gaps = spectrum[own][:, None] - spectrum[None, :]
     gaps = np.where(gaps < 0, -1.0, 1.0) * np.maximum(np.abs(gaps), np.sqrt(variances))
     variances[np.arange(k), own] = 0.0
+    copies = np.abs(spectrum[own][:, None] - spectrum[None, :]) <= _COPY * np.abs(spectrum).max()
+    variances[copies] = 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         inside = np.where(variances > 0, variances / gaps, 0.0)
         rest = np.where(outside > 0, outside / (spectrum[own] - bulk), 0.0)
-    return stderr, inside.sum(1) + rest
+    together = copies[:, own].astype(float)
+    bias = together @ (inside.sum(1) + rest) / together.sum(1)
+    return stderr, np.where(np.abs(bias) <= np.abs(spectrum[own]), bias, np.nan)
 
 
 def form_errors(forms: FloatArray, denominators: FloatArray) -> tuple[FloatArray, FloatArray]:

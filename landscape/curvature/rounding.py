@@ -48,7 +48,7 @@ def checked_products(
     """
     if H.dtype == torch.float64:
         parts = H.by_chunk(vectors, others)
-        return values, vectors, parts, _in_float64(parts, H.check), len(vectors)
+        return values, vectors, parts, _in_float64(parts, matrix.check), len(vectors)
     count, samples = len(vectors), matrix.sample.objective.samples
     names = [block.name for block in H.blocks]
     cheap = H.size * samples * count <= _CHEAP or count + 2 <= _SHARE * beside
@@ -60,7 +60,7 @@ def checked_products(
         for number, sign in zip(ends, (-1, 1), strict=False):
             order += (first + np.argsort(sign * quotients[first : first + number], kind="stable")).tolist()
             first += number
-        return quotients[order], vectors[order], _ordered(parts, order), _in_float64(parts, H.check)[order], count
+        return quotients[order], vectors[order], _ordered(parts, order), _in_float64(parts, matrix.check)[order], count
     parts = H.by_chunk(vectors, others)
     rounding = form_rounding(matrix, vectors, parts, _SHARE * beside, params=names)
     return values, vectors, parts, rounding + torch.finfo(H.dtype).eps * np.abs(values), count

@@ -163,6 +163,14 @@ def random_plane(
                 f"direction {axis} is zero: with normalize={normalize!r} it is scaled by parameters that are all zero. "
                 "Use normalize='none', or a trained model."
             )
+    still = [b.name for b in varied if b not in ignored and not any(bool(d[b.slice].any()) for d in directions)]
+    if still:
+        logger.warning(
+            "no direction moves %s: with normalize=%r a direction is scaled by parameters that are all zero there, as "
+            "those of a fresh adapter are. Use normalize='none' or 'model', or a trained model",
+            ", ".join(still[:5]) + (f" and {len(still) - 5} more" if len(still) > 5 else ""),
+            normalize,
+        )
     about: dict[str, Any] = {
         "kind": "random",
         "normalize": normalize,

@@ -151,6 +151,19 @@ def test_bad_requests_are_named(objective: Objective) -> None:
         random_plane(tiny, orthogonal=True)
 
 
+@pytest.mark.parametrize(("normalize", "still"), [("filter", True), ("layer", True), ("none", False), ("model", False)])
+def test_zero_weights_that_no_direction_moves_are_told(
+    normalize: str, still: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the second factor of a fresh LoRA is."""
+    fresh = net()
+    name, weight = next((name, p) for name, p in reversed(list(fresh.named_parameters())) if p.ndim == 2)
+    with torch.no_grad():
+        weight.zero_()
+    random_plane(objective_of(fresh), normalize=normalize)
+    assert (f"no direction moves {name}: with normalize='{normalize}'" in caplog.text) == still
+
+
 @pytest.mark.parametrize("normalize", ["none", "filter", "layer", "weight", "model"])
 def test_orthogonal_means_orthogonal(objective: Objective, normalize: str) -> None:
     plane = random_plane(objective, normalize=normalize, orthogonal=True, axes=3)

@@ -43,6 +43,7 @@ STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folde
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
 # Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
 PRODUCTS_PER_PAIR = 4
+_SMALLEST = 200  # more of them for one of the smallest, which lie close together where many are almost 0: 250 were seen
 
 
 @keeps_random_state
@@ -203,7 +204,8 @@ class Plan:
             sampling=settings.sampling,
         )
         krylov = start is not None or settings.block is not None or settings.max_products is not None
-        whole = not krylov and small(matrix, expected_products(settings, matrix.size))
+        ahead = expected_products(settings, matrix.size) + _SMALLEST * settings.smallest
+        whole = not krylov and small(matrix, ahead)
         for stage, word in (("density", "whole"), ("eigenpairs", "all_values")):
             if (known := begun(folder, stage)) is not None:
                 whole = word in known.columns or word in known.identity

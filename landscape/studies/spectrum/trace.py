@@ -119,7 +119,7 @@ class TraceTask:
                 probes = [normal_vector(H.size, self._seed, "xtrace", n) for n in range(count)]
                 found = xtrace(H, torch.stack(probes).to(self._matrix.theta))
                 if H.dtype == torch.float64:
-                    row["rounding"] = noise_inside(H.check) * abs(found.value)
+                    row["rounding"] = noise_inside(self._matrix.check) * abs(found.value)
                 else:
                     sign = rademacher_vector(H.size, self._seed, "rounding").to(self._matrix.theta)[None]
                     row |= self._form_rounding(sign, H.by_chunk(sign))
