@@ -186,6 +186,7 @@ def test_a_density_of_known_eigenvalues_is_called_exact() -> None:
     )
     assert repr(spectrum).endswith("density exact)")
     assert cells(spectrum, "density")["probes"] == ("none: exact",)
+    assert "exact: all eigenvalues are known" in spectrum.plot("density").get_supxlabel()
 
 
 def test_a_spectrum_of_zeros_and_of_what_is_alike_for_all_samples() -> None:
