@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.errors import InputError, user_code
-from landscape.objective.counting import (
-    Counting,
-)
+from landscape.errors import InputError, told_of_user, user_code
+from landscape.objective.counting import LABEL_KEYS, Counting
 from landscape.objective.data import Batch, inputs_and_targets
 from landscape.objective.losses import (
     Quantity,
@@ -25,6 +24,8 @@ from landscape.objective.trees import (
     map_tensors,
     shapes_in,
 )
+
+_ARGUMENT = re.compile("unexpected keyword argument|required (positional|keyword-only) argument")
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,14 @@ class Calls:
             batch = map_tensors(batch, Tensor.clone)
         if self.forward is None:
             inputs, named, targets = inputs_and_targets(batch)
-            with user_code("the model cannot be evaluated on a batch", lambda: shapes_in(batch)):
-                return main_output(model(*inputs, **named)), targets
+            what = "the model cannot be evaluated on a batch"
+            with user_code(what, lambda: shapes_in(batch)):
+                try:
+                    return main_output(model(*inputs, **named)), targets
+                except TypeError as error:
+                    if named and _ARGUMENT.search(str(error)):
+                        raise told_of_user(error, what, shapes_in(batch), _of_keys(named)) from error
+                    raise
         with user_code("forward cannot be evaluated on a batch", lambda: shapes_in(batch)):
             # It gets new tensors and containers: what it pops, or sets requires_grad on, is whole again the next time.
             result = self.forward(model, map_tensors(batch, Tensor.detach))  # type: ignore[arg-type]
@@ -104,6 +111,15 @@ class Calls:
         if self.channels_last and tensor.ndim == 4 and tensor.is_floating_point():
             return tensor.contiguous(memory_format=torch.channels_last)
         return tensor
+
+
+def _of_keys(named: Iterable[str]) -> str:
+    """How a batch that is a mapping is given to the model, and the way out where its names are others."""
+    return (
+        f"Of a batch with keys the model gets all but the labels ({', '.join(LABEL_KEYS)}: the first that is there) by "
+        f"name, here {', '.join(map(str, named))}; where it names them otherwise, give forward=lambda model, batch: "
+        "(model(batch['KEY']), batch['LABELS'])"
+    )
 
 
 def shapes_met(outputs: Any, targets: Any) -> str:

@@ -309,10 +309,11 @@ def inputs_and_targets(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any], A
         return tuple(v for k, v in zip(names, batch, strict=True) if k != named), {}, getattr(batch, named)
     if not isinstance(batch, (tuple, list)) or (names and len(names) == 4 and "batch_sizes" in names):
         what = "is" if isinstance(batch, Tensor) else f"is a {type(batch).__name__} ({shapes_in(batch)}) and"
+        listed = " Where you gave a list, [inputs, targets], its two entries are two batches: a pair is a tuple."
         raise InputError(
             f"a batch {what} no (inputs, targets), so it holds no targets that could be told apart; give "
             "data=(inputs, targets), a tuple, or batches of that form, or forward=lambda model, batch: (outputs, "
-            "targets)"
+            f"targets).{listed if isinstance(batch, Tensor) else ''}"
         )
     if len(batch) < 2:
         raise InputError(

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -590,6 +591,19 @@ def _is_of_classes(loss: Callable[..., Any]) -> bool:
     base = loss.func if isinstance(loss, functools.partial) else loss
     kinds = {kind.__name__ for kind in type(base).__mro__} | {getattr(base, "__name__", "")}
     return bool(kinds & _OF_CLASSES)
+
+
+def no_such_class(error: IndexError, outputs: Any, targets: Any) -> str | None:
+    """What is to be said of a label that torch found out of bounds: whose it is, and which there are; else None."""
+    found = re.search(r"Target (-?\d+) is out of bounds", str(error))
+    outputs = main_output(outputs)
+    if found is None or not isinstance(targets, Tensor) or targets.ndim == 0:
+        return None
+    at = (targets == int(found[1])).nonzero()
+    whose = f"Sample {int(at[0, 0])} of the batch tried has the label {found[1]}" if len(at) else "A label is no class"
+    of_scores = isinstance(outputs, Tensor) and outputs.ndim == 2
+    scores = f", and the model gives {outputs.shape[1]} scores: labels are numbers from 0 on, below that"
+    return f"{whose}{scores if of_scores else ': labels are numbers from 0 on, below the number of scores'}"
 
 
 def _label_types_told(name: str, outputs: Any, targets: Any) -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ import torch
 from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
-from landscape.errors import InputError, UserCodeError, raised_by, user_code
+from landscape.errors import InputError, UserCodeError, raised_by, told_of_user, user_code
 from landscape.objective.calls import Calls, shapes_met
 from landscape.objective.counting import (
     WAYS,
@@ -35,6 +35,7 @@ from landscape.objective.losses import (
     loss_quantity,
     mean_as_unit,
     metric_quantities,
+    no_such_class,
     own_parameters,
     values_as_units,
 )
@@ -135,14 +136,19 @@ def settled_quantities(calls: Calls, loss: LossLike | None, metrics: Metrics, da
         "Where forward returns the loss itself, give loss=None; a criterion of other arguments than (outputs, targets) "
         "is called in forward=."
     )
-    given = shapes_met(outputs, targets)
+    given, failed = shapes_met(outputs, targets), "the loss or a metric cannot be computed from outputs and targets"
     with (
         calls.context(False),
-        user_code("the loss or a metric cannot be computed from outputs and targets", lambda: given, advice),
+        user_code(failed, lambda: given, advice),
     ):
-        quantity = loss_quantity(loss, outputs, targets)
-        _require_no_booleans(quantity.units(outputs, targets), None, f"{quantity.name} ({quantity.describe})")
-        return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
+        try:
+            quantity = loss_quantity(loss, outputs, targets)
+            _require_no_booleans(quantity.units(outputs, targets), None, f"{quantity.name} ({quantity.describe})")
+            return [quantity, *metric_quantities(metrics, outputs, targets, quantity)]
+        except IndexError as error:
+            if (told := no_such_class(error, outputs, targets)) is None:
+                raise
+            raise told_of_user(error, failed, given, told) from error
 
 
 def _returned_units(counting: Counting) -> Callable[[Any, Any], Units]:

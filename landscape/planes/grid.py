@@ -12,6 +12,7 @@ from landscape_kernels.arrays import FloatArray
 from landscape.errors import InputError
 
 AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
+_FORMS = "Three numbers, in a tuple or a list, are (start, stop, n); coordinates are an array: np.array([-1, 0, 1])"
 
 
 class AxisRange:
@@ -35,6 +36,8 @@ AxisLike = Any  # (start, stop, n), or an array (numpy, torch, pandas, xarray) o
 def axis_values(name: str, axis: AxisLike) -> FloatArray:
     """Coordinates along one axis, from (start, stop, n) with both ends included, or an increasing array of values.
 
+    A list of three numbers is (start, stop, n), too, as in a job file.
+
     Value i is ((n-1-i) start + i stop) / (n-1): symmetric, so the middle of (-1, 1, 51) is exactly 0.
     Raises InputError for n < 1, start > stop, values that are not finite or not increasing.
 
@@ -46,22 +49,26 @@ def axis_values(name: str, axis: AxisLike) -> FloatArray:
     try:
         start, stop, n = (float(v) for v in axis)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}={axis!r}; give (start, stop, n), or a numpy array of coordinates") from error
+        raise InputError(
+            f"{name}={axis!r}; give (start, stop, n), or an array of coordinates: np.array([-1, 0, 1])"
+        ) from error
     if not (math.isfinite(start) and math.isfinite(stop)):
         raise InputError(f"{name} runs from {start} to {stop}; both ends must be finite numbers")
     if not n.is_integer() or n < 1:
-        raise InputError(f"{name} has n={n:g} points; n is a whole number of at least 1")
+        raise InputError(f"{name} has n={n:g} points; n is a whole number of at least 1. {_FORMS}")
     count = int(n)
     if start > stop:
         raise InputError(
-            f"{name} runs from {start} down to {stop}; give the smaller end first: ({stop}, {start}, {count})"
+            f"{name} runs from {start} down to {stop}; give the smaller end first: ({stop}, {start}, {count}). {_FORMS}"
         )
     if count == 1:
         if start != stop:
-            raise InputError(f"{name} has one point for the range {start} to {stop}; give n of at least 2")
+            raise InputError(f"{name} has one point for the range {start} to {stop}; give n of at least 2. {_FORMS}")
         return np.array([start])
     if start == stop:
-        raise InputError(f"{name} has {count} points between {start} and {stop}; give two different ends, or n=1")
+        raise InputError(
+            f"{name} has {count} points between {start} and {stop}; give two different ends, or n=1. {_FORMS}"
+        )
     i = np.arange(count)
     values = ((count - 1 - i) * start + i * stop) / (count - 1)
     values[[0, -1]] = start, stop  # the ends as given, without rounding

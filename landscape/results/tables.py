@@ -81,23 +81,26 @@ def number(
 ) -> Cell:
     """A value to so many digits and, where it is finite, its standard error; a value of NaN reads as `nan`.
 
-    Whole numbers stand in full. What is no more than `rounding` leaves is 0, and a value says so; an error is 0, too,
-    where it is below what additions leave of the value.
+    Whole numbers stand in full. What is no more than `rounding` leaves is 0, and a value says so unless its error is
+    larger; an error is 0, too, where it is below what additions leave of the value.
 
     >>> number(0.123456789, 3, 0.01).text, number(1_234_567).text
     ('0.123 +- 0.01', '1234567')
     >>> number(1e-9, 3, 3e-10, rounding=2e-7).text, number(0.5, stderr=1e-17).text
-    ('0 +- 0 (rounding 2e-07)', '0.5 +- 0')
+    ('0 (to rounding, 2e-07)', '0.5 +- 0')
     """
     if isinstance(value, Integral):
         return Cell(str(value), int(value))
     told = settled(float(value), 0.0, rounding)
+    error, removed = "", told == 0 != value
     if stderr is not None:
-        stderr = settled(float(stderr), float(value), rounding)
-    error = f" +- {stderr:.2g}" if stderr is not None and math.isfinite(stderr) else ""
+        given, stderr = float(stderr), settled(float(stderr), float(value), rounding)
+        removed |= told == 0 == stderr != given
+        error = f" +- {stderr:.2g}" if math.isfinite(stderr) else ""
     text = nan if math.isnan(value) else f"{told + 0.0:.{digits}g}"  # 0 without a sign
-    said = f" (rounding {rounding:.1g})" if told != value and not math.isnan(value) else ""
-    return Cell(text + error + said, told, stderr)
+    if removed and not (stderr is not None and stderr > 0):
+        error = f" (to rounding, {rounding:.1g})"
+    return Cell(text + error, told, stderr)
 
 
 def pairs_table(title: str, content: Mapping[str, Any]) -> Table:

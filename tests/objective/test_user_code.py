@@ -430,3 +430,24 @@ def test_every_public_function_of_an_objective_keeps_them() -> None:
         function = getattr(ls, name)
         if inspect.isfunction(function) and next(iter(inspect.signature(function).parameters), "") == "objective":
             assert function.__code__ is kept[1], name
+
+
+@pytest.mark.parametrize("label", [7, -1])
+@pytest.mark.parametrize("loss", ["cross_entropy", nn.CrossEntropyLoss(), lambda o, t: F.cross_entropy(o, t)])
+def test_a_label_that_is_no_class_is_told_with_its_sample(label: int, loss: Any) -> None:
+    x, y = torch.randn(8, 3), torch.tensor([0, 1, 0, 1, 1, label, 0, 0])
+    with pytest.raises(UserCodeError, match=f"Sample 5 of the batch tried has the label {label}.* 2 scores") as raised:
+        ls.Objective(nn.Linear(3, 2), loss, (x, y))
+    assert "loss=None" not in str(raised.value)
+
+
+@pytest.mark.parametrize("labels", ["label", "y"])
+def test_keys_that_the_model_does_not_know_are_told_with_the_way_out(labels: str) -> None:
+    batch = {"image": torch.randn(8, 3), labels: torch.zeros(8, dtype=torch.long)}
+    with pytest.raises(UserCodeError, match=r"'image'.*labels, label, .*, y: .* here image; .*forward=lambda"):
+        ls.Objective(nn.Linear(3, 2), "cross_entropy", [batch])
+
+
+def test_a_list_of_inputs_and_targets_is_told_from_a_pair() -> None:
+    with pytest.raises(InputError, match=r"you gave a list.* a pair is a tuple"):
+        ls.Objective(nn.Linear(3, 2), "cross_entropy", [torch.randn(8, 3), torch.zeros(8, dtype=torch.long)])

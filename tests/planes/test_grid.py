@@ -52,6 +52,8 @@ def test_one_point_and_arrays() -> None:
         ((float("nan"), 1, 5), "finite"),
         ((0, float("inf"), 5), "finite"),
         ((-1, 1, 1), "one point"),
+        ([-1, 0, 1], "coordinates are an array: np.array([-1, 0, 1])"),
+        ([0, 0.5, 0.7], "Three numbers, in a tuple or a list, are (start, stop, n)"),
         ((2, 2, 5), "two different ends"),
         ((1.0, np.nextafter(1.0, 2), 5), "must increase"),
         ((-1, 1), "give (start, stop, n)"),

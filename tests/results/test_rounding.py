@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,10 @@ def test_the_rule() -> None:
     assert settled(1e-9, 1.0, math.nan) == 1e-9
     assert math.isnan(settled(math.nan, 1.0, 1.0))
     assert settled(math.inf, 1.0) == math.inf
-    assert number(-1e-9, stderr=0.25, rounding=1e-7).text == "0 +- 0.25 (rounding 1e-07)"
+    assert number(-1e-9, stderr=0.25, rounding=1e-7).text == number(0.0, stderr=0.25, rounding=1e-7).text == "0 +- 0.25"
+    for value, stderr in ((-1e-9, 3e-9), (0.0, 3e-9), (1e-9, 0.0), (1e-9, math.nan)):  # of pairs in one table
+        assert number(value, stderr=stderr, rounding=1e-7).text == "0 (to rounding, 1e-07)"
+    assert number(0.0, stderr=math.nan, rounding=1e-7).text == "0"
     assert (number(1e-9, rounding=1e-7).value, number(1e-9).value) == (0.0, 1e-9)
     assert number(math.nan, stderr=math.nan, nan="-", rounding=1e-7).text == "-"
     assert number(math.inf, stderr=math.nan, rounding=math.nan).text == "inf"
@@ -96,7 +100,9 @@ def test_a_barrier_that_is_only_rounding(dtype: torch.dtype) -> None:
     path = ls.measure_path(objective, [net(dtype), shifted(dtype)], t=7)
     assert 0 <= path.barrier < path.rounding_of("loss") < 1e-6  # the number itself stays as it is
     about = cells(path, "about")
-    assert about["barrier of the loss"][0].startswith("0 +- 0")
+    assert about["barrier of the loss"][0].startswith("0 (to rounding, ")
+    assert about["between the places"][0] == "the loss rises no higher, to rounding"
+    assert about["mode connectivity"][0].endswith(", of the error in per cent; below 0 is a barrier")
     loss = cells(path, "values +- standard error")["loss"]
     assert loss[2].endswith("everywhere")
     assert loss[3].endswith("everywhere")
@@ -106,7 +112,7 @@ def test_a_barrier_that_is_only_rounding(dtype: torch.dtype) -> None:
     pairs = ls.measure_connectivity(objective, [net(dtype), shifted(dtype), net(dtype, 3)], epochs=0, t=5)
     table = next(table for table in result_tables(pairs, "about") if table.title == "pairs")
     first, second = (row[2] for row in table.rows[:2])
-    assert first.text.startswith("0 +- 0")
+    assert first.text.startswith("0 (to rounding, ")
     assert first.value == 0
     assert "rounding" not in second.text
     assert second.stderr is not None
@@ -139,6 +145,50 @@ def test_a_small_barrier_is_told_in_full(scale: float) -> None:
     assert "at t = 0.5" in cells(path, "values +- standard error")["loss"][2]
 
 
+def test_how_far_the_loss_may_rise_between_the_places_is_told() -> None:
+    t = np.array([0.0, 0.5, 1.0])
+    losses = np.array([1.0, 2.0, 1.0])
+    path = Path(t, {"loss": losses}, {"loss": losses}, t, 1.0, 1.0, np.ones(3, dtype=bool))
+    said = cells(path, "about")["between the places"][0]
+    assert said == f"the loss may rise by {path.maximum_excess:.3g} above its largest value; tol= asks for less"
+    ends = Path(t[::2], {"loss": losses[::2]}, {"loss": losses[::2]}, t[::2], 1.0, 1.0, np.ones(2, dtype=bool))
+    assert cells(ends, "about")["between the places"][0].startswith("the loss may rise by any amount")
+    none = replace(path, computed=np.array([True, True, False]))
+    assert "between the places" not in cells(none, "about")
+
+
+def test_of_all_pairs_the_one_that_may_rise_most_is_told() -> None:
+    objective = ls.Objective(net(), data=data())
+    pairs = ls.measure_connectivity(objective, [net(), shifted(torch.float32), net(seed=3)], epochs=0, t=3)
+    most = max(pairs.line_path(i, j).maximum_excess for i, j in pairs.pairs.tolist())
+    said = cells(pairs, "about")["between the places"][0]
+    assert f"{most:.3g}" in said or (most < 1e-6 and "to rounding" in said)
+
+
+def test_models_that_are_alike_agree_without_an_error_and_residuals_have_none() -> None:
+    x = data(torch.float64)
+    objective = ls.Objective(net(torch.float64), data=x)
+    same = ls.measure_agreement(objective, [net(torch.float64), shifted(torch.float64), net(torch.float64, 3)])
+    title = "pairs, value +- standard error"
+    first, second = next(table for table in result_tables(same, "t") if table.title == title).rows[:2]
+    assert [cell.text for cell in first[2:-1]] == ["1", "1", "0", "0"]
+    assert all(" +- " in cell.text for cell in second[2:-1])
+    surface = ls.measure_surface(objective, ls.random_plane(objective), x=(0, 1, 2), y=(0, 0, 1))
+    names = {"values": {"a_residual": surface.values["loss"]}, "stderr": {"a_residual": surface.stderr["loss"]}}
+    rows = next(t for t in result_tables(replace(surface, **names), "t") if t.title == "values +- standard error").rows
+    assert all("+-" not in row[2].text for row in rows)
+
+
+def test_a_density_of_known_eigenvalues_is_called_exact() -> None:
+    x = torch.randn(30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spectrum = ls.measure_spectrum(
+        ls.Objective(nn.Linear(3, 1).double(), "mse", (x, x[:, :1].clone())), 1, density=True
+    )
+    assert repr(spectrum).endswith("density exact)")
+    assert cells(spectrum, "density")["probes"] == ("none: exact",)
+    assert "exact: all eigenvalues are known" in spectrum.plot("density").get_supxlabel()
+
+
 def test_a_spectrum_of_zeros_and_of_what_is_alike_for_all_samples() -> None:
     """The bias of a linear regression has a second derivative of 1 at every sample; a column of zeros none."""
     x = torch.randn(120, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -147,7 +197,7 @@ def test_a_spectrum_of_zeros_and_of_what_is_alike_for_all_samples() -> None:
     spectrum = ls.measure_spectrum(ls.Objective(model, "mse", (x, x[:, :2].clone())), 2, smallest=2, trace="exact")
     assert cells(spectrum, "trace by layer")["bias"] == ("2 +- 0",)
     for _, row in cells(spectrum, "smallest eigenvalues").items():
-        assert row[0].startswith("0 +- 0")
+        assert row[0].startswith(("0 +- 0", "0 (to rounding, "))
     for _, row in cells(spectrum, "largest eigenvalues").items():
         assert row[-3] == "0"  # the residual of a dense solution
         assert row[0].startswith("1.")

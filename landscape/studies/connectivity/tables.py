@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from landscape.results.attributes import what
 from landscape.results.kind import Columns
 from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.connectivity.result import NUMBERS, Connectivity
-from landscape.studies.path.tables import of_numbers
+from landscape.studies.path.tables import between_places, of_numbers
 
 _COLUMNS = ("line_barrier", "curve_barrier", "line_mc", "curve_mc", "distance", "unaligned_distance", "length")
 
@@ -39,6 +40,24 @@ def settled_numbers(result: Connectivity) -> dict[str, FloatArray]:
     }
 
 
+def _between_places(result: Connectivity) -> dict[str, Cell]:
+    """The path whose loss may rise most between its places."""
+    kinds = (result.line_path, result.curve_path) if result.curve else (result.line_path,)
+    paths = [
+        path_of(i, j)
+        for (i, j), done in zip(result.pairs.tolist(), result.computed, strict=True)
+        if done
+        for path_of in kinds
+    ]
+    known = [path for path in paths if not math.isnan(path.maximum_excess)]
+    if not known:
+        return {}
+    most = max(known, key=lambda path: path.maximum_excess)
+    return between_places(
+        most.maximum_excess, most.rounding_of("loss"), "of all pairs this is the most; more places (t=) ask for less"
+    )
+
+
 def connectivity_tables(result: Connectivity, title: str) -> Iterator[Table]:
     """What was swept, and a line for each pair."""
     yield pairs_table(
@@ -48,6 +67,7 @@ def connectivity_tables(result: Connectivity, title: str) -> Iterator[Table]:
             "pairs": f"{len(result.pairs)}, {int(result.computed.sum())} computed, at {len(result.t)} places",
             **what(result.attributes),
             "errors": result.attributes.get("error", ""),
+            **_between_places(result),
             **of_numbers(result.line_replicates, "barriers and mc"),
         },
     )

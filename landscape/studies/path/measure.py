@@ -405,7 +405,10 @@ def places_of(t: int | Sequence[float] | FloatArray) -> FloatArray:
     if places.ndim != 1 or not places.size:
         raise InputError(f"t of shape {places.shape} is not a list of places; give numbers in [0, 1], or how many")
     if not ((places >= 0) & (places <= 1)).all():
-        raise InputError(f"t holds {places[~((places >= 0) & (places <= 1))][0]}; a curve runs from 0 to 1")
+        raise InputError(
+            f"t holds {places[~((places >= 0) & (places <= 1))][0]}; a curve runs from 0 to 1. t is how many places, "
+            "as in t=5, or a list of them, as in t=[0, 0.25, 1]; it takes no (start, stop, n)"
+        )
     return np.unique(np.r_[0.0, places, 1.0])
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # How far a second divided difference may be below the largest curvature near it. With 1, the parabola through a place
 # and its neighbours would never rise above a place in the middle of a narrow bump.
 _SAFETY = 4.0
+_BELOW = 3.0  # errors below the line between the ends, from which on a barrier of 0 has no error
 MC = "1/2 (E(0) + E(1)) - E(t*), t* = argmax_t |E(t) - 1/2 (E(0) + E(1))| over the places t; below 0 is a barrier"
 BARRIER = "max_t [L(t) - ((1 - t) L(0) + t L(1))] over the places t; above 0 is a barrier"
 MEAN = "1/length int L ds over arc length s, by the trapezoid rule between the places t"
@@ -38,7 +39,8 @@ DEFINITIONS: Mapping[str, str] = {
     "for a group without a sample",
     "stderr": "of barrier, mc and mean: sqrt((m - 1)/m sum_g (r_g - mean r)^2) of their m replicates r_g, a jackknife "
     "over groups of the samples, which all places share; of the barrier at the place between the ends where it is "
-    "highest, of mc with t* found anew in each; as an estimate for the population",
+    "highest (NaN where that lies more than 3 errors below 0), of mc with t* found anew in each; as an estimate "
+    "for the population",
     "statistics_stderr": "standard deviation, over 4 disjoint quarters of the statistics data, of the value with "
     "BatchNorm statistics from one quarter, divided by sqrt(4); on a part of the data, NaN where not measured",
 }
@@ -149,8 +151,9 @@ class Path(Result):
     def barrier_of(self, quantity: str) -> Estimate:
         """Barrier of one quantity; see `barrier`.
 
-        Its error is that of the height at the highest place between the ends, where the height is below 0, too: a
-        barrier of 0 is then known as well as that place. NaN where there is none between the ends.
+        Its error is that of the height at the highest place between the ends, also where that height is below 0, by up
+        to 3 of its errors or by rounding: how far above 0 the barrier may be. Where it lies further below, the barrier
+        is 0 whatever the samples and the error NaN, as it is where there is no place between the ends.
         """
         values, t = self._known(quantity), self.t[self.computed]
         if not self._has_ends:
@@ -159,6 +162,10 @@ class Path(Result):
         if len(t) > 2:
             top = 1 + int(np.argmax(above_ends(t, values)[1:-1]))
             of_groups = above_ends(t, self._replicates(quantity))[top]
+            height = above_ends(t, values)[top]
+            limit = max(_BELOW * jackknife(of_groups)[0], self.rounding_of(quantity))
+            if height < -limit:
+                of_groups = np.full(len(of_groups), np.nan)
         return _estimate(barrier(t, values), of_groups)
 
     @property

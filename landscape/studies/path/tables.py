@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,7 +37,10 @@ def path_tables(path: Path, title: str) -> Iterator[Table]:
             "length": length(path.length, path.distance),
             **what(path.attributes),
             "barrier of the loss": number(path.barrier, stderr=path.barrier.stderr, rounding=path.rounding_of("loss")),
-            "mode connectivity": Cell(f"{mc.text} ({path.mc_quantity}; below 0 is a barrier)", mc.value, mc.stderr),
+            **between_places(path.maximum_excess, path.rounding_of("loss"), "tol= asks for less"),
+            "mode connectivity": Cell(
+                f"{mc.text}, of the {path.mc_quantity}; below 0 is a barrier", mc.value, mc.stderr
+            ),
             "errors": path.attributes.get("error", ""),
             **of_numbers(path.replicates, "barrier, mode connectivity and mean"),
         },
@@ -59,6 +63,19 @@ def path_tables(path: Path, title: str) -> Iterator[Table]:
     known = {name: Cell(f"at most {error:.2g}", error) for name, error in most.items()}
     if known:
         yield pairs_table("standard error from estimating BatchNorm statistics", known)
+
+
+def between_places(excess: float, rounding: float, way: str) -> dict[str, Cell]:
+    """How far the largest loss may be above that at the places, and the `way` to know it better; {} where not known."""
+    if math.isnan(excess):
+        return {}
+    if excess == math.inf:
+        text = f"the loss may rise by any amount: two places do not tell; {way}"
+    elif excess <= rounding:
+        text = "the loss rises no higher, to rounding"
+    else:
+        text = f"the loss may rise by {excess:.3g} above its largest value; {way}"
+    return {"between the places": Cell(text, settled(excess, 0.0, rounding))}
 
 
 def of_numbers(replicates: Mapping[str, FloatArray], which: str) -> dict[str, str]:

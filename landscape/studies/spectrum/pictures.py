@@ -138,7 +138,8 @@ def _plot_density(spectrum: Spectrum) -> Figure:
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("density per unit of eigenvalue")
     probes, steps = density.nodes.shape
-    notes = [f"{probes} probes of {steps} nodes", f"width {density.width:.3g}", cost(density.products, density.passes)]
+    way = f"{probes} probes of {steps} nodes" if probes * steps else "exact: all eigenvalues are known"
+    notes = [way, f"width {density.width:.3g}", cost(density.products, density.passes)]
     if floor is None:
         notes.append("linear scale: no value is positive")
     elif (density.values <= 0).any():

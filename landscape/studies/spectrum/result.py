@@ -118,7 +118,8 @@ class Spectrum(Result):
         if self.trace is not None:
             parts.append(f"trace {self.trace.value:.6g} +- {self.trace.stderr:.2g}")
         if self.density is not None:
-            parts.append(f"density of {len(self.density.nodes)} probes")
+            probes = f"of {len(self.density.nodes)} probes" if self.density.nodes.size else "exact"
+            parts.append(f"density {probes}")
         return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
 
     @property

@@ -102,7 +102,7 @@ def _density(density: Density) -> Table:
             "grid": f"{len(density.grid)} points from {density.grid[0]:.6g} to {density.grid[-1]:.6g}",
             "width": number(density.width, 3),
             "error from rounding": number(density.rounding, 2, nan="-"),
-            "probes": f"{probes} of up to {steps} nodes",
+            "probes": f"{probes} of up to {steps} nodes" if probes * steps else "none: exact",
             "eigenvalues taken out": len(density.deflated),
             "cost": cost_words(density.products, density.passes),
         },

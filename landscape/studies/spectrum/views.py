@@ -80,9 +80,10 @@ def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
         view["logRange"] = [math.log10(min(floor, top / 10)), math.log10(3 * top)]
     probes, steps = density.nodes.shape
     peak = density.grid[int(np.nanargmax(density.values))]
+    way = f"by {probes} probes of up to {steps} nodes" if probes * steps else "of all eigenvalues, which are known"
     alt = (
-        f"Spectral density from {range_text(density.grid)} by {probes} probes of up to {steps} "
-        f"nodes, broadened by {density.width:.3g}; it is highest at {value_text(float(peak), 4, step)}."
+        f"Spectral density from {range_text(density.grid)} {way}, "
+        f"broadened by {density.width:.3g}; it is highest at {value_text(float(peak), 4, step)}."
     )
     notes = ["on the log axis the picture ends at a tenth of the height of one eigenvalue"] if density.width > 0 else []
     if len(kept) < len(density.grid):

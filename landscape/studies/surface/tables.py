@@ -78,7 +78,8 @@ def _quantities(surface: Surface) -> Table:
             places = {"minimum": int(ends[0]), "maximum": int(ends[1]), **places}
         for named, place in places.items():
             rounding = rounding_of(float(values[place]), str(surface.attributes.get("precision", "")))
-            told = number(values[place], stderr=stderr[place], rounding=rounding)
+            bare = name.endswith("_residual")  # an error itself, which has none
+            told = number(values[place], stderr=None if bare else stderr[place], rounding=rounding)
             found = told if computed[place] else Cell("not computed")
             where = [number(c, 4) for c in grid.coordinates(place)]
             rows.append((Cell(name), Cell(named), found, *where, missing))
