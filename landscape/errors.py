@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
+_CALLED = "While this was called: "  # begins the note on an error that goes through
+
 
 class LandscapeError(Exception):
     """Base of every error this package raises on purpose."""
@@ -49,7 +51,8 @@ def user_code(
     """Inside, an exception of the user's own code becomes a UserCodeError that says what was called, and with what.
 
     `what` names the call, `given` what it was given (shapes); the error's class, its text and the place in the user's
-    code follow, and `advice`. Errors of this package, the ends of items and runs, and a lack of memory go through.
+    code follow, and `advice`. Errors of this package, the ends of items and runs, and a lack of memory go through; an
+    end of the program (SystemExit) and a MemoryError take along what was called, see `told_at_the_end`.
     """
     return _UserCode(what, given, advice)
 
@@ -64,6 +67,8 @@ class _UserCode(contextlib.AbstractContextManager[None]):
         if error is not None and is_users(error):
             error = _first_raised(error)
             raise told_of_user(error, self._what, self._given() if self._given else "", self._advice) from error
+        if isinstance(error, (SystemExit, MemoryError)):
+            error.add_note(f"{_CALLED}{self._what}{f' ({self._given()})' if self._given else ''}")
 
 
 def is_users(error: BaseException) -> bool:
@@ -82,6 +87,15 @@ def told_of_user(error: BaseException, what: str, given: str = "", advice: str =
     text = text_of(error) or "without a message"
     told = f"{what}{f' ({given})' if given else ''}: {type(error).__name__}: {text}{_place(error)}"
     return UserCodeError(f"{told.rstrip('.')}. {advice}" if advice else told)
+
+
+def told_at_the_end(error: BaseException) -> UserCodeError | None:
+    """The error that tells of a SystemExit or MemoryError of the user's code, which went through; None of others."""
+    notes = [note.removeprefix(_CALLED) for note in getattr(error, "__notes__", []) if note.startswith(_CALLED)]
+    if isinstance(error, SystemExit):
+        advice = "It ended the program, which the code of a job must not do: let it raise an error, or return."
+        return told_of_user(error, notes[0] if notes else "code that the command called", advice=advice)
+    return told_of_user(error, notes[0]) if isinstance(error, MemoryError) and notes else None
 
 
 def _first_raised(error: BaseException) -> BaseException:

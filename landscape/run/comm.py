@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import functools
 import logging
+import math
 import os
 import re
 import sys
@@ -34,9 +35,11 @@ _TOLERANT = "OMPI_MCA_mpi_ft_enable"  # set by `mpiexec --with-ft ulfm`
 FIRST_POLL, LAST_POLL = 2e-5, 1e-3
 _NEWS = 1.0  # seconds in which a rank's death becomes known to all
 SAID_AFTER = 8.0  # seconds that a rank waits for others before that is said; after half of it, it tells that it is here
+_PATIENCE = 3.0  # seconds that a rank which ends without a call waits to tell so
 _STARTED = 20.0  # seconds in which all ranks usually start MPI
 _HERE = 3  # tag of the message "I have come to meeting n"; the run loop has 1 and 2
 _ENDED = 2  # what a rank gives to the meeting where it ends its program is its number and this
+_COMMANDS = "landscape_jobs.commands."  # its modules' functions have the names of the commands
 _PIECE = 1 << 28  # bytes of one message; MPI counts them in 32 bits
 
 
@@ -153,8 +156,9 @@ class Mpi:
     RanksLostError on all others at their next message; elsewhere the launcher ends them all.
     """
 
-    def __init__(self, comm: MPI.Intracomm, whole: Mpi | None = None) -> None:
+    def __init__(self, comm: MPI.Intracomm, whole: Mpi | None = None, patience: float = math.inf) -> None:
         self._comm = comm
+        self._patience = patience  # seconds after which a wait ends as if another rank had failed
         self._whole = whole  # of which this is a group
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
@@ -361,6 +365,8 @@ class Mpi:
             pause = min(2 * pause, LAST_POLL)
             if time.monotonic() - looked > _NEWS:
                 before, looked = looked, time.monotonic()
+                if looked - began > self._patience:
+                    raise PartnerFailedError("the other ranks do not come")
                 if say is not None:
                     say(looked - began, before - began)
                 if self._somebody_died():
@@ -444,9 +450,58 @@ def world() -> Communicator:
             "launcher belongs to another MPI. Start with that library's own mpiexec, or srun --mpi=pmix."
         )
     sys.excepthook = _abort_all
-    comm = Mpi(MPI.Intracomm(MPI.COMM_WORLD.Dup()))
+    copy = _copied_world(MPI)
+    assert copy is not None
+    comm = Mpi(MPI.Intracomm(copy))
     atexit.register(comm.end)  # before MPI's own end, which was registered first
     return comm
+
+
+def _copied_world(MPI: Any, patience: float | None = None) -> MPI.Intracomm | None:
+    """MPI's world as a communicator of our own, which all ranks come to make; None after `patience` seconds.
+
+    Without patience this waits for ever, and tells so. Which ranks are missing cannot be known: messages in the world
+    itself are the program's own.
+    """
+    copy, request = MPI.COMM_WORLD.Idup()
+    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+    pause, began, said = FIRST_POLL, time.monotonic(), False
+    while not request.Test():
+        time.sleep(pause)
+        pause = min(2 * pause, LAST_POLL)
+        waited = time.monotonic() - began
+        if patience is not None and waited > patience:
+            return None
+        # Rank 1 in case that it is rank 0 which is missing; the command makes the same calls on all ranks.
+        if patience is None and not said and waited >= SAID_AFTER and rank < 2 and not _is_command():
+            said = True
+            others = f"rank {1 - rank}" if size == 2 else "other ranks"
+            logger.warning(
+                "rank %d has waited %.0f s in %s for %s, not seen in any such call yet. Every rank makes the same "
+                "calls: look for an exit, or an if, that only some of them come to",
+                rank,
+                waited,
+                _called(),
+                others,
+            )
+    return copy  # type: ignore[no-any-return]
+
+
+@atexit.register
+def _end_unseen() -> None:
+    """The program of a rank ends that never called for `world`: tell those that wait for it there, or soon come to.
+
+    Not for ever: the other ranks may do without this library.
+    """
+    launched, module = launch(), sys.modules.get("mpi4py.MPI")
+    if launched is None or launched.size == 1 or module is None or world.cache_info().currsize:
+        return
+    MPI: Any = module
+    if MPI.Is_initialized() and not MPI.Is_finalized() and MPI.COMM_WORLD.Get_size() > 1:
+        with contextlib.suppress(MPI.Exception):
+            copy = _copied_world(MPI, _PATIENCE)
+            if copy is not None:
+                Mpi(MPI.Intracomm(copy), patience=_PATIENCE).end()
 
 
 def wait_for_all_ranks_to_start() -> Any:
@@ -493,13 +548,16 @@ def available_memory() -> int:
 
 
 def _called() -> str:
-    """The function of this package that the program has called."""
-    found = "the engine"
+    """The function of this package that the program has called, or the command."""
+    found, command = "the engine", ""
     for frame in _frames():
+        module, name = frame.f_globals.get("__name__", ""), frame.f_code.co_name
         inner = "<locals>" in frame.f_code.co_qualname  # what a decorator wraps a function in has no name for the user
-        if frame.f_globals.get("__name__", "").startswith("landscape.") and not inner:
-            found = frame.f_code.co_name
-    return found
+        if module.startswith("landscape.") and not inner:
+            found = name
+        if module.startswith(_COMMANDS) and not inner and not name.startswith("_"):
+            command = f"landscape {name}"
+    return command or found
 
 
 def _is_command() -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError
+from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError, raised_by
 from landscape.run.book import Book
 from landscape.run.claims import BYE, FAILED, STOPPED, ManagedClaims, RequestedClaims, Source
 from landscape.run.comm import SERIAL, Communicator, PartnerFailedError, RanksLostError, world
@@ -26,6 +27,7 @@ from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Tellin
 from landscape.run.together import agree, raise_first, reason_of, told_error
 
 logger = logging.getLogger(__name__)
+_TOLD = 3  # failures that say the same are told one by one
 _HOPELESS = 50  # where so many different items fail in a row on one rank, the rank or the model is broken
 
 
@@ -175,6 +177,7 @@ class _Run:
         self._progress, self._tolerance = progress, tolerance
         self._tally: Tally | None = None  # on rank 0
         self._failed_in_a_row: set[int] = set()
+        self._said: Counter[str] = Counter()  # how often items failed with the same line
 
     def until_done(self, limit: int | None, signals: StopSignals) -> tuple[Rows, int, str | None]:
         """Round after round; returns the rows known at the end, how many were computed, and the signal that stopped it.
@@ -246,7 +249,7 @@ class _Run:
             raise
         except BaseException as problem:  # an exit in the callback, once the items are done
             if self._comm.size > 1:
-                self._comm.abort(repr(problem))
+                self._comm.abort(raised_by(problem))
             raise
         self._book.hand.close()
         if any(isinstance(error, _ItemAfterItemError) for error, _, _ in states):
@@ -273,8 +276,12 @@ class _Run:
             with contextlib.suppress(LandscapeError):
                 self._book.writer.flush()
             if self._comm.size > 1:
-                self._comm.abort(repr(problem))
+                self._comm.abort(raised_by(problem))
             raise
+        for line, times in self._said.items():
+            if times > _TOLD:
+                logger.warning("%d more failures say the same: %s", times - _TOLD, line)
+        self._said.clear()
         try:
             self._book.writer.flush()
         except LandscapeError as problem:
@@ -337,7 +344,10 @@ class _Run:
     def _failed(self, item: int, reason: str) -> None:
         """Note a failure. Raises RunFailedError where item after item fails, which is not the fault of the items."""
         self._book.note_failure(item, reason)
-        logger.warning("item %d failed: %s", item, reason.strip().rpartition("\n")[2])
+        line = reason.strip().rpartition("\n")[2]
+        self._said[line] += 1
+        if self._said[line] <= _TOLD:
+            logger.warning("item %d failed: %s", item, line)
         self._failed_in_a_row.add(item)
         if len(self._failed_in_a_row) >= _HOPELESS:
             raise _ItemAfterItemError(f"{_HOPELESS} items failed one after another, the last so:\n{reason}")

@@ -37,6 +37,8 @@ from landscape.run import comm  # noqa: E402
 from landscape.run.together import agree  # noqa: E402
 
 comm.SAID_AFTER = 1.0
+if MODE.startswith("own"):  # the program has MPI going before any call: rank 1 ends, fails, or lives on, without one
+    from mpi4py import MPI  # noqa: F401
 ME = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK", "0")))
 
 
@@ -46,8 +48,15 @@ def leave(_: Any = None) -> None:
     sys.exit(0 if MODE in ("zero", "callback") else "no labels.npy on this node")
 
 
-if MODE == "first" and ME == WHO:
+if MODE in ("first", "own first") and ME == WHO:
     leave()
+if MODE == "own error" and ME == WHO:
+    raise ValueError("no labels.npy on this node")
+if MODE == "own late" and ME == WHO:
+    time.sleep(3)
+    leave()
+if MODE == "own without":  # nobody calls: all end, as before
+    sys.exit(0)
 measure()
 if MODE == "callback":
     measure(progress=leave)  # which rank 0 calls

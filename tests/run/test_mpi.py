@@ -82,6 +82,22 @@ def test_a_rank_that_leaves_is_told_to_the_others(mode: str, who: int, said: str
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mode", "who", "said"),
+    [
+        ("own first", 1, "rank 1 has ended its program, and rank 0 waits for it in run_task"),
+        ("own error", 0, "rank 0 has ended its program, and rank 1 waits for it in run_task"),
+        ("own late", 1, "in run_task for rank 1, not seen"),
+        ("own without", 0, ""),
+    ],
+)
+def test_a_rank_that_ends_before_any_call_where_mpi_runs(mode: str, who: int, said: str, run_mpi: RunMpi) -> None:
+    """The program itself imported mpi4py, so the start of MPI does not tell who is missing."""
+    done = run_mpi(2, "leaving.py", mode, who)
+    assert done.returncode == (0 if mode == "own without" else 1)
+    assert said in done.stderr
+
+
 def test_a_rank_that_is_late_is_named(run_mpi: RunMpi) -> None:
     done = run_mpi(2, "leaving.py", "late", 1)
     assert done.returncode == 0

@@ -29,16 +29,34 @@ Overrides = Annotated[
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """End with the code that belongs to an error, which rank 0 tells without a traceback."""
-    from landscape.errors import LandscapeError, RunFailedError, RunInterrupted
+    from landscape.errors import LandscapeError, RunFailedError, RunInterrupted, told_at_the_end
 
     try:
         yield
     except RunInterrupted as stop:
         tell(f"landscape: {stop}")
         raise typer.Exit(WORK_LEFT) from None
+    except RunFailedError as error:
+        from landscape_jobs.status.reasons import of_user
+
+        told = of_user(str(error))
+        tell(f"landscape: {told or error}")
+        raise typer.Exit(BAD_INPUT if told else CRASHED) from None
     except LandscapeError as error:
         tell(f"landscape: {error}")
-        raise typer.Exit(CRASHED if isinstance(error, RunFailedError) else BAD_INPUT) from None
+        raise typer.Exit(BAD_INPUT) from None
+    except _Stopped:
+        raise
+    except (SystemExit, MemoryError) as error:
+        users = told_at_the_end(error)
+        if users is None:
+            raise
+        tell(f"landscape: {users}", of_all=True)  # it may be of one rank alone
+        raise typer.Exit(BAD_INPUT) from None
+
+
+class _Stopped(SystemExit):
+    """A signal ends the command; told apart from an exit of the user's code."""
 
 
 @contextmanager
@@ -50,7 +68,7 @@ def stopped_at_once() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         typer.echo(f"landscape: stopped by {signal.Signals(number).name}; the same command goes on", err=True)
-        raise SystemExit(WORK_LEFT)
+        raise _Stopped(WORK_LEFT)
 
     names = ("SIGINT", "SIGTERM", "SIGUSR1")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -71,8 +89,11 @@ def on_rank_0(action: Callable[[], T]) -> T:
     return together.on_rank_0(action)
 
 
-def tell(message: str) -> None:
-    """A message on rank 0's standard error; where the ranks do not find together, on the first of each machine."""
+def tell(message: str, *, of_all: bool = False) -> None:
+    """A message on rank 0's standard error; where the ranks do not find together, on the first of each machine.
+
+    `of_all` ranks tell theirs.
+    """
     from landscape.errors import InputError
     from landscape.run.comm import local_rank, world
 
@@ -80,7 +101,7 @@ def tell(message: str) -> None:
         rank = world().rank
     except InputError:
         rank = local_rank()
-    if rank == 0:
+    if rank == 0 or of_all:
         typer.echo(message, err=True)
 
 

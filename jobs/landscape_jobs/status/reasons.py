@@ -37,3 +37,17 @@ def why(failure: str) -> str:
     text = re.sub(r"\Arank \d+ failed;[^\n]*:\n", "", failure)
     items = re.match(r"([^\n]* failed[^\n]*, the last[^\n]* so:)\n", text)
     return f"{items[1]} {brief(text[items.end() :])}" if items else brief(text)
+
+
+def of_user(failure: str) -> str | None:
+    """Of items that failed in the user's own code what is told of that, without its traceback; None of other failures.
+
+    >>> of_user("every item failed, the last so:\\nthe loss: ValueError: no\\nTraceback (most recent call last):")
+    'every item failed, the last so:\\nthe loss: ValueError: no'
+    >>> of_user("every item failed, the last so:\\nTraceback (most recent call last):") is None
+    True
+    """
+    text = re.sub(r"\Arank \d+ failed;[^\n]*:\n", "", failure)
+    told = r"[^\n]* failed[^\n]*, the last[^\n]* so:\n(?!Traceback ).+?"
+    found = re.match(rf"({told})\nTraceback \(most recent", text, re.DOTALL)
+    return found[1] if found else None

@@ -467,6 +467,102 @@ def test_points_that_fail_end_it_with_4_and_cost_only_themselves(folder: Path) -
     assert "14 failed" in done("status", folder / "runs/a")
 
 
+ENDS = """
+import sys
+
+from job_nets import *
+
+
+def model(what):
+    if what == "memory":
+        raise MemoryError("a table of 8 TB")
+    if what != "":
+        sys.exit(what)
+    return mlp()
+
+
+class Samples(torch.utils.data.Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        sys.exit(0)
+
+
+calls = 0
+
+
+def loss(outputs, targets):
+    global calls
+    calls += 1
+    if calls > 30:
+        raise ArithmeticError("no such luck")
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def leaves(outputs, targets):
+    global calls
+    calls += 1
+    if calls > 30:
+        sys.exit(3)
+    return nn.functional.cross_entropy(outputs, targets, reduction="none")
+"""
+
+
+@pytest.fixture
+def ends(folder: Path) -> Iterator[Path]:
+    """A job whose own code ends the program, or fails, at several places."""
+    (folder / "ends.py").write_text(ENDS, encoding="utf-8")
+    (folder / "job.toml").write_text(
+        JOB.replace('checkpoint = "trained.safetensors"\n', "").replace('metrics = ["accuracy"]', ""), encoding="utf-8"
+    )
+    sys.modules.pop("ends", None)
+    yield folder
+    sys.modules.pop("ends", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            ("model.factory=ends:model", "model.args={what=0}"),
+            "factory = 'ends:model' .*SystemExit: 0 .ends.py, line 11",
+        ),
+        (("model.factory=ends:model", "model.args={what=3}"), "'what': 3.*SystemExit: 3 .ends.py, line 11, in model"),
+        (
+            ("model.factory=ends:model", 'model.args={what="memory"}'),
+            "'ends:model' .*MemoryError: a table of 8 TB .ends.py",
+        ),
+        (("data.factory=ends:Samples",), r"SystemExit: 0 \(ends.py, line 20, in __getitem__\). It ended the program"),
+        (("objective.loss=ends:leaves", "surface.x=[-1,1,50]"), r"SystemExit: 3 \(ends.py, line 38, in leaves\)"),
+    ],
+)
+def test_an_exit_in_the_users_code_is_told(change: tuple[str, ...], said: str, ends: Path) -> None:
+    """With any code, 0 too, which would look like the end of the work; and so is a lack of memory in a factory."""
+    result = landscape("run", ends / "job.toml", *(word for key in change for word in ("--set", key)))
+    assert result.exit_code == 2, result.output
+    assert re.search(said, result.stderr)
+    assert "Traceback" not in result.output
+
+
+def test_an_exit_while_the_users_module_is_imported_is_told(ends: Path) -> None:
+    (ends / "ends.py").write_text("import argparse\n\nargparse.ArgumentParser().parse_args(['--no'])\n")
+    result = landscape("check", ends / "job.toml", "--set", "model.factory=ends:model")
+    assert result.exit_code == 2
+    assert "SystemExit: 2 (ends.py, line 3, in <module>)" in result.stderr
+
+
+def test_a_loss_that_fails_late_is_told_as_the_users(ends: Path, caplog: pytest.LogCaptureFixture) -> None:
+    result = landscape("run", ends / "job.toml", "--set", "objective.loss=ends:loss", "--set", "surface.x=[-1,1,50]")
+    assert result.exit_code == 2
+    assert "50 items failed one after another" in result.stderr
+    assert "ArithmeticError: no such luck (ends.py, line 30, in loss)" in result.stderr
+    assert "Traceback" not in result.stderr
+    told = [record.getMessage() for record in caplog.records if "no such luck" in record.getMessage()]
+    assert len(told) == 4
+    assert told[-1] == "47 more failures say the same: ArithmeticError: no such luck"
+
+
 # -- processes -----------------------------------------------------------------------------------------------------
 
 
