@@ -25,8 +25,8 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike, named_state, read_model
 from landscape.errors import InputError, nearest
 from landscape.network.symmetry import Listener, Symmetry, Table, find_symmetry, first_difference, symmetry_from_table
-from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import keeps_random_state
 from landscape.objective.trees import floats_in
 
 METHODS = ("weights", "activations")

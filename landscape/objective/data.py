@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import random
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -30,6 +26,7 @@ from torch.utils.data import (
 from landscape.errors import InputError, text_of, user_code
 from landscape.objective.arrays import LazyArray, as_tensor, is_array, is_lazy
 from landscape.objective.counting import LABEL_KEYS, WAYS, Counting, targets_in
+from landscape.objective.random_state import random_state_kept, seed_everything
 from landscape.objective.trees import (
     axes_of,
     has_batch_axis,
@@ -47,8 +44,6 @@ from landscape.objective.trees import (
 )
 
 Batch = Any  # nested containers of tensors
-P = ParamSpec("P")
-R = TypeVar("R")
 _ALIKE = 10_000  # numbers of samples that two passes over a sampler are compared in
 _READ_BATCH = 256  # samples collated at a time when a Dataset is read
 _LOADER = "torch.utils.data.DataLoader(data, batch_size=64)"
@@ -781,57 +776,3 @@ def _checked_lengths(whole: Batch) -> Batch:
     if lengths == {0}:
         raise InputError("the data is empty (0 samples); at least one is needed")
     return whole
-
-
-def keeps_random_state(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, after which the caller's random streams go on as if it had not been called, whatever runs in it."""
-
-    @wraps(function)
-    def keeping(*args: P.args, **kwargs: P.kwargs) -> R:
-        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-        with random_state_kept():
-            try:
-                return function(*args, **kwargs)
-            finally:
-                if devices:
-                    torch.cuda.set_rng_state_all(devices)
-
-    return keeping
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Whatever draws random numbers inside (a DataLoader does), the caller's streams go on as if it had not."""
-    states = np.random.get_state(), random.getstate()
-    try:
-        with torch_random_state_kept():
-            yield
-    finally:
-        np.random.set_state(states[0])
-        random.setstate(states[1])
-
-
-@contextmanager
-def torch_random_state_kept() -> Iterator[None]:
-    """The same for torch's own stream on the CPU alone."""
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-
-
-def random_streams() -> tuple[Any, ...]:
-    """Where numpy's and Python's random streams are, to see whether something has drawn from them."""
-    _, state, place, *_ = np.random.get_state()
-    return bytes(state), place, random.getstate()  # type: ignore[arg-type]
-
-
-def seed_everything(seed: int) -> None:
-    """Put every random stream where `seed`, any whole number, says; use inside `random_state_kept`."""
-    # torch.manual_seed asks every kind of device, which takes 0.2 ms a call.
-    torch.default_generator.manual_seed(seed % 2**63)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed(seed % 2**63)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)

@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from landscape.errors import InputError, nearest, user_code
-from landscape.objective.data import random_state_kept, torch_random_state_kept
+from landscape.objective.random_state import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
 from landscape.objective.trees import equal, tensors_in, why_without_values
 from landscape.objective.uses import axes_of_outputs

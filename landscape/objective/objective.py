@@ -18,13 +18,7 @@ from torch import Tensor, nn
 from landscape.errors import InputError, raised_by
 from landscape.objective.calls import Calls
 from landscape.objective.counting import Counting
-from landscape.objective.data import (
-    Batch,
-    Data,
-    keeps_random_state,
-    random_state_kept,
-    read_data,
-)
+from landscape.objective.data import Batch, Data, read_data
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import (
     LossLike,
@@ -32,6 +26,7 @@ from landscape.objective.losses import (
     describe_callable,
 )
 from landscape.objective.model import BoundModel, choose_device, default_precision
+from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
 from landscape.objective.trees import (

@@ -24,7 +24,7 @@ from landscape.objective.counting import (
     second_axis,
     uncounted,
 )
-from landscape.objective.data import Batch, Data, random_streams, seed_everything
+from landscape.objective.data import Batch, Data
 from landscape.objective.folding import Folding, settled_folding
 from landscape.objective.losses import (
     COMPARING,
@@ -40,6 +40,7 @@ from landscape.objective.losses import (
     values_as_units,
 )
 from landscape.objective.model import default_precision
+from landscape.objective.random_state import random_streams, seed_everything
 from landscape.objective.reductions import NoPartError, check_batches, halves, near, rows_in, scalar_of, weighted_mean
 from landscape.objective.remembered import Remembered
 from landscape.objective.trees import (

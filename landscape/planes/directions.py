@@ -20,9 +20,9 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ModelVectors, ThetaLike, in_order, model_labels, read_model
 from landscape.errors import InputError, nearest
-from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching, select_blocks
+from landscape.objective.random_state import keeps_random_state
 from landscape.objective.trees import digest, digest_of
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 
 from landscape.errors import InputError
-from landscape.objective.data import random_state_kept, random_streams
+from landscape.objective.random_state import random_state_kept, random_streams
 from landscape.objective.training import TrainingData
 
 CPU = torch.device("cpu")

@@ -21,8 +21,8 @@ from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.errors import InputError, NumericalError, nearest, user_code
-from landscape.objective.data import random_state_kept, seed_everything
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import random_state_kept, seed_everything
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import has_batch_axis, map_tensors, shapes_in, tensors_in
 from landscape.results.settings import OneOf

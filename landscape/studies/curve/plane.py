@@ -8,8 +8,8 @@ from landscape_kernels.curves import combine_
 from landscape_kernels.projection import gram
 
 from landscape.errors import InputError
-from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import keeps_random_state
 from landscape.planes.directions import Plane, placed_points, points_of
 from landscape.studies.curve.result import Curve
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, nearest
-from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import keeps_random_state
 from landscape.objective.trees import digest
 from landscape.results.base import Result
 

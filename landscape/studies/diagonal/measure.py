@@ -21,9 +21,10 @@ from landscape.curvature.sampling import loss_seeds
 from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError
 from landscape.network.layers import GradientSquares
-from landscape.objective.data import Batch, keeps_random_state
+from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
+from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple

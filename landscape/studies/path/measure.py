@@ -19,8 +19,9 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike
 from landscape.errors import InputError
 from landscape.objective.batchnorm import FEWEST, chosen_statistics
-from landscape.objective.data import Data, keeps_random_state
+from landscape.objective.data import Data
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import keeps_random_state
 from landscape.objective.rows import RECHECK_RTOL, REPLICATES, evaluated, replicate_columns, replicated
 from landscape.objective.trees import digest
 from landscape.results.attributes import EXACT, result_attributes

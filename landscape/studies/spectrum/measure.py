@@ -18,9 +18,9 @@ from landscape.curvature.check import check_products
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.sampling import Sample
 from landscape.curvature.small import small
-from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
+from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes, whole_time
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple

@@ -8,8 +8,8 @@ from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import keeps_random_state
 from landscape.planes.directions import Plane, plane_from_directions
 from landscape.studies.spectrum.result import Spectrum
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.objective.batchnorm import chosen_statistics
-from landscape.objective.data import keeps_random_state
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import keeps_random_state
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid

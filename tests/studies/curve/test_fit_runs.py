@@ -23,7 +23,7 @@ from torch import nn
 import landscape as ls
 from landscape.errors import InputError, NumericalError, RunInterrupted, StoreError
 from landscape.files import hdf5
-from landscape.objective.data import random_streams
+from landscape.objective.random_state import random_streams
 from landscape.run import progress
 from landscape.run.store import Store
 from landscape.studies.curve import fit
