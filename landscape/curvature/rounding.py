@@ -167,7 +167,8 @@ def image_rounding(matrix: Matrix, H: CurvatureOperator, vectors: Tensor, passes
         for each in (few, exact):
             with each.bind(SERIAL) as operator:
                 images.append(operator.apply(vectors.to(each.theta)).double())
-        rate = float(torch.linalg.vector_norm(images[1] - images[0]) / torch.linalg.vector_norm(images[1]))
+        size = float(torch.linalg.vector_norm(images[1]))
+        rate = float(torch.linalg.vector_norm(images[1] - images[0])) / size if size else 0.0
     lengths = torch.linalg.vector_norm(vectors.double(), dim=1).cpu().numpy()
     moved = rate * sizes.sum(0) / (parts.denominators.sum() * lengths)
     return float(np.sqrt(np.mean(moved**2)))
