@@ -149,23 +149,17 @@ class _Trials:
         theta: Tensor,
         buffers: Mapping[str, Tensor] | None,
     ) -> None:
-        few, more = (
-            objective.data.head(_TRIAL_SAMPLES),
-            objective.data.spread(_MORE_SAMPLES),
-        )
-        tried, native = objective.on(few, precision=precision), objective.on(few)
+        few, more = objective.data.head(_TRIAL_SAMPLES), objective.data.spread(_MORE_SAMPLES)
+        tried, tried_more = (objective.on(data, precision=precision) for data in (few, more))
         wide = theta.double()
         step = normal_vector(theta.numel(), 0, "self-check").to(theta.device)
         away = wide + _AWAY * (float(wide.abs().mean()) or 1.0) * step
         self._operator = operator
         self._away = Trial(tried, operator, chosen, away, buffers, compares=operator == "hessian")
         self._here = Trial(tried, operator, chosen, wide, buffers)
-        self._more = {
-            name: Trial(objective.on(more, precision=precision), operator, chosen, at, buffers)
-            for name, at in (("away", away), ("here", wide))
-        }
+        self._more_away, self._more_here = (Trial(tried_more, operator, chosen, at, buffers) for at in (away, wide))
         self._more_native = Trial(objective.on(more), operator, chosen, wide, buffers)
-        self._native = Trial(native, operator, chosen, away, buffers)
+        self._native = Trial(objective.on(few), operator, chosen, away, buffers)
         self._steps: tuple[float, ...] = ()
         self.asymmetry = 0.0  # of the gradient's own differences, where they are seen far better than that
         self._continuous = False  # whether it was seen that values do not jump at theta
@@ -215,8 +209,8 @@ class _Trials:
         """Raise InputError where values jump at theta, and do not beside it."""
         if self._continuous:
             return
-        here = self._more["here"].jump()
-        if here.size > 0 and here.size > _JUMP_STANDS_OUT * self._more["away"].jump().size:
+        here = self._more_here.jump()
+        if here.size > 0 and here.size > _JUMP_STANDS_OUT * self._more_away.jump().size:
             raise InputError(
                 f"the model's values jump at theta: a step of {SHORT[-1]:.0e} of the parameters' length changes the "
                 f"outputs by {here.size:.2g} of their size, and one of {SHORT[0]:.0e} by {here.longer:.2g}. There is "

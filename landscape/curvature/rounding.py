@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from landscape.curvature.operator import ChunkProducts, CurvatureOperator, produ
 from landscape.curvature.pairs import diagonals
 from landscape.run.comm import SERIAL, Communicator
 
-logger = logging.getLogger(__name__)
 _CHEAP = 10**8  # rows x samples x vectors up to which a pass in float64 takes no time
 _SHARE = 0.03  # of all products that a pass in float64 may cost beyond one that is made in any case
 _LAST = 10  # roundings of float64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,6 @@ from landscape.run.comm import Communicator
 from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
 
-logger = logging.getLogger(__name__)
 OPTIMIZERS = {"sgd": 0.03, "adam": 1e-3}  # name -> default step size; 0.03 is Garipov et al.'s for residual networks
 DECAYS = ("point", "control")
 PLACES = ("stratified", "uniform")

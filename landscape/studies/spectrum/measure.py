@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, Deflated, TraceTask, trace_from_rows
 from landscape.studies.spectrum.ways import check_trace_probes, check_trace_tol, choose_method
 
-logger = logging.getLogger(__name__)
 STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folder, each the run of one task
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
 # Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
