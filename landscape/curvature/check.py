@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.curvature.routes import ROUTES
-from landscape.curvature.trial import AMPLIFIED, DOUBT, SHORT, SLOPE, SYMMETRIC, Slope, Trial
+from landscape.curvature.trial import AGREES, AMPLIFIED, CLOSE, DOUBT, SHORT, SLOPE, SYMMETRIC, Seen, Slope, Trial
 from landscape.errors import InputError, UserCodeError, raised_by
 from landscape.objective.objective import Objective
 
@@ -36,7 +38,7 @@ class ProductCheck:
     in_float64: str = ""  # why the trial was not made in float64
     step: float = 0.0  # of finite differences, relative (see `chunk_of`); 0: as the precision has it
     at_theta: float = 0.0  # gap to central differences at theta itself; large at a kink
-    parts: float = 0.0  # gap between samples together and in two parts
+    parts: float = 0.0  # gap between samples together and in two parts; at most `at_theta` where that settled it
 
 
 def check_products(
@@ -155,11 +157,15 @@ class _Trials:
         step = normal_vector(theta.numel(), 0, "self-check").to(theta.device)
         away = wide + _AWAY * (float(wide.abs().mean()) or 1.0) * step
         self._operator = operator
-        self._away = Trial(tried, operator, chosen, away, buffers, compares=operator == "hessian")
-        self._here = Trial(tried, operator, chosen, wide, buffers)
-        self._more_away, self._more_here = (Trial(tried_more, operator, chosen, at, buffers) for at in (away, wide))
-        self._more_native = Trial(objective.on(more), operator, chosen, wide, buffers)
-        self._native = Trial(objective.on(few), operator, chosen, away, buffers)
+        size = sum(objective.layout.blocks[i].size for i in chosen)
+        vectors = torch.stack([normal_vector(size, 0, "self-check", i) for i in range(2)])
+
+        def trial(of: Objective, at: Tensor, *, compares: bool = False) -> Trial:
+            return Trial(of, operator, chosen, at, buffers, vectors, compares=compares)
+
+        self._away, self._here = trial(tried, away, compares=operator == "hessian"), trial(tried, wide)
+        self._more_away, self._more_here = trial(tried_more, away), trial(tried_more, wide)
+        self._more_native, self._native = trial(objective.on(more), wide), trial(objective.on(few), away)
         self._steps: tuple[float, ...] = ()
         self.asymmetry = 0.0  # of the gradient's own differences, where they are seen far better than that
         self._continuous = False  # whether it was seen that values do not jump at theta
@@ -178,7 +184,31 @@ class _Trials:
                 self.asymmetry = seen.symmetry
             return seen.refusal(route)
         self._require_no_jump()
-        here = self._here.judge(route, self._steps, step)
+        at_theta = parts = math.inf
+        if route != "finite differences":
+            at_theta = parts = self._here.gap_in_parts(route, self._steps)
+        allowed = AGREES
+        if not at_theta <= CLOSE:  # a closer look, which tells what it is
+            here = self._here.judge(route, self._steps, step)
+            if refusal := self._refusal_at_theta(route, here):
+                return refusal
+            at_theta, allowed, parts = here.difference, here.allowed, self._here.gap_of_parts(route, step, here)
+        if (gap := max(parts, self._more_native.gap_of_gradients())) > allowed:
+            raise InputError(_coupled(self._operator, gap))
+        if route == "finite differences":  # in the trial's precision whatever the working precision
+            rounding, graph_bytes = seen.difference, 0.0
+        else:
+            rounding, graph_bytes = self._native.rounding(route, seen.product)
+            rounding = max(rounding, seen.symmetry if self._native.dtype == seen.product.dtype else 0.0)
+        return ProductCheck(
+            *(route, seen.symmetry, seen.difference, rounding, graph_bytes, {}),
+            step=step,
+            at_theta=at_theta,
+            parts=parts,
+        )
+
+    def _refusal_at_theta(self, route: str, here: Seen) -> str:
+        """Why a route is not right at theta itself; empty where it is, and a warning where it is of one side."""
         if not here.is_finite:
             return "its product, or a gradient it is compared with, is not finite at theta itself on the first samples"
         if here.refusal(route):
@@ -190,20 +220,7 @@ class _Trials:
                     "beside it: the second derivative jumps there, and products are those of one side",
                     *(here.difference, self._operator),
                 )
-        parts = self._here.gap_of_parts(route, step, here)
-        if (gap := max(parts, self._more_native.gap_of_gradients())) > here.allowed:
-            raise InputError(_coupled(self._operator, gap))
-        if route == "finite differences":  # in the trial's precision whatever the working precision
-            rounding, graph_bytes = seen.difference, 0.0
-        else:
-            rounding, graph_bytes = self._native.rounding(route, seen.product)
-            rounding = max(rounding, seen.symmetry if self._native.dtype == seen.product.dtype else 0.0)
-        return ProductCheck(
-            *(route, seen.symmetry, seen.difference, rounding, graph_bytes, {}),
-            step=step,
-            at_theta=here.difference,
-            parts=parts,
-        )
+        return ""
 
     def _require_no_jump(self) -> None:
         """Raise InputError where values jump at theta, and do not beside it."""

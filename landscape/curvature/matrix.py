@@ -126,14 +126,15 @@ class Matrix:
         if objective.precision == "float64":
             return self
         try:
-            with self.on_few(_TRIED)._in_double().bind(SERIAL) as H:
+            with self.on_few(_TRIED).in_double().bind(SERIAL) as H:
                 H.apply(torch.ones((1, H.size), dtype=torch.float64, device=H.device))
-            return self._in_double()
+            return self.in_double()
         except Exception as error:  # whatever a user's model raises; the caller says what it does without
             logger.info("the model does not run in float64: %s: %s", type(error).__name__, error)
             return None
 
-    def _in_double(self) -> Matrix:
+    def in_double(self) -> Matrix:
+        """The same in float64, whether or not the model runs in it."""
         objective = self.sample.objective
         sample = replace(self.sample, objective=objective.on(objective.data, precision="float64"))
         buffers = self.buffers and {

@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.curvature.routes import (
@@ -35,8 +34,8 @@ from landscape.objective.trees import floats_in
 # Steps relative to the length that `length_of` gives. Short ones come first, since they cross few kinks of ReLUs. Long
 # ones are for models that round to float32 inside.
 _STEPS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-_AGREES = 1e-4  # relative gap allowed to differences; the silent faults known are off by tens of percent
-_CLOSE = 1e-5  # a gap that ends the search for a better step
+AGREES = 1e-4  # relative gap allowed to differences; the silent faults known are off by tens of percent
+CLOSE = 1e-5  # a gap that ends the search for a better step
 # Where differences of two steps disagree, a gap of a few times theirs is allowed, but no larger than this.
 DOUBT, _TIMES = 0.02, 3.0
 # Relative asymmetry allowed: 1e-3 is seen where a gradient is not the loss's. More than the first, up to the second, is
@@ -118,7 +117,7 @@ class Seen:
     @property
     def allowed(self) -> float:
         """The gap that differences may have, by what they show of their own error."""
-        return max(_AGREES, min(_TIMES * self.doubt, DOUBT))
+        return max(AGREES, min(_TIMES * self.doubt, DOUBT))
 
     def refusal(self, route: str) -> str:
         """Why the route is not right; empty where it is."""
@@ -148,18 +147,17 @@ class Trial:
         chosen: Sequence[int],
         theta: Tensor,
         buffers: Mapping[str, Tensor] | None,
+        vectors: Tensor,
         *,
         compares: bool = False,
     ) -> None:
-        """With `compares` the gradient is held against differences of the loss, too."""
+        """`vectors` (2, size) are multiplied with; with `compares` the gradient is held against differences, too."""
         self._compares = compares
         self._objective, self._operator, self._chosen, self._buffers = objective, operator, chosen, buffers
         self._theta = theta
         self._blocks = [objective.layout.blocks[i] for i in chosen]
-        size = sum(block.size for block in self._blocks)
-        self._vectors = torch.stack([normal_vector(size, 0, "self-check", i) for i in range(2)]).to(
-            objective.device, objective.dtype
-        )
+        self._vectors = vectors.to(objective.device, objective.dtype)
+        self._moved: dict[tuple[int, float, int], tuple[Tensor, float]] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -178,12 +176,30 @@ class Trial:
             if still:  # a loss linear in the parameters: its differences must vanish, too
                 size = norm(gradient_parts(self._loss(), selected)) or 1.0
             symmetry = abs(_dot(u, hv) - _dot(v, hu)) / (size * norm([u]))
-            if self._operator == "hessian":
-                near = self._near(self._gradient_differences(parameters, steps), hv, size)
-            else:
-                form = torch.tensor([_dot(v, hv)], dtype=torch.float64)
-                near = self._near(self._forms(parameters, steps), form, float(form.abs()) or 1.0)
+            near = self._compared(parameters, steps, hv, size)
         return Seen(symmetry, near, self.slope if self._compares else None, hv, size)
+
+    def gap_in_parts(self, route: str, steps: Sequence[float]) -> float:
+        """The gap between the product of two parts of the samples and differences of all of them together.
+
+        Where it is small both are seen at once: that the product is right, and that samples are not coupled. Infinite
+        for batches that stay whole.
+        """
+        if not self._can_be_cut:
+            return math.inf
+        product = self._product(2, route, 0.0)
+        size = norm([product])
+        if size == 0:
+            return math.inf
+        with self._bound() as parameters:
+            return self._compared(parameters, steps, product, size).gap
+
+    def _compared(self, parameters: Parts, steps: Sequence[float], product: Tensor, size: float) -> _Near:
+        """Differences against the product with the second vector."""
+        if self._operator == "hessian":
+            return self._near(self._gradient_differences(parameters, steps), product, size)
+        form = torch.tensor([_dot(self._vectors[1], product)], dtype=torch.float64)
+        return self._near(self._forms(parameters, steps), form, float(form.abs()) or 1.0)
 
     @cached_property
     def slope(self) -> Slope:
@@ -248,8 +264,7 @@ class Trial:
             selected, length = self._selected(parameters), length_of(parameters, self._chosen)
 
             def slope(step: float) -> Tensor:
-                by = step * length / norm([self._vectors[1]])
-                ahead, behind = (self._values(selected, sign * by * self._vectors[1]) for sign in (1, -1))
+                by, ((ahead, _), (behind, _)) = self._both_sides(selected, length, 1, step)
                 return (ahead - behind).nan_to_num(posinf=0.0, neginf=0.0) / (2 * by)
 
             def apart(a: Tensor, b: Tensor) -> float:
@@ -275,11 +290,12 @@ class Trial:
                 gaps = [self._values(selected, sign * by * direction) - centre for sign in (1, -1)]
                 return max(norm([gap[gap.isfinite()]]) for gap in gaps)
 
-            longer, short = (change(direction, step) for step in SHORT)
-            if short <= _JUMP_STAYS * longer:
-                return Jump(0.0, 0.0, ())
-            size = max(norm([centre[centre.isfinite()]]), change(direction, _STEPS[-2])) or 1.0
+            short, size = change(direction, SHORT[-1]), norm([centre[centre.isfinite()]])
             if short <= _JUMP * size:
+                return Jump(0.0, 0.0, ())
+            longer = change(direction, SHORT[0])
+            size = max(size, change(direction, _STEPS[-2])) or 1.0
+            if short <= max(_JUMP_STAYS * longer, _JUMP * size):
                 return Jump(0.0, 0.0, ())
             names = []
             for block, part in zip(self._blocks, torch.split(direction, [b.size for b in self._blocks]), strict=True):
@@ -316,9 +332,24 @@ class Trial:
     def _values(self, selected: Parts = (), shift: Tensor | None = None) -> Tensor:
         """The outputs as one vector in float64, with `shift` added to the chosen parameters."""
         with _shifted(selected, shift):
-            outputs, targets = self._outputs()
+            return self._as_values(*self._outputs())
+
+    def _as_values(self, outputs: Any, targets: Any) -> Tensor:
         floats = floats_in(outputs) or [self._objective.loss_units(outputs, targets).numerators]
         return torch.cat([t.detach().double().reshape(-1) for t in floats])
+
+    def _both_sides(
+        self, selected: Parts, length: float, vector: int, step: float
+    ) -> tuple[float, list[tuple[Tensor, float]]]:
+        """(distance in lengths of the vector, (outputs, loss) ahead and behind) of a step; each is computed once."""
+        by = step * length / norm([self._vectors[vector]])
+        for sign in (1, -1):
+            if (vector, step, sign) not in self._moved:
+                with _shifted(selected, sign * by * self._vectors[vector]):
+                    outputs, targets = self._outputs()
+                    loss = float(summed(self._objective.loss_units(outputs, targets), None)[0].detach())
+                    self._moved[vector, step, sign] = self._as_values(outputs, targets), loss
+        return by, [self._moved[vector, step, sign] for sign in (1, -1)]
 
     def _gradient_differences(self, parameters: Parts, steps: Sequence[float]) -> Iterator[tuple[float, Tensor]]:
         """(step, difference of gradients along v over its length) of the steps, short ones first."""
@@ -364,10 +395,10 @@ class Trial:
             near.append(norm([image - product]) / size)
             if before is not None:
                 apart.append((norm([image - before[1]]) / size, before[0], step))
-            elif near[-1] <= _CLOSE:
+            elif near[-1] <= CLOSE:
                 return _Near(near[-1], 0.0, near[-1] * step, 0.0)
             before = step, image
-            if near[-1] <= _CLOSE:
+            if near[-1] <= CLOSE:
                 break
         apart = [entry for entry in apart if not math.isnan(entry[0])]
         if not apart:
@@ -384,28 +415,24 @@ class Trial:
         selected, length = self._selected(parameters), length_of(parameters, self._chosen)
         gradient = flat(gradient_parts(self._loss(), selected)).detach()
         worst = Slope(0.0, 0.0, 0.0, False)
-        for vector in self._vectors:
+        for number, vector in enumerate(self._vectors):
             along, typical = _dot(gradient, vector), norm([gradient]) * norm([vector]) / math.sqrt(len(vector))
             found: list[Slope] = []
             for step in _STEPS:
-                by = step * length / norm([vector])
-                ahead, behind = (self._loss_at(selected, sign * by * vector) for sign in (1, -1))
+                by, ((_, ahead), (_, behind)) = self._both_sides(selected, length, number, step)
                 moved = (ahead - behind) / (2 * by)
                 scale = max(abs(along), abs(moved), typical / 3)
                 if moved != 0 or step == _STEPS[-1]:  # else nothing has moved
                     gap = abs(moved - along) / scale if scale else 0.0
                     apart = abs(moved - found[-1].loss) if found else 0.0
                     found.append(Slope(gap, along, moved, _TIMES * apart < abs(moved - along)))
-                if len(found) > 1 and max(found[-1].gap, found[-2].gap) <= _SAME:
+                last = [slope.gap for slope in found[-2:]]
+                if last and max(last) <= (CLOSE if len(last) == 1 else _SAME):
                     break
             pairs = [replace(max(pair, key=_gap), clear=pair[1].clear) for pair in pairwise(found)] or found
             best = min(pairs, key=lambda slope: math.inf if math.isnan(slope.gap) else slope.gap)
             worst = max(worst, best, key=_gap)
         return worst
-
-    def _loss_at(self, selected: Parts, shift: Tensor) -> float:
-        with _shifted(selected, shift):
-            return float(self._loss().detach())
 
 
 @contextmanager

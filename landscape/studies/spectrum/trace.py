@@ -41,6 +41,7 @@ _FIRST_DRAWS = 4  # items
 _MOST_DRAWS = 4  # for each sample of the data; from there on the exact way is cheaper
 XTRACE_PROBES = 20  # two products each
 _SHARE = 0.03  # of the products of the first probes that telling their rounding may cost
+_LOOKS = 8  # chunks of the exact trace to one whose rounding is looked at, which costs a tenth of a chunk
 
 
 class TraceTask:
@@ -195,13 +196,16 @@ class TraceTask:
         columns = [*per_sample.T, per_sample.sum(1)]
         for row, column in zip(moments, columns, strict=True):
             moments_(row, column.cpu(), None if denominators is None else denominators.cpu())
-        told = self._sum_rounding(
-            columns[-1], range(index * objective.chunk, index * objective.chunk + len(per_sample))
-        )
+        first = index * objective.chunk
+        looked = index % _LOOKS == 0  # else the most that others tell is taken, by `_rounding`
+        told = self._sum_rounding(columns[-1], range(first, first + len(per_sample))) if looked else {}
         return {"moments": moments.numpy(), "cost": passes * len(per_sample), **told}
 
-    def _sum_rounding(self, values: Tensor, rows: Sequence[int]) -> dict[str, float]:
-        """What rounding moves the sum of values (B,) of samples by, relative, told by the largest hundredth of them."""
+    def _sum_rounding(self, values: Tensor, rows: Sequence[int], *, signed: bool = False) -> dict[str, float]:
+        """What rounding moves the sum of values (B,) of samples by, relative, told by the largest hundredth of them.
+
+        Values that are `signed`, of seeds summed with random signs, say which samples these are.
+        """
         matrix = self._matrix
         if not self._rounds:
             return {}
@@ -209,12 +213,14 @@ class TraceTask:
             return {"rounding": noise_inside(matrix.check)}
         if not matrix.sample.objective.data.divisible:
             return {"rounding": math.nan}
-        largest = values.abs().topk(-(-len(values) // 100)).indices.tolist()
-        few = matrix.of_samples([rows[i] for i in largest])
-        exact = few.double()
-        if exact is None:
+        largest = values.abs().topk(-(-len(values) // 100)).indices
+        few = matrix.of_samples([rows[i] for i in largest.tolist()])
+        one = self._sums_of(few) if signed else values[largest]
+        try:
+            other = self._sums_of(few.in_double())
+        except Exception as error:  # whatever a user's model raises in a precision that it was not made for
+            logger.info("the model does not run in float64: %s: %s", type(error).__name__, error)
             return {"rounding": math.nan}
-        one, other = (self._sums_of(each) for each in (few, exact))
         size = float(other.sum())
         return {"rounding": float((one - other).abs().sum()) / size if size else 0.0}
 
@@ -250,7 +256,7 @@ class TraceTask:
         per_sample, _, passes = self._gradient_squares(batch, key)
         x = per_sample.cpu().numpy() / (self._q[rows, None] * self._total)
         x = np.concatenate([x, x.sum(1, keepdims=True)], axis=1)
-        told = self._sum_rounding(per_sample.sum(1), rows.tolist()) if index == 0 else {}
+        told = self._sum_rounding(per_sample.sum(1), rows.tolist(), signed=True) if index == 0 else {}
         return {
             **{name: rate * float(np.abs(x[:, -1]).mean()) for name, rate in told.items()},
             "sums": x.sum(0),
@@ -388,7 +394,7 @@ def _rounding(rows: Rows, exact: int) -> float:
         moments = rows.columns["moments"][:exact, -1]
         rates = told[:exact].copy()
         known = ~np.isnan(rates)
-        rates[~known] = np.max(rates, initial=-1, where=known)  # a batch that is not taken apart tells nothing
+        rates[~known] = np.max(rates, initial=-1, where=known)
         found = math.nan if (rates < 0).any() else float((rates * moments[:, 1]).sum() / moments[:, 2].sum())
     return found + (float(told[exact]) if len(told) > exact else 0.0)
 

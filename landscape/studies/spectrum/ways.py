@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 METHODS = ("exact", "sampled", "split", "deflated", "hutchinson", "xtrace", "products")
 FEWEST_PROBES = 16  # of the first round
 _MOST_OUTPUTS = 256  # of one sample: its output Hessian is formed, and costs as many backward passes
-_BLOCKS, _VERIFIED_ON = 8, 2  # tensors whose blocks are compared, samples
+# Tensors whose blocks are compared, from the first to the last, and samples. What bends behind a tensor is in its
+# block, so that of the first tells of all; every layer and operation was looked at before.
+_BLOCKS, _VERIFIED_ON = 4, 2
 # Relative gap of blocks of H and G; where the network is piecewise linear only rounding is between them.
 _EQUAL = {torch.float64: 1e-9, torch.float32: 1e-4}
 
