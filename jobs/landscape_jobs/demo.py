@@ -193,7 +193,8 @@ def make_demo(out: str | Path, *, nx: int = 21, ny: int = 17, epochs: int = 20, 
     """
     folder = Path(out).resolve()
     set_threads(None)
-    agree(world(), lambda: _prepare(folder, nx, ny, epochs, k) if world().rank == 0 else None)
+    agree(world(), lambda: _train(folder, epochs, world().rank, world().size))
+    agree(world(), lambda: _write_jobs(folder, nx, ny, epochs, k) if world().rank == 0 else None)
     jobs = {path.stem: path for path in _job_files(folder)}
     for path in jobs.values():
         job = agree(world(), lambda path=path: load_job(path))  # type: ignore[misc]
@@ -209,14 +210,23 @@ def _job_files(folder: Path) -> list[Path]:
     return [folder / f"{name}.toml" for name in names]
 
 
-def _prepare(folder: Path, nx: int, ny: int, epochs: int, k: int) -> None:
-    """Checkpoints and job files, those that are missing."""
+def _train(folder: Path, epochs: int, rank: int, ranks: int) -> None:
+    """The checkpoints that are missing, each made by one of the ranks."""
     digits()
     history = folder / "digits_mlp_epochs"
     history.mkdir(parents=True, exist_ok=True)
-    _trained(folder / "digits_convnet.safetensors", lambda: _adam_epochs(digits_convnet, epochs))
-    _trained(folder / "digits_convnet_b.safetensors", lambda: _adam_epochs(digits_convnet, epochs, seed=1))
-    _trained(folder / "digits_mlp.safetensors", lambda: _sgd_epochs(digits_mlp, 2 * epochs), history)
+    nets: list[tuple[str, Callable[[], Iterator[nn.Module]], Path | None]] = [
+        ("digits_convnet", lambda: _adam_epochs(digits_convnet, epochs), None),
+        ("digits_convnet_b", lambda: _adam_epochs(digits_convnet, epochs, seed=1), None),
+        ("digits_mlp", lambda: _sgd_epochs(digits_mlp, 2 * epochs), history),
+    ]
+    for name, states, kept in nets[rank::ranks]:
+        _trained(folder / f"{name}.safetensors", states, kept)
+
+
+def _write_jobs(folder: Path, nx: int, ny: int, epochs: int, k: int) -> None:
+    """The job files that are missing."""
+    history = folder / "digits_mlp_epochs"
     convnet, mlp, trajectory, spectrum, pair, curve = _job_files(folder)
     one = {"x": (-1.0, 1.0), "y": (-1.0, 1.0), "nx": nx, "ny": ny, "change": "surface.x=[-2,2,61]", "changed": "wide"}
     conv = "a convolutional net"
@@ -233,7 +243,7 @@ def _prepare(folder: Path, nx: int, ny: int, epochs: int, k: int) -> None:
     title = f"A curve of low loss between two trainings of {conv}"
     more = {"epochs": 2 * epochs, "change": "connectivity.kind=polychain", "changed": "chain"}
     _write_job(pair, _PAIR, title=title, factory="digits_convnet", **more)
-    one |= {"nx": max(2, nx - 1), "ny": max(2, ny - 1)}  # BatchNorm is re-estimated at every point
+    one |= {"nx": max(2, nx - 4), "ny": max(2, ny - 4)}  # BatchNorm is re-estimated at every point
     title = f"The loss of {conv} on the plane of a curve between two trainings,"
     _write_job(curve, _CURVE, title=title, factory="digits_convnet", **one)
 
