@@ -80,7 +80,7 @@ class StructureTask:
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         layer, k = self._layers[index], self._asked.k
-        found, vectors = _of_factors(self._factors(index), k)
+        found, vectors = factor_structure(self._factors(index), k)
         row, true = self._pairs(self._matrix, layer, group)
         found["overlap"] = eigenspace_overlaps(true, vectors)
         found["rank_one"] = rank_one_share(true, layer.outputs)
@@ -110,7 +110,7 @@ class StructureTask:
         return row, torch.linalg.qr(vectors.double().cpu().T).Q.T  # rounded to the model's precision before
 
 
-def _of_factors(sums: LayerSums, k: int) -> tuple[dict[str, FloatArray], Tensor]:
+def factor_structure(sums: LayerSums, k: int) -> tuple[dict[str, FloatArray], Tensor]:
     """What the factors of a layer tell, and the leading eigenvectors (k', m p) of their Kronecker product."""
     first, second = (leading(matrix, k) for matrix in _matrices(sums))
     # rounding may leave a smallest eigenvalue of these squares below 0
