@@ -200,6 +200,19 @@ def test_softmax_regression_in_closed_form() -> None:
     assert abs(found.mean_alignment[0] - float((first @ mean).abs() / mean.norm())) < EXACT
 
 
+def test_ignored_labels_count_in_neither_block_nor_factor() -> None:
+    """E[M] is per kept label, as the block is: with all inputs alike the product is exact."""
+    model, x = nets.settled(nn.Linear(4, 3, bias=False)), nets.seeded(1, 4).expand(11, 4).contiguous()
+    found = ls.measure_layer_structure(objective_of(model, x, SOME_IGNORED), k=2)
+    np.testing.assert_allclose(found.kronecker, found.eigenvalues, rtol=EXACT)
+    np.testing.assert_allclose(found.output_factors["weight"], naive_softmax(model(x[:1])), atol=EXACT)
+
+
+def naive_softmax(scores: Tensor) -> Array:
+    p = scores.detach().softmax(1)[0]
+    return (torch.diag(p) - torch.outer(p, p)).numpy()
+
+
 @pytest.mark.parametrize("places", ["reduce", "expand"])
 def test_inputs_that_are_all_alike_make_the_product_exact(places: str) -> None:
     """x is the same for all samples: H = E[M] (x) x x', of rank 2, whose eigenvectors are of rank one."""
