@@ -35,6 +35,8 @@ from landscape.studies.curve.result import Curve, curve_from_points
 from landscape.studies.diagonal.measure import measure_diagonal
 from landscape.studies.layer_spectra.measure import measure_layer_spectra
 from landscape.studies.layer_spectra.result import LayerSpectra
+from landscape.studies.layer_structure.measure import measure_layer_structure
+from landscape.studies.layer_structure.result import LayerStructure
 from landscape.studies.measures.result import Measures
 from landscape.studies.path.measure import measure_path
 from landscape.studies.path.result import Path
@@ -69,6 +71,7 @@ __all__ = [
     "InputError",
     "LandscapeError",
     "LayerSpectra",
+    "LayerStructure",
     "Measures",
     "MergeTree",
     "Minima",
@@ -103,6 +106,7 @@ __all__ = [
     "measure_curvature_map",
     "measure_diagonal",
     "measure_layer_spectra",
+    "measure_layer_structure",
     "measure_path",
     "measure_profiles",
     "measure_spectrum",

@@ -159,6 +159,21 @@ def measures(case: str = "whole") -> ls.Measures:
     )  # fmt: skip
 
 
+def layer_structure(case: str = "whole") -> ls.LayerStructure:
+    """The structure of layers, two eigenvalues each; whole with another model, masked without factors."""
+    n = count(case, 3)
+    found = values(case, n, 2)
+    shares = np.full((n, 2), 0.5) if case == "whole" else found
+    sizes = np.arange(2, 2 + n)
+    factors = {} if case == "masked" else {f"fc/{i}": values(case, 2, 2) for i in range(n)}
+    errors, done = found / 20, np.isfinite(found)
+    return ls.LayerStructure(
+        tuple(f"fc/{i}" for i in range(n)), sizes, sizes + 1, np.ones(n, dtype=np.int64), found, errors, found, errors,
+        values(case, n), found, errors, found, errors, found / 1e5, found / 1e9, done, shares, shares,
+        computed(case, n), 5, 4, shares if case == "whole" else None, factors, factors, ABOUT
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -170,6 +185,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "profiles": profiles,
     "topology": topology,
     "measures": measures,
+    "layer_structure": layer_structure,
 }
 EVERY = [
     (kind, case)

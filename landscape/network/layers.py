@@ -21,6 +21,7 @@ from landscape.network.piecewise import graph_nodes
 
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}  # unfolded at a time; on a CPU it should stay in a core's cache
 _HELD_BYTES = {"cpu": 512 << 20, "cuda": 8 << 30}  # gradients held until they are used together
+PLACES = ("reduce", "expand")  # how the places of a layer that is used at several join in its factors
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,16 @@ class _Call:
     before: Node | None  # where the graph goes on behind the layer
     edge: GradientEdge  # the layer's output, whatever is written to it afterwards
     shape: torch.Size
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What a weight's gradients g a' are made of, in sums over samples; see `GradientSquares.factors`."""
+
+    outputs: Tensor  # (M, M) float64, sum of g g' over samples and seeds
+    inputs: Tensor  # (K, K) float64, sum of a a' over samples
+    mean_input: Tensor  # (K,) float64, sum over samples of the mean of a over places
+    places: int  # positions of all calls
 
 
 class _Layer(ABC):
@@ -52,6 +63,10 @@ class _Layer(ABC):
     def refusal(self, inputs: Tensor | None = None) -> str:
         """Why the rule does not hold for this module (and `inputs`); empty when it does."""
         return ""
+
+    def factor_refusal(self) -> str:
+        """Why gradients of the weight are no sum of products g a' of one vector each; empty where they are."""
+        return f"a {type(self.module).__name__} does not multiply its input by a matrix"
 
     def prepare(self) -> None:  # noqa: B027 (most need nothing)
         """Compute of the inputs what all seeds need."""
@@ -156,6 +171,33 @@ class _Product(_Layer):
             result["bias"] = _entries(sum(self.by_channel(g).sum(-1) for g in gradients)).flatten()
         return result
 
+    def factor_refusal(self) -> str:
+        return ""
+
+    def input_factor(self, places: str) -> tuple[Tensor, Tensor, int]:
+        """(sum of a a', sum of the mean of a over places, places), see `Factors`."""
+        each = sum(self.activations(call.inputs[:1], call).nbytes for call in self.calls)
+        inputs = self.calls[0].inputs
+        size = max(1, _BLOCK_BYTES[inputs.device.type] // (2 * each))
+        products: Any = 0.0
+        means: Any = 0.0
+        for start in range(0, len(inputs), size):
+            block = slice(start, start + size)
+            parts = [self.activations(call.inputs[block].contiguous(), call) for call in self.calls]
+            a = _joined(parts)[:, 0].double()  # (b, K, L)
+            mean = a.mean(2)
+            means = means + mean.sum(0)
+            rows = mean if places == "reduce" else a.transpose(1, 2).flatten(0, 1)
+            products = products + rows.T @ rows
+        return products, means, a.shape[2]
+
+    def output_factor(self, gradients: list[Tensor], places: str) -> Tensor:
+        """Sum of g g', see `Factors`, for one seed."""
+        pairs = zip(self.calls, gradients, strict=True)
+        g = _joined([self.errors(gradient, call) for call, gradient in pairs])[:, 0].double()  # (B, M, L)
+        rows = g.sum(2) if places == "reduce" else g.transpose(1, 2).flatten(0, 1)
+        return rows.T @ rows / (1 if places == "reduce" else g.shape[2])
+
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -187,6 +229,9 @@ class _Convolution(_Product):
         axes = len(self.module.kernel_size) + 2
         return "" if inputs is None or inputs.ndim == axes else "its input has no axis of samples"
 
+    def factor_refusal(self) -> str:
+        return "" if self.module.groups == 1 else f"its {self.module.groups} groups of channels have a matrix each"
+
     def by_channel(self, values: Tensor) -> Tensor:
         return values.unflatten(1, (self.module.groups, -1)).flatten(3)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -199,6 +244,9 @@ class _Convolution(_Product):
 
 class _TransposedConvolution(_Convolution):
     """A convolution from the outputs to the inputs: the two change places."""
+
+    def factor_refusal(self) -> str:
+        return "a transposed convolution adds up several positions of its kernel in each output"
 
     def weight_shaped(self, entries: Tensor) -> Tensor:
         return entries.transpose(1, 2).reshape(self.module.weight.shape)
@@ -459,6 +507,38 @@ class GradientSquares:
                     for local, squares in layer.entries(gradients).items():
                         total[layer.columns[local]] += squares
         return total
+
+    def factors(self, outputs: Tensor, seeds: Tensor, places: str) -> dict[str, Factors]:
+        """{name: the factors of the weight's gradients}, from the recorded outputs (B, ...) and seeds (S, B, ...).
+
+        The gradient of <seed_s(i), outputs(i)> in a weight (M, K) is sum_l g_sil a_il', a_il the layer's input (of a
+        convolution the K values under its kernel) at place l and g_sil the gradient in its output there. With one place
+        the factors are sum_is g_si g_si' and sum_i a_i a_i'. Of L places "reduce" takes g_si = sum_l g_sil and a_i =
+        mean_l a_il, exact where all a_il are alike; "expand" takes sum_isl g_sil g_sil' / L and sum_il a_il a_il', as
+        if places did not meet (KFAC-reduce and -expand, Eschenhagen et al. 2023, arXiv 2311.00636; the latter is KFC of
+        Grosse & Martens 2016, arXiv 1602.01407). Raises InputError as `of` does, and where `factor_reasons` has any.
+        """
+        if reasons := self.factor_reasons:
+            raise InputError(f"weights without factors: {'; '.join(reasons)}")
+        self._check(outputs)
+        layers = [layer for layer in self._layers if layer.calls and isinstance(layer, _Product)]
+        with torch.no_grad():
+            inputs = {id(layer): layer.input_factor(places) for layer in layers}
+            total: dict[int, Any] = dict.fromkeys(inputs, 0.0)
+            for seed in seeds if layers else ():
+                for layer, gradients in self._gradients(outputs, seed):
+                    assert isinstance(layer, _Product)
+                    total[id(layer)] = total[id(layer)] + layer.output_factor(gradients, places)
+        return {self.names[layer.columns["weight"]]: Factors(total[id(layer)], *inputs[id(layer)]) for layer in layers}
+
+    @property
+    def factor_reasons(self) -> tuple[str, ...]:
+        """Why `factors` cannot be had of these names, as far as the modules tell."""
+        found = dict.fromkeys(
+            f"{layer.title}: {reason}" for layer in self._layers if (reason := layer.factor_refusal())
+        )
+        known = {number for layer in self._layers for local, number in layer.columns.items() if local == "weight"}
+        return (*found, *(f"{name} is no weight of a layer" for k, name in enumerate(self.names) if k not in known))
 
     def _gradients(self, outputs: Tensor, seed: Tensor) -> Iterator[tuple[_Layer, list[Tensor]]]:
         """(layer, gradients of <seed, outputs> in the outputs of its calls) of every layer that was called."""

@@ -9,6 +9,7 @@ from landscape.studies.curvature_map import study as curvature_map
 from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
 from landscape.studies.layer_spectra import study as layer_spectra
+from landscape.studies.layer_structure import study as layer_structure
 from landscape.studies.path import study as path
 from landscape.studies.profiles import study as profiles
 from landscape.studies.spectrum import study as spectrum
@@ -27,4 +28,5 @@ STUDIES = adopt(
     topology.STUDY,
     curvature_map.STUDY,
     diagonal.STUDY,
+    layer_structure.STUDY,
 )

@@ -266,6 +266,7 @@ def results(out: Path) -> dict[str, Path]:
     ls.measure_spectrum(smooth, k=1, smallest=1, samples=32, sampling="importance", **some, out=out / "sampled")
     ls.measure_spectrum(smooth, k=1, trace=False, density=False, out=out / "spectrum")
     ls.measure_layer_spectra(smooth, k=1, **some, out=out / "layers")
+    ls.measure_layer_structure(objective, k=2, other=nets[1], out=out / "structure")
     ls.measure_diagonal(objective, out=out / "diagonal")
     ls.measure_diagonal(smooth, method="probes", tol=0.9, out=out / "probed")
     ls.measure_curvature_map(smooth, ls.random_plane(smooth), x=(0, 1, 2), y=(0, 1, 2), out=out / "map")

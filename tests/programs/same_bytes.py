@@ -11,6 +11,7 @@ import agreement_cases
 import diagonal_cases
 import path_cases
 import spectrum_cases
+import structure_cases
 import surface_cases
 import torch
 
@@ -22,11 +23,13 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
     "spectrum": spectrum_cases.results,
+    "structure": structure_cases.results,
 }
 # Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}
 ROUNDED: dict[str, Callable[[], dict[str, list[float]]]] = {
     "diagonal": diagonal_cases.rounded,
     "spectrum": spectrum_cases.rounded,
+    "structure": structure_cases.rounded,
 }
 
 

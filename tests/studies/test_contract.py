@@ -128,6 +128,7 @@ JOBS: dict[str, str] = {
     "spectrum": 'k = 2\ndensity = false\ntrace = "hutchinson"\ntrace_tol = 0.9',
     "layers": "k = 1\ntrace = false",
     "diagonal": "",
+    "layer_structure": 'k = 3\nother = "b.pt"',
     "curve": 'theta_a = "a.pt"\ntheta_b = "b.pt"\nepochs = 2\nbatch_size = 8',
     "path": 'curve = ["a.pt", "b.pt"]\nt = 5',
     "connectivity": 'models = ["a.pt", "b.pt"]\nt = 3\nepochs = 1\nbatch_size = 8',

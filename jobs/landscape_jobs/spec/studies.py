@@ -55,6 +55,7 @@ class StudyTable(JobTable):
 _FORMS: dict[str, Any] = {
     "data": DataTable,
     "model": Path,
+    "checkpoint": Path,
     "models": Annotated[Strings, Field(min_length=1)],
     "curve": Annotated[Strings, Field(min_length=1, max_length=2)],
     "surface": Path,

@@ -68,36 +68,50 @@ class LayerTask:
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         layer = list(self._layers)[index]
-        row: dict[str, Any] = {}
-        block, k = self._blocks[index], min(self._k, self._blocks[index].size)
-        # a small model is computed whole, and of others the blocks whose products are no more than those of a run
-        whole = small(self._matrix, 0) or block.size <= PRODUCTS_PER_PAIR * k
-        if whole:
-            block = block.double() or block
-        with block.bind(group) as H:
-            if whole:
-                found = dense_eigenpairs(unit_products(H).matrix, k)
-            else:
-                found = eigenpairs(H, k, tol=self._tol, seed=derive_seed(self._seed, "layer", layer))
-            values, vectors, parts, rounding, more = checked_products(
-                block,
-                H,
-                found.largest.values,
-                found.largest.vectors.to(H.device, H.dtype),
-                found.further.vectors.to(H.device, H.dtype),
-                group,
-                beside=found.products,
-                ends=(k,),
-            )
-            known = np.concatenate([values, found.further.values])
-            row |= pair_row(known, vectors, parts, 0, self._tol, self._k, "", dtype=H.dtype, rounding=rounding)
-            row |= {"products": found.products + more, "passes": H.passes + (H.products < found.products + more)}
-            row |= {"searched": found.searched, "missed": found.missed, "whole": float(whole)}
-            return {name: row[name] for name in self.describe().columns}
+        block = self._blocks[index]
+        row, _ = block_pairs(
+            block,
+            self._k,
+            tol=self._tol,
+            seed=derive_seed(self._seed, "layer", layer),
+            whole=small(self._matrix, 0),
+            group=group,
+        )
+        return {name: row[name] for name in self.describe().columns}
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return self.count
+
+
+def block_pairs(
+    block: Matrix, k: int, *, tol: float, seed: int, whole: bool, group: Communicator
+) -> tuple[dict[str, Any], Tensor]:
+    """(columns of the k largest eigenpairs of a layer's block and what they cost, eigenvectors (k', size)).
+
+    Computed whole where `whole` says so, as of a small model, and where its products are no more than those of a run.
+    """
+    columns, k = k, min(k, block.size)
+    whole = whole or block.size <= PRODUCTS_PER_PAIR * k
+    if whole:
+        block = block.double() or block
+    with block.bind(group) as H:
+        found = dense_eigenpairs(unit_products(H).matrix, k) if whole else eigenpairs(H, k, tol=tol, seed=seed)
+        values, vectors, parts, rounding, more = checked_products(
+            block,
+            H,
+            found.largest.values,
+            found.largest.vectors.to(H.device, H.dtype),
+            found.further.vectors.to(H.device, H.dtype),
+            group,
+            beside=found.products,
+            ends=(k,),
+        )
+        known = np.concatenate([values, found.further.values])
+        row: dict[str, Any] = pair_row(known, vectors, parts, 0, tol, columns, "", dtype=H.dtype, rounding=rounding)
+        row |= {"products": found.products + more, "passes": H.passes + (H.products < found.products + more)}
+        row |= {"searched": found.searched, "missed": found.missed, "whole": float(whole)}
+        return row, vectors
 
 
 @keeps_random_state
