@@ -191,6 +191,11 @@ class _Product(_Layer):
             products = products + rows.T @ rows
         return products, means, a.shape[2]
 
+    def output_zeros(self) -> Tensor:
+        """(M, M) of zeros, what a loss without curvature in the outputs leaves."""
+        weight: Tensor = self.module.weight
+        return weight.new_zeros(len(weight), len(weight), dtype=torch.float64)
+
     def output_factor(self, gradients: list[Tensor], places: str) -> Tensor:
         """Sum of g g', see `Factors`, for one seed."""
         pairs = zip(self.calls, gradients, strict=True)
@@ -524,11 +529,11 @@ class GradientSquares:
         layers = [layer for layer in self._layers if layer.calls and isinstance(layer, _Product)]
         with torch.no_grad():
             inputs = {id(layer): layer.input_factor(places) for layer in layers}
-            total: dict[int, Any] = dict.fromkeys(inputs, 0.0)
+            total = {id(layer): layer.output_zeros() for layer in layers}
             for seed in seeds if layers else ():
                 for layer, gradients in self._gradients(outputs, seed):
                     assert isinstance(layer, _Product)
-                    total[id(layer)] = total[id(layer)] + layer.output_factor(gradients, places)
+                    total[id(layer)] += layer.output_factor(gradients, places)
         return {self.names[layer.columns["weight"]]: Factors(total[id(layer)], *inputs[id(layer)]) for layer in layers}
 
     @property

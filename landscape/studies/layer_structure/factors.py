@@ -98,7 +98,7 @@ def find_layers(matrix: Matrix, places: str) -> tuple[list[Layer], dict[str, str
                         found.append(Layer(name, weight, m, p, factors[weight].places))
                         continue
                     reasons = ("it is not called",)
-            left_out[name] = "; ".join(reasons)
+            left_out[name] = "; ".join(reason.removeprefix(f"{name}: ") for reason in reasons)
     if not found:
         listed = "\n  ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:8])
         raise InputError(

@@ -208,6 +208,14 @@ def test_ignored_labels_count_in_neither_block_nor_factor() -> None:
     np.testing.assert_allclose(found.output_factors["weight"], naive_softmax(model(x[:1])), atol=EXACT)
 
 
+def test_a_loss_without_curvature_in_the_outputs_has_factors_of_zero() -> None:
+    model, x = nets.settled(nn.Linear(4, 3, bias=False)), nets.seeded(8, 4)
+    found = ls.measure_layer_structure(objective_of(model, x, nets.seeded(8, 3, seed=4), "l1"), k=2)
+    assert not found.output_factors["weight"].any()
+    assert not found.kronecker.any()
+    assert not found.eigenvalues.any()
+
+
 def naive_softmax(scores: Tensor) -> Array:
     p = scores.detach().softmax(1)[0]
     return (torch.diag(p) - torch.outer(p, p)).numpy()
@@ -422,7 +430,7 @@ def test_layers_without_factors_are_left_out_with_a_reason() -> None:
     assert [layer.name for layer in plan.layers] == ["conv", "up", "down", "head"]
     left_out = plan.left_out
     assert set(left_out) == {"bn", "embed", "norm1", "norm2", "attention", "attention.out_proj"}
-    assert "BatchNorm2d does not multiply" in left_out["bn"]
+    assert left_out["bn"] == "a BatchNorm2d does not multiply its input by a matrix"
     assert "no parameter named weight" in left_out["attention"]
     assert "used outside the module" in left_out["attention.out_proj"]
     grouped = nets.settled(nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(16, 3)))
