@@ -38,6 +38,8 @@ from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.measures.result import Measures
 from landscape.studies.path.measure import measure_path
 from landscape.studies.path.result import Path
+from landscape.studies.phases.from_table import phases_from_table
+from landscape.studies.phases.result import Phases
 from landscape.studies.profiles.measure import measure_profiles
 from landscape.studies.profiles.result import Profiles
 from landscape.studies.spectrum.measure import measure_spectrum
@@ -76,6 +78,7 @@ __all__ = [
     "Objective",
     "Pairs",
     "Path",
+    "Phases",
     "Plane",
     "Points",
     "Profiles",
@@ -112,6 +115,7 @@ __all__ = [
     "named_metrics",
     "open",
     "pca_plane",
+    "phases_from_table",
     "plane_from_directions",
     "plane_through",
     "random_plane",

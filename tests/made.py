@@ -159,6 +159,25 @@ def measures(case: str = "whole") -> ls.Measures:
     )  # fmt: skip
 
 
+def phases(case: str = "whole") -> ls.Phases:
+    """Cells of width by batch size in several phases, one of them a hole and one with a note."""
+    shape = (count(case, 3), count(case, 4))
+    load, temperature = 2.0 ** np.arange(shape[0]), 16.0 * 4 ** np.arange(shape[1])
+    scales = {"train_loss": (0.1, 0), "lambda_max": (20, 0), "mc": (-1, 1), "cka": (0.25, 0)}
+    found = {name: scale * values(case, *shape) + shift for name, (scale, shift) in scales.items()}
+    found |= {f"{name}_well": found[name] for name in ("lambda_max", "mc", "cka")}
+    errors = {name: np.abs(array) / 8 for name, array in found.items()}
+    reason, notes = np.full(shape, "", dtype="<U20"), np.full(shape, "", dtype="<U20")
+    if case == "masked":
+        reason[:] = "not measured yet"
+    if case == "whole":
+        reason[0, 0], notes[1, 1] = "one seed only", "seed 2 is left out"
+    return ls.Phases(
+        ("width", "batch_size"), load, temperature, found, errors, errors, {"cka": errors["cka"]}, reason, notes,
+        attributes={**ABOUT, "error": "over 3 seeds"},
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -170,6 +189,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "profiles": profiles,
     "topology": topology,
     "measures": measures,
+    "phases": phases,
 }
 EVERY = [
     (kind, case)

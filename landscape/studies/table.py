@@ -10,6 +10,7 @@ from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
 from landscape.studies.layer_spectra import study as layer_spectra
 from landscape.studies.path import study as path
+from landscape.studies.phases import study as phases
 from landscape.studies.profiles import study as profiles
 from landscape.studies.spectrum import study as spectrum
 from landscape.studies.surface import study as surface
@@ -27,4 +28,5 @@ STUDIES = adopt(
     topology.STUDY,
     curvature_map.STUDY,
     diagonal.STUDY,
+    phases.STUDY,
 )
