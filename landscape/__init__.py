@@ -39,6 +39,7 @@ from landscape.studies.measures.result import Measures
 from landscape.studies.path.measure import measure_path
 from landscape.studies.path.result import Path
 from landscape.studies.phases.from_table import phases_from_table
+from landscape.studies.phases.measure import measure_phases
 from landscape.studies.phases.result import Phases
 from landscape.studies.profiles.measure import measure_profiles
 from landscape.studies.profiles.result import Profiles
@@ -107,6 +108,7 @@ __all__ = [
     "measure_diagonal",
     "measure_layer_spectra",
     "measure_path",
+    "measure_phases",
     "measure_profiles",
     "measure_spectrum",
     "measure_surface",
