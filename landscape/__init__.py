@@ -11,6 +11,7 @@
 
 from landscape.checkpoints.reading import load_checkpoint, read_state
 from landscape.checkpoints.recorder import TrajectoryRecorder
+from landscape.checkpoints.trained import TrainedModels
 from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import InputError, LandscapeError, NumericalError, RunFailedError, RunInterrupted, StoreError
 from landscape.network.alignment import Alignment, align, find_alignment
@@ -58,6 +59,9 @@ from landscape.studies.surface.vtk import write_vtk
 from landscape.studies.table import STUDIES  # noqa: F401  (which makes all kinds known)
 from landscape.studies.topology.find import find_topology
 from landscape.studies.topology.result import CriticalPoints, MergeTree, Minima, Pairs, Saddles, Topology
+from landscape.studies.training.measure import train_models
+from landscape.studies.training.recipe import Recipe
+from landscape.studies.training.result import Training
 
 __all__ = [
     "Agreement",
@@ -84,6 +88,7 @@ __all__ = [
     "Points",
     "Profiles",
     "Progress",
+    "Recipe",
     "RunFailedError",
     "RunInterrupted",
     "Saddles",
@@ -93,6 +98,8 @@ __all__ = [
     "Tolerance",
     "Topology",
     "Trace",
+    "TrainedModels",
+    "Training",
     "TrajectoryRecorder",
     "align",
     "curve_from_points",
@@ -126,6 +133,7 @@ __all__ = [
     "read_state",
     "run_task",
     "save_figure",
+    "train_models",
     "write_loss_landscape_directions",
     "write_loss_landscape_surface",
     "write_vtk",

@@ -178,6 +178,23 @@ def phases(case: str = "whole") -> ls.Phases:
     )  # fmt: skip
 
 
+def training(case: str = "whole") -> ls.Training:
+    """Models of two cells, two seeds each, one left out; of one model where there is one of everything."""
+    n, epochs = (1, 0) if case == "one" else (4, 3)
+    names = ("loss", "error", "test_loss", "test_error")
+    found = {name: values(case, n, epochs + 1) / (5 if "error" in name else 1) for name in names}
+    whole = case != "masked"
+    numbers = np.full(n, epochs if whole else -1)
+    keys = {"width": (8, 8, 16, 16)[:n], "schedule": ("step", "step", "cosine", "cosine")[:n]}
+    left = {3: "its loss became NaN in epoch 2"} if whole and n > 1 else {}
+    ended = tuple("diverged" if row in left else "epochs" if whole else "" for row in range(n))
+    return ls.Training(
+        keys, (0, 1, 0, 1)[:n], found, {name: array / 20 for name, array in found.items()}, numbers, numbers,
+        7 * numbers, ended, left, computed(case, n), tuple(f"models/{row:04d}" for row in range(n)),
+        {**ABOUT, "recipe": {"lr": 0.5}}
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -189,6 +206,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "profiles": profiles,
     "topology": topology,
     "measures": measures,
+    "training": training,
     "phases": phases,
 }
 EVERY = [

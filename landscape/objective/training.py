@@ -72,6 +72,16 @@ class TrainingData:
                 self._first[seed] = digest(*tensors_in(next(batches, ())))
         return f"{self.about}, the first {self._first[seed]}"
 
+    def steps(self, seed: int) -> int:
+        """Batches of an epoch, of a loader that does not know their number those of the first one."""
+        if self._whole is not None:
+            return self._batches
+        known = _length(self._loader)
+        if known is not None:
+            return known
+        with random_state_kept(), closing(self.epoch(seed, 0)) as batches:
+            return sum(1 for _ in batches)
+
     def epoch(self, seed: int, epoch: int) -> Generator[Batch, None, None]:
         """The batches of one epoch, each made with the random streams at (seed, epoch, step); it moves all of them."""
         if self._whole is not None:

@@ -62,6 +62,7 @@ class Study(Generic[R]):
     place: Callable[[Description, int], Mapping[str, float | str]] = anywhere  # where an item is
     leaves_out: bool = True  # whether the result can do without items that fail
     unit: str = "items"  # what its items are called
+    subject: str = "objective"  # what it is measured on: its first argument, or a "factory", which is given the data
     minimum: bool = False  # whether the smallest value so far tells how a run does
 
 

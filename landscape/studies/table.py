@@ -15,6 +15,7 @@ from landscape.studies.profiles import study as profiles
 from landscape.studies.spectrum import study as spectrum
 from landscape.studies.surface import study as surface
 from landscape.studies.topology import study as topology
+from landscape.studies.training import study as training
 
 STUDIES = adopt(
     surface.STUDY,
@@ -28,5 +29,6 @@ STUDIES = adopt(
     topology.STUDY,
     curvature_map.STUDY,
     diagonal.STUDY,
+    training.STUDY,
     phases.STUDY,
 )

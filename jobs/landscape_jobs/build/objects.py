@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import importlib
 import inspect
@@ -32,7 +33,7 @@ from landscape_jobs.spec.tables import RETURNED, DataTable, ModelTable
 class Built:
     """The objects that a job names."""
 
-    objective: ls.Objective
+    subject: Any  # what is measured: an objective, or the factory of models that are to be trained
     arguments: Mapping[str, Any]  # of the study's function: plain values, models, data, planes, those given
 
 
@@ -97,14 +98,18 @@ def _models(job: Job) -> list[Path]:
 
 def _build(job: Job, read: _Read | None) -> Built:
     models = _models(job)
-    objective = _objective(job, models, read)
-    made = {
+    if job.study.subject == "factory":
+        subject: Any = _factory(job)
+        given = _given_to_factory(job, read)
+    else:
+        subject, given = _objective(job, models, read), {}
+    made = given | {
         argument: _input(job, f"{job.study.name}.{given.key or argument}", given, value)
         for argument, (given, value) in job.table.inputs().items()
     }
     if "plane" in job.study.inputs:
-        made["plane"] = _plane(job, job.table.axes, objective, models)
-    return Built(objective, {**job.table.arguments(), **made})
+        made["plane"] = _plane(job, job.table.axes, subject, models)
+    return Built(subject, {**job.table.arguments(), **made})
 
 
 def _input(job: Job, key: str, given: Input, value: Any) -> Any:
@@ -127,6 +132,32 @@ def _find_modules(job: Job) -> None:
     for folder in (Path.cwd(), job.folder):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
+
+
+def _factory(job: Job) -> Callable[..., Any]:
+    """The model's factory, with the arguments that the job gives it; the cells' keys come on top."""
+    _find_modules(job)
+    return functools.partial(_imported("model.factory", job.model.factory), **job.model.args)
+
+
+def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
+    """What a study of a factory is given beside its own table: data, loss, how the model is called."""
+    asked = job.objective
+    if job.model.checkpoint is not None:
+        raise InputError("model.checkpoint: models that are trained begin as their factory makes them; leave it out")
+    for key, value, way in (
+        ("metrics", asked.metrics, "loss and error are measured"),
+        ("precision", asked.precision, f"say {job.study.name}.recipe.precision"),
+        ("batch_size", asked.batch_size, "samples are counted by the data"),
+    ):
+        if value:
+            raise InputError(f"objective.{key} is not used by [{job.study.name}]: {way}; leave it out")
+    return {
+        "data": read.data if read is not None else _made("data", job.data),
+        "loss": None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
+        "forward": _imported("objective.forward", asked.forward) if asked.forward is not None else None,
+        "device": asked.device,
+    }
 
 
 def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective:
