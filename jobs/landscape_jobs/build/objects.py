@@ -33,7 +33,7 @@ from landscape_jobs.spec.tables import RETURNED, DataTable, ModelTable
 class Built:
     """The objects that a job names."""
 
-    subject: Any  # what is measured: an objective, or the factory of models that are to be trained
+    subject: Any  # what is measured: an objective, the factory of models that are to be trained, or trained models
     arguments: Mapping[str, Any]  # of the study's function: plain values, models, data, planes, those given
 
 
@@ -101,6 +101,8 @@ def _build(job: Job, read: _Read | None) -> Built:
     if job.study.subject == "factory":
         subject: Any = _factory(job)
         given = _given_to_factory(job, read)
+    elif job.study.subject == "models":
+        subject, given = None, _given_to_models(job, read)
     else:
         subject, given = _objective(job, models, read), {}
     made = given | {
@@ -109,6 +111,8 @@ def _build(job: Job, read: _Read | None) -> Built:
     }
     if "plane" in job.study.inputs:
         made["plane"] = _plane(job, job.table.axes, subject, models)
+    if job.study.subject == "models":
+        subject = made.pop("models")
     return Built(subject, {**job.table.arguments(), **made})
 
 
@@ -116,7 +120,7 @@ def _input(job: Job, key: str, given: Input, value: Any) -> Any:
     """What a key of the study's table stands for."""
     if given.form == "data":
         return _made(key, value)
-    if given.form == "model":
+    if given.form in ("model", "trained"):
         return job.located(value)
     if given.form == "surface":
         return ls.open(job.located(value), group="surface")
@@ -158,6 +162,17 @@ def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
         "forward": _imported("objective.forward", asked.forward) if asked.forward is not None else None,
         "device": asked.device,
     }
+
+
+def _given_to_models(job: Job, read: _Read | None) -> dict[str, Any]:
+    """What a study of trained models is given beside its own table: how they are made, data, loss."""
+    factory, given = _factory(job), _given_to_factory(job, read)
+    if given.pop("forward") is not None:
+        raise InputError(
+            f"objective.forward is not used by [{job.study.name}]: samples are drawn and mixed one by one, which "
+            "batches of forward's own do not allow; leave it out"
+        )
+    return {"factory": factory, **given}
 
 
 def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective:

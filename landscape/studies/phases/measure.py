@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from landscape.results.stages import Stage
 from landscape.run.comm import world
 from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
-from landscape.run.task import Task
 from landscape.run.together import agree
 from landscape.studies.phases.cells import Cells, Place, Told, mean_over_pairs, mean_over_seeds, summed_up
 from landscape.studies.phases.networks import Networks
@@ -28,8 +26,7 @@ from landscape.studies.phases.settings import PhasesSettings
 from landscape.studies.phases.sources import ModelsLike, mapped, resolved
 from landscape.studies.phases.tasks import MODELS, PAIRS, STATES, ModelsTask, PairsTask
 
-TASKS: Mapping[str, Callable[[Networks, Path | None], Task]] = {MODELS: ModelsTask, PAIRS: PairsTask}
-STAGES = tuple(TASKS)
+STAGES = (MODELS, PAIRS)
 _ERROR = (
     "seed_stderr is that of the mean over seeds, of pairs by a jackknife over seeds; own_stderr is the mean of the "
     "measurements' own, for the population the data were drawn from; stderr is the root of the sum of their squares"
@@ -46,6 +43,7 @@ def measure_phases(
     data: Any = None,
     test: Any = None,
     loss: LossLike | None = None,
+    device: str | None = None,
     pairs: str | Sequence[Sequence[int]] = "all",
     curve_epochs: int = 50,
     curve_lr: float | None = None,
@@ -118,13 +116,10 @@ def measure_phases(
         alike=alike,
         fitted=fitted,
     )
-    comm = world()
-
-    def networks_of() -> Networks:
-        source = resolved(models, factory, data, test, loss)
-        return Networks(source, mapped(source.models, load, temperature), settings)
-
-    networks = agree(comm, networks_of).prepare(comm)
+    folder = None if out is None else Path(out)
+    tasks = phases_tasks(
+        models, settings, factory=factory, data=data, test=test, loss=loss, device=device, folder=folder
+    )
     run = Measurement(
         out,
         stages=STAGES,
@@ -134,12 +129,37 @@ def measure_phases(
         progress=progress,
         job=job,
     )
-    for name, task_of in TASKS.items():
-        folder = None if run.folder is None else run.folder / name
+    for name, task in tasks.items():
         if run.going:
-            task = agree(comm, partial(task_of, networks, folder))
-            run.run(task, kept=None if folder is None else folder / STATES)
+            run.run(task, kept=None if folder is None else folder / name / STATES)
     return run.result(lambda stages: phases_from_stages(stages, settings.thresholds))
+
+
+def phases_tasks(
+    models: ModelsLike,
+    settings: PhasesSettings,
+    *,
+    factory: Callable[..., Any] | None = None,
+    data: Any = None,
+    test: Any = None,
+    loss: LossLike | None = None,
+    device: str | None = None,
+    folder: Path | None = None,
+) -> dict[str, ModelsTask | PairsTask]:
+    """The tasks of `measure_phases` by their names; all ranks call this."""
+    comm = world()
+
+    def networks_of() -> Networks:
+        source = resolved(models, factory, data, test, loss)
+        return Networks(source, mapped(source.models, settings.load, settings.temperature), settings, device)
+
+    networks = agree(comm, networks_of).prepare(comm)
+
+    def tasks_of() -> dict[str, ModelsTask | PairsTask]:
+        models_in, pairs_in = (None if folder is None else folder / name for name in STAGES)
+        return {MODELS: ModelsTask(networks, models_in), PAIRS: PairsTask(networks, pairs_in)}
+
+    return agree(comm, tasks_of)
 
 
 def phases_from_stages(stages: Mapping[str, Stage], thresholds: Thresholds | None = None) -> Phases:
@@ -154,7 +174,7 @@ def phases_from_stages(stages: Mapping[str, Stage], thresholds: Thresholds | Non
     for (a, b), lost in about["lost"]:
         notes[a, b] += lost
     for stage in stages.values():
-        _add_stage(stage, told, notes)
+        _add_stage(stage, told, notes, reasons)
     seeds = {(float(a), float(b)): count for (a, b), count in about["seeds"]}
     limits = thresholds or Thresholds(**about["thresholds"])
     for place in places:
@@ -188,18 +208,28 @@ def _order(metric: str) -> int:
     return list(METRICS).index(metric)
 
 
-def _add_stage(stage: Stage, told: dict[Place, dict[str, Told]], notes: dict[Place, list[str]]) -> None:
-    """Add what a stage tells of each cell: means over its models, or its pairs."""
+def _add_stage(
+    stage: Stage,
+    told: dict[Place, dict[str, Told]],
+    notes: dict[Place, list[str]],
+    reasons: dict[Place, list[str]],
+) -> None:
+    """Add what a stage tells of each cell: means over its models, or its pairs, and those that failed."""
     items = stage.description.identity["items"]
     there: dict[Place, list[int]] = defaultdict(list)
+    gone: dict[Place, bool] = defaultdict(lambda: True)  # whether all of its items failed
     for number, item in enumerate(items):
         a, b = item["at"]
         place = (float(a), float(b))
+        gone[place] &= number in stage.history.failed
         if stage.rows.done[number]:
             there[place].append(number)
         elif number in stage.history.failed:
             reason = str(stage.history.failed[number]).strip().splitlines()[-1]
             notes[place].append(f"{item['label']} failed: {reason}")
+    for place, all_failed in gone.items():
+        if all_failed:
+            reasons[place].append(f"all of its {stage.description.name} failed")
     columns = stage.rows.columns
     names = [name for name in columns if name in METRICS]
     for place, rows in there.items():

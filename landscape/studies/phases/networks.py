@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +51,8 @@ class Looked:
 class Networks:
     """The models of a map, of which one cell is held at a time."""
 
-    def __init__(self, source: Source, placed: Map, settings: PhasesSettings) -> None:
-        self.source, self.placed, self.settings = source, placed, settings
+    def __init__(self, source: Source, placed: Map, settings: PhasesSettings, device: str | None = None) -> None:
+        self.source, self.placed, self.settings, self._device = source, placed, settings, device
         self._held: tuple[Place, Objective, Objective | None] | None = None
         self._mixed: tuple[Place, Objective] | None = None
         self._metrics: tuple[str, ...] | None = None
@@ -69,6 +70,12 @@ class Networks:
         found = agree(comm, lambda: {place: self._looked_at(place) for place in mine})
         self.looked = {place: seen for part in comm.gather_all(found) for place, seen in part.items()}
         return self
+
+    def asked(self, settings: PhasesSettings) -> Networks:
+        """The same networks, looked at already, with other settings."""
+        other = copy.copy(self)
+        other.settings = settings
+        return other
 
     @property
     def labelled(self) -> bool:
@@ -120,14 +127,14 @@ class Networks:
             raise InputError(f"model {self.label(row)}, made with {arguments}: {error}") from error
         data = source.data_of(row)
         if self._metrics is None:
-            objective = Objective(model, source.loss, data)
+            objective = Objective(model, source.loss, data, device=self._device)
             with objective.differentiable() as (bound, _), torch.no_grad():
                 _, targets = objective.outputs(bound, objective.data.head(2).first)
             labels = isinstance(targets, Tensor) and not targets.is_floating_point()
             self._metrics = ("error",) if labels else ()
             if not labels:
                 return objective
-        return Objective(model, source.loss, data, metrics=self._metrics)
+        return Objective(model, source.loss, data, metrics=self._metrics, device=self._device)
 
     def _looked_at(self, place: Place) -> Looked:
         objective, test = self._cell(place)

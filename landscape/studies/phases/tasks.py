@@ -246,6 +246,10 @@ class PairsTask(_CellTask):
         asked |= {"well": settings.well, "curve_tol": settings.curve_tol if settings.well else None}
         return self._described(PAIRS, self._columns(), items, asked)
 
+    def with_epochs(self, epochs: int) -> PairsTask:
+        """The same task with curves fitted for so many epochs, in memory: a trial."""
+        return PairsTask(self._networks.asked(replace(self._networks.settings, curve_epochs=epochs)), None)
+
     def _label(self, i: int, j: int) -> str:
         return f"{self._networks.label(i)} and {self._networks.source.models.seed[j]}"
 
