@@ -10,6 +10,7 @@ from pathlib import Path
 import agreement_cases
 import diagonal_cases
 import path_cases
+import phases_cases
 import spectrum_cases
 import surface_cases
 import torch
@@ -21,6 +22,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "path": path_cases.results,
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
+    "phases": phases_cases.results,
     "spectrum": spectrum_cases.results,
 }
 # Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.errors import InputError
 from landscape.objective.losses import LossLike
 from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes, whole_time
@@ -25,6 +27,7 @@ from landscape.studies.phases.result import METRICS, Phases, Thresholds
 from landscape.studies.phases.settings import PhasesSettings
 from landscape.studies.phases.sources import ModelsLike, mapped, resolved
 from landscape.studies.phases.tasks import MODELS, PAIRS, STATES, ModelsTask, PairsTask
+from landscape.studies.spectrum.measure import begun
 
 STAGES = (MODELS, PAIRS)
 _ERROR = (
@@ -85,8 +88,8 @@ def measure_phases(
     on the curve is known to `curve_tol` (units of the loss). `Phases.done_well` classifies by these.
 
     A cell's value is the mean over its seeds or pairs, with the error over seeds and the measurements' own. The
-    thresholds `sharp`, `connected`, `alike` and `fitted` are those of `Thresholds`; others need no new measurement. A
-    model that was left out, and a cell with fewer than two seeds, are holes of the map and say why.
+    thresholds `sharp`, `connected`, `alike` and `fitted` are those of `Thresholds`; others need no new measurement (see
+    `Phases.classified`). Models that were left out, and cells with fewer than two seeds, are holes that say why.
 
     An item is a model, then a pair; the ranks share items, and `ranks_per_item` of them the data of each. `out` is the
     run folder: what is found there is not computed again, killed items go on where they keep a state.
@@ -129,10 +132,11 @@ def measure_phases(
         progress=progress,
         job=job,
     )
+    agree(world(), lambda: _require_thresholds(folder, settings.thresholds))
     for name, task in tasks.items():
         if run.going:
             run.run(task, kept=None if folder is None else folder / name / STATES)
-    return run.result(lambda stages: phases_from_stages(stages, settings.thresholds))
+    return run.result(phases_from_stages)
 
 
 def phases_tasks(
@@ -162,7 +166,21 @@ def phases_tasks(
     return agree(comm, tasks_of)
 
 
-def phases_from_stages(stages: Mapping[str, Stage], thresholds: Thresholds | None = None) -> Phases:
+def _require_thresholds(folder: Path | None, limits: Thresholds) -> None:
+    """Raise InputError where a folder was begun with others: what is opened from its rows would have those."""
+    known = begun(folder, MODELS)
+    if known is None:
+        return
+    asked = {name: value for name, value in asdict(limits).items() if value != known.about["thresholds"][name]}
+    if asked:
+        said = ", ".join(f"{name}={value}" for name, value in asked.items())
+        raise InputError(
+            f"{folder} was begun with other thresholds ({known.about['thresholds']}); they need no new measurement: "
+            f"landscape.open({str(folder)!r}).classified({said})"
+        )
+
+
+def phases_from_stages(stages: Mapping[str, Stage]) -> Phases:
     """The result of what its tasks left, masked where items are missing."""
     first = stages[MODELS]
     about = first.description.about
@@ -176,7 +194,7 @@ def phases_from_stages(stages: Mapping[str, Stage], thresholds: Thresholds | Non
     for stage in stages.values():
         _add_stage(stage, told, notes, reasons)
     seeds = {(float(a), float(b)): count for (a, b), count in about["seeds"]}
-    limits = thresholds or Thresholds(**about["thresholds"])
+    limits = Thresholds(**about["thresholds"])
     for place in places:
         if seeds.get(place, 0) < 2:
             what = "no trained model" if place not in seeds else "one seed only, and mc and CKA are of pairs of seeds"
@@ -217,19 +235,23 @@ def _add_stage(
     """Add what a stage tells of each cell: means over its models, or its pairs, and those that failed."""
     items = stage.description.identity["items"]
     there: dict[Place, list[int]] = defaultdict(list)
-    gone: dict[Place, bool] = defaultdict(lambda: True)  # whether all of its items failed
+    asked: Counter[Place] = Counter()
+    gone: Counter[Place] = Counter()  # items that failed
     for number, item in enumerate(items):
         a, b = item["at"]
         place = (float(a), float(b))
-        gone[place] &= number in stage.history.failed
+        asked[place] += 1
         if stage.rows.done[number]:
             there[place].append(number)
         elif number in stage.history.failed:
+            gone[place] += 1
             reason = str(stage.history.failed[number]).strip().splitlines()[-1]
             notes[place].append(f"{item['label']} failed: {reason}")
-    for place, all_failed in gone.items():
-        if all_failed:
+    for place, count in asked.items():
+        if gone[place] == count:
             reasons[place].append(f"all of its {stage.description.name} failed")
+        elif (done := len(there.get(place, ()))) + gone[place] < count:
+            notes[place].append(f"{done} of {count} {stage.description.name} so far")
     columns = stage.rows.columns
     names = [name for name in columns if name in METRICS]
     for place, rows in there.items():
@@ -259,6 +281,8 @@ def _attributes(stages: Mapping[str, Stage]) -> dict[str, Any]:
     return found | {
         "task": "phases",
         "models": len(identity["items"]),
+        "missing": sum(int((~stage.rows.done).sum()) - len(stage.history.failed) for stage in stages.values())
+        + (PAIRS not in stages),
         "parameters": str(smallest) if smallest == largest else f"{smallest} to {largest}",
         "settings": asked,
         "seed": identity["seed"],

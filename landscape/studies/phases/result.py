@@ -41,7 +41,7 @@ METRICS: Mapping[str, Meaning] = {
     "trace": Meaning("Hessian trace", definition="trace of the Hessian of the mean loss of the same samples"),
     "mc": Meaning(
         "mode connectivity",
-        "per cent",
+        "%",
         "mode connectivity mc of the training error in per cent, at few places of a fitted curve; of the loss, without "
         "a unit, where the attribute mc_of says so",
     ),
@@ -62,7 +62,7 @@ METRICS: Mapping[str, Meaning] = {
     "trace_well": Meaning("trace, all data", definition="trace of the Hessian of the mean loss of all training data"),
     "mc_well": Meaning(
         "mode connectivity, adaptive",
-        "per cent",
+        "%",
         "mc as above, places added until the largest loss on the curve is known",
     ),
     "mc_loss_well": Meaning(
@@ -131,8 +131,8 @@ class Phases(Result):
 
     @property
     def complete(self) -> bool:
-        """Whether every cell has a phase, or a reason why not."""
-        return bool(((self.phase != "") | (self.reason != "")).all())
+        """Whether all that was asked for is measured, or failed, and every cell has a phase or a reason why not."""
+        return not self.attributes.get("missing", 0) and bool(((self.phase != "") | (self.reason != "")).all())
 
     @property
     def used(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ from landscape.files.schema import read_attributes, reading
 from landscape.studies.phases.result import PHASES, Phases, Texts, Thresholds, metric_meaning
 
 _DIMS = ("load", "temperature")
-_STRUCTURE = ("metrics", "axes", "thresholds", "well")
+_STRUCTURE = ("quantities", "axes", "thresholds", "well")
 _ERRORS = {
     "stderr": "standard error, over seeds and of the measurement",
     "seed_stderr": "standard error over seeds",
@@ -48,7 +48,7 @@ def phases_group(phases: Phases) -> hdf5.Group:
         "note": _texts(phases.notes, "what else is to be said of the cell"),
     }
     structure = {
-        "metrics": " ".join(phases.values),
+        "quantities": " ".join(phases.values),
         "axes": json.dumps(phases.axes),
         "thresholds": json.dumps(asdict(phases.thresholds)),
         "well": int(phases.well),
@@ -60,7 +60,7 @@ def read_phases(tree: hdf5.Group, path: str | Path) -> Phases:
     """The phases in the tree of a file. Raises StoreError for a newer schema or a tree without them."""
     with reading(tree, "phases", path) as group:
         v, about = group.variables, group.attributes
-        metrics = str(about["metrics"]).split()
+        metrics = str(about["quantities"]).split()
         errors = {
             error: {name: v[f"{name}_{error}"].data for name in metrics if f"{name}_{error}" in v} for error in _ERRORS
         }
