@@ -16,7 +16,6 @@ from landscape.checkpoints.states import read_model, require_finite
 from landscape.curvature.check import ProductCheck, check_products
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.sampling import Sample, draw, whole
-from landscape.curvature.small import small
 from landscape.errors import InputError, user_code
 from landscape.objective.data import inputs_and_targets
 from landscape.objective.losses import describe_callable
@@ -149,7 +148,7 @@ class Networks:
         check = check_products(objective, "hessian", list(range(len(objective.layout.blocks))), theta, buffers or None)
         few = Matrix(self.few(objective), "hessian", None, 0.0, theta, buffers or None, check)
         every = Matrix(whole(objective), "hessian", None, 0.0, theta, buffers or None, check)
-        ways = tuple(choose_method(matrix, True, 1, whole=_small(matrix)) for matrix in (few, every))
+        ways = tuple(choose_method(matrix, True, 1) for matrix in (few, every))
         if self.settings.cka_inputs == "mixup":
             mixed(objective, 2, self.settings.seed)
         return Looked(
@@ -181,7 +180,7 @@ class Networks:
         asked = SpectrumSettings(
             k=1, tol=_TOL, trace=bool(way), density=False, trace_tol=_TRACE_TOL, seed=self.settings.seed
         )
-        return Plan(asked, matrix, apart, way, _small(matrix) and sample.weights is None)
+        return Plan(asked, matrix, apart, way, whole=False)  # one eigenvalue takes few products
 
     # -- inputs that outputs are compared on ---------------------------------------------------------------------
 
@@ -194,10 +193,6 @@ class Networks:
             else:
                 self._mixed = place, _some(objective, asked.cka_samples, asked.seed)
         return self._mixed[1]
-
-
-def _small(matrix: Matrix) -> bool:
-    return small(matrix, 0)
 
 
 def _drawn(count: int, samples: int, seed: int, purpose: str) -> list[int]:

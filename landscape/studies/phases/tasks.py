@@ -298,7 +298,8 @@ class PairsTask(_CellTask):
         of = "probabilities" if self._networks.labelled else None
         task = AgreementTask(objective, paths, AgreementSettings(of=of), labels=[models.label(row) for row in rows])
         stage = run_inside(task, group, tell, self.stopping)
-        found = agreement_from_rows(stage.description, stage.rows, History())
+        with np.errstate(invalid="ignore"):  # in the unbiased CKA of few samples, which is not used
+            found = agreement_from_rows(stage.description, stage.rows, History())
         return {name: float(found.values["cka"][0]), f"{name}_stderr": float(found.stderr["cka"][0])}
 
 
