@@ -86,6 +86,7 @@ class TrainingTask:
         found = agree(comm, lambda: {c: self._looked_at(c, whole=c in first.values()) for c in mine})
         together = {c: seen for part in comm.gather_all(found) for c, seen in part.items()}
         self._digests: list[str] = [one for c in range(len(self._cells)) for one in together[c][0]]
+        self._structures = [together[c][2] for c in sorted(first.values())]
         self._epochs: list[int] = [together[c][1] for c in range(len(self._cells))]
         return self
 
@@ -100,8 +101,8 @@ class TrainingTask:
             columns |= {f"curve_{name}": (self._longest + 1,), f"curve_{name}_stderr": (self._longest + 1,)}
         settings = self._settings
         identity = {
-            "factory": describe_callable(self._factory),
             "models": self._digests,
+            "structures": self._structures,
             "cells": [dict(cell) for cell in self._cells],
             "seeds": list(self._seeds),
             "recipe": settings.recipe.stated(),
@@ -109,7 +110,12 @@ class TrainingTask:
             "train": self._trained_on,
             **self._told,
         }
-        about = {"quantities": list(self._quantities), "device": self._on, "longest": self._longest}
+        about = {
+            "factory": describe_callable(self._factory),
+            "quantities": list(self._quantities),
+            "device": self._on,
+            "longest": self._longest,
+        }
         return Description("train", columns, identity, about)
 
     def evaluate(self, index: int, group: Communicator) -> Row:
@@ -151,15 +157,16 @@ class TrainingTask:
             try:
                 signature.bind(**arguments)
             except TypeError as error:
-                known = [*KEYS, *signature.parameters]
-                unknown = [name for name in arguments if name not in signature.parameters]
-                advice = "".join(
-                    f" Key {name!r} is none of a recipe either: {nearest(name, known)}" for name in unknown
+                called = (
+                    f"the factory {getattr(self._factory, '__name__', describe_callable(self._factory))}{signature}"
                 )
-                raise InputError(
-                    f"the factory {describe_callable(self._factory)}{signature} cannot be called with the keys of cell "
-                    f"{label_of(arguments) or '(none)'}: {error}.{advice}"
-                ) from error
+                unknown = next((name for name in arguments if name not in signature.parameters), None)
+                if unknown is not None:
+                    known = nearest(unknown, [*signature.parameters, *KEYS])
+                    told = f"key {unknown!r} is no key of a recipe, and no argument of {called}; {known}"
+                else:
+                    told = f"{called} cannot be called with the keys {label_of(arguments) or '(none)'}: {error}"
+                raise InputError(told) from error
 
     def _require_consistent(self) -> None:
         for cell, recipe in zip(self._cells, self._recipes, strict=True):
@@ -201,8 +208,8 @@ class TrainingTask:
             "" if self._train is None else self._batches(objective, self._recipes[0], self._train).identity(0)
         )
 
-    def _looked_at(self, cell: int, *, whole: bool) -> tuple[list[str], int]:
-        """(a digest of the initial state of each seed's model, epochs of the training) of one cell.
+    def _looked_at(self, cell: int, *, whole: bool) -> tuple[list[str], int, str]:
+        """(a digest of the initial state of each seed's model, epochs of the training, the architecture) of one cell.
 
         `whole` has all of the data seen by the first model: labels that are no class are found then.
         """
@@ -224,7 +231,7 @@ class TrainingTask:
             digests.append(digest(*state.values()))
         recipe = self._recipes[cell]
         if not whole and recipe.steps is None:
-            return digests, recipe.epochs
+            return digests, recipe.epochs, ""
         objective = self._objective(rows[0], self._data)
         if whole:
             for one in (objective, *([] if self._test is None else [objective.elsewhere(self._test)])):
@@ -232,7 +239,8 @@ class TrainingTask:
         per_epoch = self._batches(objective, recipe, self._trained(recipe)).steps(self._stream(rows[0]))
         if per_epoch == 0:
             raise InputError("the training data gave no batch; give one at least")
-        return digests, -(-recipe.total_steps(per_epoch) // per_epoch)
+        epochs = -(-recipe.total_steps(per_epoch) // per_epoch)
+        return digests, epochs, str(objective.identity(centre=False)["structure"])
 
     # -- one model ----------------------------------------------------------------------------------------------
 
@@ -422,7 +430,7 @@ def training_from_rows(description: Description, rows: Rows, history: History) -
         **{name: identity[name] for name in ("model", "samples", "test_samples", "loss", "precision")},
         "data_hash": identity["data"],
         "recipe": dict(identity["recipe"]),
-        "factory": identity["factory"],
+        "factory": about["factory"],
         "train": identity["train"],
         "device": about["device"],
         **provenance(description, history),

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.descent import Descent, clip_
+from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.checkpoints.recorder import write_state
 from landscape.errors import InputError, user_code
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import random_state_kept
+from landscape.objective.random_state import random_state_kept, seed_everything
 from landscape.objective.training import TrainingData
 from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
@@ -135,6 +136,7 @@ class ModelTraining:
             objective.training(self._theta, gradient, self._buffers) as model,
             closing(self._data.epoch(self._seed, self._epoch)) as batches,
         ):
+            seed_everything(derive_seed(self._seed, "forward", self._epoch))  # dropout
             for batch in batches:
                 if self._steps == last:
                     break
