@@ -76,7 +76,7 @@ class Stopped:
 
 def main(folder: Path, step: int) -> None:
     torch.set_num_threads(1)
-    one._SAVE_EVERY = 0.0
+    one.SAVE_EVERY = 0.0
     with Stopped(step, signal.SIGKILL):
         trained(folder / "run")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 import training_job
 from conftest import RunMpi
+from landscape_kernels.descent import Descent
 from landscape_kernels.probes import derive_seed
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -161,7 +164,7 @@ def test_the_table_and_what_it_was_made_with(tmp_path: Path) -> None:
 
 
 def test_stopped_twice_equals_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(one, "SAVE_EVERY", 0.0)
     steps = RECIPE.epochs * 6
     asked = {"recipe": RECIPE.with_keys(keep="best", optimizer="adam"), "cells": {"width": [4]}, "trajectory": 5}
     with training_job.Stopped() as all_steps:
@@ -197,7 +200,7 @@ def test_killed_on_two_ranks_and_resumed_on_one_is_the_serial_run(run_mpi: RunMp
 
 
 def test_a_damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(one, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(one, "SAVE_EVERY", 0.0)
     with training_job.Stopped(15), pytest.raises(RunInterrupted):
         trained(tmp_path / "run", **ONE)
     state = tmp_path / "run/fits/0000.npz"
@@ -208,6 +211,69 @@ def test_a_damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     state.write_bytes(whole)
     with pytest.raises(InputError, match=r"(?s)holds a different run.*recipe"):
         trained(tmp_path / "run", recipe=RECIPE.with_keys(weight_decay=0.5), **ONE)
+
+
+# -- all seeds as one ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_seeds_trained_as_one_have_the_same_losses(optimizer: str, tmp_path: Path) -> None:
+    """Also where one ends before the others; on noisy labels, with the best weights kept."""
+    recipe = RECIPE.with_keys(optimizer=optimizer, epochs=8, stop_loss=0.85, keep="best", fraction=0.7, label_noise=0.2)
+    asked: dict[str, Any] = {"recipe": recipe, "cells": {"width": [4], "lr": [0.02, 0.2]}, "seeds": 3}
+    alone = trained(tmp_path / "alone", mlp, batched=False, **asked)
+    together = trained(tmp_path / "together", mlp, batched=True, **asked)
+    assert len(together.attributes["items"]) == 2
+    assert len(set(alone.epochs.tolist())) > 1
+    assert together.epochs.tolist() == alone.epochs.tolist()
+    assert together.ended == alone.ended
+    assert together.kept.tolist() == alone.kept.tolist()
+    for name, values in alone.values.items():
+        np.testing.assert_allclose(together.values[name], values, rtol=1e-10, atol=1e-12, err_msg=name)
+    for ours, theirs in zip(together.checkpoints.final, alone.checkpoints.final, strict=True):
+        for name, value in load_file(theirs).items():
+            torch.testing.assert_close(load_file(ours)[name], value, rtol=1e-9, atol=1e-12)
+
+
+def test_seeds_trained_as_one_are_resumed_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one, "SAVE_EVERY", 0.0)
+    asked: dict[str, Any] = {"cells": {"width": [4]}, "seeds": 3, "batched": True}
+    whole = trained(tmp_path / "whole", mlp, **asked)
+
+    steps = 0
+    step = Descent.step
+
+    def stopping(self: Descent, gradient: Tensor, lr: float) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(self, gradient, lr)
+
+    monkeypatch.setattr(Descent, "step", stopping)
+    with pytest.raises(RunInterrupted):
+        trained(tmp_path / "run", mlp, **asked)
+    steps = 100
+    resumed = trained(tmp_path / "run", mlp, **asked)
+    assert steps < 100 + RECIPE.epochs * 6
+    same(whole, resumed)
+    with pytest.raises(InputError, match=r"(?s)holds a different run.*items"):
+        trained(tmp_path / "run", mlp, **{**asked, "batched": False})
+
+
+def test_dropout_buffers_and_other_data_are_trained_alone(tmp_path: Path) -> None:
+    def items(name: str, factory: Any, **options: Any) -> int:
+        run = trained(tmp_path / name, factory, recipe=RECIPE.with_keys(epochs=1), batched=True, cells=None, **options)
+        return len(run.attributes["items"])
+
+    def dropout() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 3)).double()
+
+    assert items("mlp", mlp) == 1
+    assert items("dropout", dropout) == 2
+    assert items("buffers", net) == 2
+    assert items("loader", mlp, train=[data()]) == 2
+    assert items("loss", mlp, loss=nn.CrossEntropyLoss()) == 2
 
 
 # -- how a training ends ----------------------------------------------------------------------------------------------
