@@ -27,6 +27,7 @@ class Input:
     form: str
     key: str = ""  # in the job's table; by default the argument's own name
     required: bool = False
+    labels: str = ""  # of "models": the argument that takes their names, where the run of a training gives some
 
 
 DATA = Input("data")  # a factory and its arguments

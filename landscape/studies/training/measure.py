@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from landscape_kernels.probes import derive_seed
 
 from landscape.checkpoints.recorder import state_of
 from landscape.errors import InputError, nearest, user_code
+from landscape.objective.data import as_whole
 from landscape.objective.losses import LossLike, describe_callable
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import keeps_random_state, random_state_kept, seed_everything
 from landscape.objective.training import TrainingData
-from landscape.objective.trees import digest
+from landscape.objective.trees import digest, tensors_in
 from landscape.results.attributes import EXACT, provenance
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
@@ -28,17 +30,37 @@ from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.training.data import trained_on
-from landscape.studies.training.one import ENDS, ModelTraining
+from landscape.studies.training.one import ENDS, ModelTraining, Trained
 from landscape.studies.training.recipe import DEFAULT, KEYS, Recipe
 from landscape.studies.training.result import Training
 from landscape.studies.training.settings import Cell, TrainingSettings, factory_arguments, label_of
+from landscape.studies.training.together import (
+    MOST_PARAMETERS,
+    MOST_PRODUCTS,
+    SeedsTraining,
+    Step,
+    batched_gradient,
+)
 
+T = TypeVar("T")
 MODEL_FOLDER = "models"  # in the run folder: the weights, a folder for each model
 STATE_FOLDER = "fits"  # in the run folder while models are trained
+LEAST_STEPS = 20_000  # of all models, from which on tracing them, about 2 s, is little
+_NUMBERS = ("epochs", "steps", "kept", "end")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of the models of a cell before any is trained."""
+
+    digests: list[str]  # of the initial state of each seed's model
+    epochs: int  # of the training
+    parameters: int  # and buffers
+    structure: str  # the architecture, of the first cell of those alike
 
 
 class TrainingTask:
-    """Items are models, those of one cell after each other, a seed each."""
+    """Items are models, those of one cell after each other; or cells, where all of its seeds are trained as one."""
 
     headline = "loss"
 
@@ -81,13 +103,27 @@ class TrainingTask:
         `Objective` refuses.
         """
         agree(comm, self._look_at_data)
-        first = {repr(factory_arguments(cell)): number for number, cell in reversed(list(enumerate(self._cells)))}
         mine = range(comm.rank, len(self._cells), comm.size)
-        found = agree(comm, lambda: {c: self._looked_at(c, whole=c in first.values()) for c in mine})
-        together = {c: seen for part in comm.gather_all(found) for c, seen in part.items()}
-        self._digests: list[str] = [one for c in range(len(self._cells)) for one in together[c][0]]
-        self._epochs: list[int] = [together[c][1] for c in range(len(self._cells))]
+        first = [cells[0] for cells in self._alike().values()]
+        seen = _gathered(comm, lambda: {cell: self._looked_at(cell, whole=cell in first) for cell in mine})
+        self._digests: list[str] = [one for cell in range(len(self._cells)) for one in seen[cell].digests]
+        self._structures = [seen[cell].structure for cell in first]
+        self._epochs: list[int] = [seen[cell].epochs for cell in range(len(self._cells))]
+        self._settle_items(comm, [seen[cell].parameters for cell in range(len(self._cells))])
         return self
+
+    def _settle_items(self, comm: Communicator, parameters: Sequence[int]) -> None:
+        """An item for each model, or for all seeds of a cell that are trained as one: never by a timing."""
+        wanted = self._to_be_batched(parameters)
+        alike = [cells for cells in self._alike().values() if any(wanted[cell] for cell in cells)]
+        mine = range(comm.rank, len(alike), comm.size)
+        can = _gathered(comm, lambda: {k: self._gradients(alike[k][0])[0] is not None for k in mine})
+        batched = {cell for k, cells in enumerate(alike) for cell in cells if can[k] and wanted[cell]}
+        self._items: list[tuple[int, ...]] = []
+        for cell in range(len(self._cells)):
+            rows = self._rows_of(cell)
+            self._items += [tuple(rows)] if cell in batched else [(row,) for row in rows]
+        self.count = len(self._items)
 
     def describe(self) -> Description:
         """See `Task`."""
@@ -95,39 +131,63 @@ class TrainingTask:
 
     @cached_property
     def _description(self) -> Description:
-        columns: dict[str, tuple[int, ...]] = {"loss": (), "epochs": (), "steps": (), "kept": (), "end": ()}
+        beside = max(len(rows) for rows in self._items)
+        columns: dict[str, tuple[int, ...]] = {"loss": (), **dict.fromkeys(_NUMBERS, (beside,))}
+        shape = (beside, max(self._epochs) + 1)
         for name in self._quantities:
-            columns |= {f"curve_{name}": (self._longest + 1,), f"curve_{name}_stderr": (self._longest + 1,)}
+            columns |= {f"curve_{name}": shape, f"curve_{name}_stderr": shape}
         settings = self._settings
         identity = {
-            "factory": describe_callable(self._factory),
             "models": self._digests,
+            "structures": self._structures,
             "cells": [dict(cell) for cell in self._cells],
             "seeds": list(self._seeds),
             "recipe": settings.recipe.stated(),
             "trajectory": settings.trajectory,
+            "items": [list(rows) for rows in self._items],
             "train": self._trained_on,
             **self._told,
         }
-        about = {"quantities": list(self._quantities), "device": self._on, "longest": self._longest}
+        about = {
+            "factory": describe_callable(self._factory),
+            "quantities": list(self._quantities),
+            "device": self._on,
+        }
         return Description("train", columns, identity, about)
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`; a model is trained by one rank."""
-        training, label = self._training(index)
-        state = None if self._folder is None else self._folder / STATE_FOLDER / f"{index:04d}.npz"
-        trained = training.run(state=state, report=lambda text: self._tell(f"{label}: {text}"), stopping=self.stopping)
-        row: dict[str, Any] = {
-            "loss": trained.curves["loss"][trained.kept],
-            "epochs": trained.epochs,
-            "steps": trained.steps,
-            "kept": trained.kept,
-            "end": ENDS.index(trained.end),
-        }
-        for name, values in trained.curves.items():
-            row[f"curve_{name}"] = np.full(self._longest + 1, np.nan)
-            row[f"curve_{name}"][: len(values)] = values
+        rows, state = self._items[index], None
+        if self._folder is not None:
+            state = self._folder / STATE_FOLDER / f"{index:04d}.npz"
+        cell = self._models[rows[0]][0]
+        if len(rows) == 1:
+            label = label_of({**self._cells[cell], "seed": self._models[rows[0]][1]})
+            training = self._training(rows[0])
+            told = lambda text: self._tell(f"{label}: {text}")  # noqa: E731
+            found = [training.run(state=state, report=told, stopping=self.stopping)]
+        else:
+            label = label_of(self._cells[cell]) or "all seeds"
+            together = self._together(rows)
+            told = lambda text: self._tell(f"{label}: {text}")  # noqa: E731
+            found = together.run(state=state, report=told, stopping=self.stopping)
+        return self._row(found)
+
+    def _row(self, found: Sequence[Trained]) -> Row:
+        row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._description.columns.items()}
+        row["loss"] = min(float(one.curves["loss"][one.kept]) for one in found)
+        for number, one in enumerate(found):
+            for name in _NUMBERS[:-1]:
+                row[name][number] = getattr(one, name)
+            row["end"][number] = ENDS.index(one.end)
+            for name, values in one.curves.items():
+                row[f"curve_{name}"][number, : len(values)] = values
         return row
+
+    @property
+    def models(self) -> int:
+        """How many models there are."""
+        return len(self._models)
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -135,8 +195,7 @@ class TrainingTask:
 
     def trial(self) -> tuple[int, float]:
         """(epochs of all models, seconds for one of them): one epoch of the first model, nothing kept."""
-        training, _ = self._training(0, keep=False)
-        return len(self._seeds) * sum(self._epochs), training.trial()
+        return len(self._seeds) * sum(self._epochs), self._training(0, keep=False).trial()
 
     # -- what is asked ------------------------------------------------------------------------------------------
 
@@ -151,15 +210,16 @@ class TrainingTask:
             try:
                 signature.bind(**arguments)
             except TypeError as error:
-                known = [*KEYS, *signature.parameters]
-                unknown = [name for name in arguments if name not in signature.parameters]
-                advice = "".join(
-                    f" Key {name!r} is none of a recipe either: {nearest(name, known)}" for name in unknown
+                called = (
+                    f"the factory {getattr(self._factory, '__name__', describe_callable(self._factory))}{signature}"
                 )
-                raise InputError(
-                    f"the factory {describe_callable(self._factory)}{signature} cannot be called with the keys of cell "
-                    f"{label_of(arguments) or '(none)'}: {error}.{advice}"
-                ) from error
+                unknown = next((name for name in arguments if name not in signature.parameters), None)
+                if unknown is not None:
+                    known = nearest(unknown, [*signature.parameters, *KEYS])
+                    told = f"key {unknown!r} is no key of a recipe, and no argument of {called}; {known}"
+                else:
+                    told = f"{called} cannot be called with the keys {label_of(arguments) or '(none)'}: {error}"
+                raise InputError(told) from error
 
     def _require_consistent(self) -> None:
         for cell, recipe in zip(self._cells, self._recipes, strict=True):
@@ -201,12 +261,12 @@ class TrainingTask:
             "" if self._train is None else self._batches(objective, self._recipes[0], self._train).identity(0)
         )
 
-    def _looked_at(self, cell: int, *, whole: bool) -> tuple[list[str], int]:
-        """(a digest of the initial state of each seed's model, epochs of the training) of one cell.
+    def _looked_at(self, cell: int, *, whole: bool) -> _Seen:
+        """What there is to know of the models of one cell.
 
         `whole` has all of the data seen by the first model: labels that are no class are found then.
         """
-        rows = [row for row, (c, _) in enumerate(self._models) if c == cell]
+        rows = self._rows_of(cell)
         digests: list[str] = []
         first: dict[str, tuple[int, ...]] = {}
         for row in rows:
@@ -222,9 +282,9 @@ class TrainingTask:
                         "factory what shapes follow from as a key"
                     )
             digests.append(digest(*state.values()))
-        recipe = self._recipes[cell]
+        recipe, size = self._recipes[cell], sum(value.numel() for value in state.values())
         if not whole and recipe.steps is None:
-            return digests, recipe.epochs
+            return _Seen(digests, recipe.epochs, size, "")
         objective = self._objective(rows[0], self._data)
         if whole:
             for one in (objective, *([] if self._test is None else [objective.elsewhere(self._test)])):
@@ -232,14 +292,39 @@ class TrainingTask:
         per_epoch = self._batches(objective, recipe, self._trained(recipe)).steps(self._stream(rows[0]))
         if per_epoch == 0:
             raise InputError("the training data gave no batch; give one at least")
-        return digests, -(-recipe.total_steps(per_epoch) // per_epoch)
+        epochs = -(-recipe.total_steps(per_epoch) // per_epoch)
+        return _Seen(digests, epochs, size, str(objective.identity(centre=False)["structure"]))
 
     # -- one model ----------------------------------------------------------------------------------------------
 
-    @property
-    def _longest(self) -> int:
-        """Epochs of the longest training."""
-        return max(self._epochs)
+    def _rows_of(self, cell: int) -> list[int]:
+        """The models of a cell."""
+        return [row for row, (its, _) in enumerate(self._models) if its == cell]
+
+    def _alike(self) -> dict[str, list[int]]:
+        """Cells whose models the factory makes alike."""
+        found: dict[str, list[int]] = {}
+        for number, cell in enumerate(self._cells):
+            found.setdefault(repr(factory_arguments(cell)), []).append(number)
+        return found
+
+    def _to_be_batched(self, parameters: Sequence[int]) -> list[bool]:
+        """Whether the seeds of each cell are to be trained as one, where that can be.
+
+        By default where it pays: small networks on small batches, and so many steps in all that tracing is little.
+        """
+        asked, whole = self._settings.batched, None if self._train is not None else as_whole(self._data)
+        simple = self._loss == "cross_entropy" and self._forward is None and not self._settings.trajectory
+        if asked is False or not simple or whole is None or len(self._seeds) < 2:
+            return [False] * len(self._cells)
+        samples = int(next(tensors_in(whole)).shape[0])
+        found, steps = [], 0
+        for size, recipe, epochs in zip(parameters, self._recipes, self._epochs, strict=True):
+            trained = max(1, round(recipe.fraction * samples))
+            small = size <= MOST_PARAMETERS and size * min(recipe.batch_size, trained) <= MOST_PRODUCTS
+            found.append(asked is True or small)
+            steps += found[-1] * len(self._seeds) * epochs * -(-trained // recipe.batch_size)
+        return found if asked or steps >= LEAST_STEPS else [False] * len(self._cells)
 
     def _stream(self, row: int) -> int:
         """The seed of all that is random in one model, which its cell and its seed give, wherever it stands."""
@@ -279,31 +364,53 @@ class TrainingTask:
             train, recipe.batch_size, device=objective.device, dtype=objective.dtype, convert=objective.formatted
         )
 
-    def _training(self, row: int, *, keep: bool = True) -> tuple[ModelTraining, str]:
-        """(the training of a model, what it is called); without `keep` no file is written."""
-        cell, seed = self._models[row]
+    def _training(self, row: int, *, keep: bool = True) -> ModelTraining:
+        """The training of a model; without `keep` no file is written."""
+        cell, _ = self._models[row]
         recipe, stream = self._recipes[cell], self._stream(row)
         data = trained_on(self._data, recipe)
         objective = self._objective(row, data)
-        test = None if self._test is None else objective.elsewhere(self._test)
         batches = self._batches(objective, recipe, data if self._train is None else self._train)
-        label = label_of({**self._cells[cell], "seed": seed})
-        folder = None if self._folder is None or not keep else self._folder / model_folder(row)
-        training = ModelTraining(
+        return ModelTraining(
             objective,
-            test,
+            None if self._test is None else objective.elsewhere(self._test),
             batches,
             recipe,
             stream,
             per_epoch=batches.steps(stream),
-            folder=folder,
+            folder=None if self._folder is None or not keep else self._folder / model_folder(row),
             trajectory=self._settings.trajectory,
         )
-        return training, label
+
+    def _together(self, rows: Sequence[int]) -> SeedsTraining:
+        """The training of all models of a cell as one."""
+        cell, _ = self._models[rows[0]]
+        gradient, batches = self._gradients(cell)
+        if gradient is None:
+            raise InputError(
+                f"the seeds of cell {label_of(self._cells[cell])} were trained as one when this run began, and cannot "
+                "be here: another version of torch? Name another folder, or give batched=False"
+            )
+        members = [self._training(row) for row in rows]
+        streams = [self._stream(row) for row in rows]
+        return SeedsTraining(members, gradient, batches, self._recipes[cell], streams, batches.steps(streams[0]))
+
+    def _gradients(self, cell: int) -> tuple[Step | None, TrainingData]:
+        """(the gradients of all models of a cell at once, None where that cannot be; the batches)."""
+        row, recipe = self._rows_of(cell)[0], self._recipes[cell]
+        data = trained_on(self._data, recipe)
+        objective = self._objective(row, data)
+        batches = self._batches(objective, recipe, data)
+        return batched_gradient(objective, len(self._seeds), batches, self._stream(row)), batches
 
     def _tell(self, text: str) -> None:
         if self.report is not None:
             self.report(text)
+
+
+def _gathered(comm: Communicator, mine: Callable[[], dict[int, T]]) -> dict[int, T]:
+    """What all ranks found, by its number."""
+    return {number: one for part in comm.gather_all(agree(comm, mine)) for number, one in part.items()}
 
 
 def model_folder(row: int) -> str:
@@ -326,6 +433,7 @@ def train_models(
     forward: Callable[..., Any] | None = None,
     device: str | None = None,
     trajectory: int = 0,
+    batched: bool | None = None,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
     tolerance: Tolerance | None = None,
@@ -345,10 +453,15 @@ def train_models(
     without replacement, equal to within one sample (see `TrainingData`); a step goes down the gradient of the mean loss
     of its batch.
 
-    A model is an item, and trained by one rank. The folder `out` keeps `models/NUMBER/initial.safetensors` and
-    `final.safetensors` of every model, with `trajectory` its state every so many steps, too, and `landscape.h5` with
-    the curves. A killed run goes on from the last epoch of every model in hand, to the same bits. A model whose loss
-    becomes NaN or infinite is left out, with its reason and epoch, and the run goes on.
+    A model is an item, and trained by one rank. With `batched` all seeds of a cell are one item and trained as one
+    batched model (vmap), wherever their operations can be: on the same batches, to the same losses but for rounding.
+    By default that is done where it pays: networks of up to 1e5 parameters, no more than 1e6 parameters times samples
+    of a batch, 20,000 steps or more in all, data as tensors, "cross_entropy" by name; never with dropout or buffers.
+
+    The folder `out` keeps `models/NUMBER/initial.safetensors` and `final.safetensors` of every model, with `trajectory`
+    its state every so many steps, too, and `landscape.h5` with the curves. A killed run goes on from the last epoch of
+    every model in hand, to the same bits. A model whose loss becomes NaN or infinite is left out, with its reason and
+    epoch, and the run goes on.
 
     Raises InputError, before any training, for keys that are neither of a recipe nor of the factory, models of one cell
     that differ in shape, labels that are no class, and all that `Objective` refuses; see `run_task` for the rest.
@@ -368,6 +481,7 @@ def train_models(
         forward=forward,
         device=device,
         trajectory=trajectory,
+        batched=batched,
         folder=folder,
     )
     run = Measurement(out, limit_items=limit_items, tolerance=tolerance, progress=progress, job=job)
@@ -409,39 +523,55 @@ def training_task(
 
 def training_from_rows(description: Description, rows: Rows, history: History) -> Training:
     """The result in the rows of the models, masked where models are missing."""
-    identity, about, columns = description.identity, description.about, rows.columns
+    identity, about = description.identity, description.about
     cells: list[Cell] = identity["cells"]
     models = [(cell, seed) for cell in cells for seed in identity["seeds"]]
-    numbers = {name: np.where(rows.done, columns[name], -1).astype(np.int64) for name in ("epochs", "steps", "kept")}
-    ends = [ENDS[int(end)] if done else "" for end, done in zip(columns["end"], rows.done, strict=True)]
+    found = _by_model(identity["items"], rows, len(models))
+    done = found.done
+    numbers = {name: np.where(done, found.columns[name], -1).astype(np.int64) for name in _NUMBERS[:-1]}
+    ends = [ENDS[int(end)] if there else "" for end, there in zip(found.columns["end"], done, strict=True)]
     left_out = {row: _diverged(end, int(numbers["epochs"][row])) for row, end in enumerate(ends) if end in ENDS[3:]}
-    left_out |= {row: f"its training failed: {_last_line(reason)}" for row, reason in history.failed.items()}
+    for item, reason in history.failed.items():
+        left_out |= {row: f"its training failed: {_last_line(reason)}" for row in identity["items"][item]}
     names = list(about["quantities"])
     attributes = {
         "task": description.name,
         **{name: identity[name] for name in ("model", "samples", "test_samples", "loss", "precision")},
         "data_hash": identity["data"],
         "recipe": dict(identity["recipe"]),
-        "factory": identity["factory"],
+        "factory": about["factory"],
         "train": identity["train"],
         "device": about["device"],
+        "items": [list(item) for item in identity["items"]],
         **provenance(description, history),
         "error": EXACT,
     }
     return Training(
         keys={name: tuple(cell[name] for cell, _ in models) for name in cells[0]},
         seed=tuple(seed for _, seed in models),
-        values={name: columns[f"curve_{name}"] for name in names},
-        stderr={name: columns[f"curve_{name}_stderr"] for name in names},
+        values={name: found.columns[f"curve_{name}"] for name in names},
+        stderr={name: found.columns[f"curve_{name}_stderr"] for name in names},
         kept=numbers["kept"],
         epochs=numbers["epochs"],
         steps=numbers["steps"],
         ended=tuple("diverged" if end in ENDS[3:] else end for end in ends),
         left_out=left_out,
-        computed=rows.done,
+        computed=done,
         paths=tuple(model_folder(row) for row in range(len(models))),
         attributes=attributes,
     )
+
+
+def _by_model(items: Sequence[Sequence[int]], rows: Rows, count: int) -> Rows:
+    """Rows of items as rows of models."""
+    columns = {name: shape[1:] for name, shape in ((n, v.shape[1:]) for n, v in rows.columns.items()) if shape}
+    found = Rows.empty(columns, count)
+    for item, models in enumerate(items):
+        for place, row in enumerate(models):
+            found.done[row] = rows.done[item]
+            for name in columns:
+                found.columns[name][row] = rows.columns[name][item, place]
+    return found
 
 
 def _diverged(end: str, epoch: int) -> str:

@@ -13,21 +13,22 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.descent import Descent, clip_
+from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.checkpoints.recorder import write_state
 from landscape.errors import InputError, user_code
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import random_state_kept
+from landscape.objective.random_state import random_state_kept, seed_everything
 from landscape.objective.training import TrainingData
 from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
 from landscape.studies.training.recipe import Recipe
 
 ENDS = ("epochs", "stop_error", "stop_loss", "nan", "infinite")  # why a training ended, by number
-_SAVE_EVERY = 1.0  # seconds at least between two states on the disk
-_REPORT_EVERY = 0.5  # seconds between two reports
-_STEPS_OF_A_LOOK = 16  # steps between two looks at the clock
+SAVE_EVERY = 1.0  # seconds at least between two states on the disk
+REPORT_EVERY = 0.5  # seconds between two reports
+STEPS_OF_A_LOOK = 16  # steps between two looks at the clock
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class ModelTraining:
         self._epoch = self._steps = 0
         self._curves: dict[str, FloatArray] = {}
         self._best: tuple[int, Tensor, dict[str, Tensor]] | None = None
-        self._end = ""
+        self.end = ""
 
     def run(
         self,
@@ -86,20 +87,17 @@ class ModelTraining:
 
         Raises ItemStopped when `stopping` says so, and InputError for data that give another number of batches.
         """
-        kept = Kept(state, "the training of this model then starts anew", every=_SAVE_EVERY)
+        kept = Kept(state, "the training of this model then starts anew", every=SAVE_EVERY)
         stored = kept.read()
         if stored is not None:
             try:
-                self._restore(stored)
+                self.restore(stored)
+                self._descent.restore(self._tensors(stored, "descent."))
             except (LookupError, RuntimeError, ValueError) as error:
                 raise kept.damaged(error) from error
         else:
-            self._write("initial", self._theta, self._buffers)
-            if self._trajectory:
-                with self._objective.at(self._theta, self._buffers) as model:
-                    self._record(model)
-            self._evaluate()
-        while not self._end:
+            self.begin()
+        while not self.end:
             began = self._steps
 
             def tell(began: int = began) -> None:
@@ -109,21 +107,53 @@ class ModelTraining:
                     report(f"{place}; loss {loss:.4g}")
 
             self._run_epoch(tell, stopping)
-            self._epoch += 1
-            self._evaluate()
+            self.after_epoch(self._steps)
             if kept.due:
-                kept.write(self._state())
+                kept.write({**self.state(), **arrays_of(self._descent.state(), "descent.")})
+        return self.finished()
+
+    # -- parts of it, for one that is trained beside others -----------------------------------------------------
+
+    def begin(self) -> None:
+        """Keep the initial weights, and look at them."""
+        self._write("initial", self._theta, self._buffers)
+        if self._trajectory:
+            with self._objective.at(self._theta, self._buffers) as model:
+                self._record(model)
+        self._evaluate()
+
+    def after_epoch(self, steps: int) -> None:
+        """Look at the weights after an epoch, which has come to so many steps; `end` is set where it was the last."""
+        self._steps = steps
+        self._epoch += 1
+        self._evaluate()
+
+    def finished(self) -> Trained:
+        """Keep the final weights."""
         epoch, theta, buffers = self._best or (self._epoch, self._theta, self._buffers)
-        if self._end not in ("nan", "infinite"):
+        if self.end not in ("nan", "infinite"):
             self._write("final", theta, buffers)
-        return Trained(self._curves, self._epoch, self._steps, epoch, self._end)
+        return Trained(self._curves, self._epoch, self._steps, epoch, self.end)
+
+    def put(self, theta: Tensor) -> None:
+        """Have the weights in `theta` (size,) from now on, with the values that they have."""
+        self._theta = theta.copy_(self._theta)
+
+    @property
+    def theta(self) -> Tensor:
+        """The weights (size,) themselves."""
+        return self._theta
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return self._epoch
 
     def trial(self) -> float:
         """Seconds that an epoch takes, with the evaluation after it."""
         began = time.perf_counter()
         self._run_epoch(lambda: None, None)
-        self._epoch += 1
-        self._evaluate()
+        self.after_epoch(self._steps)
         return time.perf_counter() - began
 
     def _run_epoch(self, tell: Callable[[], None], stopping: Callable[[], bool] | None) -> None:
@@ -135,12 +165,13 @@ class ModelTraining:
             objective.training(self._theta, gradient, self._buffers) as model,
             closing(self._data.epoch(self._seed, self._epoch)) as batches,
         ):
+            seed_everything(derive_seed(self._seed, "forward", self._epoch))  # dropout
             for batch in batches:
                 if self._steps == last:
                     break
-                if self._steps % _STEPS_OF_A_LOOK == 0:
+                if self._steps % STEPS_OF_A_LOOK == 0:
                     now = time.monotonic()
-                    if now - looked >= _REPORT_EVERY:
+                    if now - looked >= REPORT_EVERY:
                         looked = now
                         tell()
                 if stopping is not None and stopping():
@@ -178,7 +209,7 @@ class ModelTraining:
                     found |= {f"{prefix}{name}": float(estimate), f"{prefix}{name}_stderr": estimate.stderr}
         for name, value in found.items():
             self._curves.setdefault(name, np.full(self._epochs + 1, np.nan))[self._epoch] = value
-        self._end = self._ended(found)
+        self.end = self._ended(found)
         held_out = self._curves.get("test_loss")
         if self._recipe.keep == "best" and held_out is not None and np.isfinite(held_out[self._epoch]):
             lowest = np.inf if self._best is None else held_out[self._best[0]]
@@ -202,28 +233,32 @@ class ModelTraining:
 
     # -- state --------------------------------------------------------------------------------------------------
 
-    def _state(self) -> dict[str, Any]:
-        arrays: dict[str, Any] = {"epoch": self._epoch, "steps": self._steps, "end": self._end, "theta": self._theta}
+    def state(self) -> dict[str, Any]:
+        """What the next epoch depends on, and what is to be told at the end, but for the optimiser's."""
+        arrays: dict[str, Any] = {"epoch": self._epoch, "steps": self._steps, "end": self.end}
+        arrays |= {"theta": self._theta.cpu().numpy(), **arrays_of(self._buffers, "buffer.")}
         arrays |= {f"curve.{name}": values for name, values in self._curves.items()}
-        arrays |= {f"buffer.{name}": value for name, value in self._buffers.items()}
-        arrays |= {f"descent.{name}": value for name, value in self._descent.state().items()}
         if self._best is not None:
             epoch, theta, buffers = self._best
-            arrays |= {"best": epoch, "best.theta": theta}
-            arrays |= {f"best.buffer.{name}": value for name, value in buffers.items()}
-        return {name: v.detach().cpu().numpy() if isinstance(v, Tensor) else v for name, v in arrays.items()}
+            arrays |= {"best": epoch, "best.theta": theta.cpu().numpy(), **arrays_of(buffers, "best.buffer.")}
+        return arrays
 
-    def _restore(self, arrays: Mapping[str, Any]) -> None:
-        def of(prefix: str) -> dict[str, Tensor]:
-            found = {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
-            return {name: torch.from_numpy(np.array(value)).to(self._theta.device) for name, value in found.items()}
-
-        self._epoch, self._steps, self._end = int(arrays["epoch"]), int(arrays["steps"]), str(arrays["end"])
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """Go on from a `state`. Raises LookupError, RuntimeError or ValueError for what is none of this model."""
+        self._epoch, self._steps, self.end = int(arrays["epoch"]), int(arrays["steps"]), str(arrays["end"])
         self._theta.copy_(torch.from_numpy(arrays["theta"]))
-        self._buffers = {name: value.to(self._buffers[name].dtype) for name, value in of("buffer.").items()}
-        self._descent.restore(of("descent."))
-        self._curves = {name: np.array(value) for name, value in arrays.items() if name.startswith("curve.")}
-        self._curves = {name.removeprefix("curve."): value for name, value in self._curves.items()}
+        self._buffers = self._tensors(arrays, "buffer.")
+        curves = {name: value for name, value in arrays.items() if name.startswith("curve.")}
+        self._curves = {name.removeprefix("curve."): np.array(value) for name, value in curves.items()}
         if "best" in arrays:
-            best = torch.from_numpy(arrays["best.theta"]).to(self._theta.device)
-            self._best = int(arrays["best"]), best, of("best.buffer.")
+            best = torch.from_numpy(arrays["best.theta"]).to(self._theta)
+            self._best = int(arrays["best"]), best, self._tensors(arrays, "best.buffer.")
+
+    def _tensors(self, arrays: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+        found = {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
+        return {name: torch.from_numpy(np.array(value)).to(self._theta.device) for name, value in found.items()}
+
+
+def arrays_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Tensors as arrays, their names with a prefix."""
+    return {f"{prefix}{name}": value.detach().cpu().numpy() for name, value in tensors.items()}

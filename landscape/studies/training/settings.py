@@ -62,6 +62,7 @@ class TrainingSettings:
     cells: Cells = None
     seeds: Seeds = 1
     trajectory: Annotated[int, Ge(0)] = 0
+    batched: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", Recipe.of(self.recipe))

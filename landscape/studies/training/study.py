@@ -26,10 +26,11 @@ def _views() -> Views[Training]:
 
 
 def place(description: Description, item: int) -> dict[str, float | str]:
-    """Where an item is: the keys of its cell and its seed."""
+    """Where an item is: the keys of its cell, and its seed unless it is all of them."""
     identity = description.identity
-    cell, seed = divmod(item, len(identity["seeds"]))
-    return {**identity["cells"][cell], "seed": identity["seeds"][seed]}
+    rows = identity["items"][item]
+    cell, seed = divmod(rows[0], len(identity["seeds"]))
+    return {**identity["cells"][cell], **({"seed": identity["seeds"][seed]} if len(rows) == 1 else {})}
 
 
 KIND = Kind(

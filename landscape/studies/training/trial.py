@@ -20,7 +20,7 @@ def training_trial(factory: Callable[..., Any], arguments: Mapping[str, Any], ou
     epoch, left = slowest(seconds), task.count - done
     each = epochs * epoch / task.count
     said = {
-        "models": f"{task.count}, of which {done} are there already",
+        "models": f"{task.models} in {task.count} items, of which {done} are there already",
         "training": f"{epochs:,} epochs in all, {epoch:.3g} s for one of the first model",
     }
     return Trial(said, lambda ranks: -(-left // ranks) * each)
