@@ -30,7 +30,7 @@ from landscape.pictures.style import (
     styled,
 )
 from landscape.results.kind import Asked, Pictures
-from landscape.studies.phases.result import PHASES, Phases, metric_meaning
+from landscape.studies.phases.result import PHASES, Phases
 
 KINDS = ("panels", "diagram")
 _COLOURS = (RED, ORANGE, SKY, "#8FD6BD", GREEN)  # of the phases
@@ -156,7 +156,7 @@ def _panel(phases: Phases, figure: Figure, ax: Axes, metric: str) -> None:
     bar = figure.colorbar(image, ax=ax, shrink=0.9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize="small")
-    meaning = metric_meaning(metric)
+    meaning = phases.meaning(metric)
     ax.set_title(meaning.label, fontsize="medium")
 
 

@@ -81,8 +81,8 @@ METRICS: Mapping[str, Meaning] = {
 class Thresholds:
     """Where one phase ends and the next begins; the defaults are those that order the published grid as the paper does.
 
-    sharp: lambda_max above it. connected: mc above it, in per cent. alike: CKA of outputs from it on. fitted: where it
-    is given, a training loss above it makes a cell sharp, too.
+    sharp: lambda_max above it. connected: mc above it, in per cent (in units of the loss where there is no error).
+    alike: CKA of outputs from it on. fitted: where it is given, a training loss above it makes a cell sharp, too.
     """
 
     sharp: Annotated[float, Gt(0)] = 20.0
@@ -221,6 +221,11 @@ class Phases(Result):
         """(n_load, n_temperature), standard errors of a metric; NaN where none is known."""
         return self.stderr.get(metric, np.full(self.reason.shape, np.nan))
 
+    def meaning(self, metric: str) -> Meaning:
+        """What a metric is; one that a user's table brought is told by its name."""
+        found = METRICS.get(metric, Meaning(metric.replace("_", " ")))
+        return replace(found, unit="") if self.attributes.get("mc_of") == "loss" and found.unit == "%" else found
+
     def require(self, metric: str) -> None:
         """Raise InputError for an unknown metric."""
         if metric not in self.values:
@@ -247,8 +252,3 @@ class Phases(Result):
     def plot(self, kind: str = "panels", **options: Any) -> Figure:
         """A Figure: "panels" (each metric and the diagram) or "diagram" (the phases alone); see `plot_phases`."""
         return self._drawn(kind, **options)
-
-
-def metric_meaning(metric: str) -> Meaning:
-    """What a metric is; one that a user's table brought is told by its name."""
-    return METRICS.get(metric, Meaning(metric.replace("_", " ")))

@@ -15,7 +15,7 @@ import numpy as np
 from landscape.files import hdf5
 from landscape.files.fields import array, names
 from landscape.files.schema import read_attributes, reading
-from landscape.studies.phases.result import PHASES, Phases, Texts, Thresholds, metric_meaning
+from landscape.studies.phases.result import PHASES, Phases, Texts, Thresholds
 
 _DIMS = ("load", "temperature")
 _STRUCTURE = ("quantities", "axes", "thresholds", "well")
@@ -33,7 +33,7 @@ def phases_group(phases: Phases) -> hdf5.Group:
         "temperature": array(_DIMS[1:], phases.temperature, f"temperature: {phases.axes[1]}"),
     }
     for name, values in phases.values.items():
-        meaning = metric_meaning(name)
+        meaning = phases.meaning(name)
         about = {"long_name": meaning.long_name, "units": meaning.units}
         variables[name] = hdf5.Variable(_DIMS, values, about)
         for error, text in _ERRORS.items():

@@ -10,7 +10,7 @@ import numpy as np
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Field
 from landscape.results.tables import Cell, Table, number, pairs_table
-from landscape.studies.phases.result import PHASES, Phases, metric_meaning
+from landscape.studies.phases.result import PHASES, Phases
 
 _ROWS = 200  # shown in a table; files and columns have them all
 _LIMITS = {
@@ -63,7 +63,7 @@ def phases_tables(phases: Phases, title: str) -> Iterator[Table]:
         )
     yield Table("phases", ("phase", "which is", "cells", "mean probability"), tuple(rows))
     yield _cells_table(phases)
-    yield pairs_table("what they are", {name: _definition(name) for name in phases.values})
+    yield pairs_table("what they are", {name: _definition(phases, name) for name in phases.values})
     lost = [(i, j) for i, j in np.ndindex(phases.reason.shape) if phases.reason[i, j] or phases.notes[i, j]]
     if lost:
         said = [_place(phases, i, j) for i, j in lost]
@@ -96,8 +96,8 @@ def _number(value: float) -> Cell:
     return number(value, 3, nan="unknown")
 
 
-def _definition(metric: str) -> str:
-    meaning = metric_meaning(metric)
+def _definition(phases: Phases, metric: str) -> str:
+    meaning = phases.meaning(metric)
     return meaning.long_name + (f" [{meaning.unit}]" if meaning.unit else "")
 
 
@@ -105,6 +105,6 @@ def phases_glance(phases: Phases) -> Field:
     """The largest eigenvalue of each cell, for a terminal."""
     metric = phases.used["sharp"]
     values = phases.values[metric]
-    title = f"{metric_meaning(metric).words} of each cell"
+    title = f"{phases.meaning(metric).words} of each cell"
     axes = (phases.axes[1], phases.axes[0])
     return Field(title, axes, phases.temperature, phases.load, values, ~np.isnan(values))

@@ -9,7 +9,7 @@ from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.pictures.numbers import spread
 from landscape.pictures.views import Picture, View, cells_view, escaped, known_text
-from landscape.studies.phases.result import PHASES, Phases, metric_meaning
+from landscape.studies.phases.result import PHASES, Phases
 from landscape.studies.phases.tables import phases_columns
 
 
@@ -39,7 +39,7 @@ def phases_views(phases: Phases, most: int) -> Iterator[Picture]:
         finite = values[np.isfinite(values)]
         if not len(finite):
             continue
-        meaning = metric_meaning(metric)
+        meaning = phases.meaning(metric)
         shown, log = _shades(values)
         texts = [[_value(phases, metric, i, j) for j in range(values.shape[1])] for i in range(values.shape[0])]
         views[metric] = _cells(phases, shown, texts, np.isnan(values))
