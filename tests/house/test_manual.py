@@ -36,7 +36,6 @@ from test_zoo import installed
 from typer.testing import CliRunner
 
 import landscape as ls
-from landscape.checkpoints.trained import TrainedModels
 from landscape.files import hdf5
 
 ROOT = Path(__file__).parents[2]
@@ -269,20 +268,18 @@ def results(out: Path) -> dict[str, Path]:
     ls.measure_layer_spectra(smooth, k=1, **some, out=out / "layers")
     ls.measure_diagonal(objective, out=out / "diagonal")
     ls.measure_diagonal(smooth, method="probes", tol=0.9, out=out / "probed")
-    checkpoints = [out.parent / f"{seed}.pt" for seed in range(2)]
-    for net, path in zip((network(torch.nn.Tanh()) for _ in range(2)), checkpoints, strict=True):
-        torch.save(net.state_dict(), path)
-    models = TrainedModels({"width": (6, 6), "lr": (0.1, 0.1)}, (0, 1), (None, None), tuple(checkpoints))
+    settings: dict[str, Any] = {"recipe": {"epochs": 1}, "cells": {"width": [6.0], "lr": [0.1]}, "seeds": 2}
+    run = ls.train_models(lambda width: network(torch.nn.ReLU()), data, test=data, **settings, out=out / "training")
     asked: dict[str, Any] = {"load": "width", "temperature": "lr", "curve_epochs": 1, "device": "cpu"}
-    ls.measure_phases(
-        models, **asked, factory=lambda: network(torch.nn.Tanh()), data=data, test=data, out=out / "phases"
-    )
+    ls.measure_phases(run, **asked, out=out / "phases")
     ls.measure_curvature_map(smooth, ls.random_plane(smooth), x=(0, 1, 2), y=(0, 1, 2), out=out / "map")
     return {folder.name: folder / "landscape.h5" for folder in out.iterdir()}
 
 
 def described(name: str, quantities: list[str]) -> str:
-    """The name as the page has it, QUANTITY in the place of each quantity's."""
+    """The name as the page has it, QUANTITY in the place of each quantity's, NAME in that of a key of cells."""
+    if name.startswith("key_"):
+        return "key_NAME"
     for quantity in sorted(quantities, key=len, reverse=True):
         if found := re.fullmatch(rf"(.*_)?{quantity}(_.*)?", name):
             return f"{found[1] or ''}QUANTITY{found[2] or ''}"

@@ -1,6 +1,6 @@
 """Names and long names of a training in a file, and back.
 
-training    KEY (model), ..., seed (model); loss (model, epoch), loss_stderr, error, test_loss, test_error, ...; epoch
+training    key_NAME (model), ..., seed (model); loss (model, epoch), loss_stderr, error, test_loss, test_error, ...; epoch
             (epoch); kept, epochs, steps, ended, left_out, paths, computed (model)
 """
 
@@ -17,7 +17,7 @@ from landscape.files.fields import array, names, texts
 from landscape.files.schema import read_attributes, reading
 from landscape.studies.training.result import MEANINGS, Training
 
-_KEY = "key:"  # before the name of a key of the cells, which may be that of another variable
+_KEY = "key_"  # before the name of a key of the cells, which may be that of another variable
 _ONE = ("model",)
 _NUMBERS = {
     "kept": "epoch of the final weights, -1 where the model is not trained",

@@ -64,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_from_a_job_to_pairs_of_what_it_trained(folder: Path) -> None:
     checked = done("check", folder / "train.toml")
-    for words in ("8, of which 0 are there already", "16 epochs in all"):
+    for words in ("8 in 8 items, of which 0 are there already", "16 epochs in all"):
         assert words in checked
     assert not (folder / "runs").exists()
     assert landscape("run", folder / "train.toml", "--limit-items", 3).exit_code == 3
