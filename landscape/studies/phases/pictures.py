@@ -43,18 +43,18 @@ _TICKS = 9  # values named along an axis
 
 @styled
 def plot_phases(phases: Phases, kind: str = "panels", metrics: str | Sequence[str] | None = None) -> Figure:
-    """Draw phases: "panels", one for each of the `metrics` (by default all) and the diagram; or "diagram" alone.
+    """Draw phases: "panels", one for each of the `metrics` and the diagram; or "diagram" alone.
 
-    Load runs upwards and temperature to the right, by their logarithms where all their values are positive. Lines run
-    between the cells where a threshold is crossed: full for sharpness, dashed for connectivity, dotted for likeness. A
-    phase is paler the less sure it is. Cells without a value are hatched. Raises InputError for a kind or metric that
-    is not there.
+    Without `metrics` these are the paper's, or of `Phases.done_well` those measured more exactly. Load runs upwards and
+    temperature to the right, by their logarithms where all their values are positive. Lines run between the cells where
+    a threshold is crossed: full for sharpness, dashed for connectivity, dotted for likeness. A phase is paler the less
+    sure it is. Cells without a value are hatched. Raises InputError for a kind or metric that is not there.
     """
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is not a picture of phases; {nearest(kind, KINDS)}")
     if kind == "diagram" and metrics is not None:
         raise InputError("metrics belongs to kind='panels'; the diagram is made of the metrics that decide")
-    names = _shown(phases) if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+    names = phases.shown if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
     for name in names:
         phases.require(name)
     if kind == "diagram":
@@ -67,11 +67,6 @@ def plot_phases(phases: Phases, kind: str = "panels", metrics: str | Sequence[st
         _panel(phases, figure, figure.add_subplot(rows, columns, place + 1), name)
     diagram = _diagram(phases, figure.add_subplot(rows, columns, len(names) + 1))
     return finish(figure, [diagram], _notes(phases), last=list(_TOLD.values()))
-
-
-def _shown(phases: Phases) -> list[str]:
-    """Metrics that have a value somewhere."""
-    return [name for name, values in phases.values.items() if not np.isnan(values).all()]
 
 
 def _notes(phases: Phases) -> list[str]:
@@ -137,7 +132,7 @@ def _panel(phases: Phases, figure: Figure, ax: Axes, metric: str) -> None:
     values = phases.values[metric]
     x, y = _set_axes(phases, ax)
     finite = values[np.isfinite(values)]
-    log = bool(len(finite)) and finite.min() > 0 and finite.max() > 10 * finite.min()
+    log = phases.logarithmic(metric)
     shown = np.ma.masked_invalid(values)
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     if low == high:
@@ -145,14 +140,11 @@ def _panel(phases: Phases, figure: Figure, ax: Axes, metric: str) -> None:
     image = ax.pcolormesh(x, y, shown, cmap=VALUES, norm=LogNorm(low, high) if log else Normalize(low, high))
     hatch_cells(ax, np.isnan(values), x, y)
     hatch_cells(ax, np.isinf(values), x, y, **NONFINITE)
-    limits = {
-        **{phases.used[name]: (name, getattr(phases, name)) for name in ("sharp", "connected", "alike")},
-    }
-    if metric in limits:
-        name, above = limits[metric]
-        _transition(ax, x, y, above, ~np.isnan(values), name)
-    if metric == "train_loss" and phases.thresholds.fitted is not None:
-        _transition(ax, x, y, values > phases.thresholds.fitted, ~np.isnan(values), "fitted")
+    for name, of in phases.used.items():
+        limit = vars(phases.thresholds)[name]
+        if of == metric:
+            above = values >= limit if name == "alike" else values > limit
+            _transition(ax, x, y, above, ~np.isnan(values), name)
     bar = figure.colorbar(image, ax=ax, shrink=0.9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize="small")

@@ -76,6 +76,8 @@ METRICS: Mapping[str, Meaning] = {
     ),
 }
 
+_EXACTER = ("lambda_max_lower", "lambda_max_upper", "barrier", *(name for name in METRICS if name.endswith(WELL)))
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -220,6 +222,20 @@ class Phases(Result):
     def errors(self, metric: str) -> FloatArray:
         """(n_load, n_temperature), standard errors of a metric; NaN where none is known."""
         return self.stderr.get(metric, np.full(self.reason.shape, np.nan))
+
+    @property
+    def shown(self) -> list[str]:
+        """The metrics of pictures: of those in the paper, or of those measured more exactly where these decide."""
+        paper = [name for name in self.values if name in METRICS and name not in _EXACTER]
+        both = [f"{name}{WELL}" if self.well and f"{name}{WELL}" in self.values else name for name in paper]
+        names = [*both, *(name for name in self.values if name not in METRICS)]
+        return [name for name in names if not np.isnan(self.values[name]).all()]
+
+    def logarithmic(self, metric: str) -> bool:
+        """Whether a picture shows a metric by logarithms: where all its values are positive and span over a decade."""
+        known = self.values[metric][np.isfinite(self.values[metric])]
+        share = any(word in metric for word in ("cka", "error", "accuracy"))
+        return bool(len(known) and not share and known.min() > 0 and known.max() > 10 * known.min())
 
     def meaning(self, metric: str) -> Meaning:
         """What a metric is; one that a user's table brought is told by its name."""

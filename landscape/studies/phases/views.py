@@ -40,7 +40,8 @@ def phases_views(phases: Phases, most: int) -> Iterator[Picture]:
         if not len(finite):
             continue
         meaning = phases.meaning(metric)
-        shown, log = _shades(values)
+        log = phases.logarithmic(metric)
+        shown = _shades(values, log)
         texts = [[_value(phases, metric, i, j) for j in range(values.shape[1])] for i in range(values.shape[0])]
         views[metric] = _cells(phases, shown, texts, np.isnan(values))
         views[metric]["layout"]["title"] = {"text": escaped(meaning.label + (", by logarithms" if log else ""))}
@@ -62,14 +63,13 @@ def _cells(phases: Phases, shades: FloatArray, texts: list[list[str]], missing: 
     return view
 
 
-def _shades(values: FloatArray) -> tuple[FloatArray, bool]:
-    """Values as shades from 0 to 1, by logarithms where they are positive and span over a decade."""
+def _shades(values: FloatArray, log: bool) -> FloatArray:
+    """Values as shades from 0 to 1."""
     finite = np.isfinite(values)
-    log = bool(values[finite].min() > 0 and values[finite].max() > 10 * values[finite].min())
     shown = np.full(values.shape, np.nan)
     shown[finite] = np.log(values[finite]) if log else values[finite]
     low, high = np.nanmin(shown), np.nanmax(shown)
-    return ((shown - low) / (high - low) if high > low else np.where(finite, 0.5, np.nan)), log
+    return (shown - low) / (high - low) if high > low else np.where(finite, 0.5, np.nan)
 
 
 def _place(phases: Phases, i: int, j: int) -> str:

@@ -250,3 +250,44 @@ def test_error_over_pairs_that_cannot_be_known(pairs: list[tuple[int, int]]) -> 
     mean, error, _ = mean_over_pairs(values, values, pairs)
     assert mean == values.mean()
     assert math.isnan(error)
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def lines_of(axes: Any) -> set[tuple[float, ...]]:
+    """The ends of the lines that are drawn along cells, as (x, y, x, y) in numbers of cells."""
+    from matplotlib.collections import LineCollection
+
+    found = set()
+    for one in axes.collections:
+        if isinstance(one, LineCollection):
+            found |= {tuple(np.round(np.log2(np.ravel(part)), 9)) for part in one.get_segments()}
+    return found
+
+
+def test_transitions_run_where_thresholds_are_crossed(tmp_path: Path) -> None:
+    """Widths 2, 4 and batch sizes 4, 8: cells have borders half way between by logarithms. One cell alone is sharp."""
+    path = table(tmp_path, "2,4,30,1,5,1,0.9,0", "2,8,5,1,5,1,0.9,0", "4,4,5,1,5,1,0.9,0", "4,8,5,1,5,1,0.2,0")
+    phases = ls.phases_from_table(path, "width", "batch")
+    figure = phases.plot()
+    sharp, connected, alike, diagram = (axes for axes in figure.axes if axes.get_title())
+    assert lines_of(sharp) == {(2.5, 0.5, 2.5, 1.5), (1.5, 1.5, 2.5, 1.5)}
+    assert lines_of(connected) == set()
+    assert lines_of(alike) == {(2.5, 1.5, 2.5, 2.5), (2.5, 1.5, 3.5, 1.5)}
+    assert lines_of(diagram) == lines_of(sharp) | lines_of(alike)
+    assert (diagram.get_xscale(), diagram.get_yscale()) == ("log", "log")
+    assert [text.get_text().partition("\n")[0] for text in diagram.texts] == ["II", "IV-B", "IV-B", "IV-A"]
+    assert "batch (temperature)" in diagram.get_xlabel()
+
+
+def test_a_view_has_load_upwards_and_tells_the_phase(published: ls.Phases) -> None:
+    from made import pictures_of
+
+    phases, metrics = pictures_of(published, 1000)
+    trace = phases.views["phases"]["data"][0]
+    i, j = at(published, 128, 44)
+    assert len(trace["z"]) == len(published.load)
+    assert trace["text"][len(published.load) - 1 - i][j] == "IV-B"
+    assert "26 in IV-B" in phases.alt
+    assert set(metrics.views) == set(published.values)
