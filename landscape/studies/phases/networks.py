@@ -67,7 +67,8 @@ class Networks:
         agree(comm, lambda: self.objective(places[0]))
         mine = places[comm.rank :: comm.size]
         found = agree(comm, lambda: {place: self._looked_at(place) for place in mine})
-        self.looked = {place: seen for part in comm.gather_all(found) for place, seen in part.items()}
+        together = {place: seen for part in comm.gather_all(found) for place, seen in part.items()}
+        self.looked = {place: together[place] for place in places}  # in the same order on any number of ranks
         return self
 
     def asked(self, settings: PhasesSettings) -> Networks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,10 @@ class ModelsTask(_CellTask):
 
     def describe(self) -> Description:
         """See `Task`."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> Description:
         models, settings = self._networks.source.models, self._networks.settings
         items = [
             {"at": list(place), "seed": models.seed[row], "label": models.label(row)} for place, row in self._items
@@ -235,6 +240,10 @@ class PairsTask(_CellTask):
 
     def describe(self) -> Description:
         """See `Task`."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> Description:
         models, settings = self._networks.source.models, self._networks.settings
         items = [
             {"at": list(place), "seeds": [models.seed[i], models.seed[j]], "label": self._label(i, j)}

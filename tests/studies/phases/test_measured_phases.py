@@ -7,6 +7,7 @@ connectivity of the ring loss and of the published curves in studies/path/test_p
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,11 @@ from torch.func import functional_call
 import landscape as ls
 from landscape.checkpoints.trained import TrainedModels
 from landscape.curvature.sampling import draw
-from landscape.studies.phases.networks import mixed
+from landscape.run.comm import SERIAL
+from landscape.studies.phases.networks import Networks, mixed
+from landscape.studies.phases.settings import PhasesSettings
+from landscape.studies.phases.sources import mapped, resolved
+from landscape.studies.phases.tasks import ModelsTask, PairsTask
 
 ENDS = ((0, 1), (0, 2), (1, 2))
 TEST = tuple(part[30:] for part in cases.data(60))
@@ -229,6 +234,37 @@ def test_a_stopped_run_goes_on_to_the_same_bits(swept: TrainedModels, phases: ls
     assert set(read.classified(sharp=1e-6).phase.ravel()) <= {"I", "II"}
     with pytest.raises(ls.InputError, match="curve_tol"):
         measured(swept, out=run, curve_tol=0.25)
+
+
+class OneOfTwo:
+    """A rank that is told what the other one has seen."""
+
+    size = 2
+
+    def __init__(self, rank: int, other: Any) -> None:
+        self.rank, self._other = rank, other
+
+    def gather_all(self, value: Any) -> list[Any]:
+        other = self._other if isinstance(value, dict) else None
+        return [value, other] if self.rank == 0 else [other, value]
+
+
+def test_what_a_run_is_does_not_depend_on_who_looked_at_its_cells(tmp_path: Path) -> None:
+    swept = cases.models(tmp_path, (3, 4, 5), (8,), 2)
+    settings = PhasesSettings(**{**cases.ASKED, "cka_inputs": "data"})
+
+    def networks() -> Networks:
+        return Networks(
+            resolved(swept, cases.net, cases.data(), None, None), mapped(swept, "width", "batch_size"), settings
+        )
+
+    alone = networks().prepare(SERIAL)
+    second = networks().prepare(OneOfTwo(1, alone.looked))
+    shared = networks().prepare(OneOfTwo(0, {place: second.looked[place] for place in list(alone.looked)[1::2]}))
+    for task in (ModelsTask, PairsTask):
+        one, other = (task(found, None).describe() for found in (alone, shared))
+        assert json.dumps(one.identity) == json.dumps(other.identity)
+        assert json.dumps(one.about) == json.dumps(other.about)
 
 
 def test_without_the_metrics_done_well(swept: TrainedModels, phases: ls.Phases) -> None:
