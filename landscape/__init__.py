@@ -11,6 +11,7 @@
 
 from landscape.checkpoints.reading import load_checkpoint, read_state
 from landscape.checkpoints.recorder import TrajectoryRecorder
+from landscape.checkpoints.trained import TrainedModels
 from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import InputError, LandscapeError, NumericalError, RunFailedError, RunInterrupted, StoreError
 from landscape.network.alignment import Alignment, align, find_alignment
@@ -40,6 +41,9 @@ from landscape.studies.layer_structure.result import LayerStructure
 from landscape.studies.measures.result import Measures
 from landscape.studies.path.measure import measure_path
 from landscape.studies.path.result import Path
+from landscape.studies.phases.from_table import phases_from_table
+from landscape.studies.phases.measure import measure_phases
+from landscape.studies.phases.result import Phases
 from landscape.studies.profiles.measure import measure_profiles
 from landscape.studies.profiles.result import Profiles
 from landscape.studies.spectrum.measure import measure_spectrum
@@ -57,6 +61,9 @@ from landscape.studies.surface.vtk import write_vtk
 from landscape.studies.table import STUDIES  # noqa: F401  (which makes all kinds known)
 from landscape.studies.topology.find import find_topology
 from landscape.studies.topology.result import CriticalPoints, MergeTree, Minima, Pairs, Saddles, Topology
+from landscape.studies.training.measure import train_models
+from landscape.studies.training.recipe import Recipe
+from landscape.studies.training.result import Training
 
 __all__ = [
     "Agreement",
@@ -79,10 +86,12 @@ __all__ = [
     "Objective",
     "Pairs",
     "Path",
+    "Phases",
     "Plane",
     "Points",
     "Profiles",
     "Progress",
+    "Recipe",
     "RunFailedError",
     "RunInterrupted",
     "Saddles",
@@ -92,6 +101,8 @@ __all__ = [
     "Tolerance",
     "Topology",
     "Trace",
+    "TrainedModels",
+    "Training",
     "TrajectoryRecorder",
     "align",
     "curve_from_points",
@@ -108,6 +119,7 @@ __all__ = [
     "measure_layer_spectra",
     "measure_layer_structure",
     "measure_path",
+    "measure_phases",
     "measure_profiles",
     "measure_spectrum",
     "measure_surface",
@@ -116,6 +128,7 @@ __all__ = [
     "named_metrics",
     "open",
     "pca_plane",
+    "phases_from_table",
     "plane_from_directions",
     "plane_through",
     "random_plane",
@@ -124,6 +137,7 @@ __all__ = [
     "read_state",
     "run_task",
     "save_figure",
+    "train_models",
     "write_loss_landscape_directions",
     "write_loss_landscape_surface",
     "write_vtk",

@@ -174,6 +174,42 @@ def layer_structure(case: str = "whole") -> ls.LayerStructure:
     )  # fmt: skip
 
 
+def phases(case: str = "whole") -> ls.Phases:
+    """Cells of width by batch size in several phases, one of them a hole and one with a note."""
+    shape = (count(case, 3), count(case, 4))
+    load, temperature = 2.0 ** np.arange(shape[0]), 16.0 * 4 ** np.arange(shape[1])
+    scales = {"train_loss": (0.1, 0), "lambda_max": (20, 0), "mc": (-1, 1), "cka": (0.25, 0)}
+    found = {name: scale * values(case, *shape) + shift for name, (scale, shift) in scales.items()}
+    found |= {f"{name}_well": found[name] for name in ("lambda_max", "mc", "cka")}
+    errors = {name: np.abs(array) / 8 for name, array in found.items()}
+    reason, notes = np.full(shape, "", dtype="<U20"), np.full(shape, "", dtype="<U20")
+    if case == "masked":
+        reason[:] = "not measured yet"
+    if case == "whole":
+        reason[0, 0], notes[1, 1] = "one seed only", "seed 2 is left out"
+    return ls.Phases(
+        ("width", "batch_size"), load, temperature, found, errors, errors, {"cka": errors["cka"]}, reason, notes,
+        attributes={**ABOUT, "error": "over 3 seeds"},
+    )  # fmt: skip
+
+
+def training(case: str = "whole") -> ls.Training:
+    """Models of two cells, two seeds each, one left out; of one model where there is one of everything."""
+    n, epochs = (1, 0) if case == "one" else (4, 3)
+    names = ("loss", "error", "test_loss", "test_error")
+    found = {name: values(case, n, epochs + 1) / (5 if "error" in name else 1) for name in names}
+    whole = case != "masked"
+    numbers = np.full(n, epochs if whole else -1)
+    keys = {"width": (8, 8, 16, 16)[:n], "schedule": ("step", "step", "cosine", "cosine")[:n]}
+    left = {3: "its loss became NaN in epoch 2"} if whole and n > 1 else {}
+    ended = tuple("diverged" if row in left else "epochs" if whole else "" for row in range(n))
+    return ls.Training(
+        keys, (0, 1, 0, 1)[:n], found, {name: array / 20 for name, array in found.items()}, numbers, numbers,
+        7 * numbers, ended, left, computed(case, n), tuple(f"models/{row:04d}" for row in range(n)),
+        {**ABOUT, "recipe": {"lr": 0.5}}
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -186,6 +222,8 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "topology": topology,
     "measures": measures,
     "layer_structure": layer_structure,
+    "training": training,
+    "phases": phases,
 }
 EVERY = [
     (kind, case)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,26 +93,9 @@ class TrajectoryRecorder:
         if kind is None:  # after an error the statistics may be those of half a step
             self.save()
 
-    def _state(self) -> dict[str, Tensor]:
-        """The state dict on the CPU, each tensor once and with memory of its own, as the format wants it."""
-        values = {n: v for n, v in self._model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-        first = {id(value): name for name, value in reversed(values.items())}
-        state: dict[str, Tensor] = {}
-        memory: set[int] = set()
-        for name, value in strip_prefixes({n: v for n, v in values.items() if first[id(v)] == n}).items():
-            tensor = value.detach().cpu().contiguous()
-            if tensor.untyped_storage().data_ptr() in memory:
-                tensor = tensor.clone()
-            memory.add(tensor.untyped_storage().data_ptr())
-            state[name.replace("_orig_mod.", "")] = tensor
-        return state
-
     def _write(self) -> None:
         path = self._folder / f"step-{self._steps:08d}.safetensors"
-        try:
-            write_durably(path, save(self._state(), {"format": "pt", "step": str(self._steps)}))
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"the state of step {self._steps} cannot be written to {path}: {error}") from error
+        write_state(self._model, path, {"step": str(self._steps)})
         self._written = self._steps
 
     def _recorded(self) -> dict[int, Path]:
@@ -122,7 +106,7 @@ class TrajectoryRecorder:
     def _resume(self, recorded: dict[int, Path], start: int | None) -> None:
         """Go on from step `start` in a folder that holds these states, as far as they are of this model's training."""
         last = max(recorded)
-        state = self._state()
+        state = state_of(self._model)
         self._require_same_model(recorded[last], state)
         self._steps = last if start is None else start
         others = f"To record another training, name another folder than {self._folder}."
@@ -158,6 +142,33 @@ class TrajectoryRecorder:
                 f"{path} is of another model: {name!r} is {recorded.get(name, 'not there')} in it and "
                 f"{shapes.get(name, 'not there')} in this one ({len(differ)} differ); name another folder"
             )
+
+
+def state_of(model: Any) -> dict[str, Tensor]:
+    """The state dict of an nn.Module on the CPU, each tensor once and with memory of its own, as safetensors wants it.
+
+    Names are those without DataParallel and torch.compile, of tied tensors the first.
+    """
+    values = {n: v for n, v in model.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    first = {id(value): name for name, value in reversed(values.items())}
+    state: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, value in strip_prefixes({n: v for n, v in values.items() if first[id(v)] == n}).items():
+        tensor = value.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in memory:
+            tensor = tensor.clone()
+        memory.add(tensor.untyped_storage().data_ptr())
+        state[name.replace("_orig_mod.", "")] = tensor
+    return state
+
+
+def write_state(model: Any, path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Write `state_of` a model as a safetensors file, whole or not at all. Raises StoreError where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, save(state_of(model), {"format": "pt", **(about or {})}))
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"the state of the model cannot be written to {path}: {error}") from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

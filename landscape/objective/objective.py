@@ -325,9 +325,24 @@ class Objective:
             self._model.require_eval()
 
     @contextmanager
-    def training(self, theta: Tensor, gradient: Tensor) -> Iterator[nn.Module]:
-        """The model in train mode on views of `theta` (size,), backward adding to `gradient` (size,), autograd on."""
-        with self._model.at(theta, gradient=gradient) as model, self._calls.context(False), torch.enable_grad():
+    def training(
+        self, theta: Tensor, gradient: Tensor, buffers: Mapping[str, Tensor] | None = None
+    ) -> Iterator[nn.Module]:
+        """The model in train mode on views of `theta` (size,), backward adding to `gradient` (size,), autograd on.
+
+        Its buffers begin with the values of `buffers` {name: value}, by default with the model's own.
+        """
+        with (
+            self._model.at(theta, buffers, gradient=gradient) as model,
+            self._calls.context(False),
+            torch.enable_grad(),
+        ):
+            yield model
+
+    @contextmanager
+    def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """The model in eval mode at `theta` (size,) with `buffers` {name: value}, as to write it into a file."""
+        with self._model.at(self.vector(theta), buffers) as model:
             yield model
 
     def outputs(self, model: Any, batch: Batch) -> tuple[Any, Any]:
@@ -345,6 +360,13 @@ class Objective:
         """Numerators and denominators of every quantity on one batch, in the order of `quantities`."""
         self._model.load()
         return self._calls.units(self._quantities, model, batch)
+
+    def loss_of(self, model: Callable[..., Any], batch: Batch) -> Units:
+        """Numerators and denominators of the loss alone on one batch, inside `training`."""
+        self._model.load()
+        if self.precision == "bf16":
+            torch.clear_autocast_cache()  # which holds the weights before the last step in half precision
+        return self._calls.units_of(self._quantities[0], *self._calls.outputs(model, batch))
 
     def loss_units(self, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of the loss from what `outputs` returned."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.arrays import IntArray
 from landscape_kernels.probes import derive_seed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -72,16 +73,21 @@ class TrainingData:
                 self._first[seed] = digest(*tensors_in(next(batches, ())))
         return f"{self.about}, the first {self._first[seed]}"
 
+    def steps(self, seed: int) -> int:
+        """Batches of an epoch, of a loader that does not know their number those of the first one."""
+        if self._whole is not None:
+            return self._batches
+        known = _length(self._loader)
+        if known is not None:
+            return known
+        with random_state_kept(), closing(self.epoch(seed, 0)) as batches:
+            return sum(1 for _ in batches)
+
     def epoch(self, seed: int, epoch: int) -> Generator[Batch, None, None]:
         """The batches of one epoch, each made with the random streams at (seed, epoch, step); it moves all of them."""
         if self._whole is not None:
-            whole, samples = self._whole, _samples(self._whole)
-            order = np.arange(samples)
-            if self._batches > 1:
-                random = np.random.Generator(np.random.Philox(key=derive_seed(seed, "order", epoch)))
-                order = random.permutation(samples)
-            for part in np.array_split(order, self._batches):
-                yield _rows(whole, torch.from_numpy(part))
+            for part in np.array_split(self._order(seed, epoch), self._batches):
+                yield _rows(self._whole, torch.from_numpy(part))
             return
         seed_everything(derive_seed(seed, "epoch", epoch))
         own = [g for g in map(_generator, _samplers(self._loader)) if g is not None]
@@ -103,6 +109,25 @@ class TrainingData:
         finally:
             for generator, state in zip(own, states, strict=True):
                 generator.set_state(state)
+
+    @property
+    def whole(self) -> Batch | None:
+        """All samples as one batch, where they were given as tensors or arrays."""
+        return self._whole
+
+    def epoch_of_several(self, seeds: Sequence[int], epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch of several seeds side by side, (seeds, samples, ...); of data that are tensors."""
+        orders = np.stack([self._order(seed, epoch) for seed in seeds])
+        for part in np.array_split(orders, self._batches, axis=1):
+            yield _rows(self._whole, torch.from_numpy(part))
+
+    def _order(self, seed: int, epoch: int) -> IntArray:
+        """The samples in the order of an epoch, of data that are tensors."""
+        order: IntArray = np.arange(_samples(self._whole))
+        if self._batches > 1:
+            random = np.random.Generator(np.random.Philox(key=derive_seed(seed, "order", epoch)))
+            order = random.permutation(order)
+        return order
 
 
 def _samples(whole: Batch) -> int:

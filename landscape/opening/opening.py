@@ -152,8 +152,9 @@ def _open_folder(folder: Path) -> Result:
     assert study.result is not None
     with reading_record(run_record(folder) or folder):
         result: Result = study.result(stages)
-        hdf5.require_sizes(kind_of(result).group(result))
-        return result
+        kind = kind_of(result)
+        hdf5.require_sizes(kind.group(result))
+        return result if kind.located is None else kind.located(result, folder)
 
 
 def _read(tree: hdf5.Group, group: str | None, path: Path) -> Result:

@@ -127,6 +127,8 @@ class Kind(Generic[R]):
     glance: Callable[[R], Glance | None] = field(default=nothing_at_a_glance)
     unit: str = "points"  # what there is a value of
     flat: bool = True  # whether `to_xarray` has the variables of sub-groups, too
+    # The result with the folder of its run, of kinds that have files of their own beside their rows.
+    located: Callable[[R, Path], R] | None = None
 
 
 _KINDS: dict[type, Kind[Any]] = {}  # filled once, by the table of studies

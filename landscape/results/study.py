@@ -23,11 +23,12 @@ FromStages = Callable[[Mapping[str, Stage]], R]  # {name of a task: what it left
 class Input:
     """An argument of `measure` that is no plain value: what a job file names in its place."""
 
-    # "data", "model", "models", "checkpoint" (not of the plane or centre), "curve", "plane", "ranges" or "surface";
-    # see landscape_jobs.build.objects
+    # "data", "model", "models", "checkpoint" (not of the plane or centre), "curve", "plane", "ranges", "surface" or
+    # "trained"; see landscape_jobs.build.objects
     form: str
     key: str = ""  # in the job's table; by default the argument's own name
     required: bool = False
+    labels: str = ""  # of "models": the argument that takes their names, where the run of a training gives some
 
 
 DATA = Input("data")  # a factory and its arguments
@@ -64,6 +65,8 @@ class Study(Generic[R]):
     place: Callable[[Description, int], Mapping[str, float | str]] = anywhere  # where an item is
     leaves_out: bool = True  # whether the result can do without items that fail
     unit: str = "items"  # what its items are called
+    # what it is measured on, its first argument: an "objective", a "factory" or trained "models", which get the data
+    subject: str = "objective"
     minimum: bool = False  # whether the smallest value so far tells how a run does
 
 

@@ -11,10 +11,12 @@ from landscape.studies.diagonal import study as diagonal
 from landscape.studies.layer_spectra import study as layer_spectra
 from landscape.studies.layer_structure import study as layer_structure
 from landscape.studies.path import study as path
+from landscape.studies.phases import study as phases
 from landscape.studies.profiles import study as profiles
 from landscape.studies.spectrum import study as spectrum
 from landscape.studies.surface import study as surface
 from landscape.studies.topology import study as topology
+from landscape.studies.training import study as training
 
 STUDIES = adopt(
     surface.STUDY,
@@ -29,4 +31,6 @@ STUDIES = adopt(
     curvature_map.STUDY,
     diagonal.STUDY,
     layer_structure.STUDY,
+    training.STUDY,
+    phases.STUDY,
 )

@@ -202,7 +202,7 @@ def test_a_state_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files, "sync_replace", full)
-    with pytest.raises(StoreError, match=r"state of step 1 cannot be written.*No space left"):
+    with pytest.raises(StoreError, match=r"state of the model cannot be written to .*step-00000001.*No space left"):
         recorder.step()
     assert steps_in(tmp_path) == names(0)
     monkeypatch.undo()

@@ -269,12 +269,18 @@ def results(out: Path) -> dict[str, Path]:
     ls.measure_layer_structure(objective, k=2, other=nets[1], out=out / "structure")
     ls.measure_diagonal(objective, out=out / "diagonal")
     ls.measure_diagonal(smooth, method="probes", tol=0.9, out=out / "probed")
+    settings: dict[str, Any] = {"recipe": {"epochs": 1}, "cells": {"width": [6.0], "lr": [0.1]}, "seeds": 2}
+    run = ls.train_models(lambda width: network(torch.nn.ReLU()), data, test=data, **settings, out=out / "training")
+    asked: dict[str, Any] = {"load": "width", "temperature": "lr", "curve_epochs": 1, "device": "cpu"}
+    ls.measure_phases(run, **asked, out=out / "phases")
     ls.measure_curvature_map(smooth, ls.random_plane(smooth), x=(0, 1, 2), y=(0, 1, 2), out=out / "map")
     return {folder.name: folder / "landscape.h5" for folder in out.iterdir()}
 
 
 def described(name: str, quantities: list[str]) -> str:
-    """The name as the page has it, QUANTITY in the place of each quantity's."""
+    """The name as the page has it, QUANTITY in the place of each quantity's, NAME in that of a key of cells."""
+    if name.startswith("key_"):
+        return "key_NAME"
     for quantity in sorted(quantities, key=len, reverse=True):
         if found := re.fullmatch(rf"(.*_)?{quantity}(_.*)?", name):
             return f"{found[1] or ''}QUANTITY{found[2] or ''}"

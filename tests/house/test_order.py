@@ -50,6 +50,7 @@ MADE_OF = {
     "connectivity": {"path", "curve"},
     "diagonal": {"measures", "spectrum"},
     "layer_structure": {"layer_spectra", "spectrum"},
+    "phases": {"agreement", "curve", "path", "spectrum", "training"},
 }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import agreement_cases
 import diagonal_cases
 import path_cases
+import phases_cases
 import spectrum_cases
 import structure_cases
 import surface_cases
@@ -22,6 +23,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "path": path_cases.results,
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
+    "phases": phases_cases.results,
     "spectrum": spectrum_cases.results,
     "structure": structure_cases.results,
 }

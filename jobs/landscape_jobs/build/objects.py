@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
+import functools
 import importlib
 import inspect
 import os
-import re
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from landscape.errors import InputError, nearest, text_of, user_code
 from landscape.results.study import Input
 from landscape.run.comm import processor_count, world
 from landscape.run.together import agree
+from landscape_jobs.build.models import files_named, named_models
 from landscape_jobs.build.reading import from_rank_0
 from landscape_jobs.spec.job import Job
 from landscape_jobs.spec.planes import CurvePlane, DirectionsPlane, PcaPlane, RandomPlane, ThroughPlane
@@ -32,7 +32,7 @@ from landscape_jobs.spec.tables import RETURNED, DataTable, ModelTable
 class Built:
     """The objects that a job names."""
 
-    objective: ls.Objective
+    subject: Any  # what is measured: an objective, the factory of models that are to be trained, or trained models
     arguments: Mapping[str, Any]  # of the study's function: plain values, models, data, planes, those given
 
 
@@ -80,16 +80,18 @@ def _read(job: Job) -> _Read | None:
 def _models(job: Job) -> list[Path]:
     """The files of the models that a job names beside its own: those of its plane, or of its table."""
     if isinstance(job.plane, ThroughPlane):
-        return _files(job, "plane.checkpoints", job.plane.checkpoints)
+        return files_named(job, "plane.checkpoints", job.plane.checkpoints)
     if isinstance(job.plane, PcaPlane):
-        files = _files(job, "plane.checkpoints", job.plane.checkpoints)
+        files = files_named(job, "plane.checkpoints", job.plane.checkpoints)
         whole = len(files) == 1 and files[0].is_dir()
         return step_files(files[0]) if whole else [files[i] for i in in_step_order(files)]
     found: list[Path] = []
     for argument, (given, value) in job.table.inputs().items():
         key = f"{job.study.name}.{given.key or argument}"
-        if given.form == "models" or (given.form == "curve" and len(value) == 2):
-            found += _files(job, key, value)
+        if given.form == "models":
+            found += named_models(job, key, value)[0]
+        elif given.form == "curve" and len(value) == 2:
+            found += files_named(job, key, value)
         elif given.form == "model":
             found.append(job.located(value))
     return found
@@ -97,27 +99,40 @@ def _models(job: Job) -> list[Path]:
 
 def _build(job: Job, read: _Read | None) -> Built:
     models = _models(job)
-    objective = _objective(job, models, read)
-    made = {
+    if job.study.subject == "factory":
+        subject: Any = _factory(job)
+        given = _given_to_factory(job, read)
+    elif job.study.subject == "models":
+        subject, given = None, _given_to_models(job, read)
+    else:
+        subject, given = _objective(job, models, read), {}
+    made = given | {
         argument: _input(job, f"{job.study.name}.{given.key or argument}", given, value)
         for argument, (given, value) in job.table.inputs().items()
     }
+    for argument, (of, value) in job.table.inputs().items():
+        if of.labels:
+            made[of.labels] = named_models(job, f"{job.study.name}.{of.key or argument}", value)[1]
     if "plane" in job.study.inputs:
-        made["plane"] = _plane(job, job.table.axes, objective, models)
-    return Built(objective, {**job.table.arguments(), **made})
+        made["plane"] = _plane(job, job.table.axes, subject, models)
+    if job.study.subject == "models":
+        subject = made.pop("models")
+    return Built(subject, {**job.table.arguments(), **made})
 
 
 def _input(job: Job, key: str, given: Input, value: Any) -> Any:
     """What a key of the study's table stands for."""
     if given.form == "data":
         return _made(key, value)
-    if given.form in ("model", "checkpoint"):
+    if given.form in ("model", "checkpoint", "trained"):
         return job.located(value)
     if given.form == "surface":
         return ls.open(job.located(value), group="surface")
     if given.form == "curve" and len(value) == 1:
         return ls.open(job.located(value[0]), group="curve")
-    files = _files(job, key, value)
+    if given.form == "models":
+        return named_models(job, key, value)[0]
+    files = files_named(job, key, value)
     if given.form == "curve" and len(files) != 2:
         raise InputError(f"{key} = {list(value)} are {len(files)} models; give two, or the run or file of a curve")
     return files
@@ -127,6 +142,43 @@ def _find_modules(job: Job) -> None:
     for folder in (Path.cwd(), job.folder):
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
+
+
+def _factory(job: Job) -> Callable[..., Any]:
+    """The model's factory, with the arguments that the job gives it; the cells' keys come on top."""
+    _find_modules(job)
+    return functools.partial(_imported("model.factory", job.model.factory), **job.model.args)
+
+
+def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
+    """What a study of a factory is given beside its own table: data, loss, how the model is called."""
+    asked = job.objective
+    if job.model.checkpoint is not None:
+        raise InputError("model.checkpoint: models that are trained begin as their factory makes them; leave it out")
+    for key, value, way in (
+        ("metrics", asked.metrics, "loss and error are measured"),
+        ("precision", asked.precision, f"say {job.study.name}.recipe.precision"),
+        ("batch_size", asked.batch_size, "samples are counted by the data"),
+    ):
+        if value:
+            raise InputError(f"objective.{key} is not used by [{job.study.name}]: {way}; leave it out")
+    return {
+        "data": read.data if read is not None else _made("data", job.data),
+        "loss": None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
+        "forward": _imported("objective.forward", asked.forward) if asked.forward is not None else None,
+        "device": asked.device,
+    }
+
+
+def _given_to_models(job: Job, read: _Read | None) -> dict[str, Any]:
+    """What a study of trained models is given beside its own table: how they are made, data, loss."""
+    factory, given = _factory(job), _given_to_factory(job, read)
+    if given.pop("forward") is not None:
+        raise InputError(
+            f"objective.forward is not used by [{job.study.name}]: samples are drawn and mixed one by one, which "
+            "batches of forward's own do not allow; leave it out"
+        )
+    return {"factory": factory, **given}
 
 
 def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective:
@@ -195,27 +247,6 @@ def _plane(job: Job, axes: int, objective: ls.Objective, checkpoints: list[Path]
             f"[{job.study.name}] has {axes} ranges; n ranges go through n + 1 models"
         )
     return ls.plane_through(objective, checkpoints)
-
-
-def _files(job: Job, key: str, patterns: tuple[str, ...]) -> list[Path]:
-    """The files named, in order; those of a glob pattern in natural order, so that epoch10 follows epoch9."""
-    files: list[Path] = []
-    for pattern in patterns:
-        path = job.located(pattern)
-        if path.exists() or not glob.has_magic(pattern):
-            files.append(path)
-            continue
-        # not Path.glob: the pattern may be absolute, and the folder's own name may hold a "["
-        found = sorted((job.located(p) for p in glob.glob(pattern, root_dir=job.folder)), key=_natural)  # noqa: PTH207
-        if not found:
-            raise InputError(f"{key} = {pattern!r} matches no file; it starts from {job.folder}")
-        files += found
-    return files
-
-
-def _natural(path: Path) -> list[tuple[bool, int, str]]:
-    parts = re.split(r"(\d+)", str(path))
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def _named(key: str, name: str) -> Any:

@@ -45,7 +45,7 @@ def _measured(job: Job, limit_items: int | None, progress: Callable[[ls.Progress
     built, study = build(job), job.study
     assert study.measure is not None
     result: Result = study.measure(
-        built.objective,
+        built.subject,
         **built.arguments,
         out=job.out,
         **({"ranks_per_item": job.run.ranks_per_item} if "ranks_per_item" in job.run.model_fields_set else {}),

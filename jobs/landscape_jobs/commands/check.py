@@ -45,7 +45,9 @@ def check(
         built = build(loaded)
         estimate = trial_table(_trial(loaded, built))
         on_rank_0(lambda: print_tables(as_rich(estimate)))
-        if against is not None and not _agrees_with_pyhessian(built.objective):
+        if against is not None and loaded.study.subject != "objective":
+            raise InputError(f"--against {against}: [{loaded.study.name}] has no Hessian products to compare")
+        if against is not None and not _agrees_with_pyhessian(built.subject):
             raise typer.Exit(CRASHED)
 
 
@@ -95,10 +97,10 @@ def _trial(job: Job, built: Built) -> Trial:
 
     study, ranks = job.study, job.run.ranks_per_item
     if study.trial is not None:
-        return study.trial(built.objective, built.arguments, job.out, ranks)
+        return study.trial(built.subject, built.arguments, job.out, ranks)
     make = study.task
     assert make is not None, "a study without a trial has a task"
-    task = agree(world(), lambda: make(built.objective, **built.arguments))
+    task = agree(world(), lambda: make(built.subject, **built.arguments))
     return timed(task, job.out, ranks, study.unit)
 
 

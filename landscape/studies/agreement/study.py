@@ -41,7 +41,7 @@ STUDY = Study(
     ("agreement",),
     of_rows(agreement_from_rows),
     settings=AgreementSettings,
-    inputs={"thetas": Input("models", "models", required=True), "statistics": DATA},
+    inputs={"thetas": Input("models", "models", required=True, labels="labels"), "statistics": DATA},
     task=agreement_task,
     leaves_out=False,
     unit="blocks",

@@ -53,7 +53,7 @@ STUDY = Study(
     of_rows(connectivity_from_rows),
     settings=ConnectivitySettings,
     inputs={
-        "thetas": Input("models", "models", required=True),
+        "thetas": Input("models", "models", required=True, labels="labels"),
         "train": DATA,
         "statistics": DATA,
         "test": DATA,

@@ -397,7 +397,7 @@ def test_models_of_other_packages_by_name(home: Path, package: str, factory: str
     trained = getattr(importlib.import_module(module), name)(**tomllib.loads(f"args = {args}")["args"])
     save_file(trained.state_dict(), home / "trained.safetensors")
     given = job(home, factory, args, 'checkpoint = "trained.safetensors"')
-    objective = build(given).objective
+    objective = build(given).subject
     assert torch.equal(objective.theta, torch.cat([p.detach().flatten() for p in trained.parameters()]))
     surface = run_job(given)
     assert isinstance(surface, ls.Surface)
@@ -414,7 +414,7 @@ def test_methods_are_factories(home: Path, transformers: ModuleType) -> None:
     saved = transformers.ViTForImageClassification(settings)
     saved.save_pretrained(home / "vit")
     factory, args = "transformers:AutoModelForImageClassification.from_pretrained", "pretrained_model_name_or_path"
-    objective = build(job(home, factory, f'{{ {args} = "vit" }}')).objective
+    objective = build(job(home, factory, f'{{ {args} = "vit" }}')).subject
     assert torch.equal(objective.theta, torch.cat([p.detach().flatten() for p in saved.parameters()]))
     with pytest.raises(InputError, match=r"has no 'AutoModelForImageClassification\.from_pretraind'; did you mean"):
         build(job(home, f"{factory[:-2]}d", f'{{ {args} = "vit" }}'))

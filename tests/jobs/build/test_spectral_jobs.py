@@ -91,7 +91,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def dense(folder: Path, *overrides: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """The Hessian that a job means, from unit vectors."""
-    with CurvatureOperator(build(load_job(folder / "job.toml", overrides)).objective) as H:
+    with CurvatureOperator(build(load_job(folder / "job.toml", overrides)).subject) as H:
         return H.apply(torch.eye(H.size, dtype=H.dtype)).numpy()
 
 
@@ -111,7 +111,7 @@ def attempts(folder: Path) -> dict[str, int]:
 def test_run_leaves_the_spectrum_that_the_library_measures(folder: Path) -> None:
     assert str(folder / "runs/a/landscape.h5") in done("run", folder / "job.toml")
     assert sorted(p.name for p in (folder / "runs/a").iterdir()) == ["density", "eigenpairs", "landscape.h5", "trace"]
-    objective = build(load_job(folder / "job.toml")).objective
+    objective = build(load_job(folder / "job.toml")).subject
     expected = ls.measure_spectrum(objective, k=3, tol=1e-6, density_probes=3, density_steps=6, block=1)
     for source in (folder / "runs/a", folder / "runs/a/landscape.h5"):
         spectrum = ls.open(source)
@@ -258,7 +258,7 @@ def test_ctrl_c_stops_within_a_product_and_resume_goes_on_from_there(
         return real(self, vectors)
 
     monkeypatch.setattr(CurvatureOperator, "apply", counted)
-    objective = build(job).objective
+    objective = build(job).subject
     ls.measure_spectrum(objective, k=3, tol=1e-6, trace=False, density=False, block=1)
     alone = sum(calls)
     calls.clear()
@@ -293,7 +293,7 @@ def test_resume_takes_the_job_of_the_task_that_is_not_done(folder: Path, monkeyp
 
 
 def test_a_run_made_from_python_names_its_function(folder: Path) -> None:
-    objective = build(load_job(folder / "job.toml")).objective
+    objective = build(load_job(folder / "job.toml")).subject
     ls.measure_spectrum(objective, k=1, tol=1e-6, density=False, out=folder / "s")
     ls.measure_layer_spectra(objective, k=1, tol=1e-6, out=folder / "l")
     for name, function in (("s", "measure_spectrum"), ("l", "measure_layer_spectra")):

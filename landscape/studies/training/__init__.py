@@ -1,0 +1,1 @@
+"""Training of many models: every combination of keys, several seeds of each."""

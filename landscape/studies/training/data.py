@@ -1,0 +1,76 @@
+"""The data that a recipe trains on: a fraction of the samples, some of them with other labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.arrays import IntArray
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.objective.counting import LABEL_KEYS
+from landscape.objective.data import as_whole, inputs_and_targets
+from landscape.objective.trees import has_batch_axis, map_tensors, tensors_in
+from landscape.studies.training.recipe import Recipe
+
+IGNORED = -100  # label of samples that have none, as torch has it
+
+
+def trained_on(data: Any, recipe: Recipe) -> Any:
+    """The data that a recipe trains on: `data` itself where it says neither fraction nor label noise.
+
+    The samples of a smaller fraction are among those of a larger one, and so are, of one fraction, the samples whose
+    labels are changed: both are the first ones of an order that follows from `data_seed`. Raises InputError for data
+    that are not tensors or arrays (inputs, targets), and for targets that are no class labels.
+    """
+    if recipe.fraction == 1 and recipe.label_noise == 0:
+        return data
+    whole = as_whole(data)
+    if whole is None or not has_batch_axis(whole):
+        raise InputError(
+            f"fraction and label_noise need the data as tensors, (inputs, targets), and not as {type(data).__name__}"
+        )
+    samples = int(next(tensors_in(whole)).shape[0])
+    kept = np.sort(_order(samples, recipe, "fraction")[: max(1, round(recipe.fraction * samples))])
+    index = torch.from_numpy(kept)
+    part = map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
+    if recipe.label_noise == 0:
+        return part
+    *_, labels = inputs_and_targets(whole)
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+        raise InputError("label_noise changes labels of classes, whole numbers (samples,), and the targets are none")
+    order = _order(samples, recipe, "noise")
+    changed = order[np.isin(order, kept)][: round(recipe.label_noise * len(kept))]
+    found = torch.from_numpy(_noisy(labels.cpu().numpy(), changed, recipe))
+    return _with_labels(part, found[index].to(labels.device, labels.dtype))
+
+
+def _order(samples: int, recipe: Recipe, purpose: str) -> IntArray:
+    random = np.random.Generator(np.random.Philox(key=derive_seed(recipe.data_seed, purpose)))
+    order: IntArray = random.permutation(samples)
+    return order
+
+
+def _noisy(labels: IntArray, changed: IntArray, recipe: Recipe) -> IntArray:
+    """The labels, of which those at `changed` are drawn anew over all classes, or permuted among each other."""
+    found, changed = labels.copy(), changed[labels[changed] != IGNORED]
+    random = np.random.Generator(np.random.Philox(key=derive_seed(recipe.data_seed, "labels")))
+    drawn = random.integers(0, int(labels.max()) + 1, len(labels))  # one for each sample, whether it is used or not
+    found[changed] = drawn[changed] if recipe.noise == "redrawn" else labels[random.permutation(changed)]
+    return found
+
+
+def _with_labels(batch: Any, labels: Tensor) -> Any:
+    """The batch with other labels."""
+    if isinstance(batch, Mapping):
+        key = next(key for key in LABEL_KEYS if key in batch)
+        return {**batch, key: labels}
+    names = getattr(batch, "_fields", ())
+    named = next((key for key in LABEL_KEYS if key in names), None)
+    if named is not None:
+        return batch._replace(**{named: labels})
+    return (*batch[:-1], labels)

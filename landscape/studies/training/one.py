@@ -1,0 +1,264 @@
+"""The training of one model: (model, data, recipe, seed) fix all of its bits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.descent import Descent, clip_
+from landscape_kernels.probes import derive_seed
+from torch import Tensor
+
+from landscape.checkpoints.recorder import write_state
+from landscape.errors import InputError, user_code
+from landscape.objective.objective import Objective
+from landscape.objective.random_state import random_state_kept, seed_everything
+from landscape.objective.training import TrainingData
+from landscape.run.kept import Kept
+from landscape.run.task import ItemStopped
+from landscape.studies.training.recipe import Recipe
+
+ENDS = ("epochs", "stop_error", "stop_loss", "nan", "infinite")  # why a training ended, by number
+SAVE_EVERY = 1.0  # seconds at least between two states on the disk
+REPORT_EVERY = 0.5  # seconds between two reports
+STEPS_OF_A_LOOK = 16  # steps between two looks at the clock
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the training of one model went; epoch 0 is before the first step."""
+
+    curves: Mapping[str, FloatArray]  # quantity, and its _stderr -> (epochs + 1,), NaN after the last epoch
+    epochs: int  # that were begun
+    steps: int
+    kept: int  # the epoch of the final weights
+    end: str  # one of ENDS
+
+
+class ModelTraining:
+    """Trains the model of an objective, which is evaluated after every epoch."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        test: Objective | None,
+        data: TrainingData,
+        recipe: Recipe,
+        seed: int,
+        *,
+        per_epoch: int,
+        folder: Path | None = None,
+        trajectory: int = 0,
+    ) -> None:
+        """`per_epoch` is the number of batches of an epoch; `seed` that of the order of the batches and of dropout."""
+        self._objective, self._test, self._data, self._recipe, self._seed = objective, test, data, recipe, seed
+        self._folder, self._trajectory, self._per_epoch = folder, trajectory, per_epoch
+        self._theta, self._buffers = objective.theta, objective.buffers
+        self._gradient = torch.zeros_like(self._theta)
+        self._descent = Descent(
+            self._theta,
+            recipe.optimizer,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            weight_decay=recipe.weight_decay,
+        )
+        self._total = recipe.total_steps(per_epoch)
+        self._epochs = -(-self._total // per_epoch)
+        self._epoch = self._steps = 0
+        self._curves: dict[str, FloatArray] = {}
+        self._best: tuple[int, Tensor, dict[str, Tensor]] | None = None
+        self.end = ""
+
+    def run(
+        self,
+        *,
+        state: Path | None = None,
+        report: Callable[[str], None] | None = None,
+        stopping: Callable[[], bool] | None = None,
+    ) -> Trained:
+        """Train to the end, from what `state` holds where it exists; it is written after epochs.
+
+        Raises ItemStopped when `stopping` says so, and InputError for data that give another number of batches.
+        """
+        kept = Kept(state, "the training of this model then starts anew", every=SAVE_EVERY)
+        stored = kept.read()
+        if stored is not None:
+            try:
+                self.restore(stored)
+                self._descent.restore(self._tensors(stored, "descent."))
+            except (LookupError, RuntimeError, ValueError) as error:
+                raise kept.damaged(error) from error
+        else:
+            self.begin()
+        while not self.end:
+            began = self._steps
+
+            def tell(began: int = began) -> None:
+                if report is not None:
+                    loss = self._curves["loss"][self._epoch]
+                    place = f"epoch {self._epoch + 1} of {self._epochs}, step {self._steps - began + 1}"
+                    report(f"{place}; loss {loss:.4g}")
+
+            self._run_epoch(tell, stopping)
+            self.after_epoch(self._steps)
+            if kept.due:
+                kept.write({**self.state(), **arrays_of(self._descent.state(), "descent.")})
+        return self.finished()
+
+    # -- parts of it, for one that is trained beside others -----------------------------------------------------
+
+    def begin(self) -> None:
+        """Keep the initial weights, and look at them."""
+        self._write("initial", self._theta, self._buffers)
+        if self._trajectory:
+            with self._objective.at(self._theta, self._buffers) as model:
+                self._record(model)
+        self._evaluate()
+
+    def after_epoch(self, steps: int) -> None:
+        """Look at the weights after an epoch, which has come to so many steps; `end` is set where it was the last."""
+        self._steps = steps
+        self._epoch += 1
+        self._evaluate()
+
+    def finished(self) -> Trained:
+        """Keep the final weights."""
+        epoch, theta, buffers = self._best or (self._epoch, self._theta, self._buffers)
+        if self.end not in ("nan", "infinite"):
+            self._write("final", theta, buffers)
+        return Trained(self._curves, self._epoch, self._steps, epoch, self.end)
+
+    def put(self, theta: Tensor) -> None:
+        """Have the weights in `theta` (size,) from now on, with the values that they have."""
+        self._theta = theta.copy_(self._theta)
+
+    @property
+    def theta(self) -> Tensor:
+        """The weights (size,) themselves."""
+        return self._theta
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return self._epoch
+
+    def trial(self) -> float:
+        """Seconds that an epoch takes, with the evaluation after it."""
+        began = time.perf_counter()
+        self._run_epoch(lambda: None, None)
+        self.after_epoch(self._steps)
+        return time.perf_counter() - began
+
+    def _run_epoch(self, tell: Callable[[], None], stopping: Callable[[], bool] | None) -> None:
+        objective, recipe, gradient = self._objective, self._recipe, self._gradient
+        before, last = self._steps, min((self._epoch + 1) * self._per_epoch, self._total)
+        looked = 0.0
+        with (
+            random_state_kept(),
+            objective.training(self._theta, gradient, self._buffers) as model,
+            closing(self._data.epoch(self._seed, self._epoch)) as batches,
+        ):
+            seed_everything(derive_seed(self._seed, "forward", self._epoch))  # dropout
+            for batch in batches:
+                if self._steps == last:
+                    break
+                if self._steps % STEPS_OF_A_LOOK == 0:
+                    now = time.monotonic()
+                    if now - looked >= REPORT_EVERY:
+                        looked = now
+                        tell()
+                if stopping is not None and stopping():
+                    raise ItemStopped
+                gradient.zero_()
+                units = objective.loss_of(model, batch)
+                with user_code("the gradient of the loss cannot be computed on a training batch"):
+                    units.numerators.sum().backward()  # type: ignore[no-untyped-call]
+                gradient.div_(units.total)
+                if recipe.clip is not None:
+                    clip_(gradient, recipe.clip)
+                self._descent.step(gradient, recipe.lr_at(self._steps, self._total))
+                self._steps += 1
+                if self._trajectory and self._steps % self._trajectory == 0:
+                    self._record(model)
+            self._buffers = {name: value.clone() for name, value in model.named_buffers()}
+        if self._steps != last:
+            raise InputError(
+                f"the training data gave {self._steps - before} batches in epoch {self._epoch + 1} and "
+                f"{self._per_epoch} in the first; the schedule needs as many in every epoch"
+            )
+
+    def _record(self, model: Any) -> None:
+        if self._folder is not None:
+            write_state(model, self._folder / "trajectory" / f"step-{self._steps:08d}.safetensors")
+
+    # -- after an epoch -----------------------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Loss and error in eval mode on all data, and whether this is the end."""
+        found: dict[str, float] = {}
+        for prefix, objective in (("", self._objective), ("test_", self._test)):
+            if objective is not None:
+                for name, estimate in objective.estimates(self._theta, buffers=self._buffers).items():
+                    found |= {f"{prefix}{name}": float(estimate), f"{prefix}{name}_stderr": estimate.stderr}
+        for name, value in found.items():
+            self._curves.setdefault(name, np.full(self._epochs + 1, np.nan))[self._epoch] = value
+        self.end = self._ended(found)
+        held_out = self._curves.get("test_loss")
+        if self._recipe.keep == "best" and held_out is not None and np.isfinite(held_out[self._epoch]):
+            lowest = np.inf if self._best is None else held_out[self._best[0]]
+            if held_out[self._epoch] < lowest:
+                self._best = self._epoch, self._theta.clone(), dict(self._buffers)
+
+    def _ended(self, found: Mapping[str, float]) -> str:
+        recipe, loss = self._recipe, found["loss"]
+        if not np.isfinite(loss):
+            return "nan" if np.isnan(loss) else "infinite"
+        if recipe.stop_error is not None and found["error"] <= recipe.stop_error:
+            return "stop_error"
+        if recipe.stop_loss is not None and loss <= recipe.stop_loss:
+            return "stop_loss"
+        return "epochs" if self._steps == self._total else ""
+
+    def _write(self, name: str, theta: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        if self._folder is not None:
+            with self._objective.at(theta, buffers) as model:
+                write_state(model, self._folder / f"{name}.safetensors")
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """What the next epoch depends on, and what is to be told at the end, but for the optimiser's."""
+        arrays: dict[str, Any] = {"epoch": self._epoch, "steps": self._steps, "end": self.end}
+        arrays |= {"theta": self._theta.cpu().numpy(), **arrays_of(self._buffers, "buffer.")}
+        arrays |= {f"curve.{name}": values for name, values in self._curves.items()}
+        if self._best is not None:
+            epoch, theta, buffers = self._best
+            arrays |= {"best": epoch, "best.theta": theta.cpu().numpy(), **arrays_of(buffers, "best.buffer.")}
+        return arrays
+
+    def restore(self, arrays: Mapping[str, Any]) -> None:
+        """Go on from a `state`. Raises LookupError, RuntimeError or ValueError for what is none of this model."""
+        self._epoch, self._steps, self.end = int(arrays["epoch"]), int(arrays["steps"]), str(arrays["end"])
+        self._theta.copy_(torch.from_numpy(arrays["theta"]))
+        self._buffers = self._tensors(arrays, "buffer.")
+        curves = {name: value for name, value in arrays.items() if name.startswith("curve.")}
+        self._curves = {name.removeprefix("curve."): np.array(value) for name, value in curves.items()}
+        if "best" in arrays:
+            best = torch.from_numpy(arrays["best.theta"]).to(self._theta)
+            self._best = int(arrays["best"]), best, self._tensors(arrays, "best.buffer.")
+
+    def _tensors(self, arrays: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+        found = {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
+        return {name: torch.from_numpy(np.array(value)).to(self._theta.device) for name, value in found.items()}
+
+
+def arrays_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:
+    """Tensors as arrays, their names with a prefix."""
+    return {f"{prefix}{name}": value.detach().cpu().numpy() for name, value in tensors.items()}

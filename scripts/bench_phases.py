@@ -1,0 +1,180 @@
+"""Speed of training, as ratios against plain peers in one run; prints a Markdown table.
+
+    python scripts/bench_phases.py [--threads 1] [--shared ../shared] [--only PART ...]
+
+Peers: a plain PyTorch loop with the same recipe, its loss and error measured on the same data after each epoch; two
+separate processes that train one model each, started together; the seeds of a cell one after another. Every ratio but
+the last is our time over the peer's (below 1: we are faster), the median of interleaved repeats, so that a slow machine
+slows both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from bench_curve import interleaved, print_row
+from bench_surface import HERE, digits, machine, mpi_environment, mpiexec, resnet20, seconds
+from shared import ResNet20
+from torch import Tensor, nn
+
+import landscape as ls
+
+RECIPE = ls.Recipe(lr=0.05, momentum=0.9, batch_size=32, epochs=20)
+SEEDS = 5
+
+
+def mlp(width: int = 64) -> nn.Module:
+    return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10))
+
+
+def trained(factory: Callable[..., nn.Module], data: object, recipe: ls.Recipe, **options: object) -> ls.Training:
+    with tempfile.TemporaryDirectory() as folder:
+        return ls.train_models(factory, data, recipe=recipe, out=Path(folder) / "run", **options)  # type: ignore[arg-type]
+
+
+# -- a training step --------------------------------------------------------------------------------------------------
+
+
+def plain(factory: Callable[..., nn.Module], data: tuple[Tensor, Tensor], recipe: ls.Recipe) -> list[float]:
+    """What one writes: batches in an order drawn anew, then loss and error on all data in eval mode."""
+    inputs, labels = data
+    model = factory()
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+    losses = []
+    for _ in range(recipe.epochs):
+        model.train()
+        for rows in torch.randperm(len(inputs)).split(recipe.batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            total = wrong = 0.0
+            for rows in torch.arange(len(inputs)).split(128):
+                outputs = model(inputs[rows])
+                total += float(F.cross_entropy(outputs, labels[rows], reduction="sum"))
+                wrong += int((outputs.argmax(1) != labels[rows]).sum())
+        losses.append(total / len(inputs))
+    return losses
+
+
+def step(shared: Path) -> None:
+    _, (images, labels), note = resnet20(shared)
+    pictures = images[:512], labels[:512]
+    cases: list[tuple[str, Callable[..., nn.Module], tuple[Tensor, Tensor], ls.Recipe, int]] = [
+        ("MLP 64-64-64-10, digits, batch 32", mlp, digits(), RECIPE, 7),
+        ("MLP 64-8-8-10, digits, batch 32", lambda: mlp(8), digits(), RECIPE, 7),
+        (f"ResNet-20, {note}, batch 128", ResNet20, pictures, RECIPE.with_keys(batch_size=128, epochs=1), 3),
+    ]
+    for name, factory, data, recipe, repeats in cases:
+
+        def ours(f: Callable[..., nn.Module] = factory, d: object = data, r: ls.Recipe = recipe) -> None:
+            trained(f, d, r, batched=False)
+
+        def peer(f: Callable[..., nn.Module] = factory, d: tuple[Tensor, Tensor] = data, r: ls.Recipe = recipe) -> None:
+            plain(f, d, r)
+
+        ours(), peer()
+        ratio, mine, other = interleaved(ours, peer, repeats)
+        steps = recipe.epochs * -(-len(data[1]) // recipe.batch_size)
+        print_row(
+            f"training of {name}: {steps} steps and the evaluations, with its files",
+            "a plain loop with the same evaluations",
+            f"{ratio:.3f}",
+            "<= 1.05",
+            f"{mine / steps * 1e3:.2f} ms against {other / steps * 1e3:.2f} ms a step",
+        )
+
+
+# -- ranks ------------------------------------------------------------------------------------------------------------
+# One rank: `bench_phases.py --rank SEED OUT` trains the model of a seed, or both ("all").
+
+
+def rank_job(seed: str, out: str) -> None:
+    torch.set_num_threads(1)
+    seeds = 2 if seed == "all" else [int(seed)]
+    ls.train_models(mlp, digits(), recipe=RECIPE.with_keys(epochs=60), seeds=seeds, batched=False, out=out)
+
+
+def ranks(shared: Path) -> None:
+    command = [sys.executable, __file__, "--rank"]
+    environment = {**mpi_environment(), "OMP_NUM_THREADS": "1"}
+    times = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            alone = [subprocess.Popen([*command, seed, f"{folder}/{seed}"], env=environment) for seed in "01"]
+            assert [process.wait() for process in alone] == [0, 0]
+            apart = time.perf_counter() - start
+            start = time.perf_counter()
+            subprocess.run([*mpiexec(2), *command, "all", f"{folder}/all"], env=environment, check=True)
+            times.append((time.perf_counter() - start, apart))
+    ratio, together, apart = sorted((a / b, a, b) for a, b in times)[1]
+    print_row(
+        "two MLPs (64-64-64-10, digits, 60 epochs) on 2 ranks, start-up included",
+        "two processes of one model each, started together",
+        f"{ratio:.3f}",
+        "<= 1.05",
+        f"{together:.1f} s against {apart:.1f} s",
+    )
+
+
+# -- all seeds as one -------------------------------------------------------------------------------------------------
+
+
+def together(shared: Path) -> None:
+    data = digits()
+    for width, batch in ((8, 32), (64, 32), (64, 128), (128, 128)):
+        recipe = RECIPE.with_keys(batch_size=batch, epochs=10)
+        losses = {}
+
+        def run(batched: bool, w: int = width, r: ls.Recipe = recipe, found: dict[bool, ls.Training] = losses) -> None:
+            found[batched] = trained(lambda: mlp(w), data, r, seeds=SEEDS, batched=batched)
+
+        run(True), run(False)  # the first time tracing loads what it needs
+        found = [(seconds(lambda: run(False)), seconds(lambda: run(True))) for _ in range(3)]
+        ratio = statistics.median(a / b for a, b in found)
+        gap = float(np.nanmax(np.abs(losses[True].values["loss"] / losses[False].values["loss"] - 1)))
+        parameters = sum(p.numel() for p in mlp(width).parameters())
+        pays = "on by default" if parameters * batch <= 1e6 else "off by default"
+        print_row(
+            f"{SEEDS} seeds of a MLP 64-{width}-{width}-10 as one, digits, batch {batch}, 10 epochs ({pays})",
+            "one after another",
+            f"{ratio:.2f} times as fast; losses differ by {gap:.1e}",
+            ">= 2; <= 1e-5",
+            f"{statistics.median(b for _, b in found):.2f} s against {statistics.median(a for a, _ in found):.2f} s",
+        )
+
+
+PARTS = {part.__name__: part for part in (step, ranks, together)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--only", nargs="+", choices=PARTS)
+    parser.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.rank:
+        rank_job(*given.rank)
+        return
+    print(machine(), end="\n\n")
+    print("| what | against | measured | asked | times |\n|---|---|---|---|---|", flush=True)
+    for name in given.only or PARTS:
+        PARTS[name](given.shared)
+
+
+if __name__ == "__main__":
+    main()
