@@ -2,7 +2,7 @@
 
     python scripts/bench_phases.py [--threads 1] [--shared ../shared] [--only PART ...]
 
-Peers: a plain PyTorch loop with the same recipe, its loss and error measured on the same data after each epoch; two
+Peers: a plain PyTorch loop with the same recipe, loss and error measured on the same data after each epoch; two
 separate processes that train one model each, started together; the seeds of a cell one after another. Every ratio but
 the last is our time over the peer's (below 1: we are faster), the median of interleaved repeats, so that a slow machine
 slows both sides.
@@ -28,8 +28,11 @@ from shared import ResNet20
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.studies.training.one import ModelTraining
+from landscape.studies.training.plan import Plan
+from landscape.studies.training.settings import TrainingSettings
 
-RECIPE = ls.Recipe(lr=0.05, momentum=0.9, batch_size=32, epochs=20)
+RECIPE = ls.Recipe(lr=0.05, momentum=0.9, batch_size=32, epochs=1000)
 SEEDS = 5
 
 
@@ -45,51 +48,64 @@ def trained(factory: Callable[..., nn.Module], data: object, recipe: ls.Recipe, 
 # -- a training step --------------------------------------------------------------------------------------------------
 
 
-def plain(factory: Callable[..., nn.Module], data: tuple[Tensor, Tensor], recipe: ls.Recipe) -> list[float]:
+def plain_epoch(
+    model: nn.Module, data: tuple[Tensor, Tensor], recipe: ls.Recipe, optimizer: torch.optim.Optimizer
+) -> tuple[float, float]:
     """What one writes: batches in an order drawn anew, then loss and error on all data in eval mode."""
     inputs, labels = data
-    model = factory()
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
-    losses = []
-    for _ in range(recipe.epochs):
-        model.train()
-        for rows in torch.randperm(len(inputs)).split(recipe.batch_size):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
-            optimizer.step()
-        model.eval()
-        with torch.no_grad():
-            total = wrong = 0.0
-            for rows in torch.arange(len(inputs)).split(128):
-                outputs = model(inputs[rows])
-                total += float(F.cross_entropy(outputs, labels[rows], reduction="sum"))
-                wrong += int((outputs.argmax(1) != labels[rows]).sum())
-        losses.append(total / len(inputs))
-    return losses
+    model.train()
+    for rows in torch.randperm(len(inputs)).split(recipe.batch_size):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        total = wrong = 0.0
+        for rows in torch.arange(len(inputs)).split(128):
+            outputs = model(inputs[rows])
+            total += float(F.cross_entropy(outputs, labels[rows], reduction="sum"))
+            wrong += int((outputs.argmax(1) != labels[rows]).sum())
+    return total / len(inputs), wrong / len(inputs)
+
+
+def one_model(factory: Callable[..., nn.Module], data: object, recipe: ls.Recipe) -> ModelTraining:
+    plan = Plan(factory, data, TrainingSettings(recipe=recipe))
+    plan.look_at_data()
+    return plan.training(0)
 
 
 def step(shared: Path) -> None:
     _, (images, labels), note = resnet20(shared)
-    pictures = images[:512], labels[:512]
     cases: list[tuple[str, Callable[..., nn.Module], tuple[Tensor, Tensor], ls.Recipe, int]] = [
-        ("MLP 64-64-64-10, digits, batch 32", mlp, digits(), RECIPE, 7),
-        ("MLP 64-8-8-10, digits, batch 32", lambda: mlp(8), digits(), RECIPE, 7),
-        (f"ResNet-20, {note}, batch 128", ResNet20, pictures, RECIPE.with_keys(batch_size=128, epochs=1), 3),
+        ("MLP 64-64-64-10, digits, batch 32", mlp, digits(), RECIPE, 9),
+        ("MLP 64-8-8-10, digits, batch 32", lambda: mlp(8), digits(), RECIPE, 9),
+        (f"ResNet-20, {note}, batch 128", ResNet20, (images[:512], labels[:512]), RECIPE.with_keys(batch_size=128), 3),
     ]
     for name, factory, data, recipe, repeats in cases:
+        training, model = one_model(factory, data, recipe), factory()
+        optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+        epochs = 10 if repeats > 3 else 1
 
-        def ours(f: Callable[..., nn.Module] = factory, d: object = data, r: ls.Recipe = recipe) -> None:
-            trained(f, d, r, batched=False)
+        def ours(t: ModelTraining = training, n: int = epochs) -> None:
+            for _ in range(n):
+                t.trial()
 
-        def peer(f: Callable[..., nn.Module] = factory, d: tuple[Tensor, Tensor] = data, r: ls.Recipe = recipe) -> None:
-            plain(f, d, r)
+        def peer(
+            m: nn.Module = model,
+            d: tuple[Tensor, Tensor] = data,
+            r: ls.Recipe = recipe,
+            o: torch.optim.Optimizer = optimizer,
+            n: int = epochs,
+        ) -> None:
+            for _ in range(n):
+                plain_epoch(m, d, r, o)
 
         ours(), peer()
         ratio, mine, other = interleaved(ours, peer, repeats)
-        steps = recipe.epochs * -(-len(data[1]) // recipe.batch_size)
+        steps = epochs * -(-len(data[1]) // recipe.batch_size)
         print_row(
-            f"training of {name}: {steps} steps and the evaluations, with its files",
-            "a plain loop with the same evaluations",
+            f"an epoch of training with its evaluation, {name}",
+            "a plain loop with the same evaluation",
             f"{ratio:.3f}",
             "<= 1.05",
             f"{mine / steps * 1e3:.2f} ms against {other / steps * 1e3:.2f} ms a step",

@@ -269,7 +269,18 @@ def test_dropout_buffers_and_other_data_are_trained_alone(tmp_path: Path) -> Non
     def dropout() -> nn.Module:
         return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 3)).double()
 
+    class Shifted(nn.Module):
+        """What it adds is no parameter, and each seed's own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.shift = mlp(), torch.rand((), dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x + self.shift)
+
     assert items("mlp", mlp) == 1
+    assert items("shifted", Shifted) == 2
     assert items("dropout", dropout) == 2
     assert items("buffers", net) == 2
     assert items("loader", mlp, train=[data()]) == 2
