@@ -162,7 +162,7 @@ def together(shared: Path) -> None:
         ratio = statistics.median(a / b for a, b in found)
         gap = float(np.nanmax(np.abs(losses[True].values["loss"] / losses[False].values["loss"] - 1)))
         parameters = sum(p.numel() for p in mlp(width).parameters())
-        pays = "on by default" if parameters * batch <= 1e6 else "off by default"
+        pays = "on by default" if 6 * parameters * batch <= 6e6 else "off by default"
         print_row(
             f"{SEEDS} seeds of a MLP 64-{width}-{width}-10 as one, digits, batch {batch}, 10 epochs ({pays})",
             "one after another",

@@ -65,11 +65,11 @@ class TrainingTask:
     def _settle_items(self, comm: Communicator, parameters: Sequence[int]) -> None:
         """An item for each model, or for all seeds of a cell that are trained as one: never by a timing."""
         plan = self._plan
-        wanted = plan.to_be_batched(parameters, self._epochs)
-        alike = [cells for cells in plan.alike().values() if any(wanted[cell] for cell in cells)]
+        may = plan.may_be_batched(parameters, self._epochs)
+        alike = [[cell for cell in cells if may[cell]] for cells in plan.alike().values()]
         mine = range(comm.rank, len(alike), comm.size)
-        can = _gathered(comm, lambda: {k: plan.gradients(alike[k][0])[0] is not None for k in mine})
-        batched = {cell for k, cells in enumerate(alike) for cell in cells if can[k] and wanted[cell]}
+        found = _gathered(comm, lambda: {k: plan.batched(alike[k]) for k in mine if alike[k]})
+        batched = {cell for cells in found.values() for cell in cells}
         self._items: list[tuple[int, ...]] = []
         for cell in range(len(plan.cells)):
             rows = plan.rows_of(cell)
@@ -186,8 +186,8 @@ def train_models(
 
     A model is an item, and trained by one rank. With `batched` all seeds of a cell are one item and trained as one
     batched model (vmap), wherever their operations can be: on the same batches, to the same losses but for rounding.
-    By default that is done where it pays: networks of up to 1e5 parameters, no more than 1e6 parameters times samples
-    of a batch, 20,000 steps or more in all, data as tensors, "cross_entropy" by name; never with dropout or buffers.
+    By default that is done where it pays: networks of up to 1e5 parameters, steps of up to 6e6 floating-point
+    operations, 20,000 steps or more in all, data as tensors, "cross_entropy" by name; never with dropout or buffers.
 
     The folder `out` keeps `models/NUMBER/initial.safetensors` and `final.safetensors` of every model, with `trajectory`
     its state every so many steps, too, and `landscape.h5` with the curves. A killed run goes on from the last epoch of

@@ -23,11 +23,12 @@ from landscape.studies.training.one import ModelTraining
 from landscape.studies.training.recipe import KEYS, Recipe
 from landscape.studies.training.settings import TrainingSettings, factory_arguments, label_of
 from landscape.studies.training.together import (
+    MOST_OPERATIONS,
     MOST_PARAMETERS,
-    MOST_PRODUCTS,
     SeedsTraining,
     Step,
     batched_gradient,
+    operations,
 )
 
 _MODEL_FOLDER = "models"  # in the run folder: the weights, a folder for each model
@@ -84,6 +85,7 @@ class Plan:
         self._require_arguments()
         self._require_consistent()
         self._metrics: tuple[str, ...] = ()
+        self._steps: dict[str, Step | None] = {}  # kind of a cell -> its models' gradients at once
 
     # -- what is asked ------------------------------------------------------------------------------------------
 
@@ -196,14 +198,17 @@ class Plan:
     def alike(self) -> dict[str, list[int]]:
         """Cells whose models the factory makes alike, in one precision."""
         found: dict[str, list[int]] = {}
-        for number, (cell, recipe) in enumerate(zip(self.cells, self._recipes, strict=True)):
-            found.setdefault(repr((factory_arguments(cell), recipe.precision)), []).append(number)
+        for cell in range(len(self.cells)):
+            found.setdefault(self._kind(cell), []).append(cell)
         return found
 
-    def to_be_batched(self, parameters: Sequence[int], planned: Sequence[int]) -> list[bool]:
-        """Whether the seeds of each cell are to be trained as one, where that can be; `planned` are epochs.
+    def _kind(self, cell: int) -> str:
+        return repr((factory_arguments(self.cells[cell]), self._recipes[cell].precision))
 
-        By default where it pays: small networks on small batches, and so many steps in all that tracing is little.
+    def may_be_batched(self, parameters: Sequence[int], planned: Sequence[int]) -> list[bool]:
+        """Whether the seeds of each cell may be trained as one, as far as sizes tell; `planned` are epochs.
+
+        By default that are small networks, and so many steps in all that tracing them is little.
         """
         asked, whole = self.settings.batched, None if self._train is not None else as_whole(self._data)
         simple = self._loss == "cross_entropy" and self._forward is None and not self.settings.trajectory
@@ -212,11 +217,21 @@ class Plan:
         samples = int(next(tensors_in(whole)).shape[0])
         found, steps = [], 0
         for size, recipe, epochs in zip(parameters, self._recipes, planned, strict=True):
-            trained = max(1, round(recipe.fraction * samples))
-            small = size <= MOST_PARAMETERS and size * min(recipe.batch_size, trained) <= MOST_PRODUCTS
-            found.append(asked is True or small)
-            steps += found[-1] * len(self.seeds) * epochs * -(-trained // recipe.batch_size)
+            found.append(asked is True or size <= MOST_PARAMETERS)
+            batches = -(-max(1, round(recipe.fraction * samples)) // recipe.batch_size)
+            steps += found[-1] * len(self.seeds) * epochs * batches
         return found if asked or steps >= _LEAST_STEPS else [False] * len(self.cells)
+
+    def batched(self, cells: Sequence[int]) -> list[int]:
+        """Those of some cells that are alike whose seeds are trained as one: where it can be and, by default, pays."""
+        if self.gradients(cells[0]) is None:
+            return []
+        if self.settings.batched:
+            return list(cells)
+        row, recipe = self.rows_of(cells[0])[0], self._recipes[cells[0]]
+        objective = self._objective(row, self._data)
+        each = operations(objective, self._batches(objective, recipe, self._data), self._stream(row))
+        return [cell for cell in cells if each * self._recipes[cell].batch_size <= MOST_OPERATIONS]
 
     def _stream(self, row: int) -> int:
         """The seed of all that is random in one model, which its cell and its seed give, wherever it stands."""
@@ -275,25 +290,24 @@ class Plan:
         )
 
     def together(self, rows: Sequence[int]) -> SeedsTraining:
-        """The training of all models of a cell as one."""
+        """The training of all models of a cell as one, where `gradients` are there."""
         cell, _ = self.models[rows[0]]
-        gradient, batches = self.gradients(cell)
-        if gradient is None:
-            raise InputError(
-                f"the seeds of cell {label_of(self.cells[cell])} were trained as one when this run began, and cannot "
-                "be here: another version of torch? Name another folder, or give batched=False"
-            )
+        gradient = self.gradients(cell)
+        assert gradient is not None
         members = [self.training(row) for row in rows]
-        streams = [self._stream(row) for row in rows]
-        return SeedsTraining(members, gradient, batches, self._recipes[cell], streams, batches.steps(streams[0]))
+        return SeedsTraining(members, gradient, self._recipes[cell], [self._stream(row) for row in rows])
 
-    def gradients(self, cell: int) -> tuple[Step | None, TrainingData]:
-        """(the gradients of all models of a cell at once, None where that cannot be; the batches)."""
-        rows, recipe = self.rows_of(cell), self._recipes[cell]
-        data = trained_on(self._data, recipe)
-        objectives = [self._objective(row, data) for row in rows]
-        batches = self._batches(objectives[0], recipe, data)
-        return batched_gradient(objectives, batches, self._stream(rows[0])), batches
+    def gradients(self, cell: int) -> Step | None:
+        """The gradients of all models of a cell at once, None where that cannot be; the same for cells alike."""
+        key = self._kind(cell)
+        if key not in self._steps:
+            first = self.alike()[key][0]
+            rows, recipe = self.rows_of(first), self._recipes[first]
+            data = trained_on(self._data, recipe)
+            objectives = [self._objective(row, data) for row in rows]
+            batches = self._batches(objectives[0], recipe, data)
+            self._steps[key] = batched_gradient(objectives, batches, self._stream(rows[0]))
+        return self._steps[key]
 
 
 def model_folder(row: int) -> str:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from landscape_kernels.descent import Descent, clip_
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.errors import raised_by
 from landscape.objective.objective import Objective
@@ -26,7 +27,7 @@ from landscape.studies.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 MOST_PARAMETERS = 100_000
-MOST_PRODUCTS = 1_000_000  # parameters times samples of a batch up to which it pays: scripts/bench_phases.py
+MOST_OPERATIONS = 6_000_000  # floating-point ones of a step of one model, up to which it pays: scripts/bench_phases.py
 _AGREES = {torch.float32: 1e-4, torch.float64: 1e-10}  # largest gap of a gradient, relative to the largest entry
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # (theta (s, size), inputs (s, b, ...), labels (s, b)) -> gradient
 
@@ -83,6 +84,14 @@ def batched_gradient(objectives: Sequence[Objective], data: TrainingData, stream
     return step if gap <= _AGREES[stacked.dtype] * float(alone.abs().max()) else None
 
 
+def operations(objective: Objective, data: TrainingData, stream: int) -> float:
+    """Floating-point operations of a training step for each sample, as torch counts those of products."""
+    batch = next(iter(data.epoch_of_several([stream], 0)))
+    with FlopCounterMode(display=False) as counter:
+        _alone(objective, batch, 0)
+    return float(counter.get_total_flops()) / int(batch[0].shape[1])
+
+
 def _alone(objective: Objective, batch: Sequence[Tensor], row: int) -> Tensor:
     """The gradient of one model on its batch, in the plain way."""
     theta = objective.theta
@@ -100,14 +109,14 @@ class SeedsTraining:
         self,
         members: Sequence[ModelTraining],
         gradient: Step,
-        data: TrainingData,
         recipe: Recipe,
         streams: Sequence[int],
-        per_epoch: int,
     ) -> None:
         """`members` are the models as they would be trained alone, each of one of the `streams`."""
-        self._members, self._gradient, self._data, self._recipe = members, gradient, data, recipe
-        self._streams, self._per_epoch, self._total = streams, per_epoch, recipe.total_steps(per_epoch)
+        self._members, self._gradient, self._recipe, self._streams = members, gradient, recipe, streams
+        self._data: TrainingData = members[0].batches
+        self._per_epoch = self._data.steps(streams[0])
+        self._total = recipe.total_steps(self._per_epoch)
         self._theta = torch.stack([member.theta for member in members])
         for member, row in zip(members, self._theta, strict=True):
             member.put(row)

@@ -25,7 +25,7 @@ from training_job import RECIPE, SAMPLES, data, mlp, net, trained
 import landscape as ls
 from landscape.errors import InputError, RunInterrupted
 from landscape.objective.training import TrainingData
-from landscape.studies.training import one
+from landscape.studies.training import one, plan
 from landscape.studies.training.data import trained_on
 
 ONE: dict[str, Any] = {"cells": None, "seeds": 1}
@@ -259,6 +259,18 @@ def test_seeds_trained_as_one_are_resumed_to_the_bit(tmp_path: Path, monkeypatch
     same(whole, resumed)
     with pytest.raises(InputError, match=r"(?s)holds a different run.*items"):
         trained(tmp_path / "run", mlp, **{**asked, "batched": False})
+
+
+def test_by_default_small_networks_are_trained_as_one_by_their_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_LEAST_STEPS", 24)
+    monkeypatch.setattr(plan, "MOST_OPERATIONS", 6 * 24 * 8)  # of the 24 weights that are multiplied, batches of 8
+    asked: dict[str, Any] = {"recipe": RECIPE.with_keys(epochs=1), "cells": {"batch_size": [4, 8, 16]}}
+    run = trained(tmp_path / "run", mlp, **asked)
+    assert run.attributes["items"] == [[0, 1], [2, 3], [4], [5]]
+    monkeypatch.setattr(plan, "_LEAST_STEPS", 100)
+    assert len(trained(tmp_path / "few", mlp, **asked).attributes["items"]) == 6
 
 
 def test_dropout_buffers_and_other_data_are_trained_alone(tmp_path: Path) -> None:
