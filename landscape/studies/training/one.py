@@ -140,6 +140,11 @@ class ModelTraining:
         self._theta = theta.copy_(self._theta)
 
     @property
+    def batches(self) -> TrainingData:
+        """What it is trained on."""
+        return self._data
+
+    @property
     def theta(self) -> Tensor:
         """The weights (size,) themselves."""
         return self._theta
