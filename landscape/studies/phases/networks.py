@@ -101,6 +101,11 @@ class Networks:
         except InputError as error:
             raise InputError(f"model {self.label(row)}: {error}") from error
         require_finite(vector, f"model {self.label(row)}")
+        if self.objective(place).batchnorm_names and not buffers:
+            raise InputError(
+                f"model {self.label(row)} comes without BatchNorm statistics, and those of another seed belong to "
+                "other parameters; save the whole state_dict()"
+            )
         return vector, buffers
 
     def _cell(self, place: Place) -> tuple[Objective, Objective | None]:

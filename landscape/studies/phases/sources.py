@@ -13,6 +13,7 @@ from typing import Any
 from landscape.checkpoints.trained import TrainedModels, read_models
 from landscape.errors import InputError, nearest
 from landscape.files import hdf5
+from landscape.objective.losses import named_losses
 from landscape.run.store import RESULT
 from landscape.studies.phases.cells import Cells, Place
 from landscape.studies.training.data import trained_on
@@ -56,7 +57,7 @@ def resolved(models: ModelsLike, factory: Any, data: Any, test: Any, loss: Any) 
         training, table = models, models.checkpoints
         given_data = data if data is not None else training.data
         factory, test = factory or training.factory, training.test if test is None else test
-        loss = training.loss if loss is None else loss
+        loss = _loss_of(training) if loss is None else loss
 
         def data_of(row: int) -> Any:
             return training.training_data(row) if data is None else trained_on(data, training.recipe(row))
@@ -84,6 +85,14 @@ def resolved(models: ModelsLike, factory: Any, data: Any, test: Any, loss: Any) 
     if not callable(factory):
         raise InputError(f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model")
     return Source(table, factory, data_of, test, "cross_entropy" if loss is None else loss)
+
+
+def _loss_of(training: Training) -> Any:
+    """What a training minimised, as far as it tells."""
+    name = str(training.attributes.get("loss", ""))
+    if training.loss is None and name not in named_losses():
+        raise InputError(f"the models were trained with the loss {name!r}, a function of the user's; give it as loss=")
+    return name if training.loss is None else training.loss
 
 
 def _opened(path: Path) -> Training | TrainedModels:

@@ -385,3 +385,37 @@ def test_bad_input_is_refused_before_anything_is_measured(
     with pytest.raises(ls.InputError, match=words):
         measured(swept if change is None else change(swept), out=tmp_path / "run", **asked)
     assert not (tmp_path / "run").exists()
+
+
+def test_batchnorm_statistics_of_another_seed_are_not_taken(tmp_path: Path) -> None:
+    def net(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3)).double()
+
+    paths = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        paths.append(tmp_path / f"{seed}.pt")
+        model = net(3)
+        torch.save(dict(model.named_parameters()) if seed else model.state_dict(), paths[-1])
+    models = TrainedModels({"width": (3, 3), "batch_size": (8, 8)}, (0, 1), (None, None), tuple(paths))
+    with pytest.raises(ls.InputError, match="seed=1 comes without BatchNorm statistics"):
+        measured(models, factory=net)
+
+
+def test_the_loss_of_a_training_is_its_own(tmp_path: Path) -> None:
+    def net(width: int) -> nn.Module:
+        return nn.Linear(4, width).double()
+
+    def absolute(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().mean()
+
+    data = (cases.data()[0], torch.randn(48, 2, dtype=torch.float64))
+    for loss, name in (("mse", "mse"), (absolute, "absolute")):
+        asked: dict[str, Any] = {"recipe": {"epochs": 1}, "cells": {"width": [2], "lr": [0.1]}, "seeds": 2}
+        run = ls.train_models(net, data, loss=loss, out=tmp_path / name, **asked)
+        assert resolved(run, None, None, None, None).loss is loss
+        if loss == "mse":
+            assert resolved(tmp_path / name, net, data, None, None).loss == "mse"
+        else:
+            with pytest.raises(ls.InputError, match=r"absolute.*give it as loss="):
+                resolved(tmp_path / name, net, data, None, None)
