@@ -2,7 +2,7 @@
 
     python scripts/bench_phases.py [--threads 1] [--shared ../shared] [--only PART ...]
 
-Peers: a plain PyTorch loop with the same recipe, its loss and error measured on the same data after each epoch; two
+Peers: a plain PyTorch loop with the same recipe, loss and error measured on the same data after each epoch; two
 separate processes that train one model each, started together; the seeds of a cell one after another. Every ratio but
 the last is our time over the peer's (below 1: we are faster), the median of interleaved repeats, so that a slow machine
 slows both sides.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,12 @@ from shared import ResNet20
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.studies.training.one import ModelTraining
+from landscape.studies.training.plan import Plan
+from landscape.studies.training.settings import TrainingSettings
+from landscape.studies.training.together import MOST_OPERATIONS
 
-RECIPE = ls.Recipe(lr=0.05, momentum=0.9, batch_size=32, epochs=20)
+RECIPE = ls.Recipe(lr=0.05, momentum=0.9, batch_size=32, epochs=1000)
 SEEDS = 5
 
 
@@ -45,51 +50,64 @@ def trained(factory: Callable[..., nn.Module], data: object, recipe: ls.Recipe, 
 # -- a training step --------------------------------------------------------------------------------------------------
 
 
-def plain(factory: Callable[..., nn.Module], data: tuple[Tensor, Tensor], recipe: ls.Recipe) -> list[float]:
+def plain_epoch(
+    model: nn.Module, data: tuple[Tensor, Tensor], recipe: ls.Recipe, optimizer: torch.optim.Optimizer
+) -> tuple[float, float]:
     """What one writes: batches in an order drawn anew, then loss and error on all data in eval mode."""
     inputs, labels = data
-    model = factory()
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
-    losses = []
-    for _ in range(recipe.epochs):
-        model.train()
-        for rows in torch.randperm(len(inputs)).split(recipe.batch_size):
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
-            optimizer.step()
-        model.eval()
-        with torch.no_grad():
-            total = wrong = 0.0
-            for rows in torch.arange(len(inputs)).split(128):
-                outputs = model(inputs[rows])
-                total += float(F.cross_entropy(outputs, labels[rows], reduction="sum"))
-                wrong += int((outputs.argmax(1) != labels[rows]).sum())
-        losses.append(total / len(inputs))
-    return losses
+    model.train()
+    for rows in torch.randperm(len(inputs)).split(recipe.batch_size):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs[rows]), labels[rows]).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        total = wrong = 0.0
+        for rows in torch.arange(len(inputs)).split(128):
+            outputs = model(inputs[rows])
+            total += float(F.cross_entropy(outputs, labels[rows], reduction="sum"))
+            wrong += int((outputs.argmax(1) != labels[rows]).sum())
+    return total / len(inputs), wrong / len(inputs)
+
+
+def one_model(factory: Callable[..., nn.Module], data: object, recipe: ls.Recipe) -> ModelTraining:
+    plan = Plan(factory, data, TrainingSettings(recipe=recipe))
+    plan.look_at_data()
+    return plan.training(0)
 
 
 def step(shared: Path) -> None:
     _, (images, labels), note = resnet20(shared)
-    pictures = images[:512], labels[:512]
     cases: list[tuple[str, Callable[..., nn.Module], tuple[Tensor, Tensor], ls.Recipe, int]] = [
-        ("MLP 64-64-64-10, digits, batch 32", mlp, digits(), RECIPE, 7),
-        ("MLP 64-8-8-10, digits, batch 32", lambda: mlp(8), digits(), RECIPE, 7),
-        (f"ResNet-20, {note}, batch 128", ResNet20, pictures, RECIPE.with_keys(batch_size=128, epochs=1), 3),
+        ("MLP 64-64-64-10, digits, batch 32", mlp, digits(), RECIPE, 9),
+        ("MLP 64-8-8-10, digits, batch 32", lambda: mlp(8), digits(), RECIPE, 9),
+        (f"ResNet-20, {note}, batch 128", ResNet20, (images[:512], labels[:512]), RECIPE.with_keys(batch_size=128), 3),
     ]
     for name, factory, data, recipe, repeats in cases:
+        training, model = one_model(factory, data, recipe), factory()
+        optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
+        epochs = 10 if repeats > 3 else 1
 
-        def ours(f: Callable[..., nn.Module] = factory, d: object = data, r: ls.Recipe = recipe) -> None:
-            trained(f, d, r, batched=False)
+        def ours(t: ModelTraining = training, n: int = epochs) -> None:
+            for _ in range(n):
+                t.trial()
 
-        def peer(f: Callable[..., nn.Module] = factory, d: tuple[Tensor, Tensor] = data, r: ls.Recipe = recipe) -> None:
-            plain(f, d, r)
+        def peer(
+            m: nn.Module = model,
+            d: tuple[Tensor, Tensor] = data,
+            r: ls.Recipe = recipe,
+            o: torch.optim.Optimizer = optimizer,
+            n: int = epochs,
+        ) -> None:
+            for _ in range(n):
+                plain_epoch(m, d, r, o)
 
         ours(), peer()
         ratio, mine, other = interleaved(ours, peer, repeats)
-        steps = recipe.epochs * -(-len(data[1]) // recipe.batch_size)
+        steps = epochs * -(-len(data[1]) // recipe.batch_size)
         print_row(
-            f"training of {name}: {steps} steps and the evaluations, with its files",
-            "a plain loop with the same evaluations",
+            f"an epoch of training with its evaluation, {name}",
+            "a plain loop with the same evaluation",
             f"{ratio:.3f}",
             "<= 1.05",
             f"{mine / steps * 1e3:.2f} ms against {other / steps * 1e3:.2f} ms a step",
@@ -135,25 +153,34 @@ def ranks(shared: Path) -> None:
 def together(shared: Path) -> None:
     data = digits()
     for width, batch in ((8, 32), (64, 32), (64, 128), (128, 128)):
-        recipe = RECIPE.with_keys(batch_size=batch, epochs=10)
-        losses = {}
-
-        def run(batched: bool, w: int = width, r: ls.Recipe = recipe, found: dict[bool, ls.Training] = losses) -> None:
-            found[batched] = trained(lambda: mlp(w), data, r, seeds=SEEDS, batched=batched)
-
-        run(True), run(False)  # the first time tracing loads what it needs
-        found = [(seconds(lambda: run(False)), seconds(lambda: run(True))) for _ in range(3)]
-        ratio = statistics.median(a / b for a, b in found)
-        gap = float(np.nanmax(np.abs(losses[True].values["loss"] / losses[False].values["loss"] - 1)))
+        recipe = RECIPE.with_keys(batch_size=batch, epochs=40)
+        run(width, data, recipe.with_keys(epochs=1), batched=True)  # tracing loads what it needs
+        alone, one = (partial(run, width, data, recipe, batched=batched) for batched in (False, True))
+        times = [(seconds(alone), seconds(one)) for _ in range(3)]
+        ratio = statistics.median(a / b for a, b in times)
         parameters = sum(p.numel() for p in mlp(width).parameters())
-        pays = "on by default" if parameters * batch <= 1e6 else "off by default"
+        pays = "on by default" if 6 * parameters * batch <= MOST_OPERATIONS else "off by default"
         print_row(
-            f"{SEEDS} seeds of a MLP 64-{width}-{width}-10 as one, digits, batch {batch}, 10 epochs ({pays})",
+            f"{SEEDS} seeds of a MLP 64-{width}-{width}-10 as one, digits, batch {batch}, 40 epochs ({pays})",
             "one after another",
-            f"{ratio:.2f} times as fast; losses differ by {gap:.1e}",
-            ">= 2; <= 1e-5",
-            f"{statistics.median(b for _, b in found):.2f} s against {statistics.median(a for a, _ in found):.2f} s",
+            f"{ratio:.2f} times as fast",
+            ">= 2",
+            f"{statistics.median(b for _, b in times):.1f} s against {statistics.median(a for a, _ in times):.1f} s",
         )
+    for precision, epochs in (("float64", 40), ("float32", 1), ("float32", 40)):
+        recipe = RECIPE.with_keys(precision=precision, epochs=epochs)
+        losses = [run(64, data, recipe, batched=batched).values["loss"][:, -1] for batched in (False, True)]
+        print_row(
+            f"the same, batch 32: losses after {epochs} epoch{'s' if epochs > 1 else ''} in {precision}",
+            "one after another",
+            f"{np.abs(losses[1] / losses[0] - 1).max():.1e}",
+            "<= 1e-5",
+            "largest relative gap",
+        )
+
+
+def run(width: int, data: object, recipe: ls.Recipe, *, batched: bool) -> ls.Training:
+    return trained(lambda: mlp(width), data, recipe, seeds=SEEDS, batched=batched)
 
 
 PARTS = {part.__name__: part for part in (step, ranks, together)}

@@ -1,6 +1,6 @@
 """Names and long names of a training in a file, and back.
 
-training    key_NAME (model), ..., seed (model); loss (model, epoch), loss_stderr, error, test_loss, test_error, ...; epoch
+training    key_NAME (model), ..., seed (model); loss (model, epoch), loss_stderr, error, test_loss, ...; epoch
             (epoch); kept, epochs, steps, ended, left_out, paths, computed (model)
 """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from landscape_kernels.descent import Descent, clip_
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.errors import raised_by
 from landscape.objective.objective import Objective
@@ -21,23 +21,25 @@ from landscape.objective.training import TrainingData
 from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
 from landscape.studies.training import one
-from landscape.studies.training.one import ModelTraining, Trained, arrays_of
+from landscape.studies.training.one import ModelTraining, Trained, arrays_of, place_text
 from landscape.studies.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 MOST_PARAMETERS = 100_000
-MOST_PRODUCTS = 1_000_000  # parameters times samples of a batch up to which it pays: scripts/bench_phases.py
+MOST_OPERATIONS = 6_000_000  # floating-point ones of a step of one model, up to which it pays: scripts/bench_phases.py
 _AGREES = {torch.float32: 1e-4, torch.float64: 1e-10}  # largest gap of a gradient, relative to the largest entry
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]  # (theta (s, size), inputs (s, b, ...), labels (s, b)) -> gradient
 
 
-def batched_gradient(objective: Objective, seeds: int, data: TrainingData, stream: int) -> Step | None:
-    """The gradients of the mean cross-entropy of several models of one shape, each on its own batch, at once.
+def batched_gradient(objectives: Sequence[Objective], data: TrainingData, stream: int) -> Step | None:
+    """The gradients of the mean cross-entropy of the objectives' models, of one shape, each on its own batch, at once.
 
     vmap over the models, traced once for each size of batch, so that a step runs torch's operations and nothing else.
     None where the data are not inputs and labels of classes, the model has buffers or frozen parameters, or its
-    operations cannot be batched or draw random numbers (dropout): seen by comparing with one model alone.
+    operations cannot be batched, draw random numbers (dropout) or differ by more than parameters: seen by comparing
+    with each model alone.
     """
+    objective = objectives[0]
     whole: Any = data.whole
     plain = isinstance(whole, (tuple, list)) and len(whole) == 2 and all(isinstance(part, Tensor) for part in whole)
     if not plain or objective.buffers or objective.frozen or objective.complex_names or objective.precision == "bf16":
@@ -59,32 +61,39 @@ def batched_gradient(objective: Objective, seeds: int, data: TrainingData, strea
         (slopes,) = torch.autograd.grad(found.sum(), varied)
         return slopes / inputs.shape[1]
 
-    theta = objective.theta
-    slope = torch.zeros_like(theta)
+    slope = torch.zeros_like(objective.theta)
     traced: dict[int, Step] = {}
 
     def step(stacked: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         size = inputs.shape[1]
         if size not in traced:
-            with objective.training(theta, slope):  # in train mode
+            with objective.training(objective.theta, slope):  # in train mode
                 traced[size] = make_fx(gradients)(stacked, inputs, targets)
         return traced[size](stacked, inputs, targets)
 
-    batch = next(iter(data.epoch_of_several([stream] * seeds, 0)))
-    stacked = theta + 0.1 * theta.abs().mean() * torch.linspace(0, 1, seeds, dtype=theta.dtype)[:, None]
+    batch = next(iter(data.epoch_of_several([stream] * len(objectives), 0)))
+    stacked = torch.stack([one.theta for one in objectives])
     try:
         found = step(stacked, *batch)
-        alone = torch.stack([_alone(objective, row, batch, k) for k, row in enumerate(stacked)])
+        alone = torch.stack([_alone(one, batch, number) for number, one in enumerate(objectives)])
     except Exception as error:  # whatever a model's own code does under vmap
         logger.info("the models of a cell are trained one after another, as vmap fails: %s", raised_by(error))
         return None
     gap = float((found - alone).abs().max())
-    return step if gap <= _AGREES[theta.dtype] * float(alone.abs().max()) else None
+    return step if gap <= _AGREES[stacked.dtype] * float(alone.abs().max()) else None
 
 
-def _alone(objective: Objective, theta: Tensor, batch: Sequence[Tensor], row: int) -> Tensor:
+def operations(objective: Objective, data: TrainingData, stream: int) -> float:
+    """Floating-point operations of a training step for each sample, as torch counts those of products."""
+    batch = next(iter(data.epoch_of_several([stream], 0)))
+    with FlopCounterMode(display=False) as counter:
+        _alone(objective, batch, 0)
+    return float(counter.get_total_flops()) / int(batch[0].shape[1])
+
+
+def _alone(objective: Objective, batch: Sequence[Tensor], row: int) -> Tensor:
     """The gradient of one model on its batch, in the plain way."""
-    theta = theta.clone()
+    theta = objective.theta
     gradient = torch.zeros_like(theta)
     with random_state_kept(), objective.training(theta, gradient) as model:
         units = objective.loss_of(model, tuple(part[row] for part in batch))
@@ -99,14 +108,14 @@ class SeedsTraining:
         self,
         members: Sequence[ModelTraining],
         gradient: Step,
-        data: TrainingData,
         recipe: Recipe,
         streams: Sequence[int],
-        per_epoch: int,
     ) -> None:
         """`members` are the models as they would be trained alone, each of one of the `streams`."""
-        self._members, self._gradient, self._data, self._recipe = members, gradient, data, recipe
-        self._streams, self._per_epoch, self._total = streams, per_epoch, recipe.total_steps(per_epoch)
+        self._members, self._gradient, self._recipe, self._streams = members, gradient, recipe, streams
+        self._data: TrainingData = members[0].batches
+        self._per_epoch = self._data.steps(streams[0])
+        self._total = recipe.total_steps(self._per_epoch)
         self._theta = torch.stack([member.theta for member in members])
         for member, row in zip(members, self._theta, strict=True):
             member.put(row)
@@ -157,15 +166,13 @@ class SeedsTraining:
 
     def _run_epoch(self, report: Callable[[str], None] | None, stopping: Callable[[], bool] | None) -> None:
         last = min((self._epoch + 1) * self._per_epoch, self._total)
-        looked, began = 0.0, self._steps
+        began = self._steps
+        loss = min(member.loss for member in self._members)
         for inputs, labels in self._data.epoch_of_several(self._streams, self._epoch):
             if self._steps == last:
                 break
-            if self._steps % one.STEPS_OF_A_LOOK == 0 and report is not None:
-                now = time.monotonic()
-                if now - looked >= one.REPORT_EVERY:
-                    looked = now
-                    report(f"epoch {self._epoch + 1}, step {self._steps - began + 1}")
+            if report is not None:
+                report(place_text(self._epoch, -(-self._total // self._per_epoch), self._steps - began, loss))
             if stopping is not None and stopping():
                 raise ItemStopped
             gradient = self._gradient(self._theta, inputs, labels)

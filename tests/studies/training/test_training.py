@@ -25,7 +25,7 @@ from training_job import RECIPE, SAMPLES, data, mlp, net, trained
 import landscape as ls
 from landscape.errors import InputError, RunInterrupted
 from landscape.objective.training import TrainingData
-from landscape.studies.training import one
+from landscape.studies.training import one, plan
 from landscape.studies.training.data import trained_on
 
 ONE: dict[str, Any] = {"cells": None, "seeds": 1}
@@ -216,10 +216,10 @@ def test_a_damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # -- all seeds as one ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_seeds_trained_as_one_have_the_same_losses(optimizer: str, tmp_path: Path) -> None:
-    """Also where one ends before the others; on noisy labels, with the best weights kept."""
-    recipe = RECIPE.with_keys(optimizer=optimizer, epochs=8, stop_loss=0.85, keep="best", fraction=0.7, label_noise=0.2)
+@pytest.mark.parametrize(("optimizer", "keep"), [("sgd", "last"), ("adam", "best")])
+def test_seeds_trained_as_one_have_the_same_losses(optimizer: str, keep: str, tmp_path: Path) -> None:
+    """Also where one ends before the others; on a part of the data, with noisy labels."""
+    recipe = RECIPE.with_keys(optimizer=optimizer, epochs=8, stop_loss=0.85, keep=keep, fraction=0.7, label_noise=0.2)
     asked: dict[str, Any] = {"recipe": recipe, "cells": {"width": [4], "lr": [0.02, 0.2]}, "seeds": 3}
     alone = trained(tmp_path / "alone", mlp, batched=False, **asked)
     together = trained(tmp_path / "together", mlp, batched=True, **asked)
@@ -261,6 +261,18 @@ def test_seeds_trained_as_one_are_resumed_to_the_bit(tmp_path: Path, monkeypatch
         trained(tmp_path / "run", mlp, **{**asked, "batched": False})
 
 
+def test_by_default_small_networks_are_trained_as_one_by_their_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "_LEAST_STEPS", 24)
+    monkeypatch.setattr(plan, "MOST_OPERATIONS", 6 * 24 * 8)  # of the 24 weights that are multiplied, batches of 8
+    asked: dict[str, Any] = {"recipe": RECIPE.with_keys(epochs=1), "cells": {"batch_size": [4, 8, 16]}}
+    run = trained(tmp_path / "run", mlp, **asked)
+    assert run.attributes["items"] == [[0, 1], [2, 3], [4], [5]]
+    monkeypatch.setattr(plan, "_LEAST_STEPS", 100)
+    assert len(trained(tmp_path / "few", mlp, **asked).attributes["items"]) == 6
+
+
 def test_dropout_buffers_and_other_data_are_trained_alone(tmp_path: Path) -> None:
     def items(name: str, factory: Any, **options: Any) -> int:
         run = trained(tmp_path / name, factory, recipe=RECIPE.with_keys(epochs=1), batched=True, cells=None, **options)
@@ -269,7 +281,18 @@ def test_dropout_buffers_and_other_data_are_trained_alone(tmp_path: Path) -> Non
     def dropout() -> nn.Module:
         return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 3)).double()
 
+    class Shifted(nn.Module):
+        """What it adds is no parameter, and each seed's own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.shift = mlp(), torch.rand((), dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x + self.shift)
+
     assert items("mlp", mlp) == 1
+    assert items("shifted", Shifted) == 2
     assert items("dropout", dropout) == 2
     assert items("buffers", net) == 2
     assert items("loader", mlp, train=[data()]) == 2
@@ -310,6 +333,7 @@ def test_a_loss_that_becomes_nan_leaves_the_model_out(tmp_path: Path) -> None:
 def test_a_loss_that_becomes_infinite(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", mlp, recipe=RECIPE.with_keys(lr=1e200, clip=None, momentum=0.0), **ONE)
     assert run.left_out[0] in ("its loss became NaN in epoch 1", "its loss became infinite in epoch 1")
+    assert all(math.isnan(values[0]) for values in run.checkpoints.values.values())
 
 
 def test_stop_criteria_and_the_best_weights(tmp_path: Path) -> None:
@@ -415,6 +439,7 @@ def shapes_by_seed(width: int = 4) -> nn.Module:
         ({"cells": {"width": []}}, r"cells: key 'width' has \[\]; give a list of values, at least one"),
         ({"cells": {"width": [4, 4]}}, r"key 'width' has a value twice"),
         ({"cells": {"width": 4}}, r"key 'width' has 4; give a list"),
+        ({"cells": {"seed": [0, 1]}}, r"key 'seed' is a column of every table.*or give the seeds as seeds="),
         ({"seeds": 0}, r"seeds: 0; give how many seeds, 1 or more"),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\]; give how many seeds"),
         ({"recipe": {"lrr": 0.1}}, r"a recipe has no key 'lrr'; did you mean 'lr'"),
