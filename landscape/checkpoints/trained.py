@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VALUES = ("loss", "error", "test_loss", "test_error")  # at the end of training; errors are fractions of the samples
 _PATHS = ("initial", "final")
-_KNOWN = ("seed", *_PATHS, *VALUES)  # columns of a table; every other one is a key of the cells
+COLUMNS = ("seed", *_PATHS, *VALUES)  # of a table; every other one is a key of the cells
 _ROWS = "model"  # the array of tables in a TOML file
 
 
@@ -155,7 +155,7 @@ def _toml_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> TrainedModels:
-    keys = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in _KNOWN]
+    keys = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
     places = [f"{path}, model {number}" for number in range(1, len(rows) + 1)]
     for row, place in zip(rows, places, strict=True):
         lacking = [name for name in ("final", "seed", *keys) if name not in row]

@@ -27,8 +27,6 @@ from landscape.studies.training.recipe import Recipe
 
 ENDS = ("epochs", "stop_error", "stop_loss", "nan", "infinite")  # why a training ended, by number
 SAVE_EVERY = 1.0  # seconds at least between two states on the disk
-REPORT_EVERY = 0.5  # seconds between two reports
-STEPS_OF_A_LOOK = 16  # steps between two looks at the clock
 
 
 @dataclass(frozen=True)
@@ -98,15 +96,7 @@ class ModelTraining:
         else:
             self.begin()
         while not self.end:
-            began = self._steps
-
-            def tell(began: int = began) -> None:
-                if report is not None:
-                    loss = self._curves["loss"][self._epoch]
-                    place = f"epoch {self._epoch + 1} of {self._epochs}, step {self._steps - began + 1}"
-                    report(f"{place}; loss {loss:.4g}")
-
-            self._run_epoch(tell, stopping)
+            self._run_epoch(report, stopping)
             self.after_epoch(self._steps)
             if kept.due:
                 kept.write({**self.state(), **arrays_of(self._descent.state(), "descent.")})
@@ -140,6 +130,11 @@ class ModelTraining:
         self._theta = theta.copy_(self._theta)
 
     @property
+    def loss(self) -> float:
+        """The training loss after the last epoch that is over."""
+        return float(self._curves["loss"][self._epoch])
+
+    @property
     def batches(self) -> TrainingData:
         """What it is trained on."""
         return self._data
@@ -157,14 +152,14 @@ class ModelTraining:
     def trial(self) -> float:
         """Seconds that an epoch takes, with the evaluation after it."""
         began = time.perf_counter()
-        self._run_epoch(lambda: None, None)
+        self._run_epoch(None, None)
         self.after_epoch(self._steps)
         return time.perf_counter() - began
 
-    def _run_epoch(self, tell: Callable[[], None], stopping: Callable[[], bool] | None) -> None:
+    def _run_epoch(self, report: Callable[[str], None] | None, stopping: Callable[[], bool] | None) -> None:
         objective, recipe, gradient = self._objective, self._recipe, self._gradient
         before, last = self._steps, min((self._epoch + 1) * self._per_epoch, self._total)
-        looked = 0.0
+        loss = self._curves["loss"][self._epoch] if self._curves else np.nan
         with (
             random_state_kept(),
             objective.training(self._theta, gradient, self._buffers) as model,
@@ -174,11 +169,8 @@ class ModelTraining:
             for batch in batches:
                 if self._steps == last:
                     break
-                if self._steps % STEPS_OF_A_LOOK == 0:
-                    now = time.monotonic()
-                    if now - looked >= REPORT_EVERY:
-                        looked = now
-                        tell()
+                if report is not None:  # every step: where an item has come to is where it is blamed
+                    report(place_text(self._epoch, self._epochs, self._steps - before, loss))
                 if stopping is not None and stopping():
                     raise ItemStopped
                 gradient.zero_()
@@ -262,6 +254,15 @@ class ModelTraining:
     def _tensors(self, arrays: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
         found = {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
         return {name: torch.from_numpy(np.array(value)).to(self._theta.device) for name, value in found.items()}
+
+
+def place_text(epoch: int, epochs: int, step: int, loss: float) -> str:
+    """Where a training is, both counted from 0, and the loss before the epoch.
+
+    >>> place_text(2, 10, 0, 0.51234)
+    'epoch 3 of 10, step 1; loss 0.5123'
+    """
+    return f"epoch {epoch + 1} of {epochs}, step {step + 1}; loss {loss:.4g}"
 
 
 def arrays_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Any]:

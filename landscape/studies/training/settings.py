@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
+from landscape.checkpoints.trained import COLUMNS
 from landscape.errors import InputError
 from landscape.studies.training.recipe import DEFAULT, KEYS, Recipe, RecipeLike
 
@@ -26,6 +27,11 @@ class _CellsForm:
             raise InputError(f"{type(value).__name__}; give the values of each key, as {{width = [8, 16]}}")
         found: dict[str, tuple[Any, ...]] = {}
         for key, values in value.items():
+            if key in COLUMNS:
+                raise InputError(
+                    f"key {key!r} is a column of every table of models ({', '.join(COLUMNS)}); name it otherwise"
+                    + (", or give the seeds as seeds=" if key == "seed" else "")
+                )
             if isinstance(values, (str, bytes)) or not isinstance(values, (Sequence, range)) or not len(values):
                 raise InputError(f"key {key!r} has {values!r}; give a list of values, at least one")
             unfit = next((one for one in values if not isinstance(one, (bool, int, float, str))), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from landscape.objective.training import TrainingData
 from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
 from landscape.studies.training import one
-from landscape.studies.training.one import ModelTraining, Trained, arrays_of
+from landscape.studies.training.one import ModelTraining, Trained, arrays_of, place_text
 from landscape.studies.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -167,15 +166,13 @@ class SeedsTraining:
 
     def _run_epoch(self, report: Callable[[str], None] | None, stopping: Callable[[], bool] | None) -> None:
         last = min((self._epoch + 1) * self._per_epoch, self._total)
-        looked, began = 0.0, self._steps
+        began = self._steps
+        loss = min(member.loss for member in self._members)
         for inputs, labels in self._data.epoch_of_several(self._streams, self._epoch):
             if self._steps == last:
                 break
-            if self._steps % one.STEPS_OF_A_LOOK == 0 and report is not None:
-                now = time.monotonic()
-                if now - looked >= one.REPORT_EVERY:
-                    looked = now
-                    report(f"epoch {self._epoch + 1}, step {self._steps - began + 1}")
+            if report is not None:
+                report(place_text(self._epoch, -(-self._total // self._per_epoch), self._steps - began, loss))
             if stopping is not None and stopping():
                 raise ItemStopped
             gradient = self._gradient(self._theta, inputs, labels)

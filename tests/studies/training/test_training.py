@@ -439,6 +439,7 @@ def shapes_by_seed(width: int = 4) -> nn.Module:
         ({"cells": {"width": []}}, r"cells: key 'width' has \[\]; give a list of values, at least one"),
         ({"cells": {"width": [4, 4]}}, r"key 'width' has a value twice"),
         ({"cells": {"width": 4}}, r"key 'width' has 4; give a list"),
+        ({"cells": {"seed": [0, 1]}}, r"key 'seed' is a column of every table.*or give the seeds as seeds="),
         ({"seeds": 0}, r"seeds: 0; give how many seeds, 1 or more"),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\]; give how many seeds"),
         ({"recipe": {"lrr": 0.1}}, r"a recipe has no key 'lrr'; did you mean 'lr'"),
