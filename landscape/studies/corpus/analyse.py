@@ -27,7 +27,7 @@ from landscape_kernels.rank_statistics import (
 from landscape.errors import InputError
 from landscape.files.provenance import engine_version
 from landscape.results.settings import name_tuple
-from landscape.studies.corpus.reading import ModelTable, read_table
+from landscape.studies.corpus.reading import MODEL, ModelTable, read_table
 from landscape.studies.corpus.result import NONE, OUTSIDE, PARADOX, UNDECIDED, Corpus, Inside, ordered
 
 _FEWEST = 3  # models that an order is asked of
@@ -48,12 +48,12 @@ def analyse_corpus(
 ) -> Corpus:
     """Kendall's tau-b, Spearman's rho and slopes of the target on each metric, over all models and inside groups.
 
-    `table` has a row for each model: the path of a CSV file, a DataFrame, a mapping of columns, or a result. `target`
-    and `metrics` (by default every other column of numbers) name columns of numbers, `groups` one or several columns,
-    each of which groups the models in its own way. Tau and rho within are means over the groups, by their numbers of
-    models; the slope within is the common one of lines with an intercept for each group, in units of the target for a
-    unit of the metric. Groups in which metric or target do not vary have no tau and are left out, and so is a model
-    whose cell of metric, target or group is missing.
+    `table` has a row for each model: the path of a CSV file, a DataFrame, a mapping of columns, or a result; or it is a
+    list of these, joined by their columns "model". `target` and `metrics` (by default every other column of numbers)
+    name columns of numbers, `groups` one or several columns, each of which groups the models in its own way. Tau and
+    rho within are means over the groups, by their numbers of models; the slope within is the common one of lines with
+    an intercept for each group, in units of the target for a unit of the metric. Groups in which metric or target do
+    not vary have no tau and are left out, and so is a model whose cell of metric, target or group is missing.
 
     Intervals are central ones of `level` over `draws` draws of the models with replacement inside their groups; they
     hold the design of the corpus, its groups and their sizes, as fixed. Simpson's paradox: tau overall and tau within
@@ -115,7 +115,7 @@ def _metrics(
                 raise InputError(f"{role} {name!r} is the target itself; name another column")
     if asked is None:
         roles = {target, *groups, *settings}
-        found = tuple(name for name in table.order if name in table.numbers and name not in roles)
+        found = tuple(name for name in table.order if name in table.numbers and name not in roles and name != MODEL)
         if not found:
             raise InputError(f"{table.source} has no column of numbers beside target and groups; add one for a metric")
         return found
@@ -332,7 +332,7 @@ def _controls(table: ModelTable, name: str, places: IntArray) -> Iterator[FloatA
 
 def _notes(missing: int, x: FloatArray, y: FloatArray, inside: Sequence[_Group]) -> list[str]:
     """What was left out, and why a value is missing."""
-    notes = [f"{missing} models left out: a cell is missing"] if missing else []
+    notes = [f"{missing} model{'s' if missing > 1 else ''} left out: a cell is missing"] if missing else []
     if len(x) < 2 or not np.ptp(x) or not np.ptp(y):
         constant = "metric" if len(x) > 1 and not np.ptp(x) else "target"
         return [*notes, "fewer than two models" if len(x) < 2 else f"the {constant} is constant"]

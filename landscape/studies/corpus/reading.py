@@ -1,4 +1,4 @@
-"""A table of models as columns: a CSV file, a DataFrame, a mapping of columns, or another result."""
+"""A table of models as columns: a CSV file, a DataFrame, a mapping of columns, another result, or several joined."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from landscape.results.base import Result
 from landscape.results.kind import kind_of
 
 _MISSING = ("", "nan", "NaN", "NA", "N/A", "null", "None")  # cells of a CSV file
+MODEL = "model"  # column that tables are joined by
 _ABSENT = ("NAType", "NaTType")  # what pandas has for a missing cell
 
 
@@ -55,8 +56,27 @@ def read_table(table: Any) -> ModelTable:
     """The columns of a table. Raises InputError for what is none, a file that cannot be read, or ragged columns.
 
     `table` is the path of a CSV file with a heading, a mapping of columns (a DataFrame is one), or a result, whose
-    rows are then the models. Empty cells, NaN and infinite numbers are missing.
+    rows are then the models; or a list of these, joined by their columns "model". Empty cells, NaN and infinite numbers
+    are missing.
     """
+    if isinstance(table, (list, tuple)):
+        cells, source = _joined([_cells(part) for part in table]), "the joined tables"
+    else:
+        cells, source = _cells(table)
+    numbers: dict[str, FloatArray] = {}
+    texts: dict[str, tuple[str | None, ...]] = {}
+    for name, column in cells.items():
+        known = [None if _is_missing(cell) else cell for cell in column]
+        if all(cell is None or _is_number(cell) for cell in known):
+            values = np.array([math.nan if cell is None else float(cell) for cell in known])
+            numbers[name] = np.where(np.isfinite(values), values, np.nan)
+        else:
+            texts[name] = tuple(None if cell is None else str(cell) for cell in known)
+    return ModelTable(numbers, texts, tuple(cells), source)
+
+
+def _cells(table: Any) -> tuple[dict[str, list[Any]], str]:
+    """{column: a cell for each model} of one table, and where it comes from."""
     columns: Mapping[str, Any]
     if isinstance(table, (str, Path)):
         columns, source = _csv_columns(Path(table)), Path(table).name
@@ -78,16 +98,28 @@ def read_table(table: Any) -> ModelTable:
     lengths = {name: len(column) for name, column in cells.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"columns of {source} have different numbers of models: {lengths}; give one cell for each")
-    numbers: dict[str, FloatArray] = {}
-    texts: dict[str, tuple[str | None, ...]] = {}
-    for name, column in cells.items():
-        known = [None if _is_missing(cell) else cell for cell in column]
-        if all(cell is None or _is_number(cell) for cell in known):
-            values = np.array([math.nan if cell is None else float(cell) for cell in known])
-            numbers[name] = np.where(np.isfinite(values), values, np.nan)
-        else:
-            texts[name] = tuple(None if cell is None else str(cell) for cell in known)
-    return ModelTable(numbers, texts, tuple(cells), source)
+    return cells, source
+
+
+def _joined(parts: Sequence[tuple[dict[str, list[Any]], str]]) -> dict[str, list[Any]]:
+    """The columns of all tables, a row for each model that one of them has; other cells are missing."""
+    rows: dict[str, dict[str, Any]] = {}
+    names: dict[str, str] = {}
+    for cells, source in parts:
+        if MODEL not in cells:
+            raise InputError(f"{source} has no column {MODEL!r} to join it by; {nearest(MODEL, cells)}")
+        if both := sorted(set(cells) & set(names) - {MODEL}):
+            raise InputError(f"{source} and {names[both[0]]} both have a column {both[0]!r}; rename one of them")
+        models = [str(name) for name in cells[MODEL]]
+        if len(set(models)) < len(models):
+            twice = next(name for name in models if models.count(name) > 1)
+            raise InputError(f"{source} has model {twice!r} more than once; give each model one row")
+        names |= dict.fromkeys(cells, source)
+        for k, model in enumerate(models):
+            rows.setdefault(model, {}).update({name: column[k] for name, column in cells.items()})
+    if not names:
+        raise InputError("the list of tables is empty; give one or more")
+    return {name: [row.get(name) for row in rows.values()] for name in names}
 
 
 def _is_missing(cell: Any) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.rank_statistics import slope
 
 from landscape.pictures.numbers import numbers
 from landscape.pictures.views import Picture, View, escaped, known_text, lines, thinned
@@ -100,4 +102,16 @@ def _scatter(corpus: Corpus, metric: str, grouping: str, most: int) -> View:
                 "marker": {"color": _COLOURS[number % len(_COLOURS)], "size": 7},
             }
         )
+        traces.append(_line(x[there], y[there], _COLOURS[number % len(_COLOURS)]))
+    traces.append({**_line(x[known], y[known], "@ink"), "name": "all models", "showlegend": True})
     return lines(traces, metric, corpus.target, y[known])
+
+
+def _line(x: FloatArray, y: FloatArray, colour: str) -> View:
+    """The least-squares line over the span of x; nothing where it is not defined."""
+    steep = float(slope(x, y)[0]) if len(x) else np.nan
+    ends = np.array([x.min(), x.max()]) if np.isfinite(steep) else np.zeros(0)
+    heights = y.mean() + steep * (ends - x.mean()) if len(ends) else ends
+    look = {"color": colour, "width": 1.6, **({"dash": "dash"} if colour == "@ink" else {})}
+    trace: View = {"type": "scatter", "mode": "lines", "x": numbers(ends), "y": numbers(heights), "line": look}
+    return {**trace, "hoverinfo": "skip", "showlegend": False}

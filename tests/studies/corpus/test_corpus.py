@@ -263,6 +263,27 @@ def test_a_result_is_a_table() -> None:
     np.testing.assert_array_equal(corpus.values["within"], plain.values["within"])
 
 
+def test_tables_are_joined_by_model(tmp_path: Path) -> None:
+    table, names = a_table(), [f"m{k}" for k in range(12)]
+    first = {"model": names, **{key: table[key] for key in ("test_accuracy", "depth")}}
+    measures = ls.Measures(
+        tuple(names[::-1]), "model", {"norm": table["norm"][::-1].copy()}, {}, {}, np.ones(12, dtype=bool)
+    )
+    third = {"model": ["m3", "new"], "extra": [1.0, 2.0]}
+    joined = ls.analyse_corpus([written(tmp_path / "a.csv", first), measures, third], metrics="norm", draws=100)
+    plain = ls.analyse_corpus(table, metrics="norm", draws=100)
+    np.testing.assert_array_equal(joined.values["within"], plain.values["within"])
+    assert joined.note == ("1 model left out: a cell is missing",)
+    for tables, said in (
+        ([first, {"x": [1]}], "no column 'model'"),
+        ([first, first], "both have a column 'depth'"),
+        ([{"model": ["a", "a"]}], "model 'a' more than once"),
+        ([], "empty"),
+    ):
+        with pytest.raises(ls.InputError, match=said):
+            ls.analyse_corpus(tables)
+
+
 def test_pictures_say_what_is_not_there() -> None:
     corpus = ls.analyse_corpus(SIMPSON, "y", draws=100)
     figure = corpus.plot("scatter", metric="x")
