@@ -133,9 +133,14 @@ def members(labels: Sequence[object]) -> list[IntArray]:
 
 
 def weighted_mean(values: FloatArray, sizes: FloatArray) -> FloatArray:
-    """sum_g size_g value_g / sum_g size_g, (d,), over the groups of `values` (d, g) that have one; else NaN."""
+    """sum_g size_g value_g / sum_g size_g, (d,), over the groups of `values` (d, g) that have one; else NaN.
+
+    A sum no larger than its rounding is 0, so that it has no sign.
+    """
     there = np.isfinite(values)
-    return _ratio(np.where(there, values, 0.0) @ sizes, there @ sizes)
+    known = np.where(there, values, 0.0)
+    total, rounding = known @ sizes, 4 * np.finfo(np.float64).eps * (np.abs(known) @ sizes)
+    return _ratio(np.where(np.abs(total) > rounding, total, 0.0), there @ sizes)
 
 
 def redrawn(sizes: Sequence[int], draws: int, seed: int) -> list[FloatArray]:

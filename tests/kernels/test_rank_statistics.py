@@ -192,6 +192,7 @@ def test_holm_intervals_and_means() -> None:
     assert all(map(math.isnan, percentile_interval(np.array([1.0] * 8 + [np.nan] * 2), 0.9)))
     values, sizes = np.array([[1.0, np.nan, -1.0], [np.nan] * 3]), np.array([3.0, 5.0, 1.0])
     np.testing.assert_array_equal(weighted_mean(values, sizes), [0.5, np.nan])
+    assert weighted_mean(np.array([[-1 / 18, 1 / 3, -1 / 6]]), np.array([9.0, 6.0, 9.0]))[0] == 0
 
 
 def test_draws_follow_from_sizes_and_seed() -> None:

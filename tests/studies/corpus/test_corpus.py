@@ -84,6 +84,10 @@ def test_the_48_models(task: str) -> None:
         found = [t for name, t in zip(corpus.inside.metric, corpus.inside.kendall, strict=True) if name == metric]
         assert [None if np.isnan(tau) else round(float(tau), 3) for tau in found] == list(inside)
         assert corpus.simpson[corpus.row(metric)] == flag, metric
+        assert (value(corpus, metric, "p_paradox") == 1) == (
+            flag == "none" or metric.startswith("log_")
+        )  # 0 has no sign
+        assert (value(corpus, metric, "p_paradox") < 0.025) == (flag == "paradox")
         for name, ends in (("overall", of_overall), ("within", of_within)):
             for end, published in zip(("low", "high"), ends or (), strict=False):
                 assert value(corpus, metric, f"{name}_{end}") == pytest.approx(published, abs=0.05), (metric, name)
@@ -168,11 +172,13 @@ def test_within_is_the_mean_of_groups_by_size() -> None:
 
 
 def test_the_flag_is_not_decided_by_a_few_models() -> None:
-    """Two models in each of three groups have tau -1 in every draw, and in one of four tables by chance."""
-    table = {"depth": [1, 1, 2, 2, 3, 3], "x": [0, 1, 10, 11, 20, 21], "y": [1, 0, 11, 10, 21, 20]}
-    corpus = ls.analyse_corpus(table, "y")
-    assert value(corpus, "x", "within") == -1
-    assert value(corpus, "x", "p_within") == pytest.approx(0.0833, abs=1e-3)
+    """Three models and two in a group have tau -1 in every draw that orders them, and 1 or -1 once in 6 by chance."""
+    depth = np.array([1, 1, 1, 2, 2, *range(3, 10)])
+    falling = np.array([0, 1, 2, 0, 1] + [0] * 7)
+    corpus = ls.analyse_corpus({"depth": depth, "x": 10 * depth + falling, "y": 10 * depth - falling}, "y")
+    assert value(corpus, "x", "within") == value(corpus, "x", "within_high") == -1
+    assert value(corpus, "x", "overall_low") > 0.5
+    assert value(corpus, "x", "p_within") == pytest.approx(0.0710, abs=1e-3)
     assert corpus.simpson == ("undecided",)
 
 
@@ -201,9 +207,10 @@ def test_what_is_missing_or_does_not_vary_is_said() -> None:
     table["flat"] = [7.0] * 12
     table["empty"] = [None] * 12
     table["depth"] = [1] * 5 + [2] * 6 + [3]
+    table["width"] = [8.0] * 6 + [16.0] * 5 + [np.nan]
     corpus = ls.analyse_corpus(pandas.DataFrame(table), draws=100)
     row, flat, empty = (corpus.row(name) for name in ("norm", "flat", "empty"))
-    assert corpus.models.tolist() == [10, 12, 12, 12, 0]  # width, too, is a column of numbers
+    assert corpus.models.tolist() == [10, 12, 11, 12, 0]  # width, too, is a column of numbers
     assert corpus.note[row] == "2 models left out: a cell is missing; one model in group 3"
     assert corpus.note[flat] == "the metric is constant"
     assert corpus.note[empty] == "12 models left out: a cell is missing; fewer than two models"
@@ -211,6 +218,10 @@ def test_what_is_missing_or_does_not_vary_is_said() -> None:
         assert corpus.simpson[k] == "undecided"
         assert all(np.isnan(corpus.values[name][k]) for name in ("overall", "within", "overall_low", "p_within_holm"))
     assert np.isfinite(corpus.values["within"][row])
+    assert np.isnan(corpus.columns["norm"][[0, 3]]).all()
+    by_width = ls.analyse_corpus(pandas.DataFrame(table), groups="width", metrics="alpha", draws=100)
+    assert by_width.models.tolist() == [11]
+    assert by_width.inside.group == ("8", "16")
 
 
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
