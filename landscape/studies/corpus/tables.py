@@ -46,7 +46,14 @@ def corpus_tables(corpus: Corpus, title: str) -> Iterator[Table]:
     )
     several = len(corpus.groups) > 1
     extra = tuple(name for name in _BY_SETTINGS if name in corpus.values)
-    headings = ("metric", *(("groups",) if several else ()), "models", *_MAIN, *extra, "simpson", "note")
+    headings = (
+        "metric",
+        *(("groups",) if several else ()),
+        "models",
+        *(name.replace("_", " ") for name in (*_MAIN, *extra)),
+        "simpson",
+        "note",
+    )
     rows = [_row(corpus, k, several, extra) for k in range(min(len(corpus.metric), _ROWS))]
     if len(corpus.metric) > _ROWS:
         rows.append((Cell(f"and {len(corpus.metric) - _ROWS} more"), *[Cell("")] * (len(headings) - 1)))
