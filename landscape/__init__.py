@@ -29,6 +29,8 @@ from landscape.studies.agreement.measure import measure_agreement
 from landscape.studies.agreement.result import Agreement
 from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
+from landscape.studies.corpus.analyse import analyse_corpus
+from landscape.studies.corpus.result import Corpus, Inside
 from landscape.studies.curvature_map.measure import measure_curvature_map
 from landscape.studies.curve.measure import fit_curve
 from landscape.studies.curve.plane import curve_plane
@@ -69,6 +71,7 @@ __all__ = [
     "Agreement",
     "Alignment",
     "Connectivity",
+    "Corpus",
     "CriticalPoints",
     "CurvatureOperator",
     "Curve",
@@ -76,6 +79,7 @@ __all__ = [
     "Eigenpairs",
     "Estimate",
     "InputError",
+    "Inside",
     "LandscapeError",
     "LayerSpectra",
     "LayerStructure",
@@ -105,6 +109,7 @@ __all__ = [
     "Training",
     "TrajectoryRecorder",
     "align",
+    "analyse_corpus",
     "curve_from_points",
     "curve_plane",
     "eigenvector_plane",

@@ -210,6 +210,26 @@ def training(case: str = "whole") -> ls.Training:
     )  # fmt: skip
 
 
+def corpus(case: str = "whole") -> ls.Corpus:
+    """Three metrics of four models in two groups, one of which has no group."""
+    n = count(case, 3)
+    metric, grouping = tuple(f"norm.{i}" for i in range(n)), ("depth",) * n
+    names = ("overall", "within", "slope_overall", "slope_within", "p_paradox_holm")
+    found = {
+        f"{name}{end}": values(case, n) / 5
+        for name in names
+        for end in ("", "_low", "_high")[: 3 if "_h" not in name else 1]
+    }
+    inside = ls.Inside(metric, grouping, ("2",) * n, np.full(n, 3), values(case, n), values(case, n), values(case, n))
+    columns = {name: values(case, 4) * (i + 1) for i, name in enumerate(("test_accuracy", *metric))}
+    states = ("paradox", "none", "undecided")[:n]
+    about = {**ABOUT, "level": 0.95, "error": "central 95 % of 100 draws"}
+    return ls.Corpus(
+        "test_accuracy", metric, grouping, np.full(n, 3), found, states, ("",) * n, inside, columns,
+        {"depth": ("2", "2", "10", "")}, about
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -224,6 +244,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "layer_structure": layer_structure,
     "training": training,
     "phases": phases,
+    "corpus": corpus,
 }
 EVERY = [
     (kind, case)

@@ -16,6 +16,7 @@ import typer
 
 from landscape_jobs.codes import COMPLETE, CRASHED
 from landscape_jobs.commands.check import check
+from landscape_jobs.commands.corpus import corpus
 from landscape_jobs.commands.results import merge, plot, report, show
 from landscape_jobs.commands.run import resume, run
 from landscape_jobs.commands.shared import exit_codes, on_rank_0
@@ -77,7 +78,7 @@ app.command(
 app.command(no_args_is_help=True)(check)
 app.command()(demo)
 app.command(no_args_is_help=True, cls=StatusCommand)(status)
-for command in (merge, show, plot, report, watch, topology):
+for command in (merge, show, plot, report, watch, topology, corpus):
     app.command(no_args_is_help=True)(command)
 
 

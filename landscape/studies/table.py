@@ -5,6 +5,7 @@ from __future__ import annotations
 from landscape.results.study import adopt
 from landscape.studies.agreement import study as agreement
 from landscape.studies.connectivity import study as connectivity
+from landscape.studies.corpus import study as corpus
 from landscape.studies.curvature_map import study as curvature_map
 from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
@@ -33,4 +34,5 @@ STUDIES = adopt(
     layer_structure.STUDY,
     training.STUDY,
     phases.STUDY,
+    corpus.STUDY,
 )

@@ -171,7 +171,7 @@ def between_studies(modules: dict[str, ast.Module]) -> list[str]:
 
 def names_of_studies(modules: dict[str, ast.Module]) -> list[str]:
     """Imports of studies by what is to know none: results, pictures and jobs."""
-    may = ("landscape_jobs.commands.topology",)
+    may = ("landscape_jobs.commands.topology", "landscape_jobs.commands.corpus")
     return [
         f"{name} imports {found}"
         for name, all_found in arrows(modules).items()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -121,3 +123,28 @@ def quoted(path: Path) -> str:
     import shlex
 
     return shlex.quote(str(path))
+
+
+def write_columns(path: Path, columns: Mapping[str, Any]) -> Path:
+    """Columns as a CSV file, whole or not at all; numbers in full, so that they are read as they were.
+
+    Raises InputError for a path of another suffix and StoreError where it cannot be written.
+    """
+    from landscape.errors import InputError, StoreError
+    from landscape.files.durable import write_durably
+
+    if path.suffix != ".csv":
+        raise InputError(f"--table {path}: give the name of a .csv file")
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(columns)
+    listed = [column.tolist() if hasattr(column, "tolist") else column for column in columns.values()]
+    rows.writerows(zip(*listed, strict=True))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, text.getvalue().encode())
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error}; free space there, or choose a folder you may write to"
+        ) from error
+    return path

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from landscape_jobs.commands.shared import exit_codes, on_rank_0, print_tables
+from landscape_jobs.commands.shared import exit_codes, on_rank_0, print_tables, write_columns
 
 
 def topology(
@@ -61,30 +58,8 @@ def topology(
             found = find_topology(result, quantity, z=z, threshold=threshold)
             print_tables(*(as_rich(table) for table in result_tables(found, str(source))))
             if table is not None:
-                typer.echo(str(_written(table, kind_of(found).columns(found))))
+                typer.echo(str(write_columns(table, kind_of(found).columns(found))))
             if out is not None:
                 typer.echo(str(save_figure(found.plot(kind), out)))
 
         on_rank_0(find)
-
-
-def _written(path: Path, columns: Mapping[str, Any]) -> Path:
-    """Columns as a CSV file, whole or not at all; numbers in full, so that they are read as they were."""
-    from landscape.errors import InputError, StoreError
-    from landscape.files.durable import write_durably
-
-    if path.suffix != ".csv":
-        raise InputError(f"--table {path}: give the name of a .csv file")
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(columns)
-    listed = [column.tolist() if hasattr(column, "tolist") else column for column in columns.values()]
-    rows.writerows(zip(*listed, strict=True))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, text.getvalue().encode())
-    except OSError as error:
-        raise StoreError(
-            f"cannot write {path}: {error}; free space there, or choose a folder you may write to"
-        ) from error
-    return path

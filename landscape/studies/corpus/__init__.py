@@ -1,0 +1,1 @@
+"""How well metrics of a corpus of models follow a target, overall and inside groups."""
