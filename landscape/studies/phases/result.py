@@ -46,7 +46,10 @@ METRICS: Mapping[str, Meaning] = {
         "a unit, where the attribute mc_of says so",
     ),
     "mc_loss": Meaning("mode connectivity of the loss", definition="mode connectivity mc of the training loss"),
-    "cka": Meaning("CKA of outputs", definition="linear CKA of softmax outputs on mixed training inputs"),
+    "cka": Meaning(
+        "CKA of outputs",
+        definition="linear CKA of softmax outputs on mixed training inputs; NaN where outputs do not vary",
+    ),
     "l2": Meaning("distance", "parameter units", "Euclidean distance of the parameters of two seeds"),
     "lambda_max_lower": Meaning(
         "lower end of the largest eigenvalue",

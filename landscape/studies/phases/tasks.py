@@ -309,7 +309,19 @@ class PairsTask(_CellTask):
         stage = run_inside(task, group, tell, self.stopping)
         with np.errstate(invalid="ignore"):  # in the unbiased CKA of few samples, which is not used
             found = agreement_from_rows(stage.description, stage.rows, History())
+        if _constant(stage.rows):
+            return {name: math.nan, f"{name}_stderr": math.nan}
         return {name: float(found.values["cka"][0]), f"{name}_stderr": float(found.stderr["cka"][0])}
+
+
+def _constant(rows: Rows) -> bool:
+    """Whether one of two models says the same of all inputs, to rounding: CKA would be that of rounding errors."""
+    columns = rows.columns
+    if "products" not in columns:
+        return False
+    size = columns["rows"].sum(1)[:, None] * np.square(columns["mean"]).sum(2)  # (blocks, 2)
+    spread = np.trace(columns["products"][:, :2], axis1=2, axis2=3)
+    return bool((spread <= size * (64 * np.finfo(np.float64).eps) ** 2).all(0).any())
 
 
 def _told(name: str, estimate: Estimate) -> dict[str, float]:

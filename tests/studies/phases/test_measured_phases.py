@@ -419,3 +419,15 @@ def test_the_loss_of_a_training_is_its_own(tmp_path: Path) -> None:
         else:
             with pytest.raises(ls.InputError, match=r"absolute.*give it as loss="):
                 resolved(tmp_path / name, net, data, None, None)
+
+
+def test_networks_that_say_the_same_of_all_inputs_are_no_phase(tmp_path: Path) -> None:
+    """Their CKA would be that of rounding errors, and 1."""
+    models = cases.models(tmp_path, (3,), (8,), 2)
+    for path in models.final:
+        state = torch.load(path, weights_only=True)
+        torch.save({**state, "2.weight": torch.zeros_like(state["2.weight"])}, path)
+    found = measured(models, well=False, curve_epochs=1)
+    assert np.isnan(found.values["cka"]).all()
+    assert found.reason.item() == "cka is NaN"
+    assert found.phase.item() == ""
