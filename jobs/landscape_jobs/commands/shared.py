@@ -50,6 +50,10 @@ def exit_codes() -> Iterator[None]:
     except _Stopped:
         raise
     except (SystemExit, MemoryError) as error:
+        from landscape_jobs.terminal.console import OutputClosed
+
+        if isinstance(error, OutputClosed):
+            raise
         users = told_at_the_end(error)
         if users is None:
             raise
@@ -109,11 +113,9 @@ def tell(message: str, *, of_all: bool = False) -> None:
 
 def print_tables(*tables: RenderableType) -> None:
     """Tables on standard output."""
-    from rich.console import Console
+    from landscape_jobs.terminal.console import Output
 
-    from landscape.run.comm import launch
-
-    console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
+    console = Output()
     for table in tables:
         console.print(table)
 

@@ -51,7 +51,6 @@ def status(
         import os
 
         from landscape.errors import InputError
-        from landscape.run.comm import launch
         from landscape_jobs.cluster.queue import Queue
         from landscape_jobs.status.document import document
         from landscape_jobs.status.status import Reader, require_runs
@@ -60,9 +59,8 @@ def status(
             raise InputError("--json is one document, and --watch a table that is shown again; leave one of them out")
 
         def tell() -> None:
-            from rich.console import Console
-
             from landscape_jobs.status.tables import StatusTable, watch_status
+            from landscape_jobs.terminal.console import Output
 
             runs, others = require_runs(folders)
             if others:
@@ -75,7 +73,7 @@ def status(
                 print_tables(StatusTable(reader.read()))
             else:
                 with suppress(KeyboardInterrupt):
-                    watch_status(reader, Console(force_terminal=False if launch() else None), watch)
+                    watch_status(reader, Output(), watch)
 
         on_rank_0(tell)
 

@@ -18,11 +18,11 @@ from landscape.opening.opening import open_result
 from landscape.opening.sweeps import is_sweep
 from landscape.results.summary import result_tables
 from landscape.results.tables import Table
-from landscape.run.comm import launch
 from landscape_jobs.cluster.queue import Queue
 from landscape_jobs.status.facts import NOT_BEGUN, UNREADABLE, RunsStatus
 from landscape_jobs.status.status import Reader, require_runs
 from landscape_jobs.status.tables import StatusTable, watch_status
+from landscape_jobs.terminal.console import Output
 from landscape_jobs.terminal.pictures import picture
 from landscape_jobs.terminal.tables import as_rich
 
@@ -35,7 +35,7 @@ def watch_folder(folder: Path, every: float) -> None:
     Raises StoreError for what is neither.
     """
     require_runs([folder])
-    console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
+    console = Output()
     reader = Reader([folder], Queue(os.environ))
     if not is_sweep(folder):
         watch_run(folder, reader, console, every)

@@ -579,7 +579,7 @@ def start(*words: object, ranks: int = 1, **options: Any) -> subprocess.Popen[st
             "OMPI_MCA_mpi_yield_when_idle": "1",
         }
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        command, env=environment, **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     )
 
 
@@ -640,6 +640,16 @@ def test_two_ranks_give_the_surface_of_one_and_only_one_of_them_talks(folder: Pa
     assert out.count("landscape.h5") == 1
     done("run", folder / "job.toml", "--set", "run.out=one")
     assert values(folder / "two/landscape.h5") == values(folder / "one/landscape.h5")
+
+
+def test_a_reader_that_has_enough_is_no_failure(folder: Path) -> None:
+    """As `landscape show ... | head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start("status", folder, stdout=writer)
+    os.close(writer)
+    _, told = process.communicate()
+    assert (process.returncode, told) == (0, "")
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------
