@@ -643,10 +643,10 @@ def test_two_ranks_give_the_surface_of_one_and_only_one_of_them_talks(folder: Pa
 
 
 def test_a_reader_that_has_enough_is_no_failure(folder: Path) -> None:
-    """As `landscape show ... | head -1`."""
+    """As `landscape check job.toml | head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
-    process = start("status", folder, stdout=writer)
+    process = start("check", folder / "job.toml", stdout=writer)
     os.close(writer)
     _, told = process.communicate()
     assert (process.returncode, told) == (0, "")
