@@ -55,6 +55,8 @@ from landscape.studies.surface.vtk import write_vtk
 from landscape.studies.table import STUDIES  # noqa: F401  (which makes all kinds known)
 from landscape.studies.topology.find import find_topology
 from landscape.studies.topology.result import CriticalPoints, MergeTree, Minima, Pairs, Saddles, Topology
+from landscape.studies.weights.measure import measure_weights
+from landscape.studies.weights.result import Weights
 
 __all__ = [
     "Agreement",
@@ -90,6 +92,7 @@ __all__ = [
     "Topology",
     "Trace",
     "TrajectoryRecorder",
+    "Weights",
     "align",
     "curve_from_points",
     "curve_plane",
@@ -107,6 +110,7 @@ __all__ = [
     "measure_profiles",
     "measure_spectrum",
     "measure_surface",
+    "measure_weights",
     "merge_runs",
     "named_losses",
     "named_metrics",

@@ -13,16 +13,20 @@ from landscape.run.task import Description
 def result_attributes(description: Description, history: History) -> dict[str, Any]:
     """Where a result comes from, for its file: the objective, the data, and who computed it when and with what."""
     objective = description.identity["objective"]
-    attributes: dict[str, Any] = {
+    return {
         "task": description.name,
         **{name: objective[name] for name in ("model", "parameters", "samples", "loss", "precision", "chunk")},
         "metrics": objective["metrics"],
         "checkpoint_hash": objective["centre"],
         "data_hash": objective["data"],
         "device": description.about["device"],
-        "job": history.job,
-        "attempts": list(history.attempts),
+        **provenance(description, history),
     }
+
+
+def provenance(description: Description, history: History) -> dict[str, Any]:
+    """Who computed a result when and with what, and which items failed, for its file."""
+    attributes: dict[str, Any] = {"job": history.job, "attempts": list(history.attempts)}
     if history.failed:
         place = study_of(description.name).place
         attributes["failures"] = [

@@ -23,7 +23,9 @@ FromStages = Callable[[Mapping[str, Stage]], R]  # {name of a task: what it left
 class Input:
     """An argument of `measure` that is no plain value: what a job file names in its place."""
 
-    form: str  # "data", "model", "models", "curve", "plane", "ranges" or "surface"; see landscape_jobs.build.objects
+    # "data", "model", "models", "curve", "plane", "ranges", "surface", or "reference", a model beside the job's own;
+    # see landscape_jobs.build.objects
+    form: str
     key: str = ""  # in the job's table; by default the argument's own name
     required: bool = False
 

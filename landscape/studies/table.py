@@ -14,6 +14,7 @@ from landscape.studies.profiles import study as profiles
 from landscape.studies.spectrum import study as spectrum
 from landscape.studies.surface import study as surface
 from landscape.studies.topology import study as topology
+from landscape.studies.weights import study as weights
 
 STUDIES = adopt(
     surface.STUDY,
@@ -27,4 +28,5 @@ STUDIES = adopt(
     topology.STUDY,
     curvature_map.STUDY,
     diagonal.STUDY,
+    weights.STUDY,
 )

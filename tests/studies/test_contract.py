@@ -132,6 +132,7 @@ JOBS: dict[str, str] = {
     "path": 'curve = ["a.pt", "b.pt"]\nt = 5',
     "connectivity": 'models = ["a.pt", "b.pt"]\nt = 3\nepochs = 1\nbatch_size = 8',
     "agreement": 'models = ["a.pt", "b.pt"]',
+    "weights": "shuffles = 2\nroundings = 1",
 }
 
 

@@ -111,7 +111,7 @@ def _input(job: Job, key: str, given: Input, value: Any) -> Any:
     """What a key of the study's table stands for."""
     if given.form == "data":
         return _made(key, value)
-    if given.form == "model":
+    if given.form in ("model", "reference"):
         return job.located(value)
     if given.form == "surface":
         return ls.open(job.located(value), group="surface")
