@@ -210,12 +210,14 @@ class _Drawn:
 
 
 def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[str, float]:
+    if not bool(initial.isfinite().all()):
+        return {}
     square = before = largest = 0.0
     for now, then in zip(matrix.matrices(tensor), matrix.matrices(initial), strict=True):
         before += float((then**2).sum())
-        then -= now
-        square += float((then**2).sum())
-        largest = max(largest, float(gram_spectrum(then)[-1]) if np.isfinite(then).all() else math.nan)
+        change = now - then  # not in place: a matrix may be the user's own memory
+        square += float((change**2).sum())
+        largest = max(largest, float(gram_spectrum(change)[-1]))
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = float(np.sqrt(np.float64(square) / before))
     return {"distance": math.sqrt(square), "relative_distance": relative, "spectral_distance": math.sqrt(largest)}

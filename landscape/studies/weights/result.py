@@ -149,7 +149,7 @@ class Weights(Result):
         if self.reasons[row]:
             return f"It has no power law: {self.reasons[row]}."
         total = int(np.isfinite(self.spectra[row]).sum())
-        said = f"alpha is {v['alpha']:.3g} over the largest {int(v['num_pl_spikes']):,} of {total:,} eigenvalues"
+        said = f"alpha is {v['alpha']:.3g} over the largest {v['num_pl_spikes']:,.0f} of {total:,} eigenvalues"
         low, high = v.get("alpha_low", math.nan), v.get("alpha_high", math.nan)
         if _apart(low, high):
             said += f"; fits that are nearly as good have {low:.3g} to {high:.3g}"
