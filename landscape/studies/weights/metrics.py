@@ -226,10 +226,15 @@ def _alpha(spectrum: FloatArray, sides: Sides) -> float:
     return law.alpha if law else math.nan
 
 
-def weightwatcher_metrics(slices: list[FloatArray], sides: Sides) -> tuple[dict[str, float], int]:
-    """(the same as WeightWatcher 0.7.7 has them, number of the reason why no fit); `slices` are spectra, ascending."""
+def weightwatcher_metrics(
+    slices: list[FloatArray], sides: Sides, *, bulk: bool = True, determinant: bool = True
+) -> tuple[dict[str, float], int]:
+    """(the same as WeightWatcher 0.7.7 has them, number of the reason why no fit).
+
+    `slices` are spectra, ascending; without `bulk` and `determinant` as it has them by default.
+    """
     spectrum = np.sort(np.concatenate(slices))
-    fit, tail = weightwatcher.power_law(spectrum), weightwatcher.determinant_tail(spectrum)
+    fit = weightwatcher.power_law(spectrum)
     found = scale_metrics(spectrum)
     with np.errstate(all="ignore"):
         found["log_alpha_norm"] = float(np.log10(np.sum(spectrum**fit.alpha)))
@@ -239,13 +244,27 @@ def weightwatcher_metrics(slices: list[FloatArray], sides: Sides) -> tuple[dict[
     found |= {"lambda_max": float(spectrum[-1]), "sv_max": math.sqrt(max(float(spectrum[-1]), 0.0))}
     found["sv_min"] = max(math.sqrt(max(float(one[0]), 0.0)) for one in slices)
     found["weak_rank_loss"] = float((spectrum < weightwatcher.WEAK).sum())
-    found |= {"detX_num": tail.count, "detX_val": tail.value, "detX_val_unrescaled": tail.rescaled}
-    found["ERG_gap"] = float(tail.count - fit.tail)
     if spectrum[-1] > 0:
         found["entropy"] = weightwatcher.entropy(spectrum, sides.larger)
         found["matrix_rank"] = weightwatcher.rank(spectrum, sides.larger)
         found["rank_loss"] = float(sum(one.size - weightwatcher.rank(one, sides.larger) for one in slices))
-        bulk = weightwatcher.fit_bulk(spectrum, sides.larger, sides.smaller)
-        found |= {"sigma_mp": bulk.sigma, "bulk_min": bulk.low, "bulk_max": bulk.high, "mp_softrank": bulk.softrank}
-        found |= {"num_spikes": bulk.spikes, "W_scale": bulk.scale}
+    if bulk and spectrum[-1] > 0:
+        found |= bulk_columns(spectrum, sides)
+    if determinant and spectrum[-1] > 0:
+        tail = weightwatcher.determinant_tail(spectrum)
+        found |= {"detX_num": tail.count, "detX_val": tail.value, "detX_val_unrescaled": tail.rescaled}
+        found["ERG_gap"] = float(tail.count - fit.tail)
     return found, FAILED if fit.tail < 0 else FINE
+
+
+def bulk_columns(spectrum: FloatArray, sides: Sides) -> dict[str, float]:
+    """The columns of WeightWatcher's fit of the law of Marchenko and Pastur."""
+    bulk = weightwatcher.fit_bulk(spectrum, sides.larger, sides.smaller)
+    return {
+        "sigma_mp": bulk.sigma,
+        "bulk_min": bulk.low,
+        "bulk_max": bulk.high,
+        "mp_softrank": bulk.softrank,
+        "num_spikes": bulk.spikes,
+        "W_scale": bulk.scale,
+    }
