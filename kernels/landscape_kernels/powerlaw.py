@@ -13,7 +13,8 @@ import numpy as np
 
 from landscape_kernels.arrays import FloatArray, IntArray
 
-_PLACES = 24  # of a tail, for the bound from below
+_PLACES = (6, 24)  # of a tail, for a first and a second bound from below
+_FIRST = 3  # tails whose distance is known before the second
 _BLOCK = 256  # tails whose bounds are computed together
 
 
@@ -62,13 +63,19 @@ def fit_power_law(
         return None
     alphas = 1.0 + sizes / sums
     exact = np.full(starts.size, np.nan)
-    best = math.inf
-    bounds = _bounds(logs, starts, sizes, alphas, two_sided)
-    for place in np.argsort(bounds, kind="stable"):
-        if bounds[place] > best * (1 + near):
-            break
+
+    def settle(place: int) -> float:
         exact[place] = _distance(logs, int(starts[place]), float(alphas[place]), two_sided)
-        best = min(best, float(exact[place]))
+        return float(exact[place])
+
+    bounds = _bounds(logs, starts, sizes, alphas, two_sided, _PLACES[0])
+    best = min(settle(int(place)) for place in np.argsort(bounds)[:_FIRST])
+    left = np.flatnonzero((bounds <= best * (1 + near)) & np.isnan(exact))
+    bounds = _bounds(logs, starts[left], sizes[left], alphas[left], two_sided, _PLACES[1])
+    for k in np.argsort(bounds):
+        if bounds[k] > best * (1 + near):
+            break
+        best = min(best, settle(int(left[k])))
     chosen = int(np.nanargmin(exact))
     close = alphas[exact <= best * (1 + near)]
     return PowerLaw(
@@ -89,9 +96,11 @@ def _distance(logs: FloatArray, start: int, alpha: float, two_sided: bool) -> fl
     return max(float(gap.max()), float((1.0 / n - gap).max()))
 
 
-def _bounds(logs: FloatArray, starts: IntArray, sizes: FloatArray, alphas: FloatArray, two_sided: bool) -> FloatArray:
+def _bounds(
+    logs: FloatArray, starts: IntArray, sizes: FloatArray, alphas: FloatArray, two_sided: bool, places: int
+) -> FloatArray:
     """Distances at a few places of each tail, which are no more than the distance."""
-    shares = np.linspace(0.0, 1.0, _PLACES)
+    shares = np.linspace(0.0, 1.0, places)
     found = np.empty(starts.size)
     for low in range(0, starts.size, _BLOCK):
         part = slice(low, low + _BLOCK)
