@@ -31,7 +31,7 @@ from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
-from landscape.run.together import agree, on_rank_0
+from landscape.run.together import agree
 from landscape.studies.weights.metrics import (
     DISTANCES,
     METRICS,
@@ -83,7 +83,7 @@ class WeightsTask:
         if self._initial is not None:
             self._check_initial(self._initial)
             self._metrics += list(DISTANCES)
-        self._digests: list[str] = on_rank_0(self._digested)
+        self._digests = self._digested()
         _tell(self._models)
 
     def describe(self) -> Description:
