@@ -57,6 +57,7 @@ from landscape.studies.topology.find import find_topology
 from landscape.studies.topology.result import CriticalPoints, MergeTree, Minima, Pairs, Saddles, Topology
 from landscape.studies.weights.measure import measure_weights
 from landscape.studies.weights.result import Weights
+from landscape.studies.weights.smoothing import measure_smoothing, truncate_weights
 
 __all__ = [
     "Agreement",
@@ -108,6 +109,7 @@ __all__ = [
     "measure_layer_spectra",
     "measure_path",
     "measure_profiles",
+    "measure_smoothing",
     "measure_spectrum",
     "measure_surface",
     "measure_weights",
@@ -124,6 +126,7 @@ __all__ = [
     "read_state",
     "run_task",
     "save_figure",
+    "truncate_weights",
     "write_loss_landscape_directions",
     "write_loss_landscape_surface",
     "write_vtk",

@@ -23,9 +23,9 @@ def gram_spectrum(matrix: AnyArray) -> FloatArray:
     that are not finite. Golub and Van Loan, Matrix Computations, 8.6.
     """
     w = np.asarray(matrix, dtype=np.float64)
-    if not np.isfinite(w).all():
+    scale = max(float(w.max(initial=0.0)), -float(w.min(initial=0.0)))  # NaN where there is one; makes no copy
+    if not math.isfinite(scale):
         raise ValueError("the matrix holds values that are not finite")
-    scale = float(np.abs(w).max(initial=0.0))
     if scale == 0.0:
         return np.zeros(min(w.shape))
     small = not 1e-100 < scale < 1e100  # whose squares would leave the range of float64
@@ -42,14 +42,25 @@ def stable_rank(spectrum: FloatArray) -> float:
     return float(spectrum.sum() / spectrum[-1]) if spectrum.size and spectrum[-1] > 0 else math.nan
 
 
-def rank(spectrum: FloatArray, larger: int, eps: float) -> int:
-    """Number of singular values that are more than rounding.
+def rounding_floor(spectrum: FloatArray, larger: int, smaller: int, slices: int, eps: float) -> float:
+    """What the rounding of entries adds to an eigenvalue of W'W at most, where it has random signs.
 
-    #{sigma > larger eps sigma_max}, where `larger` is the larger side of the matrix and `eps` the unit of rounding of
-    the type its entries were stored in. `spectrum` (n,) holds sigma^2, ascending.
+    Entries w that move by +-eps |w| / 2 are a matrix of noise, whose largest singular value is (sqrt N + sqrt M) times
+    their root mean square: sigma = eps |W|_F (1 / sqrt N + 1 / sqrt M) / 2. The usual bound N eps sigma_max is that of
+    signs that all agree, and of bfloat16 with N > 128 no singular value is above it. Rounding of the eigenvalues
+    themselves is counted, too: 16 units of float64.
+
+    `spectrum` (n,) is that of all `slices` matrices (larger, smaller); `eps` is the unit of rounding of the type that
+    their entries are stored in. The result is in units of W squared.
     """
-    values = np.sqrt(np.clip(spectrum, 0.0, None))
-    return int((values > larger * eps * values[-1]).sum()) if values.size else 0
+    norm = float(spectrum.sum()) / slices
+    stored = eps * eps / 4 * norm * (larger**-0.5 + smaller**-0.5) ** 2
+    return max(stored, (16 * float(np.finfo(np.float64).eps)) ** 2 * float(spectrum[-1]))
+
+
+def rank(spectrum: FloatArray, larger: int, smaller: int, slices: int, eps: float) -> int:
+    """Number of eigenvalues above `rounding_floor`, see there."""
+    return int((spectrum > rounding_floor(spectrum, larger, smaller, slices, eps)).sum())
 
 
 def entropy(spectrum: FloatArray) -> float:

@@ -50,21 +50,24 @@ class WeightMatrix:
         return float(self.slices) * self.larger * self.smaller**2
 
     def matrices(self, tensor: Tensor) -> Iterator[FloatArray]:
-        """Each matrix as float64, one after another."""
+        """Each matrix as float64, one after another; of a float64 tensor it may be the tensor's own memory."""
+        for view in self.views(tensor):
+            yield np.ascontiguousarray(view.double().numpy())
+
+    def views(self, tensor: Tensor) -> Iterator[Tensor]:
+        """Each matrix as a view of the tensor, which lies in one piece."""
         tensor = tensor.detach()
         if self.part is not None:
             axis, start, stop = self.part
             tensor = tensor.narrow(axis, start, stop - start)
         if self.form == "matrix":
-            yield tensor.double().numpy()
+            yield tensor
         elif self.form == "stack":
-            for one in tensor:
-                yield one.double().numpy()
+            yield from tensor
         else:
             taps = tensor.reshape(*tensor.shape[:2], -1)
             for block in taps.chunk(self.groups, 0):
-                for tap in range(taps.shape[2]):
-                    yield np.ascontiguousarray(block[:, :, tap].double().numpy())
+                yield from (block[:, :, tap] for tap in range(taps.shape[2]))
 
 
 @dataclass(frozen=True)

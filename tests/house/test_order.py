@@ -49,6 +49,7 @@ MADE_OF = {
     "path": {"curve"},
     "connectivity": {"path", "curve"},
     "diagonal": {"measures", "spectrum"},
+    "weights": {"measures"},
 }
 
 

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from landscape_kernels.marchenko_pastur import fit_bulk, mp_density, mp_median, tracy_widom_quantile
 from landscape_kernels.powerlaw import (
     fit_exponential,
@@ -21,6 +22,7 @@ from landscape_kernels.spectra import (
     jensen_shannon,
     log_schatten,
     rank,
+    rounding_floor,
     stable_rank,
 )
 from landscape_kernels.weightwatcher import linear_density, random_distance
@@ -70,7 +72,7 @@ def test_lost_digits_of_the_gram_matrix_are_found_by_singular_values() -> None:
     w = gaussian(1, 20, 3) @ gaussian(2, 3, 8)
     found = gram_spectrum(w)
     assert (found >= 0).all()
-    assert rank(found, 20, np.finfo(float).eps) == 3
+    assert rank(found, 20, 8, 1, np.finfo(float).eps) == 3
     assert found[:5].max() < 1e-28 * found[-1]
 
 
@@ -96,8 +98,18 @@ def test_rank_by_the_stored_precision() -> None:
     """A product of rank 20 that was stored in float32 has rank 20 there, and 64 by the rounding of float64."""
     w = (gaussian(3, 128, 20) @ gaussian(4, 20, 64)).astype(np.float32)
     x = gram_spectrum(w)
-    assert rank(x, 128, float(np.finfo(np.float32).eps)) == 20
-    assert rank(x, 128, float(np.finfo(np.float64).eps)) == 64
+    assert rank(x, 128, 64, 1, float(np.finfo(np.float32).eps)) == 20
+    assert rank(x, 128, 64, 1, float(np.finfo(np.float64).eps)) == 64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_floor_of_rounding_lies_close_above_it(dtype: torch.dtype) -> None:
+    """A product of rank 5, as it is stored: what rounding adds is below the floor, and above a sixteenth of it."""
+    w = torch.from_numpy(gaussian(3, 300, 5) @ gaussian(4, 5, 100)).to(dtype).double().numpy()
+    x, eps = gram_spectrum(w), torch.finfo(dtype).eps
+    floor = rounding_floor(x, 300, 100, 1, eps)
+    assert floor / 16 < x[-6] < floor < x[-5]
+    assert rank(x, 300, 100, 1, eps) == 5
 
 
 @pytest.mark.parametrize(("alpha", "found"), [(2, 2.00425), (3, 3.00851), (4.5, 4.51489)])

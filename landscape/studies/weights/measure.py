@@ -128,7 +128,7 @@ class WeightsTask:
         row["spectrum"] = np.full(self._longest, np.nan)
         own = settings.convention == "matrix"
         row |= {"nulls": np.full(settings.shuffles, np.nan)} if own and settings.shuffles else {}
-        if not bool(tensor.isfinite().all()):
+        if not _finite(tensor):
             return {**row, "reason": NOT_FINITE}
         if not own:
             parts = [gram_spectrum(w * math.sqrt(matrix.factor)) for w in matrix.matrices(tensor)]
@@ -188,15 +188,9 @@ class _Drawn:
     def add(self, w: FloatArray) -> FloatArray:
         """The spectrum of the next slice itself."""
         for k, spectra in enumerate(self.shuffled):
-            entries = w.flatten()
-            self._generator("shuffle", k).shuffle(entries)
-            spectra.append(gram_spectrum(entries.reshape(w.shape)))
+            spectra.append(_shuffled(w, self._generator("shuffle", k)))
         for k, spectra in enumerate(self.rounded):
-            moved = self._generator("rounding", k).uniform(-0.5, 0.5, w.shape)
-            moved *= self._eps
-            moved += 1.0
-            moved *= w
-            spectra.append(gram_spectrum(moved))
+            spectra.append(_moved(w, self._eps, self._generator("rounding", k)))
         self._slice += 1
         return gram_spectrum(w)
 
@@ -209,8 +203,22 @@ class _Drawn:
         return np.random.Generator(np.random.Philox(key=key))
 
 
+def _shuffled(w: FloatArray, generator: np.random.Generator) -> FloatArray:
+    entries = w.flatten()
+    generator.shuffle(entries)
+    return gram_spectrum(entries.reshape(w.shape))
+
+
+def _moved(w: FloatArray, eps: float, generator: np.random.Generator) -> FloatArray:
+    entries = generator.uniform(-0.5, 0.5, w.shape)
+    entries *= eps
+    entries += 1.0
+    entries *= w
+    return gram_spectrum(entries)
+
+
 def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[str, float]:
-    if not bool(initial.isfinite().all()):
+    if not _finite(initial):
         return {}
     square = before = largest = 0.0
     for now, then in zip(matrix.matrices(tensor), matrix.matrices(initial), strict=True):
@@ -221,6 +229,11 @@ def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[st
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = float(np.sqrt(np.float64(square) / before))
     return {"distance": math.sqrt(square), "relative_distance": relative, "spectral_distance": math.sqrt(largest)}
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all values are, without a copy of them."""
+    return all(bool(end.isfinite()) for end in tensor.aminmax())
 
 
 def _stored(source: TensorSource, matrix: WeightMatrix) -> str:

@@ -17,7 +17,7 @@ from landscape_kernels.powerlaw import (
     fit_truncated,
     power_law_loglik,
 )
-from landscape_kernels.spectra import density_distance, entropy, log_schatten, rank, stable_rank
+from landscape_kernels.spectra import density_distance, entropy, log_schatten, rounding_floor, stable_rank
 
 from landscape.results.quantities import Meaning
 
@@ -52,7 +52,7 @@ _TAIL: Mapping[str, Meaning] = {
 }
 _RANKS: Mapping[str, Meaning] = {
     "entropy": Meaning("entropy of the spectrum", definition="-sum p ln p / ln n, p = lambda / sum lambda"),
-    "matrix_rank": Meaning("rank", definition="number of singular values above N eps sigma_max"),
+    "matrix_rank": Meaning("rank", definition="number of singular values above the rounding of entries"),
     "rank_loss": Meaning("rank loss", definition="number of singular values that are not"),
 }
 _BULK: Mapping[str, Meaning] = {
@@ -127,8 +127,9 @@ class Sides:
     eps: float  # unit of rounding of what its entries are stored in
 
     def above_rounding(self, spectrum: FloatArray) -> FloatArray:
-        """The eigenvalues that are more than rounding: sigma > N eps sigma_max."""
-        kept: FloatArray = spectrum[spectrum > (self.larger * self.eps) ** 2 * spectrum[-1]]
+        """The eigenvalues that are more than the rounding of entries."""
+        floor = rounding_floor(spectrum, self.larger, self.smaller, self.slices, self.eps)
+        kept: FloatArray = spectrum[spectrum > floor]
         return kept
 
 
@@ -167,7 +168,7 @@ def matrix_metrics(spectrum: FloatArray, sides: Sides) -> tuple[dict[str, float]
     found = scale_metrics(spectrum)
     if reason == ZERO:
         return {**found, "matrix_rank": 0.0, "rank_loss": float(spectrum.size)}, reason
-    full = rank(spectrum, sides.larger, sides.eps)
+    full = sides.above_rounding(spectrum).size
     found |= {"matrix_rank": float(full), "rank_loss": float(spectrum.size - full)}
     found["entropy"] = entropy(spectrum)
     bulk = fit_bulk(spectrum, sides.larger, sides.smaller, sides.slices) if reason != LOW_RANK else None
