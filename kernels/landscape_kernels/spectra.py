@@ -54,7 +54,7 @@ def rounding_floor(spectrum: FloatArray, larger: int, smaller: int, slices: int,
     their entries are stored in. The result is in units of W squared.
     """
     norm = float(spectrum.sum()) / slices
-    stored = eps * eps / 4 * norm * (larger**-0.5 + smaller**-0.5) ** 2
+    stored = eps * eps / 4 * norm * (1 / math.sqrt(larger) + 1 / math.sqrt(smaller)) ** 2
     return max(stored, (16 * float(np.finfo(np.float64).eps)) ** 2 * float(spectrum[-1]))
 
 
