@@ -66,6 +66,9 @@ from landscape.studies.topology.result import CriticalPoints, MergeTree, Minima,
 from landscape.studies.training.measure import train_models
 from landscape.studies.training.recipe import Recipe
 from landscape.studies.training.result import Training
+from landscape.studies.weights.measure import measure_weights
+from landscape.studies.weights.result import Weights
+from landscape.studies.weights.smoothing import measure_smoothing, truncate_weights
 
 __all__ = [
     "Agreement",
@@ -108,6 +111,7 @@ __all__ = [
     "TrainedModels",
     "Training",
     "TrajectoryRecorder",
+    "Weights",
     "align",
     "analyse_corpus",
     "curve_from_points",
@@ -126,8 +130,10 @@ __all__ = [
     "measure_path",
     "measure_phases",
     "measure_profiles",
+    "measure_smoothing",
     "measure_spectrum",
     "measure_surface",
+    "measure_weights",
     "merge_runs",
     "named_losses",
     "named_metrics",
@@ -143,6 +149,7 @@ __all__ = [
     "run_task",
     "save_figure",
     "train_models",
+    "truncate_weights",
     "write_loss_landscape_directions",
     "write_loss_landscape_surface",
     "write_vtk",

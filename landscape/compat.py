@@ -1,4 +1,4 @@
-"""For users of PyHessian: its class with our algorithms behind it, and its products beside ours."""
+"""For users of PyHessian and WeightWatcher: their classes with our algorithms behind them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from landscape.errors import InputError
 from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
 from landscape.run.comm import SERIAL
+from landscape.studies.weights.tool import WeightWatcher
 
+__all__ = ["ProductComparison", "PyHessian", "WeightWatcher", "compare_with_pyhessian"]
 logger = logging.getLogger(__name__)
 
 _PROBES = 4  # share a pass over the data

@@ -230,6 +230,21 @@ def corpus(case: str = "whole") -> ls.Corpus:
     )  # fmt: skip
 
 
+def weights(case: str = "whole") -> ls.Weights:
+    """Two matrices of two models, one of them without a power law; of one where there is one of everything."""
+    n = count(case, 4)
+    names = ("alpha", "alpha_low", "alpha_high", "alpha_null_low", "alpha_null", "alpha_null_high", "xmin", "norm")
+    found = {name: values(case, n) for name in (*names, "num_pl_spikes", "D", "log_norm", "alpha_null_share")}
+    failed = ("it holds values that are NaN or infinite" if case in ("nan", "masked") else "",) * n
+    sides = np.array([6, 5, 6, 5])[:n]
+    return ls.Weights(
+        ("a", "b")[: count(case, 2)], np.array([0, 0, 1, 1])[:n], ("fc1", "fc2", "fc1", "fc2")[:n],
+        ("fc1.weight", "fc2.weight", "fc1.weight", "fc2.weight")[:n], ("linear",) * n, sides, sides - 2,
+        np.ones(n, dtype=np.int64), found, failed, ("",) * n, values(case, n, 4), values(case, n, 3), computed(case, n),
+        {"fc1.bias": "no matrix"}, "matrix", {**ABOUT, "stored": "float32"}
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -245,6 +260,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "training": training,
     "phases": phases,
     "corpus": corpus,
+    "weights": weights,
 }
 EVERY = [
     (kind, case)

@@ -134,6 +134,17 @@ def _objects_in(path: Path) -> str:
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for file in checkpoint_files(folder):
+        state |= _read_file(file)
+    return state
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files of tensors of the one checkpoint in a folder, of which a sharded one has several.
+
+    Raises InputError for a folder of several checkpoints or of none, and for one that is not whole.
+    """
     file = next((folder / name for name in _IN_FOLDER if (folder / name).is_file()), None)
     if file is None:
         steps = list(_by_step(_candidates(folder)))
@@ -145,17 +156,15 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
             "Name the file of tensors."
         )
     if file.suffix != ".json":
-        return _read_file(file)
+        return [file]
     try:
         parts = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{file} is not the index of a sharded checkpoint: {error!r}") from error
-    state: dict[str, Tensor] = {}
     for part in parts:
         if Path(part).name != part or not (folder / part).is_file():
             raise InputError(f"{file} names {part!r}, which is not in its folder; the checkpoint is not whole")
-        state |= _read_file(folder / part)
-    return state
+    return [folder / part for part in parts]
 
 
 # -- steps of a trajectory -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from landscape.studies.spectrum import study as spectrum
 from landscape.studies.surface import study as surface
 from landscape.studies.topology import study as topology
 from landscape.studies.training import study as training
+from landscape.studies.weights import study as weights
 
 STUDIES = adopt(
     surface.STUDY,
@@ -35,4 +36,5 @@ STUDIES = adopt(
     training.STUDY,
     phases.STUDY,
     corpus.STUDY,
+    weights.STUDY,
 )

@@ -51,6 +51,7 @@ MADE_OF = {
     "diagonal": {"measures", "spectrum"},
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
+    "weights": {"measures"},
 }
 
 

@@ -1,0 +1,243 @@
+"""Power laws, exponentials and truncated power laws fitted to the upper tail of positive values.
+
+Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM Review 51 (2009).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from landscape_kernels.arrays import FloatArray, IntArray
+
+_PLACES = (6, 24)  # of a tail, for a first and a second bound from below
+_FIRST = 3  # tails whose distance is known before the second
+_BLOCK = 256  # tails whose bounds are computed together
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """p(x) = (alpha - 1) / xmin (x / xmin)^-alpha for x >= xmin."""
+
+    alpha: float
+    xmin: float
+    D: float  # Kolmogorov-Smirnov distance of the tail from the fit
+    tail: int  # values in the tail
+    near: tuple[float, float]  # least and greatest alpha among fits with D within 5 % of the best
+
+    @property
+    def sigma(self) -> float:
+        """(alpha - 1) / sqrt(tail), the standard error for independent values, which eigenvalues are not."""
+        return (self.alpha - 1) / math.sqrt(self.tail)
+
+
+def fit_power_law(
+    values: FloatArray, *, fewest: int = 10, two_sided: bool = True, near: float = 0.05
+) -> PowerLaw | None:
+    """The power law of the tail that is nearest to one: alpha by maximum likelihood, xmin by the smallest D.
+
+    For every xmin among the values whose tail holds `fewest` of them or more,
+
+        alpha = 1 + n / sum_i ln(x_i / xmin),   D = max_k |F(x_k) - k / n|,   F(x) = 1 - (x / xmin)^(1 - alpha),
+
+    with n values in the tail and k = 0..n-1 of them below x_k; `two_sided` takes |F(x_k) - (k + 1) / n|, too. The
+    smallest D is exact: bounds from a few places of each tail leave out those that cannot have it.
+
+    `values` is (m,), positive, in any order. Returns None where no tail has a finite alpha above 1.
+    """
+    x = np.sort(np.asarray(values, dtype=np.float64))
+    logs = np.log(x)
+    m = x.size
+    starts = np.flatnonzero(np.r_[True, x[1:] > x[:-1]]) if m else np.zeros(0, dtype=np.int64)
+    starts = starts[m - starts >= max(fewest, 2)]
+    if not starts.size:
+        return None
+    sizes = (m - starts).astype(np.float64)
+    sums = np.cumsum(logs[::-1])[::-1][starts] - sizes * logs[starts]
+    fine = sums > 1e-12 * sizes  # a tail of equal values has no exponent
+    starts, sizes, sums = starts[fine], sizes[fine], sums[fine]
+    if not starts.size:
+        return None
+    alphas = 1.0 + sizes / sums
+    exact = np.full(starts.size, np.nan)
+
+    def settle(place: int) -> float:
+        exact[place] = _distance(logs, int(starts[place]), float(alphas[place]), two_sided)
+        return float(exact[place])
+
+    bounds = _bounds(logs, starts, sizes, alphas, two_sided, _PLACES[0])
+    best = min(settle(int(place)) for place in np.argsort(bounds)[:_FIRST])
+    left = np.flatnonzero((bounds <= best * (1 + near)) & np.isnan(exact))
+    bounds = _bounds(logs, starts[left], sizes[left], alphas[left], two_sided, _PLACES[1])
+    for k in np.argsort(bounds):
+        if bounds[k] > best * (1 + near):
+            break
+        best = min(best, settle(int(left[k])))
+    chosen = int(np.nanargmin(exact))
+    close = alphas[exact <= best * (1 + near)]
+    return PowerLaw(
+        float(alphas[chosen]),
+        float(x[starts[chosen]]),
+        float(exact[chosen]),
+        int(sizes[chosen]),
+        (float(close.min()), float(close.max())),
+    )
+
+
+def _distance(logs: FloatArray, start: int, alpha: float, two_sided: bool) -> float:
+    tail = logs[start:]
+    n = tail.size
+    gap = -np.expm1((1.0 - alpha) * (tail - tail[0])) - np.arange(n) / n
+    if not two_sided:
+        return float(np.abs(gap).max())
+    return max(float(gap.max()), float((1.0 / n - gap).max()))
+
+
+def _bounds(
+    logs: FloatArray, starts: IntArray, sizes: FloatArray, alphas: FloatArray, two_sided: bool, places: int
+) -> FloatArray:
+    """Distances at a few places of each tail, which are no more than the distance."""
+    shares = np.linspace(0.0, 1.0, places)
+    found = np.empty(starts.size)
+    for low in range(0, starts.size, _BLOCK):
+        part = slice(low, low + _BLOCK)
+        n, first = sizes[part, None], starts[part, None]
+        k = np.floor(shares * (n - 1)).astype(np.int64)
+        gap = -np.expm1((1.0 - alphas[part, None]) * (logs[first + k] - logs[first])) - k / n
+        worst = np.maximum(gap, 1.0 / n - gap) if two_sided else np.abs(gap)
+        found[part] = worst.max(axis=1)
+    return found
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """p(x) ~ x^-beta e^(-Lambda x) for x >= xmin."""
+
+    beta: float
+    Lambda: float
+    loglik: float  # of the tail, in nats
+    D: float  # Kolmogorov-Smirnov distance of the tail from the fit
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """p(x) = Lambda e^(-Lambda (x - xmin)) for x >= xmin."""
+
+    Lambda: float
+    loglik: float
+
+
+def fit_exponential(tail: FloatArray, xmin: float) -> Exponential | None:
+    """The exponential law of most likelihood: Lambda = 1 / (mean - xmin). None for a tail without spread.
+
+    `tail` is (n,), at or above `xmin`; Lambda is in 1 / units of the values.
+    """
+    mean = float(tail.mean()) - xmin
+    if not mean > 1e-12 * xmin:
+        return None
+    return Exponential(1 / mean, -tail.size * (math.log(mean) + 1))
+
+
+def power_law_loglik(tail: FloatArray, xmin: float, alpha: float) -> float:
+    """Log-likelihood of a tail (n,) at or above `xmin` under a power law, in nats."""
+    return float(tail.size * math.log((alpha - 1) / xmin) - alpha * np.log(tail / xmin).sum())
+
+
+@cache
+def _nodes() -> tuple[FloatArray, FloatArray]:
+    nodes, weights = np.polynomial.legendre.leggauss(160)
+    return nodes, weights
+
+
+def _moments(beta: float, z: float) -> tuple[float, FloatArray, FloatArray]:
+    """(ln Z, mean (2,), covariance (2, 2)) of (ln t, t) under t^-beta e^(-z t) / Z on [1, inf)."""
+    nodes, weights = _nodes()
+    top = math.log(max(60.0 / z, 1.5)) if z > 0 else math.inf
+    if z < 1e-3 and beta > 1:
+        top = min(top, math.log(60.0 / z) if z > 0 else math.inf, max(45.0 / (beta - 1), 1.0))
+    top = max(min(top, 700.0), 1e-9)
+    # two pieces, so that a fast fall near t = 1 and a slow one are both seen
+    split = min(top, math.log1p(8.0 / max(z + abs(beta), 1.0)))
+    u = np.concatenate([(nodes + 1) / 2 * split, split + (nodes + 1) / 2 * (top - split)])
+    w = np.concatenate([weights / 2 * split, weights / 2 * (top - split)])
+    t = np.exp(u)
+    logs = (1.0 - beta) * u - z * t
+    most = float(logs.max())
+    p = w * np.exp(logs - most)
+    total = float(p.sum())
+    p = p / total
+    mean = np.array([p @ u, p @ t])
+    du, dt = u - mean[0], t - mean[1]
+    cov = np.array([[p @ (du * du), p @ (du * dt)], [p @ (du * dt), p @ (dt * dt)]])
+    return most + math.log(total), mean, cov
+
+
+def fit_truncated(
+    tail: FloatArray, xmin: float, *, least_beta: float = -math.inf, steps: int = 200
+) -> Truncated | None:
+    """The truncated power law of most likelihood, beta >= `least_beta`, Lambda >= 0.
+
+    An exponential family: with t = x / xmin and z = Lambda xmin the log-likelihood -n ln Z(beta, z) - beta sum ln t -
+    z sum t is concave, and damped Newton steps in (beta, z) find its maximum. Z = int_1^inf t^-beta e^(-z t) dt by
+    Gauss-Legendre in ln t.
+
+    `tail` is (n,), at or above `xmin`; Lambda is in 1 / units of the values. Returns None for a tail without spread.
+    """
+    t = np.asarray(tail, dtype=np.float64) / xmin
+    n = t.size
+    given = np.array([float(np.log(t).mean()), float(t.mean())])
+    if n < 2 or not given[0] > 1e-12:
+        return None
+
+    def value(beta: float, z: float) -> tuple[float, FloatArray, FloatArray]:
+        log_z, mean, cov = _moments(beta, z)
+        return -log_z - beta * given[0] - z * given[1], mean - given, cov
+
+    beta, z = max(1.0 + 0.5 / given[0], least_beta), 0.5 / given[1]
+    now, gradient, cov = value(beta, z)
+    for _ in range(steps):
+        held = beta <= least_beta and gradient[0] < 0
+        if held:
+            step = np.array([0.0, gradient[1] / cov[1, 1]])
+        else:
+            step = np.linalg.solve(cov + 1e-14 * np.diag(np.diag(cov)), gradient)
+        if float(np.abs(step @ gradient)) < 1e-24 * (1 + abs(now)):
+            break
+        size = 1.0
+        while size > 1e-12:
+            new_beta = max(beta + size * step[0], least_beta)
+            new_z = z + size * step[1]
+            new_z = z * 0.1 if new_z <= 0 else new_z
+            new, new_gradient, new_cov = value(new_beta, new_z)
+            if new >= now - 1e-15 * abs(now):
+                break
+            size /= 2
+        else:
+            break
+        moved = abs(new_beta - beta) + abs(new_z - z) / max(z, 1e-300)
+        beta, z, now, gradient, cov = new_beta, new_z, new, new_gradient, new_cov
+        if moved < 1e-13 or z < 1e-14:
+            break
+    loglik = n * now - n * math.log(xmin)
+    power = 1.0 + 1.0 / given[0]
+    if power >= least_beta and power_law_loglik(tail, xmin, power) >= loglik:
+        beta, z, loglik = power, 0.0, power_law_loglik(tail, xmin, power)
+    return Truncated(beta, z / xmin, loglik, _truncated_distance(np.sort(t), beta, z))
+
+
+def _truncated_distance(t: FloatArray, beta: float, z: float) -> float:
+    """Two-sided Kolmogorov-Smirnov distance of sorted values from t^-beta e^(-z t) / Z on [1, inf)."""
+    n = t.size
+    if z == 0.0:
+        below = -np.expm1((1.0 - beta) * np.log(t))
+    else:
+        nodes, weights = np.polynomial.legendre.leggauss(16)
+        ends = np.log(np.r_[1.0, t])
+        half = np.diff(ends)[:, None] / 2
+        u = ends[:-1, None] + half * (nodes + 1)
+        log_z = _moments(beta, z)[0]
+        below = np.cumsum((half * weights * np.exp((1.0 - beta) * u - z * np.exp(u) - log_z)).sum(axis=1))
+    return float(max((below - np.arange(n) / n).max(), (np.arange(1, n + 1) / n - below).max()))

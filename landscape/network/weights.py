@@ -1,0 +1,255 @@
+"""Which matrices the tensors of a model hold: one for a layer, a gate or a projection, a stack for a convolution.
+
+Modules tell what their tensors are; of a state dict or a file, names and shapes do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.arrays import FloatArray
+from torch import Tensor
+
+from landscape.checkpoints.tensors import Entry, TensorSource
+
+CONVENTIONS = ("matrix", "weightwatcher")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
+_FUSED = ("in_proj_weight", "qkv.weight", "qkv_proj.weight", "Wqkv.weight", "c_attn.weight")  # q, k, v in one tensor
+_FEWEST, _MOST, _LONGEST = 8, 15_000, 50_000  # eigenvalues and larger side of what WeightWatcher keeps
+
+
+@dataclass(frozen=True)
+class WeightMatrix:
+    """One matrix, or a stack of matrices whose eigenvalues are taken together."""
+
+    name: str  # of the row: the layer, and which part of its tensor where there are several
+    tensor: str
+    kind: str  # "linear", "convolution", "transposed convolution", "embedding", "attention", "recurrent", "bilinear"
+    larger: int  # sides of each matrix
+    smaller: int  # under the convention "weightwatcher" these may be the other way round, see `_as_weightwatcher`
+    slices: int
+    form: str = "matrix"  # how the tensor holds them: as a "matrix", in "taps" behind two axes, or as a "stack"
+    groups: int = 1  # blocks of a grouped convolution, along the first axis
+    part: tuple[int, int, int] | None = None  # (axis, start, stop) of the tensor
+    factor: float = 1.0  # of the eigenvalues
+
+    @property
+    def count(self) -> int:
+        """How many eigenvalues there are."""
+        return self.slices * min(self.larger, self.smaller)
+
+    @property
+    def work(self) -> float:
+        """Multiplications of a spectrum, up to a factor."""
+        return float(self.slices) * self.larger * self.smaller**2
+
+    def matrices(self, tensor: Tensor) -> Iterator[FloatArray]:
+        """Each matrix as float64, one after another; of a float64 tensor it may be the tensor's own memory."""
+        for view in self.views(tensor):
+            yield np.ascontiguousarray(view.double().numpy())
+
+    def views(self, tensor: Tensor) -> Iterator[Tensor]:
+        """Each matrix as a view of the tensor, which lies in one piece."""
+        tensor = tensor.detach()
+        if self.part is not None:
+            axis, start, stop = self.part
+            tensor = tensor.narrow(axis, start, stop - start)
+        if self.form == "matrix":
+            yield tensor
+        elif self.form == "stack":
+            yield from tensor
+        else:
+            taps = tensor.reshape(*tensor.shape[:2], -1)
+            for block in taps.chunk(self.groups, 0):
+                yield from (block[:, :, tap] for tap in range(taps.shape[2]))
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """What a model holds, and why the rest is left out."""
+
+    kept: tuple[WeightMatrix, ...]  # in the model's order
+    skipped: Mapping[str, str]  # name of a tensor -> why it is no matrix
+    notes: Mapping[str, str]  # name of a row -> what was supposed
+
+
+@dataclass(frozen=True)
+class _Module:
+    """What a module says of its tensors."""
+
+    kind: str  # name of the class of torch it is of
+    groups: int
+    transposed: bool
+    hidden: int
+    number: int  # the same for one module under two names
+
+
+_KNOWN = (
+    "Linear", "Bilinear", "Embedding", "EmbeddingBag", "MultiheadAttention", "Conv1D",
+    *(f"{name}{d}d" for name in ("Conv", "ConvTranspose") for d in (1, 2, 3)),
+    *("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"),
+)  # fmt: skip
+
+
+def weight_matrices(source: TensorSource, model: Any = None, convention: str = "matrix") -> Matrices:
+    """The matrices in the tensors of a source; `model` is the module they are of, where there is one."""
+    modules = _modules(model) if hasattr(model, "named_modules") else {}
+    ties = source.ties() if convention == "matrix" else {}
+    kept: list[WeightMatrix] = []
+    skipped: dict[str, str] = {}
+    notes: dict[str, str] = {}
+    seen: set[int] = set()
+    for name, entry in source.entries.items():
+        module = modules.get(name.rpartition(".")[0])
+        if convention == "weightwatcher":
+            found = _as_weightwatcher(name, entry, module, seen)
+        elif name in ties:
+            found = f"the same tensor as {ties[name]}, which is counted once"
+        else:
+            found = _as_matrices(name, entry, module, source.entries, notes)
+        if isinstance(found, str):
+            skipped[name] = found
+        else:
+            kept += found
+    return Matrices(tuple(kept), skipped, notes)
+
+
+def _modules(model: Any) -> dict[str, _Module]:
+    found: dict[str, _Module] = {}
+    numbers: dict[int, int] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _KNOWN), "")
+        found[name] = _Module(
+            kind,
+            int(getattr(module, "groups", 1)) if kind.startswith("Conv") else 1,
+            kind.startswith("ConvTranspose"),
+            int(getattr(module, "hidden_size", 0)),
+            numbers.setdefault(id(module), len(numbers)),
+        )
+    return found
+
+
+def _unfit(entry: Entry) -> str:
+    """Why a tensor can hold no matrix; empty where it can."""
+    if len(entry.shape) < 2:
+        return "no matrix: a bias, a scale or a statistic"
+    if entry.dtype not in _FLOATS:
+        name = str(entry.dtype).removeprefix("torch.")
+        return (
+            f"stored as {name}, whose scale is not in the tensor; give the weights dequantised, as float16 or float32"
+        )
+    if not math.prod(entry.shape):
+        return f"empty, of shape {entry.shape}"
+    return ""
+
+
+def _matrix(name: str, tensor: str, kind: str, shape: tuple[int, int], **more: Any) -> WeightMatrix:
+    return WeightMatrix(name, tensor, kind, max(shape), min(shape), **{"slices": 1, **more})
+
+
+def _layer(name: str) -> str:
+    return name.removesuffix(".weight") or name
+
+
+def _as_matrices(
+    name: str, entry: Entry, module: _Module | None, entries: Mapping[str, Entry], notes: dict[str, str]
+) -> list[WeightMatrix] | str:
+    if reason := _unfit(entry):
+        return reason
+    shape, last, kind = entry.shape, name.rpartition(".")[2], module.kind if module else ""
+    if "parametrizations." in name:
+        return "a part that a re-parametrised weight is made of; remove the parametrisation, or give the weight itself"
+    if kind == "Bilinear":
+        sides = (shape[1], shape[2])
+        return [_matrix(_layer(name), name, "bilinear", sides, slices=shape[0], form="stack")]
+    if last.startswith(("weight_ih", "weight_hh", "weight_hr")) and len(shape) == 2:
+        return _recurrent(name, shape, module, entries)
+    if name.endswith(_FUSED) and len(shape) == 2:
+        axis = 1 if name.endswith("c_attn.weight") and (shape[1] == 3 * shape[0]) else 0
+        size = shape[axis] // 3
+        if shape[axis] == 3 * shape[1 - axis]:
+            sides = (size, shape[1 - axis])
+            return [
+                _matrix(f"{_layer(name)}[{part}]", name, "attention", sides, part=(axis, k * size, (k + 1) * size))
+                for k, part in enumerate("qkv")
+            ]
+        notes[_layer(name)] = (
+            "q, k and v in one tensor of unequal parts, which its shape does not tell apart; taken whole"
+        )
+    if len(shape) == 2:
+        what = "embedding" if kind.startswith("Embedding") or "emb" in name.lower() else "linear"
+        what = "attention" if last.endswith("_proj_weight") else what
+        return [_matrix(_layer(name), name, what, (shape[0], shape[1]))]
+    groups = module.groups if module else 1
+    if module is None:
+        notes[_layer(name)] = "a state dict does not tell groups of channels; taken as one group" + (
+            ", and where this is a depthwise convolution its spectrum is that of norms" if shape[1] == 1 else ""
+        )
+    what = "transposed convolution" if module and module.transposed else "convolution"
+    taps = math.prod(shape[2:])
+    sides = (shape[0] // groups, shape[1])
+    return [_matrix(_layer(name), name, what, sides, slices=taps * groups, form="taps", groups=groups)]
+
+
+def _recurrent(
+    name: str, shape: tuple[int, ...], module: _Module | None, entries: Mapping[str, Entry]
+) -> list[WeightMatrix] | str:
+    """A matrix for each gate."""
+    if "weight_hr" in name:
+        return [_matrix(name, name, "recurrent", (shape[0], shape[1]))]
+    hidden = module.hidden if module else 0
+    if not hidden:
+        projection = entries.get(name.replace("weight_ih", "weight_hr").replace("weight_hh", "weight_hr"))
+        inner = entries.get(name.replace("weight_ih", "weight_hh"))
+        hidden = projection.shape[1] if projection else inner.shape[1] if inner else 0
+    gates = next((names for names in _GATES.values() if len(names) * hidden == shape[0]), None)
+    if gates is None:
+        return f"recurrent weights of shape {shape}, whose gates its names and shapes do not tell"
+    return [
+        _matrix(
+            f"{name}[{gate}]" if gate else name,
+            name,
+            "recurrent",
+            (hidden, shape[1]),
+            part=(0, k * hidden, (k + 1) * hidden),
+        )
+        for k, gate in enumerate(gates)
+    ]
+
+
+def _as_weightwatcher(name: str, entry: Entry, module: _Module | None, seen: set[int]) -> list[WeightMatrix] | str:
+    """What WeightWatcher 0.7.7 keeps, with its names, factors and sides."""
+    if reason := _unfit(entry):
+        return reason
+    shape, kind = entry.shape, module.kind if module else ""
+    if not name.endswith(".weight") and name != "weight":
+        return "no key that ends in '.weight'"
+    if module is not None:
+        if kind not in ("Linear", "Conv1D", "Embedding", "EmbeddingBag", "Conv2d"):
+            what = f"{kind} layers" if kind else "layers of this class"
+            wrong = kind in ("Bilinear", "Conv1d")
+            return f"{what} are {'computed wrongly' if wrong else 'not known'} there; convention='matrix' has them"
+        if module.number in seen:
+            return "the same module under another name, counted once"
+        seen.add(module.number)
+    if len(shape) not in (2, 4):
+        return f"tensors of {len(shape)} axes are not known there; convention='matrix' has them"
+    larger, smaller, taps = max(shape[:2]), min(shape[:2]), math.prod(shape[2:])
+    if len(shape) == 4 and shape[0] < shape[1] and taps % 2 == 0:
+        larger, smaller = smaller, larger  # its sides change places with every tap
+    if smaller * taps < _FEWEST or smaller * taps > _MOST or larger > _LONGEST:
+        return (
+            f"{smaller * taps:,} eigenvalues and a larger side of {larger:,}; kept there are {_FEWEST} to {_MOST:,} "
+            f"eigenvalues and sides up to {_LONGEST:,}"
+        )
+    if len(shape) == 2:
+        what = "embedding" if kind.startswith("Embedding") else "linear"
+        return [_matrix(_layer(name), name, what, (shape[0], shape[1]))]
+    found = WeightMatrix(_layer(name), name, "convolution", larger, smaller, taps, "taps", 1, None, 0.5)
+    return [found]

@@ -1,0 +1,1 @@
+"""Shape and scale of weight matrices, by their eigenvalues."""

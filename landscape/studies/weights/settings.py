@@ -1,0 +1,21 @@
+"""What is asked of weight matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from landscape.network.weights import CONVENTIONS
+from landscape.results.settings import OneOf
+
+
+@dataclass(frozen=True)
+class WeightsSettings:
+    """By which definitions, and how many random matrices each is compared with; see `measure_weights`."""
+
+    convention: Annotated[str, OneOf(CONVENTIONS)] = "matrix"
+    shuffles: Annotated[int, Ge(0)] = 20
+    roundings: Annotated[int, Ge(0)] = 3
+    seed: int = 0
