@@ -165,3 +165,17 @@ def test_check_of_a_sweep_estimates_the_first_cell_that_is_not_finished(home: Pa
     result = landscape("check", "sweep.toml")
     assert result.exit_code == 0, result.output
     assert "0 of 3 runs" in result.stderr
+
+
+def test_other_models_of_a_map_make_a_new_cell(home: Path) -> None:
+    """A training run, or a table of checkpoints, is named by a file like other inputs of a study."""
+    job = JOB.partition("[plane]")[0] + '[phases]\nmodels = "models.csv"\nload = "width"\ntemperature = "lr"\n'
+    (home / "job.toml").write_text(job)
+    sweep = home / "sweep.toml"
+    sweep.write_text(HEAD + '[product]\n"phases.sharp" = [1.0, 2.0]\n')
+    found = []
+    for seed in (0, 1):
+        (home / "models.csv").write_text(f"width,lr,seed,final\n4,0.1,{seed},a.safetensors\n")
+        found.append({place.folder for place in places(load_sweep(sweep))})
+    assert [len(folders) for folders in found] == [2, 2]
+    assert not found[0] & found[1]
