@@ -1,4 +1,4 @@
-"""Speed of training, as ratios against plain peers in one run; prints a Markdown table.
+"""Speed of training and of maps of phases, as ratios against plain peers in one run; prints a Markdown table.
 
     python scripts/bench_phases.py [--threads 1] [--shared ../shared] [--only PART ...]
 
@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from bench_curve import interleaved, print_row
@@ -29,6 +30,7 @@ from shared import ResNet20
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.studies.phases.networks import mixed
 from landscape.studies.training.one import ModelTraining
 from landscape.studies.training.plan import Plan
 from landscape.studies.training.settings import TrainingSettings
@@ -183,7 +185,76 @@ def run(width: int, data: object, recipe: ls.Recipe, *, batched: bool) -> ls.Tra
     return trained(lambda: mlp(width), data, recipe, seeds=SEEDS, batched=batched)
 
 
-PARTS = {part.__name__: part for part in (step, ranks, together)}
+COLUMNS = {"lambda_max": "hess_top", "mc": "mc_train_err_pct", "cka": "cka_softmax", "test_accuracy": "test_acc"}
+
+
+def published(shared: Path) -> None:
+    """The map of the published grid, or of a table of as many cells, from its file; and its picture."""
+    path = shared / "reference" / "s1_published_grid.csv"
+    with tempfile.TemporaryDirectory() as folder:
+        if not path.exists():
+            random = np.random.default_rng(0)
+            rows = [(2**i, 16 * 2**j, *random.random(4)) for i in range(14) for j in range(13)]
+            path = Path(folder) / "cells.csv"
+            pd.DataFrame(rows, columns=["width", "batch", *COLUMNS.values()]).to_csv(path, index=False)
+
+        def phases() -> ls.Phases:
+            return ls.phases_from_table(path, load="width", temperature="batch", columns=COLUMNS)
+
+        found = phases()
+        read, peer = (
+            statistics.median(seconds(call) for _ in range(5)) for call in (phases, lambda: pd.read_csv(path))
+        )
+        drawn = seconds(lambda: found.plot().savefig(Path(folder) / "map.png"))
+    cells = int((found.phase != "").sum())
+    print_row(
+        f"map of {cells} cells from their table", "", f"{read:.3f} s", "<= 2 s", f"pandas reads it in {peer:.4f} s"
+    )
+    print_row("its picture, four metrics and the phases", "", f"{drawn:.2f} s", "", "")
+
+
+def cell(shared: Path, width: int = 32, epochs: int = 10) -> None:
+    """One cell of three seeds by `measure_phases`, and by hand with the calls that it is made of."""
+    images, labels = (part[:600] for part in digits())
+
+    def net(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = ls.train_models(
+            net,
+            (images, labels),
+            recipe=ls.Recipe(lr=0.1, epochs=10),
+            cells={"width": [width], "batch_size": [32]},
+            seeds=3,
+            out=Path(folder) / "train",
+        )
+        models = run.checkpoints.final
+
+        def together() -> None:
+            fit = {"curve_epochs": epochs, "curve_lr": 0.05}
+            ls.measure_phases(run, load="width", temperature="batch_size", well=False, **fit)
+
+        def by_hand() -> None:
+            objective = ls.Objective(net(width), data=(images, labels), metrics=("error",))
+            for path in models:
+                theta = torch.cat([value.flatten() for value in ls.read_state(path).values()])
+                objective.evaluate(theta)
+                ls.measure_spectrum(objective, k=1, theta=theta, samples=200, density=False, block=1)
+            ls.measure_connectivity(objective, models, t=5, epochs=epochs, lr=0.05)
+            ls.measure_agreement(mixed(objective, 768, 0), models)
+
+        ratio, ours, theirs = interleaved(together, by_hand, 3)
+    print_row(
+        "a cell of three seeds of a map",
+        "the same calls by hand",
+        f"{ratio:.2f}",
+        "",
+        f"{ours:.2f} s against {theirs:.2f} s",
+    )
+
+
+PARTS = {part.__name__: part for part in (step, ranks, together, published, cell)}
 
 
 def main() -> None:
