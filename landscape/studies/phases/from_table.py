@@ -38,8 +38,8 @@ def phases_from_table(
     the column whose heading is that of the metric with "_stderr". Several lines of a cell are its seeds: their mean
     counts, with its error from how they differ. Values stay in the units of the table.
 
-    A cell that lacks one of these metrics has no phase, and a reason. Without errors phases have no probability (NaN).
-    The thresholds are those of `Thresholds`.
+    A cell that lacks a metric of `columns`, be it one that does not decide, has no phase, and a reason. Without
+    errors phases have no probability (NaN). The thresholds are those of `Thresholds`.
 
     Raises InputError for a file that cannot be read, headings that are not there (the nearest are named), entries that
     are no numbers (with their line), and where one of the three metrics that decide is missing.

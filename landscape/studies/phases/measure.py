@@ -95,8 +95,8 @@ def measure_phases(
     run folder: what is found there is not computed again, killed items go on where they keep a state.
 
     Raises InputError for keys that are not there (the nearest are named), models that differ in a third key, no cell
-    with two seeds, checkpoints that do not fit the model of their cell, and what cannot be measured as asked, before
-    computing; see `run_task` for the rest.
+    with two seeds, checkpoints that do not fit the model of their cell, a training with a forward= of its own, and what
+    cannot be measured as asked, before computing; see `run_task` for the rest.
     Source: Yang et al., "Taxonomizing local versus global structure in neural network loss landscapes", NeurIPS 2021.
     """
     settings = PhasesSettings(

@@ -192,7 +192,7 @@ class Phases(Result):
         if limits.fitted is not None:
             sharp = 1 - (1 - sharp) * (1 - self._above("train_loss", limits.fitted, log=True))
         connected = self._above(used["connected"], limits.connected)
-        alike = self._above(used["alike"], limits.alike)
+        alike = self._above(used["alike"], limits.alike, at=1.0)
         found = [
             sharp * (1 - connected),
             sharp * connected,
@@ -209,8 +209,8 @@ class Phases(Result):
         found = np.take_along_axis(self.probability, place[..., None], axis=-1)[..., 0]
         return np.where(self.known, found, np.nan)
 
-    def _above(self, metric: str, limit: float, *, log: bool = False) -> FloatArray:
-        """P(metric > limit) of each cell."""
+    def _above(self, metric: str, limit: float, *, log: bool = False, at: float = 0.0) -> FloatArray:
+        """P(metric > limit) of each cell; `at` where a metric without error is at its limit."""
         values, errors = self.values[metric], self.errors(metric)
         with np.errstate(divide="ignore", invalid="ignore"):
             if log:
@@ -219,8 +219,9 @@ class Phases(Result):
                 height = np.where(positive, np.log(np.where(positive, values, 1.0)) - math.log(limit), values - limit)
             else:
                 height = values - limit
-            z = np.where(height == 0, 0.0, height / errors)
-        return np.array([[0.5 * math.erfc(-one / math.sqrt(2)) for one in row] for row in z.tolist()])
+            z = height / errors
+        found = np.array([[0.5 * math.erfc(-one / math.sqrt(2)) for one in row] for row in z.tolist()])
+        return np.where((values == limit) & (errors == 0), at, found)
 
     def errors(self, metric: str) -> FloatArray:
         """(n_load, n_temperature), standard errors of a metric; NaN where none is known."""

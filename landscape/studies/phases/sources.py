@@ -49,11 +49,19 @@ class Source:
 def resolved(models: ModelsLike, factory: Any, data: Any, test: Any, loss: Any) -> Source:
     """The models and what was given for them, from a training of this process where it was not.
 
-    Raises InputError for what is no models, and where factory or data are not known.
+    Raises InputError for what is no models, for a training with a forward= of its own, and where factory or data are
+    not known.
     """
     if isinstance(models, (str, Path)):
         models = _opened(Path(models))
     if isinstance(models, Training):
+        forward = models.attributes.get("forward")
+        if forward:
+            raise InputError(
+                f"the models were trained with forward={forward}, which the metrics of a map do not use: samples are "
+                "drawn and mixed one by one, which batches of forward's own do not allow; where their outputs "
+                "are the same without it, give its checkpoints, factory=, data= and loss="
+            )
         training, table = models, models.checkpoints
         given_data = data if data is not None else training.data
         factory, test = factory or training.factory, training.test if test is None else test

@@ -272,6 +272,7 @@ def training_from_rows(description: Description, rows: Rows, history: History) -
         "recipe": dict(identity["recipe"]),
         "factory": about["factory"],
         "train": identity["train"],
+        **({"forward": identity["forward"]} if identity["forward"] else {}),
         "device": about["device"],
         "items": [list(item) for item in identity["items"]],
         **provenance(description, history),

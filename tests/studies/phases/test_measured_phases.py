@@ -402,6 +402,18 @@ def test_batchnorm_statistics_of_another_seed_are_not_taken(tmp_path: Path) -> N
         measured(models, factory=net)
 
 
+def test_a_training_with_a_forward_of_its_own_is_refused(tmp_path: Path) -> None:
+    def halved(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        return model(batch[0]) / 2, batch[1]
+
+    asked: dict[str, Any] = {"recipe": {"epochs": 1}, "cells": {"width": [2], "lr": [0.1]}, "seeds": 2}
+    run = ls.train_models(cases.net, cases.data(), forward=halved, out=tmp_path, **asked)
+    for models in (run, tmp_path):
+        with pytest.raises(ls.InputError, match=r"forward=.*halved.*give its checkpoints"):
+            resolved(models, cases.net, cases.data(), None, None)
+    assert resolved(run.checkpoints, cases.net, cases.data(), None, None).models.final == run.checkpoints.final
+
+
 def test_the_loss_of_a_training_is_its_own(tmp_path: Path) -> None:
     def net(width: int) -> nn.Module:
         return nn.Linear(4, width).double()

@@ -124,6 +124,20 @@ def test_a_metric_at_its_threshold_is_even_odds_and_one_without_error_is_certain
         np.testing.assert_allclose(phases.probability[at(phases, *place)], chances, atol=1e-12)
 
 
+def test_a_metric_without_error_at_its_threshold_is_on_the_side_of_the_phase(tmp_path: Path) -> None:
+    lines = ("4,16,5,0,-1,0,0.9,0", "4,32,5,0,0,0,0.7,0", "8,16,20,0,0,0,0.7,0")
+    phases = ls.phases_from_table(table(tmp_path, *lines), "width", "batch")
+    for place, phase in {(4, 16): "III", (4, 32): "IV-B", (8, 16): "IV-B"}.items():
+        assert phases.phase[at(phases, *place)] == phase
+        assert phases.confidence[at(phases, *place)] == 1
+
+
+def test_a_metric_at_its_threshold_whose_error_is_not_known_has_no_probability(tmp_path: Path) -> None:
+    phases = ls.phases_from_table(table(tmp_path, "4,16,5,0,0,0.1,0.7,"), "width", "batch")
+    assert phases.phase.item() == "IV-B"
+    assert np.isnan(phases.confidence).all()
+
+
 def test_a_training_loss_makes_cells_sharp_where_it_is_asked_to(tmp_path: Path) -> None:
     headings = HEADINGS.replace("\n", ",train_loss,train_loss_stderr\n")
     path = table(tmp_path, "4,16,5,1,0,0.1,0.9,0.01,0.3,0.1", "4,32,5,1,0,0.1,0.9,0.01,0.05,0.01", headings=headings)
