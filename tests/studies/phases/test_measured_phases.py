@@ -331,6 +331,28 @@ def test_an_item_that_fails_leaves_a_hole(tmp_path: Path) -> None:
     assert found.complete
 
 
+def test_a_model_that_diverged_to_a_finite_loss_is_left_out_and_not_the_end(tmp_path: Path) -> None:
+    """Units saturate: the gradient is 0 by rounding, which says nothing of how products are to be computed."""
+
+    def saturating(width: int, seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3)).double()
+
+    paths = []
+    for row in range(4):
+        model, scale = saturating(3, row), 1e200 if row == 0 else 1.0
+        paths.append(tmp_path / f"{row}.pt")
+        torch.save({name: scale * value for name, value in model.state_dict().items()}, paths[-1])
+    models = TrainedModels({"width": (3,) * 4, "batch_size": (8, 8, 16, 16)}, (0, 1, 0, 1), (None,) * 4, tuple(paths))
+    asked = {"factory": saturating, "data": cases.data(), "well": False, "curve_epochs": 1}
+    with pytest.raises(ls.InputError, match=r"^width=3,batch_size=8,seed=0: "):
+        measured(models, **asked)
+    found = measured(models, tolerance=ls.Tolerance(0), **asked)
+    assert np.isfinite(found.values["lambda_max"]).all()  # that of the other seed
+    assert found.notes[0, 0].startswith("width=3,batch_size=8,seed=0 failed: ")
+    assert found.notes[0, 1] == ""
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
