@@ -112,8 +112,11 @@ def print_tables(*tables: RenderableType) -> None:
     from landscape.run.comm import launch
 
     console = Console(force_terminal=False if launch() else None)  # mpiexec hands its ranks a terminal in any case
-    for table in tables:
-        console.print(table)
+    try:
+        for table in tables:
+            console.print(table)
+    except SystemExit:  # rich ends the program where the reader has gone, as in "show FILE | head"
+        raise typer.Exit(0) from None
 
 
 def quoted(path: Path) -> str:
