@@ -25,6 +25,7 @@ import landscape as ls
 from landscape.checkpoints.trained import TrainedModels
 from landscape.curvature.sampling import draw
 from landscape.run.comm import SERIAL
+from landscape.studies.phases import trial
 from landscape.studies.phases.networks import Networks, mixed
 from landscape.studies.phases.settings import PhasesSettings
 from landscape.studies.phases.sources import mapped, resolved
@@ -441,3 +442,22 @@ def test_the_loss_of_a_training_is_its_own(tmp_path: Path) -> None:
         else:
             with pytest.raises(ls.InputError, match=r"absolute.*give it as loss="):
                 resolved(tmp_path / name, net, data, None, None)
+
+
+def test_the_estimate_of_an_epoch_leaves_out_what_the_first_fit_takes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pair takes 9 s to warm up; each fit then 1 s and 2 s for every epoch."""
+    fits = []
+
+    def seconds(task: Any) -> float:
+        if isinstance(task, ModelsTask):
+            return 1.0
+        epochs = task._networks.settings.curve_epochs
+        fits.append(epochs)
+        return 1.0 + 2.0 * epochs + (9.0 if len(fits) == 1 else 0.0)
+
+    monkeypatch.setattr(trial, "_seconds", seconds)
+    asked = {"factory": cases.net, "data": cases.data(), "test": TEST, **cases.ASKED, "curve_epochs": 5}
+    told = trial.phases_trial(cases.models(tmp_path), asked, tmp_path / "out", 1).said
+    assert told["time per pair"] == "11 s, of which 2 s for each epoch of its curve"
