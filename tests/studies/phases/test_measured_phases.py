@@ -453,7 +453,7 @@ def test_the_estimate_of_an_epoch_leaves_out_what_the_first_fit_takes_once(
     def seconds(task: Any) -> float:
         if isinstance(task, ModelsTask):
             return 1.0
-        epochs = task._networks.settings.curve_epochs
+        epochs: int = task._networks.settings.curve_epochs
         fits.append(epochs)
         return 1.0 + 2.0 * epochs + (9.0 if len(fits) == 1 else 0.0)
 
