@@ -103,6 +103,7 @@ def rows_done(out: Path, task: Task) -> int:
     """Rows the run folder holds. Raises InputError where it belongs to another run."""
     require_writable(out)
     if not (out / "run.json").exists():
+        Store(out).require_free()
         return 0
     # A folder that has its run.json is only compared with the task, not written to.
     store = Store.create(out, task.describe(), task.count, "")

@@ -76,7 +76,7 @@ class Store:
         """Open the folder for this task, made when new. Raises InputError when it holds a different one."""
         store = cls(folder)
         try:
-            store._require_free()
+            store.require_free()
             store._manifest.create(description, count, job)
             for inside in (store._shards, store.attempts.folder):
                 if not inside.is_dir():
@@ -87,7 +87,7 @@ class Store:
             ) from error
         return store
 
-    def _require_free(self) -> None:
+    def require_free(self) -> None:
         """Raise InputError where the folder holds something of a run, but no run.json."""
         record, held = self._manifest.path, (self.result, self._shards, self.attempts.folder)
         clash = None if record.exists() else next((path for path in held if path.exists()), None)

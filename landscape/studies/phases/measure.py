@@ -245,7 +245,7 @@ def _add_stage(
             there[place].append(number)
         elif number in stage.history.failed:
             gone[place] += 1
-            reason = str(stage.history.failed[number]).strip().splitlines()[-1]
+            reason = str(stage.history.failed[number]).strip().splitlines()[-1].removeprefix(f"{item['label']}: ")
             notes[place].append(f"{item['label']} failed: {reason}")
     for place, count in asked.items():
         if gone[place] == count:

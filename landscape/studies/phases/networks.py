@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -119,12 +121,7 @@ class Networks:
     def _made(self, row: int) -> Objective:
         """The objective of a cell, with the first of its models."""
         source, path = self.source, self.source.models.final[row]
-        arguments = source.arguments(row)
-        name = describe_callable(source.factory)
-        with random_state_kept(), user_code(f"the factory {name} cannot be called", lambda: f"{arguments}"):
-            model = source.factory(**arguments)
-        if not hasattr(model, "named_parameters"):
-            raise InputError(f"the factory returned {type(model).__name__}; let it return an nn.Module")
+        model, arguments = self._untrained(row), source.arguments(row)
         try:
             assert path is not None
             load_state(model, read_state(path), path)
@@ -141,6 +138,37 @@ class Networks:
                 return objective
         return Objective(model, source.loss, data, metrics=self._metrics, device=self._device)
 
+    def _untrained(self, row: int) -> Any:
+        """The module that the factory makes for a model."""
+        source, arguments = self.source, self.source.arguments(row)
+        name = describe_callable(source.factory)
+        with random_state_kept(), user_code(f"the factory {name} cannot be called", lambda: f"{arguments}"):
+            model = source.factory(**arguments)
+        if not hasattr(model, "named_parameters"):
+            raise InputError(f"the factory returned {type(model).__name__}; let it return an nn.Module")
+        return model
+
+    def _checked(
+        self, place: Place, read: list[tuple[Tensor, dict[str, Tensor]]]
+    ) -> tuple[ProductCheck, Tensor, dict[str, Tensor]]:
+        """How products are computed in a cell, and where that was seen: at its first model that allows, or untrained.
+
+        A training that diverged without a NaN leaves weights at which rounding hides the gradient.
+        """
+        objective, rows = self.objective(place), self.placed.rows[place]
+        everything = list(range(len(objective.layout.blocks)))
+        first: InputError | None = None
+        for theta, buffers in chain(read, self._before(place)):
+            try:
+                return check_products(objective, "hessian", everything, theta, buffers or None), theta, buffers
+            except InputError as error:
+                first = first or error
+        raise InputError(f"model {self.label(rows[0])}: {first}") from first
+
+    def _before(self, place: Place) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The model of a cell as its factory makes it, made when it is asked for."""
+        yield read_model(self.objective(place), self._untrained(self.placed.rows[place][0]))
+
     def _looked_at(self, place: Place) -> Looked:
         objective, test = self._cell(place)
         rows = self.placed.rows[place]
@@ -150,8 +178,7 @@ class Networks:
             if twin is not None:
                 pair = f"{self.label(rows[twin])} and {self.label(rows[k])}"
                 raise InputError(f"models {pair} are equal; the seeds of a cell are to differ")
-        theta, buffers = read[0]
-        check = check_products(objective, "hessian", list(range(len(objective.layout.blocks))), theta, buffers or None)
+        check, theta, buffers = self._checked(place, read)
         few = Matrix(self.few(objective), "hessian", None, 0.0, theta, buffers or None, check)
         every = Matrix(whole(objective), "hessian", None, 0.0, theta, buffers or None, check)
         ways = tuple(choose_method(matrix, True, 1) for matrix in (few, every))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from landscape.checkpoints.states import model_pairs
 from landscape.curvature.sampling import draw, whole
+from landscape.errors import InputError, NumericalError, UserCodeError
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
 from landscape.results.estimate import Estimate
@@ -91,6 +93,17 @@ class _CellTask:
         return None if self._folder is None else self._folder / STATES / name
 
 
+@contextmanager
+def _named(label: str) -> Iterator[None]:
+    """Say of which model or pair the values are that a computation could not go on with."""
+    try:
+        yield
+    except UserCodeError:
+        raise
+    except (InputError, NumericalError) as error:
+        raise type(error)(f"{label}: {error}") from error
+
+
 class ModelsTask(_CellTask):
     """Item i: loss and error of one model, largest eigenvalue and trace of its Hessian."""
 
@@ -130,8 +143,13 @@ class ModelsTask(_CellTask):
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
         networks, (place, row) = self._networks, self._items[index]
-        objective, test = networks.objective(place), networks.test(place)
         model = networks.model(place, row)
+        with _named(networks.label(row)):
+            return self._measured(index, place, row, model, group)
+
+    def _measured(self, index: int, place: Place, row: int, model: Model, group: Communicator) -> Row:
+        networks = self._networks
+        objective, test = networks.objective(place), networks.test(place)
         tell = self._tell(networks.label(row))
         found: dict[str, Any] = {}
         for prefix, one in (("train", objective), ("test", test)):

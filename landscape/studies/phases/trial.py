@@ -20,7 +20,8 @@ from landscape.studies.phases.tasks import MODELS, PAIRS, PairsTask
 
 
 def phases_trial(models: ModelsLike, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
-    """The first model, and the first pair with fits of one epoch and of two; nothing is written."""
+    """The first model, and the first pair with fits of one epoch and of two, after a first that warms up; nothing is
+    written."""
     names = {field.name for field in fields(PhasesSettings)}
     settings = PhasesSettings(**{name: value for name, value in arguments.items() if name in names})
     given = {name: value for name, value in arguments.items() if name not in names}
@@ -35,7 +36,7 @@ def phases_trial(models: ModelsLike, arguments: Mapping[str, Any], out: Path, ra
     pairs = tasks[PAIRS]
     assert isinstance(pairs, PairsTask)
     model = slowest(agree(world(), partial(_seconds, tasks[MODELS])))
-    one, two = (slowest(agree(world(), partial(_seconds, pairs.with_epochs(epochs)))) for epochs in (1, 2))
+    _, one, two = (slowest(agree(world(), partial(_seconds, pairs.with_epochs(epochs)))) for epochs in (1, 1, 2))
     epoch = max(two - one, 0.0)
     pair = one + (settings.curve_epochs - 1) * epoch
     left = {name: task.count - there[name] for name, task in tasks.items()}

@@ -256,13 +256,22 @@ def test_check_estimates_and_writes_nothing(folder: Path) -> None:
     assert "15, of which 0 are there already" in told
     for expected in ("time on 1 rank, 1 thread each", "time on 64 ranks", "memory per rank", "size of the result"):
         assert expected in told
-    objective = build(load_job(folder / "job.toml")).objective
+    objective = build(load_job(folder / "job.toml")).subject
     assert f"{float(objective.evaluate()['loss']):.6g}" in told
     landscape("run", folder / "job.toml", "--limit-items", 5)
     assert "15, of which 5 are there already" in done("check", folder / "job.toml")
     other = landscape("check", folder / "job.toml", "--set", "plane.seed=8")
     assert other.exit_code == 2
     assert "plane.directions" in other.stderr
+
+
+def test_check_refuses_a_folder_that_a_run_would_refuse(folder: Path) -> None:
+    """One with a result of several tasks, whose run.json lie in folders of their own."""
+    (folder / "held").mkdir()
+    (folder / "held" / "landscape.h5").write_bytes(b"")
+    refused = landscape("check", folder / "job.toml", "--set", f"run.out={str(folder / 'held')!r}")
+    assert refused.exit_code == 2
+    assert "holds landscape.h5 but no run.json" in refused.stderr
 
 
 def test_planes_through_checkpoints_take_a_glob_in_natural_order(folder: Path) -> None:
@@ -295,7 +304,7 @@ def test_without_a_checkpoint_a_plane_of_checkpoints_brings_its_own(folder: Path
     text = JOB.replace('checkpoint = "trained.safetensors"\n', "")
     (folder / "job.toml").write_text(text + '[plane]\nkind = "pca"\ncheckpoints = "[abc].safetensors"\n')
     for kind, file in (("pca", files[-1]), ("through", files[0])):
-        objective = build(load_job(folder / "job.toml", [f"plane.kind={kind}"])).objective
+        objective = build(load_job(folder / "job.toml", [f"plane.kind={kind}"])).subject
         assert torch.equal(objective.theta, objective.layout.flatten(ls.read_state(file)))
 
 
@@ -324,8 +333,8 @@ def test_directions_and_known_points_come_from_files_of_loss_landscape(folder: P
     ],
 )
 def test_losses_are_named_imported_or_returned(folder: Path, overrides: list[str]) -> None:
-    found = build(load_job(folder / "job.toml", overrides)).objective.evaluate()["loss"]
-    named = build(load_job(folder / "job.toml")).objective.evaluate()["loss"]
+    found = build(load_job(folder / "job.toml", overrides)).subject.evaluate()["loss"]
+    named = build(load_job(folder / "job.toml")).subject.evaluate()["loss"]
     assert float(found) == pytest.approx(float(named), rel=1e-6)
 
 

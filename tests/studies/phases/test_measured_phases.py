@@ -25,6 +25,7 @@ import landscape as ls
 from landscape.checkpoints.trained import TrainedModels
 from landscape.curvature.sampling import draw
 from landscape.run.comm import SERIAL
+from landscape.studies.phases import trial
 from landscape.studies.phases.networks import Networks, mixed
 from landscape.studies.phases.settings import PhasesSettings
 from landscape.studies.phases.sources import mapped, resolved
@@ -331,6 +332,28 @@ def test_an_item_that_fails_leaves_a_hole(tmp_path: Path) -> None:
     assert found.complete
 
 
+def test_a_model_that_diverged_to_a_finite_loss_is_left_out_and_not_the_end(tmp_path: Path) -> None:
+    """Units saturate: the gradient is 0 by rounding, which says nothing of how products are to be computed."""
+
+    def saturating(width: int, seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 3)).double()
+
+    paths = []
+    for row in range(4):
+        model, scale = saturating(3, row), 1e200 if row == 0 else 1.0
+        paths.append(tmp_path / f"{row}.pt")
+        torch.save({name: scale * value for name, value in model.state_dict().items()}, paths[-1])
+    models = TrainedModels({"width": (3,) * 4, "batch_size": (8, 8, 16, 16)}, (0, 1, 0, 1), (None,) * 4, tuple(paths))
+    asked = {"factory": saturating, "data": cases.data(), "well": False, "curve_epochs": 1}
+    with pytest.raises(ls.InputError, match=r"^width=3,batch_size=8,seed=0: "):
+        measured(models, **asked)
+    found = measured(models, tolerance=ls.Tolerance(0), **asked)
+    assert np.isfinite(found.values["lambda_max"]).all()  # that of the other seed
+    assert found.notes[0, 0].startswith("width=3,batch_size=8,seed=0 failed: ")
+    assert found.notes[0, 1] == ""
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -443,3 +466,22 @@ def test_networks_that_say_the_same_of_all_inputs_are_no_phase(tmp_path: Path) -
     assert np.isnan(found.values["cka"]).all()
     assert found.reason.item() == "cka is NaN"
     assert found.phase.item() == ""
+
+
+def test_the_estimate_of_an_epoch_leaves_out_what_the_first_fit_takes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pair takes 9 s to warm up; each fit then 1 s and 2 s for every epoch."""
+    fits = []
+
+    def seconds(task: Any) -> float:
+        if isinstance(task, ModelsTask):
+            return 1.0
+        epochs: int = task._networks.settings.curve_epochs
+        fits.append(epochs)
+        return 1.0 + 2.0 * epochs + (9.0 if len(fits) == 1 else 0.0)
+
+    monkeypatch.setattr(trial, "_seconds", seconds)
+    asked = {"factory": cases.net, "data": cases.data(), "test": TEST, **cases.ASKED, "curve_epochs": 5}
+    told = trial.phases_trial(cases.models(tmp_path), asked, tmp_path / "out", 1).said
+    assert told["time per pair"] == "11 s, of which 2 s for each epoch of its curve"
