@@ -13,6 +13,7 @@ from landscape.results.tables import Cell, Table, number, pairs_table
 from landscape.studies.phases.result import PHASES, Phases
 
 _ROWS = 200  # shown in a table; files and columns have them all
+_TOGETHER = 3  # metrics in one table, which a terminal of 80 columns shows
 _LIMITS = {
     "sharp": "sharp where it is above",
     "connected": "connected where it is above",
@@ -62,7 +63,8 @@ def phases_tables(phases: Phases, title: str) -> Iterator[Table]:
             (Cell(name), Cell(words), number(int(there.sum())), _number(known.mean() if len(known) else np.nan))
         )
     yield Table("phases", ("phase", "which is", "cells", "mean probability"), tuple(rows))
-    yield _cells_table(phases)
+    names = list(phases.values)
+    yield from (_cells_table(phases, names[k : k + _TOGETHER], first=k == 0) for k in range(0, len(names), _TOGETHER))
     yield pairs_table("what they are", {name: _definition(phases, name) for name in phases.values})
     lost = [(i, j) for i, j in np.ndindex(phases.reason.shape) if phases.reason[i, j] or phases.notes[i, j]]
     if lost:
@@ -74,18 +76,20 @@ def phases_tables(phases: Phases, title: str) -> Iterator[Table]:
         yield Table("holes and notes", (*phases.axes, "what is to be said"), tuple(found))
 
 
-def _cells_table(phases: Phases) -> Table:
+def _cells_table(phases: Phases, names: list[str], *, first: bool) -> Table:
+    """Some metrics of the cells; the `first` of these tables has their phase, too."""
     rows = []
     for i, j in list(np.ndindex(phases.phase.shape))[:_ROWS]:
-        values = [number(float(v[i, j]), 4, float(phases.errors(name)[i, j])) for name, v in phases.values.items()]
-        place = (Cell(text) for text in _place(phases, i, j))
-        phase = Cell(str(phases.phase[i, j]) or "none")
-        rows.append((*place, phase, _number(float(phases.confidence[i, j])), *values))
+        cells = [Cell(text) for text in _place(phases, i, j)]
+        if first:
+            cells += [Cell(str(phases.phase[i, j]) or "none"), _number(float(phases.confidence[i, j]))]
+        cells += [number(float(phases.values[m][i, j]), 4, float(phases.errors(m)[i, j])) for m in names]
+        rows.append(tuple(cells))
+    headings = (*phases.axes, *(("phase", "its probability") if first else ()), *names)
     if phases.phase.size > _ROWS:
-        rows.append((Cell(f"and {phases.phase.size - _ROWS} more"), *[Cell("")] * (3 + len(phases.values))))
-    return Table(
-        "cells, value +- standard error", (*phases.axes, "phase", "its probability", *phases.values), tuple(rows)
-    )
+        rows.append((Cell(f"and {phases.phase.size - _ROWS} more"), *[Cell("")] * (len(headings) - 1)))
+    title = "cells, value +- standard error" if first else f"cells: {', '.join(names)}"
+    return Table(title, headings, tuple(rows))
 
 
 def _place(phases: Phases, i: int, j: int) -> tuple[str, str]:

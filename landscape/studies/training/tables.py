@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,10 @@ import numpy as np
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Line
 from landscape.results.tables import Cell, Table, number, pairs_table
+from landscape.studies.training.recipe import Recipe
 from landscape.studies.training.result import Training
+
+_ALWAYS = ("optimizer", "lr", "batch_size", "epochs")  # of a recipe, told with what is not its default
 
 
 def training_columns(training: Training) -> Columns:
@@ -27,7 +30,8 @@ def training_columns(training: Training) -> Columns:
 def training_tables(training: Training, title: str) -> Iterator[Table]:
     """What was trained how, the mean of each cell, and a line for each model that is left out."""
     about, rows = training.attributes, training.rows_of_cells()
-    recipe: Mapping[str, Any] = about.get("recipe", {})
+    asked = Recipe.of(about.get("recipe", {}))
+    told = {name: getattr(asked, name) for name in (*_ALWAYS, *asked.stated()) if name not in training.keys}
     count, trained = len(training.seed), int(training.computed.sum())
     keys = f" of {', '.join(training.keys)}" if training.keys else ""
     yield pairs_table(
@@ -35,7 +39,7 @@ def training_tables(training: Training, title: str) -> Iterator[Table]:
         {
             "models": Cell(f"{count}, {trained} trained, {len(training.left_out)} left out", count),
             "cells": f"{len(rows)}{keys}",
-            "recipe": dict(recipe) if recipe else "the defaults",
+            "recipe": ", ".join(f"{name} {value}" for name, value in told.items()),
             **what(about),
             "errors": about.get("error", "unknown"),
         },

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import made
 import numpy as np
 import pytest
 from shared import shared
@@ -15,6 +16,7 @@ from shared import shared
 import landscape as ls
 from landscape.studies.phases.cells import mean_over_pairs, mean_over_seeds
 from landscape.studies.phases.result import PHASES
+from landscape.studies.phases.tables import phases_tables
 
 COLUMNS = {
     "train_loss": "train_loss",
@@ -305,3 +307,11 @@ def test_a_view_has_load_upwards_and_tells_the_phase(published: ls.Phases) -> No
     assert trace["text"][len(published.load) - 1 - i][j] == "IV-B"
     assert "26 in IV-B" in phases.alt
     assert set(metrics.views) == set(published.values)
+
+
+def test_tables_are_narrow_and_hold_every_metric() -> None:
+    phases = made.phases()
+    found = [table for table in phases_tables(phases, "t") if table.title.startswith("cells")]
+    assert max(len(table.columns) for table in found) <= 7
+    told = [column for table in found for column in table.columns[2:]]
+    assert told == ["phase", "its probability", *phases.values]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import made
 import numpy as np
 import pytest
 import torch
@@ -27,6 +28,7 @@ from landscape.errors import InputError, RunInterrupted
 from landscape.objective.training import TrainingData
 from landscape.studies.training import one, plan
 from landscape.studies.training.data import trained_on
+from landscape.studies.training.tables import training_tables
 
 ONE: dict[str, Any] = {"cells": None, "seeds": 1}
 
@@ -420,6 +422,11 @@ def test_regression_has_no_error(tmp_path: Path) -> None:
         )
 
 
+def test_the_recipe_is_told_with_what_is_not_its_default() -> None:
+    told = " ".join(cell.text for table in training_tables(made.training(), "t") for row in table.rows for cell in row)
+    assert "optimizer sgd, lr 0.5, batch_size 128, epochs 20" in told
+
+
 # -- refused before any training --------------------------------------------------------------------------------------
 
 
@@ -452,6 +459,7 @@ def shapes_by_seed(width: int = 4) -> nn.Module:
         ({"factory": lambda width: "net"}, r"the factory returned str; let it return an nn.Module"),
         ({"factory": 3}, r"factory is int"),
         ({"recipe": {"keep": "best"}, "test": None}, r"keep='best' keeps the weights of the lowest held-out loss"),
+        ({"out": None}, r"out=None: the weights need a folder"),
         ({"ranks_per_item": 2}, r"ranks_per_item=2: a model is trained by one rank"),
         ({"labels": 3}, r"(?i)label 3|class 3|3 is no class"),
         ({"labels": -1}, r"-1"),
@@ -466,6 +474,6 @@ def test_told_before_training(changes: dict[str, Any], message: str, tmp_path: P
         labels[SAMPLES // 2] = wrong
     factory = asked.pop("factory")
     with training_job.Stopped() as steps, pytest.raises(InputError, match=message):
-        ls.train_models(factory, (inputs, labels), out=tmp_path / "run", **asked)
+        ls.train_models(factory, (inputs, labels), **{"out": tmp_path / "run", **asked})
     assert steps.count == 0
     assert not (tmp_path / "run").exists()
