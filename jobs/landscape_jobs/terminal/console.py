@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.console import Console
 
 from landscape.run.comm import launch
-from landscape_jobs.codes import COMPLETE
 
 
 class OutputClosed(SystemExit):
@@ -23,4 +22,4 @@ class Output(Console):
         try:
             super().on_broken_pipe()
         except SystemExit:
-            raise OutputClosed(COMPLETE) from None
+            raise OutputClosed(0) from None

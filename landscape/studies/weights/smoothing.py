@@ -15,6 +15,7 @@ from landscape.checkpoints.tensors import HeldTensors, open_tensors
 from landscape.errors import InputError
 from landscape.network.weights import WeightMatrix, weight_matrices
 from landscape.objective.objective import Objective
+from landscape.objective.random_state import keeps_random_state
 from landscape.run.comm import world
 from landscape.studies.measures.result import Measures
 
@@ -48,6 +49,7 @@ def _truncate(matrix: WeightMatrix, tensor: Tensor, share: float) -> None:
         view.copy_((u[:, :kept] * s[:kept]) @ vh[:kept])
 
 
+@keeps_random_state
 def measure_smoothing(objective: Objective, shares: Sequence[float] = (0.1, 0.2)) -> Measures:
     """Loss and metrics where every weight matrix is truncated to a share of its singular values, and as it is.
 

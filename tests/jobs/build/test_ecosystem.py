@@ -429,7 +429,7 @@ def test_a_folder_of_images(home: Path) -> None:
         for k in range(2):
             image.new("RGB", (40, 30 + k), (60 * number, 100, 50 * k)).save(folder / f"{k}.png")
     built = build(job(home, "torchvision.models:resnet18", "{ num_classes = 4 }", data="folder"))
-    assert built.objective.samples == 8
+    assert built.subject.samples == 8
     bare = job(home, "torchvision.models:resnet18", "{ num_classes = 4 }")
     args = {"factory": "torchvision.datasets:ImageFolder", "args": {"root": str(home / "pictures")}}
     bare = bare.model_copy(update={"data": bare.data.model_copy(update=args)})

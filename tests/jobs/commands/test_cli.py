@@ -310,8 +310,8 @@ def test_without_a_checkpoint_a_plane_of_checkpoints_brings_its_own(folder: Path
 
 def test_directions_and_known_points_come_from_files_of_loss_landscape(folder: Path) -> None:
     built = build(load_job(folder / "job.toml", ["plane.seed=4"]))
-    ls.write_loss_landscape_directions(folder / "d.h5", built.objective, built.arguments["plane"].directions)
-    surface = ls.measure_surface(built.objective, **built.arguments)
+    ls.write_loss_landscape_directions(folder / "d.h5", built.subject, built.arguments["plane"].directions)
+    surface = ls.measure_surface(built.subject, **built.arguments)
     surface.computed[1, 2] = False
     ls.write_loss_landscape_surface(folder / "s.h5", surface)
     given = ("--set", "plane.kind=directions", "--set", "plane.file=d.h5")
@@ -442,7 +442,7 @@ def test_what_is_no_result_is_named(folder: Path, command: str) -> None:
 
 def test_a_run_made_from_python_says_how_to_go_on(folder: Path) -> None:
     built = build(load_job(folder / "job.toml"))
-    ls.measure_surface(built.objective, **built.arguments, out=folder / "made", limit_items=3)
+    ls.measure_surface(built.subject, **built.arguments, out=folder / "made", limit_items=3)
     result = landscape("resume", folder / "made")
     assert result.exit_code == 2
     assert "measure_surface" in result.stderr

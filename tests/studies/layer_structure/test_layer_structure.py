@@ -531,7 +531,7 @@ def test_the_other_model_of_a_job_is_not_its_centre(tmp_path: Path) -> None:
     made = build(load_job(tmp_path / "job.toml"))
     torch.manual_seed(3)
     net = nn.Linear(4, 3)
-    assert torch.equal(made.objective.theta, torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert torch.equal(made.subject.theta, torch.cat([p.detach().flatten() for p in net.parameters()]))
     assert made.arguments["other"] == tmp_path / "b.pt"
 
 
