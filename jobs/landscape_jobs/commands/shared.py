@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from landscape_jobs.codes import BAD_INPUT, CRASHED, WORK_LEFT
+from landscape_jobs.terminal.ends import CommandEnded
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,22 +48,14 @@ def exit_codes() -> Iterator[None]:
     except LandscapeError as error:
         tell(f"landscape: {error}")
         raise typer.Exit(BAD_INPUT) from None
-    except _Stopped:
+    except CommandEnded:
         raise
     except (SystemExit, MemoryError) as error:
-        from landscape_jobs.terminal.console import OutputClosed
-
-        if isinstance(error, OutputClosed):
-            raise
         users = told_at_the_end(error)
         if users is None:
             raise
         tell(f"landscape: {users}", of_all=True)  # it may be of one rank alone
         raise typer.Exit(BAD_INPUT) from None
-
-
-class _Stopped(SystemExit):
-    """A signal ends the command; told apart from an exit of the user's code."""
 
 
 @contextmanager
@@ -74,7 +67,7 @@ def stopped_at_once() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         typer.echo(f"landscape: stopped by {signal.Signals(number).name}; the same command goes on", err=True)
-        raise _Stopped(WORK_LEFT)
+        raise CommandEnded(WORK_LEFT)
 
     names = ("SIGINT", "SIGTERM", "SIGUSR1")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

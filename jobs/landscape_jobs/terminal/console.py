@@ -5,10 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from landscape.run.comm import launch
-
-
-class OutputClosed(SystemExit):
-    """Who read the output has read enough, as `head` does; no exit of a user's code, and no failure."""
+from landscape_jobs.terminal.ends import CommandEnded
 
 
 class Output(Console):
@@ -18,8 +15,8 @@ class Output(Console):
         super().__init__(force_terminal=False if launch() else None)
 
     def on_broken_pipe(self) -> None:
-        """Stop writing, and end the command as complete."""
+        """Stop writing, as for `head`, and end the command as complete."""
         try:
             super().on_broken_pipe()
         except SystemExit:
-            raise OutputClosed(0) from None
+            raise CommandEnded(0) from None
