@@ -22,7 +22,9 @@ BYE, STOPPED, FAILED = 1.0, 2.0, 3.0  # how a rank left
 _ASKING, _GAVE_BACK = 0.0, 4.0
 _BLOCK, _HALT, _GOODBYE = 0.0, 1.0, 2.0  # kinds of answers
 _REQUEST, _ANSWER = 1, 2  # message tags; one tag for all answers, since MPI keeps the order only within a tag
-POLL = 1e-3  # seconds between looks for requests; they come one block ahead, so nobody waits for this pause
+# Seconds between looks for requests, doubling while none comes: each look takes the interpreter from the thread that
+# computes. Requests come one block ahead, and the pause is no longer than the quiet before it, so nobody waits for it.
+FIRST_POLL, LAST_POLL = 1e-3, 2e-2
 
 
 class _Pace:
@@ -149,11 +151,15 @@ class ManagedClaims:
             self._comm.abort(traceback.format_exc())
 
     def _serve(self) -> None:
+        pause = FIRST_POLL
         while self._present:
             if self._stopping():
                 self._stop()
-            if not self.answer_waiting():
-                time.sleep(POLL)
+            if self.answer_waiting():
+                pause = FIRST_POLL
+            else:
+                time.sleep(pause)
+                pause = min(2 * pause, LAST_POLL)
 
     def answer_waiting(self) -> bool:
         """Answer one request, on rank 0's thread; False when there is none."""

@@ -39,16 +39,8 @@ class Machine:
     latency: float = 1e-5  # of a message
     service: float = 2e-5  # of rank 0's thread for a request, on the core that computes rank 0's items
     shard: float = 5e-3  # of a rank for writing a shard
-    thread_poll: float = claims.POLL  # pause of rank 0's thread where it found no request
-    first_poll: float = comm.FIRST_POLL  # pause of a rank that waits for rank 0, doubling up to ...
-    last_poll: float = comm.LAST_POLL
-
-    def noticed(self, since: float, arrival: float) -> float:
-        """When a rank that waits since `since` sees the message that arrives at `arrival`."""
-        look, pause = since, self.first_poll
-        while look < arrival and pause < self.last_poll:
-            look, pause = look + pause, 2 * pause
-        return _next_look(look, arrival, self.last_poll)
+    thread_polls: tuple[float, float] = (claims.FIRST_POLL, claims.LAST_POLL)  # pauses of rank 0's thread, doubling
+    polls: tuple[float, float] = (comm.FIRST_POLL, comm.LAST_POLL)  # pauses of a rank that waits for rank 0, doubling
 
 
 @dataclass(frozen=True)
@@ -147,11 +139,15 @@ def simulate(times: FloatArray, factors: FloatArray, machine: Machine | None = N
     return _Simulation(times, factors, machine or Machine()).run()
 
 
-def _next_look(since: float, arrival: float, pause: float) -> float:
-    """The first of the looks at `since`, and every `pause` after it, that is not before `arrival`."""
-    if arrival <= since or pause == 0.0:
-        return max(since, arrival)
-    return since + math.ceil((arrival - since) / pause) * pause
+def noticed(since: float, arrival: float, polls: tuple[float, float]) -> float:
+    """When one who looks from `since` on, with pauses that double from `polls[0]` to `polls[1]`, sees what arrives."""
+    pause, longest = polls
+    look = since
+    while look < arrival and pause < longest:
+        look, pause = look + pause, 2 * pause
+    if arrival <= look or longest == 0.0:
+        return max(look, arrival)
+    return look + math.ceil((arrival - look) / longest) * longest
 
 
 class _Waits(Exception):  # noqa: N818  (a result, like StopIteration)
@@ -247,13 +243,13 @@ class _Simulation:
         rank, arrival = self._ranks[to], self._now + self._machine.service + self._machine.latency
         rank.answer = arrival, value
         if rank.waits_since is not None:
-            self._at(self._machine.noticed(rank.waits_since, arrival), self._hear, rank)
+            self._at(noticed(rank.waits_since, arrival, self._machine.polls), self._hear, rank)
 
     def _request(self, sender: int, value: _Message) -> None:
         self._queue.append((sender, value))
         if not self._serving:
             self._serving = True
-            self._at(_next_look(self._idle_since, self._now, self._machine.thread_poll), self._serve)
+            self._at(noticed(self._idle_since, self._now, self._machine.thread_polls), self._serve)
 
     def _serve(self) -> None:
         """One turn of the loop of rank 0's thread."""
@@ -296,7 +292,7 @@ class _Simulation:
         if rank.answer is None:
             rank.waits_since = self._now
         else:
-            self._at(self._machine.noticed(self._now, rank.answer[0]), self._hear, rank)
+            self._at(noticed(self._now, rank.answer[0], self._machine.polls), self._hear, rank)
 
     def _leave(self, rank: _Rank) -> None:
         rank.leaving, rank.waits_since = True, self._now

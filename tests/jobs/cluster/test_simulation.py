@@ -8,13 +8,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from landscape_jobs.cluster import simulation
-from landscape_jobs.cluster.simulation import Machine, Simulated, item_times, listed, rank_factors, simulate, traffic
+from landscape_jobs.cluster.simulation import (
+    Machine,
+    Simulated,
+    item_times,
+    listed,
+    noticed,
+    rank_factors,
+    simulate,
+    traffic,
+)
 
 from landscape.errors import InputError
 from landscape.run import shards
 from landscape.run.schedule import Claims
 
-FREE = Machine(latency=0.0, service=0.0, shard=0.0, thread_poll=0.0, first_poll=0.0, last_poll=0.0)
+FREE = Machine(latency=0.0, service=0.0, shard=0.0, thread_polls=(0.0, 0.0), polls=(0.0, 0.0))
 
 
 def work(run: Simulated) -> float:
@@ -61,7 +70,7 @@ def test_rank_0_answers_as_many_requests_as_it_can() -> None:
 def test_first_items_begin_one_after_another() -> None:
     """All requests arrive together; each answer takes its time and then its way."""
     ranks, latency, service = 6, 0.01, 0.001
-    machine = Machine(latency, service, 0.0, 0.0, 0.0, 0.0)
+    machine = Machine(latency, service, 0.0, (0.0, 0.0), (0.0, 0.0))
     run = simulate(np.full(12, 1.0), np.ones(ranks), machine)
     begins = [2 * latency + place * service for place in range(1, ranks)]
     assert run.start * ranks * run.makespan == pytest.approx(sum(begins))
@@ -97,10 +106,10 @@ def test_every_item_once_and_all_time_accounted_for(ranks: int, items: int, mach
 
 
 def test_a_waiting_rank_looks_ever_more_seldom() -> None:
-    machine = Machine(first_poll=1.0, last_poll=4.0)
-    looks = {machine.noticed(10.0, arrival / 2) for arrival in range(0, 60)}
+    looks = {noticed(10.0, arrival / 2, (1.0, 4.0)) for arrival in range(0, 60)}
     assert sorted(looks) == [10.0, 11.0, 13.0, 17.0, 21.0, 25.0, 29.0, 33.0]
-    assert machine.noticed(10.0, 10.0) == 10.0
+    assert noticed(10.0, 10.0, (1.0, 4.0)) == 10.0
+    assert noticed(10.0, 10.3, (0.0, 0.0)) == 10.3
 
 
 def test_list_scheduling() -> None:
