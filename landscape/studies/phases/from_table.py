@@ -136,8 +136,10 @@ def _columns(
     for metric in needed:
         if metric not in asked:
             said = f"columns= {dict(asked)}" if asked else f"{path}"
+            strange = [name for name in asked if name.removesuffix(_STDERR) not in METRICS]
             raise InputError(
-                f"{said} does not say where {metric!r} stands, which phases are made of: {nearest(metric, headings)}; "
+                f"{said} does not say where {metric!r} stands, which phases are made of: "
+                f"{''.join(f'{name!r} is no metric; ' for name in strange)}{nearest(metric, headings)}; "
                 f"give columns={{{metric!r}: HEADING, ...}} with {', '.join(needed)}"
             )
     errors = {

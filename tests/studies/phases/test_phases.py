@@ -177,6 +177,7 @@ def test_cells_that_are_not_there_and_axes_in_any_order(tmp_path: Path) -> None:
         ("both 'width'", {"temperature": "width"}),
         ("did you mean 'lambda_max'", {"columns": {"lambda_max": "lamda_max", "mc": "mc", "cka": "cka"}}),
         ("where 'mc' stands", {"columns": {"lambda_max": "lambda_max", "cka": "cka"}}),
+        ("'lambda' is no metric", {"columns": {"lambda": "lambda_max", "mc": "mc", "cka": "cka"}}),
         ("is an axis", {"columns": {"lambda_max": "width", "mc": "mc", "cka": "cka"}}),
         ("no metric 'trace'", {"columns": {"lambda_max": "cka", "mc": "mc", "cka": "cka", "trace_stderr": "mc"}}),
         ("above 0", {"sharp": 0.0}),
