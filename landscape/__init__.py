@@ -31,6 +31,7 @@ from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.corpus.analyse import analyse_corpus
 from landscape.studies.corpus.result import Corpus, Inside
+from landscape.studies.corpus_table.measure import measure_corpus
 from landscape.studies.curvature_map.measure import measure_curvature_map
 from landscape.studies.curve.measure import fit_curve
 from landscape.studies.curve.plane import curve_plane
@@ -123,6 +124,7 @@ __all__ = [
     "load_checkpoint",
     "measure_agreement",
     "measure_connectivity",
+    "measure_corpus",
     "measure_curvature_map",
     "measure_diagonal",
     "measure_layer_spectra",

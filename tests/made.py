@@ -155,7 +155,7 @@ def measures(case: str = "whole") -> ls.Measures:
     groups = ("first", "last", "last")[:n]
     return ls.Measures(
         tuple(f"fc{i}" for i in range(n)), "layer", found, {"trace": found["trace"] / 9}, words, computed(case, n),
-        {"size": "bytes"}, groups, {"diagonal": inside}, ABOUT
+        {"size": "bytes"}, groups, {"diagonal": inside}, {"width": (8, 16, "wide")[:n]}, ABOUT
     )  # fmt: skip
 
 

@@ -23,8 +23,8 @@ FromStages = Callable[[Mapping[str, Stage]], R]  # {name of a task: what it left
 class Input:
     """An argument of `measure` that is no plain value: what a job file names in its place."""
 
-    # "data", "model", "models", "checkpoint" (not of the plane or centre), "curve", "plane", "ranges", "surface" or
-    # "trained"; see landscape_jobs.build.objects
+    # "data", "model", "models", "checkpoint" (not of the plane or centre), "curve", "plane", "ranges", "surface",
+    # "table" or "trained"; see landscape_jobs.build.objects
     form: str
     key: str = ""  # in the job's table; by default the argument's own name
     required: bool = False
@@ -65,8 +65,11 @@ class Study(Generic[R]):
     place: Callable[[Description, int], Mapping[str, float | str]] = anywhere  # where an item is
     leaves_out: bool = True  # whether the result can do without items that fail
     unit: str = "items"  # what its items are called
-    # what it is measured on, its first argument: an "objective", a "factory" or trained "models", which get the data
+    # what it is measured on, its first argument: an "objective", a "factory", which gets data and loss, or one of its
+    # inputs: of "trained" models, which get factory, data and loss as far as the job has them; of "models", in whose
+    # place the job's network may stand; of a "table"
     subject: str = "objective"
+    needs: tuple[str, ...] = ("model", "data")  # tables without which a job cannot name all of that
     minimum: bool = False  # whether the smallest value so far tells how a run does
 
 

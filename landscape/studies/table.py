@@ -6,6 +6,7 @@ from landscape.results.study import adopt
 from landscape.studies.agreement import study as agreement
 from landscape.studies.connectivity import study as connectivity
 from landscape.studies.corpus import study as corpus
+from landscape.studies.corpus_table import study as corpus_table
 from landscape.studies.curvature_map import study as curvature_map
 from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
@@ -37,4 +38,5 @@ STUDIES = adopt(
     phases.STUDY,
     corpus.STUDY,
     weights.STUDY,
+    corpus_table.STUDY,
 )

@@ -25,7 +25,7 @@ def named_models(job: Job, key: str, patterns: tuple[str, ...]) -> Named:
     job's own model is made with (`model.args`), and the labels say the other keys. Raises InputError where there are
     none.
     """
-    files = files_named(job, key, patterns)
+    files, args = files_named(job, key, patterns), {} if job.model is None else job.model.args
     told = {path: open_models(path) for path in files if tells_of_models(path)}
     if not told:
         return files, ()
@@ -37,9 +37,9 @@ def named_models(job: Job, key: str, patterns: tuple[str, ...]) -> Named:
             labels.append(path.stem)
             continue
         models = told[path]
-        rows = [row for row in models.trained() if _fits(models, row, job.model.args)]
+        rows = [row for row in models.trained() if _fits(models, row, args)]
         if not rows:
-            raise InputError(f"{key} = {str(path)!r} has no trained model with {_asked(models, job.model.args)}")
+            raise InputError(f"{key} = {str(path)!r} has no trained model with {_asked(models, args)}")
         left = len(models) - len(models.trained())
         if left:
             logger.warning("%s: %d of %d models have no final weights and are left out", path, left, len(models))
@@ -47,7 +47,7 @@ def named_models(job: Job, key: str, patterns: tuple[str, ...]) -> Named:
             final = models.final[row]
             assert final is not None
             paths.append(final)
-            labels.append(_label(models, row, job.model.args, path if len(told) > 1 else None))
+            labels.append(_label(models, row, args, path if len(told) > 1 else None))
     return paths, tuple(labels)
 
 

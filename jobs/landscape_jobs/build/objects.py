@@ -32,7 +32,7 @@ from landscape_jobs.spec.tables import RETURNED, DataTable, ModelTable
 class Built:
     """The objects that a job names."""
 
-    subject: Any  # what is measured: an objective, the factory of models that are to be trained, or trained models
+    subject: Any  # what is measured: an objective, a factory of models, trained models, weights, or a table
     arguments: Mapping[str, Any]  # of the study's function: plain values, models, data, planes, those given
 
 
@@ -67,13 +67,29 @@ class _Read:
     state: dict[str, torch.Tensor] | None  # of the model's checkpoint
 
 
+@dataclass(frozen=True)
+class _Used:
+    """The tables of a job that its study is measured with; others may be there, for a study that has its place."""
+
+    model: ModelTable | None
+    data: DataTable | None
+
+
+def _used(job: Job) -> _Used:
+    given = job.study.inputs.get(job.study.subject)
+    if given is None or given.form == "trained":
+        return _Used(job.model, job.data)
+    return _Used(job.model if given.form == "models" and job.study.subject not in job.table.inputs() else None, None)
+
+
 def _read(job: Job) -> _Read | None:
     """The data and the model's checkpoint read on rank 0 alone, on all ranks; None where each reads for itself."""
     if job.run.read == "each":
         return None
     _find_modules(job)
-    centre = agree(world(), lambda: _centre(job, _models(job)))
-    data = from_rank_0(lambda: _made("data", job.data))
+    used = _used(job)
+    centre = None if used.model is None else agree(world(), lambda: _centre(job, _models(job)))
+    data = None if (table := used.data) is None else from_rank_0(lambda: _made("data", table))
     return _Read(data, None if centre is None else from_rank_0(lambda: ls.read_state(centre)))
 
 
@@ -98,25 +114,27 @@ def _models(job: Job) -> list[Path]:
 
 
 def _build(job: Job, read: _Read | None) -> Built:
-    models = _models(job)
-    if job.study.subject == "factory":
-        subject: Any = _factory(job)
-        given = _given_to_factory(job, read)
-    elif job.study.subject == "models":
-        subject, given = None, _given_to_models(job, read)
-    else:
-        subject, given = _objective(job, models, read), {}
-    made = given | {
-        argument: _input(job, f"{job.study.name}.{given.key or argument}", given, value)
+    models, study, used = _models(job), job.study, _used(job)
+    of_subject, made = study.inputs.get(study.subject), dict[str, Any]()
+    subject: Any = None
+    if of_subject is not None and of_subject.form == "trained":
+        made = _given_to_models(job, read)
+    elif used.model is not None and of_subject is not None:
+        subject = _network(job, used.model, models, read)
+    elif study.subject == "factory":
+        subject, made = _factory(job), _given_to_factory(job, read)
+    elif of_subject is None:
+        subject = _objective(job, models, read)
+    made |= {
+        argument: _input(job, f"{study.name}.{given.key or argument}", given, value)
         for argument, (given, value) in job.table.inputs().items()
     }
     for argument, (of, value) in job.table.inputs().items():
         if of.labels:
-            made[of.labels] = named_models(job, f"{job.study.name}.{of.key or argument}", value)[1]
-    if "plane" in job.study.inputs:
+            made[of.labels] = named_models(job, f"{study.name}.{of.key or argument}", value)[1]
+    if "plane" in study.inputs:
         made["plane"] = _plane(job, job.table.axes, subject, models)
-    if job.study.subject == "models":
-        subject = made.pop("models")
+    subject = made.pop(study.subject, subject)
     return Built(subject, {**job.table.arguments(), **made})
 
 
@@ -132,6 +150,8 @@ def _input(job: Job, key: str, given: Input, value: Any) -> Any:
         return ls.open(job.located(value[0]), group="curve")
     if given.form == "models":
         return named_models(job, key, value)[0]
+    if given.form == "table":
+        return [path if path.suffix == ".csv" else ls.open(path) for path in files_named(job, key, value)]
     files = files_named(job, key, value)
     if given.form == "curve" and len(files) != 2:
         raise InputError(f"{key} = {list(value)} are {len(files)} models; give two, or the run or file of a curve")
@@ -144,16 +164,17 @@ def _find_modules(job: Job) -> None:
             sys.path.insert(0, str(folder))
 
 
-def _factory(job: Job) -> Callable[..., Any]:
+def _factory(job: Job) -> Callable[..., Any] | None:
     """The model's factory, with the arguments that the job gives it; the cells' keys come on top."""
     _find_modules(job)
-    return functools.partial(_imported("model.factory", job.model.factory), **job.model.args)
+    model = job.model
+    return None if model is None else functools.partial(_imported("model.factory", model.factory), **model.args)
 
 
 def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
     """What a study of a factory is given beside its own table: data, loss, how the model is called."""
     asked = job.objective
-    if job.model.checkpoint is not None:
+    if job.model is not None and job.model.checkpoint is not None:
         raise InputError("model.checkpoint: models that are trained begin as their factory makes them; leave it out")
     for key, value, way in (
         ("metrics", asked.metrics, "loss and error are measured"),
@@ -163,7 +184,7 @@ def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
         if value:
             raise InputError(f"objective.{key} is not used by [{job.study.name}]: {way}; leave it out")
     return {
-        "data": read.data if read is not None else _made("data", job.data),
+        "data": _data(job, read),
         "loss": None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
         "forward": _imported("objective.forward", asked.forward) if asked.forward is not None else None,
         "device": asked.device,
@@ -181,21 +202,34 @@ def _given_to_models(job: Job, read: _Read | None) -> dict[str, Any]:
     return {"factory": factory, **given}
 
 
-def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective:
+def _data(job: Job, read: _Read | None) -> Any:
+    if read is not None:
+        return read.data
+    return None if job.data is None else _made("data", job.data)
+
+
+def _network(job: Job, table: ModelTable, models: list[Path], read: _Read | None) -> Any:
+    """The module, with the parameters of its checkpoint."""
     _find_modules(job)
-    model = _made("model", job.model)
+    model = _made("model", table)
     if not hasattr(model, "named_parameters"):
-        raise InputError(f"model.factory = {job.model.factory!r} returned {type(model).__name__}; return an nn.Module")
+        raise InputError(f"model.factory = {table.factory!r} returned {type(model).__name__}; return an nn.Module")
     checkpoint = _centre(job, models)
     if checkpoint is not None:
         state = read.state if read is not None and read.state is not None else ls.read_state(checkpoint)
         load_state(model, state, checkpoint)
+    return model
+
+
+def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective:
+    assert job.model is not None, "a job without [model] is refused where its study needs one"
+    model = _network(job, job.model, models, read)
     asked = job.objective
     size = asked.batch_size
     return ls.Objective(
         model,
         None if asked.loss == RETURNED else _named("objective.loss", asked.loss),
-        read.data if read is not None else _made("data", job.data),
+        _data(job, read),
         metrics=[_named("objective.metrics", metric) for metric in asked.metrics],
         forward=_imported("objective.forward", asked.forward) if asked.forward is not None else None,
         precision=asked.precision,
@@ -206,7 +240,7 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
 
 def _centre(job: Job, models: list[Path]) -> Path | None:
     """The checkpoint the model gets; see `spec.ModelTable`."""
-    if job.model.checkpoint is not None:
+    if job.model is not None and job.model.checkpoint is not None:
         return job.located(job.model.checkpoint)
     if models:
         return models[-1] if isinstance(job.plane, PcaPlane) else models[0]

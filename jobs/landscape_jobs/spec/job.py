@@ -69,8 +69,8 @@ class Job(JobTable):
     """One job, valid as far as its text tells. `folder` is where relative paths and imports start from."""
 
     folder: Path
-    model: ModelTable
-    data: DataTable
+    model: ModelTable | None = None
+    data: DataTable | None = None
     objective: ObjectiveTable = ObjectiveTable()
     plane: PlaneTable = RandomPlane()
     run: RunTable
@@ -83,7 +83,13 @@ class Job(JobTable):
                 f"a job measures one thing, so it holds one of the tables {bracketed(list(TABLES))}; this one holds "
                 f"{bracketed(given) or 'none of them'}"
             )
-        study = self.study
+        study, named = self.study, self.table.inputs()
+        subject = study.inputs.get(study.subject)
+        if subject is not None and subject.form == "models" and study.subject not in named and self.model is None:
+            raise InputError(
+                f"[{study.name}] has nothing to be measured on; name checkpoints or the run of a training by "
+                f"{study.name}.{subject.key or study.subject}, or a network by [model]"
+            )
         if "plane" not in study.inputs and "plane" in self.model_fields_set:
             planar = [name for name, table in TABLES.items() if "plane" in table.study.inputs]
             raise InputError(
@@ -158,12 +164,25 @@ def job_of(said: Mapping[str, Any], source: str | Path, overrides: Sequence[str]
     home = Path(source).resolve().parent
     folder = content.get("folder", "")
     content["folder"] = home / folder if isinstance(folder, str) else folder
+    problems = _lacking(content)
     try:
         found: Job = _JOB.model_validate(content)
-        return found
     except ValidationError as error:
-        problems = [problem(dict(e), content, _JOB, TABLES) for e in error.errors(include_url=False)]
-        raise InputError(f"job file {source} cannot be used:\n  " + "\n  ".join(problems)) from error
+        problems += [problem(dict(e), content, _JOB, TABLES) for e in error.errors(include_url=False)]
+    if problems:
+        raise InputError(f"job file {source} cannot be used:\n  " + "\n  ".join(problems))
+    return found
+
+
+def _lacking(content: Mapping[str, Any]) -> list[str]:
+    """What is wrong where a table is not there that the study needs."""
+    measured = [name for name in TABLES if name in content]
+    return [
+        f"{table} is missing; [{name}] is not measured without [{table}]"
+        for name in measured[:1]
+        for table in TABLES[name].study.needs
+        if table not in content
+    ]
 
 
 def put_in(content: dict[str, Any], override: str) -> None:

@@ -59,6 +59,7 @@ _FORMS: dict[str, Any] = {
     "models": Annotated[Strings, Field(min_length=1)],
     "curve": Annotated[Strings, Field(min_length=1, max_length=2)],
     "surface": Path,
+    "table": Annotated[Strings, Field(min_length=1)],
     "trained": Path,
 }
 

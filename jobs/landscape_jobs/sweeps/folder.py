@@ -31,7 +31,7 @@ from landscape_jobs.sweeps.sweep_file import JobCell, Sweep, parse_sweep
 _HASH = 12  # hexadecimal digits in a folder's name
 
 _MODEL_AND_PLANE = (("model", "checkpoint"), ("plane", "checkpoints"), ("plane", "file"), ("plane", "curve"))
-_FORMS = ("model", "models", "checkpoint", "curve", "surface", "trained")  # of inputs that files are named for
+_FORMS = ("model", "models", "checkpoint", "curve", "surface", "table", "trained")  # of inputs that files are named for
 
 
 @dataclass(frozen=True)

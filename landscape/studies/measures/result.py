@@ -35,6 +35,7 @@ class Measures(Result):
     units: Mapping[str, str] = field(default_factory=dict)  # quantity -> its unit; "1" where none is given
     groups: tuple[str, ...] = ()  # (R,) group of each row, or nothing
     arrays: Arrays = field(default_factory=dict)  # values for each entry of named tensors
+    keys: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # what the rows are told by: key -> (R,)
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:

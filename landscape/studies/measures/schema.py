@@ -1,19 +1,22 @@
 """Measures in files.
 
-measures    row (row), group (row); QUANTITY (row), QUANTITY_stderr (row), ...; computed (row); in the sub-group
-            "arrays" a group for each quantity of tensors, with a variable for each tensor
+measures    row (row), group (row), key_NAME (row), ...; QUANTITY (row), QUANTITY_stderr (row), ...; computed (row);
+            in the sub-group "arrays" a group for each quantity of tensors, with a variable for each tensor
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from landscape.files import hdf5
-from landscape.files.fields import array, names, texts
+from landscape.files.fields import array, names, texts, values_of
+from landscape.files.fields import values as plain_values
 from landscape.files.schema import read_attributes, reading
 from landscape.studies.measures.result import Measures
 
-_STRUCTURE = ("quantities", "row_kind")
+_STRUCTURE = ("quantities", "row_kind", "keys")
+_KEY = "key_"  # before the name of a key, which may be that of another variable
 _TENSOR = "tensor"  # attribute of a variable: the name of its tensor
 
 
@@ -22,6 +25,8 @@ def measures_group(measures: Measures) -> hdf5.Group:
     variables = {"row": names("row", measures.rows, f"name of the {measures.row_kind}")}
     if measures.groups:
         variables["group"] = names("row", measures.groups, f"group of the {measures.row_kind}")
+    for name, column in measures.keys.items():
+        variables[f"{_KEY}{name}"] = plain_values("row", column, f"key of the {measures.row_kind}: {name}")
     for name, values in measures.values.items():
         variables[name] = _variable(measures, name, ("row",), values)
         if name in measures.stderr:
@@ -38,7 +43,9 @@ def measures_group(measures: Measures) -> hdf5.Group:
             inside[key] = hdf5.Variable(dims, variable.data, {**variable.attributes, _TENSOR: tensor})
         groups[name] = hdf5.Group(inside, {"tensors": " ".join(inside)})
     arrays = {"arrays": hdf5.Group({}, {}, groups)} if groups else {}
-    return hdf5.Group(variables, {"quantities": " ".join(measures.values), "row_kind": measures.row_kind}, arrays)
+    structure = {"quantities": " ".join(measures.values), "row_kind": measures.row_kind}
+    structure |= {"keys": json.dumps(list(measures.keys))} if measures.keys else {}
+    return hdf5.Group(variables, structure, arrays)
 
 
 def read_measures(tree: hdf5.Group, path: str | Path) -> Measures:
@@ -64,6 +71,7 @@ def read_measures(tree: hdf5.Group, path: str | Path) -> Measures:
             units={name: str(about["units"]) for name, about in defined.items() if about.get("units", "1") != "1"},
             groups=texts(v["group"]) if "group" in v else (),
             arrays=arrays,
+            keys={name: values_of(v[f"{_KEY}{name}"]) for name in json.loads(str(group.attributes.get("keys", "[]")))},
             attributes=read_attributes(tree, "measures", _STRUCTURE),
         )
 

@@ -16,10 +16,11 @@ _ROWS = 200  # shown in a table; files and columns have them all
 
 
 def measures_columns(measures: Measures) -> Columns:
-    """A row for each row: its name under what it is, its group, each quantity and its `_stderr`, whether computed."""
+    """A row for each row: its name under what it is, group, keys, each quantity and `_stderr`, whether computed."""
     columns: dict[str, Any] = {measures.row_kind: list(measures.rows)}
     if measures.groups:
         columns["group"] = list(measures.groups)
+    columns |= {name: list(column) for name, column in measures.keys.items()}
     for name, values in measures.values.items():
         columns[name] = values
         if name in measures.stderr:

@@ -25,9 +25,10 @@ from landscape.studies.phases.cells import Cells, Place, Told, mean_over_pairs, 
 from landscape.studies.phases.networks import Networks
 from landscape.studies.phases.result import METRICS, Phases, Thresholds
 from landscape.studies.phases.settings import PhasesSettings
-from landscape.studies.phases.sources import ModelsLike, mapped, resolved
+from landscape.studies.phases.sources import mapped
 from landscape.studies.phases.tasks import MODELS, PAIRS, STATES, ModelsTask, PairsTask
 from landscape.studies.spectrum.measure import begun
+from landscape.studies.training.sources import ModelsLike, resolved
 
 STAGES = (MODELS, PAIRS)
 _ERROR = (

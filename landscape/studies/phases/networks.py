@@ -13,25 +13,23 @@ import torch
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.checkpoints.reading import load_state, read_state
 from landscape.checkpoints.states import read_model, require_finite
 from landscape.curvature.check import ProductCheck, check_products
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.sampling import Sample, draw, whole
-from landscape.errors import InputError, user_code
+from landscape.errors import InputError
 from landscape.objective.data import inputs_and_targets
-from landscape.objective.losses import describe_callable
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import random_state_kept
 from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.run.together import agree
 from landscape.studies.phases.cells import Place
 from landscape.studies.phases.settings import PhasesSettings
-from landscape.studies.phases.sources import Map, Source
+from landscape.studies.phases.sources import Map
 from landscape.studies.spectrum.measure import Plan
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.ways import choose_method
+from landscape.studies.training.sources import Source
 
 _BETA = 16.0  # of the mixing weights, Beta(16, 16)
 _TOL = 1e-3  # relative residual of an eigenvalue
@@ -120,33 +118,9 @@ class Networks:
 
     def _made(self, row: int) -> Objective:
         """The objective of a cell, with the first of its models."""
-        source, path = self.source, self.source.models.final[row]
-        model, arguments = self._untrained(row), source.arguments(row)
-        try:
-            assert path is not None
-            load_state(model, read_state(path), path)
-        except InputError as error:
-            raise InputError(f"model {self.label(row)}, made with {arguments}: {error}") from error
-        data = source.data_of(row)
-        if self._metrics is None:
-            objective = Objective(model, source.loss, data, device=self._device)
-            with objective.differentiable() as (bound, _), torch.no_grad():
-                _, targets = objective.outputs(bound, objective.data.head(2).first)
-            labels = isinstance(targets, Tensor) and not targets.is_floating_point()
-            self._metrics = ("error",) if labels else ()
-            if not labels:
-                return objective
-        return Objective(model, source.loss, data, metrics=self._metrics, device=self._device)
-
-    def _untrained(self, row: int) -> Any:
-        """The module that the factory makes for a model."""
-        source, arguments = self.source, self.source.arguments(row)
-        name = describe_callable(source.factory)
-        with random_state_kept(), user_code(f"the factory {name} cannot be called", lambda: f"{arguments}"):
-            model = source.factory(**arguments)
-        if not hasattr(model, "named_parameters"):
-            raise InputError(f"the factory returned {type(model).__name__}; let it return an nn.Module")
-        return model
+        objective = self.source.objective(row, self._device, self._metrics)
+        self._metrics = tuple(objective.quantities[1:])
+        return objective
 
     def _checked(
         self, place: Place, read: list[tuple[Tensor, dict[str, Tensor]]]
@@ -167,7 +141,7 @@ class Networks:
 
     def _before(self, place: Place) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """The model of a cell as its factory makes it, made when it is asked for."""
-        yield read_model(self.objective(place), self._untrained(self.placed.rows[place][0]))
+        yield read_model(self.objective(place), self.source.untrained(self.placed.rows[place][0]))
 
     def _looked_at(self, place: Place) -> Looked:
         objective, test = self._cell(place)

@@ -1,118 +1,15 @@
-"""The models that phases are measured of: from a training run, a table of the user's, or the path of either."""
+"""The cells of a map that trained models lie in."""
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from landscape.checkpoints.trained import TrainedModels, read_models
+from landscape.checkpoints.trained import TrainedModels
 from landscape.errors import InputError, nearest
-from landscape.files import hdf5
-from landscape.objective.losses import named_losses
-from landscape.run.store import RESULT
 from landscape.studies.phases.cells import Cells, Place
-from landscape.studies.training.data import trained_on
-from landscape.studies.training.recipe import KEYS
-from landscape.studies.training.result import Training
-from landscape.studies.training.schema import read_training
-
-ModelsLike = Any  # Training, TrainedModels, or the path of a table or of the folder of a training run
-
-
-@dataclass(frozen=True)
-class Source:
-    """Trained models, and what is needed to measure them."""
-
-    models: TrainedModels
-    factory: Callable[..., Any]
-    data_of: Callable[[int], Any]  # row of a model -> what it was trained on
-    test: Any
-    loss: Any
-
-    def arguments(self, row: int) -> dict[str, Any]:
-        """What of a model's keys its factory takes."""
-        keys = {name: column[row] for name, column in self.models.keys.items() if name not in KEYS}
-        try:
-            parameters = inspect.signature(self.factory).parameters
-        except ValueError:  # some callables written in C have none
-            return keys
-        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-            return keys
-        return {name: value for name, value in keys.items() if name in parameters}
-
-
-def resolved(models: ModelsLike, factory: Any, data: Any, test: Any, loss: Any) -> Source:
-    """The models and what was given for them, from a training of this process where it was not.
-
-    Raises InputError for what is no models, for a training with a forward= of its own, and where factory or data are
-    not known.
-    """
-    if isinstance(models, (str, Path)):
-        models = _opened(Path(models))
-    if isinstance(models, Training):
-        forward = models.attributes.get("forward")
-        if forward:
-            raise InputError(
-                f"the models were trained with forward={forward}, which the metrics of a map do not use: samples are "
-                "drawn and mixed one by one, which batches of forward's own do not allow; where their outputs "
-                "are the same without it, give its checkpoints, factory=, data= and loss="
-            )
-        training, table = models, models.checkpoints
-        given_data = data if data is not None else training.data
-        factory, test = factory or training.factory, training.test if test is None else test
-        loss = _loss_of(training) if loss is None else loss
-
-        def data_of(row: int) -> Any:
-            return training.training_data(row) if data is None else trained_on(data, training.recipe(row))
-
-    elif isinstance(models, TrainedModels):
-        table, given_data = models, data
-
-        def data_of(row: int) -> Any:
-            return data
-
-    else:
-        raise InputError(
-            f"models is a {type(models).__name__}; give what train_models returned, the folder of its run, a table of "
-            "models (TrainedModels), or the path of one (.csv or .toml)"
-        )
-    for name, value, form in (
-        ("factory", factory, "the function of the cells' keys that makes a model"),
-        ("data", given_data, "what the models were trained on"),
-    ):
-        if value is None:
-            raise InputError(
-                f"{name}= is not given, and the models do not tell it: only a training of this process does; give "
-                f"{name}=, {form}"
-            )
-    if not callable(factory):
-        raise InputError(f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model")
-    return Source(table, factory, data_of, test, "cross_entropy" if loss is None else loss)
-
-
-def _loss_of(training: Training) -> Any:
-    """What a training minimised, as far as it tells."""
-    name = str(training.attributes.get("loss", ""))
-    if training.loss is None and name not in named_losses():
-        raise InputError(f"the models were trained with the loss {name!r}, a function of the user's; give it as loss=")
-    return name if training.loss is None else training.loss
-
-
-def _opened(path: Path) -> Training | TrainedModels:
-    """A table, or a training from its run folder."""
-    if not path.is_dir():
-        return read_models(path)
-    if not (path / RESULT).is_file():
-        raise InputError(
-            f"{path} holds no {RESULT}: it is no run of train_models, or one that is not finished; finish it "
-            "(landscape resume), or give a table of models (.csv or .toml)"
-        )
-    return read_training(hdf5.read(path / RESULT), path / RESULT).at(path)
 
 
 @dataclass(frozen=True)

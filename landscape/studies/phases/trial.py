@@ -15,8 +15,8 @@ from landscape.run.comm import SERIAL, world
 from landscape.run.together import agree, on_rank_0
 from landscape.studies.phases.measure import STAGES, phases_tasks
 from landscape.studies.phases.settings import PhasesSettings
-from landscape.studies.phases.sources import ModelsLike
 from landscape.studies.phases.tasks import MODELS, PAIRS, PairsTask
+from landscape.studies.training.sources import ModelsLike
 
 
 def phases_trial(models: ModelsLike, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:

@@ -18,7 +18,7 @@ from landscape_kernels.spectra import gram_spectrum
 from torch import Tensor
 
 from landscape.checkpoints.reading import checkpoint_files, step_files
-from landscape.checkpoints.states import in_order, model_labels
+from landscape.checkpoints.states import in_order
 from landscape.checkpoints.tensors import TensorSource, digest, open_tensors
 from landscape.errors import InputError, LandscapeError
 from landscape.network.weights import CONVENTIONS, Matrices, WeightMatrix, weight_matrices
@@ -264,6 +264,8 @@ def _opened(model: Any, labels: Sequence[str], convention: str) -> list[_Model]:
 
 def _listed(model: Any, labels: Sequence[str]) -> tuple[Sequence[Any], Sequence[str]]:
     """The models and their labels; a folder of checkpoints by step is several."""
+    if isinstance(model, (list, tuple)) and len(model) == 1:
+        model = model[0]
     if isinstance(model, (str, Path)) and Path(model).is_dir():
         try:
             checkpoint_files(Path(model))
@@ -277,7 +279,7 @@ def _listed(model: Any, labels: Sequence[str]) -> tuple[Sequence[Any], Sequence[
     if isinstance(model, (list, tuple)):
         if not model:
             raise InputError("no model is given; give one, or a list of them")
-        return (model, model_labels(model, labels)) if len(model) == 1 else in_order(model, labels)
+        return in_order(model, labels)
     label = Path(model).stem if isinstance(model, (str, Path)) else "model"
     if labels and len(labels) != 1:
         raise InputError(f"{len(labels)} labels for 1 model; give one each")

@@ -53,8 +53,10 @@ STUDY = Study(
     ("weights",),
     of_rows(weights_from_rows),
     settings=WeightsSettings,
-    inputs={"initial": Input("checkpoint")},
+    inputs={"model": Input("models", "models", labels="labels"), "initial": Input("checkpoint")},
     task=weights_task,
     place=place,
+    subject="model",
+    needs=(),
     unit="matrices",
 )

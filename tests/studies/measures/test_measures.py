@@ -79,7 +79,7 @@ def test_other_readers_find_names_units_and_definitions(tmp_path: Path) -> None:
         assert table["size"].attrs["units"] == "bytes"
         assert table["row"].to_numpy().tolist() == ["fc0", "fc1", "fc2"]
         assert tree["measures/arrays/diagonal/fc1.weight"].shape == (2, 3)
-    assert set(measures().to_xarray().data_vars) == {"trace", "trace_stderr", "size", "group", "computed"}
+    assert set(measures().to_xarray().data_vars) == {"trace", "trace_stderr", "size", "group", "key_width", "computed"}
     with h5py.File(path, "a") as file:
         del file["measures/trace"]
     with pytest.raises(StoreError, match="misses 'trace'"):

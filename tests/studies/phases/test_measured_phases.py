@@ -28,8 +28,9 @@ from landscape.run.comm import SERIAL
 from landscape.studies.phases import trial
 from landscape.studies.phases.networks import Networks, mixed
 from landscape.studies.phases.settings import PhasesSettings
-from landscape.studies.phases.sources import mapped, resolved
+from landscape.studies.phases.sources import mapped
 from landscape.studies.phases.tasks import ModelsTask, PairsTask
+from landscape.studies.training.sources import resolved
 
 ENDS = ((0, 1), (0, 2), (1, 2))
 TEST = tuple(part[30:] for part in cases.data(60))

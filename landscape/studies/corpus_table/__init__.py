@@ -1,0 +1,1 @@
+"""Many trained models through chosen measurements: the table that a corpus is analysed by."""
