@@ -13,9 +13,7 @@ import numpy as np
 
 from landscape_kernels.arrays import FloatArray, IntArray
 
-_PLACES = (6, 24)  # of a tail, for a first and a second bound from below
-_FIRST = 3  # tails whose distance is known before the second
-_BLOCK = 256  # tails whose bounds are computed together
+_SHARES = (0.3, 0.9)  # of a tail: places of its first bound from below
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def fit_power_law(
 
     `values` is (m,), positive, in any order. Returns None where no tail has a finite alpha above 1.
     """
-    x = np.sort(np.asarray(values, dtype=np.float64))
+    x = np.sort(np.asarray(values, dtype=np.float64), kind="stable")  # quick where they are in order already
     logs = np.log(x)
     m = x.size
     starts = np.flatnonzero(np.r_[True, x[1:] > x[:-1]]) if m else np.zeros(0, dtype=np.int64)
@@ -61,55 +59,89 @@ def fit_power_law(
     starts, sizes, sums = starts[fine], sizes[fine], sums[fine]
     if not starts.size:
         return None
-    alphas = 1.0 + sizes / sums
-    exact = np.full(starts.size, np.nan)
-
-    def settle(place: int) -> float:
-        exact[place] = _distance(logs, int(starts[place]), float(alphas[place]), two_sided)
-        return float(exact[place])
-
-    bounds = _bounds(logs, starts, sizes, alphas, two_sided, _PLACES[0])
-    best = min(settle(int(place)) for place in np.argsort(bounds)[:_FIRST])
-    left = np.flatnonzero((bounds <= best * (1 + near)) & np.isnan(exact))
-    bounds = _bounds(logs, starts[left], sizes[left], alphas[left], two_sided, _PLACES[1])
-    for k in np.argsort(bounds):
-        if bounds[k] > best * (1 + near):
-            break
-        best = min(best, settle(int(left[k])))
-    chosen = int(np.nanargmin(exact))
-    close = alphas[exact <= best * (1 + near)]
+    tails = _Tails(logs, starts, sizes, 1.0 + sizes / sums, two_sided)
+    chosen = tails.nearest(near)
     return PowerLaw(
-        float(alphas[chosen]),
+        float(tails.alphas[chosen]),
         float(x[starts[chosen]]),
-        float(exact[chosen]),
+        float(tails.exact[chosen]),
         int(sizes[chosen]),
-        (float(close.min()), float(close.max())),
+        tails.range_within(float(tails.exact[chosen]) * (1 + near)),
     )
 
 
-def _distance(logs: FloatArray, start: int, alpha: float, two_sided: bool) -> float:
-    tail = logs[start:]
-    n = tail.size
-    gap = -np.expm1((1.0 - alpha) * (tail - tail[0])) - np.arange(n) / n
-    if not two_sided:
-        return float(np.abs(gap).max())
-    return max(float(gap.max()), float((1.0 / n - gap).max()))
+class _Tails:
+    """The tails of a sample, each with its fit, and what is known of their distances.
 
+    The gap at any one place is a bound from below. The place of the largest gap of one tail is nearly that of others,
+    so each distance that is computed tightens the bounds of all tails that are left.
+    """
 
-def _bounds(
-    logs: FloatArray, starts: IntArray, sizes: FloatArray, alphas: FloatArray, two_sided: bool, places: int
-) -> FloatArray:
-    """Distances at a few places of each tail, which are no more than the distance."""
-    shares = np.linspace(0.0, 1.0, places)
-    found = np.empty(starts.size)
-    for low in range(0, starts.size, _BLOCK):
-        part = slice(low, low + _BLOCK)
-        n, first = sizes[part, None], starts[part, None]
-        k = np.floor(shares * (n - 1)).astype(np.int64)
-        gap = -np.expm1((1.0 - alphas[part, None]) * (logs[first + k] - logs[first])) - k / n
-        worst = np.maximum(gap, 1.0 / n - gap) if two_sided else np.abs(gap)
-        found[part] = worst.max(axis=1)
-    return found
+    def __init__(
+        self, logs: FloatArray, starts: IntArray, sizes: FloatArray, alphas: FloatArray, two_sided: bool
+    ) -> None:
+        self._logs, self._starts, self._sizes, self._two_sided = logs, starts, sizes, two_sided
+        self.alphas = alphas
+        self.exact = np.full(starts.size, np.nan)
+        self._bounds = np.zeros(starts.size)
+        for share in _SHARES:
+            k = (share * (sizes - 1)).astype(np.int64)
+            np.maximum(self._bounds, self._gap(slice(None), starts + k, k), out=self._bounds)
+        self._left = np.arange(starts.size)  # tails that are not known, and may be near
+
+    def nearest(self, near: float) -> int:
+        """The tail of the least distance; those that may be within `near` of it are left."""
+        best = math.inf
+        while self._left.size:
+            place = int(self._left[self._bounds[self._left].argmin()])
+            if self._bounds[place] > best:
+                break
+            best = min(best, self._settle(place))
+            self._drop(best * (1 + near))
+        return int(np.nanargmin(self.exact))
+
+    def range_within(self, limit: float) -> tuple[float, float]:
+        """The least and the greatest alpha of a distance up to `limit`, which one or more of the known have."""
+        ends = []
+        for sign in (1.0, -1.0):
+            signed = sign * self.alphas
+            end = float(signed[self.exact <= limit].min())
+            while True:
+                self._drop(limit)
+                beyond = self._left[signed[self._left] < end]
+                if not beyond.size:
+                    break
+                place = int(beyond[signed[beyond].argmin()])
+                if self._settle(place) <= limit:
+                    end = float(signed[place])
+            ends.append(sign * end)
+        return ends[0], ends[1]
+
+    def _drop(self, limit: float) -> None:
+        self._left = self._left[(self._bounds[self._left] <= limit) & np.isnan(self.exact[self._left])]
+
+    def _settle(self, place: int) -> float:
+        """The distance of one tail; those that are left and reach its largest gap are bounded by theirs there."""
+        start = int(self._starts[place])
+        k = np.arange(self._logs.size - start)
+        gap = self._gap(slice(place, place + 1), start + k, k)
+        worst = int(gap.argmax())
+        self.exact[place] = self._bounds[place] = gap[worst]
+        if self._left.size > 1:
+            reach = self._left[: np.searchsorted(self._starts[self._left], start + worst)]
+            gaps = self._gap(reach, start + worst, start + worst - self._starts[reach])
+            self._bounds[reach] = np.maximum(self._bounds[reach], gaps)
+        return float(gap[worst])
+
+    def _gap(self, tails: IntArray | slice, at: IntArray | int, k: IntArray) -> FloatArray:
+        """The gap of some tails at the value `at`, which is the k-th of each."""
+        share = k / self._sizes[tails]
+        gap = self._logs[at] - self._logs[self._starts[tails]]
+        gap *= 1.0 - self.alphas[tails]
+        np.expm1(gap, out=gap)
+        gap += share
+        np.negative(gap, out=gap)
+        return np.maximum(gap, 1.0 / self._sizes[tails] - gap) if self._two_sided else np.abs(gap, out=gap)
 
 
 @dataclass(frozen=True)
