@@ -6,14 +6,17 @@ Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM R
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 import numpy as np
 
 from landscape_kernels.arrays import FloatArray, IntArray
 
 _SHARES = (0.3, 0.9)  # of a tail: places of its first bound from below
+_SETTLED = 1e-13  # gain of a Newton step, in nats a value, after which the next would be lost in rounding
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,9 @@ class _Tails:
         return np.maximum(gap, 1.0 / self._sizes[tails] - gap) if self._two_sided else np.abs(gap, out=gap)
 
 
+_Value: TypeAlias = Callable[[float, float], tuple[float, FloatArray, FloatArray]]  # value, gradient, -curvature
+
+
 @dataclass(frozen=True)
 class Truncated:
     """p(x) ~ x^-beta e^(-Lambda x) for x >= xmin."""
@@ -179,17 +185,20 @@ def power_law_loglik(tail: FloatArray, xmin: float, alpha: float) -> float:
 
 
 @cache
-def _nodes() -> tuple[FloatArray, FloatArray]:
-    nodes, weights = np.polynomial.legendre.leggauss(160)
+def _nodes(number: int) -> tuple[FloatArray, FloatArray]:
+    nodes, weights = np.polynomial.legendre.leggauss(number)
     return nodes, weights
 
 
 def _moments(beta: float, z: float) -> tuple[float, FloatArray, FloatArray]:
     """(ln Z, mean (2,), covariance (2, 2)) of (ln t, t) under t^-beta e^(-z t) / Z on [1, inf)."""
-    nodes, weights = _nodes()
-    top = math.log(max(60.0 / z, 1.5)) if z > 0 else math.inf
-    if z < 1e-3 and beta > 1:
-        top = min(top, math.log(60.0 / z) if z > 0 else math.inf, max(45.0 / (beta - 1), 1.0))
+    nodes, weights = _nodes(160)
+    top = math.inf
+    if z > 0:  # the bound of Laurent and Massart for a gamma law, of which less than e^-60 lies above
+        falling = max(-beta, 0.0)
+        top = math.log(max(1.0, falling / z) + (math.sqrt(120.0 * falling) + 60.0) / z)
+    if beta > 1:
+        top = min(top, max(45.0 / (beta - 1), 1.0))
     top = max(min(top, 700.0), 1e-9)
     # two pieces, so that a fast fall near t = 1 and a slow one are both seen
     split = min(top, math.log1p(8.0 / max(z + abs(beta), 1.0)))
@@ -214,7 +223,7 @@ def fit_truncated(
 
     An exponential family: with t = x / xmin and z = Lambda xmin the log-likelihood -n ln Z(beta, z) - beta sum ln t -
     z sum t is concave, and damped Newton steps in (beta, z) find its maximum. Z = int_1^inf t^-beta e^(-z t) dt by
-    Gauss-Legendre in ln t.
+    Gauss-Legendre in ln t. It is the power law where that law's mean of t is no more than the tail's.
 
     `tail` is (n,), at or above `xmin`; Lambda is in 1 / units of the values. Returns None for a tail without spread.
     """
@@ -224,40 +233,45 @@ def fit_truncated(
     if n < 2 or not given[0] > 1e-12:
         return None
 
+    power = 1.0 + 1.0 / given[0]
+    if power >= max(least_beta, 2.0) and (power - 1) / (power - 2 or math.nan) <= given[1]:
+        return Truncated(power, 0.0, power_law_loglik(tail, xmin, power), _truncated_distance(np.sort(t), power, 0.0))
+
     def value(beta: float, z: float) -> tuple[float, FloatArray, FloatArray]:
         log_z, mean, cov = _moments(beta, z)
         return -log_z - beta * given[0] - z * given[1], mean - given, cov
 
-    beta, z = max(1.0 + 0.5 / given[0], least_beta), 0.5 / given[1]
+    best = _climbed(value, 1.0 + 0.5 / given[0], 0.5 / given[1], steps, held=False)
+    if best[0] < least_beta:  # of a concave function, the best is then at the bound
+        best = _climbed(value, least_beta, 0.5 / given[1], steps, held=True)
+    beta, z, mean = best
+    return Truncated(beta, z / xmin, n * (mean - math.log(xmin)), _truncated_distance(np.sort(t), beta, z))
+
+
+def _climbed(value: _Value, beta: float, z: float, steps: int, *, held: bool) -> tuple[float, float, float]:
+    """(beta, z, value) at the top by damped Newton steps, in z alone where beta is `held`."""
     now, gradient, cov = value(beta, z)
     for _ in range(steps):
-        held = beta <= least_beta and gradient[0] < 0
         if held:
             step = np.array([0.0, gradient[1] / cov[1, 1]])
         else:
             step = np.linalg.solve(cov + 1e-14 * np.diag(np.diag(cov)), gradient)
-        if float(np.abs(step @ gradient)) < 1e-24 * (1 + abs(now)):
-            break
+        # twice what a step gains where the likelihood is a parabola
+        settled = float(step @ gradient) < _SETTLED * (1 + abs(now))
         size = 1.0
         while size > 1e-12:
-            new_beta = max(beta + size * step[0], least_beta)
-            new_z = z + size * step[1]
+            new_beta, new_z = beta + size * float(step[0]), z + size * float(step[1])
             new_z = z * 0.1 if new_z <= 0 else new_z
             new, new_gradient, new_cov = value(new_beta, new_z)
-            if new >= now - 1e-15 * abs(now):
+            if new >= now or settled:
                 break
             size /= 2
         else:
             break
-        moved = abs(new_beta - beta) + abs(new_z - z) / max(z, 1e-300)
         beta, z, now, gradient, cov = new_beta, new_z, new, new_gradient, new_cov
-        if moved < 1e-13 or z < 1e-14:
+        if settled:
             break
-    loglik = n * now - n * math.log(xmin)
-    power = 1.0 + 1.0 / given[0]
-    if power >= least_beta and power_law_loglik(tail, xmin, power) >= loglik:
-        beta, z, loglik = power, 0.0, power_law_loglik(tail, xmin, power)
-    return Truncated(beta, z / xmin, loglik, _truncated_distance(np.sort(t), beta, z))
+    return beta, z, now
 
 
 def _truncated_distance(t: FloatArray, beta: float, z: float) -> float:
@@ -266,7 +280,7 @@ def _truncated_distance(t: FloatArray, beta: float, z: float) -> float:
     if z == 0.0:
         below = -np.expm1((1.0 - beta) * np.log(t))
     else:
-        nodes, weights = np.polynomial.legendre.leggauss(16)
+        nodes, weights = _nodes(16)
         ends = np.log(np.r_[1.0, t])
         half = np.diff(ends)[:, None] / 2
         u = ends[:-1, None] + half * (nodes + 1)
