@@ -190,7 +190,7 @@ def test_a_truncated_power_law_is_no_less_likely_than_what_it_contains() -> None
 
 @pytest.mark.parametrize("least_beta", [-math.inf, 1.0])
 def test_a_truncated_power_law_is_the_most_likely(least_beta: float) -> None:
-    """Of short tails at the edge of noise, exponents of -50 and below: likelihood and slopes by scipy's gamma function."""
+    """Of short tails at the edge of noise, beta -50 and below: likelihood and slopes by scipy's gamma function."""
     x = gram_spectrum(gaussian(21, 300, 200))
     for start in (100, 180, 189):
         tail, xmin = x[start:], x[start]
