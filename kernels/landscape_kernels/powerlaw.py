@@ -6,16 +6,17 @@ Clauset, Shalizi and Newman, "Power-law distributions in empirical data", SIAM R
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 import numpy as np
 
 from landscape_kernels.arrays import FloatArray, IntArray
 
-_PLACES = (6, 24)  # of a tail, for a first and a second bound from below
-_FIRST = 3  # tails whose distance is known before the second
-_BLOCK = 256  # tails whose bounds are computed together
+_SHARES = (0.3, 0.9)  # of a tail: places of its first bound from below
+_SETTLED = 1e-13  # gain of a Newton step, in nats a value, after which the next would be lost in rounding
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def fit_power_law(
 
     `values` is (m,), positive, in any order. Returns None where no tail has a finite alpha above 1.
     """
-    x = np.sort(np.asarray(values, dtype=np.float64))
+    x = np.sort(np.asarray(values, dtype=np.float64), kind="stable")  # quick where they are in order already
     logs = np.log(x)
     m = x.size
     starts = np.flatnonzero(np.r_[True, x[1:] > x[:-1]]) if m else np.zeros(0, dtype=np.int64)
@@ -61,55 +62,92 @@ def fit_power_law(
     starts, sizes, sums = starts[fine], sizes[fine], sums[fine]
     if not starts.size:
         return None
-    alphas = 1.0 + sizes / sums
-    exact = np.full(starts.size, np.nan)
-
-    def settle(place: int) -> float:
-        exact[place] = _distance(logs, int(starts[place]), float(alphas[place]), two_sided)
-        return float(exact[place])
-
-    bounds = _bounds(logs, starts, sizes, alphas, two_sided, _PLACES[0])
-    best = min(settle(int(place)) for place in np.argsort(bounds)[:_FIRST])
-    left = np.flatnonzero((bounds <= best * (1 + near)) & np.isnan(exact))
-    bounds = _bounds(logs, starts[left], sizes[left], alphas[left], two_sided, _PLACES[1])
-    for k in np.argsort(bounds):
-        if bounds[k] > best * (1 + near):
-            break
-        best = min(best, settle(int(left[k])))
-    chosen = int(np.nanargmin(exact))
-    close = alphas[exact <= best * (1 + near)]
+    tails = _Tails(logs, starts, sizes, 1.0 + sizes / sums, two_sided)
+    chosen = tails.nearest(near)
     return PowerLaw(
-        float(alphas[chosen]),
+        float(tails.alphas[chosen]),
         float(x[starts[chosen]]),
-        float(exact[chosen]),
+        float(tails.exact[chosen]),
         int(sizes[chosen]),
-        (float(close.min()), float(close.max())),
+        tails.range_within(float(tails.exact[chosen]) * (1 + near)),
     )
 
 
-def _distance(logs: FloatArray, start: int, alpha: float, two_sided: bool) -> float:
-    tail = logs[start:]
-    n = tail.size
-    gap = -np.expm1((1.0 - alpha) * (tail - tail[0])) - np.arange(n) / n
-    if not two_sided:
-        return float(np.abs(gap).max())
-    return max(float(gap.max()), float((1.0 / n - gap).max()))
+class _Tails:
+    """The tails of a sample, each with its fit, and what is known of their distances.
+
+    The gap at any one place is a bound from below. The place of the largest gap of one tail is nearly that of others,
+    so each distance that is computed tightens the bounds of all tails that are left.
+    """
+
+    def __init__(
+        self, logs: FloatArray, starts: IntArray, sizes: FloatArray, alphas: FloatArray, two_sided: bool
+    ) -> None:
+        self._logs, self._starts, self._sizes, self._two_sided = logs, starts, sizes, two_sided
+        self.alphas = alphas
+        self.exact = np.full(starts.size, np.nan)
+        self._bounds = np.zeros(starts.size)
+        for share in _SHARES:
+            k = (share * (sizes - 1)).astype(np.int64)
+            np.maximum(self._bounds, self._gap(slice(None), starts + k, k), out=self._bounds)
+        self._left = np.arange(starts.size)  # tails that are not known, and may be near
+
+    def nearest(self, near: float) -> int:
+        """The tail of the least distance; those that may be within `near` of it are left."""
+        best = math.inf
+        while self._left.size:
+            place = int(self._left[self._bounds[self._left].argmin()])
+            if self._bounds[place] > best:
+                break
+            best = min(best, self._settle(place))
+            self._drop(best * (1 + near))
+        return int(np.nanargmin(self.exact))
+
+    def range_within(self, limit: float) -> tuple[float, float]:
+        """The least and the greatest alpha of a distance up to `limit`, which one or more of the known have."""
+        ends = []
+        for sign in (1.0, -1.0):
+            signed = sign * self.alphas
+            end = float(signed[self.exact <= limit].min())
+            while True:
+                self._drop(limit)
+                beyond = self._left[signed[self._left] < end]
+                if not beyond.size:
+                    break
+                place = int(beyond[signed[beyond].argmin()])
+                if self._settle(place) <= limit:
+                    end = float(signed[place])
+            ends.append(sign * end)
+        return ends[0], ends[1]
+
+    def _drop(self, limit: float) -> None:
+        self._left = self._left[(self._bounds[self._left] <= limit) & np.isnan(self.exact[self._left])]
+
+    def _settle(self, place: int) -> float:
+        """The distance of one tail; those that are left and reach its largest gap are bounded by theirs there."""
+        start = int(self._starts[place])
+        k = np.arange(self._logs.size - start)
+        gap = self._gap(slice(place, place + 1), start + k, k)
+        worst = int(gap.argmax())
+        self.exact[place] = self._bounds[place] = gap[worst]
+        if self._left.size > 1:
+            reach = self._left[: np.searchsorted(self._starts[self._left], start + worst)]
+            gaps = self._gap(reach, start + worst, start + worst - self._starts[reach])
+            self._bounds[reach] = np.maximum(self._bounds[reach], gaps)
+        return float(gap[worst])
+
+    def _gap(self, tails: IntArray | slice, at: IntArray | int, k: IntArray) -> FloatArray:
+        """The gap of some tails at the value `at`, which is the k-th of each."""
+        share = k / self._sizes[tails]
+        gap = self._logs[at] - self._logs[self._starts[tails]]
+        gap *= 1.0 - self.alphas[tails]
+        np.expm1(gap, out=gap)
+        gap += share
+        np.negative(gap, out=gap)
+        return np.maximum(gap, 1.0 / self._sizes[tails] - gap) if self._two_sided else np.abs(gap, out=gap)
 
 
-def _bounds(
-    logs: FloatArray, starts: IntArray, sizes: FloatArray, alphas: FloatArray, two_sided: bool, places: int
-) -> FloatArray:
-    """Distances at a few places of each tail, which are no more than the distance."""
-    shares = np.linspace(0.0, 1.0, places)
-    found = np.empty(starts.size)
-    for low in range(0, starts.size, _BLOCK):
-        part = slice(low, low + _BLOCK)
-        n, first = sizes[part, None], starts[part, None]
-        k = np.floor(shares * (n - 1)).astype(np.int64)
-        gap = -np.expm1((1.0 - alphas[part, None]) * (logs[first + k] - logs[first])) - k / n
-        worst = np.maximum(gap, 1.0 / n - gap) if two_sided else np.abs(gap)
-        found[part] = worst.max(axis=1)
-    return found
+_Value: TypeAlias = Callable[[float, float], tuple[float, FloatArray, FloatArray]]  # value, gradient, -curvature
 
 
 @dataclass(frozen=True)
@@ -147,17 +185,20 @@ def power_law_loglik(tail: FloatArray, xmin: float, alpha: float) -> float:
 
 
 @cache
-def _nodes() -> tuple[FloatArray, FloatArray]:
-    nodes, weights = np.polynomial.legendre.leggauss(160)
+def _nodes(number: int) -> tuple[FloatArray, FloatArray]:
+    nodes, weights = np.polynomial.legendre.leggauss(number)
     return nodes, weights
 
 
 def _moments(beta: float, z: float) -> tuple[float, FloatArray, FloatArray]:
     """(ln Z, mean (2,), covariance (2, 2)) of (ln t, t) under t^-beta e^(-z t) / Z on [1, inf)."""
-    nodes, weights = _nodes()
-    top = math.log(max(60.0 / z, 1.5)) if z > 0 else math.inf
-    if z < 1e-3 and beta > 1:
-        top = min(top, math.log(60.0 / z) if z > 0 else math.inf, max(45.0 / (beta - 1), 1.0))
+    nodes, weights = _nodes(160)
+    top = math.inf
+    if z > 0:  # the bound of Laurent and Massart for a gamma law, of which less than e^-60 lies above
+        falling = max(-beta, 0.0)
+        top = math.log(max(1.0, falling / z) + (math.sqrt(120.0 * falling) + 60.0) / z)
+    if beta > 1:
+        top = min(top, max(45.0 / (beta - 1), 1.0))
     top = max(min(top, 700.0), 1e-9)
     # two pieces, so that a fast fall near t = 1 and a slow one are both seen
     split = min(top, math.log1p(8.0 / max(z + abs(beta), 1.0)))
@@ -182,7 +223,7 @@ def fit_truncated(
 
     An exponential family: with t = x / xmin and z = Lambda xmin the log-likelihood -n ln Z(beta, z) - beta sum ln t -
     z sum t is concave, and damped Newton steps in (beta, z) find its maximum. Z = int_1^inf t^-beta e^(-z t) dt by
-    Gauss-Legendre in ln t.
+    Gauss-Legendre in ln t. It is the power law where that law's mean of t is no more than the tail's.
 
     `tail` is (n,), at or above `xmin`; Lambda is in 1 / units of the values. Returns None for a tail without spread.
     """
@@ -192,40 +233,45 @@ def fit_truncated(
     if n < 2 or not given[0] > 1e-12:
         return None
 
+    power = 1.0 + 1.0 / given[0]
+    if power >= max(least_beta, 2.0) and (power - 1) / (power - 2 or math.nan) <= given[1]:
+        return Truncated(power, 0.0, power_law_loglik(tail, xmin, power), _truncated_distance(np.sort(t), power, 0.0))
+
     def value(beta: float, z: float) -> tuple[float, FloatArray, FloatArray]:
         log_z, mean, cov = _moments(beta, z)
         return -log_z - beta * given[0] - z * given[1], mean - given, cov
 
-    beta, z = max(1.0 + 0.5 / given[0], least_beta), 0.5 / given[1]
+    best = _climbed(value, 1.0 + 0.5 / given[0], 0.5 / given[1], steps, held=False)
+    if best[0] < least_beta:  # of a concave function, the best is then at the bound
+        best = _climbed(value, least_beta, 0.5 / given[1], steps, held=True)
+    beta, z, mean = best
+    return Truncated(beta, z / xmin, n * (mean - math.log(xmin)), _truncated_distance(np.sort(t), beta, z))
+
+
+def _climbed(value: _Value, beta: float, z: float, steps: int, *, held: bool) -> tuple[float, float, float]:
+    """(beta, z, value) at the top by damped Newton steps, in z alone where beta is `held`."""
     now, gradient, cov = value(beta, z)
     for _ in range(steps):
-        held = beta <= least_beta and gradient[0] < 0
         if held:
             step = np.array([0.0, gradient[1] / cov[1, 1]])
         else:
             step = np.linalg.solve(cov + 1e-14 * np.diag(np.diag(cov)), gradient)
-        if float(np.abs(step @ gradient)) < 1e-24 * (1 + abs(now)):
-            break
+        # twice what a step gains where the likelihood is a parabola
+        settled = float(step @ gradient) < _SETTLED * (1 + abs(now))
         size = 1.0
         while size > 1e-12:
-            new_beta = max(beta + size * step[0], least_beta)
-            new_z = z + size * step[1]
+            new_beta, new_z = beta + size * float(step[0]), z + size * float(step[1])
             new_z = z * 0.1 if new_z <= 0 else new_z
             new, new_gradient, new_cov = value(new_beta, new_z)
-            if new >= now - 1e-15 * abs(now):
+            if new >= now or settled:
                 break
             size /= 2
         else:
             break
-        moved = abs(new_beta - beta) + abs(new_z - z) / max(z, 1e-300)
         beta, z, now, gradient, cov = new_beta, new_z, new, new_gradient, new_cov
-        if moved < 1e-13 or z < 1e-14:
+        if settled:
             break
-    loglik = n * now - n * math.log(xmin)
-    power = 1.0 + 1.0 / given[0]
-    if power >= least_beta and power_law_loglik(tail, xmin, power) >= loglik:
-        beta, z, loglik = power, 0.0, power_law_loglik(tail, xmin, power)
-    return Truncated(beta, z / xmin, loglik, _truncated_distance(np.sort(t), beta, z))
+    return beta, z, now
 
 
 def _truncated_distance(t: FloatArray, beta: float, z: float) -> float:
@@ -234,7 +280,7 @@ def _truncated_distance(t: FloatArray, beta: float, z: float) -> float:
     if z == 0.0:
         below = -np.expm1((1.0 - beta) * np.log(t))
     else:
-        nodes, weights = np.polynomial.legendre.leggauss(16)
+        nodes, weights = _nodes(16)
         ends = np.log(np.r_[1.0, t])
         half = np.diff(ends)[:, None] / 2
         u = ends[:-1, None] + half * (nodes + 1)

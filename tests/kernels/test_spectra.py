@@ -26,6 +26,7 @@ from landscape_kernels.spectra import (
     stable_rank,
 )
 from landscape_kernels.weightwatcher import linear_density, random_distance
+from scipy.special import expn, gammaincc, gammaln
 from shared import shared
 
 
@@ -185,6 +186,29 @@ def test_a_truncated_power_law_is_no_less_likely_than_what_it_contains() -> None
         assert truncated is not None
         assert truncated.loglik >= max(power, exponential.loglik) - 1e-9
         assert truncated.Lambda >= 0
+
+
+@pytest.mark.parametrize("least_beta", [-math.inf, 1.0])
+def test_a_truncated_power_law_is_the_most_likely(least_beta: float) -> None:
+    """Of short tails at the edge of noise, beta -50 and below: likelihood and slopes by scipy's gamma function."""
+    x = gram_spectrum(gaussian(21, 300, 200))
+    for start in (100, 180, 189):
+        tail, xmin = x[start:], x[start]
+        found = fit_truncated(tail, xmin, least_beta=least_beta)
+        assert found is not None
+
+        def loglik(beta: float, rate: float, tail: np.ndarray = tail, xmin: float = xmin) -> float:
+            z = rate * xmin
+            part = expn(1, z) if beta == 1 else gammaincc(1 - beta, z) * math.exp(gammaln(1 - beta))
+            log_z = math.log(part) + (beta - 1) * math.log(z)
+            t = tail / xmin
+            return float(-(beta * np.log(t) + z * t).sum() - tail.size * (log_z + math.log(xmin)))
+
+        assert found.loglik == pytest.approx(loglik(found.beta, found.Lambda), rel=1e-10)
+        for beta, rate in ((0, 1e-3), (0, -1e-3), (-1e-2, 0), *([] if found.beta == 1 else [(1e-2, 0)])):
+            moved = found.beta * (1 + beta), found.Lambda * (1 + rate)
+            assert loglik(*moved) < found.loglik or moved[0] < least_beta
+        assert found.beta == least_beta or found.beta < -1
 
 
 def test_the_law_of_marchenko_and_pastur() -> None:

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.arrays import FloatArray
-from landscape_kernels.probes import derive_seed
 from landscape_kernels.spectra import gram_spectrum
 from torch import Tensor
 
@@ -23,15 +21,17 @@ from landscape.checkpoints.tensors import TensorSource, digest, open_tensors
 from landscape.errors import InputError, LandscapeError
 from landscape.network.weights import CONVENTIONS, Matrices, WeightMatrix, weight_matrices
 from landscape.objective.objective import Objective
+from landscape.objective.trees import digest_of
 from landscape.results.attributes import provenance
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
-from landscape.run.comm import Communicator, world
+from landscape.run.comm import SERIAL, Communicator, world
 from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
+from landscape.studies.weights.drawn import ITSELF, drawn_spectra, draws, pooled
 from landscape.studies.weights.metrics import (
     DISTANCES,
     METRICS,
@@ -47,6 +47,7 @@ from landscape.studies.weights.settings import WeightsSettings
 
 logger = logging.getLogger(__name__)
 _NAMED = 6  # tensors that a message names
+_SAMPLED = 1000  # values of a tensor that every rank looks at
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,20 @@ class WeightsTask:
         if self._initial is not None:
             self._check_initial(self._initial)
             self._metrics += list(DISTANCES)
-        self._digests = self._digested()
+        self._digests: dict[str, Any] = {}
         _tell(self._models)
 
     def describe(self) -> Description:
         """See `Task`."""
+        if not self._digests:
+            self.identify(SERIAL)
         settings, items = self._settings, self._items
         own = settings.convention == "matrix"
         columns: dict[str, tuple[int, ...]] = dict.fromkeys(self._metrics, ())
         columns |= {"reason": (), "spectrum": (self._longest,)}
         columns |= {"nulls": (settings.shuffles,)} if own and settings.shuffles else {}
         identity = {
-            "tensors": self._digests,
+            **self._digests,
             "matrices": [[k, matrix.name] for k, matrix in items],
             "convention": settings.convention,
             **({"shuffles": settings.shuffles, "roundings": settings.roundings, "seed": settings.seed} if own else {}),
@@ -130,20 +133,19 @@ class WeightsTask:
         row |= {"nulls": np.full(settings.shuffles, np.nan)} if own and settings.shuffles else {}
         if not _finite(tensor):
             return {**row, "reason": NOT_FINITE}
-        if not own:
-            parts = [gram_spectrum(w * math.sqrt(matrix.factor)) for w in matrix.matrices(tensor)]
-            found, reason = weightwatcher_metrics(parts, sides)
-            spectrum = np.sort(np.concatenate(parts))
-        else:
-            drawn = _Drawn(settings, matrix.name, eps)
-            parts = [drawn.add(w) for w in matrix.matrices(tensor)]
-            spectrum = np.sort(np.concatenate(parts))
+        asked = draws(settings.shuffles, settings.roundings) if own else [ITSELF]
+        spectra = drawn_spectra(matrix, tensor, asked, settings.seed, eps, group)
+        spectrum = pooled(spectra[ITSELF])
+        if own:
             found, reason = matrix_metrics(spectrum, sides)
-            more, nulls = null_metrics(
-                found.get("alpha", math.nan), spectrum, drawn.pooled(drawn.shuffled), drawn.pooled(drawn.rounded), sides
+            shuffled, rounded = (
+                [pooled(spectra[draw]) for draw in asked if draw[0] == what] for what in ("shuffle", "rounding")
             )
+            more, nulls = null_metrics(found.get("alpha", math.nan), spectrum, shuffled, rounded, sides)
             found |= more
             row |= {"nulls": nulls} if nulls.size else {}
+        else:
+            found, reason = weightwatcher_metrics(spectra[ITSELF], sides)
         row["spectrum"][: spectrum.size] = spectrum
         if initial is not None:
             found |= _distances(matrix, tensor, initial)
@@ -153,16 +155,28 @@ class WeightsTask:
         """See `Task`: one round."""
         return self.count
 
-    def _digested(self) -> list[str]:
-        """Of all tensors that hold matrices, of all models and of the initial one."""
-        found: list[str] = []
-        for number, model in enumerate(self._models):
-            names = dict.fromkeys(matrix.tensor for k, matrix in self._items if k == number)
-            found += [digest(model.source.read(name)) for name in names]
-        if self._initial is not None:
-            names = dict.fromkeys(matrix.tensor for _, matrix in self._items)
-            found += [digest(self._initial.read(name)) for name in names]
-        return found
+    def identify(self, comm: Communicator) -> None:
+        """Digest every tensor that holds a matrix, of all models and of the initial one, each on one rank.
+
+        A few values of each are part of every rank's own identity: ranks that hold other weights are told apart.
+        """
+        held = [(self._models[k].source, matrix.tensor) for k, matrix in self._items]
+        held += [(self._initial, matrix.tensor) for _, matrix in self._items] if self._initial is not None else []
+        tensors = {(id(source), name): (source, name) for source, name in held}
+        reads = sorted(tensors.values(), key=lambda one: -math.prod(one[0].entries[one[1]].shape))
+
+        def own() -> tuple[dict[int, str], str]:
+            found, samples = {}, []
+            for i, (source, name) in enumerate(reads):
+                tensor = source.read(name)
+                samples.append(_sample(tensor))
+                if i % comm.size == comm.rank:
+                    found[i] = digest(tensor)
+            return found, digest_of(samples)
+
+        mine, sampled = agree(comm, own)
+        every = {i: text for part in comm.gather_all(mine) for i, text in part.items()}
+        self._digests = {"tensors": [every[i] for i in range(len(reads))], "sampled": sampled}
 
     def _check_initial(self, initial: TensorSource) -> None:
         """Raise InputError where the initial weights are not of the same tensors."""
@@ -175,46 +189,6 @@ class WeightsTask:
                     f"initial {what} {matrix.tensor!r}, which is {shape} in the model; give the initial weights of the "
                     "same network"
                 )
-
-
-class _Drawn:
-    """Spectra of a matrix whose entries are shuffled, and of it with its entries moved as rounding does."""
-
-    def __init__(self, settings: WeightsSettings, name: str, eps: float) -> None:
-        self._settings, self._name, self._eps, self._slice = settings, name, eps, 0
-        self.shuffled: list[list[FloatArray]] = [[] for _ in range(settings.shuffles)]
-        self.rounded: list[list[FloatArray]] = [[] for _ in range(settings.roundings)]
-
-    def add(self, w: FloatArray) -> FloatArray:
-        """The spectrum of the next slice itself."""
-        for k, spectra in enumerate(self.shuffled):
-            spectra.append(_shuffled(w, self._generator("shuffle", k)))
-        for k, spectra in enumerate(self.rounded):
-            spectra.append(_moved(w, self._eps, self._generator("rounding", k)))
-        self._slice += 1
-        return gram_spectrum(w)
-
-    def pooled(self, drawn: list[list[FloatArray]]) -> list[FloatArray]:
-        """Of all slices together, ascending."""
-        return [np.sort(np.concatenate(spectra)) for spectra in drawn]
-
-    def _generator(self, what: str, k: int) -> np.random.Generator:
-        key = derive_seed(self._settings.seed, "weights", what, self._name, k, self._slice)
-        return np.random.Generator(np.random.Philox(key=key))
-
-
-def _shuffled(w: FloatArray, generator: np.random.Generator) -> FloatArray:
-    entries = w.flatten()
-    generator.shuffle(entries)
-    return gram_spectrum(entries.reshape(w.shape))
-
-
-def _moved(w: FloatArray, eps: float, generator: np.random.Generator) -> FloatArray:
-    entries = generator.uniform(-0.5, 0.5, w.shape)
-    entries *= eps
-    entries += 1.0
-    entries *= w
-    return gram_spectrum(entries)
 
 
 def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[str, float]:
@@ -234,6 +208,11 @@ def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[st
 def _finite(tensor: Tensor) -> bool:
     """Whether all values are, without a copy of them."""
     return all(bool(end.isfinite()) for end in tensor.aminmax())
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Some thousand of its values, far apart."""
+    return tensor.reshape(-1)[:: max(1, tensor.numel() // _SAMPLED)]
 
 
 def _stored(source: TensorSource, matrix: WeightMatrix) -> str:
@@ -345,6 +324,7 @@ def measure_weights(
     """
     settings = {"convention": convention, "shuffles": shuffles, "roundings": roundings, "seed": seed}
     task = agree(world(), partial(weights_task, model, initial, labels, **settings))
+    task.identify(world())
     run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
