@@ -18,6 +18,8 @@ LEAST = 1e-5  # eigenvalues that a fit sees are above it, whatever the scale
 WEAK = 1e-6  # eigenvalues below count as lost rank
 _SMALL = 20  # below so many eigenvalues another estimator is taken
 _TAIL = 8  # its smallest tail
+_CLIPPED = 2.0  # alpha that ends a search for fingers
+_FINGERS = 10  # eigenvalues that it leaves out, less one
 _EPSILON = 1e-10
 _BANDWIDTH = 0.1
 _PARTS = 12  # of a grid: arrays that stay in a processor's cache
@@ -32,6 +34,7 @@ class Fit:
     D: float = -1.0
     sigma: float = -1.0
     tail: int = -1
+    largest: float = -1.0  # eigenvalue that the fit sees
 
 
 def power_law(spectrum: FloatArray) -> Fit:
@@ -45,7 +48,7 @@ def power_law(spectrum: FloatArray) -> Fit:
         return Fit()
     if x.size >= _SMALL and (np.diff(x) > 1e-9 * x[1:]).all():
         found = fit_power_law(x, fewest=2, two_sided=False, near=0.0)
-        return Fit() if found is None else Fit(found.alpha, found.xmin, found.D, found.sigma, found.tail)
+        return Fit() if found is None else Fit(found.alpha, found.xmin, found.D, found.sigma, found.tail, float(x[-1]))
     return _each_start(x, np.log(x), small=x.size < _SMALL)
 
 
@@ -74,7 +77,71 @@ def _each_start(x: FloatArray, logs: FloatArray, *, small: bool) -> Fit:
     if math.isnan(alphas[best]):
         return Fit()
     sigma = (float(alphas[best]) - 1) / math.sqrt(m - best)
-    return Fit(float(alphas[best]), float(x[best]), float(distances[best]), sigma, int((x >= x[best]).sum()))
+    return Fit(
+        float(alphas[best]), float(x[best]), float(distances[best]), sigma, int((x >= x[best]).sum()), float(x[-1])
+    )
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """A fit without the largest eigenvalues, and the one with them."""
+
+    fit: Fit
+    whole: Fit
+    fingers: int  # eigenvalues left out, counted as the tool does: one less than there are
+
+
+def clipped_power_law(spectrum: FloatArray, threshold: float = 1.0) -> Clipped:
+    """fix_fingers="clip_xmax": without the 2, 3, ... 9 largest, until alpha falls by more than `threshold`.
+
+    A fit with alpha of 2 or less ends the search, without success. Three fits beyond the last are tried, and the whole
+    has failed where one of all these cannot be made. `spectrum` is (m,), ascending.
+    """
+    x = spectrum[spectrum > LEAST]
+    failed = Clipped(Fit(), Fit(), 0)
+    whole = power_law(x)
+    best, fingers, last, left_out = whole, 0, whole, 1
+    for left_out in range(2, _FINGERS):
+        last = power_law(x[: max(x.size - left_out, 0)])
+        if last.tail < 0 or whole.tail < 0:
+            return failed
+        if last.alpha + threshold < whole.alpha:
+            best, fingers = last, left_out - 1
+            break
+        if last.alpha <= _CLIPPED:
+            break
+    for more in range(left_out + 1, left_out + 4):
+        check = power_law(x[: max(x.size - more, 0)])
+        if check.tail < 0:
+            return failed
+        if abs(check.alpha - last.alpha) > threshold:
+            break
+    tail = int((spectrum >= best.xmin).sum())
+    return Clipped(Fit(best.alpha, best.xmin, best.D, best.sigma, tail, best.largest), whole, fingers)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Eigenvectors of W'W, by their eigenvalues: how far each is spread out."""
+
+    values: FloatArray  # (n,) ascending
+    entropy: FloatArray  # (n,) of a histogram of the absolute entries, less their mean, in 100 bins
+    localization: FloatArray  # (n,) |v|_1 / |v|_inf
+    participation: FloatArray  # (n,) |v|_2 / |v|_4
+
+
+def vectors(matrix: FloatArray) -> Vectors:
+    """Of the smaller Gram matrix of `matrix` (a, b)."""
+    gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    values, found = np.linalg.eigh(gram)
+    size = np.abs(found)
+    entropies = []
+    for v in size.T:
+        p = np.histogram(v - v.mean(), density=True, bins=100)[0] + _EPSILON
+        p = p / p.sum()
+        entropies.append(-float((p * np.log(p)).sum()))
+    localization, participation = size.sum(0) / size.max(0), 1 / (size**4).sum(0) ** 0.25
+    return Vectors(values, np.array(entropies), localization, participation)
 
 
 def rank(spectrum: FloatArray, larger: int) -> int:

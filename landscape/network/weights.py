@@ -21,7 +21,16 @@ CONVENTIONS = ("matrix", "weightwatcher")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
 _FUSED = ("in_proj_weight", "qkv.weight", "qkv_proj.weight", "Wqkv.weight", "c_attn.weight")  # q, k, v in one tensor
-_FEWEST, _MOST, _LONGEST = 8, 15_000, 50_000  # eigenvalues and larger side of what WeightWatcher keeps
+
+
+@dataclass(frozen=True)
+class ToolLimits:
+    """What WeightWatcher keeps, by its defaults."""
+
+    fewest: int = 8  # eigenvalues
+    most: int = 15_000  # 0 for no limit
+    longest: int = 50_000  # larger side
+    pooled: bool = True  # whether eigenvalues are those of all taps of a convolution, or of one
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,9 @@ _KNOWN = (
 )  # fmt: skip
 
 
-def weight_matrices(source: TensorSource, model: Any = None, convention: str = "matrix") -> Matrices:
+def weight_matrices(
+    source: TensorSource, model: Any = None, convention: str = "matrix", limits: ToolLimits | None = None
+) -> Matrices:
     """The matrices in the tensors of a source; `model` is the module they are of, where there is one."""
     modules = _modules(model) if hasattr(model, "named_modules") else {}
     ties = source.ties() if convention == "matrix" else {}
@@ -108,7 +119,7 @@ def weight_matrices(source: TensorSource, model: Any = None, convention: str = "
     for name, entry in source.entries.items():
         module = modules.get(name.rpartition(".")[0])
         if convention == "weightwatcher":
-            found = _as_weightwatcher(name, entry, module, seen)
+            found = _as_weightwatcher(name, entry, module, seen, limits or ToolLimits())
         elif name in ties:
             found = f"the same tensor as {ties[name]}, which is counted once"
         else:
@@ -223,7 +234,9 @@ def _recurrent(
     ]
 
 
-def _as_weightwatcher(name: str, entry: Entry, module: _Module | None, seen: set[int]) -> list[WeightMatrix] | str:
+def _as_weightwatcher(
+    name: str, entry: Entry, module: _Module | None, seen: set[int], limits: ToolLimits
+) -> list[WeightMatrix] | str:
     """What WeightWatcher 0.7.7 keeps, with its names, factors and sides."""
     if reason := _unfit(entry):
         return reason
@@ -243,10 +256,12 @@ def _as_weightwatcher(name: str, entry: Entry, module: _Module | None, seen: set
     larger, smaller, taps = max(shape[:2]), min(shape[:2]), math.prod(shape[2:])
     if len(shape) == 4 and shape[0] < shape[1] and taps % 2 == 0:
         larger, smaller = smaller, larger  # its sides change places with every tap
-    if smaller * taps < _FEWEST or smaller * taps > _MOST or larger > _LONGEST:
+    count = smaller * taps if limits.pooled else smaller
+    most = limits.most or count
+    if not limits.fewest <= count <= most or larger > limits.longest:
         return (
-            f"{smaller * taps:,} eigenvalues and a larger side of {larger:,}; kept there are {_FEWEST} to {_MOST:,} "
-            f"eigenvalues and sides up to {_LONGEST:,}"
+            f"{count:,} eigenvalues and a larger side of {larger:,}; kept there are {limits.fewest} to {most:,} "
+            f"eigenvalues and sides up to {limits.longest:,}"
         )
     if len(shape) == 2:
         what = "embedding" if kind.startswith("Embedding") else "linear"

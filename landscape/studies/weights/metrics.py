@@ -228,23 +228,30 @@ def _alpha(spectrum: FloatArray, sides: Sides) -> float:
 
 
 def weightwatcher_metrics(
-    slices: list[FloatArray], sides: Sides, *, bulk: bool = True, determinant: bool = True
+    slices: list[FloatArray],
+    sides: Sides,
+    *,
+    bulk: bool = True,
+    determinant: bool = True,
+    fit: weightwatcher.Fit | None = None,
+    weak: float = weightwatcher.WEAK,
 ) -> tuple[dict[str, float], int]:
     """(the same as WeightWatcher 0.7.7 has them, number of the reason why no fit).
 
-    `slices` are spectra, ascending; without `bulk` and `determinant` as it has them by default.
+    `slices` are spectra, ascending; without `bulk` and `determinant` as it has them by default. `fit` takes the place
+    of the fit to all eigenvalues; those below `weak` count as lost rank.
     """
     spectrum = np.sort(np.concatenate(slices))
-    fit = weightwatcher.power_law(spectrum)
+    fit = weightwatcher.power_law(spectrum) if fit is None else fit
     found = scale_metrics(spectrum)
     with np.errstate(all="ignore"):
         found["log_alpha_norm"] = float(np.log10(np.sum(spectrum**fit.alpha)))
         found["alpha_weighted"] = fit.alpha * found["log_spectral_norm"]
     found |= {"alpha": fit.alpha, "sigma": fit.sigma, "D": fit.D, "xmin": fit.xmin, "num_pl_spikes": fit.tail}
-    found["xmax"] = float(spectrum[-1]) if fit.tail >= 0 else -1.0
+    found["xmax"] = fit.largest
     found |= {"lambda_max": float(spectrum[-1]), "sv_max": math.sqrt(max(float(spectrum[-1]), 0.0))}
     found["sv_min"] = max(math.sqrt(max(float(one[0]), 0.0)) for one in slices)
-    found["weak_rank_loss"] = float((spectrum < weightwatcher.WEAK).sum())
+    found["weak_rank_loss"] = float((spectrum < weak).sum())
     if spectrum[-1] > 0:
         found["entropy"] = weightwatcher.entropy(spectrum, sides.larger)
         found["matrix_rank"] = weightwatcher.rank(spectrum, sides.larger)

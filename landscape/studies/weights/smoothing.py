@@ -41,9 +41,14 @@ def truncate_weights(model: Any, share: float) -> dict[str, Tensor]:
 
 
 def _truncate(matrix: WeightMatrix, tensor: Tensor, share: float) -> None:
+    # a share of .1 of 30 is 3
+    keep_largest(matrix, tensor, math.ceil(int(share * matrix.count + 1e-9) / matrix.slices) or 1)
+
+
+def keep_largest(matrix: WeightMatrix, tensor: Tensor, kept: int) -> None:
+    """Truncate every slice of a tensor, in place, to its `kept` largest singular values. Raises InputError for NaN."""
     if not bool(tensor.isfinite().all()):
         raise InputError(f"{matrix.tensor!r} holds values that are NaN or infinite; it is of a diverged run")
-    kept = math.ceil(int(share * matrix.count + 1e-9) / matrix.slices) or 1  # a share of .1 of 30 is 3
     for view in matrix.views(tensor):
         u, s, vh = torch.linalg.svd(view.double(), full_matrices=False)
         view.copy_((u[:, :kept] * s[:kept]) @ vh[:kept])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,14 +119,113 @@ def test_the_tables_are_those_of_the_tool() -> None:
     assert {"mp_softrank", "num_spikes", "ERG_gap", "num_ERG_spikes"} <= set(whole)
 
 
+SHARED = ("ckpt_cifar10_convnet_curve/start", "surfaces_mnist_h5/cnn_entropy", "surfaces_mnist_h5/small_dense_entropy")
+
+
+@pytest.mark.parametrize("name", ["ckpt_cifar10_resnet/resnet20_akamaster", *SHARED])
+def test_options_with_numbers_of_their_own(name: str) -> None:
+    """Clipped fits, which fail where nothing is left; taps one by one."""
+    known = reference()["models"][name]
+    file = shared("data", known["file"])
+    clipped = WeightWatcher(file).analyze(fix_fingers="clip_xmax").set_index("longname")
+    assert set(clipped.index) == set(known["clip_xmax"])
+    for layer, row in known["clip_xmax"].items():
+        assert clipped["status"][layer] == row.pop("status")
+        assert [clipped[column][layer] for column in row] == pytest.approx(list(row.values()), rel=1e-9), layer
+    taps = WeightWatcher(file).analyze(pool=False)
+    assert len(taps) == known["pool_false_rows"]
+    assert WeightWatcher().get_summary(taps) == pytest.approx(known["pool_false_summary"], rel=1e-9)
+    taps.index = [f"{layer}:{number}" for layer, number in zip(taps["longname"], taps["slice_id"], strict=True)]
+    for place, row in known.get("pool_false", {}).items():
+        assert taps["status"][place] == row.pop("status")
+        assert [taps[column][place] for column in row] == pytest.approx(list(row.values()), rel=1e-9), place
+
+
+def test_how_far_eigenvectors_are_spread_out() -> None:
+    """Layers whose xmin the tool counts among the tail; in others rounding puts it below."""
+    known = reference()["models"][SHARED[0]]
+    found = WeightWatcher(shared("data", known["file"])).analyze(vectors=True).set_index("longname")
+    for layer in ("features.0", "features.3", "features.6", "classifier.2"):
+        row = known["vectors"][layer]
+        allowed = pytest.approx([float(value) for value in row.values()], rel=1e-6, abs=1e-12)
+        assert [float(found[column][layer]) for column in row] == allowed, layer
+
+
+def test_which_layers_are_taken() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(30, 20), nn.Conv2d(4, 6, 3), nn.Linear(12, 7))
+    watcher = WeightWatcher(net)
+
+    def taken(**asked: Any) -> list[str]:
+        names = list(watcher.describe(**asked)["longname"])
+        assert list(watcher.analyze(**asked)["longname"]) == names
+        return names
+
+    assert taken() == ["0", "1"]
+    assert taken(min_evals=7) == ["0", "1", "2"]
+    assert taken(max_evals=30) == ["0"]
+    assert taken(max_evals=0, max_N=25) == ["1"]
+    assert taken(layers=[2]) == taken(layers=["conv2d"]) == taken(layers=["1"]) == taken(layers=[-1]) == ["1"]
+    assert taken(layers=["-1"]) == ["0"]
+    assert taken(pool=False) == ["0"]
+    assert taken(start_ids=1, layers=[2]) == ["0"]
+    for wrong in ({"layers": [1, -2]}, {"min_evals": 9, "max_evals": 9}):
+        with pytest.raises(ls.InputError, match=r"not both|below max_evals"):
+            watcher.describe(**wrong)
+
+
+def test_eigenvalues_pictures_and_smoothed_models(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(24, 10))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    watcher = WeightWatcher(net)
+    details = watcher.analyze(plot=True, savefig=tmp_path, detX=True).set_index("longname")
+    assert watcher.figures.keys() == {"0", "2"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ww.layer1.esd.png", "ww.layer3.esd.png"]
+    conv = watcher.get_ESD(layer=1)
+    assert conv[-1] == details["lambda_max"]["0"]
+    assert conv.size == 36
+    again = watcher.get_ESD(layer="2", random=True, seed=1)
+    assert again.sum() == pytest.approx(details["norm"]["2"])
+    np.testing.assert_array_equal(again, watcher.get_ESD(layer="2", random=True, seed=1))
+    with pytest.raises(ls.InputError, match=r"layer=7 is none that is kept; those are 1 \(0\), 3 \(2\)"):
+        watcher.get_ESD(layer=7)
+    given = net[0].weight[:, :, 1, 2].detach(), net[2].weight.detach()
+    tails = math.ceil(details["detX_num"]["0"] / 9), int(details["detX_num"]["2"])
+    for options, ranks in (({"method": "svd", "percent": 0.3}, (2, 3)), ({}, tails)):
+        smoothed = watcher.SVDSmoothing(**options)
+        for w, rank, kept in zip(given, ranks, (smoothed[0].weight[:, :, 1, 2], smoothed[2].weight), strict=True):
+            u, s, vh = torch.linalg.svd(w)
+            torch.testing.assert_close(kept.detach(), (u[:, :rank] * s[:rank]) @ vh[:rank], atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    by_name = WeightWatcher(net.state_dict()).SVDSmoothing(method="svd", percent=0.3)
+    torch.testing.assert_close(by_name["2.weight"], watcher.SVDSmoothing(method="svd", percent=0.3)[2].weight.detach())
+    for wrong in ({"method": "alpha"}, {"method": "svd", "percent": -0.2}):
+        with pytest.raises(ls.InputError, match="give"):
+            watcher.SVDSmoothing(**wrong)
+
+
 @pytest.mark.parametrize(
     ("option", "said"),
     [
         ({"fit": "TPL"}, "wrong, or fails"),
         ({"inverse": True}, "wrong, or fails"),
-        ({"fix_fingers": "clip_xmax"}, "doubt"),
+        ({"fix_fingers": "xmin_peak"}, "doubt"),
+        ({"max_fingers": 20}, "takes 10"),
+        ({"conv2d_norm": False}, "factor 0.5"),
+        ({"ww2x": True}, "pool=False"),
+        ({"min_size": 50}, "min_evals"),
     ],
 )
 def test_options_that_are_wrong_there_are_refused_by_name(option: dict[str, Any], said: str) -> None:
     with pytest.raises(ls.InputError, match=said):
         WeightWatcher(nn.Linear(20, 10)).analyze(**option)
+
+
+def test_methods_that_are_wrong_there_are_refused_by_name() -> None:
+    watcher = WeightWatcher(nn.Linear(20, 10))
+    with pytest.raises(AttributeError, match="largest singular values out of the original"):
+        watcher.SVDSharpness()
+    with pytest.raises(AttributeError, match="analyze"):
+        watcher.analyse()
+    assert not hasattr(watcher, "analyze_traps")
