@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import landscape as ls
 from landscape.checkpoints.trained import TrainedModels
 from landscape.planes.directions import random_plane
+from landscape.studies.corpus_table.metric_sets import METRIC_SETS
 
 WIDTHS = (3, 3, 3, 5, 5, 5)
 
@@ -251,3 +252,8 @@ def test_from_a_table_of_checkpoints_to_the_flag_by_jobs(home: Path, table: ls.M
     assert corpus.inside.group == direct.inside.group
     wrong = landscape("check", str(tmp_path / "corpus.toml"), "--set", "corpus.target=acuracy", code=2)
     assert "did you mean 'accuracy'" in wrong
+
+
+def test_no_metric_is_of_two_sets() -> None:
+    names = [name for one in METRIC_SETS.values() for name in one.metrics]
+    assert len(set(names)) == len(names)
