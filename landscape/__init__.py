@@ -29,7 +29,7 @@ from landscape.studies.agreement.measure import measure_agreement
 from landscape.studies.agreement.result import Agreement
 from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
-from landscape.studies.corpus.analyse import analyse_corpus
+from landscape.studies.corpus.measure import analyse_corpus
 from landscape.studies.corpus.result import Corpus, Inside
 from landscape.studies.corpus_table.measure import measure_corpus
 from landscape.studies.curvature_map.measure import measure_curvature_map

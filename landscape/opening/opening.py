@@ -104,6 +104,11 @@ def open_result(path: str | Path, *, run: str | None = None, group: str | None =
     return Place(path).open(run, group)
 
 
+def is_result(path: str | Path) -> bool:
+    """Whether a path is one to open, a folder or an HDF5 file, and not a table of another kind."""
+    return Path(path).is_dir() or Path(path).suffix == ".h5"
+
+
 def open_folder(folder: Path) -> Result:
     """The result in a run folder. Raises StoreError for another folder."""
     _require_run(folder)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agreement_cases
+import corpus_cases
 import diagonal_cases
 import path_cases
 import phases_cases
@@ -24,6 +25,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
     "phases": phases_cases.results,
+    "corpus": corpus_cases.results,
     "spectrum": spectrum_cases.results,
     "structure": structure_cases.results,
 }

@@ -138,7 +138,8 @@ JOBS: dict[str, str] = {
     "phases": 'models = "models.csv"\nload = "width"\ntemperature = "lr"\ncurve_epochs = 1\nhessian_samples = 8',
     "train": "seeds = 2\nrecipe = { epochs = 2, batch_size = 8 }\ncells = { lr = [0.1, 0.5] }",
     "weights": "shuffles = 2\nroundings = 1",
-    "corpus_table": 'models = "models.csv"\nmeasure = ["weights", "loss", "profiles", "spectrum"]',
+    "corpus": 'table = "table.csv"\nmetrics = ["norm", "alpha"]\ndraws = 100',
+    "corpus_table": 'models = "models.csv"\nmeasure = ["weights", "loss"]',
 }
 
 
@@ -157,6 +158,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         torch.save(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double().state_dict(), home / name)
     (home / "models.csv").write_text("width,lr,seed,final\n5,0.1,0,a.pt\n5,0.1,1,b.pt\n")
+    rows = (f"{k % 2},{k * k % 7},{k * 5 % 6},{k / 8}" for k in range(8))
+    (home / "table.csv").write_text("\n".join(["depth,norm,alpha,test_accuracy", *rows]))
     for name, table in JOBS.items():
         (home / f"{name}.toml").write_text(
             f'[model]\nfactory = "contract_nets:net"\n[data]\nfactory = "contract_nets:data"\n'

@@ -18,6 +18,7 @@ import torch
 import landscape as ls
 from landscape.checkpoints.reading import in_step_order, load_state, step_files
 from landscape.errors import InputError, nearest, text_of, user_code
+from landscape.opening.opening import is_result
 from landscape.results.study import Input
 from landscape.run.comm import processor_count, world
 from landscape.run.together import agree
@@ -151,7 +152,7 @@ def _input(job: Job, key: str, given: Input, value: Any) -> Any:
     if given.form == "models":
         return named_models(job, key, value)[0]
     if given.form == "table":
-        return [path if path.suffix == ".csv" else ls.open(path) for path in files_named(job, key, value)]
+        return [ls.open(path) if is_result(path) else path for path in files_named(job, key, value)]
     files = files_named(job, key, value)
     if given.form == "curve" and len(files) != 2:
         raise InputError(f"{key} = {list(value)} are {len(files)} models; give two, or the run or file of a curve")

@@ -12,7 +12,10 @@ from landscape_jobs.commands.shared import exit_codes, on_rank_0, print_tables, 
 
 def corpus(
     source: Annotated[
-        Path, typer.Argument(metavar="TABLE.csv", help="Table with a line for each model.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="TABLE", help="CSV file with a line for each model, or the run of a table.", show_default=False
+        ),
     ],
     target: Annotated[
         str, typer.Option("--target", metavar="COLUMN", help="What the metrics are to follow.")
@@ -49,18 +52,18 @@ def corpus(
 ) -> None:
     """Find out which metrics follow a target over all models and inside groups, and Simpson's paradox."""
     with exit_codes():
+        from landscape.opening.opening import is_result, open_result
         from landscape.pictures.saving import save_figure
         from landscape.results.kind import kind_of
         from landscape.results.summary import result_tables
-        from landscape.studies.corpus.analyse import analyse_corpus
+        from landscape.studies.corpus.measure import analyse_corpus
         from landscape_jobs.terminal.tables import as_rich
 
-        def analyse() -> None:
-            by = groups or "depth"
-            settings = hyperparameters or ()
-            found = analyse_corpus(
-                source, target, by, metrics or None, hyperparameters=settings, draws=draws, seed=seed
-            )
+        by, settings = groups or "depth", hyperparameters or ()
+        table_of = open_result(source) if is_result(source) else source
+        found = analyse_corpus(table_of, target, by, metrics or None, hyperparameters=settings, draws=draws, seed=seed)
+
+        def show() -> None:
             print_tables(*(as_rich(one) for one in result_tables(found, str(source))))
             if table is not None:
                 typer.echo(str(write_columns(table, kind_of(found).columns(found))))
@@ -69,4 +72,4 @@ def corpus(
             if out is not None:
                 typer.echo(str(save_figure(found.plot(kind, **({"metric": quantity} if quantity else {})), out)))
 
-        on_rank_0(analyse)
+        on_rank_0(show)

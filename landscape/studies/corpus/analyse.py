@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.rank_statistics import (
     conditional_information,
     granulated_kendall,
-    holm,
     kendall,
     kendall_variance,
     members,
@@ -25,82 +24,38 @@ from landscape_kernels.rank_statistics import (
 )
 
 from landscape.errors import InputError
-from landscape.files.provenance import engine_version
-from landscape.results.settings import name_tuple
 from landscape.studies.corpus.reading import MODEL, ModelTable, read_table
-from landscape.studies.corpus.result import NONE, OUTSIDE, PARADOX, UNDECIDED, Corpus, Inside, ordered
+from landscape.studies.corpus.result import NONE, PARADOX, UNDECIDED, Inside, ordered
+from landscape.studies.corpus.settings import LEAST_DRAWS, CorpusSettings
 
 _FEWEST = 3  # models that an order is asked of
-_LEAST_DRAWS = 100
 _WITH_INTERVAL = ("overall", "within", "spearman_overall", "spearman_within", "slope_overall", "slope_within")
 
 
-def analyse_corpus(
-    table: Any,
-    target: str = "test_accuracy",
-    groups: str | Sequence[str] = "depth",
-    metrics: str | Sequence[str] | None = None,
-    *,
-    hyperparameters: str | Sequence[str] = (),
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Corpus:
-    """Kendall's tau-b, Spearman's rho and slopes of the target on each metric, over all models and inside groups.
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a table, checked: every row is a metric and a grouping."""
 
-    `table` has a row for each model: the path of a CSV file, a DataFrame, a mapping of columns, or a result; or it is a
-    list of these, joined by their columns "model". `target` and `metrics` (by default every other column of numbers)
-    name columns of numbers, `groups` one or several columns, each of which groups the models in its own way. Tau and
-    rho within are means over the groups, by their numbers of models; the slope within is the common one of lines with
-    an intercept for each group, in units of the target for a unit of the metric. Groups in which metric or target do
-    not vary have no tau and are left out, and so is a model whose cell of metric, target or group is missing.
+    table: ModelTable
+    target: str
+    rows: tuple[tuple[str, str], ...]  # (metric, grouping)
+    settings: tuple[str, ...]  # hyper-parameters
+    level: float
+    draws: int
+    seed: int
 
-    Intervals are central ones of `level` over `draws` draws of the models with replacement inside their groups; they
-    hold the design of the corpus, its groups and their sizes, as fixed. Simpson's paradox: tau overall and tau within
-    have opposite signs. The flag is "paradox" or "none" where both intervals lie on one side of 0, and both orders are
-    no chance at 1 - `level` by the test of no order (which a bootstrap of a few models cannot tell: tau of two models
-    is 1 or -1 in every draw); else it is "undecided". It is of one row; over all rows of the corpus Holm's method
-    holds the chance of any false finding: `p_paradox_holm` and its like are adjusted by it.
+    @classmethod
+    def of(cls, table: Any, settings: CorpusSettings) -> Asked:
+        """Raises InputError for a table, columns or settings that cannot be used."""
+        found, by = read_table(table), settings.hyperparameters
+        names = _metrics(found, settings.target, settings.groups, settings.metrics, by)
+        _check(found, settings.target, settings.groups, settings.level, settings.draws)
+        rows = tuple((name, grouping) for grouping in settings.groups for name in names)
+        return cls(found, settings.target, rows, by, settings.level, settings.draws, settings.seed)
 
-    With `hyperparameters`, columns that say how the models were trained: granulated tau, conditional mutual
-    information, and the partial rho with these held, of the models that have all of them.
-
-    Raises InputError for a table, target, metric or group column that cannot be used, a target that does not vary, and
-    groups of one model each.
-    Source: Martin and Mahoney, Post-mortem on a deep learning contest: a Simpson's paradox and the complementary roles
-    of scale metrics versus shape metrics, arXiv:2106.00734 (2021); Jiang et al., ICLR 2020, section 2.2.
-    """
-    found = read_table(table)
-    settings = name_tuple(hyperparameters) or ()
-    names = _metrics(found, target, groupings := name_tuple(groups) or (), name_tuple(metrics), settings)
-    _check(found, target, groupings, level, draws)
-    shared = _Shared(found, target, settings, level, draws, seed)
-    rows = [_row(shared, name, grouping) for grouping in groupings for name in names]
-    values = {key: np.array([row.values.get(key, math.nan) for row in rows]) for key in _statistics(settings)}
-    for key in ("p_overall", "p_within", "p_paradox"):
-        values[f"{key}_holm"] = holm(values[key])
-    error = f"central {100 * level:.4g} % of {draws:,} draws of the models with replacement inside their groups"
-    return Corpus(
-        target=target,
-        metric=tuple(row.metric for row in rows),
-        grouping=tuple(row.grouping for row in rows),
-        models=np.array([row.models for row in rows], dtype=np.int64),
-        values=values,
-        simpson=tuple(row.simpson for row in rows),
-        note=tuple("; ".join(row.notes) for row in rows),
-        inside=_inside(rows),
-        columns={name: found.numbers[name] for name in (target, *names)},
-        groups={name: tuple(OUTSIDE if v is None else v for v in found.labels(name)) for name in groupings},
-        attributes={
-            "engine_version": engine_version(),
-            "table": found.source,
-            "hyperparameters": list(settings),
-            "level": level,
-            "draws": draws,
-            "seed": seed,
-            "error": error,
-        },
-    )
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the result depends on."""
+        return tuple(dict.fromkeys([self.target, *(name for row in self.rows for name in row), *self.settings]))
 
 
 def _metrics(
@@ -115,7 +70,8 @@ def _metrics(
                 raise InputError(f"{role} {name!r} is the target itself; name another column")
     if asked is None:
         roles = {target, *groups, *settings}
-        found = tuple(name for name in table.order if name in table.numbers and name not in roles and name != MODEL)
+        roles |= {MODEL, *table.of_models}
+        found = tuple(name for name in table.order if name in table.numbers and name not in roles)
         if not found:
             raise InputError(f"{table.source} has no column of numbers beside target and groups; add one for a metric")
         return found
@@ -133,8 +89,8 @@ def _check(table: ModelTable, target: str, groups: Sequence[str], level: float, 
         raise InputError(f"groups={list(groups)}: name one column or several, each once")
     if not 0 < level < 1:
         raise InputError(f"level={level} is not between 0 and 1; 0.95 asks for intervals of 95 %")
-    if draws < _LEAST_DRAWS:
-        raise InputError(f"draws={draws} are too few for the ends of an interval; give {_LEAST_DRAWS} or more")
+    if draws < LEAST_DRAWS:
+        raise InputError(f"draws={draws} are too few for the ends of an interval; give {LEAST_DRAWS} or more")
     goal = table.numbers[target]
     known = np.isfinite(goal)
     if known.sum() < _FEWEST:
@@ -154,19 +110,9 @@ def _check(table: ModelTable, target: str, groups: Sequence[str], level: float, 
 
 
 @dataclass(frozen=True)
-class _Shared:
-    """What all rows share."""
+class Group:
+    """One metric in one group."""
 
-    table: ModelTable
-    target: str
-    settings: tuple[str, ...]
-    level: float
-    draws: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class _Group:
     name: str
     models: int
     kendall: float
@@ -175,27 +121,22 @@ class _Group:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Analysed:
+    """One metric by one grouping."""
+
     metric: str
     grouping: str
-    models: int
-    values: dict[str, float]
-    simpson: str
-    notes: list[str]
-    inside: list[_Group]
+    values: Mapping[str, float]
+    inside: list[Group]
 
 
-def _row(shared: _Shared, metric: str, grouping: str) -> _Row:
-    table = shared.table
-    labels, every, goal = table.labels(grouping), table.numbers[metric], table.numbers[shared.target]
-    grouped = np.array([label is not None for label in labels])
-    known = np.isfinite(every) & np.isfinite(goal) & grouped
-    places = np.flatnonzero(known)
-    x, y = every[places], goal[places]
+def analysed(shared: Asked, metric: str, grouping: str) -> Analysed:
+    """Every statistic of a metric and a grouping."""
+    places, named = known_models(shared, metric, grouping)
+    x, y = (shared.table.numbers[name][places] for name in (metric, shared.target))
     if len(x) < 2:
-        nothing = dict.fromkeys(_statistics(shared.settings), math.nan)
-        return _Row(metric, grouping, len(x), nothing, UNDECIDED, _notes(len(table) - len(x), x, y, []), [])
-    named = [str(labels[k]) for k in places]
+        nothing = dict.fromkeys(statistics(shared.settings), math.nan)
+        return Analysed(metric, grouping, nothing, [])
     order = {name: k for k, name in enumerate(ordered(named))}
     code = np.array([order[name] for name in named], dtype=np.int64)
     groups = sorted(members(named), key=lambda group: int(code[group[0]]))
@@ -209,14 +150,25 @@ def _row(shared: _Shared, metric: str, grouping: str) -> _Row:
     if shared.settings:
         values |= _by_settings(shared, places, x, y, counts, code)
     inside = [
-        _Group(name, len(g), *(float(s(x[g], y[g])[0]) for s in (kendall, spearman, slope)))
+        Group(name, len(g), *(float(s(x[g], y[g])[0]) for s in (kendall, spearman, slope)))
         for name, g in zip(order, groups, strict=True)
     ]
-    notes = _notes(len(table) - len(x), x, y, inside)
-    return _Row(metric, grouping, len(x), values, _simpson(values, shared.level), notes, inside)
+    return Analysed(metric, grouping, values, inside)
 
 
-def _statistics(settings: Sequence[str]) -> Iterator[str]:
+def known_models(shared: Asked, metric: str, grouping: str) -> tuple[IntArray, list[str]]:
+    """Places of the models with metric, target and group known, and the groups they are in."""
+    labels, every, goal = (
+        shared.table.labels(grouping),
+        shared.table.numbers[metric],
+        shared.table.numbers[shared.target],
+    )
+    grouped = np.array([label is not None for label in labels])
+    places = np.flatnonzero(np.isfinite(every) & np.isfinite(goal) & grouped)
+    return places, [str(labels[k]) for k in places]
+
+
+def statistics(settings: Sequence[str]) -> Iterator[str]:
     """Names of all values of a row."""
     for name in (*_WITH_INTERVAL, *(("partial",) if settings else ())):
         yield from (name, f"{name}_low", f"{name}_high")
@@ -286,7 +238,7 @@ def _p_paradox(values: dict[str, float], drawn: Drawn) -> float:
     return max(found)
 
 
-def _simpson(values: dict[str, float], level: float) -> str:
+def simpson_flag(values: Mapping[str, float], level: float) -> str:
     """The flag of a row: the product of the signs of tau overall and within, where both are beyond doubt."""
     product = 1
     for name in ("overall", "within"):
@@ -297,7 +249,7 @@ def _simpson(values: dict[str, float], level: float) -> str:
 
 
 def _by_settings(
-    shared: _Shared, places: IntArray, x: FloatArray, y: FloatArray, counts: FloatArray, code: IntArray
+    shared: Asked, places: IntArray, x: FloatArray, y: FloatArray, counts: FloatArray, code: IntArray
 ) -> dict[str, float]:
     """What rests on hyper-parameters, of the models that have all of them."""
     labels = [[shared.table.labels(name)[k] for k in places] for name in shared.settings]
@@ -330,8 +282,11 @@ def _controls(table: ModelTable, name: str, places: IntArray) -> Iterator[FloatA
         yield np.array([float(label == value) for label in labels])
 
 
-def _notes(missing: int, x: FloatArray, y: FloatArray, inside: Sequence[_Group]) -> list[str]:
+def notes_of(shared: Asked, row: Analysed) -> list[str]:
     """What was left out, and why a value is missing."""
+    places, _ = known_models(shared, row.metric, row.grouping)
+    x, y = (shared.table.numbers[name][places] for name in (row.metric, shared.target))
+    missing, inside = len(shared.table) - len(x), row.inside
     notes = [f"{missing} model{'s' if missing > 1 else ''} left out: a cell is missing"] if missing else []
     if len(x) < 2 or not np.ptp(x) or not np.ptp(y):
         constant = "metric" if len(x) > 1 and not np.ptp(x) else "target"
@@ -343,7 +298,8 @@ def _notes(missing: int, x: FloatArray, y: FloatArray, inside: Sequence[_Group])
     return notes
 
 
-def _inside(rows: Sequence[_Row]) -> Inside:
+def inside_of(rows: Sequence[Analysed]) -> Inside:
+    """The groups of all rows."""
     found = [(row.metric, row.grouping, group) for row in rows for group in row.inside]
     return Inside(
         metric=tuple(metric for metric, _, _ in found),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.checkpoints.trained import TrainedModels
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.kind import kind_of
@@ -30,6 +31,7 @@ class ModelTable:
     texts: Mapping[str, tuple[str | None, ...]]
     order: tuple[str, ...]  # names of all columns
     source: str  # where it comes from, in words
+    of_models: frozenset[str] = frozenset()  # columns that say how models were made and trained, and are no metrics
 
     def __len__(self) -> int:
         return next((len(c) for part in (self.numbers, self.texts) for c in part.values()), 0)
@@ -57,12 +59,16 @@ def read_table(table: Any) -> ModelTable:
 
     `table` is the path of a CSV file with a heading, a mapping of columns (a DataFrame is one), or a result, whose
     rows are then the models; or a list of these, joined by their columns "model". Empty cells, NaN and infinite numbers
-    are missing.
+    are missing. Of a result standard errors are no columns; a training has its models.
     """
-    if isinstance(table, (list, tuple)):
-        cells, source = _joined([_cells(part) for part in table]), "the joined tables"
+    parts = list(table) if isinstance(table, (list, tuple)) else [table]
+    if len(parts) != 1:
+        cells, source = _joined([_cells(part) for part in parts]), "the joined tables"
     else:
-        cells, source = _cells(table)
+        cells, source = _cells(parts[0])
+        if isinstance(table, (list, tuple)) and MODEL in cells:
+            _joined([(cells, source)])  # which refuses a model that is there twice
+    of_models = {name for part in parts if isinstance(part, Result) for name in part.attributes.get("of_models", ())}
     numbers: dict[str, FloatArray] = {}
     texts: dict[str, tuple[str | None, ...]] = {}
     for name, column in cells.items():
@@ -72,7 +78,7 @@ def read_table(table: Any) -> ModelTable:
             numbers[name] = np.where(np.isfinite(values), values, np.nan)
         else:
             texts[name] = tuple(None if cell is None else str(cell) for cell in known)
-    return ModelTable(numbers, texts, tuple(cells), source)
+    return ModelTable(numbers, texts, tuple(cells), source, frozenset(of_models))
 
 
 def _cells(table: Any) -> tuple[dict[str, list[Any]], str]:
@@ -81,7 +87,7 @@ def _cells(table: Any) -> tuple[dict[str, list[Any]], str]:
     if isinstance(table, (str, Path)):
         columns, source = _csv_columns(Path(table)), Path(table).name
     elif isinstance(table, Result):
-        columns, source = kind_of(table).columns(table), f"the {kind_of(table).words}"
+        columns, source = _result_columns(table), f"the {kind_of(table).words}"
     elif hasattr(table, "keys") and hasattr(table, "__getitem__"):
         names = [str(name) for name in table.keys()]  # noqa: SIM118  (a DataFrame is no Mapping)
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -99,6 +105,16 @@ def _cells(table: Any) -> tuple[dict[str, list[Any]], str]:
     if len(set(lengths.values())) > 1:
         raise InputError(f"columns of {source} have different numbers of models: {lengths}; give one cell for each")
     return cells, source
+
+
+def _result_columns(result: Result) -> Mapping[str, Any]:
+    models = getattr(result, "checkpoints", None)
+    if isinstance(models, TrainedModels):
+        labels = [models.label(row) for row in range(len(models))]
+        return {MODEL: labels, **models.keys, "seed": models.seed, **models.values}
+    found = kind_of(result).columns(result)
+    errors = {f"{name}_stderr" for name in found} | {"computed"}
+    return {name: column for name, column in found.items() if name not in errors}
 
 
 def _joined(parts: Sequence[tuple[dict[str, list[Any]], str]]) -> dict[str, list[Any]]:

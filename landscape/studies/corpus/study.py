@@ -1,11 +1,14 @@
-"""The rows of corpora, which are made of a table: they have no run."""
+"""The rows of corpora."""
 
 from __future__ import annotations
 
 from landscape.results.kind import Kind, Pictures, Views
-from landscape.results.study import Study
+from landscape.results.study import Input, Study, of_rows
+from landscape.run.task import Description
+from landscape.studies.corpus.measure import analyse_corpus, corpus_from_rows, corpus_task
 from landscape.studies.corpus.result import Corpus
 from landscape.studies.corpus.schema import corpus_group, read_corpus
+from landscape.studies.corpus.settings import CorpusSettings
 from landscape.studies.corpus.tables import corpus_columns, corpus_tables
 
 
@@ -21,6 +24,12 @@ def _views() -> Views[Corpus]:
     return corpus_views
 
 
+def place(description: Description, item: int) -> dict[str, float | str]:
+    """The metric, and what groups the models."""
+    metric, grouping = description.identity["rows"][item]
+    return {"metric": str(metric), "groups": str(grouping)}
+
+
 KIND = Kind(
     "corpus",
     "corpus of models",
@@ -34,4 +43,17 @@ KIND = Kind(
     unit="metrics",
     flat=False,
 )
-STUDY = Study("corpus", KIND, None)
+STUDY = Study(
+    "corpus",
+    KIND,
+    analyse_corpus,
+    ("corpus",),
+    of_rows(corpus_from_rows),
+    settings=CorpusSettings,
+    inputs={"table": Input("table", required=True)},
+    task=corpus_task,
+    place=place,
+    subject="table",
+    needs=(),
+    unit="metrics",
+)

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.checkpoints.states import read_model
+from landscape.curvature.check import ProductCheck, check_products
+from landscape.curvature.matrix import Matrix
+from landscape.curvature.sampling import whole
+from landscape.errors import InputError
 from landscape.objective.rows import evaluated
 from landscape.results.alone import run_inside
 from landscape.results.estimate import Estimate
@@ -19,6 +24,7 @@ from landscape.studies.profiles.measure import ProfilesTask, profiles_from_rows
 from landscape.studies.profiles.settings import ProfilesSettings
 from landscape.studies.spectrum.measure import Plan, spectrum_from_stages
 from landscape.studies.spectrum.settings import SpectrumSettings
+from landscape.studies.spectrum.ways import choose_method
 from landscape.studies.weights.measure import WeightsTask, weights_from_rows
 from landscape.studies.weights.metrics import DISTANCES, EVERY
 from landscape.studies.weights.settings import WeightsSettings
@@ -96,7 +102,8 @@ def _mean(values: FloatArray) -> Estimate:
 
 def _spectrum(model: Subject, group: Communicator) -> Mapping[str, float]:
     asked = SpectrumSettings(k=1, tol=_TOL, density=False, trace_tol=_TRACE_TOL, seed=model.settings.seed)
-    plan = Plan.of(model.part, asked)
+    matrix = Matrix(whole(model.part), "hessian", None, 0.0, model.part.theta, None, _checked(model))
+    plan = Plan(asked, matrix, None, choose_method(matrix, True, 1), whole=False)  # one eigenvalue takes few products
     stages: dict[str, Stage] = {}
     eigen = plan.eigenpairs(None)
     if eigen is not None:
@@ -110,6 +117,19 @@ def _spectrum(model: Subject, group: Communicator) -> Mapping[str, float]:
         "lambda_max": Estimate(value, stderr=error, n=model.part.samples),
         "trace": Estimate(found.trace.value, stderr=found.trace.stderr, n=model.part.samples),
     }
+
+
+def _checked(model: Subject) -> ProductCheck:
+    """How products are computed, seen at the model or, where its weights hide the gradient in rounding, untrained."""
+    objective, every = model.part, list(range(len(model.part.layout.blocks)))
+    try:
+        return check_products(objective, "hessian", every, objective.theta, None)
+    except InputError as error:
+        theta, buffers = read_model(objective, model.untrained())
+        try:
+            return check_products(objective, "hessian", every, theta, buffers or None)
+        except InputError:
+            raise error from None
 
 
 METRIC_SETS: Mapping[str, MetricSet] = {

@@ -48,6 +48,10 @@ class Subject:
         """The checkpoint of the initial weights, where all models of the corpus have one."""
         return self._source.models.initial[self._row] if self._from_start else None
 
+    def untrained(self) -> Any:
+        """The module as its factory makes it."""
+        return self._source.untrained(self._row)
+
     @cached_property
     def objective(self) -> Objective:
         """The training loss, and the error where targets are labels."""

@@ -127,7 +127,7 @@ def resolved(
         if value is None and not weights_alone:
             raise InputError(
                 f"{name}= is not given, and the models do not tell it: only a training of this process does; give "
-                f"{name}=, {form}"
+                f"{name}=, {form}; a job has [{'model' if name == 'factory' else name}] for it"
             )
     if factory is not None and not callable(factory):
         raise InputError(f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model")

@@ -89,7 +89,7 @@ def test_other_readers_find_names_units_and_definitions(tmp_path: Path) -> None:
 def test_tables_and_columns_have_a_row_for_each_row() -> None:
     found = measures()
     columns = kind_of(found).columns(found)
-    assert list(columns) == ["layer", "group", "trace", "trace_stderr", "size", "computed"]
+    assert list(columns) == ["layer", "group", "width", "trace", "trace_stderr", "size", "computed"]
     first, table, words = list(result_tables(found, "title"))[:3]
     assert ("rows", "3, each a layer, 3 of 3 computed") in [(a.text, b.text) for a, b in first.rows]
     assert table.columns == ("layer", "group", "trace", "size")
