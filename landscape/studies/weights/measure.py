@@ -210,8 +210,8 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Some thousand of its values, far apart."""
-    return tensor.reshape(-1)[:: max(1, tensor.numel() // _SAMPLED)]
+    """Some thousand of its values, far apart; a copy, which lets go of the tensor."""
+    return tensor.reshape(-1)[:: max(1, tensor.numel() // _SAMPLED)].clone()
 
 
 def _stored(source: TensorSource, matrix: WeightMatrix) -> str:
