@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +398,25 @@ def test_a_sharded_checkpoint_is_read_tensor_by_tensor(tmp_path: Path, monkeypat
     order = [found.row(layer) for layer in whole.layers]
     np.testing.assert_array_equal(found.spectra[order], whole.spectra)
     assert found.attributes["stored"] == "bfloat16"
+
+
+def test_no_more_than_two_tensors_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is read, and the one before it until then."""
+    folder = sharded(tmp_path / "big", {f"l{k}.weight": normal(30, 20, seed=k) for k in range(5)})
+    held: list[weakref.ref[np.ndarray]] = []
+    most: list[int] = []
+    plain = FiledTensors.read
+
+    def read(source: FiledTensors, name: str) -> Tensor:
+        most.append(sum(one() is not None for one in held))
+        memory = plain(source, name).numpy().copy()
+        held.append(weakref.ref(memory))
+        return torch.from_numpy(memory)
+
+    monkeypatch.setattr(FiledTensors, "read", read)
+    measured(folder, folder)
+    assert len(held) == 20
+    assert max(most) == 1
 
 
 def test_checkpoints_of_a_training_are_one_axis(tmp_path: Path) -> None:
