@@ -1,10 +1,12 @@
-"""Speed of weight metrics, as ratios against WeightWatcher in one run; prints a Markdown table.
+"""Speed and memory of weight metrics, as ratios against WeightWatcher in one run; prints a Markdown table.
 
-    python scripts/bench_weights.py [--only PART ...] [--peer FOLDER]
+    python scripts/bench_weights.py [--only PART ...] [--peer FOLDER] [--powerlaw FOLDER]
 
-WeightWatcher 0.7.7 is no dependency: `--peer` is a folder that holds it, as `pip install --target FOLDER` makes one.
-Networks are random weights of the shapes of ResNet-20, ResNet-50 and ViT-B. Every ratio is the peer's time over ours
-(above 1: we are faster), of one run each, in processor seconds on one thread; numbers are compared to 1e-9.
+WeightWatcher 0.7.7 and powerlaw 1.5 are no dependencies: `--peer` and `--powerlaw` are folders that hold them, as
+`pip install --target FOLDER` makes one. Networks are random weights of the shapes of ResNet-20, ResNet-50 and ViT-B.
+Every ratio is the peer's time over ours (above 1: we are faster), of one run each, in processor seconds on one thread;
+numbers are compared to 1e-9. `ranks` starts mpiexec, in seconds of a clock; `memory` writes 2 GB of a checkpoint of
+Llama-2-7B's shapes into a temporary folder, where the rest of its 13 GB are holes, and takes minutes.
 """
 
 from __future__ import annotations
@@ -12,22 +14,31 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
+import math
 import os
 import platform
+import resource
+import struct
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.powerlaw import fit_power_law
+from landscape_kernels.powerlaw import fit_power_law, fit_truncated
 from landscape_kernels.spectra import gram_spectrum
 
 import landscape as ls
 from landscape.compat import WeightWatcher
+from landscape.run.comm import world
 
-PARTS = ("fit", "resnet20", "resnet50", "vit", "full20", "full50", "null")
+PARTS = ("fit", "truncated", "resnet20", "resnet50", "vit", "full20", "full50", "null", "ranks", "memory")
+_SLOW = ("ranks", "memory")  # only where they are asked for
 COLUMNS = ("alpha", "D", "xmin", "log_norm", "stable_rank", "entropy", "log_alpha_norm")
 
 
@@ -100,23 +111,135 @@ def fits(peer: Any) -> None:
         print(f"| power law of {n:,} eigenvalues | {row} |", flush=True)
 
 
+def truncated() -> None:
+    """A truncated power law for every xmin with 10 eigenvalues or more behind it, beta of 1 or more as there."""
+    powerlaw: Any = quiet(lambda: __import__("powerlaw"))
+    x = gram_spectrum(np.random.default_rng(0).standard_t(3, (1000, 500)))
+    starts = range(x.size - 9)
+    ours, mine = cpu_seconds(lambda: [fit_truncated(x[i:], x[i], least_beta=1.0) for i in starts])
+    some = starts[::10]  # the peer takes minutes for all
+    theirs, its = cpu_seconds(
+        lambda: quiet(lambda: [powerlaw.Fit(x, xmin=x[i], verbose=False).truncated_power_law for i in some])
+    )
+    theirs *= len(starts) / len(some)
+    gains = [mine[i].loglik - float(law.loglikelihoods(x[i:]).sum()) for i, law in zip(some, its, strict=True)]
+    what = f"truncated power law, {len(starts)} xmins, against powerlaw"
+    print(
+        f"| {what} | {theirs / ours:.0f} | {theirs:.1f} | {ours:.2f} | likelihood {min(gains):+.0e} or more |",
+        flush=True,
+    )
+
+
+def ranks() -> None:
+    """ViT-B on one rank and on two, one after the other, three times."""
+    ratios = []
+    for _ in range(3):
+        one, two = (_ran("rank", "mpiexec", "-n", str(n)) for n in (1, 2))
+        ratios.append(two["seconds"] / one["seconds"])
+    told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(
+        f"| vit, two ranks over one, on the clock | {told} | {one['seconds']:.1f} | {two['seconds']:.1f} | |",
+        flush=True,
+    )
+
+
+def rank() -> None:
+    state, comm = vit_b(), world()
+    comm.gather_all(0)
+    began = time.perf_counter()
+    ls.measure_weights(state, shuffles=0, roundings=0)
+    comm.gather_all(0)
+    if comm.rank == 0:
+        print(json.dumps({"seconds": time.perf_counter() - began}))
+
+
+def memory() -> None:
+    """Peak of a process that measures the two largest matrices, with a shuffle and a rounding of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        size, real = write_llama(Path(folder))
+        found = _ran("peak", folder=folder)
+    what = f"peak memory, {size / 1e9:.1f} GB of bfloat16 in files ({real / 1e9:.1f} GB of it no holes)"
+    copies = f"{found['peak'] / found['matrix']:.2f} of the largest matrix in float64"
+    print(f"| {what} | {copies} | | {found['seconds']:.0f} | |", flush=True)
+
+
+def write_llama(folder: Path) -> tuple[int, int]:
+    """A sharded checkpoint of Llama-2-7B's shapes: (bytes of all tensors, of those that are written)."""
+    shapes = {"model.embed_tokens": (32_000, 4096), "lm_head": (32_000, 4096)}
+    for k in range(32):
+        shapes |= {f"model.layers.{k}.self_attn.{name}_proj": (4096, 4096) for name in "qkvo"}
+        shapes |= {f"model.layers.{k}.mlp.{name}_proj": (11_008, 4096) for name in ("gate", "up")}
+        shapes[f"model.layers.{k}.mlp.down_proj"] = (4096, 11_008)
+    names, where, real = list(shapes), {}, 0
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        file, own, place = f"model-{number}.safetensors", names[number::3], 0
+        header: dict[str, Any] = {}
+        for name in own:
+            end = place + 2 * math.prod(shapes[name])
+            header[f"{name}.weight"] = {"dtype": "BF16", "shape": shapes[name], "data_offsets": [place, end]}
+            where[f"{name}.weight"], place = file, end
+        text = json.dumps(header).encode()
+        with (folder / file).open("wb") as opened:
+            opened.write(struct.pack("<Q", len(text)) + text)
+            opened.truncate(8 + len(text) + place)
+            for name in own:
+                if real < 2e9 and (".layers." not in name or int(name.split(".")[2]) < 5):
+                    values = torch.randn(shapes[name], generator=generator).to(torch.bfloat16)
+                    opened.seek(8 + len(text) + header[f"{name}.weight"]["data_offsets"][0])
+                    opened.write(values.view(torch.uint8).numpy().data)
+                    real += 2 * values.numel()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return sum(2 * math.prod(shape) for shape in shapes.values()), real
+
+
+def peak(folder: str) -> None:
+    ls.measure_weights({"w": torch.randn(50, 40)}, shuffles=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, found = cpu_seconds(lambda: ls.measure_weights(folder, shuffles=1, roundings=1, limit_items=2))
+    assert int(found.computed.sum()) == 2
+    above = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    print(json.dumps({"peak": above, "matrix": 8 * 32_000 * 4096, "seconds": seconds}))
+
+
+def _ran(part: str, *before: str, folder: str = "") -> dict[str, float]:
+    command = [*before, sys.executable, __file__, "--inner", part, "--folder", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part not in _SLOW])
     parser.add_argument("--peer", help="folder that holds weightwatcher 0.7.7")
+    parser.add_argument("--powerlaw", help="folder that holds powerlaw 1.5")
+    parser.add_argument("--inner", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.inner:
+        peak(asked.folder) if asked.inner == "peak" else rank()
+        return
     if os.environ.get("OMP_NUM_THREADS") != "1":
         sys.exit("set OMP_NUM_THREADS=1: processor seconds of several threads are no measure of time")
     if asked.peer:
         sys.path.append(asked.peer)
-    peer = quiet(lambda: __import__("weightwatcher"))
-    print(f"{platform.processor() or platform.machine()}, weightwatcher {peer.__version__}, numpy {np.__version__}\n")
+    if asked.powerlaw:
+        sys.path.insert(0, asked.powerlaw)  # before the peer, which may bring another version of it
+    compared = [part for part in asked.only if part not in ("truncated", "null", *_SLOW)]
+    peer = quiet(lambda: __import__("weightwatcher")) if compared else None
+    version = f"weightwatcher {peer.__version__}" if peer else "no peer"
+    print(f"{platform.processor() or platform.machine()}, {version}, numpy {np.__version__}\n")
     print("| what | peer / ours | peer, s | ours, s | largest gap |\n|---|---|---|---|---|")
     networks = {"resnet20": resnet20, "resnet50": resnet50, "vit": vit_b}
     for part in asked.only:
         if part == "fit":
             fits(peer)
+        elif part == "truncated":
+            truncated() if asked.powerlaw else print("| truncated: --powerlaw FOLDER is needed | | | | |")
+        elif part in _SLOW:
+            ranks() if part == "ranks" else memory()
         elif part in networks:
             analyzed(part, networks[part](), peer)
         elif part == "null":

@@ -112,6 +112,8 @@ def density_distance(a: FloatArray, b: FloatArray, bins: int = 0) -> float:
         return 0.0
     top = float(positive.max())
     low = max(float(positive.min()), top * 1e-12)
+    if top < low * (1 + 1e-9):  # one value but for rounding
+        return 0.0
     edges = np.linspace(math.log(low), math.log(top), bins + 1)
     edges[-1] = math.inf
     inner = edges[1:-1]

@@ -25,7 +25,7 @@ from landscape_kernels.spectra import (
     rounding_floor,
     stable_rank,
 )
-from landscape_kernels.weightwatcher import linear_density, random_distance
+from landscape_kernels.weightwatcher import linear_density, power_law, random_distance
 from scipy.special import expn, gammaincc, gammaln
 from shared import shared
 
@@ -177,6 +177,24 @@ def test_published_eigenvalues(name: str) -> None:
     assert exponential.loglik == pytest.approx(fits["exponential"]["loglik"], rel=1e-10)
 
 
+def test_alpha_of_noise_is_any_number() -> None:
+    """Of 100 normal matrices 300 x 100, by another program: mean 7.6, standard deviation 3.7, 42 % from 2 to 6."""
+    alphas = np.array([power_law(gram_spectrum(gaussian(seed, 300, 100))).alpha for seed in range(100)])
+    assert alphas.mean() == pytest.approx(7.6, abs=3 * 3.7 * math.sqrt(2 / 100))
+    inside = ((alphas >= 2) & (alphas <= 6)).mean()
+    assert inside == pytest.approx(0.42, abs=3 * math.sqrt(0.42 * 0.58 * 2 / 100))
+
+
+@pytest.mark.parametrize("side", [60, 150])
+def test_the_noise_of_a_square_matrix_has_any_scale(side: int) -> None:
+    for scale in (1e-3, 1.0, 40.0):
+        bulk = fit_bulk(gram_spectrum(scale * gaussian(side, side, side)), side, side)
+        assert bulk is not None
+        assert bulk.sigma == pytest.approx(scale, rel=0.05)
+        assert bulk.high == pytest.approx(4 * side * scale**2, rel=0.1)
+        assert bulk.spikes == 0
+
+
 def test_a_truncated_power_law_is_no_less_likely_than_what_it_contains() -> None:
     for seed in range(5):
         tail = np.random.default_rng(seed).pareto(2.0, 80) + 1
@@ -230,28 +248,38 @@ def test_quantiles_of_tracy_and_widom(p: float, value: float) -> None:
 
 
 def test_noise_has_few_spikes_and_planted_ones_are_found() -> None:
-    """Four scales of Tracy and Widom's law above the edge: found in 90 % of draws or more, alarms in 10 % or fewer."""
-    n, m, draws = 300, 100, 40
-    alarms = found = 0
+    """An eigenvalue four Tracy-Widom scales above the edge: found in 90 % of draws, alarms in 10 % of them.
+
+    A matrix of rank one is added, too, that puts it there on average. It then scatters by 2.6 scales of its own, and
+    0.88 is what a normal law of that width has above the 95 % quantile, whatever is known of the noise.
+    """
+    n, m, draws = 300, 100, 60
+    alarms = placed = added = 0
     scale = (math.sqrt(n) + math.sqrt(m)) * (n**-0.5 + m**-0.5) ** (1 / 3)
-    goal = ((math.sqrt(n) + math.sqrt(m)) ** 2 + 4 * scale) / n
-    c = m / n
+    goal = (math.sqrt(n) + math.sqrt(m)) ** 2 + 4 * scale
     # where the largest eigenvalue of a spike of strength theta lies: (1 + t)(c + t) / t, t = theta^2
-    b = goal - 1 - c
+    c = m / n
+    b = goal / n - 1 - c
     t = (b + math.sqrt(b * b - 4 * c)) / 2
     for seed in range(draws):
-        w = gaussian(seed, n, m)
+        uniform = np.random.default_rng(seed).uniform(-math.sqrt(3), math.sqrt(3), (n, m))
+        w = gaussian(seed, n, m) if seed % 2 else uniform
         bulk = fit_bulk(gram_spectrum(w), n, m)
         assert bulk is not None
         assert bulk.sigma == pytest.approx(1, abs=0.05)
         alarms += bulk.spikes > 0
+        x = gram_spectrum(w)
+        x[-1] = goal
         u, v = gaussian(seed + 1000, n), gaussian(seed + 2000, m)
         spike = math.sqrt(t * n) * np.outer(u / np.linalg.norm(u), v / np.linalg.norm(v))
-        planted = fit_bulk(gram_spectrum(w + spike), n, m)
-        assert planted is not None
-        found += planted.spikes > 0
-    assert alarms <= 4 + 3 * math.sqrt(40 * 0.1 * 0.9)
-    assert found >= 36 - 3 * math.sqrt(40 * 0.1 * 0.9)
+        one, other = fit_bulk(x, n, m), fit_bulk(gram_spectrum(w + spike), n, m)
+        assert one is not None
+        assert other is not None
+        placed += one.spikes > 0
+        added += other.spikes > 0
+    assert alarms <= 0.1 * draws
+    assert placed >= 0.9 * draws
+    assert added >= 0.88 * draws - 3 * math.sqrt(draws * 0.88 * 0.12)
 
 
 def test_distances_of_spectra() -> None:

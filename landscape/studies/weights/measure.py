@@ -195,13 +195,12 @@ def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[st
     if not _finite(initial):
         return {}
     square = before = largest = 0.0
-    for now, then in zip(matrix.matrices(tensor), matrix.matrices(initial), strict=True):
-        before += float((then**2).sum())
-        change = now - then  # not in place: a matrix may be the user's own memory
-        square += float((change**2).sum())
-        largest = max(largest, float(gram_spectrum(change)[-1]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative = float(np.sqrt(np.float64(square) / before))
+    for now, then in zip(matrix.views(tensor), matrix.views(initial), strict=True):
+        change = now.to(torch.float64, copy=True).sub_(then)  # one copy of a matrix, however large it is
+        before += float(torch.linalg.vector_norm(then, dtype=torch.float64)) ** 2
+        square += float(torch.linalg.vector_norm(change)) ** 2
+        largest = max(largest, float(gram_spectrum(change.numpy())[-1]))
+    relative = math.sqrt(square / before) if before else math.nan if square == 0 else math.inf
     return {"distance": math.sqrt(square), "relative_distance": relative, "spectral_distance": math.sqrt(largest)}
 
 
@@ -211,8 +210,8 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _sample(tensor: Tensor) -> Tensor:
-    """Some thousand of its values, far apart."""
-    return tensor.reshape(-1)[:: max(1, tensor.numel() // _SAMPLED)]
+    """Some thousand of its values, far apart; a copy, which lets go of the tensor."""
+    return tensor.reshape(-1)[:: max(1, tensor.numel() // _SAMPLED)].clone()
 
 
 def _stored(source: TensorSource, matrix: WeightMatrix) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,20 @@ def test_distances_from_the_initial_weights() -> None:
 
 
 def test_the_null_holds_its_level_and_tails_are_told_from_it() -> None:
-    """Matrices of noise lie below 19 of 19 of their own shuffles in one of 20 draws; heavy tails always do."""
-    noise = {f"n{k}": normal(40, 24, seed=k) for k in range(40)}
+    """Matrices of noise, normal and uniform, lie below 19 of 19 of their own shuffles in one of 20 draws.
+
+    Heavy tails always do.
+    """
+    noise = {f"n{k}": normal(40, 24, seed=k) for k in range(20)}
+    noise |= {f"u{k}": torch.rand(40, 24, generator=torch.Generator().manual_seed(k)) - 0.5 for k in range(20)}
     sigma = torch.arange(1.0, 61).double() ** -1.0
     tails = {f"t{k}": torch.linalg.qr(normal(80, 60, seed=k))[0] * sigma for k in range(3)}
     found = measured(noise | tails, shuffles=19)
     share = found.values["alpha_null_share"]
     lowest = int((share[:40] <= 0.05).sum())
     assert lowest <= 2 + 3 * math.sqrt(40 * 0.05 * 0.95)
-    assert share[:40].mean() == pytest.approx(0.525, abs=3 * 0.289 / math.sqrt(40))
+    for kind in (share[:20], share[20:40]):
+        assert kind.mean() == pytest.approx(0.525, abs=3 * 0.289 / math.sqrt(20))
     assert (share[40:] == 0.05).all()
     assert "below those of all 19 shuffles" in found.sentence("t0")
     assert (found.values["rand_distance"][40:] > found.values["rand_distance"][:40].max()).all()
@@ -142,8 +148,12 @@ def layers(model: nn.Module) -> dict[str, np.ndarray]:
 
 def test_convolutions_are_the_stack_of_their_taps() -> None:
     torch.manual_seed(0)
-    for net, taps in ((nn.Conv1d(8, 6, 5), 5), (nn.Conv2d(8, 6, 3), 9), (nn.Conv3d(4, 3, 2), 8)):
+    nets = (nn.Conv1d(8, 6, 5), 5), (nn.Conv1d(16, 12, 9), 9), (nn.Conv2d(8, 6, 3), 9), (nn.Conv3d(4, 3, 2), 8)
+    # more taps than channels; an even number of taps and fewer outputs than inputs
+    for net, taps in (*nets, (nn.Conv2d(1, 4, 5), 25), (nn.Conv2d(8, 5, 2), 4)):
         w = net.weight.detach()
+        found = measured(net)
+        assert (found.larger[0], found.smaller[0]) == (max(w.shape[:2]), min(w.shape[:2]))
         exact = squares(*(w.flatten(2)[:, :, k] for k in range(taps)))
         np.testing.assert_allclose(layers(net)["weight"], exact, rtol=1e-9)
         turned = type(net).__name__.replace("Conv", "ConvTranspose")
@@ -224,6 +234,33 @@ def test_other_kinds_and_what_is_left_out() -> None:
         found.spectrum("head")
 
 
+def test_linear_layers_by_other_names() -> None:
+    """An embedding, a bag of embeddings, the Conv1D of transformers; one module under two names counts once."""
+
+    class Conv1D(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(normal(12, 15).float())
+
+    torch.manual_seed(0)
+    line = nn.Linear(11, 13)
+    net = nn.ModuleDict(
+        {"a": nn.Embedding(14, 12), "b": nn.EmbeddingBag(16, 11), "c": Conv1D(), "d": line, "again": line}
+    )
+    found = measured(net)
+    assert found.layers == ("a", "b", "c", "d")
+    for name in found.layers:
+        np.testing.assert_allclose(found.spectrum(name), squares(net[name].weight), rtol=1e-6)
+    assert "the same tensor as d.weight" in found.skipped["again.weight"]
+
+
+def test_a_matrix_of_one_column_has_no_distance_to_its_shuffles() -> None:
+    found = one(ls.measure_weights({"w": normal(30, 1)}, shuffles=3, roundings=0), "w")
+    assert found["rand_distance"] == found["rand_distance_sd"] == 0
+    assert found["stable_rank"] == pytest.approx(1)
+    assert math.isnan(found["alpha"])
+
+
 def test_every_tensor_is_told_before_the_work(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "landscape.studies.weights.measure"):
         weights_task(nn.Sequential(nn.Linear(12, 11), nn.LayerNorm(11)))
@@ -293,7 +330,7 @@ def test_bad_matrices_have_no_number_that_looks_fine() -> None:
             "zero": torch.zeros(16, 16),
             "nan": spoilt,
             "one": torch.outer(normal(30), normal(20, seed=1)).float(),
-            "narrow": normal(40, 9),
+            "narrow": normal(40, 7),
             "good": normal(30, 20),
         }
     )
@@ -361,6 +398,25 @@ def test_a_sharded_checkpoint_is_read_tensor_by_tensor(tmp_path: Path, monkeypat
     order = [found.row(layer) for layer in whole.layers]
     np.testing.assert_array_equal(found.spectra[order], whole.spectra)
     assert found.attributes["stored"] == "bfloat16"
+
+
+def test_no_more_than_two_tensors_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is read, and the one before it until then."""
+    folder = sharded(tmp_path / "big", {f"l{k}.weight": normal(30, 20, seed=k) for k in range(5)})
+    held: list[weakref.ref[np.ndarray]] = []
+    most: list[int] = []
+    plain = FiledTensors.read
+
+    def read(source: FiledTensors, name: str) -> Tensor:
+        most.append(sum(one() is not None for one in held))
+        memory = plain(source, name).numpy().copy()
+        held.append(weakref.ref(memory))
+        return torch.from_numpy(memory)
+
+    monkeypatch.setattr(FiledTensors, "read", read)
+    measured(folder, folder)
+    assert len(held) == 20
+    assert max(most) == 1
 
 
 def test_checkpoints_of_a_training_are_one_axis(tmp_path: Path) -> None:
