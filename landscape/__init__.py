@@ -40,6 +40,8 @@ from landscape.studies.layer_spectra.measure import measure_layer_spectra
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.layer_structure.measure import measure_layer_structure
 from landscape.studies.layer_structure.result import LayerStructure
+from landscape.studies.marginal_likelihood.measure import marginal_likelihood_bound
+from landscape.studies.marginal_likelihood.result import MarginalLikelihood
 from landscape.studies.measures.result import Measures
 from landscape.studies.path.measure import measure_path
 from landscape.studies.path.result import Path
@@ -86,6 +88,7 @@ __all__ = [
     "LandscapeError",
     "LayerSpectra",
     "LayerStructure",
+    "MarginalLikelihood",
     "Measures",
     "MergeTree",
     "Minima",
@@ -121,6 +124,7 @@ __all__ = [
     "find_topology",
     "fit_curve",
     "load_checkpoint",
+    "marginal_likelihood_bound",
     "measure_agreement",
     "measure_connectivity",
     "measure_curvature_map",

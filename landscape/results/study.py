@@ -65,7 +65,8 @@ class Study(Generic[R]):
     place: Callable[[Description, int], Mapping[str, float | str]] = anywhere  # where an item is
     leaves_out: bool = True  # whether the result can do without items that fail
     unit: str = "items"  # what its items are called
-    # what it is measured on, its first argument: an "objective", a "factory" or trained "models", which get the data
+    # what it is measured on, its first argument: an "objective"; a "factory" or trained "models", which get the data;
+    # or the inputs of the "data", which get the labels and the factory
     subject: str = "objective"
     minimum: bool = False  # whether the smallest value so far tells how a run does
 

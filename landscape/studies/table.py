@@ -11,6 +11,7 @@ from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
 from landscape.studies.layer_spectra import study as layer_spectra
 from landscape.studies.layer_structure import study as layer_structure
+from landscape.studies.marginal_likelihood import study as marginal_likelihood
 from landscape.studies.path import study as path
 from landscape.studies.phases import study as phases
 from landscape.studies.profiles import study as profiles
@@ -37,4 +38,5 @@ STUDIES = adopt(
     phases.STUDY,
     corpus.STUDY,
     weights.STUDY,
+    marginal_likelihood.STUDY,
 )
