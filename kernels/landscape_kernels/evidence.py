@@ -25,8 +25,9 @@ EXACT_MOST = 3  # signs whose probability has a closed form
 INTEGRATED_MOST = 50
 DELTA = 2.0**-10  # how often the bound may fail, as published; of the other one 0.01 and 0.01
 _TOL = 1e-7  # nats
-_STEPS = (0.7, 0.2)  # of the way to the next sites; the second where the first does not settle
-_SWEEPS = 200
+_STEP = 0.7  # of the way to the next sites at first, and what it is shortened by where these swing
+_SHORTER = 0.7
+_SWEEPS = 500
 _LITTLE = 1e-3  # of a site's precision times the prior variance, below which 1 - (1 / B)_ii loses digits
 _REPEATS = 4  # of the integral, whose spread is its error
 _POINTS = 5_000  # of each, for each sign
@@ -105,23 +106,16 @@ def propagated_orthant(correlations: FloatArray) -> Evidence:
     A sweep costs 2/3 m^3 operations and one matrix beside the correlations, B = 1 + S^(1/2) R S^(1/2). Sweeps go on
     until what is left of their geometric decrease is 1e-7 nats. NaN where they do not settle: so it is where the
     correlations are of low rank and no g has those signs. P is 0 where one g is another's negative. For equal
-    correlations of 1/2, where P = 1 / (m + 1), the method itself is low by 0.004 nats at m = 3, 0.045 at m = 1,000.
+    correlations of 1/2, where P = 1 / (m + 1), the method itself is low by 0.004 nats at m = 3, 0.045 at m = 1,000;
+    of samples that are much alike by more, 0.12 for two copies and 0.59 for 100 (Cunningham, Hennig and Lacoste-Julien,
+    Gaussian probabilities and expectation propagation, arXiv:1111.6832).
     """
     if len(correlations) > 1 and correlations.min() <= -1 + 1e-14:  # one g is another's negative
         return Evidence(-math.inf, 0.0)
-    sweeps = 0
-    for step in _STEPS:
-        found = _propagated(correlations, step)
-        sweeps += found.sweeps
-        if math.isfinite(found.log):
-            return Evidence(found.log, found.error, sweeps)
-    return Evidence(math.nan, math.inf, sweeps)
-
-
-def _propagated(correlations: FloatArray, step: float) -> Evidence:
     from scipy.special import log_ndtr  # loading scipy would be a sixth of `import landscape`
 
     precision, shift = (np.zeros(len(correlations)) for _ in range(2))  # of the sites
+    way, step, tiny = np.zeros(len(correlations)), _STEP, np.finfo(np.float64).tiny
     value = change = math.inf
     for sweep in range(1, _SWEEPS + 1):
         marginal = _marginals(correlations, precision, shift)
@@ -150,9 +144,12 @@ def _propagated(correlations: FloatArray, step: float) -> Evidence:
         before, change = change, abs(now - value)
         value = now
         left = change if change == 0 else change * min(change / before, 1.0) / max(1 - change / before, 1e-3)
-        moved = float(np.abs(new_precision - precision).max())
-        if left < _TOL and moved <= _MOVED * float(new_precision.max()):
+        moved = new_precision - precision
+        way_before, way = way, moved / np.maximum(new_precision + precision, tiny)
+        if left < _TOL and float(np.abs(moved).max()) <= _MOVED * float(new_precision.max()):
             return Evidence(value, left, sweep)
+        if float(way @ way_before) < -0.7 * float(way_before @ way_before):  # it swings
+            step *= _SHORTER
         precision += step * (new_precision - precision)
         shift += step * (new_shift - shift)
     return Evidence(math.nan, math.inf, _SWEEPS)
@@ -221,9 +218,9 @@ def laplace_evidence(kernel: FloatArray, signs: FloatArray) -> Evidence:
             if now >= value - 1e-12 * abs(value) or size < 1e-4:
                 break
             size /= 2
-        done = abs(now - value) < 1e-10 * max(1.0, abs(now))
-        if done:
-            return Evidence(now - half, abs(now - value), sweep)
+        left = float(np.abs(there - f).max())
+        if left <= 1e-9 * (1 + float(np.abs(there).max())):
+            return Evidence(now - half, left, sweep)
         f, weights, value = there, tried, now
     return Evidence(math.nan, math.inf, _SWEEPS)
 

@@ -39,7 +39,8 @@ KERNEL, EVIDENCE = "random_networks", "evidence"  # names of the tasks, and of t
 STAGES = (KERNEL, EVIDENCE)
 _PARTS = ("log_evidence", "kl", "train_error")
 _OF = {
-    "ep": "expectation propagation, whose own error is not in these: 0.005 to 0.05 nats where P is known",
+    "ep": "expectation propagation, whose own error is not in these: where P is known it is low, 0.05 nats for 1,000 "
+    "correlations of 1/2, 0.6 for 100 copies of a sample",
     "laplace": "Laplace's method, whose own error is not in these",
     "exact": "closed form",
     "orthant": "quasi-Monte Carlo integral, with its standard error",
