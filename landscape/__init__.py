@@ -31,6 +31,7 @@ from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.corpus.analyse import analyse_corpus
 from landscape.studies.corpus.result import Corpus, Inside
+from landscape.studies.corpus.sign_errors import sign_errors
 from landscape.studies.curvature_map.measure import measure_curvature_map
 from landscape.studies.curve.measure import fit_curve
 from landscape.studies.curve.plane import curve_plane
@@ -152,6 +153,7 @@ __all__ = [
     "read_state",
     "run_task",
     "save_figure",
+    "sign_errors",
     "train_models",
     "truncate_weights",
     "write_loss_landscape_directions",

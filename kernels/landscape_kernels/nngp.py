@@ -46,9 +46,6 @@ def nngp_kernel(
         block = kernel[start : start + _BLOCK, start : start + _BLOCK]
         below = tuple(k[(lower[0] < len(block))] for k in lower)
         block.T[below] = block[below]
-    for _ in range(depth):
-        variances = bias_variance + weight_variance / 2 * variances
-    np.fill_diagonal(kernel, variances)
     return kernel
 
 

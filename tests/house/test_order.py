@@ -52,6 +52,7 @@ MADE_OF = {
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
     "weights": {"measures"},
+    "corpus": {"measures"},
 }
 
 

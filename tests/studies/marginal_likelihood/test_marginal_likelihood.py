@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from landscape_kernels.evidence import bound_on_draw, bound_on_error, propagated_orthant, signed_correlations
+from landscape_kernels.evidence import (
+    bound_on_draw,
+    bound_on_error,
+    exact_orthant,
+    propagated_orthant,
+    signed_correlations,
+)
 from landscape_kernels.nngp import nngp_kernel
 from torch import Tensor, nn
 
@@ -70,6 +76,8 @@ def test_methods_agree() -> None:
     assert ask(x, y, method="orthant").log_evidence == pytest.approx(exact.log_evidence, abs=1e-4)
     assert ask(x, y).log_evidence == pytest.approx(exact.log_evidence, abs=0.03)
     soft = {method: ask(x, y, method=method, link="probit").log_evidence for method in ("exact", "ep", "laplace")}
+    noisy = signed_correlations(nngp_kernel(x.numpy(), 2) + np.eye(3), np.where(y.numpy(), 1.0, -1.0))
+    assert soft["exact"] == exact_orthant(noisy).log
     assert soft["ep"] == pytest.approx(soft["exact"], abs=0.01)
     assert soft["laplace"] == pytest.approx(soft["exact"], abs=0.2)
     assert abs(soft["laplace"] - soft["exact"]) > abs(soft["ep"] - soft["exact"])
