@@ -31,6 +31,7 @@ from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.corpus.measure import analyse_corpus
 from landscape.studies.corpus.result import Corpus, Inside
+from landscape.studies.corpus.sign_errors import sign_errors
 from landscape.studies.corpus_table.measure import measure_corpus
 from landscape.studies.curvature_map.measure import measure_curvature_map
 from landscape.studies.curve.measure import fit_curve
@@ -41,6 +42,8 @@ from landscape.studies.layer_spectra.measure import measure_layer_spectra
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.layer_structure.measure import measure_layer_structure
 from landscape.studies.layer_structure.result import LayerStructure
+from landscape.studies.marginal_likelihood.measure import marginal_likelihood_bound
+from landscape.studies.marginal_likelihood.result import MarginalLikelihood
 from landscape.studies.measures.result import Measures
 from landscape.studies.path.measure import measure_path
 from landscape.studies.path.result import Path
@@ -87,6 +90,7 @@ __all__ = [
     "LandscapeError",
     "LayerSpectra",
     "LayerStructure",
+    "MarginalLikelihood",
     "Measures",
     "MergeTree",
     "Minima",
@@ -122,6 +126,7 @@ __all__ = [
     "find_topology",
     "fit_curve",
     "load_checkpoint",
+    "marginal_likelihood_bound",
     "measure_agreement",
     "measure_connectivity",
     "measure_corpus",
@@ -150,6 +155,7 @@ __all__ = [
     "read_state",
     "run_task",
     "save_figure",
+    "sign_errors",
     "train_models",
     "truncate_weights",
     "write_loss_landscape_directions",

@@ -21,6 +21,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray, IntArray
 
 _BLOCK = 512  # models compared with all others at a time
+_PAIRS = 1 << 22  # pairs of models of all draws at a time
 _NOTHING = 1e-10  # share of a variance that rounding may leave
 
 
@@ -173,43 +174,72 @@ def holm(p: FloatArray) -> FloatArray:
     return found
 
 
-def granulated_kendall(x: FloatArray, y: FloatArray, settings: Sequence[Sequence[object]]) -> float:
-    """Jiang's Psi, the mean over hyper-parameters i of psi_i; `settings` has n labels for each of them.
+def basic_interval(value: float, values: FloatArray, level: float) -> tuple[float, float]:
+    """The central `level` of 2 value - values (d,): draws err about the sample as it errs about the population.
+
+    So it takes away a bias that draws have as the sample has it. NaN as in `percentile_interval`.
+    """
+    low, high = percentile_interval(values, level)
+    return 2 * value - high, 2 * value - low
+
+
+def granulated_kendall(
+    x: FloatArray, y: FloatArray, settings: Sequence[Sequence[object]], counts: FloatArray | None = None
+) -> FloatArray:
+    """Jiang's Psi, (d,), the mean over hyper-parameters i of psi_i; `settings` has n labels for each of them.
 
     psi_i is the mean of tau-b over the sets of models that differ in hyper-parameter i alone. Sets in which x or y does
     not vary have no tau and are left out, and so is a hyper-parameter without any set; NaN where none is left.
     """
+    drawn = _once(x, counts)
     means = []
     for axis in range(len(settings)):
         others = [values for k, values in enumerate(settings) if k != axis]
         labels = list(zip(*others, strict=True)) if others else [()] * len(x)
-        taus = np.array([float(kendall(x[g], y[g])[0]) for g in members(labels) if len(g) > 1])
-        taus = taus[np.isfinite(taus)]
-        means += [float(taus.mean())] if taus.size else []
-    return float(np.mean(means)) if means else math.nan
+        taus = [kendall(x[g], y[g], drawn[:, g]) for g in members(labels) if len(g) > 1]
+        means += [_plain_mean(np.stack(taus, axis=1))] if taus else []
+    return _plain_mean(np.stack(means, axis=1)) if means else np.full(len(drawn), np.nan)
 
 
-def conditional_information(x: FloatArray, y: FloatArray, settings: Sequence[Sequence[object]], most: int = 2) -> float:
-    """Jiang's K = min_S I(V_x; V_y | U_S) / H(V_y | U_S), between 0 and 1: what x tells of y whatever S is known.
+def _plain_mean(values: FloatArray) -> FloatArray:
+    """The mean (d,) of what is known of values (d, k)."""
+    there = np.isfinite(values)
+    return _ratio(np.where(there, values, 0.0).sum(1), there.sum(1).astype(np.float64))
+
+
+def conditional_information(
+    x: FloatArray,
+    y: FloatArray,
+    settings: Sequence[Sequence[object]],
+    counts: FloatArray | None = None,
+    most: int = 2,
+) -> FloatArray:
+    """Jiang's K = min_S I(V_x; V_y | U_S) / H(V_y | U_S), (d,) of 0 to 1: what x tells of y whatever S is known.
 
     V are the signs of the differences of ordered pairs of models, U_S the values that the hyper-parameters in S have
     for both; S runs over all sets of at most `most` of them, the empty one, too. Pairs tied in x or y are left out. As
     an estimate from few pairs it is too large rather than too small. NaN where there is no pair, or where S tells all.
     """
+    drawn = _once(x, counts)
     first, second = (ends.ravel() for ends in np.meshgrid(np.arange(len(x)), np.arange(len(x)), indexing="ij"))
     apart = (x[first] != x[second]) & (y[first] != y[second])
     first, second = first[apart], second[apart]
     if not first.size:
-        return math.nan
+        return np.full(len(drawn), np.nan)
     outcome = 2 * (x[first] > x[second]) + (y[first] > y[second])
     codes = [_codes(values) for values in settings]
-    found = [
-        _information(outcome, [side for k in chosen for side in (codes[k][first], codes[k][second])])
-        for size in range(min(most, len(settings)) + 1)
-        for chosen in itertools.combinations(range(len(settings)), size)
-    ]
-    known = [value for value in found if math.isfinite(value)]
-    return min(known) if known else math.nan
+    found = np.full((0, len(drawn)), np.nan)
+    for size in range(min(most, len(settings)) + 1):
+        for chosen in itertools.combinations(range(len(settings)), size):
+            cell = np.zeros(len(first), dtype=np.int64)
+            for k in chosen:
+                for side in (codes[k][first], codes[k][second]):
+                    cell = cell * (int(side.max()) + 1) + side
+            code = 4 * np.unique(cell, return_inverse=True)[1] + outcome
+            found = np.vstack([found, _information(code, first, second, drawn)])
+    known = np.isfinite(found)
+    least: FloatArray = np.where(known, found, np.inf).min(0)
+    return np.where(known.any(0), least, np.nan)
 
 
 def _codes(labels: Sequence[object]) -> IntArray:
@@ -218,24 +248,30 @@ def _codes(labels: Sequence[object]) -> IntArray:
     return np.array([numbers[label] for label in labels], dtype=np.int64)
 
 
-def _information(outcome: IntArray, conditions: list[IntArray]) -> float:
-    """I / H of the outcomes 2 [x up] + [y up] under each combination of conditions."""
-    cell = np.zeros(len(outcome), dtype=np.int64)
-    for condition in conditions:
-        cell = cell * (int(condition.max()) + 1) + condition
-    cell = np.unique(cell, return_inverse=True)[1]
-    table = np.bincount(4 * cell + outcome, minlength=4 * (int(cell.max()) + 1)).reshape(-1, 2, 2).astype(np.float64)
-    in_x, in_y = table.sum(2), table.sum(1)
-    joint, whole = _entropy(table.reshape(-1, 4)), table.sum((1, 2))
-    left = whole @ _entropy(in_y)
-    shared = whole @ (_entropy(in_x) + _entropy(in_y) - joint)
-    return math.nan if left <= 0 else float(max(shared, 0.0) / left)
+def _information(code: IntArray, first: IntArray, second: IntArray, counts: FloatArray) -> FloatArray:
+    """I / H, (d,), of the outcomes 2 [x up] + [y up] in each cell, of pairs with `code` 4 cell + outcome."""
+    order = np.argsort(code, kind="stable")
+    there, starts = np.unique(code[order], return_index=True)
+    first, second = first[order], second[order]
+    found = np.full(len(counts), np.nan)
+    block = max(1, _PAIRS // len(code))
+    for start in range(0, len(counts), block):
+        part = counts[start : start + block]
+        table = np.zeros((len(part), 4 * (int(there[-1]) // 4 + 1)))
+        table[:, there] = np.add.reduceat(part[:, first] * part[:, second], starts, axis=1)
+        cells = table.reshape(len(part), -1, 2, 2)
+        whole, of_x, of_y = cells.sum((2, 3)), _entropy(cells.sum(3)), _entropy(cells.sum(2))
+        left = (whole * of_y).sum(1)
+        shared = (whole * (of_x + of_y - _entropy(table.reshape(*whole.shape, 4)))).sum(1)
+        found[start : start + block] = _ratio(np.maximum(shared, 0.0), left)
+    return found
 
 
 def _entropy(table: FloatArray) -> FloatArray:
-    """Entropy in nats of each row of counts."""
-    p = table / table.sum(1, keepdims=True)
-    found: FloatArray = -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=1)
+    """Entropy in nats of counts along the last axis; 0 where there are none."""
+    whole = table.sum(-1, keepdims=True)
+    p = table / np.where(whole > 0, whole, 1.0)
+    found: FloatArray = -np.sum(p * np.log(np.where(p > 0, p, 1.0)), axis=-1)
     return found
 
 

@@ -65,9 +65,9 @@ class Study(Generic[R]):
     place: Callable[[Description, int], Mapping[str, float | str]] = anywhere  # where an item is
     leaves_out: bool = True  # whether the result can do without items that fail
     unit: str = "items"  # what its items are called
-    # what it is measured on, its first argument: an "objective", a "factory", which gets data and loss, or one of its
-    # inputs: of "trained" models, which get factory, data and loss as far as the job has them; of "models", in whose
-    # place the job's network may stand; of a "table"
+    # what it is measured on, its first argument: an "objective"; a "factory", which gets data and loss; the inputs of
+    # the "data", which get labels and factory; or one of its own inputs: of "trained" models, which get factory, data
+    # and loss as far as the job has them; of "models", in whose place the job's network may stand; of a "table"
     subject: str = "objective"
     needs: tuple[str, ...] = ("model", "data")  # tables without which a job cannot name all of that
     minimum: bool = False  # whether the smallest value so far tells how a run does

@@ -12,6 +12,7 @@ from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
 from landscape.studies.layer_spectra import study as layer_spectra
 from landscape.studies.layer_structure import study as layer_structure
+from landscape.studies.marginal_likelihood import study as marginal_likelihood
 from landscape.studies.path import study as path
 from landscape.studies.phases import study as phases
 from landscape.studies.profiles import study as profiles
@@ -39,4 +40,5 @@ STUDIES = adopt(
     corpus.STUDY,
     weights.STUDY,
     corpus_table.STUDY,
+    marginal_likelihood.STUDY,
 )

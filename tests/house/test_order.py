@@ -53,6 +53,7 @@ MADE_OF = {
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
     "weights": {"measures"},
     "corpus_table": {"measures", "profiles", "spectrum", "training", "weights"},
+    "corpus": {"measures"},
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from landscape_kernels.rank_statistics import (
+    basic_interval,
     conditional_information,
     granulated_kendall,
     holm,
@@ -142,9 +143,9 @@ def test_granulated_by_loops() -> None:
             taus.append(scipy.stats.kendalltau(x[chosen], y[chosen]).statistic)
         psi.append(np.mean(taus))
     columns = [list(column) for column in zip(*settings, strict=True)]
-    assert granulated_kendall(x, y, columns) == pytest.approx(np.mean(psi), abs=1e-14)
-    assert granulated_kendall(y, y, columns) == 1
-    assert math.isnan(granulated_kendall(np.ones(12), y, columns))
+    assert granulated_kendall(x, y, columns)[0] == pytest.approx(np.mean(psi), abs=1e-14)
+    assert granulated_kendall(y, y, columns)[0] == 1
+    assert math.isnan(granulated_kendall(np.ones(12), y, columns)[0])
 
 
 def test_conditional_information_by_counting_pairs() -> None:
@@ -168,11 +169,35 @@ def test_conditional_information_by_counting_pairs() -> None:
 
     sets = [c for size in range(3) for c in itertools.combinations(range(3), size)]
     columns = [list(column) for column in zip(*settings, strict=True)]
-    found = conditional_information(x, y, columns)
+    found = conditional_information(x, y, columns)[0]
     assert found == pytest.approx(min(map(ratio, sets)), rel=1e-12)
-    assert conditional_information(x, y, []) == pytest.approx(ratio(()), rel=1e-12)
-    assert conditional_information(y, y, columns) == pytest.approx(1)
-    assert math.isnan(conditional_information(np.ones(12), y, columns))
+    assert conditional_information(x, y, [])[0] == pytest.approx(ratio(()), rel=1e-12)
+    assert conditional_information(y, y, columns)[0] == pytest.approx(1)
+    assert math.isnan(conditional_information(np.ones(12), y, columns)[0])
+
+
+def test_draws_of_what_rests_on_hyper_parameters_are_the_models_written_out() -> None:
+    settings = [[k // 6 for k in range(12)], [k % 3 for k in range(12)]]
+    stream = np.random.default_rng(3)
+    x, y = stream.normal(size=12), stream.normal(size=12)
+    counts = redrawn([12], 5, 0)[0]
+    for statistic in (granulated_kendall, conditional_information):
+        found = statistic(x, y, settings, counts)
+        for draw, value in zip(counts.astype(int), found, strict=True):
+            models = np.repeat(np.arange(12), draw)
+            written = statistic(x[models], y[models], [[labels[k] for k in models] for labels in settings])
+            assert value == pytest.approx(written[0], rel=1e-12)
+
+
+def test_an_interval_of_the_information_of_nothing_reaches_nothing() -> None:
+    """Draws of independent numbers are too large, as the sample is; what they are about it takes that away."""
+    stream = np.random.default_rng(4)
+    x, y = stream.normal(size=20), stream.normal(size=20)
+    value = float(conditional_information(x, y, [])[0])
+    drawn = conditional_information(x, y, [], redrawn([20], 300, 0)[0])
+    assert percentile_interval(drawn, 0.9)[0] > 0
+    assert basic_interval(value, drawn, 0.9)[0] <= 0
+    assert basic_interval(2.0, np.linspace(2, 3, 101), 0.9) == pytest.approx((1.05, 1.95))
 
 
 def test_a_metric_that_is_a_hyper_parameter_tells_nothing_once_that_is_known() -> None:
@@ -180,8 +205,8 @@ def test_a_metric_that_is_a_hyper_parameter_tells_nothing_once_that_is_known() -
     stream = np.random.default_rng(2)
     y = 5 * h + stream.normal(size=20)
     x = h + 1e-3 * stream.normal(size=20)
-    assert conditional_information(x, y, []) > 0.15
-    assert conditional_information(x, y, [h.tolist()]) < 0.1
+    assert conditional_information(x, y, [])[0] > 0.15
+    assert conditional_information(x, y, [h.tolist()])[0] < 0.1
 
 
 def test_holm_intervals_and_means() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import agreement_cases
 import corpus_cases
 import diagonal_cases
+import evidence_cases
 import path_cases
 import phases_cases
 import spectrum_cases
@@ -24,6 +25,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "path": path_cases.results,
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
+    "evidence": evidence_cases.results,
     "phases": phases_cases.results,
     "corpus": corpus_cases.results,
     "spectrum": spectrum_cases.results,

@@ -140,6 +140,7 @@ JOBS: dict[str, str] = {
     "weights": "shuffles = 2\nroundings = 1",
     "corpus": 'table = "table.csv"\nmetrics = ["norm", "alpha"]\ndraws = 100',
     "corpus_table": 'models = "models.csv"\nmeasure = ["weights", "loss"]',
+    "marginal_likelihood": 'kernel = "empirical"\nnets = 2',
 }
 
 

@@ -18,6 +18,7 @@ import torch
 import landscape as ls
 from landscape.checkpoints.reading import in_step_order, load_state, step_files
 from landscape.errors import InputError, nearest, text_of, user_code
+from landscape.objective.data import as_whole, inputs_and_targets
 from landscape.opening.opening import is_result
 from landscape.results.study import Input
 from landscape.run.comm import processor_count, world
@@ -124,6 +125,8 @@ def _build(job: Job, read: _Read | None) -> Built:
         subject = _network(job, used.model, models, read)
     elif study.subject == "factory":
         subject, made = _factory(job), _given_to_factory(job, read)
+    elif study.subject == "data":
+        subject, made = _inputs_and_labels(job, read)
     elif of_subject is None:
         subject = _objective(job, models, read)
     made |= {
@@ -197,8 +200,8 @@ def _given_to_models(job: Job, read: _Read | None) -> dict[str, Any]:
     factory, given = _factory(job), _given_to_factory(job, read)
     if given.pop("forward") is not None:
         raise InputError(
-            f"objective.forward is not used by [{job.study.name}]: samples are drawn and mixed one by one, which "
-            "batches of forward's own do not allow; leave it out"
+            f"objective.forward is not used by [{job.study.name}]: it takes samples one by one, which batches of "
+            "forward's own do not allow; leave it out"
         )
     return {"factory": factory, **given}
 
@@ -207,6 +210,23 @@ def _data(job: Job, read: _Read | None) -> Any:
     if read is not None:
         return read.data
     return None if job.data is None else _made("data", job.data)
+
+
+def _inputs_and_labels(job: Job, read: _Read | None) -> tuple[Any, dict[str, Any]]:
+    """The inputs, and what a study of data is given beside its own table: labels, and how networks are made."""
+    given = _given_to_models(job, read)
+    del given["loss"]
+    whole = as_whole(given.pop("data"))
+    if whole is None:
+        raise InputError(
+            f"[{job.study.name}] needs data = (inputs, labels) as tensors or arrays; let data.factory return those"
+        )
+    inputs, named, labels = inputs_and_targets(whole)
+    if len(inputs) != 1 or named:
+        raise InputError(
+            f"[{job.study.name}] needs samples that are one tensor each; {len(inputs) + len(named)} are given"
+        )
+    return inputs[0], {"labels": labels, **given}
 
 
 def _network(job: Job, table: ModelTable, models: list[Path], read: _Read | None) -> Any:

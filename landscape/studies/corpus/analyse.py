@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.rank_statistics import (
+    basic_interval,
     conditional_information,
     granulated_kendall,
     kendall,
@@ -29,6 +30,9 @@ from landscape.studies.corpus.result import NONE, PARADOX, UNDECIDED, Inside, or
 from landscape.studies.corpus.settings import LEAST_DRAWS, CorpusSettings
 
 _FEWEST = 3  # models that an order is asked of
+_INFORMED = 5_000_000  # pairs of models in the draws for conditional information, and
+_INFORMED_DRAWS = 200  # at least so many draws
+_BY_SETTINGS = ("granulated", "cmi", "partial")
 _WITH_INTERVAL = ("overall", "within", "spearman_overall", "spearman_within", "slope_overall", "slope_within")
 
 
@@ -170,9 +174,9 @@ def known_models(shared: Asked, metric: str, grouping: str) -> tuple[IntArray, l
 
 def statistics(settings: Sequence[str]) -> Iterator[str]:
     """Names of all values of a row."""
-    for name in (*_WITH_INTERVAL, *(("partial",) if settings else ())):
+    for name in (*_WITH_INTERVAL, *(_BY_SETTINGS if settings else ())):
         yield from (name, f"{name}_low", f"{name}_high")
-    yield from ("p_overall", "p_within", "p_paradox", "opposed", *(("granulated", "cmi") if settings else ()))
+    yield from ("p_overall", "p_within", "p_paradox", "opposed")
 
 
 Drawn = dict[str, FloatArray]
@@ -258,18 +262,25 @@ def _by_settings(
     x, y, places = x[kept], y[kept], places[kept]
     settings = [[part[k] for k in kept] for part in labels]
     controls = [c for name in shared.settings for c in _controls(shared.table, name, places)]
-    low, high = math.nan, math.nan
-    partial = float(partial_spearman(x, y, controls)[0]) if len(x) else math.nan
-    if math.isfinite(partial):
-        drawn = partial_spearman(x, y, controls, counts[:, kept], members(code[kept].tolist()))
+    if not len(x):
+        return {}
+    counts = counts[:, kept]
+    inside = members(code[kept].tolist())
+    fewer = counts[: max(_INFORMED_DRAWS, _INFORMED // len(x) ** 2)]
+    found: dict[str, float] = {}
+    for name, value, drawn in (
+        ("granulated", granulated_kendall(x, y, settings), granulated_kendall(x, y, settings, counts)),
+        ("cmi", conditional_information(x, y, settings), conditional_information(x, y, settings, fewer)),
+        ("partial", partial_spearman(x, y, controls), partial_spearman(x, y, controls, counts, inside)),
+    ):
+        found[name] = float(value[0])
         low, high = percentile_interval(drawn, shared.level)
-    return {
-        "granulated": granulated_kendall(x, y, settings),
-        "cmi": conditional_information(x, y, settings),
-        "partial": partial,
-        "partial_low": low,
-        "partial_high": high,
-    }
+        if name == "cmi":  # too large in draws as in the corpus: the interval of the differences, too
+            ends = basic_interval(found[name], drawn, shared.level)
+            low, high = max(0.0, min(low, ends[0])), min(1.0, max(high, ends[1]))
+        known = math.isfinite(found[name])
+        found |= {f"{name}_low": low if known else math.nan, f"{name}_high": high if known else math.nan}
+    return found
 
 
 def _controls(table: ModelTable, name: str, places: IntArray) -> Iterator[FloatArray]:

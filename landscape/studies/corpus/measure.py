@@ -133,7 +133,8 @@ def analyse_corpus(
     holds the chance of any false finding: `p_paradox_holm` and its like are adjusted by it.
 
     With `hyperparameters`, columns that say how the models were trained: granulated tau, conditional mutual
-    information, and the partial rho with these held, of the models that have all of them.
+    information, and the partial rho with these held, of the models that have all of them, each with its interval. Of
+    conditional information, which is too large in draws as in the corpus, it spans the percentile and the basic one.
 
     A row of the result is an item: in a script under mpiexec all ranks call this and share them, into the run folder
     `out` where one is given.

@@ -54,8 +54,8 @@ class Inside:
 class Corpus(Result):
     """How each metric of N models follows the target, overall and inside groups: R rows, one for metric and grouping.
 
-    `values` are those of `WORDS`, and for tau, rho, slopes and the partial rho the ends of their intervals, NAME_low
-    and NAME_high. What rests on hyper-parameters is there where these were named.
+    `values` are those of `WORDS`, and for tau, rho, slopes and what rests on hyper-parameters the ends of their
+    intervals, NAME_low and NAME_high. The latter is there where hyper-parameters were named.
     """
 
     target: str

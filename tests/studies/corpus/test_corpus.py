@@ -10,6 +10,12 @@ import numpy as np
 import pandas
 import pytest
 from landscape_jobs.cli import app
+from landscape_kernels.rank_statistics import (
+    conditional_information,
+    granulated_kendall,
+    percentile_interval,
+    redrawn,
+)
 from scipy.stats import kendalltau, spearmanr
 from shared import shared
 from typer.testing import CliRunner
@@ -161,6 +167,21 @@ def test_every_form_of_a_table_and_any_order_of_models(tmp_path: Path) -> None:
     other = ls.analyse_corpus(table, seed=1, **settings)
     assert not np.array_equal(corpus.values["overall_low"], other.values["overall_low"])
     assert np.array_equal(corpus.values["overall"], other.values["overall"])
+
+
+def test_intervals_of_what_rests_on_hyper_parameters() -> None:
+    """Percentiles of draws; of conditional information, which draws have too large, the basic interval's ends, too."""
+    table = a_table() | {"all": np.ones(12)}
+    named = ["depth", "width"]
+    corpus = ls.analyse_corpus(table, groups="all", metrics="norm", hyperparameters=named, draws=200, level=0.9)
+    settings = [[str(v) for v in table[name]] for name in named]
+    x, y, counts = table["norm"], table["test_accuracy"], redrawn([12], 200, 0)[0]
+    low, high = percentile_interval(granulated_kendall(x, y, settings, counts), 0.9)
+    assert (value(corpus, "norm", "granulated_low"), value(corpus, "norm", "granulated_high")) == (low, high)
+    found = float(conditional_information(x, y, settings)[0])
+    low, high = percentile_interval(conditional_information(x, y, settings, counts), 0.9)
+    assert value(corpus, "norm", "cmi_low") == max(0, min(low, 2 * found - high)) < low
+    assert value(corpus, "norm", "cmi_high") == max(high, 2 * found - low)
 
 
 def test_within_is_the_mean_of_groups_by_size() -> None:
