@@ -27,6 +27,10 @@ from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.studies.agreement.measure import measure_agreement
 from landscape.studies.agreement.result import Agreement
+from landscape.studies.complexity.entry import Measure, measure
+from landscape.studies.complexity.measure import measure_complexity
+from landscape.studies.complexity.result import Complexity
+from landscape.studies.complexity.subject import Subject
 from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.corpus.analyse import analyse_corpus
@@ -73,6 +77,7 @@ from landscape.studies.weights.smoothing import measure_smoothing, truncate_weig
 __all__ = [
     "Agreement",
     "Alignment",
+    "Complexity",
     "Connectivity",
     "Corpus",
     "CriticalPoints",
@@ -86,6 +91,7 @@ __all__ = [
     "LandscapeError",
     "LayerSpectra",
     "LayerStructure",
+    "Measure",
     "Measures",
     "MergeTree",
     "Minima",
@@ -104,6 +110,7 @@ __all__ = [
     "Saddles",
     "Spectrum",
     "StoreError",
+    "Subject",
     "Surface",
     "Tolerance",
     "Topology",
@@ -121,7 +128,9 @@ __all__ = [
     "find_topology",
     "fit_curve",
     "load_checkpoint",
+    "measure",
     "measure_agreement",
+    "measure_complexity",
     "measure_connectivity",
     "measure_curvature_map",
     "measure_diagonal",

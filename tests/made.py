@@ -245,6 +245,20 @@ def weights(case: str = "whole") -> ls.Weights:
     )  # fmt: skip
 
 
+def complexity(case: str = "whole") -> ls.Complexity:
+    """Three measures, the last of them skipped."""
+    n = count(case, 3)
+    found, errors, done = values(case, n), values(case, n) / 20, computed(case, n)
+    reasons = ("", "", "there are no margins" if case == "whole" else "")[:n]
+    if reasons[-1]:
+        found[-1] = errors[-1] = np.nan
+    return ls.Complexity(
+        ("params", "path_norm", "inverse_margin")[:n], found, errors, found / 2, errors / 2,
+        np.full(n, 9), ("weight",) * n, np.ones(n), ("number of weights", "sum over paths", "1 / gamma^2")[:n],
+        ("Jiang et al.",) * n, reasons, ("",) * n, done, {**ABOUT, "parity": "none"}
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -261,6 +275,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "phases": phases,
     "corpus": corpus,
     "weights": weights,
+    "complexity": complexity,
 }
 EVERY = [
     (kind, case)
