@@ -27,6 +27,7 @@ from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.studies.agreement.measure import measure_agreement
 from landscape.studies.agreement.result import Agreement
+from landscape.studies.complexity.critical import critical_sharpness
 from landscape.studies.complexity.entry import Measure, measure
 from landscape.studies.complexity.measure import measure_complexity
 from landscape.studies.complexity.result import Complexity
@@ -121,6 +122,7 @@ __all__ = [
     "Weights",
     "align",
     "analyse_corpus",
+    "critical_sharpness",
     "curve_from_points",
     "curve_plane",
     "eigenvector_plane",

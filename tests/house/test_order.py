@@ -48,6 +48,7 @@ MADE_OF = {
     "layer_spectra": {"spectrum"},
     "path": {"curve"},
     "connectivity": {"path", "curve"},
+    "complexity": {"spectrum", "weights"},
     "diagonal": {"measures", "spectrum"},
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from landscape.errors import InputError, nearest
-from landscape.studies.complexity import norms
+from landscape.studies.complexity import noise, norms, sharpness
 from landscape.studies.complexity.entry import Measure, imported
 
-MEASURES: dict[str, Measure] = {one.name: one for part in (norms,) for one in part.MEASURES}
+_PARTS = (norms.MEASURES, noise.MEASURES, norms.OTHERS, sharpness.MEASURES)
+MEASURES: dict[str, Measure] = {one.name: one for part in _PARTS for one in part}
 SETS = {"all": tuple(MEASURES), "jiang": tuple(n for n, one in MEASURES.items() if one.source.startswith("Jiang"))}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,13 @@ from landscape.studies.complexity.catalogue import chosen
 from landscape.studies.complexity.entry import NEEDS, Measure, as_estimate
 from landscape.studies.complexity.result import Complexity
 from landscape.studies.complexity.settings import PARITIES, ComplexitySettings
+from landscape.studies.complexity.sharpness import CURVATURE
 from landscape.studies.complexity.subject import Subject
+from landscape.studies.spectrum.measure import Plan
+from landscape.studies.spectrum.settings import SpectrumSettings
 
 logger = logging.getLogger(__name__)
+_EIGEN_TOL = 1e-3  # relative residual of the largest eigenvalue
 _TEXT = 400  # characters of a reason or note in a row
 _NUMBERS = ("value", "stderr", "adjusted", "adjusted_stderr", "n", "passes")
 _UNITS = ("weight", "sample", "draw", "matrix", "group", "batch")
@@ -56,6 +61,7 @@ class ComplexityTask:
         for one in self._measures:
             families.setdefault(one.family or one.name, []).append(one)
         self._families = list(families.items())
+        self._plan = self._planned() if any(one.name in CURVATURE for one in self._measures) else None
         self._widest = max(len(members) for members in families.values())
         self.count = len(self._families)
 
@@ -94,6 +100,7 @@ class ComplexityTask:
             parity=settings.parity,
             tol=settings.tol,
             seed=settings.seed,
+            plan=self._plan,
             group=group,
         )
         row = {name: np.full(self._widest, np.nan) for name in (*_NUMBERS, "unit")}
@@ -118,6 +125,16 @@ class ComplexityTask:
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return self.count
+
+    def _planned(self) -> Plan | str:
+        """How the largest eigenvalue and the trace are computed, or why they cannot be; tried on all ranks together."""
+        asked = SpectrumSettings(k=1, tol=_EIGEN_TOL, density=False, trace_tol=self._settings.tol)
+        try:
+            return Plan.of(self._objective, replace(asked, seed=self._settings.seed))
+        except UserCodeError:
+            raise
+        except (InputError, NumericalError) as error:
+            return str(error)
 
     def _measured(self, one: Measure, subject: Subject) -> Estimate | str:
         """The value of a measure, or why it has none."""

@@ -20,6 +20,7 @@ from landscape.errors import InputError, NumericalError, UserCodeError
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
 from landscape.results.estimate import Estimate
+from landscape.results.inside import run_inside
 from landscape.results.stages import Stage
 from landscape.run.comm import Communicator
 from landscape.run.store import History
@@ -30,7 +31,6 @@ from landscape.studies.curve.fit import CurveFit, load_optimizers
 from landscape.studies.curve.measure import fitted_curve, on_line, training_data
 from landscape.studies.path.measure import path_from_rows, path_task
 from landscape.studies.path.result import Path as Along
-from landscape.studies.phases.alone import run_inside
 from landscape.studies.phases.cells import Place
 from landscape.studies.phases.networks import Networks
 from landscape.studies.spectrum.measure import Plan, spectrum_from_stages
