@@ -27,6 +27,9 @@ from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.studies.agreement.measure import measure_agreement
 from landscape.studies.agreement.result import Agreement
+from landscape.studies.audit.from_table import audit_table
+from landscape.studies.audit.measure import audit_fragility
+from landscape.studies.audit.result import Audit, Comparisons, Orders
 from landscape.studies.complexity.critical import critical_sharpness
 from landscape.studies.complexity.entry import Measure, measure
 from landscape.studies.complexity.measure import measure_complexity
@@ -78,6 +81,8 @@ from landscape.studies.weights.smoothing import measure_smoothing, truncate_weig
 __all__ = [
     "Agreement",
     "Alignment",
+    "Audit",
+    "Comparisons",
     "Complexity",
     "Connectivity",
     "Corpus",
@@ -98,6 +103,7 @@ __all__ = [
     "Minima",
     "NumericalError",
     "Objective",
+    "Orders",
     "Pairs",
     "Path",
     "Phases",
@@ -122,6 +128,8 @@ __all__ = [
     "Weights",
     "align",
     "analyse_corpus",
+    "audit_fragility",
+    "audit_table",
     "critical_sharpness",
     "curve_from_points",
     "curve_plane",

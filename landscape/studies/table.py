@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from landscape.results.study import adopt
 from landscape.studies.agreement import study as agreement
+from landscape.studies.audit import study as audit
 from landscape.studies.complexity import study as complexity
 from landscape.studies.connectivity import study as connectivity
 from landscape.studies.corpus import study as corpus
@@ -39,4 +40,5 @@ STUDIES = adopt(
     corpus.STUDY,
     weights.STUDY,
     complexity.STUDY,
+    audit.STUDY,
 )

@@ -139,6 +139,7 @@ JOBS: dict[str, str] = {
     "train": "seeds = 2\nrecipe = { epochs = 2, batch_size = 8 }\ncells = { lr = [0.1, 0.5] }",
     "weights": "shuffles = 2\nroundings = 1",
     "complexity": 'measures = ["params", "param_norm"]',
+    "audit": 'models = "arms.csv"\nmeasures = ["param_norm"]\nknobs = ["lr"]',
 }
 
 
@@ -157,6 +158,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         torch.save(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double().state_dict(), home / name)
     (home / "models.csv").write_text("width,lr,seed,final\n5,0.1,0,a.pt\n5,0.1,1,b.pt\n")
+    (home / "arms.csv").write_text("lr,seed,final,test_error\n0.1,0,a.pt,0.3\n0.5,0,b.pt,0.305\n")
     for name, table in JOBS.items():
         (home / f"{name}.toml").write_text(
             f'[model]\nfactory = "contract_nets:net"\n[data]\nfactory = "contract_nets:data"\n'
