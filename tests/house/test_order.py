@@ -53,7 +53,7 @@ MADE_OF = {
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
     "weights": {"measures"},
-    "audit": {"complexity", "corpus", "phases", "spectrum"},
+    "audit": {"complexity", "corpus", "phases"},
 }
 
 

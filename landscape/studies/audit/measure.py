@@ -19,7 +19,7 @@ from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
-from landscape.run.store import History
+from landscape.run.store import History, Store
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.audit.models import Models, comparisons
@@ -32,7 +32,6 @@ from landscape.studies.complexity.entry import Measure
 from landscape.studies.complexity.measure import complexity_from_rows, complexity_task
 from landscape.studies.phases.alone import run_inside
 from landscape.studies.phases.sources import ModelsLike, resolved
-from landscape.studies.spectrum.measure import begun
 
 _TEXT = 600  # characters of a note in a row
 _STATISTICS = ("knobs", "complexity", "within", "level", "draws")
@@ -244,9 +243,11 @@ def _require_pairs(models: Models, settings: AuditSettings) -> None:
 
 def _require_statistics(out: str | Path | None, task: AuditTask) -> None:
     """Raise InputError where a folder was begun with others: what is opened from its rows would have those."""
-    known = None if out is None else begun(Path(out), "audit")
-    if known is None:
+    if out is None or not (Path(out) / "run.json").is_file():
         return
+    known = Store.open(out).description()
+    if known.name != "audit":
+        return  # the run refuses the folder
     before, now = known.about["statistics"], task.describe().about["statistics"]
     changed = {name: value for name, value in now.items() if _plain(value) != _plain(before[name])}
     if changed:

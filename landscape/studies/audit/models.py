@@ -76,7 +76,7 @@ class Models:
             seeds = [self.seed[row] for row in rows]
             twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
             if twice is not None:
-                said = ", ".join(f"{name}={value}" for name, value in zip((*self.keys, "samples"), cell, strict=True))
+                said = setting_text(dict(zip((*self.keys, "samples"), cell, strict=True))).replace(",", ", ")
                 raise InputError(
                     f"two models agree in {said} and seed {twice}; name the column that tells them apart among keys="
                 )
@@ -163,15 +163,22 @@ def comparisons(models: Models, knob: str, within: float) -> list[Comparison]:
             sizes = sorted(first.keys() & second.keys())
             if sizes and all(a != b for a, b in zip(one, other, strict=True)):
                 pairs = tuple(_pair(size, first[size], second[size], errors, within) for size in sizes)
-                text = ",".join(f"{name}={said[name]}" for name in told)
-                found.append(Comparison(knob, _told(one), _told(other), text, pairs))
+                text = setting_text({name: said[name] for name in told})
+                values = (JOIN.join(map(value_text, arm)) for arm in (one, other))
+                found.append(Comparison(knob, *values, text, pairs))
     if not found:
         raise InputError(_alone(chosen, names, knob))
     return found
 
 
-def _told(values: Sequence[Any]) -> str:
-    return JOIN.join(map(str, values))
+def value_text(value: Any) -> str:
+    """The value of a key as it is read, the same for 1, 1.0 and true."""
+    return f"{float(value):.12g}" if isinstance(value, (int, float)) else str(value)
+
+
+def setting_text(setting: Mapping[str, Any]) -> str:
+    """Keys and values in words."""
+    return ",".join(f"{name}={value_text(value)}" for name, value in setting.items())
 
 
 def _pair(

@@ -23,7 +23,7 @@ from landscape.studies.audit.rescaling import before_normalisation, rescaled
 from landscape.studies.audit.settings import AuditSettings
 from landscape.studies.phases.sources import Source
 
-SIZE_KEYS = ("fraction",)  # keys that say nothing but the size of the training set
+SIZE = "fraction"  # key that says nothing but the size of the training set, where each size has one
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,16 @@ class Networks:
     def models(self, values: dict[str, FloatArray] | None = None) -> Models:
         """The items as models that are compared, with `values` {measure: (items,)} where there are some."""
         table, rows = self.source.models, [row for row, _ in self.items]
-        keys = {
-            name: tuple(column[row] for row in rows) for name, column in table.keys.items() if name not in SIZE_KEYS
-        }
+        keys = {name: tuple(column[row] for row in rows) for name, column in table.keys.items()}
+        samples = [self._looked[row].samples for row in rows]
+        if len(set(samples)) == len(set(zip(keys.get(SIZE, samples), samples, strict=True))):
+            keys.pop(SIZE, None)
         if self.rescales:
             keys[RESCALED] = tuple(factor for _, factor in self.items)
         return Models(
             keys,
             tuple(table.seed[row] for row in rows),
-            np.array([self._looked[row].samples for row in rows], dtype=np.int64),
+            np.array(samples, dtype=np.int64),
             np.asarray(table.values["test_error"][rows], dtype=np.float64),
             values or {},
         )

@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, short
 from landscape.pictures.style import GREEN, MISSING, RED, StyledFigure, finish, hatch_cells, line_look, styled
 from landscape.results.kind import Asked, Pictures
-from landscape.studies.audit.models import JOIN, Models
+from landscape.studies.audit.models import JOIN, Models, setting_text, value_text
 from landscape.studies.audit.result import FRAGILE, ROBUST, UNDECIDED, Audit
 from landscape.studies.audit.statistics import FACTOR, log10_of
 from landscape.studies.audit.tables import states_text
@@ -26,6 +27,7 @@ _LOOK = {ROBUST: GREEN, UNDECIDED: "0.82", FRAGILE: RED}
 _ROWS = 60  # comparisons drawn; the table has them all
 _PANELS = 6
 _LINES = 12  # of a panel
+_TICKS = 5  # sizes named along an axis
 
 
 @styled
@@ -189,9 +191,9 @@ def _panel(ax: Axes, audit: Audit, measure: str, rows: list[int]) -> None:
     curves: dict[str, dict[int, tuple[float, float, float]]] = {}
     for cell, members in chosen.cells.items():
         by_name = dict(zip(chosen.keys, cell, strict=False))
-        if ",".join(f"{name}={by_name[name]}" for name in told) != setting:
+        if setting_text({name: by_name[name] for name in told}) != setting:
             continue
-        arm, known = JOIN.join(str(by_name[name]) for name in names), logs[members][np.isfinite(logs[members])]
+        arm, known = JOIN.join(value_text(by_name[name]) for name in names), logs[members][np.isfinite(logs[members])]
         if arm in values and len(known):
             error = known.std(ddof=1) / math.sqrt(len(known)) if len(known) > 1 else 0.0
             curves.setdefault(arm, {})[int(cell[-1])] = (float(known.mean()), float(error), errors[cell][0])
@@ -213,6 +215,10 @@ def _panel(ax: Axes, audit: Audit, measure: str, rows: list[int]) -> None:
             ax.plot(x[where], middle[where], look["marker"], color=look["color"], markerfacecolor=face, label="_")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    sizes = sorted({size for points in curves.values() for size in points})
+    kept = sizes[:: -(-len(sizes) // _TICKS)] if sizes else []
+    ax.set_xticks(kept, [f"{size:,}" for size in kept])
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.grid()
 
 

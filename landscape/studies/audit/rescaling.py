@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from landscape.objective.folding import foldable_pairs
@@ -12,7 +13,7 @@ from landscape.objective.objective import Objective
 
 def before_normalisation(objective: Objective) -> tuple[tuple[str, str], ...]:
     """(layer, BatchNorm) by their names, where the BatchNorm alone reads what the convolution or Linear puts out."""
-    with objective.differentiable() as (model, _):
+    with objective.at(objective.theta) as model, torch.no_grad():  # a graph would hold every layer's output
         pairs = foldable_pairs(model, objective.outputs, objective.data.head(2).first)
         names = {id(module): name for name, module in model.named_modules()}
         return tuple((names[id(pair.layer)], names[id(pair.norm)]) for pair in pairs)

@@ -12,7 +12,7 @@ from landscape_kernels.probes import derive_seed
 from landscape_kernels.rank_statistics import percentile_interval
 
 from landscape.errors import InputError, nearest
-from landscape.studies.audit.models import Comparison, Models, comparisons
+from landscape.studies.audit.models import RESCALED, Comparison, Models, comparisons, setting_text
 from landscape.studies.audit.result import (
     AGAINST,
     ENDS,
@@ -49,7 +49,8 @@ class SeedDraws:
 
     The seeds of a cell are drawn with replacement, and how far a drawn mean is from the mean is multiplied by
     sqrt(n / (n - 1)), so that its variance is that of a mean of n seeds (Efron and Tibshirani 1993, section 5.3). The
-    draws of a cell follow from its keys and the seed of the audit. A cell of one seed has NaN for its draws.
+    draws of a cell follow from its keys and the seed of the audit; models that are compared with themselves, rescaled,
+    are drawn together. A cell of one seed has NaN for its draws.
     """
 
     def __init__(self, models: Models, measure: str, draws: int, seed: int) -> None:
@@ -68,7 +69,9 @@ class SeedDraws:
         n = len(known)
         if n < 2:
             return (float(known[0]) if n else math.nan), np.full(self._draws, np.nan)
-        random = np.random.Generator(np.random.Philox(key=derive_seed(self._seed, "audit", repr(cell), n)))
+        keys = dict(zip((*self._models.keys, "samples"), cell, strict=True))
+        said = setting_text({name: keys[name] for name in sorted(keys) if name != RESCALED})
+        random = np.random.Generator(np.random.Philox(key=derive_seed(self._seed, "audit", said, n)))
         means = known[random.integers(0, n, (self._draws, n))].mean(1)
         return float(known.mean()), known.mean() + math.sqrt(n / (n - 1)) * (means - known.mean())
 
@@ -202,7 +205,7 @@ def _ordered(
         row: dict[str, Any] = {
             "measure": measure,
             "key": key,
-            "setting": ",".join(f"{name}={said[name]}" for name in told),
+            "setting": setting_text({name: said[name] for name in told}),
             "pairs": len(pairs),
             "apart": len(apart),
             "verdict": UNDECIDED,
