@@ -164,8 +164,8 @@ def comparisons(models: Models, knob: str, within: float) -> list[Comparison]:
             if sizes and all(a != b for a, b in zip(one, other, strict=True)):
                 pairs = tuple(_pair(size, first[size], second[size], errors, within) for size in sizes)
                 text = setting_text({name: said[name] for name in told})
-                values = (JOIN.join(map(value_text, arm)) for arm in (one, other))
-                found.append(Comparison(knob, *values, text, pairs))
+                a_text, b_text = (JOIN.join(map(value_text, arm)) for arm in (one, other))
+                found.append(Comparison(knob, a_text, b_text, text, pairs))
     if not found:
         raise InputError(_alone(chosen, names, knob))
     return found

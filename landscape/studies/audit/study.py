@@ -10,7 +10,6 @@ from landscape.studies.audit.result import Audit
 from landscape.studies.audit.schema import audit_group, read_audit
 from landscape.studies.audit.settings import AuditSettings
 from landscape.studies.audit.tables import audit_columns, audit_tables
-from landscape.studies.audit.views import audit_views
 
 
 def _pictures() -> Pictures[Audit]:
@@ -20,6 +19,8 @@ def _pictures() -> Pictures[Audit]:
 
 
 def _views() -> Views[Audit]:
+    from landscape.studies.audit.views import audit_views
+
     return audit_views
 
 
