@@ -41,7 +41,7 @@ class AuditSettings:
 
 def require_statistics(within: float, level: float, draws: int) -> None:
     """Raise InputError for values that cannot be."""
-    if not 0 <= within < 1:
+    if not 0 <= within <= 1:
         raise InputError(f"within={within}; it is a difference of test errors, give a fraction from 0 to 1")
     if not 0 < level < 1:
         raise InputError(f"level={level} is not between 0 and 1; 0.95 asks for intervals of 95 %")

@@ -16,7 +16,7 @@ from landscape.files import hdf5
 from landscape.objective.losses import named_losses
 from landscape.run.store import RESULT
 from landscape.studies.phases.cells import Cells, Place
-from landscape.studies.training.data import trained_on
+from landscape.studies.training.data import DataSets, trained_on
 from landscape.studies.training.recipe import KEYS
 from landscape.studies.training.result import Training
 from landscape.studies.training.schema import read_training
@@ -31,7 +31,7 @@ class Source:
     models: TrainedModels
     factory: Callable[..., Any]
     data_of: Callable[[int], Any]  # row of a model -> what it was trained on
-    test: Any
+    test_of: Callable[[int], Any]  # row of a model -> its test data, or None
     loss: Any
 
     def arguments(self, row: int) -> dict[str, Any]:
@@ -68,13 +68,13 @@ def resolved(models: ModelsLike, factory: Any, data: Any, test: Any, loss: Any) 
         loss = _loss_of(training) if loss is None else loss
 
         def data_of(row: int) -> Any:
-            return training.training_data(row) if data is None else trained_on(data, training.recipe(row))
+            return trained_on(sets.data(_keys(table, row)), training.recipe(row))
 
     elif isinstance(models, TrainedModels):
         table, given_data = models, data
 
         def data_of(row: int) -> Any:
-            return data
+            return sets.data(_keys(table, row))
 
     else:
         raise InputError(
@@ -92,7 +92,13 @@ def resolved(models: ModelsLike, factory: Any, data: Any, test: Any, loss: Any) 
             )
     if not callable(factory):
         raise InputError(f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model")
-    return Source(table, factory, data_of, test, "cross_entropy" if loss is None else loss)
+    sets = DataSets(given_data, test)
+    loss = "cross_entropy" if loss is None else loss
+    return Source(table, factory, data_of, lambda row: sets.test(_keys(table, row)), loss)
+
+
+def _keys(models: TrainedModels, row: int) -> dict[str, Any]:
+    return {name: column[row] for name, column in models.keys.items()}
 
 
 def _loss_of(training: Training) -> Any:

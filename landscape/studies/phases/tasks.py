@@ -133,7 +133,7 @@ class ModelsTask(_CellTask):
     def _columns(self) -> list[str]:
         networks = self._networks
         names = ["train_loss", *(["train_error"] if networks.labelled else [])]
-        if networks.source.test is not None:
+        if any(seen.test for seen in networks.looked.values()):
             names += ["test_loss", *(["test_error"] if networks.labelled else [])]
         names += ["lambda_max", "trace"]
         if networks.settings.well:
