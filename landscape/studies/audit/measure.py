@@ -14,6 +14,7 @@ from landscape.errors import InputError, NumericalError, UserCodeError
 from landscape.objective.losses import LossLike, describe_callable
 from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes
+from landscape.results.inside import run_inside
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
@@ -30,7 +31,6 @@ from landscape.studies.audit.statistics import SIZES, compare, follow
 from landscape.studies.complexity.catalogue import chosen
 from landscape.studies.complexity.entry import Measure
 from landscape.studies.complexity.measure import complexity_from_rows, complexity_task
-from landscape.studies.phases.alone import run_inside
 from landscape.studies.phases.sources import ModelsLike, resolved
 
 _TEXT = 600  # characters of a note in a row
