@@ -15,7 +15,9 @@ import landscape as ls
 CELLS = {"batch_size": [8, 16], "fraction": [0.25, 0.5, 1.0]}
 RECIPE = {"epochs": 2, "lr": 0.1, "momentum": 0.0, "precision": "float64"}
 ASKED: dict[str, Any] = {"knobs": ["batch_size", "rescaled"], "complexity": "batch_size", "within": 0.2, "draws": 200}
-MEASURES = ("params", "param_norm", "fro_dist")
+SIZE = ls.measure("size", lambda subject: subject.theta.square().sum())  # of all parameters as they stand
+MEASURES = ("params", "param_norm", "fro_dist", SIZE)
+NAMES = ("params", "param_norm", "fro_dist", "size")
 
 
 def net() -> nn.Module:

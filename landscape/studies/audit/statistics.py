@@ -26,7 +26,8 @@ from landscape.studies.audit.result import (
 
 FACTOR = 2.0  # between equally good models, beyond which a measure is fragile
 SIZES = 3  # matched ones that a slope is fitted to
-_LOG10 = ("log_norm", "log_spectral_norm", "log_alpha_norm")  # which are logarithms to base 10
+# Metrics of weights that are logarithms to base 10, here and in `measure_weights`.
+_LOG10 = tuple(f"{of}{name}" for of in ("", "weights_") for name in ("log_norm", "log_spectral_norm", "log_alpha_norm"))
 _ROUNDING = 64 * np.finfo(np.float64).eps
 
 Drawn = tuple[float, FloatArray]  # a number, and the same of every draw of the seeds (draws,)
@@ -37,7 +38,7 @@ def log10_of(measure: str, values: FloatArray) -> FloatArray:
 
     NaN where a value is not positive or not finite.
     """
-    if measure.startswith("log_"):
+    if measure in _LOG10 or measure.startswith("log_"):
         logs = values / (1.0 if measure in _LOG10 else math.log(10))
     else:
         logs = np.log10(values, out=np.full(len(values), np.nan), where=values > 0)

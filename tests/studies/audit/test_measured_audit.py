@@ -27,26 +27,31 @@ def audit(run: ls.Training) -> ls.Audit:
     return ls.audit_fragility(run, cases.MEASURES, **cases.ASKED)
 
 
-def weights_of(path: Path) -> list[torch.Tensor]:
-    """The weights of the two layers, without the BatchNorm's."""
-    state = ls.read_state(path)
-    return [state["0.weight"], state["3.weight"]]
+def weights_of(state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """The weights of the two layers, the BatchNorm folded into the first."""
+    gain = state["1.weight"] / (state["1.running_var"] + 1e-12).sqrt()
+    return [state["0.weight"] * gain[:, None], state["3.weight"]]
 
 
 def test_values_are_those_of_every_model(run: ls.Training, audit: ls.Audit) -> None:
+    """Also of rescaled ones, whose layers with their BatchNorm are the same layers."""
     table = run.checkpoints
-    assert len(audit.seed) == 2 * len(table)  # as they are, and rescaled
+    assert len(audit.seed) == 2 * len(table)
+    parameters = [name for name, _ in cases.net().named_parameters()]
     for row in range(len(table)):
-        final, initial = weights_of(table.final[row]), weights_of(table.initial[row])
+        states = [ls.read_state(path) for path in (table.final[row], table.initial[row])]
+        final, initial = map(weights_of, states)
         for item, factor in ((row, 1), (row + len(table), 10)):
-            scaled = [final[0] * factor, final[1]]
             assert audit.keys["rescaled"][item] == factor
             assert audit.samples[item] == round(64 * table.keys["fraction"][row])
             assert audit.test_error[item] == table.values["test_error"][row]
-            norm = sum(float(w.square().sum()) for w in scaled)
-            distance = sum(float((w - w0).square().sum()) for w, w0 in zip(scaled, initial, strict=True))
-            np.testing.assert_allclose(audit.values["param_norm"][item], norm, rtol=1e-12)
-            np.testing.assert_allclose(audit.values["fro_dist"][item], distance, rtol=1e-12)
+            norm = sum(float(w.square().sum()) for w in final)
+            distance = sum(float((w - w0).square().sum()) for w, w0 in zip(final, initial, strict=True))
+            np.testing.assert_allclose(audit.values["param_norm"][item], norm, rtol=1e-10)
+            np.testing.assert_allclose(audit.values["fro_dist"][item], distance, rtol=1e-10)
+            scaled = [states[0][name] * (factor if name.startswith("0.") else 1) for name in parameters]
+            size = sum(float(tensor.square().sum()) for tensor in scaled)
+            np.testing.assert_allclose(audit.values["size"][item], size, rtol=1e-12)
 
 
 def test_ratio_is_the_geometric_mean_over_matched_cells(audit: ls.Audit) -> None:
@@ -66,11 +71,11 @@ def test_ratio_is_the_geometric_mean_over_matched_cells(audit: ls.Audit) -> None
 def test_rescaled_models_compute_the_same(run: ls.Training, audit: ls.Audit) -> None:
     """And a measure of the function alone says so: the ratio of the training loss is 1."""
     own = ls.measure("loss", lambda subject: float(subject.objective.estimates()["loss"]))
-    found = ls.audit_fragility(run, [own, "param_norm"], "rescaled", draws=100)
+    found = ls.audit_fragility(run, [own, "param_norm", cases.SIZE], "rescaled", draws=100)
     rows = found.rows_of("loss", "rescaled")
     np.testing.assert_allclose(found.comparisons.values["ratio"][rows], 1, rtol=1e-9)  # but for BatchNorm's eps
-    assert found.verdict("loss", "rescaled") == "robust"
-    assert found.verdict("param_norm", "rescaled") == "fragile"
+    verdicts = {name: found.verdict(name, "rescaled") for name in found.measures}
+    assert verdicts == {"loss": "robust", "param_norm": "robust", "size": "fragile"}
     assert found.comparisons.matched.tolist() == found.comparisons.pairs.tolist()  # the very same test error
 
 
@@ -87,7 +92,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same(run: ls.Training, audit: ls.A
     with pytest.raises(ls.InputError, match=r"other statistics.*audit_table\(.*within=0\.1"):
         ls.audit_fragility(run, cases.MEASURES, **{**asked, "within": 0.1})
     frame = whole.models_to_pandas()
-    again = ls.audit_table(frame, cases.MEASURES, **cases.ASKED)
+    again = ls.audit_table(frame, cases.NAMES, **cases.ASKED)
     for name, values in audit.comparisons.values.items():
         np.testing.assert_array_equal(again.comparisons.values[name], values)
 
