@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import landscape as ls
 
 _SHARED = Path(os.environ.get("LANDSCAPE_SHARED", Path(__file__).resolve().parents[3] / "shared"))
-_TRAINED, _TESTED = 1000, 2000  # images of each part
+_TRAINED, _TESTED = 400, 2000  # images of each part
 _CLASSES = {"two": 2, "ten": 10}
 
 
