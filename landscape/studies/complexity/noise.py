@@ -23,9 +23,9 @@ from landscape.studies.complexity.subject import Subject, margins_at
 logger = logging.getLogger(__name__)
 _DROP = 0.1  # of the accuracy
 _EPS = 1e-3  # of the magnitude-aware noise
-_BLOCK = 128  # samples that a draw is tried on
+_BLOCK = 32  # samples that a draw is tried on: draws differ by more than samples do, and cost little on few
 _FIRST, _MOST = 8, 4096  # draws to begin with, and of all
-_SAMPLES = 512  # that the search for about where it is looks at, over all of its draws
+_SAMPLES = 256  # that the search for about where it is looks at, over all of its draws
 _STEADY = 0.2  # relative error of the slope, at most
 _STEPS = 14  # of sigma by factors of two, or of the bracket
 _JIANG_STEPS, _JIANG_DRAWS, _JIANG_TOL, _JIANG_TOP = 15, 10, 0.01, 2.0
@@ -49,23 +49,27 @@ class _Noise:
         self._theta = objective.vector(fused.theta)
         self._free, self._buffers = fused.free, dict(fused.buffers)
         self._blocks = _blocks(objective, subject.parity)
-        self._right: list[FloatArray] = []
+        self._right: dict[int, float] = {}
         self.passes = 0.0
 
-    def without(self) -> list[FloatArray]:
-        """(samples,) whether each sample of each block is right, without noise."""
-        if not self._right:
-            self._right = [self._hits(block, self._theta) for block in self._blocks]
-        return self._right
+    def without(self, number: int) -> float:
+        """The accuracy on the block of that number without noise."""
+        if number not in self._right:
+            self._right[number] = self._accuracy(number, self._theta)
+        return self._right[number]
 
     def drops(self, sigma: float, draws: range) -> FloatArray:
         """(draws,): by how much each draw lowers the accuracy of its block of samples."""
         found = []
         for draw in draws:
             number = draw % len(self._blocks)
-            hits = self._hits(self._blocks[number], self._theta + self._scaled(sigma, draw))
-            found.append(float(self.without()[number].mean() - hits.mean()))
+            found.append(self.without(number) - self._accuracy(number, self._theta + self._scaled(sigma, draw)))
         return np.array(found)
+
+    @property
+    def few(self) -> range:
+        """Draws that tell about where it is."""
+        return range(min(max(_SAMPLES // self.samples, _FIRST // 2), _SAMPLES // 4))
 
     @property
     def blocks(self) -> int:
@@ -84,10 +88,10 @@ class _Noise:
             return 0.1
         return max(0.1 * float(self._theta[self._free].double().square().mean().sqrt()), 1e-9)
 
-    def _hits(self, block: Objective, theta: Tensor) -> FloatArray:
+    def _accuracy(self, number: int, theta: Tensor) -> float:
+        block = self._blocks[number]
         self.passes += block.samples / self._subject.samples
-        hits: FloatArray = (margins_at(block, theta, self._buffers) > 0).double().cpu().numpy()
-        return hits
+        return float((margins_at(block, theta, self._buffers) > 0).double().mean())
 
     def _scaled(self, sigma: float, draw: int) -> Tensor:
         key = derive_seed(self._subject.seed, "noise", int(self._magnitude), draw)
@@ -120,7 +124,7 @@ def find_sigma(subject: Subject, magnitude: bool) -> Sigma:
     where no noise costs that much, or any does.
     """
     noise = _Noise(subject, magnitude)
-    accuracy = float(np.concatenate(noise.without()).mean())
+    accuracy = float(np.mean([noise.without(number) for number in range(min(len(noise.few), noise.blocks))]))
     if accuracy <= _DROP:
         raise InputError(f"the accuracy without noise is {accuracy:.3g}, which no noise can lower by {_DROP}")
     try:
@@ -133,7 +137,7 @@ def _searched(noise: _Noise, tol: float) -> Sigma:
     width = math.sqrt(2 * tol)  # of the bracket of ln sigma: interpolating in it errs by about a sixth of tol at most
     middle = _near(noise)
     low, high = middle * math.exp(-width / 2), middle * math.exp(width / 2)
-    draws = -(-_FIRST // noise.blocks) * noise.blocks
+    draws = _FIRST
     below, above = noise.drops(low, range(draws)), noise.drops(high, range(draws))
     for _ in range(_STEPS):
         first, second = float(below.mean()), float(above.mean())
@@ -155,9 +159,9 @@ def _searched(noise: _Noise, tol: float) -> Sigma:
             if error > tol:
                 logger.warning("sigma is known to %.1f %%, not to tol=%g, after %d draws", 100 * error, tol, draws)
             return Sigma(low * math.exp(share * width), error * low * math.exp(share * width), draws)
-        # As many draws as the error asks for and a tenth more, in whole rounds through the blocks.
+        # As many draws as the error asks for and a tenth more.
         enough = draws * min(1.1 * (error / tol) ** 2, 4.0) if error > tol else 1.5 * draws
-        more = range(draws, -(-max(math.ceil(enough), draws + 1) // noise.blocks) * noise.blocks)
+        more = range(draws, max(math.ceil(enough), draws + 1))
         below = np.concatenate([below, noise.drops(low, more)])
         above = np.concatenate([above, noise.drops(high, more)])
         draws = more.stop
@@ -166,7 +170,7 @@ def _searched(noise: _Noise, tol: float) -> Sigma:
 
 def _near(noise: _Noise) -> float:
     """About where few draws cost a tenth of the accuracy, from two sizes of noise that differ by a factor of two."""
-    few = range(min(max(_SAMPLES // noise.samples, _FIRST // 2), _SAMPLES // 8))
+    few = noise.few
     low = high = noise.size
     below = above = float(noise.drops(low, few).mean())
     if above < _DROP:
