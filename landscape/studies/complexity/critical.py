@@ -21,7 +21,7 @@ from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
 logger = logging.getLogger(__name__)
-_EXACT = 1e-3  # relative change of the step at which the search ends
+_EXACT = 3e-3  # relative change of the step at which the search ends
 _FACTOR = 4.0  # between steps that look for the other side
 _MOST = 40  # forward passes
 
@@ -92,14 +92,19 @@ def search(objective: Objective, direction: Any = None, group: Communicator = SE
     ray = _Ray(objective, d, group)
     eta = abs(ray.start / slope) if slope and ray.start else 1e-3 * float(objective.theta.double().norm()) / length
     low, high = _both_sides(ray, eta or 1e-6, slope)
-    place = high[0]
+    place, side = high[0], 0
+    of_low = of_high = 1.0  # Illinois: an end that stays counts half
     while ray.forward < _MOST:
         (a, (below, _)), (b, (above, _)) = low, high
+        below, above = of_low * below, of_high * above
         before, place = place, a + (b - a) * (-below / (above - below) if math.isfinite(above) else 0.5)
         if abs(place - before) <= _EXACT * place:
             break
         here = ray.rise(place)
-        low, high = ((place, here), high) if here[0] < 0 else (low, (place, here))
+        if here[0] < 0:
+            low, of_low, of_high, side = (place, here), 1.0, of_high / 2 if side < 0 else 1.0, -1
+        else:
+            high, of_high, of_low, side = (place, here), 1.0, of_low / 2 if side > 0 else 1.0, 1
     (a, (_, first)), (b, (_, second)) = low, high
     known = np.isfinite(first) & np.isfinite(second) & (first != second)
     places = a + (b - a) * -first[known] / (second[known] - first[known])

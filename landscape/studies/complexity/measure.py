@@ -30,6 +30,7 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.complexity.catalogue import chosen
 from landscape.studies.complexity.entry import NEEDS, Measure, as_estimate
+from landscape.studies.complexity.fused import fused
 from landscape.studies.complexity.result import Complexity
 from landscape.studies.complexity.settings import PARITIES, ComplexitySettings
 from landscape.studies.complexity.sharpness import CURVATURE
@@ -84,6 +85,7 @@ class ComplexityTask:
         }
         about = {
             "device": str(self._objective.device),
+            "batchnorm": _batchnorm(self._objective),
             "order": [one.name for one in self._measures],
             "formulas": {one.name: one.formula for one in self._measures},
             "sources": {one.name: one.source for one in self._measures},
@@ -111,7 +113,12 @@ class ComplexityTask:
             found = self._measured(one, subject)
             row["passes"][k] = subject.passes - before
             if isinstance(found, str):
-                logger.warning("measure %s is skipped: %s", one.name, found)
+                logger.log(
+                    logging.INFO if found == NEEDS["initial"] else logging.WARNING,
+                    "measure %s is skipped: %s",
+                    one.name,
+                    found,
+                )
                 texts["reason"][k] = _coded(found)
                 continue
             adjusted = one.adjusted(found, subject.samples)
@@ -158,6 +165,15 @@ class ComplexityTask:
             subject.notes.append("the measure returned NaN")
             logger.warning("measure %s returned NaN", one.name)
         return found
+
+
+def _batchnorm(objective: Objective) -> str:
+    """What is done with BatchNorm, in words."""
+    names = objective.batchnorm_names
+    if not names:
+        return ""
+    affine = fused(objective, objective.theta, objective.buffers).affine
+    return f"{len(names) - len(affine)} fused into the layers before, affine: {', '.join(affine) or 'none'}"
 
 
 def _coded(text: str) -> FloatArray:
@@ -252,6 +268,7 @@ def complexity_from_rows(description: Description, rows: Rows, history: History)
         attributes={
             **result_attributes(description, history),
             "parity": identity["parity"] or "none",
+            **({"batchnorm": about["batchnorm"]} if about["batchnorm"] else {}),
             "tol": identity["tol"],
             "seed": identity["seed"],
             "error": "0 where the value follows from the weights alone; else over the units that each measure names",

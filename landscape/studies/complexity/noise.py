@@ -23,9 +23,10 @@ from landscape.studies.complexity.subject import Subject, margins_at
 logger = logging.getLogger(__name__)
 _DROP = 0.1  # of the accuracy
 _EPS = 1e-3  # of the magnitude-aware noise
-_BLOCK = 128  # samples that a draw is tried on
-_FIRST, _MOST = 8, 4096  # draws of the search, and of all
-_NEAR = 0.2  # length of the bracket of ln sigma that draws are spent on
+_BLOCK = 32  # samples that a draw is tried on: draws differ by more than samples do, and cost little on few
+_FIRST, _MOST = 8, 4096  # draws to begin with, and of all
+_SAMPLES = 256  # that the search for about where it is looks at, over all of its draws
+_STEADY = 0.2  # relative error of the slope, at most
 _STEPS = 14  # of sigma by factors of two, or of the bracket
 _JIANG_STEPS, _JIANG_DRAWS, _JIANG_TOL, _JIANG_TOP = 15, 10, 0.01, 2.0
 
@@ -48,28 +49,37 @@ class _Noise:
         self._theta = objective.vector(fused.theta)
         self._free, self._buffers = fused.free, dict(fused.buffers)
         self._blocks = _blocks(objective, subject.parity)
-        self._right: list[FloatArray] = []
+        self._right: dict[int, float] = {}
         self.passes = 0.0
 
-    def without(self) -> list[FloatArray]:
-        """(samples,) whether each sample of each block is right, without noise."""
-        if not self._right:
-            self._right = [self._hits(block, self._theta) for block in self._blocks]
-        return self._right
+    def without(self, number: int) -> float:
+        """The accuracy on the block of that number without noise."""
+        if number not in self._right:
+            self._right[number] = self._accuracy(number, self._theta)
+        return self._right[number]
 
     def drops(self, sigma: float, draws: range) -> FloatArray:
         """(draws,): by how much each draw lowers the accuracy of its block of samples."""
         found = []
         for draw in draws:
             number = draw % len(self._blocks)
-            hits = self._hits(self._blocks[number], self._theta + self._scaled(sigma, draw))
-            found.append(float(self.without()[number].mean() - hits.mean()))
+            found.append(self.without(number) - self._accuracy(number, self._theta + self._scaled(sigma, draw)))
         return np.array(found)
+
+    @property
+    def few(self) -> range:
+        """Draws that tell about where it is."""
+        return range(min(max(_SAMPLES // self.samples, _FIRST // 2), _SAMPLES // 4))
 
     @property
     def blocks(self) -> int:
         """Blocks that the data are in: so many draws use every sample once."""
         return len(self._blocks)
+
+    @property
+    def samples(self) -> int:
+        """Samples of a block."""
+        return self._blocks[0].samples
 
     @property
     def size(self) -> float:
@@ -78,10 +88,10 @@ class _Noise:
             return 0.1
         return max(0.1 * float(self._theta[self._free].double().square().mean().sqrt()), 1e-9)
 
-    def _hits(self, block: Objective, theta: Tensor) -> FloatArray:
+    def _accuracy(self, number: int, theta: Tensor) -> float:
+        block = self._blocks[number]
         self.passes += block.samples / self._subject.samples
-        hits: FloatArray = (margins_at(block, theta, self._buffers) > 0).double().cpu().numpy()
-        return hits
+        return float((margins_at(block, theta, self._buffers) > 0).double().mean())
 
     def _scaled(self, sigma: float, draw: int) -> Tensor:
         key = derive_seed(self._subject.seed, "noise", int(self._magnitude), draw)
@@ -108,13 +118,13 @@ def _blocks(objective: Objective, parity: str | None) -> list[Objective]:
 def find_sigma(subject: Subject, magnitude: bool) -> Sigma:
     """The size of noise that lowers the accuracy by 0.1, with a relative standard error of `subject.tol`.
 
-    The mean drop over draws that are the same for every sigma (common random numbers) is bracketed by factors of two
-    and by halving of ln sigma on a few draws, and then interpolated in ln sigma inside a narrow bracket, on twice as
-    many draws until the error is small enough. Every draw is tried on a block of the samples, one after another, so
-    that many draws cost few passes. Raises InputError where no noise costs that much, or any does.
+    The mean drop over draws that are the same for every sigma (common random numbers) is bracketed on a few draws, and
+    then interpolated in ln sigma inside a narrow bracket, on more and more draws until the error is small enough. Every
+    draw is tried on a block of the samples, one after another, so that many draws cost few passes. Raises InputError
+    where no noise costs that much, or any does.
     """
     noise = _Noise(subject, magnitude)
-    accuracy = float(np.concatenate(noise.without()).mean())
+    accuracy = float(np.mean([noise.without(number) for number in range(min(len(noise.few), noise.blocks))]))
     if accuracy <= _DROP:
         raise InputError(f"the accuracy without noise is {accuracy:.3g}, which no noise can lower by {_DROP}")
     try:
@@ -124,66 +134,67 @@ def find_sigma(subject: Subject, magnitude: bool) -> Sigma:
 
 
 def _searched(noise: _Noise, tol: float) -> Sigma:
-    low, high = _bracket(noise)
-    draws = max(_FIRST, -(-_FIRST // noise.blocks) * noise.blocks)
+    width = math.sqrt(2 * tol)  # of the bracket of ln sigma: interpolating in it errs by about a sixth of tol at most
+    middle = _near(noise)
+    low, high = middle * math.exp(-width / 2), middle * math.exp(width / 2)
+    draws = _FIRST
     below, above = noise.drops(low, range(draws)), noise.drops(high, range(draws))
     for _ in range(_STEPS):
         first, second = float(below.mean()), float(above.mean())
-        width = math.log(high / low)
-        if first > _DROP:  # more draws moved the root out of the bracket
+        if first > _DROP:  # the root lies outside
             low, high, above = low * math.exp(-width), low, below
             below = noise.drops(low, range(draws))
-        elif second < _DROP:
+            continue
+        if second < _DROP:
             low, high, below = high, high * math.exp(width), above
             above = noise.drops(high, range(draws))
-        elif second > first:
-            share = (_DROP - first) / (second - first)
-            values = below + share * (above - below)
-            error = float(values.std(ddof=1)) / math.sqrt(draws) / (second - first) * width
-            sigma = low * math.exp(share * width)
-            if error <= tol or draws >= _MOST:
-                if error > tol:
-                    logger.warning("sigma is known to %.1f %%, not to tol=%g, after %d draws", 100 * error, tol, draws)
-                return Sigma(sigma, error * sigma, draws)
-            # as many draws as the error asks for, a third more, and no more than four times those there are
-            enough = min(max(draws + _FIRST, math.ceil(1.3 * draws * (error / tol) ** 2)), 4 * draws)
-            more = range(draws, -(-enough // noise.blocks) * noise.blocks)
-            below = np.concatenate([below, noise.drops(low, more)])
-            above = np.concatenate([above, noise.drops(high, more)])
-            draws = more.stop
-        else:
-            raise InputError("the accuracy does not change with the size of the noise near a drop of 0.1")
-    raise InputError(f"no size of noise was found that costs {_DROP} of the accuracy")
+            continue
+        rises = above - below
+        rise = float(rises.mean())
+        share = (_DROP - first) / rise if rise > 0 else 0.5
+        spread, of_rise = ((values.std(ddof=1) / math.sqrt(draws)) for values in (below + share * rises, rises))
+        steady = float(of_rise) <= _STEADY * rise  # else the error told is not to be believed
+        error = float(spread) / (rise - float(of_rise)) * width if rise > float(of_rise) else math.inf
+        if (error <= tol and steady) or draws >= _MOST:
+            if error > tol:
+                logger.warning("sigma is known to %.1f %%, not to tol=%g, after %d draws", 100 * error, tol, draws)
+            return Sigma(low * math.exp(share * width), error * low * math.exp(share * width), draws)
+        # As many draws as the error asks for and a tenth more.
+        enough = draws * min(1.1 * (error / tol) ** 2, 4.0) if error > tol else 1.5 * draws
+        more = range(draws, max(math.ceil(enough), draws + 1))
+        below = np.concatenate([below, noise.drops(low, more)])
+        above = np.concatenate([above, noise.drops(high, more)])
+        draws = more.stop
+    raise InputError(f"no size of noise was found that costs {_DROP} of the accuracy: it does not grow with the noise")
 
 
-def _bracket(noise: _Noise) -> tuple[float, float]:
-    """(low, high), close to each other, where few draws cost less and more than a tenth."""
-    few = range(min(_FIRST, max(noise.blocks, 4)))
+def _near(noise: _Noise) -> float:
+    """About where few draws cost a tenth of the accuracy, from two sizes of noise that differ by a factor of two."""
+    few = noise.few
     low = high = noise.size
-    if noise.drops(low, few).mean() < _DROP:
+    below = above = float(noise.drops(low, few).mean())
+    if above < _DROP:
         for _ in range(_STEPS):
-            low, high = high, 2 * high
-            if noise.drops(high, few).mean() >= _DROP:
+            low, high, below = high, 2 * high, above
+            above = float(noise.drops(high, few).mean())
+            if above >= _DROP:
                 break
         else:
             raise InputError(
-                f"no noise up to {high:.3g} lowers the accuracy by {_DROP}; it may be near chance, as of a network that is "
-                "not trained"
+                f"no noise up to {high:.3g} lowers the accuracy by {_DROP}; it may be near chance, as without training"
             )
     else:
         for _ in range(_STEPS):
-            low, high = low / 2, low
-            if noise.drops(low, few).mean() < _DROP:
+            low, high, above = low / 2, low, below
+            below = float(noise.drops(low, few).mean())
+            if below < _DROP:
                 break
         else:
             raise InputError(
                 f"noise of {low:.3g} still lowers the accuracy by {_DROP}: samples lie on the border of their classes, "
                 f"or the noise of {_EPS} that magnitude-aware noise has besides is too large for these weights"
             )
-    while math.log(high / low) > _NEAR:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if noise.drops(middle, few).mean() < _DROP else (low, middle)
-    return low, high
+    return low * 2 ** ((_DROP - below) / (above - below))
 
 
 def _reference(noise: _Noise, subject: Subject) -> Sigma:

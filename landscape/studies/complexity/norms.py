@@ -198,7 +198,7 @@ def _spectral_measures(operators: bool) -> list[Measure]:
     ) -> Measure:
         source = f"{JIANG}, {number + more}"
         adjustment = "log" if name.startswith("log") else "root"
-        return Measure(f"{name}{end}", function, needs, formula, source, adjustment, f"norms{end}")
+        return Measure(f"{name}{end}", function, needs, formula, source, adjustment, "norms")
 
     return [
         entry(
@@ -309,7 +309,7 @@ MEASURES = (
         "sum over paths of prod w^2, from inputs and biases to all outputs",
         f"{JIANG}, 44",
         "root",
-        "paths",
+        "norms",
     ),
     Measure(
         "path_norm_over_margin",
@@ -318,7 +318,7 @@ MEASURES = (
         "path_norm / gamma^2",
         f"{JIANG}, 43",
         "root",
-        "paths",
+        "norms",
     ),
     *_spectral_measures(True),
 )
@@ -330,6 +330,6 @@ OTHERS = (
         "sum over paths of prod |w|",
         "Neyshabur et al., COLT 2015; Zhang and Louis, arXiv 2510.18934",
         "root",
-        "paths",
+        "norms",
     ),
 )
