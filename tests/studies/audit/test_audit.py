@@ -131,6 +131,10 @@ def test_probability_of_a_ratio_that_is_known_poorly_is_a_half() -> None:
         ls.audit_table(table(2.0, scatter=0.3, stream=stream), "norm", "optimizer", draws=200).comparisons
         for _ in range(100)
     ]
+    for one in found:
+        sure = one.values["probability"][0]
+        assert one.verdict[0] == ("fragile" if sure >= 0.95 else "robust" if sure <= 1 - 0.95 else "undecided")
+    assert {one.verdict[0] for one in found} == {"fragile", "undecided", "robust"}
     mean = np.mean([one.values["p_ratio"][0] for one in found])
     assert abs(mean - 0.5) < 3 * 0.29 / 10  # of a number that is uniform between 0 and 1
 
@@ -191,6 +195,15 @@ def test_settings_are_compared_apart_and_a_knob_may_be_of_several_keys() -> None
     np.testing.assert_allclose(one.values["ratio"], [1, 7, 1.5, 1.5], rtol=1e-12)
     assert one.verdict == ("robust", "fragile", "robust", "robust")
     assert (found.verdict("norm", "optimizer+lr"), found.verdict("norm", "batch")) == ("fragile", "robust")
+
+
+def test_values_of_a_knob_of_several_keys_differ_in_all_of_them() -> None:
+    rows = arms()
+    for k, optimizer in enumerate(rows["optimizer"]):
+        if optimizer == "adam" and rows["width"][k] == 16:
+            rows["lr"][k], rows["width"][k] = 0.01, 8
+    found = ls.audit_table(rows, "norm", "optimizer+lr", keys=("batch", "width")).comparisons
+    assert set(zip(found.first, found.second, strict=True)) == {("sgd+0.1", "adam+0.001"), ("sgd+0.1", "adam+0.01")}
 
 
 @pytest.mark.parametrize(
@@ -276,4 +289,5 @@ def test_logarithms_by_their_bases() -> None:
     np.testing.assert_allclose(
         log10_of("log_prod_of_spec", values), [2 / np.log(10), -2 / np.log(10), *[np.nan] * 2, 0]
     )
-    np.testing.assert_allclose(log10_of("log_spectral_norm", values), [2, -2, np.nan, np.nan, 0])
+    for name in ("log_spectral_norm", "weights_log_norm"):
+        np.testing.assert_allclose(log10_of(name, values), [2, -2, np.nan, np.nan, 0])
