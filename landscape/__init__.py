@@ -27,6 +27,14 @@ from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.studies.agreement.measure import measure_agreement
 from landscape.studies.agreement.result import Agreement
+from landscape.studies.audit.from_table import audit_table
+from landscape.studies.audit.measure import audit_fragility
+from landscape.studies.audit.result import Audit, Comparisons, Orders
+from landscape.studies.complexity.critical import critical_sharpness
+from landscape.studies.complexity.entry import Measure, measure
+from landscape.studies.complexity.measure import measure_complexity
+from landscape.studies.complexity.result import Complexity
+from landscape.studies.complexity.subject import Subject
 from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.corpus.measure import analyse_corpus
@@ -77,6 +85,9 @@ from landscape.studies.weights.smoothing import measure_smoothing, truncate_weig
 __all__ = [
     "Agreement",
     "Alignment",
+    "Audit",
+    "Comparisons",
+    "Complexity",
     "Connectivity",
     "Corpus",
     "CriticalPoints",
@@ -91,11 +102,13 @@ __all__ = [
     "LayerSpectra",
     "LayerStructure",
     "MarginalLikelihood",
+    "Measure",
     "Measures",
     "MergeTree",
     "Minima",
     "NumericalError",
     "Objective",
+    "Orders",
     "Pairs",
     "Path",
     "Phases",
@@ -109,6 +122,7 @@ __all__ = [
     "Saddles",
     "Spectrum",
     "StoreError",
+    "Subject",
     "Surface",
     "Tolerance",
     "Topology",
@@ -119,6 +133,9 @@ __all__ = [
     "Weights",
     "align",
     "analyse_corpus",
+    "audit_fragility",
+    "audit_table",
+    "critical_sharpness",
     "curve_from_points",
     "curve_plane",
     "eigenvector_plane",
@@ -127,7 +144,9 @@ __all__ = [
     "fit_curve",
     "load_checkpoint",
     "marginal_likelihood_bound",
+    "measure",
     "measure_agreement",
+    "measure_complexity",
     "measure_connectivity",
     "measure_corpus",
     "measure_curvature_map",

@@ -258,6 +258,38 @@ def marginal_likelihood(case: str = "whole") -> ls.MarginalLikelihood:
     )  # fmt: skip
 
 
+def complexity(case: str = "whole") -> ls.Complexity:
+    """Three measures, the last of them skipped."""
+    n = count(case, 3)
+    found, errors, done = values(case, n), values(case, n) / 20, computed(case, n)
+    reasons = ("", "", "there are no margins" if case == "whole" else "")[:n]
+    if reasons[-1]:
+        found[-1] = errors[-1] = np.nan
+    return ls.Complexity(
+        ("params", "path_norm", "inverse_margin")[:n], found, errors, found / 2, errors / 2,
+        np.full(n, 9), ("weight",) * n, np.ones(n), ("number of weights", "sum over paths", "1 / gamma^2")[:n],
+        ("Jiang et al.",) * n, reasons, ("",) * n, done, {**ABOUT, "parity": "none"}
+    )  # fmt: skip
+
+
+def audit(case: str = "whole") -> ls.Audit:
+    """A measure of eight models of two optimisers and two sizes, compared between the optimisers."""
+    n = count(case, 8)
+    row: dict[str, Any] = {
+        "measure": "norm", "knob": "optimizer", "first": "sgd", "second": "adam", "setting": "width=8", "pairs": 2,
+        "matched": int(case != "masked"), "verdict": "fragile", "note": "1 of 2 pairs agree within 0.01"
+    }  # fmt: skip
+    row |= {f"ratio{end}": float(values(case, 3)[k]) for k, end in enumerate(("", "_low", "_high"))}
+    order = {"measure": "norm", "key": "noise", "setting": "", "pairs": 1, "apart": 1, "verdict": "follows", "note": ""}
+    keys = {"optimizer": ("sgd", "adam") * 4, "noise": (0.0,) * 8, "nesterov": (True, 0) * 4, "width": (8,) * 8}
+    return ls.Audit(
+        {name: column[:n] for name, column in keys.items()}, ((0, 0, 1, 1) * 2)[:n],
+        np.array([50] * 4 + [100] * 4)[:n], np.full(n, 0.1), {"norm": values(case, n)}, {"norm": values(case, n) / 9},
+        computed(case, n), ("",) * n, ls.Comparisons.of([row]), ls.Orders.of([{**order, "order": 0.5}]),
+        {**ABOUT, "within": 0.01, "level": 0.95, "draws": 100}
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -275,6 +307,8 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "corpus": corpus,
     "weights": weights,
     "marginal_likelihood": marginal_likelihood,
+    "complexity": complexity,
+    "audit": audit,
 }
 EVERY = [
     (kind, case)

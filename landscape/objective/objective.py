@@ -356,6 +356,18 @@ class Objective:
         """
         return self._folding.applied()
 
+    @property
+    def folded_pairs(self) -> tuple[tuple[str, str, float], ...]:
+        """(layer, BatchNorm behind it, eps of that) by name, of the pairs that `folded` computes as one layer."""
+        names = {module: name for name, module in self._model.model.named_modules()}
+        return tuple((names[pair.layer], names[pair.norm], float(pair.norm.eps)) for pair in self._folding.pairs)
+
+    @property
+    def batchnorm_eps(self) -> dict[str, float]:
+        """{name: eps} of the model's BatchNorm modules."""
+        modules = dict(self._model.model.named_modules())
+        return {name: float(getattr(modules[name], "eps", 0.0)) for name in self.batchnorm_names}
+
     def units(self, model: Callable[..., Any], batch: Batch) -> list[Units]:
         """Numerators and denominators of every quantity on one batch, in the order of `quantities`."""
         self._model.load()
@@ -413,6 +425,11 @@ class Objective:
     def data(self) -> Data:
         """The data as read, undivided where its batching is free."""
         return self._undivided
+
+    @property
+    def loss_words(self) -> str:
+        """The loss as `identity` describes it."""
+        return self._quantities[0].describe
 
     @property
     def loss_is_cross_entropy(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from landscape.results.study import adopt
 from landscape.studies.agreement import study as agreement
+from landscape.studies.audit import study as audit
+from landscape.studies.complexity import study as complexity
 from landscape.studies.connectivity import study as connectivity
 from landscape.studies.corpus import study as corpus
 from landscape.studies.corpus_table import study as corpus_table
@@ -41,4 +43,6 @@ STUDIES = adopt(
     weights.STUDY,
     corpus_table.STUDY,
     marginal_likelihood.STUDY,
+    complexity.STUDY,
+    audit.STUDY,
 )

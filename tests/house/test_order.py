@@ -48,12 +48,14 @@ MADE_OF = {
     "layer_spectra": {"spectrum"},
     "path": {"curve"},
     "connectivity": {"path", "curve"},
+    "complexity": {"spectrum", "weights"},
     "diagonal": {"measures", "spectrum"},
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
     "weights": {"measures"},
     "corpus_table": {"measures", "profiles", "spectrum", "training", "weights"},
     "corpus": {"measures"},
+    "audit": {"complexity", "corpus", "phases"},
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agreement_cases
+import audit_cases
 import corpus_cases
 import diagonal_cases
 import evidence_cases
@@ -30,6 +31,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "corpus": corpus_cases.results,
     "spectrum": spectrum_cases.results,
     "structure": structure_cases.results,
+    "audit": audit_cases.results,
 }
 # Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}
 ROUNDED: dict[str, Callable[[], dict[str, list[float]]]] = {

@@ -141,6 +141,8 @@ JOBS: dict[str, str] = {
     "corpus": 'table = "table.csv"\nmetrics = ["norm", "alpha"]\ndraws = 100',
     "corpus_table": 'models = "models.csv"\nmeasure = ["weights", "loss"]',
     "marginal_likelihood": 'kernel = "empirical"\nnets = 2',
+    "complexity": 'measures = ["params", "param_norm"]',
+    "audit": 'models = "arms.csv"\nmeasures = ["param_norm"]\nknobs = ["lr"]',
 }
 
 
@@ -161,6 +163,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "models.csv").write_text("width,lr,seed,final\n5,0.1,0,a.pt\n5,0.1,1,b.pt\n")
     rows = (f"{k % 2},{k * k % 7},{k * 5 % 6},{k / 8}" for k in range(8))
     (home / "table.csv").write_text("\n".join(["depth,norm,alpha,test_accuracy", *rows]))
+    (home / "arms.csv").write_text("lr,seed,final,test_error\n0.1,0,a.pt,0.3\n0.5,0,b.pt,0.305\n")
     for name, table in JOBS.items():
         (home / f"{name}.toml").write_text(
             f'[model]\nfactory = "contract_nets:net"\n[data]\nfactory = "contract_nets:data"\n'

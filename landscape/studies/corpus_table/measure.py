@@ -205,7 +205,7 @@ class CorpusTableTask:
     def _kept(self, name: str) -> Mapping[str, Metric]:
         """The metrics of a set that models of this corpus can have."""
         lacking = set() if self._models.from_start else set(DISTANCES)
-        lacking |= set() if self._models.source.test is not None else {"test_loss", "test_error"}
+        lacking |= set() if self._models.source.tested else {"test_loss", "test_error"}
         return {metric: one for metric, one in METRIC_SETS[name].metrics.items() if metric not in lacking}
 
     def _looked_at(self, index: int) -> str:

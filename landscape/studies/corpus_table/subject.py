@@ -60,7 +60,8 @@ class Subject:
     @cached_property
     def test(self) -> Objective | None:
         """The same on the test data; None where there are none."""
-        return None if self._source.test is None else self.objective.elsewhere(self._source.test)
+        data = self._source.test_of(self._row)
+        return None if data is None else self.objective.elsewhere(data)
 
     @cached_property
     def part(self) -> Objective:

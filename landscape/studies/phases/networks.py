@@ -112,7 +112,8 @@ class Networks:
         if self._held is None or self._held[0] != place:
             row = self.placed.rows[place][0]
             objective = self._made(row)
-            test = None if self.source.test is None else objective.elsewhere(self.source.test)
+            data = self.source.test_of(row)
+            test = None if data is None else objective.elsewhere(data)
             self._held = place, objective, test
         return self._held[1], self._held[2]
 

@@ -19,8 +19,8 @@ from landscape.curvature.sampling import draw, whole
 from landscape.errors import InputError, NumericalError, UserCodeError
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
-from landscape.results.alone import run_inside
 from landscape.results.estimate import Estimate
+from landscape.results.inside import run_inside
 from landscape.results.stages import Stage
 from landscape.run.comm import Communicator
 from landscape.run.store import History
@@ -133,7 +133,7 @@ class ModelsTask(_CellTask):
     def _columns(self) -> list[str]:
         networks = self._networks
         names = ["train_loss", *(["train_error"] if networks.labelled else [])]
-        if networks.source.test is not None:
+        if any(seen.test for seen in networks.looked.values()):
             names += ["test_loss", *(["test_error"] if networks.labelled else [])]
         names += ["lambda_max", "trace"]
         if networks.settings.well:

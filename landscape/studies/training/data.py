@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +12,67 @@ from landscape_kernels.arrays import IntArray
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, user_code
 from landscape.objective.counting import LABEL_KEYS
 from landscape.objective.data import as_whole, inputs_and_targets
+from landscape.objective.random_state import random_state_kept
 from landscape.objective.trees import has_batch_axis, map_tensors, tensors_in
 from landscape.studies.training.recipe import Recipe
 
 IGNORED = -100  # label of samples that have none, as torch has it
+
+
+class DataSets:
+    """The training and test data of every cell: the same for all, or what functions make of some of the keys."""
+
+    def __init__(self, data: Any, test: Any = None) -> None:
+        self._given = {"data": data, "test": test}
+        self._made: dict[str, Any] = {}  # by the function and what it was called with
+
+    @property
+    def one(self) -> bool:
+        """Whether all cells have the same data."""
+        return not any(map(callable, self._given.values()))
+
+    def keys(self, cell: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of a cell that its data follow from."""
+        return {key: value for name in self._given for key, value in self._arguments(name, cell).items()}
+
+    def data(self, cell: Mapping[str, Any]) -> Any:
+        """What the models of a cell are trained on, before a fraction or label noise is taken of it."""
+        return self._of("data", cell)
+
+    def test(self, cell: Mapping[str, Any]) -> Any:
+        """Their test data; None where there are none."""
+        return self._of("test", cell)
+
+    def _arguments(self, name: str, cell: Mapping[str, Any]) -> dict[str, Any]:
+        function = self._given[name]
+        if not callable(function):
+            return {}
+        parameters = inspect.signature(function).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            raise InputError(
+                f"{name}= is a function of any keys; let it name those that it takes, as def data(dataset)"
+            )
+        needed = [one.name for one in parameters.values() if one.default is one.empty and one.name not in cell]
+        if needed:
+            raise InputError(f"{name}= is a function of {needed[0]!r}, which is no key of cells; name its values there")
+        return {key: cell[key] for key in parameters if key in cell}
+
+    def _of(self, name: str, cell: Mapping[str, Any]) -> Any:
+        function = self._given[name]
+        if not callable(function):
+            return function
+        arguments = self._arguments(name, cell)
+        place = f"{name} {arguments}"
+        if place not in self._made:
+            with (
+                random_state_kept(),
+                user_code(f"the function given as {name}= cannot be called", lambda: f"{arguments}"),
+            ):
+                self._made[place] = function(**arguments)
+        return self._made[place]
 
 
 def trained_on(data: Any, recipe: Recipe) -> Any:

@@ -157,6 +157,7 @@ def train_models(
     out: str | Path,
     recipe: Recipe | Mapping[str, Any] = DEFAULT,
     cells: Mapping[str, Sequence[Any]] | None = None,
+    arms: Sequence[Mapping[str, Any]] | None = None,
     seeds: int | Sequence[int] = 1,
     train: Any = None,
     test: Any = None,
@@ -174,15 +175,17 @@ def train_models(
     """Train a model for every combination of the cells' keys and every seed, on all MPI ranks of this run.
 
     `factory(**keys)` makes the nn.Module of a cell. A key of `cells` {key: values} that is one of `recipe` changes the
-    recipe, any other is an argument of the factory. `seeds` is how many models a cell has, or their seeds. The initial
-    weights are those the factory makes from random streams set by (seed, cell), the order of the batches and dropout
-    follow from (seed, cell, epoch): equal bits for any number of ranks, and whatever other cells there are.
+    recipe, any other is an argument of the factory. `arms` [{key: value}] are ways to train that differ in some keys,
+    which may change together: every combination is trained in each of them, {} being what recipe and cells say.
+    `seeds` is how many models a cell has, or their seeds. The initial weights are those the factory makes from random
+    streams set by (seed, cell), the order of the batches and dropout follow from (seed, cell, epoch): equal bits for
+    any number of ranks, and whatever other cells there are.
 
     `data` is what loss and error are measured on after every epoch, in eval mode and on all of it (exact, no running
-    mean), and `train` the batches that are trained on, by default the same; `test` is held out. `data`, `loss` and
-    `forward` are those of `Objective`; the error is there where targets are labels of classes. Batches are drawn
-    without replacement, equal to within one sample (see `TrainingData`); a step goes down the gradient of the mean loss
-    of its batch.
+    mean), and `train` the batches that are trained on, by default the same; `test` is held out. `data` and `test` may
+    be functions of some keys, as data(dataset), where cells differ in their data. `data`, `loss` and `forward` are
+    those of `Objective`; the error is there where targets are labels of classes. Batches are drawn without replacement,
+    equal to within one sample (see `TrainingData`); a step goes down the gradient of the mean loss of its batch.
 
     A model is an item, and trained by one rank. With `batched` all seeds of a cell are one item and trained as one
     batched model (vmap), wherever their operations can be: on the same batches, to the same losses but for rounding.
@@ -207,6 +210,7 @@ def train_models(
         data,
         recipe=recipe,
         cells=cells,
+        arms=arms,
         seeds=seeds,
         train=train,
         test=test,

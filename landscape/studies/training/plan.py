@@ -18,10 +18,10 @@ from landscape.objective.objective import Objective
 from landscape.objective.random_state import random_state_kept, seed_everything
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest, tensors_in
-from landscape.studies.training.data import trained_on
+from landscape.studies.training.data import DataSets, trained_on
 from landscape.studies.training.one import ModelTraining
 from landscape.studies.training.recipe import KEYS, Recipe
-from landscape.studies.training.settings import TrainingSettings, factory_arguments, label_of
+from landscape.studies.training.settings import Cell, TrainingSettings, label_of
 from landscape.studies.training.together import (
     MOST_OPERATIONS,
     MOST_PARAMETERS,
@@ -75,8 +75,8 @@ class Plan:
             raise InputError(
                 f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model"
             )
-        self.factory, self._data, self.settings = factory, data, settings
-        self._train, self._test, self._loss = train, test, loss
+        self.factory, self._sets, self.settings = factory, DataSets(data, test), settings
+        self._train, self._tested, self._loss = train, test is not None, loss
         self._forward, self._device, self._folder = forward, device, folder
         self.cells = settings.all_cells()
         self.seeds = settings.seed_list
@@ -96,7 +96,7 @@ class Plan:
         except ValueError:  # some callables written in C have none
             return
         for cell in self.cells:
-            arguments = factory_arguments(cell)
+            arguments = self._factory_arguments(cell)
             try:
                 signature.bind(**arguments)
             except TypeError as error:
@@ -112,7 +112,7 @@ class Plan:
     def _require_consistent(self) -> None:
         for cell, recipe in zip(self.cells, self._recipes, strict=True):
             where = f"cell {label_of(cell)}: " if cell else ""
-            if recipe.keep == "best" and self._test is None:
+            if recipe.keep == "best" and not self._tested:
                 raise InputError(
                     f"{where}keep='best' keeps the weights of the lowest held-out loss, and there is no test="
                 )
@@ -125,7 +125,7 @@ class Plan:
 
     def look_at_data(self) -> Told:
         """What the data are, by the first model; to be called before anything else."""
-        objective = self._objective(0, self._data)
+        objective = self._objective(0, self._data(0))
         with objective.differentiable() as (model, _):
             _, targets = objective.outputs(model, objective.data.head(2).first)
         labels = self._loss is not None and not getattr(targets, "is_floating_point", lambda: True)()
@@ -134,11 +134,11 @@ class Plan:
             if recipe.stop_error is not None and not labels:
                 raise InputError("stop_error needs targets that are labels of classes, and these are none")
         identity = objective.identity(centre=False)
-        test = None if self._test is None else objective.elsewhere(self._test)
+        test = self._test(objective, 0)
         told = {
-            "data": identity["data"],
+            "data": identity["data"] if self._sets.one else self._digests("data"),
             "samples": objective.samples,
-            "test": "" if test is None else test.data.digest,
+            "test": "" if test is None else test.data.digest if self._sets.one else self._digests("test"),
             "test_samples": 0 if test is None else test.samples,
             "train": "",
             **{name: identity[name] for name in ("model", "loss", "forward", "precision")},
@@ -173,11 +173,12 @@ class Plan:
         recipe, size = self._recipes[cell], sum(value.numel() for value in state.values())
         if not whole and recipe.steps is None:
             return Seen(digests, recipe.epochs, size, "")
-        objective = self._objective(rows[0], self._data)
+        objective = self._objective(rows[0], self._data(rows[0]))
         if whole:
-            for one in (objective, *([] if self._test is None else [objective.elsewhere(self._test)])):
-                one.estimates()
-        per_epoch = self._batches(objective, recipe, self._trained(recipe)).steps(self._stream(rows[0]))
+            for one in (objective, self._test(objective, rows[0])):
+                if one is not None:
+                    one.estimates()
+        per_epoch = self._batches(objective, recipe, self._trained(rows[0])).steps(self._stream(rows[0]))
         if per_epoch == 0:
             raise InputError("the training data gave no batch; give one at least")
         epochs = -(-recipe.total_steps(per_epoch) // per_epoch)
@@ -203,20 +204,24 @@ class Plan:
         return found
 
     def _kind(self, cell: int) -> str:
-        return repr((factory_arguments(self.cells[cell]), self._recipes[cell].precision))
+        keys = self.cells[cell]
+        return repr((self._factory_arguments(keys), self._sets.keys(keys), self._recipes[cell].precision))
 
     def may_be_batched(self, parameters: Sequence[int], planned: Sequence[int]) -> list[bool]:
         """Whether the seeds of each cell may be trained as one, as far as sizes tell; `planned` are epochs.
 
         By default that are small networks, and so many steps in all that tracing them is little.
         """
-        asked, whole = self.settings.batched, None if self._train is not None else as_whole(self._data)
+        asked = self.settings.batched
         simple = self._loss == "cross_entropy" and self._forward is None and not self.settings.trajectory
-        if asked is False or not simple or whole is None or len(self.seeds) < 2:
+        if asked is False or not simple or self._train is not None or len(self.seeds) < 2:
             return [False] * len(self.cells)
-        samples = int(next(tensors_in(whole)).shape[0])
         found, steps = [], 0
-        for size, recipe, epochs in zip(parameters, self._recipes, planned, strict=True):
+        for cell, (size, recipe, epochs) in enumerate(zip(parameters, self._recipes, planned, strict=True)):
+            whole = as_whole(self._sets.data(self.cells[cell]))
+            if whole is None:
+                return [False] * len(self.cells)
+            samples = int(next(tensors_in(whole)).shape[0])
             found.append(asked is True or size <= MOST_PARAMETERS)
             batches = -(-max(1, round(recipe.fraction * samples)) // recipe.batch_size)
             steps += found[-1] * len(self.seeds) * epochs * batches
@@ -229,8 +234,8 @@ class Plan:
         if self.settings.batched:
             return list(cells)
         row, recipe = self.rows_of(cells[0])[0], self._recipes[cells[0]]
-        objective = self._objective(row, self._data)
-        each = operations(objective, self._batches(objective, recipe, self._data), self._stream(row))
+        objective = self._objective(row, self._data(row))
+        each = operations(objective, self._batches(objective, recipe, self._data(row)), self._stream(row))
         return [cell for cell in cells if each * self._recipes[cell].batch_size <= MOST_OPERATIONS]
 
     def _stream(self, row: int) -> int:
@@ -241,7 +246,7 @@ class Plan:
     def _model(self, row: int) -> Any:
         """The model as the factory makes it from random streams that are the model's own."""
         cell, _ = self.models[row]
-        arguments = factory_arguments(self.cells[cell])
+        arguments = self._factory_arguments(self.cells[cell])
         with random_state_kept():
             seed_everything(derive_seed(self._stream(row), "initial"))
             with user_code(f"the factory {describe_callable(self.factory)} cannot be called", lambda: f"{arguments}"):
@@ -262,9 +267,41 @@ class Plan:
             precision=recipe.precision,
         )
 
-    def _trained(self, recipe: Recipe) -> Any:
-        """What is trained on."""
-        return trained_on(self._data, recipe) if self._train is None else self._train
+    def _factory_arguments(self, cell: Cell) -> dict[str, Any]:
+        """What of a cell goes to the factory: all that is no key of a recipe, nor of the data alone."""
+        others = {key: value for key, value in cell.items() if key not in KEYS}
+        own = self._sets.keys(cell)
+        try:
+            known = inspect.signature(self.factory).parameters
+        except ValueError:
+            return others
+        taking = any(one.kind is one.VAR_KEYWORD for one in known.values())
+        return {key: value for key, value in others.items() if key not in own or key in known or taking}
+
+    def _data(self, row: int) -> Any:
+        """The data of a model, before its recipe takes a fraction of them or changes labels."""
+        return self._sets.data(self.cells[self.models[row][0]])
+
+    def _test(self, objective: Objective, row: int) -> Objective | None:
+        """The objective of a model on its test data."""
+        data = self._sets.test(self.cells[self.models[row][0]])
+        return None if data is None else objective.elsewhere(data)
+
+    def _digests(self, name: str) -> str:
+        """Digests of all data sets, by the keys that they follow from."""
+        found = {}
+        for row in range(0, len(self.models), len(self.seeds)):
+            label = label_of(self._sets.keys(self.cells[self.models[row][0]]))
+            if label not in found:
+                objective = self._objective(row, self._data(row))
+                one = objective if name == "data" else self._test(objective, row)
+                found[label] = "" if one is None else one.data.digest
+        return "; ".join(f"{label} {told}" for label, told in found.items())
+
+    def _trained(self, row: int) -> Any:
+        """What a model is trained on."""
+        recipe = self._recipes[self.models[row][0]]
+        return trained_on(self._data(row), recipe) if self._train is None else self._train
 
     def _batches(self, objective: Objective, recipe: Recipe, train: Any) -> TrainingData:
         return TrainingData(
@@ -275,12 +312,12 @@ class Plan:
         """The training of a model; without `keep` no file is written."""
         cell, _ = self.models[row]
         recipe, stream = self._recipes[cell], self._stream(row)
-        data = trained_on(self._data, recipe)
+        data = trained_on(self._data(row), recipe)
         objective = self._objective(row, data)
         batches = self._batches(objective, recipe, data if self._train is None else self._train)
         return ModelTraining(
             objective,
-            None if self._test is None else objective.elsewhere(self._test),
+            self._test(objective, row),
             batches,
             recipe,
             stream,
@@ -303,7 +340,7 @@ class Plan:
         if key not in self._steps:
             first = self.alike()[key][0]
             rows, recipe = self.rows_of(first), self._recipes[first]
-            data = trained_on(self._data, recipe)
+            data = trained_on(self._data(rows[0]), recipe)
             objectives = [self._objective(row, data) for row in rows]
             batches = self._batches(objectives[0], recipe, data)
             self._steps[key] = batched_gradient(objectives, batches, self._stream(rows[0]))

@@ -14,7 +14,7 @@ from landscape.checkpoints.trained import VALUES, TrainedModels
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.quantities import Meaning
-from landscape.studies.training.data import trained_on
+from landscape.studies.training.data import DataSets, trained_on
 from landscape.studies.training.recipe import KEYS, Recipe
 
 if TYPE_CHECKING:
@@ -112,7 +112,14 @@ class Training(Result):
         """What one model was trained on, its noisy labels among it. Raises InputError where the data are not known."""
         if self.data is None:
             raise InputError("the training was opened from its folder, which does not hold the data; give them anew")
-        return trained_on(self.data, self.recipe(row))
+        return trained_on(DataSets(self.data).data(self._cell(row)), self.recipe(row))
+
+    def test_data(self, row: int = 0) -> Any:
+        """The test data of one model; None where there are none, or they are not known."""
+        return DataSets(None, self.test).test(self._cell(row))
+
+    def _cell(self, row: int) -> dict[str, Any]:
+        return {name: column[row] for name, column in self.keys.items()}
 
     def label(self, row: int) -> str:
         """One model in words."""

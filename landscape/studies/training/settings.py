@@ -56,7 +56,24 @@ class _SeedsForm:
         raise InputError(f"{value!r}; give how many seeds, 1 or more, or a list of different whole numbers from 0 on")
 
 
+class _ArmsForm:
+    """Ways to train that differ in some keys."""
+
+    def check(self, name: str, value: Any) -> Any:
+        """The arms as a tuple, None as none. Raises InputError for what is no list of mappings of keys to values."""
+        arms = () if value is None else value
+        if isinstance(arms, (str, bytes, Mapping)) or not isinstance(arms, Sequence):
+            raise InputError(f"{type(value).__name__}; give a list of changes, as [{{}}, {{optimizer = 'adam'}}]")
+        cells = _CellsForm()
+        for arm in arms:
+            if not isinstance(arm, Mapping):
+                raise InputError(f"an arm is {arm!r}; give its keys and their values, {{}} for what is usual")
+            cells.check(name, {key: [one] for key, one in arm.items()})
+        return tuple(dict(arm) for arm in arms)
+
+
 Cells = Annotated[Any, _CellsForm()]
+Arms = Annotated[Any, _ArmsForm()]
 Seeds = Annotated[Any, _SeedsForm()]
 
 
@@ -66,13 +83,18 @@ class TrainingSettings:
 
     recipe: RecipeLike = DEFAULT
     cells: Cells = None
+    arms: Arms = None
     seeds: Seeds = 1
     trajectory: Annotated[int, Ge(0)] = 0
     batched: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", Recipe.of(self.recipe))
-        forms: dict[str, _CellsForm | _SeedsForm] = {"cells": _CellsForm(), "seeds": _SeedsForm()}
+        forms: dict[str, _CellsForm | _ArmsForm | _SeedsForm] = {
+            "cells": _CellsForm(),
+            "arms": _ArmsForm(),
+            "seeds": _SeedsForm(),
+        }
         for name, form in forms.items():
             try:
                 object.__setattr__(self, name, form.check(name, getattr(self, name)))
@@ -87,8 +109,36 @@ class TrainingSettings:
         return tuple(range(self.seeds)) if isinstance(self.seeds, int) else self.seeds
 
     def all_cells(self) -> list[Cell]:
-        """Every combination of the keys' values, the last key varying fastest; one cell where there are no keys."""
-        return [dict(zip(self.cells, values, strict=True)) for values in itertools.product(*self.cells.values())]
+        """Every combination of the keys' values, the last key varying fastest, for every arm; at least one cell.
+
+        Every cell has the keys of all arms: where its own arm does not say, the value of the cells or of the recipe.
+        Raises InputError for a key that has no such value, and for cells that are equal.
+        """
+        found: list[Cell] = [
+            dict(zip(self.cells, values, strict=True)) for values in itertools.product(*self.cells.values())
+        ]
+        if not self.arms:
+            return found
+        keys = list(dict.fromkeys(key for arm in self.arms for key in arm))
+        found = [
+            {**cell, **{key: arm[key] if key in arm else self._usual(cell, key) for key in keys}}
+            for arm in self.arms
+            for cell in found
+        ]
+        twice = next((cell for k, cell in enumerate(found) if cell in found[:k]), None)
+        if twice is not None:
+            raise InputError(f"arms: the cell {label_of(twice) or '(no keys)'} is there twice; let every arm differ")
+        return found
+
+    def _usual(self, cell: Cell, key: str) -> Any:
+        """The value of a key for arms that do not say it."""
+        value = cell[key] if key in cell else getattr(self.recipe, key, None)
+        if not isinstance(value, (bool, int, float, str)):
+            raise InputError(
+                f"arms: {key!r} has no value where an arm does not say it; name the usual one in cells, as "
+                f"{{{key} = [...]}}, or in every arm"
+            )
+        return value
 
     def recipe_of(self, cell: Cell) -> Recipe:
         """The recipe of a cell. Raises InputError for values that cannot be, naming the cell."""
@@ -98,11 +148,6 @@ class TrainingSettings:
             return recipe.with_keys(**changes)
         except InputError as error:
             raise InputError(f"cell {label_of(cell)}: {error}") from error
-
-
-def factory_arguments(cell: Cell) -> dict[str, Any]:
-    """What of a cell goes to the factory: all that is no key of a recipe."""
-    return {key: value for key, value in cell.items() if key not in KEYS}
 
 
 def label_of(cell: Cell) -> str:

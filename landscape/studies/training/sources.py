@@ -19,7 +19,7 @@ from landscape.objective.losses import describe_callable, named_losses
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import random_state_kept
 from landscape.run.store import RESULT
-from landscape.studies.training.data import trained_on
+from landscape.studies.training.data import DataSets, trained_on
 from landscape.studies.training.recipe import KEYS
 from landscape.studies.training.result import Training
 from landscape.studies.training.schema import read_training
@@ -34,7 +34,8 @@ class Source:
     models: TrainedModels
     factory: Callable[..., Any] | None  # None where the weights alone are measured
     data_of: Callable[[int], Any]  # row of a model -> what it was trained on
-    test: Any
+    test_of: Callable[[int], Any]  # row of a model -> its test data, or None
+    tested: bool  # whether there are test data
     loss: Any
 
     def arguments(self, row: int) -> dict[str, Any]:
@@ -107,13 +108,13 @@ def resolved(
             loss = _loss_of(training)
 
         def data_of(row: int) -> Any:
-            return training.training_data(row) if data is None else trained_on(data, training.recipe(row))
+            return trained_on(sets.data(_keys(table, row)), training.recipe(row))
 
     elif isinstance(models, TrainedModels):
         table, given_data = models, data
 
         def data_of(row: int) -> Any:
-            return data
+            return sets.data(_keys(table, row))
 
     else:
         raise InputError(
@@ -131,7 +132,13 @@ def resolved(
             )
     if factory is not None and not callable(factory):
         raise InputError(f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model")
-    return Source(table, factory, data_of, test, "cross_entropy" if loss is None else loss)
+    sets = DataSets(given_data, test)
+    loss = "cross_entropy" if loss is None else loss
+    return Source(table, factory, data_of, lambda row: sets.test(_keys(table, row)), test is not None, loss)
+
+
+def _keys(models: TrainedModels, row: int) -> dict[str, Any]:
+    return {name: column[row] for name, column in models.keys.items()}
 
 
 def _loss_of(training: Training) -> Any:

@@ -1,0 +1,172 @@
+"""Sums over the paths of a network from its inputs to its outputs, and the sizes of what its convolutions are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from landscape.errors import InputError
+from landscape.objective.trees import tensors_in
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What passes values on, adds them up, or takes the largest: of values that are not negative all of it is path by path.
+_PASSED = _words(
+    """
+    relu leaky_relu threshold prelu _prelu_kernel add sum cat stack max amax maximum topk
+    max_pool1d max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d
+    _reshape_alias _to_copy _unsafe_view alias as_strided clone contiguous copy detach diagonal expand flip lift_fresh
+    permute select slice split split_with_sizes squeeze t transpose unbind unfold unsqueeze view repeat roll
+    constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d channel_shuffle
+    native_channel_shuffle pixel_shuffle pixel_unshuffle upsample_nearest1d upsample_nearest2d im2col fill zero
+    empty empty_like new_empty new_zeros zeros zeros_like new_ones ones ones_like full arange scalar_tensor
+    """
+)
+_NORMS = _words(
+    "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
+    "_native_batch_norm_legit_no_training _batch_norm_no_update"
+)
+_PRODUCTS = _words("mul mm bmm mv dot linear convolution addmm addmv baddbmm addbmm")
+_AVERAGES = _words("avg_pool1d avg_pool2d avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d mean")
+
+
+class Paths(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is on, a forward pass at weights |w|^p on inputs of ones is sum_paths prod |w|^p, or is refused.
+
+    Averages count as weights 1/n, which become 1/n^p, and so do plain numbers that values are multiplied by.
+    `constants` are the parameters and buffers, by which values may be multiplied.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler, which takes seconds, only to tell it to stay away
+
+    def __init__(self, constants: Iterable[Tensor], power: int, *, averages: bool = True) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._constants = {tensor.untyped_storage().data_ptr() for tensor in constants}
+        self._power, self._averages = power, averages
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if not any(tensor.is_floating_point() for tensor in tensors_in(result)):
+            return result
+        name = function.overloadpacket.__name__.removesuffix("_")
+        if name in _PASSED or name in _NORMS:
+            return result
+        if name in _AVERAGES:
+            return self._averaged(result, args[0], function, name, args, kwargs or {})
+        number = next((value for value in args[1:2] if isinstance(value, (int, float))), None)
+        if name in ("mul", "div") and number is not None:
+            again = float(number) ** (self._power - 1)
+            return result.mul_(abs(again) if name == "mul" else abs(1 / again))
+        if name in _PRODUCTS and sum(self._varies(value) for value in args if isinstance(value, Tensor)) <= 1:
+            return result
+        raise InputError(
+            f"its {name} is no sum over paths: known are products with weights, sums, averages, maxima and ReLU"
+        )
+
+    def _varies(self, tensor: Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() not in self._constants
+
+    def _averaged(self, result: Any, inputs: Tensor, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """A mean over n divided by n^(p - 1)."""
+        if not self._averages or self._power == 1:
+            return result
+        if name.startswith("avg_pool"):  # which may divide by less at the border
+            given = {a.name: value for a, value in zip(function._schema.arguments, args, strict=False)} | kwargs
+            ones = torch.ones_like(inputs)
+            means = function(*[ones if value is inputs else value for value in given.values()])
+            if name == "avg_pool1d":
+                counts = function(ones, *args[1:], **kwargs).fill_(_product(given["kernel_size"]))
+            else:
+                whole = dict(given) | {"self": ones, "divisor_override": 1}
+                counts = function(**whole) / means
+        else:
+            counts = torch.full_like(result, inputs.numel() / max(result.numel(), 1))
+        return result / counts ** (self._power - 1)
+
+
+def _product(values: Iterable[int]) -> int:
+    found = 1
+    for value in values:
+        found *= value
+    return found
+
+
+class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is on, notes the spatial extent and the groups of what each convolution weight is used on."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names = {tensor.untyped_storage().data_ptr() + _offset(tensor): name for name, tensor in weights.items()}
+        self.found: dict[str, tuple[tuple[int, ...], int]] = {}
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function.overloadpacket.__name__ == "convolution":
+            weight = args[1]
+            name = self._names.get(weight.untyped_storage().data_ptr() + _offset(weight))
+            if name is not None and not args[6]:
+                self.found.setdefault(name, (tuple(args[0].shape[2:]), int(args[8])))
+        return function(*args, **(kwargs or {}))
+
+
+def _offset(tensor: Tensor) -> int:
+    return int(tensor.storage_offset()) * tensor.element_size()
+
+
+def path_sum(model: Callable[[], Any], constants: Iterable[Tensor], power: int, *, averages: bool = True) -> float:
+    """The sum of the outputs of `model()`, which runs at |w|^power on ones. Raises InputError for no sum over paths."""
+    with Paths(constants, power, averages=averages), torch.no_grad():
+        outputs = model()
+    return sum(float(tensor.double().sum()) for tensor in tensors_in(outputs) if tensor.is_floating_point())
+
+
+class LastProduct(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is on, notes the last product of a matrix of inputs with a weight."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._names = {
+            tensor.untyped_storage().data_ptr() + _offset(tensor): (name, tensor)
+            for name, tensor in weights.items()
+            if tensor.ndim == 2
+        }
+        self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # inputs, weight, outputs
+        self.name = ""
+
+    def __torch_dispatch__(
+        self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function.overloadpacket.__name__ in ("addmm", "mm", "linear"):
+            first = 1 if function.overloadpacket.__name__ == "addmm" else 0
+            known = self._names.get(args[first + 1].untyped_storage().data_ptr() + _offset(args[first + 1]))
+            if known is not None and args[first].ndim == 2:
+                self.name = known[0]
+                self._seen = args[first].detach(), known[1].detach(), result
+        return result
+
+    def last_layer(self, outputs: Any) -> tuple[Tensor, Tensor]:
+        """(inputs (B, K), weight (C, K)) of the layer that gives the outputs (B, C). Raises InputError for none."""
+        if self._seen is None or not isinstance(outputs, Tensor) or not torch.equal(self._seen[2], outputs):
+            raise InputError("the outputs are not those of a linear layer with one row of inputs for each sample")
+        return self._seen[0], self._seen[1]

@@ -1,0 +1,212 @@
+"""Speed of generalisation measures, as ratios against a plain transcription of the reference's loop in one run.
+
+    python scripts/bench_measures.py [--shared ../shared] [--images 2000] [--only PART ...]
+
+All measures of Jiang et al. on the shared ResNet-20: the peer fuses BatchNorm, computes every norm by a dense SVD,
+those of convolutions at each frequency, and finds sigma by bisection of [0, 2] in 15 steps at most with ten fresh draws
+each, every draw a full pass. Ours is `measure_complexity(measures="jiang")`. Every ratio is the peer's time over ours
+(above 1: we are faster), of one run each, in processor seconds on one thread. The error of the peer's sigma is that of
+a mean of ten draws and of what it accepts for the drop, 0.1 +- 0.01, by the slope that its own last steps show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_kernels.circular import circular_norm
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import landscape as ls
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+os.environ.setdefault("LANDSCAPE_SHARED", str(HERE.parent.parent / "shared"))
+PARTS = ("spectra", "jiang")
+
+
+def cpu_seconds(action: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.process_time()
+    found = action()
+    return time.process_time() - began, found
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A copy with every BatchNorm fused into the convolution before it: in ResNet-20 they are called alike."""
+    model = copy.deepcopy(model).eval()
+    modules = dict(model.named_modules())
+    for name, norm in modules.items():
+        if isinstance(norm, nn.BatchNorm2d):
+            conv = modules[name.replace("bn", "conv")]
+            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            conv.weight.data = (conv.weight * scale[:, None, None, None]).detach()
+            conv.bias = nn.Parameter((norm.bias - norm.running_mean * scale).detach())
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], nn.Identity())
+    return model
+
+
+def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
+    return {n: p.detach().double().numpy() for n, p in model.named_parameters() if "bias" not in n}
+
+
+def dense_norm(weight: np.ndarray, size: tuple[int, int] | None) -> float:
+    if size is None or weight.ndim == 2:
+        return float(np.linalg.svd(weight.reshape(len(weight), -1), compute_uv=False).max())
+    transform = np.fft.fft2(weight, size, axes=(2, 3)).transpose(2, 3, 0, 1)
+    return float(np.linalg.svd(transform, compute_uv=False).max())
+
+
+@torch.no_grad()
+def scores(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([model(part) for part in images.split(250)])
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    return float((scores(model, images).argmax(1) == labels).double().mean())
+
+
+def bisected(model: nn.Module, images: Tensor, labels: Tensor, magnitude: bool, seed: int) -> tuple[float, list[Any]]:
+    """(sigma, [(standard deviation or sigma, drops of ten draws) of each step])."""
+    generator = torch.Generator().manual_seed(seed)
+    clean, right = accuracy(model, images, labels), [p.data.clone() for p in model.parameters()]
+    low, high, told = 0.0, 2.0, []
+    for _ in range(15):
+        sigma = (low + high) / 2
+        drops = []
+        for _ in range(10):
+            for p, value in zip(model.parameters(), right, strict=True):
+                std = sigma**2 * value**2 + 1e-6 if magnitude else torch.tensor(sigma**2)
+                p.data = value + torch.randn(value.shape, generator=generator) * std
+            drops.append(clean - accuracy(model, images, labels))
+        told.append((sigma, drops))
+        gap = abs(np.mean(drops)) - 0.1
+        if abs(gap) < 0.01:
+            break
+        low, high = (sigma, high) if gap < 0 else (low, sigma)
+    for p, value in zip(model.parameters(), right, strict=True):
+        p.data = value
+    return sigma, told
+
+
+def plain(model: nn.Module, start: nn.Module, images: Tensor, labels: Tensor, sizes: dict[str, Any]) -> dict[str, Any]:
+    """All measures by the formulas, one after the other."""
+    model, start, m = fused(model), fused(start), len(images)
+    w, w0 = weights_of(model), weights_of(start)
+    out = scores(model, images)
+    right = out.gather(1, labels[:, None])[:, 0]
+    gamma = abs(float((right - out.scatter(1, labels[:, None], -math.inf).amax(1)).kthvalue(m // 10).values))
+    fro = np.array([(x**2).sum() for x in w.values()])
+    dist = np.array([((w[n] - w0[n]) ** 2).sum() for n in w])
+    d, found = len(w), dict[str, Any]()
+    for end in ("", "_fft"):
+        used = {n: sizes.get(n) if end else None for n in w}
+        spec = np.array([dense_norm(w[n], used[n]) ** 2 for n in w])
+        far = sum(dense_norm(w[n] - w0[n], used[n]) ** 2 for n in w)
+        found |= {f"log_prod_of_spec{end}": np.log(spec).sum(), f"dist_spec_init{end}": far}
+        found |= {f"fro_over_spec{end}": (fro / spec).sum()}
+        found[f"log_prod_of_spec_over_margin{end}"] = np.log(spec).sum() - 2 * math.log(gamma)
+        found[f"log_spec_init_main{end}"] = np.log(spec).sum() - 2 * math.log(gamma) + math.log((dist / spec).sum())
+        found[f"log_sum_of_spec{end}"] = math.log(d) + np.log(spec).mean()
+    found |= {"param_norm": fro.sum(), "fro_dist": dist.sum(), "inverse_margin": gamma**-2}
+    squared = copy.deepcopy(model)
+    for p in squared.parameters():
+        p.data = p.data**2
+    found["path_norm"] = float(scores(squared, torch.ones_like(images[:1])).sum())
+    for name, magnitude in (("sigma", False), ("mag_sigma", True)):
+        found[name], found[f"{name}_steps"] = bisected(model, images, labels, magnitude, 0)
+    return found
+
+
+def spectra() -> None:
+    """Spectral norms of the convolutions of a ResNet-20, and of wider ones, on the images that they see."""
+    for what, shapes in (
+        ("of ResNet-20", [(16, 16, 32)] * 6 + [(32, 32, 16)] * 6 + [(64, 64, 8)] * 6),
+        ("of 64 channels on 32 x 32", [(64, 64, 32)]),
+        ("of 256 x 128 channels on 16 x 16", [(256, 128, 16)]),
+    ):
+        generator = torch.Generator().manual_seed(0)
+        kernels = [(torch.randn(o, i, 3, 3, generator=generator).double(), (n, n)) for o, i, n in shapes]
+        best = [math.inf, math.inf]
+        for _ in range(3):
+            theirs, its = cpu_seconds(lambda kernels=kernels: [dense_norm(w.numpy(), size) for w, size in kernels])
+            ours, mine = cpu_seconds(lambda kernels=kernels: [circular_norm(w, size) for w, size in kernels])
+            best = [min(best[0], theirs), min(best[1], ours)]
+        gap = float(np.abs(np.array(mine) / np.array(its) - 1).max())
+        print(
+            f"| spectral norms {what} | {best[0] / best[1]:.1f} | {best[0]:.3f} | {best[1]:.3f} | {gap:.0e} |",
+            flush=True,
+        )
+
+
+def slope_error(steps: list[tuple[float, list[float]]], power: int) -> tuple[float, float]:
+    """(relative error of the size of the noise, slope d drop / d ln size) of a bisection, from its last steps."""
+    size = [math.log(sigma) * power for sigma, _ in steps]
+    drop = [float(np.mean(drops)) for _, drops in steps]
+    near = np.argsort(np.abs(np.array(drop) - 0.1))[:3]
+    slope = float(np.polyfit(np.array(size)[near], np.array(drop)[near], 1)[0])
+    of_mean = float(np.std(steps[-1][1], ddof=1)) / math.sqrt(10)
+    return math.hypot(of_mean, 0.01 / math.sqrt(3)) / slope, slope
+
+
+def jiang(count: int) -> None:
+    from shared import ResNet20, cifar10_test, resnet20_checkpoint
+
+    images, labels = cifar10_test(count)
+    torch.manual_seed(0)
+    start, model = ResNet20().eval(), ResNet20().eval()
+    model.load_state_dict(load_file(resnet20_checkpoint()))
+    objective = ls.Objective(model, data=(images, labels))
+    ours, mine = cpu_seconds(lambda: ls.measure_complexity(objective, measures="jiang", initial=start))
+    sizes = {name: size for name, (size, _) in ls.Subject(objective).convolutions.items()}
+    print(f"| ours alone, {mine.passes.sum():.1f} passes | | | {ours:.1f} | |", flush=True)
+    theirs, its = cpu_seconds(lambda: plain(model, start, images, labels, sizes))
+    gaps = [
+        abs(float(mine[name]) / float(value) - 1)
+        for name, value in its.items()
+        if name in mine.names and name != "path_norm"
+    ]
+    print(f"| all measures on {count:,} images | {theirs / ours:.1f} | {theirs:.1f} | {ours:.1f} | {max(gaps):.0e} |\n")
+    for name, which, power in (("pacbayes_flatness", "sigma", 2), ("pacbayes_mag_flatness", "mag_sigma", 2)):
+        flat = mine[name]
+        told, slope = slope_error(its[f"{which}_steps"], power)
+        error, steps = flat.stderr / float(flat) / 2, len(its[f"{which}_steps"])
+        size = float(its[which]) ** 2
+        print(
+            f"{which}: ours {float(flat) ** -0.5:.4g} +- {error:.1%} ({flat.n} draws); the peer's {its[which]:.4g}, "
+            f"noise of size {size:.4g} +- {told:.1%} ({steps} steps of ten draws, slope {slope:.2f})"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--shared", type=Path)
+    asked = parser.parse_args()
+    if asked.shared:
+        os.environ["LANDSCAPE_SHARED"] = str(asked.shared)
+    torch.set_num_threads(1)
+    if os.environ.get("OMP_NUM_THREADS") != "1":
+        sys.exit("set OMP_NUM_THREADS=1: processor seconds of several threads are no measure of time")
+    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, numpy {np.__version__}\n")
+    print("| what | peer / ours | peer, s | ours, s | largest gap |\n|---|---|---|---|---|")
+    if "spectra" in asked.only:
+        spectra()
+    if "jiang" in asked.only:
+        jiang(asked.images)
+
+
+if __name__ == "__main__":
+    main()

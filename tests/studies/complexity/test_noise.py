@@ -1,0 +1,126 @@
+"""The noise that costs a tenth of the accuracy: closed forms, its error, and the measures made of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.studies.complexity.noise import Sigma, find_sigma
+from landscape.studies.complexity.subject import Subject
+
+QUANTILE = 1.2815515655446004  # of a tenth, of the normal distribution
+
+
+def one_example(x: list[float], w: list[float]) -> ls.Objective:
+    """One example with the label 1, and one score w.x."""
+    model = nn.Linear(len(x), 1, bias=False).double()
+    model.weight.data = torch.tensor([w], dtype=torch.float64)
+    data = (torch.tensor([x], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    return ls.Objective(model, "binary_cross_entropy_with_logits", data)
+
+
+def sigma(
+    of: ls.Objective, magnitude: bool = False, tol: float = 0.1, seed: int = 0, parity: str | None = None
+) -> Sigma:
+    return find_sigma(Subject(of, tol=tol, seed=seed, parity=parity), magnitude)
+
+
+def test_one_example_whose_noise_is_known() -> None:
+    x, w = [3.0, 4.0], [0.6, 0.05]
+    of = one_example(x, w)
+    expected = (3 * 0.6 + 4 * 0.05) / 5 / QUANTILE
+    found = [sigma(of, seed=seed) for seed in range(6)]
+    gaps = [(one.value - expected) / one.stderr for one in found]
+    assert all(one.stderr <= 0.1 * one.value for one in found)
+    assert np.abs(gaps).max() < 3.5  # of 6
+    assert 0.3 < np.sqrt(np.mean(np.square(gaps))) < 2.0  # the error told is the error made
+
+
+def test_magnitude_aware_noise_of_one_example() -> None:
+    x, w = [1.0, 2.0], [2.0, 0.5]
+    needed = (3.0 / QUANTILE) ** 2  # variance of the score
+    expected = math.sqrt((needed - 1e-6 * (1 + 4)) / (4 + 4 * 0.25))
+    found = sigma(one_example(x, w), magnitude=True)
+    assert abs(found.value - expected) < 3.5 * found.stderr
+
+
+def test_the_reference_takes_the_square_for_the_standard_deviation() -> None:
+    of = one_example([0.6, 0.8], [0.6, 0.8])  # a margin of 1
+    right = sigma(of, tol=0.05)
+    reference = np.mean([sigma(of, parity="jiang", seed=seed).value for seed in range(12)])
+    assert right.value == pytest.approx(1 / QUANTILE, rel=0.15)
+    # ten draws hit 0.1 +- 0.01 at any sigma from about 0.06 to 0.18 of the accuracy
+    assert reference == pytest.approx(math.sqrt(1 / QUANTILE), rel=0.12)
+
+
+def digits() -> tuple[ls.Objective, torch.Tensor]:
+    """A network of two layers that tells 300 points in three clusters apart, and where it began."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    centres = 3 * torch.randn(3, 5, generator=generator)
+    inputs = centres[labels] + torch.randn(300, 5, generator=generator)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    start = torch.cat([p.detach().flatten() for p in model.parameters()])
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.03)
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimiser.step()
+    return ls.Objective(model, data=(inputs, labels)), start
+
+
+def test_measures_follow_from_sigma() -> None:
+    of, start = digits()
+    names = ["pacbayes_init", "pacbayes_orig", "pacbayes_flatness"]
+    names += [name.replace("_", "_mag_") for name in names]
+    found = ls.measure_complexity(of, measures=names, initial=start, tol=0.2)
+    s, t = (float(found[name]) ** -0.5 for name in ("pacbayes_flatness", "pacbayes_mag_flatness"))
+    weights = [0, 40, 48, 72]  # of theta: weight, bias, weight, bias
+    rows = np.r_[weights[0] : weights[1], weights[2] : weights[3]]
+    w, w0 = (v.double().numpy()[rows] for v in (of.theta, start))
+    m, eps, n = 300, 1e-3, len(rows)
+    expected = {
+        "pacbayes_init": ((w - w0) ** 2).sum() / (4 * s**2) + math.log(m / s) + 10,
+        "pacbayes_orig": (w**2).sum() / (4 * s**2) + math.log(m / s) + 10,
+    }
+    for name, r in (("pacbayes_mag_init", w - w0), ("pacbayes_mag_orig", w)):
+        above = eps**2 + (t**2 + 1) * (r**2).sum() / n
+        expected[name] = np.log(above / (eps**2 + t**2 * (w - w0) ** 2)).sum() / 4 + math.log(m / t) + 10
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=1e-9), name
+    flat = found["pacbayes_flatness"]
+    relative = flat.stderr / float(flat) / 2  # of sigma
+    assert 0 < relative <= 0.2
+    assert found["pacbayes_orig"].stderr == pytest.approx(
+        relative * (2 * (expected["pacbayes_orig"] - math.log(m / s) - 10) + 1), rel=0.05
+    )
+
+
+def test_draws_are_those_of_the_seed() -> None:
+    of, _ = digits()
+    first, again, other = (sigma(of, tol=0.3, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first.value != other.value
+
+
+def test_noise_moves_no_scale_of_a_fused_batchnorm() -> None:
+    """Biases and weights of the fused network alone: its function has no other parameters."""
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    of = ls.Objective(model, data=(torch.randn(20, 3), torch.arange(20) % 2))
+    free = Subject(of).fused.free
+    assert free.tolist() == [True] * 12 + [False] * 4 + [True] * 4 + [True] * 10
+
+
+def test_where_no_noise_costs_that_much() -> None:
+    near_chance = one_example([1.0], [-1.0])
+    with pytest.raises(ls.InputError, match="accuracy without noise is 0"):
+        sigma(near_chance)
+    small = one_example([1.0], [1e-4])  # less than the noise of 1e-3 that there is besides
+    found = ls.measure_complexity(small, measures="pacbayes_mag_flatness", tol=0.3)
+    assert "0.001" in found.skipped["pacbayes_mag_flatness"]
