@@ -27,6 +27,8 @@ from landscape.run.loop import run_task
 from landscape.run.progress import Progress
 from landscape.studies.agreement.measure import measure_agreement
 from landscape.studies.agreement.result import Agreement
+from landscape.studies.coherence.measure import measure_coherence
+from landscape.studies.coherence.result import Coherence
 from landscape.studies.connectivity.measure import measure_connectivity
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.corpus.analyse import analyse_corpus
@@ -73,6 +75,7 @@ from landscape.studies.weights.smoothing import measure_smoothing, truncate_weig
 __all__ = [
     "Agreement",
     "Alignment",
+    "Coherence",
     "Connectivity",
     "Corpus",
     "CriticalPoints",
@@ -122,6 +125,7 @@ __all__ = [
     "fit_curve",
     "load_checkpoint",
     "measure_agreement",
+    "measure_coherence",
     "measure_connectivity",
     "measure_curvature_map",
     "measure_diagonal",

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -83,6 +83,14 @@ class _Layer(ABC):
     def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
         """{parameter: squares of its entries, summed over the samples, in its shape} for one seed."""
 
+    def summed(self) -> tuple[str, ...]:
+        """Parameters whose gradients' sum `sums_and_squares` makes on its way; that of others is autograd's."""
+        return ()
+
+    def sums_and_squares(self, gradients: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """({parameter: sum of its gradients over the samples, in its shape}, {parameter: (B,)}) for one seed."""
+        return {}, self.squares(gradients, 0, 1)
+
 
 class _Product(_Layer):
     """gradient_i = sum_l g_il a_il' for the weight (within each group of channels) and sum_l g_il for the bias.
@@ -100,8 +108,8 @@ class _Product(_Layer):
         """(B, groups, channels of a group, L) view of the layer's input or output."""
 
     def weight_shaped(self, entries: Tensor) -> Tensor:
-        """Entries (groups, M, K) of the weight in its own shape."""
-        return entries.reshape(self.module.weight.shape)
+        """Entries (..., groups, M, K) of the weight in its own shape."""
+        return entries.reshape(*entries.shape[:-3], *self.module.weight.shape)
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
         """(B, groups, K, L): what meets the gradient at each position."""
@@ -149,6 +157,45 @@ class _Product(_Layer):
         if L * (M + K) < M * K:
             return _inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a)
         return _norms(g @ a.transpose(2, 3))
+
+    def positions(self, call: _Call) -> int:
+        """Of one call, the places L whose outer products add up to a sample's gradient."""
+        return call.shape[1:-1].numel()
+
+    def _forms_gradients(self) -> bool:
+        """Whether the gradient of a sample, M K L products, is cheaper than inner products of places, L^2 (M + K)."""
+        weight, length = self.module.weight, sum(map(self.positions, self.calls))
+        rows, columns = len(weight) // getattr(self.module, "groups", 1), weight[0].numel()
+        return bool(length * (rows + columns) >= rows * columns)
+
+    def summed(self) -> tuple[str, ...]:
+        return ("weight",) if "weight" in self.columns and self._forms_gradients() else ()
+
+    def sums_and_squares(self, gradients: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        bias = {"bias": _norms(sum(self.by_channel(g).sum(-1) for g in gradients))} if "bias" in self.columns else {}
+        if "weight" not in self.columns:
+            return {}, bias
+        pairs = list(zip(self.calls, gradients, strict=True))
+        forms, squares, total = self._forms_gradients(), list[Tensor](), gradients[0].new_zeros(())
+        each = sum(self.activations(c.inputs[:1], c).nbytes + self.errors(g[:1], c).nbytes for c, g in pairs)
+        size = max(1, _BLOCK_BYTES[gradients[0].device.type] // (each + forms * self.module.weight.nbytes))
+        for start in range(0, len(gradients[0]), size):
+            part = [(replace(c, inputs=c.inputs[start : start + size]), g[start : start + size]) for c, g in pairs]
+            if forms:
+                found = self.formed(part)
+                total = total + found.sum(0).double()
+                squares.append(torch.linalg.vector_norm(found.flatten(2), dim=2).double().square().sum(1))
+            else:
+                a = _joined([self.activations(call.inputs, call) for call, _ in part])
+                g = _joined([self.errors(gradient, call) for call, gradient in part])
+                squares.append(_inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a))
+        return {"weight": total} if forms else {}, {"weight": torch.cat(squares), **bias}
+
+    def formed(self, pairs: Sequence[tuple[_Call, Tensor]]) -> Tensor:
+        """(B, *shape of the weight): the gradient of each sample, from calls and the gradients of their outputs."""
+        a = _joined([self.activations(call.inputs, call) for call, _ in pairs])
+        g = _joined([self.errors(gradient, call) for call, gradient in pairs])
+        return self.weight_shaped(g @ a.transpose(2, 3))
 
     def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
         result = {}
@@ -237,14 +284,36 @@ class _Convolution(_Product):
     def factor_refusal(self) -> str:
         return "" if self.module.groups == 1 else f"its {self.module.groups} groups of channels have a matrix each"
 
+    def positions(self, call: _Call) -> int:
+        return call.shape[2:].numel()
+
     def by_channel(self, values: Tensor) -> Tensor:
         return values.unflatten(1, (self.module.groups, -1)).flatten(3)  # type: ignore[no-any-return,no-untyped-call]
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
+        return _patches(self.module, self._padded(inputs), call.shape[2:])
+
+    def _padded(self, inputs: Tensor) -> Tensor:
         mode = "constant" if self.module.padding_mode == "zeros" else self.module.padding_mode
         padding = self.module._reversed_padding_repeated_twice
-        padded = F.pad(inputs, padding, mode) if any(padding) else inputs
-        return _patches(self.module, padded, call.shape[2:])
+        return F.pad(inputs, padding, mode) if any(padding) else inputs
+
+    def formed(self, pairs: Sequence[tuple[_Call, Tensor]]) -> Tensor:
+        if pairs[0][1].device.type != "cpu":
+            return super().formed(pairs)
+        # There torch's own convolution of one sample after another takes a half of the time: it stays in the cache.
+        m, total = self.module, None
+        for call, gradient in pairs:
+            plain = m.padding_mode == "zeros" and not isinstance(m.padding, str)
+            inputs, padding = (call.inputs, m.padding) if plain else (self._padded(call.inputs), [0] * len(m.stride))
+            settings = (m.stride, padding, m.dilation, False, [0], m.groups, (False, True, False))
+            some = [
+                torch.ops.aten.convolution_backward(g, a, m.weight, None, *settings)[1]
+                for g, a in zip(gradient[:, None], inputs[:, None], strict=True)
+            ]
+            total = torch.stack(some) if total is None else total + torch.stack(some)
+        assert total is not None
+        return total
 
 
 class _TransposedConvolution(_Convolution):
@@ -253,8 +322,14 @@ class _TransposedConvolution(_Convolution):
     def factor_refusal(self) -> str:
         return "a transposed convolution adds up several positions of its kernel in each output"
 
+    def positions(self, call: _Call) -> int:
+        return call.inputs.shape[2:].numel()
+
     def weight_shaped(self, entries: Tensor) -> Tensor:
-        return entries.transpose(1, 2).reshape(self.module.weight.shape)
+        return super().weight_shaped(entries.transpose(-2, -1))
+
+    def formed(self, pairs: Sequence[tuple[_Call, Tensor]]) -> Tensor:
+        return _Product.formed(self, pairs)
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
         return self.by_channel(inputs)
@@ -412,6 +487,7 @@ class GradientSquares:
                 raise InputError(f"no trainable parameter is called {name!r}; {nearest(name, parameters)}")
         self.names = tuple(names)
         self._shapes = [parameters[name].shape for name in names]
+        self._tensors = [parameters[name] for name in names]
         self._parameters = {id(parameters[name]): name for name in names}
         self._layers: list[_Layer] = []
         self._samples_seen_apart = False
@@ -496,6 +572,35 @@ class GradientSquares:
                     add(layer, layer.held_squares(len(group)))
         return total
 
+    def sums_and_squares(self, values: Tensor, samples: int) -> tuple[list[Tensor], Tensor]:
+        """(sum_i g_i for each name in its shape, |g_i|^2 (samples, len(names)) in float64), g_i that of sample i.
+
+        `values` (n,) are losses made of what was recorded, of n/samples parts of each sample in their order, and g_i is
+        the gradient of sample i's sum. One backward pass, which frees the graph. Raises InputError as `of` does.
+        """
+        self._check(values, samples)
+        total = torch.zeros((samples, len(self.names)), dtype=torch.float64, device=values.device)
+        sums: list[Tensor | None] = [None] * len(self.names)
+        layers = [layer for layer in self._layers if layer.calls]
+        with torch.no_grad():
+            for layer in layers:
+                layer.prepare()
+            made = {layer.columns[local] for layer in layers for local in layer.summed()}
+            left = [k for k in range(len(self.names)) if k not in made]
+            edges: list[Any] = [call.edge for layer in layers for call in layer.calls]
+            roots = [*edges, *(self._tensors[k] for k in left)]
+            found = torch.autograd.grad([values], roots, [torch.ones_like(values)], allow_unused=True)
+            for k, gradient in zip(left, found[len(edges) :], strict=True):
+                sums[k] = gradient
+            for layer, gradients in self._filled(found[: len(edges)], values):
+                own, squares = layer.sums_and_squares(gradients)
+                for local, one in own.items():
+                    sums[layer.columns[local]] = one
+                for local, one in squares.items():
+                    total[:, layer.columns[local]] += one
+        zeros = zip(sums, self._tensors, strict=True)
+        return [torch.zeros_like(p) if one is None else one for one, p in zeros], total
+
     def entries(self, outputs: Tensor, seeds: Tensor) -> list[Tensor]:
         """sum_i sum_s (gradient in p of <seed_s(i), outputs(i)>)^2 entry by entry, for each name in the shape of p.
 
@@ -547,16 +652,21 @@ class GradientSquares:
 
     def _gradients(self, outputs: Tensor, seed: Tensor) -> Iterator[tuple[_Layer, list[Tensor]]]:
         """(layer, gradients of <seed, outputs> in the outputs of its calls) of every layer that was called."""
-        calls = [call for layer in self._layers for call in layer.calls]
-        edges = [call.edge for call in calls]
+        edges = [call.edge for layer in self._layers for call in layer.calls]
         found = torch.autograd.grad([outputs], edges, [seed.to(outputs)], retain_graph=True, allow_unused=True)
-        filled = iter([outputs.new_zeros(c.shape) if g is None else g for c, g in zip(calls, found, strict=True)])
+        yield from self._filled(found, outputs)
+
+    def _filled(self, found: Sequence[Tensor | None], like: Tensor) -> Iterator[tuple[_Layer, list[Tensor]]]:
+        """(layer, gradients of its calls) of every layer that was called, zeros where a call does not matter."""
+        calls = [call for layer in self._layers for call in layer.calls]
+        filled = iter([like.new_zeros(c.shape) if g is None else g for c, g in zip(calls, found, strict=True)])
         for layer in self._layers:
             if layer.calls:
                 yield layer, [next(filled) for _ in layer.calls]
 
-    def _check(self, outputs: Tensor) -> None:
-        """Raise InputError unless every rule holds for what was recorded."""
+    def _check(self, outputs: Tensor, samples: int | None = None) -> None:
+        """Raise InputError unless every rule holds for what was recorded, of so many samples (the outputs)."""
+        samples = len(outputs) if samples is None else samples
         calls = [(layer, call) for layer in self._layers for call in layer.calls]
         for node in graph_nodes([outputs], {call.edge.node: [call.before] for _, call in calls}):
             leaf = self._parameters.get(id(getattr(node, "variable", None)))
@@ -564,13 +674,13 @@ class GradientSquares:
         for layer, call in calls:
             if call.inputs._version != call.version:
                 self._refuse("its input is written to after it has run", layer)
-            if not call.inputs.ndim or not len(call.inputs) == call.shape[0] == len(outputs):
+            if not call.inputs.ndim or not len(call.inputs) == call.shape[0] == samples:
                 shape = tuple(call.inputs.shape)
-                self._refuse(f"the first axis of its input {shape} does not run over {len(outputs)} samples", layer)
-        if calls and not self._reasons and not self._samples_seen_apart and len(outputs) > 1:
-            half = len(outputs) // 2
+                self._refuse(f"the first axis of its input {shape} does not run over {samples} samples", layer)
+        if calls and not self._reasons and not self._samples_seen_apart and samples > 1:
+            half = samples // 2
             seed = torch.ones_like(outputs)
-            seed[half:] = 0
+            seed[half * len(outputs) // samples :] = 0
             for layer, gradients in self._gradients(outputs, seed):
                 if any(bool((gradient[half:].abs() > 0).any()) for gradient in gradients):
                     self._refuse("samples meet behind it, or are not the first axis of its input", layer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from landscape.results.study import adopt
 from landscape.studies.agreement import study as agreement
+from landscape.studies.coherence import study as coherence
 from landscape.studies.connectivity import study as connectivity
 from landscape.studies.corpus import study as corpus
 from landscape.studies.curvature_map import study as curvature_map
@@ -37,4 +38,5 @@ STUDIES = adopt(
     phases.STUDY,
     corpus.STUDY,
     weights.STUDY,
+    coherence.STUDY,
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import agreement_cases
+import coherence_cases
 import diagonal_cases
 import path_cases
 import phases_cases
@@ -23,6 +24,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "path": path_cases.results,
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
+    "coherence": coherence_cases.results,
     "phases": phases_cases.results,
     "spectrum": spectrum_cases.results,
     "structure": structure_cases.results,

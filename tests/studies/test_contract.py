@@ -138,6 +138,7 @@ JOBS: dict[str, str] = {
     "phases": 'models = "models.csv"\nload = "width"\ntemperature = "lr"\ncurve_epochs = 1\nhessian_samples = 8',
     "train": "seeds = 2\nrecipe = { epochs = 2, batch_size = 8 }\ncells = { lr = [0.1, 0.5] }",
     "weights": "shuffles = 2\nroundings = 1",
+    "coherence": 'models = ["a.pt", "b.pt"]\nexamples = true',
 }
 
 
