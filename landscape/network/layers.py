@@ -91,6 +91,13 @@ class _Layer(ABC):
         """({parameter: sum of its gradients over the samples, in its shape}, {parameter: (B,)}) for one seed."""
         return {}, self.squares(gradients, 0, 1)
 
+    def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
+        """(parameter, which of its entries, their gradients (entries, B)), about `size` numbers at a time.
+
+        Of the parameters that come; nothing of others.
+        """
+        yield from ()
+
 
 class _Product(_Layer):
     """gradient_i = sum_l g_il a_il' for the weight (within each group of channels) and sum_l g_il for the bias.
@@ -190,6 +197,23 @@ class _Product(_Layer):
                 g = _joined([self.errors(gradient, call) for call, gradient in part])
                 squares.append(_inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a))
         return {"weight": total} if forms else {}, {"weight": torch.cat(squares), **bias}
+
+    def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
+        if "bias" in self.columns:
+            bias = torch.stack([self.by_channel(g).sum(-1) for g in gradients]).sum(0).flatten(1).T
+            yield "bias", slice(0, len(bias)), bias
+        if "weight" not in self.columns or self.factor_refusal():  # which is no matrix of outputs by inputs
+            return
+        a = _joined([self.activations(call.inputs, call) for call in self.calls])[:, 0]  # (B, K, L)
+        g = _joined([self.errors(one, call) for one, call in zip(gradients, self.calls, strict=True)])[:, 0]
+        samples, columns, length = a.shape
+        step = max(1, size // (columns * samples))
+        inputs, outputs = a[..., 0].T.contiguous(), g[..., 0].T.contiguous()
+        for start in range(0, g.shape[1], step):
+            part = slice(start, start + step)
+            outer = length == 1
+            found = outputs[part, None] * inputs if outer else (g[:, part] @ a.transpose(1, 2)).permute(1, 2, 0)
+            yield "weight", slice(start * columns, (start + found.shape[0]) * columns), found.reshape(-1, samples)
 
     def formed(self, pairs: Sequence[tuple[_Call, Tensor]]) -> Tensor:
         """(B, *shape of the weight): the gradient of each sample, from calls and the gradients of their outputs."""
@@ -307,9 +331,11 @@ class _Convolution(_Product):
             plain = m.padding_mode == "zeros" and not isinstance(m.padding, str)
             inputs, padding = (call.inputs, m.padding) if plain else (self._padded(call.inputs), [0] * len(m.stride))
             settings = (m.stride, padding, m.dilation, False, [0], m.groups, (False, True, False))
-            some = [
-                torch.ops.aten.convolution_backward(g, a, m.weight, None, *settings)[1]
-                for g, a in zip(gradient[:, None], inputs[:, None], strict=True)
+            some = [  # slices: strides of an axis put in by hand are misread by torch for groups of channels
+                torch.ops.aten.convolution_backward(gradient[i : i + 1], inputs[i : i + 1], m.weight, None, *settings)[
+                    1
+                ]
+                for i in range(len(gradient))
             ]
             total = torch.stack(some) if total is None else total + torch.stack(some)
         assert total is not None
@@ -392,6 +418,10 @@ class _Normalisation(_Layer):
 
     def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
         return {name: _entries(found) for name, found in self._per_sample(gradients).items()}
+
+    def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
+        for name, found in self._per_sample(gradients).items():
+            yield name, slice(0, found[0].numel()), found.flatten(1).T
 
     def _per_sample(self, gradients: list[Tensor]) -> dict[str, Any]:
         """{parameter: its gradient of each sample, (B, ...)}."""
@@ -600,6 +630,43 @@ class GradientSquares:
                     total[:, layer.columns[local]] += one
         zeros = zip(sums, self._tensors, strict=True)
         return [torch.zeros_like(p) if one is None else one for one, p in zeros], total
+
+    def rows(self, values: Tensor, size: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """(number of the name, which of its entries, their gradients (entries, B)) of losses `values` (B,), in blocks.
+
+        A block has about `size` numbers, and a row of a matrix at least. Where no rule gives the gradients of single
+        samples they are taken one sample after another, a backward pass each, and a block is a whole tensor at least.
+        """
+        left = set(range(len(self.names)))
+        if self._holds(values):
+            for layer in self._layers:
+                if layer.calls:
+                    layer.prepare()
+            for layer, gradients in self._gradients(values, torch.ones_like(values)):
+                for local, part, found in layer.rows(gradients, size):
+                    left.discard(layer.columns[local])
+                    yield layer.columns[local], part, found
+        groups: list[list[int]] = [[]]
+        for k in sorted(left):
+            if groups[-1] and sum(self._tensors[j].numel() for j in (*groups[-1], k)) * len(values) > size:
+                groups.append([])
+            groups[-1].append(k)
+        for group in groups:
+            tensors = [self._tensors[k] for k in group]
+            rows = [one.new_empty(one.numel(), len(values)) for one in tensors]
+            for i, value in enumerate(values if group else ()):
+                found_one = torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
+                for row, one in zip(rows, found_one, strict=True):
+                    row[:, i] = 0.0 if one is None else one.to_dense().flatten()
+            for k, row in zip(group, rows, strict=True):
+                yield k, slice(0, len(row)), row
+
+    def _holds(self, values: Tensor) -> bool:
+        try:
+            self._check(values)
+        except InputError:
+            return False
+        return True
 
     def entries(self, outputs: Tensor, seeds: Tensor) -> list[Tensor]:
         """sum_i sum_s (gradient in p of <seed_s(i), outputs(i)>)^2 entry by entry, for each name in the shape of p.
