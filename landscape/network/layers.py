@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.errors import InputError, nearest
+from landscape.network import recurrent
 from landscape.network.piecewise import graph_nodes
 
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}  # unfolded at a time; on a CPU it should stay in a core's cache
@@ -300,6 +302,16 @@ class _Linear(_Product):
         return values.reshape(len(values), 1, -1, values.shape[-1]).transpose(2, 3)
 
 
+class _Transposed(_Linear):
+    """y = x W + b: the weight is (K, M), as transformers' Conv1D has it."""
+
+    def factor_refusal(self) -> str:
+        return "its weight is stored as inputs by outputs"
+
+    def weight_shaped(self, entries: Tensor) -> Tensor:
+        return super().weight_shaped(entries.transpose(-2, -1))
+
+
 class _Convolution(_Product):
     def refusal(self, inputs: Tensor | None = None) -> str:
         axes = len(self.module.kernel_size) + 2
@@ -464,9 +476,18 @@ class _Embedding(_Layer):
         table = squares.new_zeros(self.module.weight.shape)
         return {"weight": table.index_add_(0, self._rows.flatten(), squares)}
 
+    @property
+    def positions(self) -> Tensor:
+        """(B, L) the row of the table that stands at each position."""
+        return self._rows
+
+    def by_position(self, gradients: list[Tensor]) -> Tensor:
+        """(B, L, width): the gradient at each position, 0 for padding."""
+        return torch.cat([g.reshape(len(g), -1, g.shape[-1]) for g in gradients], 1) * self._counts
+
     def _by_row(self, gradients: list[Tensor]) -> Tensor:
         """(B, L, width): each sample's gradient of a row at the first position where it stands, 0 elsewhere."""
-        by_position = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for g in gradients], 1) * self._counts
+        by_position = self.by_position(gradients)
         sums = torch.zeros_like(by_position).flatten(0, 1).index_add_(0, self._place, by_position.flatten(0, 1))
         return sums.view_as(by_position)
 
@@ -487,6 +508,8 @@ def _rule(module: nn.Module) -> type[_Layer] | None:
     if own & set(vars(module)):
         return None
     for kind in type(module).__mro__:
+        if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
+            return _Transposed
         if kind in _RULES or own & set(vars(kind)):
             return _RULES.get(kind)
     return None
@@ -521,9 +544,16 @@ class GradientSquares:
         self._parameters = {id(parameters[name]): name for name in names}
         self._layers: list[_Layer] = []
         self._samples_seen_apart = False
+        self._samples: int | None = None
         self._reasons: dict[str, None] = {}
+        self._elsewhere: dict[str, None] = {}  # reasons that hold but for `sums_and_squares`
         uses: dict[str, list[str]] = {}
+        self._recurrent: list[tuple[Any, dict[str, _Layer]]] = []
+        self._tied: dict[int, list[_Layer]] = {}  # number of a name -> the layers that share it
         for path, module in model.named_modules():
+            if isinstance(module, nn.RNNBase) and type(module) in (nn.RNN, nn.GRU, nn.LSTM):
+                self._add_recurrent(path, module, uses)
+                continue
             kind = _rule(module)
             layer = kind(path or type(module).__name__, module) if kind else None
             for local, parameter in module._parameters.items():
@@ -539,32 +569,71 @@ class GradientSquares:
             if layer and layer.columns:
                 self._layers.append(layer)
                 self._refuse(layer.refusal(), layer)
-        for paths in uses.values():
-            self._refuse(f"{' and '.join(paths)} are tied" if len(paths) > 1 else "")
+        for name, paths in uses.items():
+            if len(paths) > 1:
+                self._tied[self.names.index(name)] = [
+                    layer for layer in self._layers if self.names.index(name) in layer.columns.values()
+                ]
+                reason = f"{' and '.join(paths)} are tied"
+                kinds = sorted(type(layer).__name__ for layer in self._tied[self.names.index(name)])
+                if kinds == ["_Embedding", "_Linear"]:
+                    self._elsewhere[reason] = None
+                else:
+                    self._refuse(reason)
+
+    def _add_recurrent(self, path: str, module: Any, uses: dict[str, list[str]]) -> None:
+        """A recurrent layer as the linear ones that it is made of, a product of its inputs or of its states each."""
+        parts: dict[str, _Layer] = {}
+        for product in recurrent.products_of(module):
+            names = {kind: f"{kind}_{product}" for kind in ("weight", "bias")}
+            tensors = {kind: getattr(module, name, None) for kind, name in names.items()}
+            layer = _Linear(f"{path}.{product}", SimpleNamespace(**tensors))
+            for kind, tensor in tensors.items():
+                if tensor is not None and id(tensor) in self._parameters:
+                    name = self._parameters[id(tensor)]
+                    uses.setdefault(name, []).append(f"{path}.{names[kind]}")
+                    layer.columns[kind] = self.names.index(name)
+            parts[product] = layer
+        if any(layer.columns for layer in parts.values()):
+            self._recurrent.append((module, parts))
+            self._layers += parts.values()
+            first = next(self.names[k] for layer in parts.values() for k in layer.columns.values())
+            self._elsewhere[f"{first} belongs to a {type(module).__name__}, which has no rule for it"] = None
+            self._refuse(f"{path}: {why}" if (why := recurrent.refusal(module)) else "")
 
     @property
     def unsupported(self) -> tuple[str, ...]:
         """Reasons known so far, from the modules and from what was recorded; with any, `of` raises InputError."""
-        return tuple(self._reasons)
+        return (*self._elsewhere, *self._reasons)
 
     def _refuse(self, reason: str, layer: _Layer | None = None) -> None:
         if reason:
             self._reasons[f"{layer.title}: {reason}" if layer else reason] = None
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Keep the layers' inputs of the forward pass inside, in place of those kept before."""
+    def recording(self, samples: int | None = None) -> Iterator[None]:
+        """Keep the layers' inputs of the forward pass inside, in place of those kept before.
+
+        With `samples` an Embedding of the positions that all samples share, (1, L), is one of each sample.
+        """
+        self._samples = samples
         with ExitStack() as stack:
             for layer in self._layers:
                 layer.calls.clear()
                 # Before hooks of the user's, which may return another output.
                 record = partial(self._record, layer)
-                stack.callback(layer.module.register_forward_hook(record, prepend=True, with_kwargs=True).remove)
+                if isinstance(layer.module, nn.Module):
+                    stack.callback(layer.module.register_forward_hook(record, prepend=True, with_kwargs=True).remove)
+            for module, parts in self._recurrent:
+                module.forward = partial(recurrent.unrolled, module, partial(self._record_product, parts))
+                stack.callback(vars(module).pop, "forward")
             stack.enter_context(torch.enable_grad())
             yield
 
     def _record(self, layer: _Layer, _module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         inputs: Tensor = args[0] if args else kwargs["input"]
+        if self._samples is not None and isinstance(layer, _Embedding) and inputs.ndim == 2 and len(inputs) == 1:
+            inputs, output = inputs.expand(self._samples, -1), output.expand(self._samples, -1, -1)
         self._refuse(layer.refusal(inputs), layer)
         if not output.requires_grad:
             self._refuse("it runs without derivatives (no_grad, reentrant checkpoints)", layer)
@@ -575,6 +644,10 @@ class GradientSquares:
         edge = get_gradient_edge(output)
         layer.calls.append(_Call(inputs.detach(), inputs._version, before, edge, output.shape))
         return output
+
+    def _record_product(self, parts: Mapping[str, _Layer], name: str, inputs: Tensor, output: Tensor) -> Tensor:
+        layer = parts[name]
+        return self._record(layer, layer.module, (inputs,), {}, output) if output.requires_grad else output
 
     def of(self, outputs: Tensor, seeds: Tensor) -> Tensor:
         """(B, len(names)) in float64, from the recorded outputs (B, ...) and seeds (S, B, ...).
@@ -608,26 +681,32 @@ class GradientSquares:
         `values` (n,) are losses made of what was recorded, of n/samples parts of each sample in their order, and g_i is
         the gradient of sample i's sum. One backward pass, which frees the graph. Raises InputError as `of` does.
         """
-        self._check(values, samples)
+        self._check(values, samples, but=self._elsewhere)
         total = torch.zeros((samples, len(self.names)), dtype=torch.float64, device=values.device)
         sums: list[Tensor | None] = [None] * len(self.names)
         layers = [layer for layer in self._layers if layer.calls]
         with torch.no_grad():
             for layer in layers:
                 layer.prepare()
-            made = {layer.columns[local] for layer in layers for local in layer.summed()}
+            made = {layer.columns[local] for layer in layers for local in layer.summed()} - set(self._tied)
             left = [k for k in range(len(self.names)) if k not in made]
             edges: list[Any] = [call.edge for layer in layers for call in layer.calls]
             roots = [*edges, *(self._tensors[k] for k in left)]
             found = torch.autograd.grad([values], roots, [torch.ones_like(values)], allow_unused=True)
             for k, gradient in zip(left, found[len(edges) :], strict=True):
                 sums[k] = gradient
+            kept: dict[int, list[Tensor]] = {}
             for layer, gradients in self._filled(found[: len(edges)], values):
                 own, squares = layer.sums_and_squares(gradients)
+                kept[id(layer)] = gradients
                 for local, one in own.items():
-                    sums[layer.columns[local]] = one
+                    if layer.columns[local] in made:
+                        sums[layer.columns[local]] = one
                 for local, one in squares.items():
                     total[:, layer.columns[local]] += one
+            for number, pair in self._tied.items():
+                if all(layer.calls for layer in pair):
+                    total[:, number] += 2 * _cross(pair, [kept[id(layer)] for layer in pair])
         zeros = zip(sums, self._tensors, strict=True)
         return [torch.zeros_like(p) if one is None else one for one, p in zeros], total
 
@@ -731,8 +810,11 @@ class GradientSquares:
             if layer.calls:
                 yield layer, [next(filled) for _ in layer.calls]
 
-    def _check(self, outputs: Tensor, samples: int | None = None) -> None:
-        """Raise InputError unless every rule holds for what was recorded, of so many samples (the outputs)."""
+    def _check(self, outputs: Tensor, samples: int | None = None, but: Mapping[str, None] | None = None) -> None:
+        """Raise InputError unless every rule holds for what was recorded, of so many samples (the outputs).
+
+        Reasons `but` do not count.
+        """
         samples = len(outputs) if samples is None else samples
         calls = [(layer, call) for layer in self._layers for call in layer.calls]
         for node in graph_nodes([outputs], {call.edge.node: [call.before] for _, call in calls}):
@@ -752,11 +834,29 @@ class GradientSquares:
                 if any(bool((gradient[half:].abs() > 0).any()) for gradient in gradients):
                     self._refuse("samples meet behind it, or are not the first axis of its input", layer)
             self._samples_seen_apart = True
-        if self._reasons:
+        if reasons := [reason for reason in self.unsupported if reason not in (but or ())]:
             raise InputError(
-                f"per-sample gradients cannot be had layer by layer: {'; '.join(self._reasons)}. Use a route that "
+                f"per-sample gradients cannot be had layer by layer: {'; '.join(reasons)}. Use a route that "
                 "needs none (probes), or leave these parameters out"
             )
+
+
+def _cross(layers: Sequence[_Layer], gradients: Sequence[list[Tensor]]) -> Tensor:
+    """(B,) inner products of each sample's gradients of one table, as an Embedding's and as a Linear's weight.
+
+    sum_p e_p . sum_q d_q[v_p] a_q: at position p stands row v_p, whose output has the gradient e_p; the Linear has the
+    input a_q and the gradient d_q of its output at q.
+    """
+    (table, ours), (head, theirs) = sorted(
+        zip(layers, gradients, strict=True), key=lambda pair: isinstance(pair[0], _Linear)
+    )
+    assert isinstance(table, _Embedding)
+    assert isinstance(head, _Linear)
+    at = table.by_position(ours)  # (B, P, K)
+    a = _joined([head.activations(call.inputs, call) for call in head.calls])[:, 0]  # (B, K, Q)
+    d = _joined([head.errors(one, call) for one, call in zip(theirs, head.calls, strict=True)])[:, 0]  # (B, V, Q)
+    rows = table.positions[:, :, None].expand(-1, -1, d.shape[2])
+    return _inner(d.gather(1, rows), at @ a)
 
 
 # -- factors of the loss' Hessian in the outputs ------------------------------------------------------------------

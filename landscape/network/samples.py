@@ -95,7 +95,7 @@ class SampleGradients:
         if self._rules is None or self._rules[0] != id(model):
             self._rules = id(model), GradientSquares(model, self.names)  # it knows by then that samples do not meet
         squares = self._rules[1]
-        with squares.recording():
+        with squares.recording(samples):
             values, denominators = self._values(model, batch, samples)
         gradient, found = squares.sums_and_squares(values.flatten(), samples)
         return Sums(gradient, found, denominators)

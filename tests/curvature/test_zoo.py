@@ -340,13 +340,14 @@ def test_product(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "route"),
     [
-        ("LSTM", "single"),
-        ("tied embedding", "vmap"),
+        ("LSTM", "rules"),
+        ("GRU", "rules"),
+        ("tied embedding", "rules"),
         ("GroupNorm and InstanceNorm", "vmap"),
         ("old weight_norm, dim 0", "vmap"),
         ("TransformerEncoder", "vmap"),
         ("ResNeXt", "rules"),
-        ("GPT-2", "vmap"),
+        ("GPT-2", "rules"),
         ("Mixtral", "single"),
     ],
 )
