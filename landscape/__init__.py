@@ -30,6 +30,8 @@ from landscape.studies.agreement.result import Agreement
 from landscape.studies.audit.from_table import audit_table
 from landscape.studies.audit.measure import audit_fragility
 from landscape.studies.audit.result import Audit, Comparisons, Orders
+from landscape.studies.coherence.measure import measure_coherence
+from landscape.studies.coherence.result import Coherence
 from landscape.studies.complexity.critical import critical_sharpness
 from landscape.studies.complexity.entry import Measure, measure
 from landscape.studies.complexity.measure import measure_complexity
@@ -86,6 +88,7 @@ __all__ = [
     "Agreement",
     "Alignment",
     "Audit",
+    "Coherence",
     "Comparisons",
     "Complexity",
     "Connectivity",
@@ -146,6 +149,7 @@ __all__ = [
     "marginal_likelihood_bound",
     "measure",
     "measure_agreement",
+    "measure_coherence",
     "measure_complexity",
     "measure_connectivity",
     "measure_corpus",

@@ -290,6 +290,18 @@ def audit(case: str = "whole") -> ls.Audit:
     )  # fmt: skip
 
 
+def coherence(case: str = "whole") -> ls.Coherence:
+    """Two layers at three parameter vectors, with groups and examples; at one where there is one of everything."""
+    n, rows = count(case, 3), ("all", "fc1", "fc2")
+    squares, grouped = values(case, n, 3), values(case, n, 2, 2)
+    examples = 0 if case == "constant" else 4
+    return ls.Coherence(
+        tuple(str(100 * k) for k in range(n)), rows, 4, squares / 9, squares, squares / 90, ("clean", "noisy"),
+        np.array([3, 1]), grouped, grouped[:, 0], values(case, n, examples), values(case, n, examples),
+        computed(case, n), ABOUT
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -309,6 +321,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "marginal_likelihood": marginal_likelihood,
     "complexity": complexity,
     "audit": audit,
+    "coherence": coherence,
 }
 EVERY = [
     (kind, case)

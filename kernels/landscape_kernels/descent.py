@@ -8,7 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
+from landscape_kernels.robust import median_of_three
+
+WINDOWS = ("m3", "rm3", "ra3")  # of three gradients
+OPTIMIZERS = ("sgd", "adam", "adamw", *WINDOWS)
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # of Adam, as torch has them
 
 
@@ -19,8 +22,10 @@ class Descent:
                nesterov: theta <- theta - lr (g + momentum v)
         adam   theta <- theta - lr m / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + eps)     with g + weight_decay theta for g
         adamw  theta <- (1 - lr weight_decay) theta, then as adam with g alone
+        m3     theta <- theta - lr median(g_t, g_{t-1}, g_{t-2}) after every third gradient, with weight decay as sgd
+        rm3    the same after every gradient from the third on; ra3 with the mean (Zielinski et al. 2020)
 
-    The arithmetic is that of torch.optim, element by element. Nothing is checked.
+    The arithmetic of the first three is that of torch.optim, element by element. Nothing is checked.
     """
 
     def __init__(
@@ -30,7 +35,9 @@ class Descent:
         self._momentum, self._nesterov, self._decay = momentum, nesterov, weight_decay
         self._steps = 0
         self._state: dict[str, Tensor] = {}
-        if optimizer != "sgd":
+        if optimizer in WINDOWS:
+            self._state = {"window": theta.new_zeros((3, *theta.shape))}
+        elif optimizer != "sgd":
             self._state = {"mean": torch.zeros_like(theta), "square": torch.zeros_like(theta)}
         elif momentum:
             self._state = {"velocity": torch.zeros_like(theta)}
@@ -43,6 +50,12 @@ class Descent:
             theta.mul_(1 - lr * decay)
         elif decay:
             gradient.add_(theta, alpha=decay)
+        if self._optimizer in WINDOWS:
+            self._state["window"][(self._steps - 1) % 3] = gradient
+            direction = window_direction(self._optimizer, self._state["window"], self._steps)
+            if direction is not None:
+                theta.add_(direction, alpha=-lr)
+            return
         if self._optimizer == "sgd":
             theta.add_(self._along(gradient), alpha=-lr)
             return
@@ -72,6 +85,16 @@ class Descent:
         for name, value in self._state.items():
             value.copy_(state[name])
         self._steps = int(state["steps"])
+
+
+def window_direction(name: str, window: Tensor, steps: int) -> Tensor | None:
+    """What one of WINDOWS steps along after so many gradients, of which `window` (3, ...) has the last three.
+
+    None where it does not step: before the third, and of "m3" but after every third.
+    """
+    if steps < 3 or (name == "m3" and steps % 3):
+        return None
+    return window.mean(0) if name == "ra3" else median_of_three(window)
 
 
 def clip_(gradient: Tensor, largest: float) -> None:

@@ -6,8 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.errors import InputError, nearest
+from landscape.network import recurrent
 from landscape.network.piecewise import graph_nodes
 
 _BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}  # unfolded at a time; on a CPU it should stay in a core's cache
@@ -83,6 +85,21 @@ class _Layer(ABC):
     def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
         """{parameter: squares of its entries, summed over the samples, in its shape} for one seed."""
 
+    def summed(self) -> tuple[str, ...]:
+        """Parameters whose gradients' sum `sums_and_squares` makes on its way; that of others is autograd's."""
+        return ()
+
+    def sums_and_squares(self, gradients: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """({parameter: sum of its gradients over the samples, in its shape}, {parameter: (B,)}) for one seed."""
+        return {}, self.squares(gradients, 0, 1)
+
+    def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
+        """(parameter, which of its entries, their gradients (entries, B)), about `size` numbers at a time.
+
+        Of the parameters that come; nothing of others.
+        """
+        yield from ()
+
 
 class _Product(_Layer):
     """gradient_i = sum_l g_il a_il' for the weight (within each group of channels) and sum_l g_il for the bias.
@@ -100,8 +117,8 @@ class _Product(_Layer):
         """(B, groups, channels of a group, L) view of the layer's input or output."""
 
     def weight_shaped(self, entries: Tensor) -> Tensor:
-        """Entries (groups, M, K) of the weight in its own shape."""
-        return entries.reshape(self.module.weight.shape)
+        """Entries (..., groups, M, K) of the weight in its own shape."""
+        return entries.reshape(*entries.shape[:-3], *self.module.weight.shape)
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
         """(B, groups, K, L): what meets the gradient at each position."""
@@ -149,6 +166,62 @@ class _Product(_Layer):
         if L * (M + K) < M * K:
             return _inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a)
         return _norms(g @ a.transpose(2, 3))
+
+    def positions(self, call: _Call) -> int:
+        """Of one call, the places L whose outer products add up to a sample's gradient."""
+        return call.shape[1:-1].numel()
+
+    def _forms_gradients(self) -> bool:
+        """Whether the gradient of a sample, M K L products, is cheaper than inner products of places, L^2 (M + K)."""
+        weight, length = self.module.weight, sum(map(self.positions, self.calls))
+        rows, columns = len(weight) // getattr(self.module, "groups", 1), weight[0].numel()
+        return bool(length * (rows + columns) >= rows * columns)
+
+    def summed(self) -> tuple[str, ...]:
+        return ("weight",) if "weight" in self.columns and self._forms_gradients() else ()
+
+    def sums_and_squares(self, gradients: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        bias = {"bias": _norms(sum(self.by_channel(g).sum(-1) for g in gradients))} if "bias" in self.columns else {}
+        if "weight" not in self.columns:
+            return {}, bias
+        pairs = list(zip(self.calls, gradients, strict=True))
+        forms, squares, total = self._forms_gradients(), list[Tensor](), gradients[0].new_zeros(())
+        each = sum(self.activations(c.inputs[:1], c).nbytes + self.errors(g[:1], c).nbytes for c, g in pairs)
+        size = max(1, _BLOCK_BYTES[gradients[0].device.type] // (each + forms * self.module.weight.nbytes))
+        for start in range(0, len(gradients[0]), size):
+            part = [(replace(c, inputs=c.inputs[start : start + size]), g[start : start + size]) for c, g in pairs]
+            if forms:
+                found = self.formed(part)
+                total = total + found.sum(0).double()
+                squares.append(torch.linalg.vector_norm(found.flatten(2), dim=2).double().square().sum(1))
+            else:
+                a = _joined([self.activations(call.inputs, call) for call, _ in part])
+                g = _joined([self.errors(gradient, call) for call, gradient in part])
+                squares.append(_inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a))
+        return {"weight": total} if forms else {}, {"weight": torch.cat(squares), **bias}
+
+    def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
+        if "bias" in self.columns:
+            bias = torch.stack([self.by_channel(g).sum(-1) for g in gradients]).sum(0).flatten(1).T
+            yield "bias", slice(0, len(bias)), bias
+        if "weight" not in self.columns or self.factor_refusal():  # which is no matrix of outputs by inputs
+            return
+        a = _joined([self.activations(call.inputs, call) for call in self.calls])[:, 0]  # (B, K, L)
+        g = _joined([self.errors(one, call) for one, call in zip(gradients, self.calls, strict=True)])[:, 0]
+        samples, columns, length = a.shape
+        step = max(1, size // (columns * samples))
+        inputs, outputs = a[..., 0].T.contiguous(), g[..., 0].T.contiguous()
+        for start in range(0, g.shape[1], step):
+            part = slice(start, start + step)
+            outer = length == 1
+            found = outputs[part, None] * inputs if outer else (g[:, part] @ a.transpose(1, 2)).permute(1, 2, 0)
+            yield "weight", slice(start * columns, (start + found.shape[0]) * columns), found.reshape(-1, samples)
+
+    def formed(self, pairs: Sequence[tuple[_Call, Tensor]]) -> Tensor:
+        """(B, *shape of the weight): the gradient of each sample, from calls and the gradients of their outputs."""
+        a = _joined([self.activations(call.inputs, call) for call, _ in pairs])
+        g = _joined([self.errors(gradient, call) for call, gradient in pairs])
+        return self.weight_shaped(g @ a.transpose(2, 3))
 
     def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
         result = {}
@@ -229,6 +302,16 @@ class _Linear(_Product):
         return values.reshape(len(values), 1, -1, values.shape[-1]).transpose(2, 3)
 
 
+class _Transposed(_Linear):
+    """y = x W + b: the weight is (K, M), as transformers' Conv1D has it."""
+
+    def factor_refusal(self) -> str:
+        return "its weight is stored as inputs by outputs"
+
+    def weight_shaped(self, entries: Tensor) -> Tensor:
+        return super().weight_shaped(entries.transpose(-2, -1))
+
+
 class _Convolution(_Product):
     def refusal(self, inputs: Tensor | None = None) -> str:
         axes = len(self.module.kernel_size) + 2
@@ -237,14 +320,38 @@ class _Convolution(_Product):
     def factor_refusal(self) -> str:
         return "" if self.module.groups == 1 else f"its {self.module.groups} groups of channels have a matrix each"
 
+    def positions(self, call: _Call) -> int:
+        return call.shape[2:].numel()
+
     def by_channel(self, values: Tensor) -> Tensor:
         return values.unflatten(1, (self.module.groups, -1)).flatten(3)  # type: ignore[no-any-return,no-untyped-call]
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
+        return _patches(self.module, self._padded(inputs), call.shape[2:])
+
+    def _padded(self, inputs: Tensor) -> Tensor:
         mode = "constant" if self.module.padding_mode == "zeros" else self.module.padding_mode
         padding = self.module._reversed_padding_repeated_twice
-        padded = F.pad(inputs, padding, mode) if any(padding) else inputs
-        return _patches(self.module, padded, call.shape[2:])
+        return F.pad(inputs, padding, mode) if any(padding) else inputs
+
+    def formed(self, pairs: Sequence[tuple[_Call, Tensor]]) -> Tensor:
+        if pairs[0][1].device.type != "cpu":
+            return super().formed(pairs)
+        # There torch's own convolution of one sample after another takes a half of the time: it stays in the cache.
+        m, total = self.module, None
+        for call, gradient in pairs:
+            plain = m.padding_mode == "zeros" and not isinstance(m.padding, str)
+            inputs, padding = (call.inputs, m.padding) if plain else (self._padded(call.inputs), [0] * len(m.stride))
+            settings = (m.stride, padding, m.dilation, False, [0], m.groups, (False, True, False))
+            some = [  # slices: strides of an axis put in by hand are misread by torch for groups of channels
+                torch.ops.aten.convolution_backward(gradient[i : i + 1], inputs[i : i + 1], m.weight, None, *settings)[
+                    1
+                ]
+                for i in range(len(gradient))
+            ]
+            total = torch.stack(some) if total is None else total + torch.stack(some)
+        assert total is not None
+        return total
 
 
 class _TransposedConvolution(_Convolution):
@@ -253,8 +360,14 @@ class _TransposedConvolution(_Convolution):
     def factor_refusal(self) -> str:
         return "a transposed convolution adds up several positions of its kernel in each output"
 
+    def positions(self, call: _Call) -> int:
+        return call.inputs.shape[2:].numel()
+
     def weight_shaped(self, entries: Tensor) -> Tensor:
-        return entries.transpose(1, 2).reshape(self.module.weight.shape)
+        return super().weight_shaped(entries.transpose(-2, -1))
+
+    def formed(self, pairs: Sequence[tuple[_Call, Tensor]]) -> Tensor:
+        return _Product.formed(self, pairs)
 
     def activations(self, inputs: Tensor, call: _Call) -> Tensor:
         return self.by_channel(inputs)
@@ -318,6 +431,10 @@ class _Normalisation(_Layer):
     def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
         return {name: _entries(found) for name, found in self._per_sample(gradients).items()}
 
+    def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
+        for name, found in self._per_sample(gradients).items():
+            yield name, slice(0, found[0].numel()), found.flatten(1).T
+
     def _per_sample(self, gradients: list[Tensor]) -> dict[str, Any]:
         """{parameter: its gradient of each sample, (B, ...)}."""
         result = {}
@@ -359,9 +476,18 @@ class _Embedding(_Layer):
         table = squares.new_zeros(self.module.weight.shape)
         return {"weight": table.index_add_(0, self._rows.flatten(), squares)}
 
+    @property
+    def positions(self) -> Tensor:
+        """(B, L) the row of the table that stands at each position."""
+        return self._rows
+
+    def by_position(self, gradients: list[Tensor]) -> Tensor:
+        """(B, L, width): the gradient at each position, 0 for padding."""
+        return torch.cat([g.reshape(len(g), -1, g.shape[-1]) for g in gradients], 1) * self._counts
+
     def _by_row(self, gradients: list[Tensor]) -> Tensor:
         """(B, L, width): each sample's gradient of a row at the first position where it stands, 0 elsewhere."""
-        by_position = torch.cat([g.reshape(len(g), -1, g.shape[-1]) for g in gradients], 1) * self._counts
+        by_position = self.by_position(gradients)
         sums = torch.zeros_like(by_position).flatten(0, 1).index_add_(0, self._place, by_position.flatten(0, 1))
         return sums.view_as(by_position)
 
@@ -382,6 +508,8 @@ def _rule(module: nn.Module) -> type[_Layer] | None:
     if own & set(vars(module)):
         return None
     for kind in type(module).__mro__:
+        if kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers."):
+            return _Transposed
         if kind in _RULES or own & set(vars(kind)):
             return _RULES.get(kind)
     return None
@@ -412,12 +540,20 @@ class GradientSquares:
                 raise InputError(f"no trainable parameter is called {name!r}; {nearest(name, parameters)}")
         self.names = tuple(names)
         self._shapes = [parameters[name].shape for name in names]
+        self._tensors = [parameters[name] for name in names]
         self._parameters = {id(parameters[name]): name for name in names}
         self._layers: list[_Layer] = []
         self._samples_seen_apart = False
+        self._samples: int | None = None
         self._reasons: dict[str, None] = {}
+        self._elsewhere: dict[str, None] = {}  # reasons that hold but for `sums_and_squares`
         uses: dict[str, list[str]] = {}
+        self._recurrent: list[tuple[Any, dict[str, _Layer]]] = []
+        self._tied: dict[int, list[_Layer]] = {}  # number of a name -> the layers that share it
         for path, module in model.named_modules():
+            if isinstance(module, nn.RNNBase) and type(module) in (nn.RNN, nn.GRU, nn.LSTM):
+                self._add_recurrent(path, module, uses)
+                continue
             kind = _rule(module)
             layer = kind(path or type(module).__name__, module) if kind else None
             for local, parameter in module._parameters.items():
@@ -433,32 +569,71 @@ class GradientSquares:
             if layer and layer.columns:
                 self._layers.append(layer)
                 self._refuse(layer.refusal(), layer)
-        for paths in uses.values():
-            self._refuse(f"{' and '.join(paths)} are tied" if len(paths) > 1 else "")
+        for name, paths in uses.items():
+            if len(paths) > 1:
+                self._tied[self.names.index(name)] = [
+                    layer for layer in self._layers if self.names.index(name) in layer.columns.values()
+                ]
+                reason = f"{' and '.join(paths)} are tied"
+                kinds = sorted(type(layer).__name__ for layer in self._tied[self.names.index(name)])
+                if kinds == ["_Embedding", "_Linear"]:
+                    self._elsewhere[reason] = None
+                else:
+                    self._refuse(reason)
+
+    def _add_recurrent(self, path: str, module: Any, uses: dict[str, list[str]]) -> None:
+        """A recurrent layer as the linear ones that it is made of, a product of its inputs or of its states each."""
+        parts: dict[str, _Layer] = {}
+        for product in recurrent.products_of(module):
+            names = {kind: f"{kind}_{product}" for kind in ("weight", "bias")}
+            tensors = {kind: getattr(module, name, None) for kind, name in names.items()}
+            layer = _Linear(f"{path}.{product}", SimpleNamespace(**tensors))
+            for kind, tensor in tensors.items():
+                if tensor is not None and id(tensor) in self._parameters:
+                    name = self._parameters[id(tensor)]
+                    uses.setdefault(name, []).append(f"{path}.{names[kind]}")
+                    layer.columns[kind] = self.names.index(name)
+            parts[product] = layer
+        if any(layer.columns for layer in parts.values()):
+            self._recurrent.append((module, parts))
+            self._layers += parts.values()
+            first = next(self.names[k] for layer in parts.values() for k in layer.columns.values())
+            self._elsewhere[f"{first} belongs to a {type(module).__name__}, which has no rule for it"] = None
+            self._refuse(f"{path}: {why}" if (why := recurrent.refusal(module)) else "")
 
     @property
     def unsupported(self) -> tuple[str, ...]:
         """Reasons known so far, from the modules and from what was recorded; with any, `of` raises InputError."""
-        return tuple(self._reasons)
+        return (*self._elsewhere, *self._reasons)
 
     def _refuse(self, reason: str, layer: _Layer | None = None) -> None:
         if reason:
             self._reasons[f"{layer.title}: {reason}" if layer else reason] = None
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Keep the layers' inputs of the forward pass inside, in place of those kept before."""
+    def recording(self, samples: int | None = None) -> Iterator[None]:
+        """Keep the layers' inputs of the forward pass inside, in place of those kept before.
+
+        With `samples` an Embedding of the positions that all samples share, (1, L), is one of each sample.
+        """
+        self._samples = samples
         with ExitStack() as stack:
             for layer in self._layers:
                 layer.calls.clear()
                 # Before hooks of the user's, which may return another output.
                 record = partial(self._record, layer)
-                stack.callback(layer.module.register_forward_hook(record, prepend=True, with_kwargs=True).remove)
+                if isinstance(layer.module, nn.Module):
+                    stack.callback(layer.module.register_forward_hook(record, prepend=True, with_kwargs=True).remove)
+            for module, parts in self._recurrent:
+                module.forward = partial(recurrent.unrolled, module, partial(self._record_product, parts))
+                stack.callback(vars(module).pop, "forward")
             stack.enter_context(torch.enable_grad())
             yield
 
     def _record(self, layer: _Layer, _module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         inputs: Tensor = args[0] if args else kwargs["input"]
+        if self._samples is not None and isinstance(layer, _Embedding) and inputs.ndim == 2 and len(inputs) == 1:
+            inputs, output = inputs.expand(self._samples, -1), output.expand(self._samples, -1, -1)
         self._refuse(layer.refusal(inputs), layer)
         if not output.requires_grad:
             self._refuse("it runs without derivatives (no_grad, reentrant checkpoints)", layer)
@@ -469,6 +644,10 @@ class GradientSquares:
         edge = get_gradient_edge(output)
         layer.calls.append(_Call(inputs.detach(), inputs._version, before, edge, output.shape))
         return output
+
+    def _record_product(self, parts: Mapping[str, _Layer], name: str, inputs: Tensor, output: Tensor) -> Tensor:
+        layer = parts[name]
+        return self._record(layer, layer.module, (inputs,), {}, output) if output.requires_grad else output
 
     def of(self, outputs: Tensor, seeds: Tensor) -> Tensor:
         """(B, len(names)) in float64, from the recorded outputs (B, ...) and seeds (S, B, ...).
@@ -495,6 +674,78 @@ class GradientSquares:
                 for layer in layers:
                     add(layer, layer.held_squares(len(group)))
         return total
+
+    def sums_and_squares(self, values: Tensor, samples: int) -> tuple[list[Tensor], Tensor]:
+        """(sum_i g_i for each name in its shape, |g_i|^2 (samples, len(names)) in float64), g_i that of sample i.
+
+        `values` (n,) are losses made of what was recorded, of n/samples parts of each sample in their order, and g_i is
+        the gradient of sample i's sum. One backward pass, which frees the graph. Raises InputError as `of` does.
+        """
+        self._check(values, samples, but=self._elsewhere)
+        total = torch.zeros((samples, len(self.names)), dtype=torch.float64, device=values.device)
+        sums: list[Tensor | None] = [None] * len(self.names)
+        layers = [layer for layer in self._layers if layer.calls]
+        with torch.no_grad():
+            for layer in layers:
+                layer.prepare()
+            made = {layer.columns[local] for layer in layers for local in layer.summed()} - set(self._tied)
+            left = [k for k in range(len(self.names)) if k not in made]
+            edges: list[Any] = [call.edge for layer in layers for call in layer.calls]
+            roots = [*edges, *(self._tensors[k] for k in left)]
+            found = torch.autograd.grad([values], roots, [torch.ones_like(values)], allow_unused=True)
+            for k, gradient in zip(left, found[len(edges) :], strict=True):
+                sums[k] = gradient
+            kept: dict[int, list[Tensor]] = {}
+            for layer, gradients in self._filled(found[: len(edges)], values):
+                own, squares = layer.sums_and_squares(gradients)
+                kept[id(layer)] = gradients
+                for local, one in own.items():
+                    if layer.columns[local] in made:
+                        sums[layer.columns[local]] = one
+                for local, one in squares.items():
+                    total[:, layer.columns[local]] += one
+            for number, pair in self._tied.items():
+                if all(layer.calls for layer in pair):
+                    total[:, number] += 2 * _cross(pair, [kept[id(layer)] for layer in pair])
+        zeros = zip(sums, self._tensors, strict=True)
+        return [torch.zeros_like(p) if one is None else one for one, p in zeros], total
+
+    def rows(self, values: Tensor, size: int) -> Iterator[tuple[int, slice, Tensor]]:
+        """(number of the name, which of its entries, their gradients (entries, B)) of losses `values` (B,), in blocks.
+
+        A block has about `size` numbers, and a row of a matrix at least. Where no rule gives the gradients of single
+        samples they are taken one sample after another, a backward pass each, and a block is a whole tensor at least.
+        """
+        left = set(range(len(self.names)))
+        if self._holds(values):
+            for layer in self._layers:
+                if layer.calls:
+                    layer.prepare()
+            for layer, gradients in self._gradients(values, torch.ones_like(values)):
+                for local, part, found in layer.rows(gradients, size):
+                    left.discard(layer.columns[local])
+                    yield layer.columns[local], part, found
+        groups: list[list[int]] = [[]]
+        for k in sorted(left):
+            if groups[-1] and sum(self._tensors[j].numel() for j in (*groups[-1], k)) * len(values) > size:
+                groups.append([])
+            groups[-1].append(k)
+        for group in groups:
+            tensors = [self._tensors[k] for k in group]
+            rows = [one.new_empty(one.numel(), len(values)) for one in tensors]
+            for i, value in enumerate(values if group else ()):
+                found_one = torch.autograd.grad(value, tensors, retain_graph=True, allow_unused=True)
+                for row, one in zip(rows, found_one, strict=True):
+                    row[:, i] = 0.0 if one is None else one.to_dense().flatten()
+            for k, row in zip(group, rows, strict=True):
+                yield k, slice(0, len(row)), row
+
+    def _holds(self, values: Tensor) -> bool:
+        try:
+            self._check(values)
+        except InputError:
+            return False
+        return True
 
     def entries(self, outputs: Tensor, seeds: Tensor) -> list[Tensor]:
         """sum_i sum_s (gradient in p of <seed_s(i), outputs(i)>)^2 entry by entry, for each name in the shape of p.
@@ -547,16 +798,24 @@ class GradientSquares:
 
     def _gradients(self, outputs: Tensor, seed: Tensor) -> Iterator[tuple[_Layer, list[Tensor]]]:
         """(layer, gradients of <seed, outputs> in the outputs of its calls) of every layer that was called."""
-        calls = [call for layer in self._layers for call in layer.calls]
-        edges = [call.edge for call in calls]
+        edges = [call.edge for layer in self._layers for call in layer.calls]
         found = torch.autograd.grad([outputs], edges, [seed.to(outputs)], retain_graph=True, allow_unused=True)
-        filled = iter([outputs.new_zeros(c.shape) if g is None else g for c, g in zip(calls, found, strict=True)])
+        yield from self._filled(found, outputs)
+
+    def _filled(self, found: Sequence[Tensor | None], like: Tensor) -> Iterator[tuple[_Layer, list[Tensor]]]:
+        """(layer, gradients of its calls) of every layer that was called, zeros where a call does not matter."""
+        calls = [call for layer in self._layers for call in layer.calls]
+        filled = iter([like.new_zeros(c.shape) if g is None else g for c, g in zip(calls, found, strict=True)])
         for layer in self._layers:
             if layer.calls:
                 yield layer, [next(filled) for _ in layer.calls]
 
-    def _check(self, outputs: Tensor) -> None:
-        """Raise InputError unless every rule holds for what was recorded."""
+    def _check(self, outputs: Tensor, samples: int | None = None, but: Mapping[str, None] | None = None) -> None:
+        """Raise InputError unless every rule holds for what was recorded, of so many samples (the outputs).
+
+        Reasons `but` do not count.
+        """
+        samples = len(outputs) if samples is None else samples
         calls = [(layer, call) for layer in self._layers for call in layer.calls]
         for node in graph_nodes([outputs], {call.edge.node: [call.before] for _, call in calls}):
             leaf = self._parameters.get(id(getattr(node, "variable", None)))
@@ -564,22 +823,40 @@ class GradientSquares:
         for layer, call in calls:
             if call.inputs._version != call.version:
                 self._refuse("its input is written to after it has run", layer)
-            if not call.inputs.ndim or not len(call.inputs) == call.shape[0] == len(outputs):
+            if not call.inputs.ndim or not len(call.inputs) == call.shape[0] == samples:
                 shape = tuple(call.inputs.shape)
-                self._refuse(f"the first axis of its input {shape} does not run over {len(outputs)} samples", layer)
-        if calls and not self._reasons and not self._samples_seen_apart and len(outputs) > 1:
-            half = len(outputs) // 2
+                self._refuse(f"the first axis of its input {shape} does not run over {samples} samples", layer)
+        if calls and not self._reasons and not self._samples_seen_apart and samples > 1:
+            half = samples // 2
             seed = torch.ones_like(outputs)
-            seed[half:] = 0
+            seed[half * len(outputs) // samples :] = 0
             for layer, gradients in self._gradients(outputs, seed):
                 if any(bool((gradient[half:].abs() > 0).any()) for gradient in gradients):
                     self._refuse("samples meet behind it, or are not the first axis of its input", layer)
             self._samples_seen_apart = True
-        if self._reasons:
+        if reasons := [reason for reason in self.unsupported if reason not in (but or ())]:
             raise InputError(
-                f"per-sample gradients cannot be had layer by layer: {'; '.join(self._reasons)}. Use a route that "
+                f"per-sample gradients cannot be had layer by layer: {'; '.join(reasons)}. Use a route that "
                 "needs none (probes), or leave these parameters out"
             )
+
+
+def _cross(layers: Sequence[_Layer], gradients: Sequence[list[Tensor]]) -> Tensor:
+    """(B,) inner products of each sample's gradients of one table, as an Embedding's and as a Linear's weight.
+
+    sum_p e_p . sum_q d_q[v_p] a_q: at position p stands row v_p, whose output has the gradient e_p; the Linear has the
+    input a_q and the gradient d_q of its output at q.
+    """
+    (table, ours), (head, theirs) = sorted(
+        zip(layers, gradients, strict=True), key=lambda pair: isinstance(pair[0], _Linear)
+    )
+    assert isinstance(table, _Embedding)
+    assert isinstance(head, _Linear)
+    at = table.by_position(ours)  # (B, P, K)
+    a = _joined([head.activations(call.inputs, call) for call in head.calls])[:, 0]  # (B, K, Q)
+    d = _joined([head.errors(one, call) for one, call in zip(theirs, head.calls, strict=True)])[:, 0]  # (B, V, Q)
+    rows = table.positions[:, :, None].expand(-1, -1, d.shape[2])
+    return _inner(d.gather(1, rows), at @ a)
 
 
 # -- factors of the loss' Hessian in the outputs ------------------------------------------------------------------

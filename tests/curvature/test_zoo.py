@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.curvature.operator import CurvatureOperator
+from landscape.network.samples import SampleGradients
 from landscape.objective.objective import Objective
 
 Forward = Callable[[nn.Module, Any], tuple[Any, Any]]
@@ -333,6 +334,46 @@ def test_product(name: str) -> None:
         steps = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5) if entry.rounds else (1e-5, 1e-6, 1e-7)
         gap = min(float((difference(entry, model, direction, h) - image).norm() / image.norm()) for h in steps)
         assert gap < (3e-3 if entry.rounds else 1e-4 if route == "finite differences" else 5e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "route"),
+    [
+        ("LSTM", "rules"),
+        ("GRU", "rules"),
+        ("tied embedding", "rules"),
+        ("GroupNorm and InstanceNorm", "vmap"),
+        ("old weight_norm, dim 0", "vmap"),
+        ("TransformerEncoder", "vmap"),
+        ("ResNeXt", "rules"),
+        ("GPT-2", "rules"),
+        ("Mixtral", "single"),
+    ],
+)
+def test_gradients_of_single_samples(name: str, route: str) -> None:
+    """Their sum, squares and products with a direction, against one backward pass for each."""
+    torch.manual_seed(0)
+    entry = ZOO[name]()
+    model = entry.model.double().eval()
+    perturb(model)
+    objective = Objective(model, "cross_entropy", entry.data, forward=entry.forward)
+    gradients, count = SampleGradients(objective, objective.layout.names), objective.samples
+    batch = objective.data.head(count).first
+    with objective.differentiable() as (bound, parameters):
+        found = gradients.of(bound, parameters, batch, count)
+        along = gradients.along(bound, parameters, batch, count, found.gradient)
+        outputs, targets = entry.forward(model, entry.data) if entry.forward else (model(entry.data[0]), entry.data[1])
+        values = F.cross_entropy(outputs, targets, reduction="none").reshape(count, -1).sum(1)
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        rows = [[g.double() for g in torch.autograd.grad(value, parameters, **options)] for value in values]
+    squares = torch.stack([torch.stack([g.square().sum() for g in row]) for row in rows])
+    loop = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+    whole = torch.cat([g.flatten() for g in found.gradient]).double()
+    assert gradients.route == route
+    for one, true in ((found.squares, squares), (whole, loop.sum(0)), (along, loop @ loop.sum(0))):
+        digits = 1e-6 if entry.rounds else 1e-10
+        torch.testing.assert_close(one, true, rtol=digits, atol=digits * float(true.abs().max()))
 
 
 def perturb(model: nn.Module) -> None:

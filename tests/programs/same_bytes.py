@@ -9,6 +9,7 @@ from pathlib import Path
 
 import agreement_cases
 import audit_cases
+import coherence_cases
 import corpus_cases
 import diagonal_cases
 import evidence_cases
@@ -27,6 +28,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "agreement": agreement_cases.results,
     "diagonal": diagonal_cases.results,
     "evidence": evidence_cases.results,
+    "coherence": coherence_cases.results,
     "phases": phases_cases.results,
     "corpus": corpus_cases.results,
     "spectrum": spectrum_cases.results,

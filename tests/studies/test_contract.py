@@ -143,6 +143,7 @@ JOBS: dict[str, str] = {
     "marginal_likelihood": 'kernel = "empirical"\nnets = 2',
     "complexity": 'measures = ["params", "param_norm"]',
     "audit": 'models = "arms.csv"\nmeasures = ["param_norm"]\nknobs = ["lr"]',
+    "coherence": 'models = ["a.pt", "b.pt"]\nexamples = true',
 }
 
 

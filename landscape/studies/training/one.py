@@ -17,6 +17,7 @@ from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.checkpoints.recorder import write_state
+from landscape.descents.winsorised import WinsorisedGradient
 from landscape.errors import InputError, user_code
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import random_state_kept, seed_everything
@@ -173,11 +174,14 @@ class ModelTraining:
                     report(place_text(self._epoch, self._epochs, self._steps - before, loss))
                 if stopping is not None and stopping():
                     raise ItemStopped
-                gradient.zero_()
-                units = objective.loss_of(model, batch)
-                with user_code("the gradient of the loss cannot be computed on a training batch"):
-                    units.numerators.sum().backward()  # type: ignore[no-untyped-call]
-                gradient.div_(units.total)
+                if recipe.winsorise:
+                    self._winsorise(model, batch)
+                else:
+                    gradient.zero_()
+                    units = objective.loss_of(model, batch)
+                    with user_code("the gradient of the loss cannot be computed on a training batch"):
+                        units.numerators.sum().backward()  # type: ignore[no-untyped-call]
+                    gradient.div_(units.total)
                 if recipe.clip is not None:
                     clip_(gradient, recipe.clip)
                 self._descent.step(gradient, recipe.lr_at(self._steps, self._total))
@@ -190,6 +194,24 @@ class ModelTraining:
                 f"the training data gave {self._steps - before} batches in epoch {self._epoch + 1} and "
                 f"{self._per_epoch} in the first; the schedule needs as many in every epoch"
             )
+
+    def _winsorise(self, model: Any, batch: Any) -> None:
+        """Put the winsorised mean of the examples' gradients in the place of the gradient."""
+        scale: list[float] = []
+
+        def losses() -> Tensor:
+            units = self._objective.loss_of(model, batch)
+            if not units.per_sample:
+                raise InputError(
+                    f"winsorise={self._recipe.winsorise} clips the gradients of single examples, and the loss gives "
+                    "one value for a batch; return values per sample"
+                )
+            scale.append(units.numerators.numel() / units.total)
+            return units.numerators
+
+        with user_code("the gradients of the examples cannot be computed on a training batch"):
+            _, found = WinsorisedGradient(model, self._recipe.winsorise).of(losses)
+        self._gradient.copy_(torch.cat([part.reshape(-1) for part in found])).mul_(scale[0])
 
     def _record(self, model: Any) -> None:
         if self._folder is not None:

@@ -222,7 +222,7 @@ class Plan:
             if whole is None:
                 return [False] * len(self.cells)
             samples = int(next(tensors_in(whole)).shape[0])
-            found.append(asked is True or size <= MOST_PARAMETERS)
+            found.append((asked is True or size <= MOST_PARAMETERS) and not recipe.winsorise)
             batches = -(-max(1, round(recipe.fraction * samples)) // recipe.batch_size)
             steps += found[-1] * len(self.seeds) * epochs * batches
         return found if asked or steps >= _LEAST_STEPS else [False] * len(self.cells)

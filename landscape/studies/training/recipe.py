@@ -25,7 +25,7 @@ class Recipe:
     Raises InputError for a key that does not exist and for values that cannot be, or do not go together.
     """
 
-    optimizer: str = "sgd"  # or "adam", "adamw"
+    optimizer: str = "sgd"  # or "adam", "adamw", "m3", "rm3", "ra3"
     lr: float = 0.1  # the largest step size; of "growing" the first
     momentum: float = 0.9  # of sgd
     nesterov: bool = False  # of sgd
@@ -38,6 +38,7 @@ class Recipe:
     epochs: int = 20
     steps: int | None = None  # ends the training in the place of epochs
     clip: float | None = None  # largest norm of a gradient
+    winsorise: float = 0.0  # per cent of a batch's examples whose gradients are clipped, entry by entry, at either end
     stop_error: float | None = None  # training ends after the epoch whose training error is at most that
     stop_loss: float | None = None  # and the same of the training loss
     keep: str = "last"  # which weights are final: the last ones, or "best": of the epoch of lowest held-out loss
@@ -75,6 +76,7 @@ class Recipe:
         _require("lr", self.lr, "a positive number", lambda v: v > 0)
         _require("momentum", self.momentum, "0 or more and less than 1", lambda v: 0 <= v < 1)
         _require("weight_decay", self.weight_decay, "0 or more", lambda v: v >= 0)
+        _require("winsorise", self.winsorise, "0 or more and less than 50, a percentage", lambda v: 0 <= v < 50)
         _require("lr_end", self.lr_end, "0 or more", lambda v: v >= 0)
         _require("warmup", self.warmup, "0 or more and less than 1, a share of the steps", lambda v: 0 <= v < 1)
         _require("fraction", self.fraction, "more than 0 and at most 1", lambda v: 0 < v <= 1)

@@ -1,0 +1,256 @@
+"""Speed and memory of coherence and of winsorised steps, as ratios in one run; prints a Markdown table.
+
+    python scripts/bench_coherence.py [--only PART ...] [--images 1000] [--peer FOLDER] [--shared FOLDER]
+
+Coherence of all layers is compared with a plain pass that makes the gradient of the mean loss, in batches of 100, and
+with per-sample gradients by torch.func.vmap of grad and by opacus (1.6.0), which is no dependency: `--peer` is a folder
+that holds it, as `pip install --target FOLDER opacus` makes one. Times are processor seconds on one thread, the least of
+three turns; memory is what the largest resident size of a process grows by over that after one plain pass. Networks
+are the ResNet-20 checkpoint (random weights where it is not at hand), a GPT-2 of 2 layers and an LSTM of random weights.
+`coverage` draws 200 data sets and counts how often alpha lies within two standard errors of its mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+from bench_surface import machine, resnet20
+
+import landscape as ls
+from landscape.descents import WinsorisedSGD
+
+BATCH = 100
+PARTS = ("resnet20", "gpt2", "lstm", "winsorised", "coverage", "memory")
+
+
+def least(actions: dict[str, Callable[[], Any]], turns: int = 3) -> dict[str, float]:
+    """{name: processor seconds}, the least of so many turns of all of them."""
+    found = dict.fromkeys(actions, float("inf"))
+    for _ in range(turns):
+        for name, action in actions.items():
+            began = time.process_time()
+            action()
+            found[name] = min(found[name], time.process_time() - began)
+    return found
+
+
+def batches(data: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from zip(data[0].split(BATCH), data[1].split(BATCH), strict=True)
+
+
+def plain(model: nn.Module, data: tuple[Tensor, Tensor], loss: Callable[..., Tensor] | None = None) -> None:
+    """The gradient of the summed loss, batch by batch."""
+    for x, y in batches(data):
+        value = F.cross_entropy(model(x), y, reduction="sum") if loss is None else loss(model, x, y)
+        torch.autograd.grad(value, list(model.parameters()))
+
+
+def by_vmap(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
+    """m-coherence from the gradients of single samples, torch's recipe for them."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(torch.func.functional_call(model, values, (x[None],)), y[None])
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))
+    return _m_coherence(gradients(parameters, x, y).values() for x, y in batches(data))
+
+
+def by_opacus(model: Any, data: tuple[Tensor, Tensor]) -> float:
+    """m-coherence from the grad_sample of opacus's GradSampleModule."""
+
+    def samples() -> Iterator[list[Tensor]]:
+        for x, y in batches(data):
+            model.zero_grad()
+            F.cross_entropy(model(x), y, reduction="sum").backward()
+            yield [p.grad_sample for p in model.parameters()]
+
+    return _m_coherence(samples())
+
+
+def _m_coherence(parts: Any) -> float:
+    total: Any = None
+    squares = 0.0
+    for part in parts:
+        rows = [one.flatten(1) for one in part]
+        sums = [one.sum(0) for one in rows]
+        squares += float(sum(one.double().square().sum() for one in rows))
+        total = sums if total is None else [a + b for a, b in zip(total, sums, strict=True)]
+    return float(sum(one.double().square().sum() for one in total)) / squares
+
+
+def opacus_model(model: nn.Module, peer: Path) -> Any:
+    sys.path.append(str(peer))
+    from opacus import GradSampleModule
+
+    return GradSampleModule(model, loss_reduction="sum", strict=False)
+
+
+def coherence_of(model: nn.Module, data: Any, **options: Any) -> Callable[[], Any]:
+    objective = ls.Objective(model, "cross_entropy", data, **options)
+    return lambda: ls.measure_coherence(objective)
+
+
+def compared(what: str, actions: dict[str, Callable[[], Any]]) -> None:
+    found = least(actions)
+    ours = found["coherence"]
+    peers = ", ".join(
+        f"{name} {seconds / ours:.2f} times ours" for name, seconds in found.items() if name != "coherence"
+    )
+    print(f"| {what} | {ours / found['plain pass']:.2f} | {ours:.2f} s; {peers} |", flush=True)
+
+
+def part_resnet20(given: argparse.Namespace) -> None:
+    model, (images, labels), note = resnet20(given.shared)
+    data = images.repeat(2, 1, 1, 1)[: given.images], labels.repeat(2)[: given.images]
+    actions = {"plain pass": lambda: plain(model, data), "coherence": coherence_of(model, data)}
+    actions["vmap of grad"] = lambda: by_vmap(model, data)
+    if given.peer:
+        wrapped = opacus_model(model, given.peer)
+        actions["opacus"] = lambda: by_opacus(wrapped, data)
+    compared(f"coherence of ResNet-20, {given.images} images ({note})", actions)
+
+
+def part_gpt2(given: argparse.Namespace) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    settings = GPT2Config(
+        vocab_size=1000, n_positions=32, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
+    )
+    model = GPT2LMHeadModel(settings).eval()
+    tokens = torch.randint(0, 1000, (given.images // 5, 33))
+
+    def forward(m: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
+        return m(batch[:, :-1]).logits.flatten(0, 1), batch[:, 1:].flatten()
+
+    def loss(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        outputs, targets = forward(m, x)
+        return F.cross_entropy(outputs, targets, reduction="sum")
+
+    rows = list(tokens.split(BATCH))
+    ours = coherence_of(model, rows, forward=forward, batch_size=len)
+    compared(
+        f"coherence of a 2-layer GPT-2, {len(tokens)} texts of 32 tokens",
+        {"plain pass": lambda: plain(model, (tokens, tokens), loss), "coherence": ours},
+    )
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(32, 128, batch_first=True), nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.rnn(x)[0][:, -1])
+        return scores
+
+
+def part_lstm(given: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    model = Recurrent().eval()
+    data = torch.randn(given.images, 30, 32), torch.randint(0, 10, (given.images,))
+    compared(
+        f"coherence of an LSTM of 128, {given.images} sequences of 30",
+        {"plain pass": lambda: plain(model, data), "coherence": coherence_of(model, data)},
+    )
+
+
+def part_winsorised(given: argparse.Namespace) -> None:
+    torch.manual_seed(0)
+    widths = (784, 256, 256, 256)
+    layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(256, 10))
+    x, y = torch.randn(BATCH, 784), torch.randint(0, 10, (BATCH,))
+    sgd, clipping = torch.optim.SGD(model.parameters(), lr=1e-3), WinsorisedSGD(model, lr=1e-3, percent=4)
+
+    def step() -> None:
+        sgd.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        sgd.step()
+
+    found = least(
+        {
+            "plain": lambda: [step() for _ in range(10)],
+            "winsorised": lambda: clipping.step(lambda: F.cross_entropy(model(x), y, reduction="none")),
+        }
+    )
+    each = found["plain"] / 10
+    told = f"{found['winsorised']:.3f} s; plain {each:.4f} s"
+    print(f"| winsorised step, batch {BATCH}, MLP of 3 x 256 | {found['winsorised'] / each:.1f} | {told} |", flush=True)
+
+
+def part_coverage(given: argparse.Namespace) -> None:
+    torch.manual_seed(1)
+    model, drawn = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).double(), []
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(96, 4, generator=generator, dtype=torch.float64)
+        y = x[:, :1] + 0.5 * torch.randn(96, 1, generator=generator, dtype=torch.float64)
+        alpha = ls.measure_coherence(ls.Objective(model, "mse", (x, y), check=False)).alpha
+        drawn.append((float(alpha), alpha.stderr))
+    values, errors = np.array(drawn).T
+    covered = float((np.abs(values - values.mean()) <= 2 * errors).mean())
+    print(f"| alpha within 2 standard errors, 200 draws | {covered:.3f} | scatter {values.std():.4f}, error "
+          f"{errors.mean():.4f} |", flush=True)  # fmt: skip
+
+
+def part_memory(given: argparse.Namespace) -> None:
+    """Each in a process of its own."""
+    found = {}
+    for which in ("coherence", *(["opacus"] if given.peer else [])):
+        words = [sys.executable, __file__, "--shared", str(given.shared), "--grows", which]
+        words += ["--peer", str(given.peer)] if given.peer else []
+        found[which] = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    told = ", ".join(f"{name} {size:.0f} MiB" for name, size in found.items())
+    ratio = found["coherence"] / found["opacus"] if "opacus" in found else float("nan")
+    print(f"| memory of ResNet-20 beyond a plain pass, ours over opacus's | {ratio:.2f} | {told} |", flush=True)
+
+
+def grows(which: str, given: argparse.Namespace) -> None:
+    model, (images, labels), _ = resnet20(given.shared)
+    data = images[:500], labels[:500]
+    objective = ls.Objective(model, "cross_entropy", data)
+    plain(model, data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if which == "coherence":
+        ls.measure_coherence(objective)
+    else:
+        by_opacus(opacus_model(model, given.peer), data)
+    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--peer", type=Path)
+    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--grows", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.grows:
+        grows(given.grows, given)
+        return
+    print(machine())
+    print("\n| what | ratio to plain | times |\n|---|---|---|")
+    for part in given.only:
+        globals()[f"part_{part}"](given)
+
+
+if __name__ == "__main__":
+    main()
