@@ -15,8 +15,8 @@ from landscape.curvature.matrix import Matrix
 from landscape.curvature.sampling import whole
 from landscape.errors import InputError
 from landscape.objective.rows import evaluated
-from landscape.results.alone import run_inside
 from landscape.results.estimate import Estimate
+from landscape.results.inside import run_inside
 from landscape.results.stages import Stage
 from landscape.run.comm import Communicator
 from landscape.studies.corpus_table.subject import Subject

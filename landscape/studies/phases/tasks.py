@@ -19,8 +19,8 @@ from landscape.curvature.sampling import draw, whole
 from landscape.errors import InputError, NumericalError, UserCodeError
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
-from landscape.results.alone import run_inside
 from landscape.results.estimate import Estimate
+from landscape.results.inside import run_inside
 from landscape.results.stages import Stage
 from landscape.run.comm import Communicator
 from landscape.run.store import History
