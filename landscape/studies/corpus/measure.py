@@ -75,7 +75,7 @@ class CorpusTask:
         """See `Task`."""
         found = analysed(self._asked, *self._asked.rows[index])
         shape = self.describe().columns["inside_models"]
-        row: dict[str, Any] = {name: found.values[name] for name in statistics(self._asked.settings)}
+        row: dict[str, Any] = {name: found.values.get(name, math.nan) for name in statistics(self._asked.settings)}
         for name in _INSIDE:
             row[f"inside_{name}"] = np.full(shape, np.nan)
             row[f"inside_{name}"][: len(found.inside)] = [getattr(one, name) for one in found.inside]

@@ -257,3 +257,14 @@ def test_from_a_table_of_checkpoints_to_the_flag_by_jobs(home: Path, table: ls.M
 def test_no_metric_is_of_two_sets() -> None:
     names = [name for one in METRIC_SETS.values() for name in one.metrics]
     assert len(set(names)) == len(names)
+
+
+def test_a_run_is_of_its_checkpoints_not_of_their_names(table: ls.Measures, home: Path, tmp_path: Path) -> None:
+    del table  # whose checkpoints these are
+    for name in "ab":
+        torch.save(torch.load(home / f"3-8-{'ab'.index(name)}.pt", weights_only=True), tmp_path / f"{name}.pt")
+    ls.measure_corpus(tmp_path, out=tmp_path / "run")
+    assert ls.measure_corpus(tmp_path, out=tmp_path / "run").rows == ("a", "b")
+    torch.save(torch.load(home / "3-8-2.pt", weights_only=True), tmp_path / "b.pt")
+    with pytest.raises(ls.LandscapeError, match="models"):
+        ls.measure_corpus(tmp_path, out=tmp_path / "run")
