@@ -198,10 +198,11 @@ def test_eigenvalues_pictures_and_smoothed_models(tmp_path: Path) -> None:
         smoothed = watcher.SVDSmoothing(**options)
         for w, rank, kept in zip(given, ranks, (smoothed[0].weight[:, :, 1, 2], smoothed[2].weight), strict=True):
             u, s, vh = torch.linalg.svd(w)
-            torch.testing.assert_close(kept.detach(), (u[:, :rank] * s[:rank]) @ vh[:rank], atol=1e-6, rtol=1e-5)
+            np.testing.assert_allclose(kept.detach(), (u[:, :rank] * s[:rank]) @ vh[:rank], atol=1e-6, rtol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     by_name = WeightWatcher(net.state_dict()).SVDSmoothing(method="svd", percent=0.3)
-    torch.testing.assert_close(by_name["2.weight"], watcher.SVDSmoothing(method="svd", percent=0.3)[2].weight.detach())
+    again = watcher.SVDSmoothing(method="svd", percent=0.3)[2].weight.detach()
+    np.testing.assert_allclose(by_name["2.weight"], again, atol=1e-7)
     for wrong in ({"method": "alpha"}, {"method": "svd", "percent": -0.2}):
         with pytest.raises(ls.InputError, match="give"):
             watcher.SVDSmoothing(**wrong)
