@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,20 @@ def number(value: float, long_name: str) -> hdf5.Variable:
 def names(dim: str, names: Any, long_name: str) -> hdf5.Variable:
     """A variable of texts over one dimension."""
     return hdf5.Variable((dim,), np.array(list(names), dtype=object), {"long_name": long_name})
+
+
+def mixed(dim: str, column: Sequence[Any], long_name: str) -> hdf5.Variable:
+    """A variable of plain values over one dimension: numbers where all are of one type, else JSON texts."""
+    for kind, dtype in ((int, np.int64), (float, np.float64)):
+        if all(type(value) is kind for value in column):
+            return array((dim,), np.array(column, dtype=dtype), long_name)
+    return names(dim, [json.dumps(value) for value in column], f"{long_name}, as JSON")
+
+
+def mixed_values(variable: hdf5.Variable) -> tuple[Any, ...]:
+    """The plain values that a variable of `mixed` holds."""
+    data = variable.data
+    return tuple(data.tolist() if data.dtype.kind in "if" else (json.loads(str(text)) for text in data))
 
 
 def texts(variable: hdf5.Variable) -> tuple[str, ...]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from landscape.files import hdf5
-from landscape.files.fields import array, names, texts
+from landscape.files.fields import array, mixed, mixed_values, names, texts
 from landscape.files.schema import read_attributes, reading
 from landscape.studies.training.result import MEANINGS, Training
 
@@ -28,7 +27,9 @@ _NUMBERS = {
 
 def training_group(training: Training) -> hdf5.Group:
     """Variables over the dimensions model and epoch; epoch 0 is before the first step."""
-    variables = {f"{_KEY}{name}": _key(name, column) for name, column in training.keys.items()}
+    variables = {
+        f"{_KEY}{name}": mixed("model", column, f"key of the cells: {name}") for name, column in training.keys.items()
+    }
     variables["seed"] = array(_ONE, np.array(training.seed, dtype=np.int64), "seed of the model")
     longest = max((values.shape[1] for values in training.values.values()), default=0)
     variables["epoch"] = array(("epoch",), np.arange(longest), "epochs that have passed")
@@ -49,22 +50,13 @@ def training_group(training: Training) -> hdf5.Group:
     return hdf5.Group(variables, structure)
 
 
-def _key(name: str, column: tuple[Any, ...]) -> hdf5.Variable:
-    """A key's values as numbers where all are of one type, else as JSON texts."""
-    told = f"key of the cells: {name}"
-    for kind, dtype in ((int, np.int64), (float, np.float64)):
-        if all(type(value) is kind for value in column):
-            return array(_ONE, np.array(column, dtype=dtype), told)
-    return names("model", [json.dumps(value) for value in column], f"{told}, as JSON")
-
-
 def read_training(tree: hdf5.Group, path: str | Path) -> Training:
     """The training in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
     with reading(tree, "training", path) as group:
         v = group.variables
         quantities = str(group.attributes["quantities"]).split()
         return Training(
-            keys={name: _values(v[f"{_KEY}{name}"]) for name in json.loads(str(group.attributes["keys"]))},
+            keys={name: mixed_values(v[f"{_KEY}{name}"]) for name in json.loads(str(group.attributes["keys"]))},
             seed=tuple(v["seed"].data.tolist()),
             values={name: v[name].data for name in quantities},
             stderr={name: v[f"{name}_stderr"].data for name in quantities},
@@ -78,8 +70,3 @@ def read_training(tree: hdf5.Group, path: str | Path) -> Training:
             attributes=read_attributes(tree, "training", structure=("keys", "quantities")),
             folder=Path(path).parent,
         )
-
-
-def _values(variable: hdf5.Variable) -> tuple[Any, ...]:
-    data = variable.data
-    return tuple(data.tolist() if data.dtype.kind in "if" else (json.loads(str(text)) for text in data))
