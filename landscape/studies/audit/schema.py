@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from landscape.files import hdf5
-from landscape.files.fields import array, names, texts
+from landscape.files.fields import array, names, texts, values, values_of
 from landscape.files.schema import read_attributes, reading
 from landscape.studies.audit.result import ORDER_WORDS, WORDS, Audit, Comparisons, Orders
 
@@ -44,7 +44,10 @@ _ORDERED = ("measure", "key", "setting", "verdict", "note")
 
 def audit_group(audit: Audit) -> hdf5.Group:
     """Variables over models and measures; comparisons and orders in sub-groups."""
-    variables = {f"{_KEY}{k}": _key(name, column) for k, (name, column) in enumerate(audit.keys.items())}
+    variables = {
+        f"{_KEY}{k}": values("model", column, f"key of the cells: {name}")
+        for k, (name, column) in enumerate(audit.keys.items())
+    }
     variables["seed"] = array(_ONE, np.array(audit.seed, dtype=np.int64), "seed of the model")
     variables["samples"] = array(_ONE, audit.samples, "samples of the training set")
     variables["test_error"] = array(_ONE, audit.test_error, "share of test samples predicted wrong")
@@ -74,15 +77,6 @@ def _rows(
     }
 
 
-def _key(name: str, column: tuple[Any, ...]) -> hdf5.Variable:
-    """A key's values as numbers where all are of one type, else as JSON texts."""
-    told = f"key of the cells: {name}"
-    for kind, dtype in ((int, np.int64), (float, np.float64)):
-        if all(type(value) is kind for value in column):
-            return array(_ONE, np.array(column, dtype=dtype), told)
-    return names("model", [json.dumps(value) for value in column], f"{told}, as JSON")
-
-
 def read_audit(tree: hdf5.Group, path: str | Path) -> Audit:
     """The audit in the tree of a file. Raises StoreError for a newer schema or a tree without one."""
     with reading(tree, "audit", path) as group:
@@ -90,7 +84,7 @@ def read_audit(tree: hdf5.Group, path: str | Path) -> Audit:
         compared, ordered = group.groups["comparisons"].variables, group.groups["orders"].variables
         measures = texts(v["measure_name"])
         return Audit(
-            keys={name: _values(v[f"{_KEY}{k}"]) for k, name in enumerate(json.loads(str(group.attributes["keys"])))},
+            keys={name: values_of(v[f"{_KEY}{k}"]) for k, name in enumerate(json.loads(str(group.attributes["keys"])))},
             seed=tuple(v["seed"].data.tolist()),
             samples=v["samples"].data,
             test_error=v["test_error"].data,
@@ -112,8 +106,3 @@ def read_audit(tree: hdf5.Group, path: str | Path) -> Audit:
             ),
             attributes=read_attributes(tree, "audit", structure=("keys",)),
         )
-
-
-def _values(variable: hdf5.Variable) -> tuple[Any, ...]:
-    data = variable.data
-    return tuple(data.tolist() if data.dtype.kind in "if" else (json.loads(str(text)) for text in data))
