@@ -55,7 +55,7 @@ MADE_OF = {
     "weights": {"measures"},
     "corpus_table": {"measures", "profiles", "spectrum", "training", "weights"},
     "corpus": {"measures"},
-    "audit": {"complexity", "corpus", "phases"},
+    "audit": {"complexity", "corpus", "training"},
 }
 
 
