@@ -25,7 +25,7 @@ from landscape_kernels.spectra import (
     rounding_floor,
     stable_rank,
 )
-from landscape_kernels.weightwatcher import linear_density, power_law, random_distance
+from landscape_kernels.weightwatcher import clipped_power_law, linear_density, power_law, random_distance
 from scipy.special import expn, gammaincc, gammaln
 from shared import shared
 
@@ -291,6 +291,13 @@ def test_distances_of_spectra() -> None:
     assert density_distance(x, x * 1e6) == pytest.approx(math.sqrt(math.log(2)))
     assert density_distance(7 * x, 7 * x[:20]) == pytest.approx(density_distance(x, x[:20]), rel=1e-9)
     assert random_distance(x, x) == 0
+
+
+def test_a_clipped_fit_fails_where_one_of_those_it_tries_cannot_be_made() -> None:
+    """11 values, of which the tool fits down to 2, and then tries 1; its alpha without them is plain."""
+    x = np.array([0.13, 0.14, 0.17, 0.21, 0.28, 0.32, 0.6, 0.69, 0.89, 1.0, 7.84])
+    assert clipped_power_law(x).fit.tail == clipped_power_law(x).whole.tail == -1
+    assert power_law(x).alpha > 1
 
 
 def test_the_linear_density_is_a_sum_of_triangles() -> None:
