@@ -52,7 +52,7 @@ def main() -> None:
     late = at >= STEPS / 2
     print(
         f"2 / step = {2 / STEP:.2f}; over the later half lambda_c {critical[late].mean():.2f}, lambda_1 "
-        f"{largest[late].mean():.2f}; passes {passes.mean():.1f} (of these 3 for the gradient) and {products.mean():.0f}"
+        f"{largest[late].mean():.2f}; passes {passes.mean():.1f} (3 of them for the gradient), {products.mean():.0f}"
     )
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(at, largest, color="C0", marker=".", label="largest eigenvalue")

@@ -53,6 +53,14 @@ def test_frequencies_that_are_left_out_hold_no_larger_value() -> None:
         assert circular_norm(weight, (9, 8)) == pytest.approx(dense, rel=1e-13)
 
 
+def test_the_largest_value_where_its_bound_is_not_the_largest() -> None:
+    at = torch.zeros(2, 2, 9, dtype=torch.complex128)  # 16 places have 9 frequencies up to the conjugates
+    at[:, :, 2] = torch.eye(2)  # two singular values of 1: the larger norm
+    at[0, 0, 5] = 1.01
+    at[:, :, 7] = 0.999 * torch.eye(2)
+    assert circular_norm(torch.fft.irfft(at, 16), (16,)) == pytest.approx(1.01, rel=1e-12)
+
+
 def test_what_is_no_matter_of_course() -> None:
     assert circular_norm(torch.zeros(2, 2, 3, 3), (4, 4)) == 0
     assert math.isnan(circular_norm(torch.full((2, 2, 3, 3), torch.nan), (4, 4)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_error_of_critical_sharpness_is_that_of_other_data() -> None:
     """Losses of samples of a wide population, along one direction."""
     theta, d = torch.tensor([[1.0, -1.0]]).double(), torch.tensor([-1.0, 0.7]).double()
     found = []
-    for seed in range(40):
+    for seed in range(24):
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(64, 2, generator=generator, dtype=torch.float64)
         model = nn.Linear(2, 1, bias=False).double()
@@ -59,7 +60,7 @@ def test_error_of_critical_sharpness_is_that_of_other_data() -> None:
         data = (x, 0.1 * torch.randn(64, 1, generator=generator, dtype=torch.float64))
         found.append(ls.critical_sharpness(ls.Objective(model, "mse", data, check=False), d))
     told = math.sqrt(float(np.mean([one.stderr**2 for one in found])))
-    assert told == pytest.approx(float(np.std(found, ddof=1)), rel=0.4)  # 3 standard errors of a spread over 40
+    assert told == pytest.approx(float(np.std(found, ddof=1)), rel=0.5)  # 3 standard errors of a spread over 24
 
 
 def test_directions_without_a_critical_step() -> None:
@@ -113,6 +114,13 @@ def small() -> tuple[ls.Objective, nn.Sequential, Tensor, Tensor]:
     return ls.Objective(model, data=(x, y)), model, x, y
 
 
+def hessian(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """All second derivatives, one row after another."""
+    point = at.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(function(point), point, create_graph=True)
+    return torch.stack([torch.autograd.grad(one, point, retain_graph=True)[0] for one in slope])
+
+
 def test_fisher_rao_norm() -> None:
     of, model, x, y = small()
     scores = model(x).detach().requires_grad_()
@@ -123,7 +131,7 @@ def test_fisher_rao_norm() -> None:
         gradients = torch.autograd.grad(F.cross_entropy(model(x[k : k + 1]), y[k : k + 1]), tuple(model.parameters()))
         products.append(sum(float((p.detach() * g).sum()) for p, g in zip(model.parameters(), gradients, strict=True)))
     found = measured(of, "fisher_rao")
-    assert float(found) == pytest.approx(float(by_layers), rel=1e-8)
+    assert float(found) == pytest.approx(float(by_layers.detach()), rel=1e-8)
     squares = np.square(products)
     assert float(found) == pytest.approx(math.sqrt(squares.mean()), rel=1e-8)
     assert found.stderr == pytest.approx(squares.std(ddof=1) / math.sqrt(10) / (2 * float(found)), rel=1e-6)
@@ -139,7 +147,7 @@ def test_relative_flatness(loss: str) -> None:
         scores = features @ w.T
         return F.cross_entropy(scores, y) if loss == "cross_entropy" else F.mse_loss(scores, targets)
 
-    H = torch.func.hessian(of_last)(last)  # (C, K, C, K)
+    H = hessian(lambda w: of_last(w.reshape(last.shape)), last.flatten()).reshape(3, 4, 3, 4)
     expected = torch.einsum("skuk,su->", H, last @ last.T)
     of = ls.Objective(model, loss, (x, targets))
     assert float(measured(of, "relative_flatness")) == pytest.approx(float(expected), rel=1e-9)
@@ -158,7 +166,7 @@ def test_eigenvalue_trace_and_weight_metrics() -> None:
         a, b = (part.reshape(s) for part, s in zip(theta.split([12, 12]), shapes, strict=True))
         return F.cross_entropy(torch.relu(x @ a.T) @ b.T, y)
 
-    H = torch.func.hessian(loss)(of.theta)
+    H = hessian(loss, of.theta)
     names = ("largest_eigenvalue", "hessian_trace", "weights_log_norm", "weights_stable_rank", "weights_alpha")
     found = ls.measure_complexity(of, measures=names)
     assert float(found["largest_eigenvalue"]) == pytest.approx(float(torch.linalg.eigvalsh(H)[-1]), rel=1e-6)
