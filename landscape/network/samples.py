@@ -43,7 +43,8 @@ class SampleGradients:
     samples that meet in the network.
     """
 
-    def __init__(self, objective: Objective, names: Sequence[str]) -> None:
+    def __init__(self, objective: Objective, names: Sequence[str], *, directions: bool = False) -> None:
+        """`directions` says whether `along` will be asked for."""
         self._objective, self.names = objective, tuple(names)
         unfit = [name for name in names if name in objective.complex_names]
         if unfit:
@@ -55,7 +56,7 @@ class SampleGradients:
         self._cut = objective.data.divisible  # whether batches may be cut into single samples
         self.route = "single"
         self.reasons: list[str] = []  # why routes before it were not taken
-        self._settle()
+        self._settle(directions)
 
     @property
     def chunk(self) -> int:
@@ -197,7 +198,7 @@ class SampleGradients:
 
     # -- which route --------------------------------------------------------------------------------------------
 
-    def _settle(self) -> None:
+    def _settle(self, directions: bool) -> None:
         objective = self._objective
         head = objective.data.head(2)
         batch, samples = head.first, head.samples
@@ -219,7 +220,7 @@ class SampleGradients:
                 self.route = "single"
             if self.reasons:
                 logger.info("per-sample gradients: route %r; %s", self.route, "; ".join(self.reasons))
-            for way, product in self._ways().items():
+            for way, product in self._ways().items() if directions else ():
                 self._way = way
                 try:
                     found_along = product(model, parameters, batch, samples, gradient)[rows]

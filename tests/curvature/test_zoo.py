@@ -358,7 +358,7 @@ def test_gradients_of_single_samples(name: str, route: str) -> None:
     model = entry.model.double().eval()
     perturb(model)
     objective = Objective(model, "cross_entropy", entry.data, forward=entry.forward)
-    gradients, count = SampleGradients(objective, objective.layout.names), objective.samples
+    gradients, count = SampleGradients(objective, objective.layout.names, directions=True), objective.samples
     batch = objective.data.head(count).first
     with objective.differentiable() as (bound, parameters):
         found = gradients.of(bound, parameters, batch, count)

@@ -35,6 +35,7 @@ from landscape.studies.coherence.result import ALL, Coherence
 from landscape.studies.coherence.settings import CoherenceSettings
 
 _BLOCKS, _FEWEST = 32, 16  # of the data, whose sums of gradients tell the error: fewer where these are large
+_SAMPLES = 32  # of a block, or there are fewer blocks: a pass of few samples costs as much as one of many
 _HELD_BYTES = 256 << 20  # sums of gradients up to which there are _BLOCKS of them
 _ERROR = (
     "values are exact for the data given; stderr is that of alpha for the population they were drawn from, by its "
@@ -64,7 +65,7 @@ class CoherenceTask:
         sizes = {block.name: block.size for block in objective.layout.blocks}
         self._sizes = [sizes[name] for name in self._names]
         self._settle_thetas(thetas, labels)
-        self._gradients = SampleGradients(objective, self._names)
+        self._gradients = SampleGradients(objective, self._names, directions=settings.examples)
         self._groups, codes = _grouped(objective, groups)
         self._settle_blocks(codes)
         self.count = len(self._thetas)
@@ -97,7 +98,7 @@ class CoherenceTask:
     def _settle_blocks(self, codes: IntArray | None) -> None:
         """Blocks of samples in a random order, each of one group; of fixed batches runs of them."""
         data, size = self._objective.data, 8 * sum(self._sizes)
-        most = max(_FEWEST, min(_BLOCKS, _HELD_BYTES // size))
+        most = max(_FEWEST, min(_BLOCKS, _HELD_BYTES // size, data.samples // _SAMPLES))
         if not data.divisible:
             self._blocks: list[IntArray] = list(np.array_split(np.arange(data.count), min(most, data.count)))
             self._strata = np.zeros(len(self._blocks), dtype=np.int64)
@@ -302,10 +303,10 @@ def measure_coherence(
     One pass over the data at each theta, sums in float64. Squares come from the rules of the layers, or where a layer
     has none from torch's vmap, or sample by sample; the attribute "route" says which. Ranks share the theta, and the
     data where there are fewer theta than ranks: equal bits for any number of ranks. The standard error of alpha is by
-    linearisation in 32 blocks of random samples, 16 of networks beyond 2 million parameters, each of which keeps a sum
-    of gradients in float64; a block is of one group. Of fixed batches blocks are runs of them, whose order must not
-    follow the labels, and with a single batch it is NaN. It is for new draws of m samples, of which alpha is on average
-    (1 - alpha) / m above that of the population.
+    linearisation in 32 blocks of random samples, 16 of few samples or beyond 2 million parameters, each of which keeps
+    a sum of gradients in float64; a block is of one group. Of fixed batches blocks are runs of them, whose order must
+    not follow the labels, and with a single batch it is NaN. It is for new draws of m samples, of which alpha is on
+    average (1 - alpha) / m above that of the population.
 
     alpha is NaN where all gradients are zero or one is not finite, and `undefined` says so. Raises InputError, before
     computing, for a loss without values per sample, samples that meet in the network, complex parameters, and all
