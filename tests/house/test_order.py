@@ -53,7 +53,7 @@ MADE_OF = {
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
     "weights": {"measures"},
-    "corpus_table": {"measures", "profiles", "spectrum", "training", "weights"},
+    "corpus_table": {"complexity", "measures", "profiles", "spectrum", "training", "weights"},
     "corpus": {"measures"},
     "audit": {"complexity", "corpus", "training"},
 }

@@ -19,6 +19,9 @@ from landscape.results.estimate import Estimate
 from landscape.results.inside import run_inside
 from landscape.results.stages import Stage
 from landscape.run.comm import Communicator
+from landscape.studies.complexity.catalogue import MEASURES
+from landscape.studies.complexity.measure import ComplexityTask, complexity_from_rows
+from landscape.studies.complexity.settings import ComplexitySettings
 from landscape.studies.corpus_table.subject import Subject
 from landscape.studies.profiles.measure import ProfilesTask, profiles_from_rows
 from landscape.studies.profiles.settings import ProfilesSettings
@@ -132,6 +135,12 @@ def _checked(model: Subject) -> ProductCheck:
             raise error from None
 
 
+def _complexity(model: Subject, group: Communicator) -> Mapping[str, float]:
+    asked = ComplexitySettings(seed=model.settings.seed)
+    stage = run_inside(ComplexityTask(model.objective, model.initial, "all", asked), group)
+    return complexity_from_rows(stage.description, stage.rows, stage.history).estimates
+
+
 METRIC_SETS: Mapping[str, MetricSet] = {
     "weights": MetricSet(
         "shape and scale of the weight matrices",
@@ -171,6 +180,11 @@ METRIC_SETS: Mapping[str, MetricSet] = {
             "trace": Metric("trace of the Hessian of the training loss", error=True),
         },
         _spectrum,
+    ),
+    "complexity": MetricSet(
+        "measures of complexity",
+        {name: Metric(one.formula or name, error=True) for name, one in MEASURES.items()},
+        _complexity,
     ),
 }
 
