@@ -114,6 +114,7 @@ KNOW_MODULES = {
     "landscape/objective/folding.py",
     "landscape/network/layers.py",
     "landscape/network/piecewise.py",
+    "landscape/network/recurrent.py",
     "landscape/network/symmetry.py",
     "landscape_jobs/demo.py",
 }

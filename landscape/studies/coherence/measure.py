@@ -128,7 +128,7 @@ class CoherenceTask:
         identity = {
             "objective": objective.identity(centre=False),
             "models": self._digests,
-            "params": self._names,
+            "params": None if self._asked.params is None else list(self._asked.params),
             "groups": list(self._groups),
             "blocks": digest(*(torch.from_numpy(block) for block in self._blocks)),
             "route": self._gradients.route,
