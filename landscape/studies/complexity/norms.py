@@ -120,6 +120,8 @@ def _path_norm(subject: Subject, power: int) -> float:
     A BatchNorm that is not fused is the affine layer s x + t, and has the weights |s|^power and |t|^power.
     """
     objective = subject.objective
+    if objective.complex_names:
+        raise InputError(f"{objective.complex_names[0]} is complex, and so are the products along its paths")
     few = objective.on(objective.data.head(1), precision="float64")
     fused, blocks = subject.fused, {block.name: block for block in few.layout.blocks}
     theta, buffers = few.vector(fused.theta).abs() ** power, dict(fused.buffers)
