@@ -159,7 +159,7 @@ def audit_fragility(
     A knob is a key of the models, or several joined by "+" that change together. Two cells that differ in it alone are
     a pair, and are compared where their mean test errors differ by no more than `within`. For two values of the knob
     and one setting of the other keys, over the matched pairs of all sizes m of the training set: the ratio C'/C
-    (geometric mean; of measures called log_..., which are natural logarithms, that of what they are the logarithm of),
+    (geometric mean; of measures called `log_...`, which are natural logarithms, that of what these are logarithms of),
     and of 3 sizes or more the slopes of log10 C against log10 m. The measure is fragile there where the ratio is more
     than 2 or less than 1/2, or the slopes have opposite signs: its `probability` is the share of `draws` of the seeds
     in which that is so, "fragile" from `level` on, "robust" up to 1 - `level`, else "undecided". The knob "rescaled"
