@@ -50,8 +50,9 @@ def mp_median(ratio: float) -> float:
     # x = a + (b - a) sin^2(t / 2), which takes the roots at both ends out
     t = (np.arange(20_000) + 0.5) * math.pi / 20_000
     x = a + (b - a) * np.sin(t / 2) ** 2
-    mass = np.cumsum(np.sin(t) ** 2 / np.maximum(x, 1e-300))
-    return float(np.interp(0.5, mass / mass[-1], x))
+    density = np.sin(t) ** 2 / np.maximum(x, 1e-300)
+    mass = np.cumsum(density)
+    return float(np.interp(0.5, (mass - density / 2) / mass[-1], x))  # a value lies in the middle of its cell
 
 
 def tracy_widom_quantile(p: float) -> float:

@@ -6,6 +6,7 @@ Modules tell what their tensors are; of a state dict or a file, names and shapes
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from landscape.checkpoints.tensors import Entry, TensorSource
 CONVENTIONS = ("matrix", "weightwatcher")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
+_NORM = re.compile(r"Norm(\dd)?$")  # classes of normalisation
+_PARTS = ("weight_orig", "weight_mask", "weight_g", "weight_v")  # of pruned weights, of their norms and directions
 _FUSED = ("in_proj_weight", "qkv.weight", "qkv_proj.weight", "Wqkv.weight", "c_attn.weight")  # q, k, v in one tensor
 
 
@@ -43,7 +46,9 @@ class WeightMatrix:
     larger: int  # sides of each matrix
     smaller: int  # under the convention "weightwatcher" these may be the other way round, see `_as_weightwatcher`
     slices: int
-    form: str = "matrix"  # how the tensor holds them: as a "matrix", in "taps" behind two axes, or as a "stack"
+    # how the tensor holds them: as a "matrix", in "taps" behind two axes, as a "stack", or "bare", as a matrix or a
+    # stack once its axes of length 1 are taken out
+    form: str = "matrix"
     groups: int = 1  # blocks of a grouped convolution, along the first axis
     part: tuple[int, int, int] | None = None  # (axis, start, stop) of the tensor
     factor: float = 1.0  # of the eigenvalues
@@ -63,16 +68,23 @@ class WeightMatrix:
         for view in self.views(tensor):
             yield np.ascontiguousarray(view.double().numpy())
 
+    def part_of(self, tensor: Tensor) -> Tensor:
+        """The part of the tensor that holds the matrices, as a view."""
+        if self.part is None:
+            return tensor.detach()
+        axis, start, stop = self.part
+        return tensor.detach().narrow(axis, start, stop - start)
+
     def views(self, tensor: Tensor) -> Iterator[Tensor]:
         """Each matrix as a view of the tensor, which lies in one piece."""
-        tensor = tensor.detach()
-        if self.part is not None:
-            axis, start, stop = self.part
-            tensor = tensor.narrow(axis, start, stop - start)
+        tensor = self.part_of(tensor)
         if self.form == "matrix":
             yield tensor
         elif self.form == "stack":
             yield from tensor
+        elif self.form == "bare":
+            bare = tensor.squeeze()
+            yield from bare.reshape(-1, *bare.shape[-2:])
         else:
             taps = tensor.reshape(*tensor.shape[:2], -1)
             for block in taps.chunk(self.groups, 0):
@@ -92,11 +104,12 @@ class Matrices:
 class _Module:
     """What a module says of its tensors."""
 
-    kind: str  # name of the class of torch it is of
+    kind: str  # name of the class of torch it is of; "Norm" for those of normalisation, empty for others
     groups: int
     transposed: bool
     hidden: int
     number: int  # the same for one module under two names
+    buffers: frozenset[str]  # names of its tensors that are not trained
 
 
 _KNOWN = (
@@ -135,13 +148,16 @@ def _modules(model: Any) -> dict[str, _Module]:
     found: dict[str, _Module] = {}
     numbers: dict[int, int] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        kind = next((base.__name__ for base in type(module).__mro__ if base.__name__ in _KNOWN), "")
+        classes = [base.__name__ for base in type(module).__mro__]
+        norm = any(_NORM.search(name) for name in classes)
+        kind = next((name for name in classes if name in _KNOWN), "Norm" if norm else "")
         found[name] = _Module(
             kind,
             int(getattr(module, "groups", 1)) if kind.startswith("Conv") else 1,
             kind.startswith("ConvTranspose"),
             int(getattr(module, "hidden_size", 0)),
             numbers.setdefault(id(module), len(numbers)),
+            frozenset(buffer for buffer, _ in module.named_buffers(recurse=False)),
         )
     return found
 
@@ -152,11 +168,28 @@ def _unfit(entry: Entry) -> str:
         return "no matrix: a bias, a scale or a statistic"
     if entry.dtype not in _FLOATS:
         name = str(entry.dtype).removeprefix("torch.")
+        if name.startswith("complex") or name in ("bool", "int64"):
+            return f"stored as {name}, which is none of float64, float32, float16 and bfloat16"
         return (
             f"stored as {name}, whose scale is not in the tensor; give the weights dequantised, as float16 or float32"
         )
     if not math.prod(entry.shape):
         return f"empty, of shape {entry.shape}"
+    return ""
+
+
+def _no_weight(name: str, entry: Entry, module: _Module | None, entries: Mapping[str, Entry]) -> str:
+    """Why a tensor of two axes or more is no weight matrix, of what its module or its name tells."""
+    shape, last = entry.shape, name.rpartition(".")[2]
+    shift = entries.get(f"{name.removesuffix('weight')}bias")
+    if last == "bias":
+        return "no matrix: a bias of several axes"
+    if (module is not None and module.kind == "Norm") or (last == "weight" and shift and shift.shape == shape):
+        return "no matrix: a scale or a statistic of a normalisation"
+    if module is not None and last in module.buffers and last not in ("weight", "weight_mask"):
+        return "a buffer, which is not trained"
+    if len(shape) > 2 and sum(side > 1 for side in shape) < 2:
+        return f"no matrix: one vector, of shape {shape}"
     return ""
 
 
@@ -174,7 +207,9 @@ def _as_matrices(
     if reason := _unfit(entry):
         return reason
     shape, last, kind = entry.shape, name.rpartition(".")[2], module.kind if module else ""
-    if "parametrizations." in name:
+    if reason := _no_weight(name, entry, module, entries):
+        return reason
+    if "parametrizations." in name or last in _PARTS:
         return "a part that a re-parametrised weight is made of; remove the parametrisation, or give the weight itself"
     if kind == "Bilinear":
         sides = (shape[1], shape[2])
@@ -197,6 +232,13 @@ def _as_matrices(
         what = "embedding" if kind.startswith("Embedding") or "emb" in name.lower() else "linear"
         what = "attention" if last.endswith("_proj_weight") else what
         return [_matrix(_layer(name), name, what, (shape[0], shape[1]))]
+    if last != "weight" and not kind:
+        bare = [side for side in shape if side > 1]
+        if len(bare) < 4:
+            what = "embedding" if "emb" in name.lower() else "linear"
+            if len(bare) == 3:
+                notes[_layer(name)] = "taken as a stack of matrices along its first axis, which its name does not tell"
+            return [_matrix(_layer(name), name, what, (bare[-2], bare[-1]), slices=math.prod(bare[:-2]), form="bare")]
     groups = module.groups if module else 1
     if module is None:
         notes[_layer(name)] = "a state dict does not tell groups of channels; taken as one group" + (

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +75,8 @@ class _Models:
             raise InputError("none of the models has final weights; train them first, or name others")
         keys: dict[str, tuple[Any, ...]] = {}
         if paths is not None:
-            stems = [path.stem for path in paths]
-            labels = {row: paths[row].name if stems.count(stems[row]) > 1 else stems[row] for row in rows}
+            named = _names(paths)
+            labels = {row: named[row] for row in rows}
         else:
             labels = {row: table.label(row) for row in rows}
             keys = {name: tuple(column[row] for row in rows) for name, column in table.keys.items()}
@@ -107,6 +108,19 @@ def _checkpoints(models: Any) -> list[Path] | None:
             f"{folder} is neither the run of a training nor a folder of checkpoints ({', '.join(SUFFIXES)}); name one"
         )
     return found
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """A name for each checkpoint: what of its path tells it from the others."""
+    found = [path.absolute() for path in paths]
+    if twice := [str(path) for path in found if found.count(path) > 1]:
+        raise InputError(f"{twice[0]} is named more than once; give each model once")
+    stems, names = [path.stem for path in found], [path.name for path in found]
+    top = os.path.commonpath([path.parent for path in found])
+    return [
+        stem if stems.count(stem) == 1 else name if names.count(name) == 1 else path.relative_to(top).as_posix()
+        for stem, name, path in zip(stems, names, found, strict=True)
+    ]
 
 
 def _is_checkpoint(path: Path) -> bool:

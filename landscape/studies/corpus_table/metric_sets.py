@@ -29,7 +29,7 @@ from landscape.studies.spectrum.measure import Plan, spectrum_from_stages
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.ways import choose_method
 from landscape.studies.weights.measure import WeightsTask, weights_from_rows
-from landscape.studies.weights.metrics import DISTANCES, EVERY
+from landscape.studies.weights.metrics import DISTANCES, EVERY, NOT_FINITE, OUTSIDE, REASONS
 from landscape.studies.weights.settings import WeightsSettings
 
 _DIRECTIONS, _REACH = 10, 0.5  # of the rise of the loss
@@ -73,6 +73,9 @@ class MetricSet:
 def _weights(model: Subject, group: Communicator) -> Mapping[str, float]:
     stage = run_inside(WeightsTask(model.weights, WeightsSettings(shuffles=0, roundings=0), model.initial), group)
     found = weights_from_rows(stage.description, stage.rows, stage.history)
+    for layer, reason in found.left_out().items():
+        if reason in (REASONS[NOT_FINITE], REASONS[OUTSIDE]):  # means over the other matrices would look fine
+            raise InputError(f"layer {layer!r} has no values: {reason}")
     means = found.model
     return {
         **{name: float(means[name]) for name in (*_OF_MATRICES, *DISTANCES) if name in means},

@@ -34,8 +34,10 @@ from landscape.run.together import agree
 from landscape.studies.weights.drawn import ITSELF, drawn_spectra, draws, pooled
 from landscape.studies.weights.metrics import (
     DISTANCES,
+    FINE,
     METRICS,
     NOT_FINITE,
+    OUTSIDE,
     REASONS,
     Sides,
     matrix_metrics,
@@ -47,6 +49,7 @@ from landscape.studies.weights.settings import WeightsSettings
 
 logger = logging.getLogger(__name__)
 _NAMED = 6  # tensors that a message names
+_LEAST, _MOST = 1e-140, 1e140  # of the largest entry: squares of it, and sums of them, are in the range of float64
 _SAMPLED = 1000  # values of a tensor that every rank looks at
 
 
@@ -131,8 +134,8 @@ class WeightsTask:
         row["spectrum"] = np.full(self._longest, np.nan)
         own = settings.convention == "matrix"
         row |= {"nulls": np.full(settings.shuffles, np.nan)} if own and settings.shuffles else {}
-        if not _finite(tensor):
-            return {**row, "reason": NOT_FINITE}
+        if reason := _unfit(matrix.part_of(tensor)):
+            return {**row, "reason": reason}
         asked = draws(settings.shuffles, settings.roundings) if own else [ITSELF]
         spectra = drawn_spectra(matrix, tensor, asked, settings.seed, eps, group)
         spectrum = pooled(spectra[ITSELF])
@@ -192,7 +195,7 @@ class WeightsTask:
 
 
 def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[str, float]:
-    if not _finite(initial):
+    if _unfit(matrix.part_of(initial)):
         return {}
     square = before = largest = 0.0
     for now, then in zip(matrix.views(tensor), matrix.views(initial), strict=True):
@@ -204,9 +207,13 @@ def _distances(matrix: WeightMatrix, tensor: Tensor, initial: Tensor) -> dict[st
     return {"distance": math.sqrt(square), "relative_distance": relative, "spectral_distance": math.sqrt(largest)}
 
 
-def _finite(tensor: Tensor) -> bool:
-    """Whether all values are, without a copy of them."""
-    return all(bool(end.isfinite()) for end in tensor.aminmax())
+def _unfit(tensor: Tensor) -> int:
+    """The number of the reason why a part of a tensor has no eigenvalues, found without a copy of it."""
+    ends = [float(end) for end in tensor.aminmax()]
+    if not all(map(math.isfinite, ends)):
+        return NOT_FINITE
+    largest = max(map(abs, ends))
+    return FINE if largest == 0 or _LEAST < largest < _MOST else OUTSIDE
 
 
 def _sample(tensor: Tensor) -> Tensor:

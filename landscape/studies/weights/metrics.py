@@ -31,8 +31,9 @@ REASONS = (
     f"fewer than {FEWEST} of its eigenvalues are above the rounding of the precision that it is stored in",
     "its eigenvalues are all alike, and no tail of them has an exponent",
     "the fit failed, which the convention counts as alpha = -1",
+    "its values, squared, leave the range of float64",
 )
-FINE, ZERO, NOT_FINITE, FEW, LOW_RANK, ALIKE, FAILED = range(len(REASONS))
+FINE, ZERO, NOT_FINITE, FEW, LOW_RANK, ALIKE, FAILED, OUTSIDE = range(len(REASONS))
 
 _SCALE: Mapping[str, Meaning] = {
     "norm": Meaning("squared Frobenius norm", definition="sum lambda = |W|_F^2"),
@@ -56,7 +57,10 @@ _RANKS: Mapping[str, Meaning] = {
     "rank_loss": Meaning("rank loss", definition="number of singular values that are not"),
 }
 _BULK: Mapping[str, Meaning] = {
-    "sigma_mp": Meaning("noise", definition="standard deviation of entries by the law of Marchenko and Pastur"),
+    "sigma_mp": Meaning(
+        "noise",
+        definition="standard deviation of entries by the law of Marchenko and Pastur, where the rank is above M / 2",
+    ),
     "bulk_min": Meaning("lower edge of the bulk", definition="sigma_mp^2 (sqrt N - sqrt M)^2"),
     "bulk_max": Meaning("upper edge of the bulk", definition="sigma_mp^2 (sqrt N + sqrt M)^2"),
     "mp_softrank": Meaning("soft rank", definition="bulk_max / lambda_max"),
@@ -171,7 +175,8 @@ def matrix_metrics(spectrum: FloatArray, sides: Sides) -> tuple[dict[str, float]
     full = sides.above_rounding(spectrum).size
     found |= {"matrix_rank": float(full), "rank_loss": float(spectrum.size - full)}
     found["entropy"] = entropy(spectrum)
-    bulk = fit_bulk(spectrum, sides.larger, sides.smaller, sides.slices) if reason != LOW_RANK else None
+    noisy = reason != LOW_RANK and 2 * full > spectrum.size  # whether the median is more than rounding
+    bulk = fit_bulk(spectrum, sides.larger, sides.smaller, sides.slices) if noisy else None
     if bulk is not None and spectrum.size >= FEWEST:
         found |= {"sigma_mp": bulk.sigma, "bulk_min": bulk.low, "bulk_max": bulk.high, "num_spikes": bulk.spikes}
         found["mp_softrank"] = bulk.high / float(spectrum[-1])

@@ -182,6 +182,24 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_a_model_with_one_spoilt_layer_has_no_means_over_the_others(tmp_path: Path) -> None:
+    state = nn.Sequential(nn.Linear(14, 12), nn.Linear(12, 3)).state_dict()
+    spoilt = {name: value.clone() for name, value in state.items()}
+    spoilt["0.weight"][2, 3] = math.nan
+    for name, weights in (("a", state), ("b", spoilt)):
+        (tmp_path / name).mkdir()
+        torch.save(weights, tmp_path / name / "model.pt")
+    paths = [tmp_path / name / "model.pt" for name in "ab"]
+    found = ls.measure_corpus(paths, measure="weights")
+    assert found.rows == ("a/model.pt", "b/model.pt")  # files of one name are told apart by their folders
+    assert np.isnan(found.values["norm"]).tolist() == [False, True]
+    assert found.attributes["reasons"] == {
+        "b/model.pt": {"weights": "layer '0' has no values: it holds values that are NaN or infinite"}
+    }
+    with pytest.raises(ls.InputError, match="more than once"):
+        ls.measure_corpus([*paths, paths[0]], measure="weights")
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_refused_before_the_work(
     case: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

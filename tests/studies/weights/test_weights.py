@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 from shared import shared
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.parametrizations import orthogonal
 
 import landscape as ls
 from landscape.checkpoints.tensors import FiledTensors
@@ -234,6 +236,43 @@ def test_other_kinds_and_what_is_left_out() -> None:
         found.spectrum("head")
 
 
+def test_tensors_that_are_no_layers_weights() -> None:
+    """Of a module and of its state dict: biases and scales of several axes, tokens, positions, experts, parts."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.class_token = nn.Parameter(normal(1, 1, 48))
+            self.pos_embedding = nn.Parameter(normal(1, 17, 48))
+            self.experts = nn.Parameter(normal(4, 16, 24))
+            self.layer_scale = nn.Parameter(normal(48, 1, 1))
+            self.norm, self.plane = nn.LayerNorm((12, 20)), nn.LayerNorm((12, 5, 5))
+            self.pruned = nn.Linear(20, 20)
+            prune.l1_unstructured(self.pruned, "weight", 0.5)
+            self.turned = orthogonal(nn.Linear(20, 20))
+            self.register_buffer("bias", torch.tril(torch.ones(1, 1, 30, 30)))
+            self.register_buffer("codes", torch.zeros(4, 4, dtype=torch.int64))
+
+    net = Net()
+    for model in (net, net.state_dict()):
+        found = measured(model)
+        assert found.layers == ("pos_embedding", "experts")
+        np.testing.assert_allclose(found.spectrum("pos_embedding"), squares(net.pos_embedding[0]), rtol=1e-9)
+        np.testing.assert_allclose(found.spectrum("experts"), squares(*net.experts), rtol=1e-9)
+        assert found.slices.tolist() == [1, 4]
+        assert "first axis" in found.notes[1]
+        said = {
+            name: found.skipped[name] for name in ("class_token", "layer_scale", "norm.weight", "plane.bias", "bias")
+        }
+        assert all(reason.startswith("no matrix: ") for reason in said.values()), said
+        assert "re-parametrised" in found.skipped["pruned.weight_mask"]
+        assert "stored as int64, which is none of" in found.skipped["codes"]
+    net.register_buffer("mask", torch.tril(torch.ones(30, 30)))
+    assert "a buffer" in measured(net).skipped["mask"]
+    kept = ls.truncate_weights(net, 0.1)["pos_embedding"]
+    assert int(torch.linalg.matrix_rank(kept[0])) == 1
+
+
 def test_linear_layers_by_other_names() -> None:
     """An embedding, a bag of embeddings, the Conv1D of transformers; one module under two names counts once."""
 
@@ -344,6 +383,39 @@ def test_bad_matrices_have_no_number_that_looks_fine() -> None:
     assert math.isnan(one(found, "nan")["norm"])
     assert found.model["alpha"] == one(found, "good")["alpha"]
     assert found.model["alpha"].n == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_is_no_noise(dtype: torch.dtype) -> None:
+    """Of a rank below half of the sides the median eigenvalue is rounding, which no edge of noise follows from."""
+    found = measured({"half": (normal(64, 20) @ normal(20, 64, seed=1)).to(dtype), "full": normal(64, 64).to(dtype)})
+    half, full = one(found, "half"), one(found, "full")
+    assert half["matrix_rank"] == 20
+    assert math.isfinite(half["alpha"])
+    assert all(math.isnan(half[name]) for name in ("sigma_mp", "bulk_min", "bulk_max", "mp_softrank", "num_spikes"))
+    assert full["sigma_mp"] == pytest.approx(1, abs=0.1)
+    assert found.model["mp_softrank"].n == 1
+
+
+def test_one_spoilt_part_of_a_tensor_leaves_the_others() -> None:
+    net = nn.MultiheadAttention(16, 2)
+    with torch.no_grad():
+        net.in_proj_weight[20, 3] = math.nan
+    found = measured(net)
+    assert list(found.left_out()) == ["in_proj_weight[k]"]
+    assert np.isfinite(found.values["norm"]).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_squares_that_leave_the_range_of_float64(scale: float) -> None:
+    far = {"far": scale * normal(16, 12), "fine": normal(16, 12)}
+    for convention in ("matrix", "weightwatcher"):
+        found = measured({f"{name}.weight": tensor for name, tensor in far.items()}, convention=convention)
+        assert found.left_out() == {"far": "its values, squared, leave the range of float64"}
+        assert math.isnan(one(found, "far")["norm"])
+    assert math.isnan(one(measured({"a": normal(16, 12)}, {"a": far["far"]}), "a")["distance"])
+    near = one(measured({"a": 1e-130 * normal(16, 12)}), "a")
+    assert near["alpha"] == pytest.approx(one(measured({"a": normal(16, 12)}), "a")["alpha"], rel=1e-9)
 
 
 @pytest.mark.parametrize(
