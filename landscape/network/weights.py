@@ -21,6 +21,9 @@ CONVENTIONS = ("matrix", "weightwatcher")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
 _FUSED = ("in_proj_weight", "qkv.weight", "qkv_proj.weight", "Wqkv.weight", "c_attn.weight")  # q, k, v in one tensor
+_BY_HEADS = "query_key_value.weight"  # the same, head after head
+_VECTOR = "no matrix: a bias, a scale or a statistic"
+_PART = "a part that a re-parametrised weight is made of; remove the parametrisation, or give the weight itself"
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,12 @@ class WeightMatrix:
 
     name: str  # of the row: the layer, and which part of its tensor where there are several
     tensor: str
-    kind: str  # "linear", "convolution", "transposed convolution", "embedding", "attention", "recurrent", "bilinear"
+    # "linear", "convolution", "transposed convolution", "embedding", "attention", "recurrent", "bilinear" or "stack"
+    kind: str
     larger: int  # sides of each matrix
     smaller: int  # under the convention "weightwatcher" these may be the other way round, see `_as_weightwatcher`
     slices: int
-    form: str = "matrix"  # how the tensor holds them: as a "matrix", in "taps" behind two axes, or as a "stack"
+    form: str = "matrix"  # how the tensor holds them: as a "matrix", in "taps" behind two axes, a "stack", or "loose" among axes of 1
     groups: int = 1  # blocks of a grouped convolution, along the first axis
     part: tuple[int, int, int] | None = None  # (axis, start, stop) of the tensor
     factor: float = 1.0  # of the eigenvalues
@@ -73,6 +77,9 @@ class WeightMatrix:
             yield tensor
         elif self.form == "stack":
             yield from tensor
+        elif self.form == "loose":
+            tensor = tensor.squeeze()
+            yield from tensor if tensor.ndim > 2 else (tensor,)
         else:
             taps = tensor.reshape(*tensor.shape[:2], -1)
             for block in taps.chunk(self.groups, 0):
@@ -111,6 +118,7 @@ def weight_matrices(
 ) -> Matrices:
     """The matrices in the tensors of a source; `model` is the module they are of, where there is one."""
     modules = _modules(model) if hasattr(model, "named_modules") else {}
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} if modules else set()
     ties = source.ties() if convention == "matrix" else {}
     kept: list[WeightMatrix] = []
     skipped: dict[str, str] = {}
@@ -120,6 +128,8 @@ def weight_matrices(
         module = modules.get(name.rpartition(".")[0])
         if convention == "weightwatcher":
             found = _as_weightwatcher(name, entry, module, seen, limits or ToolLimits())
+        elif name in buffers and not _unfit(entry):
+            found = "a buffer of the module, which is no parameter"
         elif name in ties:
             found = f"the same tensor as {ties[name]}, which is counted once"
         else:
@@ -149,7 +159,7 @@ def _modules(model: Any) -> dict[str, _Module]:
 def _unfit(entry: Entry) -> str:
     """Why a tensor can hold no matrix; empty where it can."""
     if len(entry.shape) < 2:
-        return "no matrix: a bias, a scale or a statistic"
+        return _VECTOR
     if entry.dtype not in _FLOATS:
         name = str(entry.dtype).removeprefix("torch.")
         return (
@@ -174,8 +184,8 @@ def _as_matrices(
     if reason := _unfit(entry):
         return reason
     shape, last, kind = entry.shape, name.rpartition(".")[2], module.kind if module else ""
-    if "parametrizations." in name:
-        return "a part that a re-parametrised weight is made of; remove the parametrisation, or give the weight itself"
+    if "parametrizations." in name or _is_part(name, entries):
+        return _PART
     if kind == "Bilinear":
         sides = (shape[1], shape[2])
         return [_matrix(_layer(name), name, "bilinear", sides, slices=shape[0], form="stack")]
@@ -193,10 +203,14 @@ def _as_matrices(
         notes[_layer(name)] = (
             "q, k and v in one tensor of unequal parts, which its shape does not tell apart; taken whole"
         )
+    if name.endswith(_BY_HEADS):
+        notes[_layer(name)] = "q, k and v of each head in turn, whose number its shape does not tell; taken whole"
     if len(shape) == 2:
         what = "embedding" if kind.startswith("Embedding") or "emb" in name.lower() else "linear"
         what = "attention" if last.endswith("_proj_weight") else what
         return [_matrix(_layer(name), name, what, (shape[0], shape[1]))]
+    if not kind.startswith("Conv") and (last != "weight" or _is_stack(shape)):
+        return _loose(name, shape, notes)
     groups = module.groups if module else 1
     if module is None:
         notes[_layer(name)] = "a state dict does not tell groups of channels; taken as one group" + (
@@ -206,6 +220,38 @@ def _as_matrices(
     taps = math.prod(shape[2:])
     sides = (shape[0] // groups, shape[1])
     return [_matrix(_layer(name), name, what, sides, slices=taps * groups, form="taps", groups=groups)]
+
+
+def _is_part(name: str, entries: Mapping[str, Entry]) -> bool:
+    """Whether a tensor is what weight_norm, spectral_norm or pruning of torch.nn.utils make a weight of."""
+    whole, _, end = name.rpartition("_")
+    if whole in entries:
+        return False
+    if end in ("orig", "mask"):
+        return f"{whole}_orig" in entries and (f"{whole}_mask" in entries or f"{whole}_u" in entries)
+    if end in ("g", "v") and {f"{whole}_g", f"{whole}_v"} <= entries.keys():
+        norms, directions = entries[f"{whole}_g"].shape, entries[f"{whole}_v"].shape
+        return len(norms) == len(directions) and math.prod(norms) == max(norms)
+    return False
+
+
+def _is_stack(shape: tuple[int, ...]) -> bool:
+    """Whether three axes are rather those of some matrices than of a convolution: the first is the shortest."""
+    return len(shape) == 3 and 1 < shape[0] < min(shape[1:])
+
+
+def _loose(name: str, shape: tuple[int, ...], notes: dict[str, str]) -> list[WeightMatrix] | str:
+    """A parameter of three axes or more that is no convolution: a matrix, or one for each index of the first axis."""
+    sides = [side for side in shape if side > 1]
+    if len(sides) < 2:
+        return _VECTOR
+    if len(sides) > 3:
+        return f"no convolution by its name, and its shape {shape} does not tell which matrices it holds"
+    if len(sides) == 3:
+        notes[_layer(name)] = f"taken as {sides[0]} matrices along its first axis"
+    what = "embedding" if "emb" in name.lower() else "stack"
+    slices = sides[0] if len(sides) == 3 else 1
+    return [_matrix(_layer(name), name, what, (sides[-2], sides[-1]), slices=slices, form="loose")]
 
 
 def _recurrent(
