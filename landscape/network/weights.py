@@ -162,6 +162,8 @@ def _unfit(entry: Entry) -> str:
         return _VECTOR
     if entry.dtype not in _FLOATS:
         name = str(entry.dtype).removeprefix("torch.")
+        if entry.dtype is not None and entry.dtype.is_complex:
+            return f"stored as {name}; only real numbers are measured"
         return (
             f"stored as {name}, whose scale is not in the tensor; give the weights dequantised, as float16 or float32"
         )

@@ -15,7 +15,7 @@ import torch
 from landscape_kernels.spectra import gram_spectrum
 from torch import Tensor
 
-from landscape.checkpoints.reading import checkpoint_files, step_files
+from landscape.checkpoints.reading import INDEX, checkpoint_files, step_files
 from landscape.checkpoints.states import in_order
 from landscape.checkpoints.tensors import HeldTensors, TensorSource, digest, open_tensors
 from landscape.errors import InputError, LandscapeError
@@ -251,7 +251,7 @@ def _listed(model: Any, labels: Sequence[str]) -> tuple[Sequence[Any], Sequence[
         try:
             checkpoint_files(Path(model))
         except InputError:
-            if not any(True for _ in Path(model).iterdir()):
+            if not any(True for _ in Path(model).iterdir()) or any(Path(model).glob(f"*{INDEX}")):
                 raise
             try:
                 return in_order(step_files(model), labels)

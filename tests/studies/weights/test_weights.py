@@ -400,6 +400,17 @@ def test_failed_fits_are_minus_one_there() -> None:
     assert own.values["alpha"][0] > 1
 
 
+def test_complex_numbers_and_an_index_are_told_for_what_they_are(tmp_path: Path) -> None:
+    found = measured({"a": normal(12, 11), "modes": torch.ones(3, 4, dtype=torch.complex64)})
+    assert found.skipped["modes"] == "stored as complex64; only real numbers are measured"
+    folder = sharded(tmp_path / "big", {f"l{k}.weight": normal(12, 11) for k in range(4)})
+    with pytest.raises(ls.InputError, match="index of a sharded checkpoint; give its folder"):
+        measured(folder / "model.safetensors.index.json")
+    next(folder.glob("*.safetensors")).unlink()
+    with pytest.raises(ls.InputError, match="the checkpoint is not whole"):
+        measured(folder)
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -585,6 +596,14 @@ def test_several_models_are_told_apart() -> None:
     assert said["without a power law"] == 2
 
 
+def test_a_picture_says_that_models_are_left_out() -> None:
+    nets = [{"a.weight": normal(12, 11, seed=k)} for k in range(8)]
+    found = ls.measure_weights(nets, shuffles=0, roundings=0)
+    said = " ".join(text.get_text() for text in found.plot().texts)
+    said += " ".join(text.get_text() for ax in found.plot().axes for text in ax.texts)
+    assert "the last 6 of 8 models; mean and bars of the last model" in " ".join(said.split())
+
+
 def test_what_was_supposed_is_told() -> None:
     found = measured({"conv.weight": normal(12, 11, 3)})
     tables = {table.title: table for table in result_tables(found, "title")}
@@ -605,3 +624,5 @@ def test_told_and_drawn() -> None:
         assert found.plot("esd", layer=layer).axes
     names = [name for name, _ in kind_of(found).pictures().asked(found, Asked(kind="esd"))]
     assert names == ["esd_a", "esd_z"]
+    names = [name for name, _ in kind_of(found).pictures().asked(found, Asked(kind="esd", quantity="z"))]
+    assert names == ["esd_z"]
