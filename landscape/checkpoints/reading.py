@@ -36,6 +36,7 @@ _IN_FOLDER = (
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
+INDEX = ".index.json"  # how the name of the index of a sharded checkpoint ends
 _STEP = re.compile(r"(?:^|[^a-z])(step|checkpoint|epoch)[-_=]?(\d+)", re.IGNORECASE)
 _STEPS = ("step", "checkpoint", "epoch")  # of a name that holds several, the first of these counts
 
@@ -55,6 +56,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         return strip_prefixes(_read_folder(path))
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist or is not a file")
+    if path.name.endswith(INDEX):
+        raise InputError(f"{path} is the index of a sharded checkpoint; give its folder, {path.parent}")
     return strip_prefixes(_read_file(path))
 
 

@@ -22,8 +22,10 @@ CONVENTIONS = ("matrix", "weightwatcher")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _GATES = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
 _NORM = re.compile(r"Norm(\dd)?$")  # classes of normalisation
-_PARTS = ("weight_orig", "weight_mask", "weight_g", "weight_v")  # of pruned weights, of their norms and directions
 _FUSED = ("in_proj_weight", "qkv.weight", "qkv_proj.weight", "Wqkv.weight", "c_attn.weight")  # q, k, v in one tensor
+_BY_HEADS = "query_key_value.weight"  # the same, head after head
+_VECTOR = "no matrix: a bias, a scale or a statistic"
+_PART = "a part that a re-parametrised weight is made of; remove the parametrisation, or give the weight itself"
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,14 @@ class WeightMatrix:
 
     name: str  # of the row: the layer, and which part of its tensor where there are several
     tensor: str
-    kind: str  # "linear", "convolution", "transposed convolution", "embedding", "attention", "recurrent", "bilinear"
+    # "linear", "convolution", "transposed convolution", "embedding", "attention", "recurrent", "bilinear" or "stack"
+    kind: str
     larger: int  # sides of each matrix
     smaller: int  # under the convention "weightwatcher" these may be the other way round, see `_as_weightwatcher`
     slices: int
-    # how the tensor holds them: as a "matrix", in "taps" behind two axes, as a "stack", or "bare", as a matrix or a
-    # stack once its axes of length 1 are taken out
-    form: str = "matrix"
+    form: str = (
+        "matrix"  # how the tensor holds it: a "matrix", "taps" behind two axes, a "stack", "loose" among axes of 1
+    )
     groups: int = 1  # blocks of a grouped convolution, along the first axis
     part: tuple[int, int, int] | None = None  # (axis, start, stop) of the tensor
     factor: float = 1.0  # of the eigenvalues
@@ -82,9 +85,9 @@ class WeightMatrix:
             yield tensor
         elif self.form == "stack":
             yield from tensor
-        elif self.form == "bare":
-            bare = tensor.squeeze()
-            yield from bare.reshape(-1, *bare.shape[-2:])
+        elif self.form == "loose":
+            tensor = tensor.squeeze()
+            yield from tensor if tensor.ndim > 2 else (tensor,)
         else:
             taps = tensor.reshape(*tensor.shape[:2], -1)
             for block in taps.chunk(self.groups, 0):
@@ -109,7 +112,6 @@ class _Module:
     transposed: bool
     hidden: int
     number: int  # the same for one module under two names
-    buffers: frozenset[str]  # names of its tensors that are not trained
 
 
 _KNOWN = (
@@ -124,6 +126,7 @@ def weight_matrices(
 ) -> Matrices:
     """The matrices in the tensors of a source; `model` is the module they are of, where there is one."""
     modules = _modules(model) if hasattr(model, "named_modules") else {}
+    buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)} if modules else set()
     ties = source.ties() if convention == "matrix" else {}
     kept: list[WeightMatrix] = []
     skipped: dict[str, str] = {}
@@ -133,6 +136,8 @@ def weight_matrices(
         module = modules.get(name.rpartition(".")[0])
         if convention == "weightwatcher":
             found = _as_weightwatcher(name, entry, module, seen, limits or ToolLimits())
+        elif name in buffers and not _unfit(entry):
+            found = "a buffer of the module, which is no parameter"
         elif name in ties:
             found = f"the same tensor as {ties[name]}, which is counted once"
         else:
@@ -157,7 +162,6 @@ def _modules(model: Any) -> dict[str, _Module]:
             kind.startswith("ConvTranspose"),
             int(getattr(module, "hidden_size", 0)),
             numbers.setdefault(id(module), len(numbers)),
-            frozenset(buffer for buffer, _ in module.named_buffers(recurse=False)),
         )
     return found
 
@@ -165,10 +169,12 @@ def _modules(model: Any) -> dict[str, _Module]:
 def _unfit(entry: Entry) -> str:
     """Why a tensor can hold no matrix; empty where it can."""
     if len(entry.shape) < 2:
-        return "no matrix: a bias, a scale or a statistic"
+        return _VECTOR
     if entry.dtype not in _FLOATS:
         name = str(entry.dtype).removeprefix("torch.")
-        if name.startswith("complex") or name in ("bool", "int64"):
+        if entry.dtype is not None and entry.dtype.is_complex:
+            return f"stored as {name}; only real numbers are measured"
+        if entry.dtype in (torch.bool, torch.int64):
             return f"stored as {name}, which is none of float64, float32, float16 and bfloat16"
         return (
             f"stored as {name}, whose scale is not in the tensor; give the weights dequantised, as float16 or float32"
@@ -186,10 +192,6 @@ def _no_weight(name: str, entry: Entry, module: _Module | None, entries: Mapping
         return "no matrix: a bias of several axes"
     if (module is not None and module.kind == "Norm") or (last == "weight" and shift and shift.shape == shape):
         return "no matrix: a scale or a statistic of a normalisation"
-    if module is not None and last in module.buffers and last not in ("weight", "weight_mask"):
-        return "a buffer, which is not trained"
-    if len(shape) > 2 and sum(side > 1 for side in shape) < 2:
-        return f"no matrix: one vector, of shape {shape}"
     return ""
 
 
@@ -209,8 +211,8 @@ def _as_matrices(
     shape, last, kind = entry.shape, name.rpartition(".")[2], module.kind if module else ""
     if reason := _no_weight(name, entry, module, entries):
         return reason
-    if "parametrizations." in name or last in _PARTS:
-        return "a part that a re-parametrised weight is made of; remove the parametrisation, or give the weight itself"
+    if "parametrizations." in name or _is_part(name, entries):
+        return _PART
     if kind == "Bilinear":
         sides = (shape[1], shape[2])
         return [_matrix(_layer(name), name, "bilinear", sides, slices=shape[0], form="stack")]
@@ -228,17 +230,14 @@ def _as_matrices(
         notes[_layer(name)] = (
             "q, k and v in one tensor of unequal parts, which its shape does not tell apart; taken whole"
         )
+    if name.endswith(_BY_HEADS):
+        notes[_layer(name)] = "q, k and v of each head in turn, whose number its shape does not tell; taken whole"
     if len(shape) == 2:
         what = "embedding" if kind.startswith("Embedding") or "emb" in name.lower() else "linear"
         what = "attention" if last.endswith("_proj_weight") else what
         return [_matrix(_layer(name), name, what, (shape[0], shape[1]))]
-    if last != "weight" and not kind:
-        bare = [side for side in shape if side > 1]
-        if len(bare) < 4:
-            what = "embedding" if "emb" in name.lower() else "linear"
-            if len(bare) == 3:
-                notes[_layer(name)] = "taken as a stack of matrices along its first axis, which its name does not tell"
-            return [_matrix(_layer(name), name, what, (bare[-2], bare[-1]), slices=math.prod(bare[:-2]), form="bare")]
+    if not kind.startswith("Conv") and (last != "weight" or _is_stack(shape)):
+        return _loose(name, shape, notes)
     groups = module.groups if module else 1
     if module is None:
         notes[_layer(name)] = "a state dict does not tell groups of channels; taken as one group" + (
@@ -248,6 +247,38 @@ def _as_matrices(
     taps = math.prod(shape[2:])
     sides = (shape[0] // groups, shape[1])
     return [_matrix(_layer(name), name, what, sides, slices=taps * groups, form="taps", groups=groups)]
+
+
+def _is_part(name: str, entries: Mapping[str, Entry]) -> bool:
+    """Whether a tensor is what weight_norm, spectral_norm or pruning of torch.nn.utils make a weight of."""
+    whole, _, end = name.rpartition("_")
+    if whole in entries:
+        return False
+    if end in ("orig", "mask"):
+        return f"{whole}_orig" in entries and (f"{whole}_mask" in entries or f"{whole}_u" in entries)
+    if end in ("g", "v") and {f"{whole}_g", f"{whole}_v"} <= entries.keys():
+        norms, directions = entries[f"{whole}_g"].shape, entries[f"{whole}_v"].shape
+        return len(norms) == len(directions) and math.prod(norms) == max(norms)
+    return False
+
+
+def _is_stack(shape: tuple[int, ...]) -> bool:
+    """Whether three axes are rather those of some matrices than of a convolution: the first is the shortest."""
+    return len(shape) == 3 and 1 < shape[0] < min(shape[1:])
+
+
+def _loose(name: str, shape: tuple[int, ...], notes: dict[str, str]) -> list[WeightMatrix] | str:
+    """A parameter of three axes or more that is no convolution: a matrix, or one for each index of the first axis."""
+    sides = [side for side in shape if side > 1]
+    if len(sides) < 2:
+        return _VECTOR
+    if len(sides) > 3:
+        return f"no convolution by its name, and its shape {shape} does not tell which matrices it holds"
+    if len(sides) == 3:
+        notes[_layer(name)] = f"taken as {sides[0]} matrices along its first axis"
+    what = "embedding" if "emb" in name.lower() else "stack"
+    slices = sides[0] if len(sides) == 3 else 1
+    return [_matrix(_layer(name), name, what, (sides[-2], sides[-1]), slices=slices, form="loose")]
 
 
 def _recurrent(

@@ -75,9 +75,18 @@ def timed(task: Task, out: Path, ranks_per_item: int, unit: str, items: Sequence
     said = {
         unit: f"{task.count}, of which {task.count - left} are there already",
         **({"loss at two trial items": ", ".join(f"{v:.6g}" for v in headlines)} if task.headline == "loss" else {}),
-        f"time per {unit.split()[0].removesuffix('s')}": f"{each:.3g} s",
+        f"time per {one_of(unit)}": f"{each:.3g} s",
     }
     return Trial(said, lambda ranks: shared(left, each, ranks, ranks_per_item), result=8 * rows * task.count)
+
+
+def one_of(unit: str) -> str:
+    """The singular of a unit."""
+    head = unit.partition(" of ")[0]
+    for many, one in (("matrices", "matrix"), ("classes", "class"), ("families", "family")):
+        if head.endswith(many):
+            return head.removesuffix(many) + one
+    return head.removesuffix("s")
 
 
 def shared(items: int, seconds: float, ranks: int, ranks_per_item: int) -> float:

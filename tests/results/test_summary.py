@@ -16,6 +16,7 @@ import landscape as ls
 from landscape.results.kind import kind_of
 from landscape.results.summary import result_tables
 from landscape.results.tables import Cell, Table, number, pairs_table, settled
+from landscape.results.trial import one_of
 
 
 def tables(kind: str, case: str = "whole") -> dict[str, Table]:
@@ -51,6 +52,23 @@ def test_pairs_are_read_as_words_and_keep_numbers() -> None:
     assert [row[1] for row in table.rows] == [
         Cell("x, y 2"), Cell("1, 2"), Cell("5", 5), Cell("True"), Cell("5 MB", 5.0)
     ]  # fmt: skip
+
+
+def test_a_table_of_many_columns_is_shown_in_parts() -> None:
+    names = [f"metric{k}" for k in range(26)]
+    table = Table("t", ("model", *names), ((Cell("first"), *(Cell(f"{k}.25") for k in range(26))),))
+    shown = drawn(table, 80)
+    assert all(name in shown for name in names)
+    assert "25.25" in shown
+    assert shown.count("first") == 5
+    few = Table("t", ("model", "a"), ((Cell("first"), Cell("1")),))
+    assert drawn(few).count("first") == 1
+    assert "only" in drawn(Table("t", ("model",), ((Cell("only"),),)))
+
+
+def test_units_have_a_singular() -> None:
+    many = ("models", "matrices", "classes", "families of measures", "parameter vectors", "places")
+    assert [one_of(unit) for unit in many] == ["model", "matrix", "class", "family", "parameter vector", "place"]
 
 
 def test_csv_has_numbers_in_full_and_errors_beside_them() -> None:

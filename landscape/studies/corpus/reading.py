@@ -18,7 +18,7 @@ from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.kind import kind_of
 
-_MISSING = ("", "nan", "NaN", "NA", "N/A", "null", "None")  # cells of a CSV file
+_MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>", "#n/a", "-")  # cells of a CSV file, in any case
 MODEL = "model"  # column that tables are joined by
 _ABSENT = ("NAType", "NaTType")  # what pandas has for a missing cell
 
@@ -31,7 +31,7 @@ class ModelTable:
     texts: Mapping[str, tuple[str | None, ...]]
     order: tuple[str, ...]  # names of all columns
     source: str  # where it comes from, in words
-    of_models: frozenset[str] = frozenset()  # columns that say how models were made and trained, and are no metrics
+    of_models: frozenset[str] = frozenset()  # columns of how models were made and trained, and of errors: no metrics
 
     def __len__(self) -> int:
         return next((len(c) for part in (self.numbers, self.texts) for c in part.values()), 0)
@@ -69,6 +69,7 @@ def read_table(table: Any) -> ModelTable:
         if isinstance(table, (list, tuple)) and MODEL in cells:
             _joined([(cells, source)])  # which refuses a model that is there twice
     of_models = {name for part in parts if isinstance(part, Result) for name in part.attributes.get("of_models", ())}
+    of_models |= {"computed"} | {f"{name}_stderr" for name in cells}  # of a result that went through a file
     numbers: dict[str, FloatArray] = {}
     texts: dict[str, tuple[str | None, ...]] = {}
     for name, column in cells.items():
@@ -140,7 +141,7 @@ def _joined(parts: Sequence[tuple[dict[str, list[Any]], str]]) -> dict[str, list
 
 def _is_missing(cell: Any) -> bool:
     if isinstance(cell, str):
-        return cell.strip() in _MISSING
+        return cell.strip().lower() in _MISSING
     return cell is None or type(cell).__name__ in _ABSENT or (isinstance(cell, Real) and math.isnan(cell))
 
 

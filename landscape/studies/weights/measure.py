@@ -15,9 +15,9 @@ import torch
 from landscape_kernels.spectra import gram_spectrum
 from torch import Tensor
 
-from landscape.checkpoints.reading import checkpoint_files, step_files
+from landscape.checkpoints.reading import INDEX, checkpoint_files, step_files
 from landscape.checkpoints.states import in_order
-from landscape.checkpoints.tensors import TensorSource, digest, open_tensors
+from landscape.checkpoints.tensors import HeldTensors, TensorSource, digest, open_tensors
 from landscape.errors import InputError, LandscapeError
 from landscape.network.weights import CONVENTIONS, Matrices, WeightMatrix, weight_matrices
 from landscape.objective.objective import Objective
@@ -118,7 +118,7 @@ class WeightsTask:
                 "note": [self._models[k].matrices.notes.get(matrix.name, "") for k, matrix in items],
                 "stored": [_stored(self._models[k].source, matrix) for k, matrix in items],
             },
-            "skipped": dict(self._models[0].matrices.skipped),
+            "skipped": {name: why for one in reversed(self._models) for name, why in one.matrices.skipped.items()},
         }
         return Description("weights", columns, identity, about)
 
@@ -230,7 +230,10 @@ def _source(model: Any) -> tuple[TensorSource, Any]:
     if not isinstance(model, Objective):
         return open_tensors(model), model
     with model.differentiable() as (module, _):
-        return open_tensors({name: value.clone() for name, value in module.state_dict().items()}), module
+        held = HeldTensors(module.state_dict())
+        ties = held.ties()
+        copies = {name: held.read(name).clone() for name in held.entries if name not in ties}
+        return HeldTensors({name: copies[ties.get(name, name)] for name in held.entries}), module
 
 
 def _opened(model: Any, labels: Sequence[str], convention: str) -> list[_Model]:
@@ -255,7 +258,7 @@ def _listed(model: Any, labels: Sequence[str]) -> tuple[Sequence[Any], Sequence[
         try:
             checkpoint_files(Path(model))
         except InputError:
-            if not any(True for _ in Path(model).iterdir()):
+            if not any(True for _ in Path(model).iterdir()) or any(Path(model).glob(f"*{INDEX}")):
                 raise
             try:
                 return in_order(step_files(model), labels)
@@ -279,15 +282,22 @@ def _nothing(model: _Model) -> str:
 
 
 def _tell(models: Sequence[_Model]) -> None:
-    """Every tensor of the first model, kept or left out and why, before the work."""
-    first = models[0].matrices
-    if world().rank == 0:
-        for matrix in first.kept:
-            note = f" ({first.notes[matrix.name]})" if matrix.name in first.notes else ""
+    """Every tensor, kept or left out and why, before the work; of further models those that are new."""
+    if world().rank != 0:
+        return
+    told: set[tuple[str, ...]] = set()
+    for one in (model.matrices for model in models):
+        lines: list[tuple[str, ...]] = []
+        for matrix in one.kept:
+            note = f" ({one.notes[matrix.name]})" if matrix.name in one.notes else ""
             many = f"{matrix.slices} of " if matrix.slices > 1 else ""
-            logger.info("kept %s: %s, %s%d x %d%s", matrix.name, matrix.kind, many, matrix.larger, matrix.smaller, note)
-        for name, reason in first.skipped.items():
-            logger.info("left out %s: %s", name, reason)
+            sides = f"{matrix.kind}, {many}{matrix.larger} x {matrix.smaller}{note}"
+            lines.append(("kept", matrix.name, sides))
+        lines += [("left out", name, reason) for name, reason in one.skipped.items()]
+        for line in lines:
+            if line not in told:
+                logger.info("%s %s: %s", *line)
+        told |= set(lines)
 
 
 def weights_task(model: Any, initial: Any = None, labels: Sequence[str] = (), **asked: Any) -> WeightsTask:

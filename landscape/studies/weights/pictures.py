@@ -20,6 +20,7 @@ from landscape.studies.weights.result import Weights
 KINDS = ("alpha", "esd")
 _ROW = 0.23  # height of a layer, in inches
 _DRAWN = 12  # pictures of layers that `landscape plot` makes
+_MODELS = 6  # side by side, the last ones
 
 
 @styled
@@ -95,7 +96,7 @@ def _levels(weights: Weights, metric: str) -> Figure:
             {"color": ORANGE, "alpha": 0.35, "linewidth": 7, "label": "5 to 95 % of shuffles"},
         )
         _span(last, "alpha", y, ax, {"color": BLUE, "linewidth": 1.6, "label": "fits nearly as good"})
-    for k, label in enumerate(weights.models[-6:]):
+    for k, label in enumerate(weights.models[-_MODELS:]):
         one = weights.of(label)
         places = {name: i for i, name in enumerate(names)}
         known = [i for i, name in enumerate(one.layers) if name in places and np.isfinite(one.values[metric][i])]
@@ -116,6 +117,9 @@ def _levels(weights: Weights, metric: str) -> Figure:
     mean = weights.over_models(metric)[weights.models[-1]]
     if finite.size:
         notes = [f"mean {float(mean):.4g} over {mean.n} matrices", *notes]
+    if len(weights.models) > 1:
+        shown = f"the last {_MODELS} of {len(weights.models)} models; " if len(weights.models) > _MODELS else ""
+        notes = [f"{shown}mean and bars of the last model", *notes]
     return finish(figure, [ax], notes)
 
 
@@ -133,7 +137,8 @@ def _asked(weights: Weights, asked: Asked) -> Iterator[tuple[str, Figure]]:
     if asked.kind in (None, "alpha"):
         yield asked.quantity or "alpha", plot_weights(weights, metric=asked.quantity or "alpha")
     if asked.kind == "esd":
-        for layer in dict.fromkeys(weights.of(weights.models[-1]).layers[:_DRAWN]):
+        layers = weights.of(weights.models[-1]).layers[:_DRAWN] if asked.quantity is None else (asked.quantity,)
+        for layer in dict.fromkeys(layers):
             yield f"esd_{layer.replace('/', '_')}", plot_weights(weights, "esd", layer=layer)
 
 

@@ -37,7 +37,7 @@ class Weights(Result):
     spectra: FloatArray  # (R, n) eigenvalues of W'W, ascending, NaN behind the last
     nulls: FloatArray  # (R, K) alpha of K shuffles of the entries
     computed: BoolArray  # (R,)
-    skipped: Mapping[str, str]  # tensor of the first model -> why it is no matrix
+    skipped: Mapping[str, str]  # tensor of any of the models -> why it is no matrix
     convention: str = "matrix"
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -78,9 +78,14 @@ class Weights(Result):
             )
 
     def left_out(self) -> Mapping[str, str]:
-        """{layer: why it has no alpha}, of layers that were computed."""
-        rows = zip(self.layers, self.reasons, self.computed, strict=True)
-        return {layer: reason for layer, reason, done in rows if reason and done}
+        """{layer: why it has no alpha}, of layers that were computed; of several models {"model: layer": why}."""
+        several = len(self.models) > 1
+        rows = zip(self.layers, self.model_of, self.reasons, self.computed, strict=True)
+        return {
+            f"{self.models[k]}: {layer}" if several else layer: reason
+            for layer, k, reason, done in rows
+            if reason and done
+        }
 
     def of(self, model: str) -> Weights:
         """One of several models. Raises InputError for one that is not here."""

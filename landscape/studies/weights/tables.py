@@ -45,31 +45,35 @@ def weights_tables(weights: Weights, title: str) -> Iterator[Table]:
         },
     )
     metrics = [name for name in _MODEL if name in weights.values]
-    rows = []
-    for label in weights.models:
-        one = weights.of(label)
-        mean, median = one.model, one.median
-        rows += [
-            (
-                Cell(label),
-                Cell(name),
-                number(mean[name], 5, mean[name].stderr),
-                number(median[name], 5),
-                number(mean[name].n),
-            )
-            for name in metrics
-        ]
-    heads = ("model", "metric", "mean +- standard error", "median", "matrices")
-    yield Table("the model, over its matrices", heads, tuple(rows))
-    shown = [name for name in _SHOWN if name in weights.values]
-    yield Table(
-        "matrices",
-        ("layer", "kind", "sides", *shown, "reason"),
-        tuple(_row(weights, i, shown) for i in range(all_)),
-    )
     last = weights.of(weights.models[-1])
+    of_last = ""
+    if len(weights.models) > 1:
+        of_last = f" of the last model, {last.models[0]}"
+        each = {name: weights.over_models(name) for name in metrics}
+        yield Table(
+            "means over the matrices of each model",
+            ("model", *metrics),
+            tuple((Cell(label), *(number(each[name][label], 4) for name in metrics)) for label in weights.models),
+        )
+    mean, median = last.model, last.median
+    yield Table(
+        f"means over the matrices{of_last}" if of_last else "the model, over its matrices",
+        ("metric", "mean +- standard error", "median", "matrices"),
+        tuple(
+            (Cell(name), number(mean[name], 5, mean[name].stderr), number(median[name], 5), number(mean[name].n))
+            for name in metrics
+        ),
+    )
+    shown = [name for name in _SHOWN if name in weights.values]
+    rows = tuple(_row(last, i, shown) for i in range(len(last.layers)))
+    yield Table(f"matrices{of_last}", ("layer", "kind", "sides", *shown, "reason"), rows)
     said = tuple((Cell(layer), Cell(last.sentence(layer))) for layer in last.layers)
-    yield Table("how sure alpha is", ("layer", "in words"), said)
+    yield Table(f"how sure alpha is{of_last}", ("layer", "in words"), said)
+    noted = tuple(
+        dict.fromkeys((layer, note) for layer, note in zip(weights.layers, weights.notes, strict=True) if note)
+    )
+    if noted:
+        yield Table("what was supposed", ("layer", "what"), tuple((Cell(a), Cell(b)) for a, b in noted[:_LEFT_OUT]))
     if weights.skipped:
         told = list(weights.skipped.items())
         left = [(Cell(name), Cell(reason)) for name, reason in told[:_LEFT_OUT]]
@@ -80,12 +84,7 @@ def weights_tables(weights: Weights, title: str) -> Iterator[Table]:
 def _row(weights: Weights, i: int, shown: list[str]) -> tuple[Cell, ...]:
     sides = f"{weights.larger[i]} x {weights.smaller[i]}"
     sides = f"{weights.slices[i]} of {sides}" if weights.slices[i] > 1 else sides
-    label = (
-        weights.layers[i]
-        if len(weights.models) == 1
-        else f"{weights.layers[i]} ({weights.models[weights.model_of[i]]})"
-    )
-    head = (Cell(label), Cell(weights.kinds[i]), Cell(sides))
+    head = (Cell(weights.layers[i]), Cell(weights.kinds[i]), Cell(sides))
     if not weights.computed[i]:
         return (*head, *[Cell("not computed")] * len(shown), Cell(""))
     return (*head, *(number(float(weights.values[name][i]), 5, nan="-") for name in shown), Cell(weights.reasons[i]))

@@ -284,6 +284,24 @@ def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
         ls.analyse_corpus(3)
 
 
+def test_a_table_that_went_through_a_file(tmp_path: Path) -> None:
+    """Errors and what was computed are no metrics; a missing cell has many names."""
+    table = a_table()
+    names, n = ("norm", "alpha", "test_accuracy", "depth"), 12
+    values = {name: np.asarray(table[name], dtype=float) for name in names}
+    rows = tuple(f"model {k}" for k in range(n))
+    measures = ls.Measures(rows, "model", values, {"norm": np.ones(n)}, {}, np.ones(n, dtype=bool))
+    frame = measures.to_pandas()
+    frame.to_csv(tmp_path / "t.csv")
+    text = (tmp_path / "t.csv").read_text().splitlines()
+    for other in (frame, tmp_path / "t.csv"):
+        assert ls.analyse_corpus(other, draws=100).metric == ("norm", "alpha")
+    cells = text[1].split(",")
+    cells[text[0].split(",").index("norm")] = "n/a"
+    (tmp_path / "t.csv").write_text("\n".join([text[0], ",".join(cells), *text[2:]]))
+    assert ls.analyse_corpus(tmp_path / "t.csv", draws=100).models[0] == n - 1
+
+
 def test_a_result_is_a_table() -> None:
     table, n = a_table(), 12
     names = ("norm", "alpha", "test_accuracy", "depth")

@@ -264,13 +264,93 @@ def test_tensors_that_are_no_layers_weights() -> None:
         said = {
             name: found.skipped[name] for name in ("class_token", "layer_scale", "norm.weight", "plane.bias", "bias")
         }
-        assert all(reason.startswith("no matrix: ") for reason in said.values()), said
-        assert "re-parametrised" in found.skipped["pruned.weight_mask"]
+        assert all(reason.startswith(("no matrix: ", "a buffer ")) for reason in said.values()), said
+        assert "re-parametrised" in found.skipped["pruned.weight_orig"]
         assert "stored as int64, which is none of" in found.skipped["codes"]
     net.register_buffer("mask", torch.tril(torch.ones(30, 30)))
     assert "a buffer" in measured(net).skipped["mask"]
     kept = ls.truncate_weights(net, 0.1)["pos_embedding"]
     assert int(torch.linalg.matrix_rank(kept[0])) == 1
+
+
+def test_parameters_of_three_axes_are_no_convolutions() -> None:
+    """Tables of positions, class tokens and stacks of experts, of a module and of its state dict."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pos_embed = nn.Parameter(normal(1, 30, 12).float())
+            self.cls_token = nn.Parameter(normal(1, 1, 12).float())
+            self.scale = nn.Parameter(torch.ones(12, 1, 1))
+            self.experts = nn.Parameter(normal(3, 14, 12).float())
+            self.grid = nn.Parameter(normal(2, 3, 4, 5).float())
+            self.experts_too = nn.Module()
+            self.experts_too.weight = nn.Parameter(normal(3, 14, 12).float())
+            self.own = nn.Module()
+            self.own.weight = nn.Parameter(normal(14, 12, 3).float())
+
+    net = Net()
+    for model in (net, net.state_dict()):
+        found = measured(model)
+        assert found.layers == ("pos_embed", "experts", "experts_too", "own")
+        assert found.kinds == ("embedding", "stack", "stack", "convolution")
+        np.testing.assert_allclose(found.spectrum("pos_embed"), squares(net.pos_embed[0]), rtol=1e-6)
+        for layer in ("experts", "experts_too"):
+            np.testing.assert_allclose(found.spectrum(layer), squares(*net.experts), rtol=1e-6)
+            assert found.notes[found.row(layer)] == "taken as 3 matrices along its first axis"
+        np.testing.assert_allclose(found.spectrum("own"), squares(*net.own.weight.movedim(2, 0)), rtol=1e-6)
+        assert found.skipped["cls_token"] == found.skipped["scale"] == "no matrix: a bias, a scale or a statistic"
+        assert "no convolution by its name" in found.skipped["grid"]
+    smaller = ls.truncate_weights(net, 0.25)
+    assert np.linalg.matrix_rank(smaller["pos_embed"][0].detach()) == 3
+    assert [np.linalg.matrix_rank(w.detach()) for w in smaller["experts"]] == [3, 3, 3]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_parts_of_reparametrised_weights_and_buffers_are_no_weights() -> None:
+    torch.manual_seed(0)
+    net = nn.ModuleDict(
+        {
+            "norm": nn.utils.weight_norm(nn.Conv1d(12, 14, 3)),
+            "spectral": nn.utils.spectral_norm(nn.Linear(12, 14)),
+            "pruned": nn.Linear(12, 14),
+            "plain": nn.Linear(12, 14),
+        }
+    )
+    prune.l1_unstructured(net["pruned"], "weight", 0.5)
+    net.register_buffer("table", normal(30, 12).float())
+    assert measured(net).layers == ("plain",)
+    assert measured(net.state_dict()).layers == ("table", "plain")  # a dict does not tell buffers
+    skipped = measured(net.state_dict()).skipped
+    for name in ("norm.weight_g", "norm.weight_v", "spectral.weight_orig", "pruned.weight_orig", "pruned.weight_mask"):
+        assert "re-parametrised" in skipped[name]
+    assert measured(net).skipped["table"] == "a buffer of the module, which is no parameter"
+    apart = measured({"w_g": normal(14, 12), "w_v": normal(14, 12)})  # gates and values of an attention of one's own
+    assert apart.layers == ("w_g", "w_v")
+
+
+def test_tied_weights_of_an_objective_count_once() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(14, 12), nn.Linear(12, 14, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.table(tokens))
+
+    net = Net()
+    objective = ls.Objective(net, loss="cross_entropy", data=(torch.arange(4), torch.arange(4)))
+    found = measured(objective)
+    assert found.layers == ("table",)
+    assert found.skipped == {"head.weight": "the same tensor as table.weight, which is counted once"}
+    np.testing.assert_allclose(found.spectrum("table"), squares(net.table.weight), rtol=1e-6)
+
+
+def test_queries_by_heads_are_taken_whole() -> None:
+    found = measured({"attention.query_key_value.weight": normal(36, 12)})
+    assert found.layers == ("attention.query_key_value",)
+    assert "of each head in turn" in found.notes[0]
 
 
 def test_linear_layers_by_other_names() -> None:
@@ -356,6 +436,17 @@ def test_failed_fits_are_minus_one_there() -> None:
     assert float(found.model["alpha"]) == pytest.approx((b - 1) / 2)
     own = measured({"a.weight": 1e-4 * normal(20, 20)})
     assert own.values["alpha"][0] > 1
+
+
+def test_complex_numbers_and_an_index_are_told_for_what_they_are(tmp_path: Path) -> None:
+    found = measured({"a": normal(12, 11), "modes": torch.ones(3, 4, dtype=torch.complex64)})
+    assert found.skipped["modes"] == "stored as complex64; only real numbers are measured"
+    folder = sharded(tmp_path / "big", {f"l{k}.weight": normal(12, 11) for k in range(4)})
+    with pytest.raises(ls.InputError, match="index of a sharded checkpoint; give its folder"):
+        measured(folder / "model.safetensors.index.json")
+    next(folder.glob("*.safetensors")).unlink()
+    with pytest.raises(ls.InputError, match="the checkpoint is not whole"):
+        measured(folder)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
@@ -558,6 +649,38 @@ class FakeSource:
         return {}
 
 
+def test_several_models_are_told_apart() -> None:
+    small = normal(9, 9)
+    nets = [
+        {"a.weight": normal(30, 20), "b.weight": small, "c": torch.ones(3)},
+        {"a.weight": normal(30, 20), "b.weight": small, "d": torch.ones(3)},
+    ]
+    found = ls.measure_weights(nets, shuffles=0, roundings=0, labels=("one", "two"))
+    assert found.left_out().keys() == {"one: b", "two: b"}
+    assert found.skipped.keys() == {"c", "d"}
+    tables = {table.title: table for table in result_tables(found, "title")}
+    means = tables["means over the matrices of each model"]
+    assert [row[0].text for row in means.rows] == ["one", "two"]
+    assert means.rows[0][1].value == pytest.approx(float(found.over_models("alpha")["one"]))
+    assert [row[0].text for row in tables["matrices of the last model, two"].rows] == ["a", "b"]
+    said = {row[0].text: row[1].value for row in tables["title"].rows}
+    assert said["without a power law"] == 2
+
+
+def test_a_picture_says_that_models_are_left_out() -> None:
+    nets = [{"a.weight": normal(12, 11, seed=k)} for k in range(8)]
+    found = ls.measure_weights(nets, shuffles=0, roundings=0)
+    said = " ".join(text.get_text() for text in found.plot().texts)
+    said += " ".join(text.get_text() for ax in found.plot().axes for text in ax.texts)
+    assert "the last 6 of 8 models; mean and bars of the last model" in " ".join(said.split())
+
+
+def test_what_was_supposed_is_told() -> None:
+    found = measured({"conv.weight": normal(12, 11, 3)})
+    tables = {table.title: table for table in result_tables(found, "title")}
+    assert [row[0].text for row in tables["what was supposed"].rows] == ["conv"]
+
+
 def test_told_and_drawn() -> None:
     found = ls.measure_weights({"a.weight": normal(30, 20), "z.weight": torch.zeros(12, 12)}, shuffles=3, roundings=1)
     tables = list(result_tables(found, "title"))
@@ -572,3 +695,5 @@ def test_told_and_drawn() -> None:
         assert found.plot("esd", layer=layer).axes
     names = [name for name, _ in kind_of(found).pictures().asked(found, Asked(kind="esd"))]
     assert names == ["esd_a", "esd_z"]
+    names = [name for name, _ in kind_of(found).pictures().asked(found, Asked(kind="esd", quantity="z"))]
+    assert names == ["esd_z"]
