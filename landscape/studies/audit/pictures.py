@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ _LOOK = {ROBUST: GREEN, UNDECIDED: "0.82", FRAGILE: RED}
 _ROWS = 60  # comparisons drawn; the table has them all
 _PANELS = 6
 _LINES = 12  # of a panel
+_LETTERS = 48  # of a line above a panel
 _TICKS = 5  # sizes named along an axis
 
 
@@ -167,7 +169,8 @@ def _curves(audit: Audit, measure: str, knob: str | None) -> Figure:
         ax = figure.add_subplot(lines, columns, place + 1)
         axes.append(ax)
         _panel(ax, audit, measure, [r for r in rows if (found.knob[r], found.setting[r]) == (one, setting)])
-        ax.set_title("\n".join(part for part in (one, setting.replace(",", ", ")) if part), fontsize="x-small")
+        told = textwrap.wrap(setting.replace(",", ", "), _LETTERS)
+        ax.set_title("\n".join([one, *told]), fontsize="x-small")
         ax.set_xlabel("training samples")
         if place % columns == 0:
             ax.set_ylabel(measure)
