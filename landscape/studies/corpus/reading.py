@@ -18,7 +18,7 @@ from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.kind import kind_of
 
-_MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>", "#n/a", "-")  # cells of a CSV file, in any case
+_MISSING = ("", "nan", "NaN", "NA", "N/A", "n/a", "<NA>", "#N/A", "null", "NULL", "None")  # cells of a CSV file
 MODEL = "model"  # column that tables are joined by
 _ABSENT = ("NAType", "NaTType")  # what pandas has for a missing cell
 

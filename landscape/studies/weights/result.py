@@ -57,11 +57,17 @@ class Weights(Result):
     def model(self) -> Mapping[str, Estimate]:
         """{metric: mean over the matrices that have it, with its standard error over matrices}.
 
-        Under the convention "weightwatcher" failed fits have alpha = -1 and are in the mean. Raises InputError for
-        several models; see `of`.
+        Under the convention "weightwatcher" failed fits have alpha = -1 and are in the mean, as infinite values are.
+        Raises InputError for several models; see `of`.
         """
         self._require_one()
-        return {name: _mean(values) for name, values in self.values.items()}
+        return {name: self._mean(values) for name, values in self.values.items()}
+
+    def _mean(self, values: FloatArray) -> Estimate:
+        known = values[np.isfinite(values) if self.convention == "matrix" else ~np.isnan(values)]
+        spread = known.size > 1 and bool(np.isfinite(known).all())
+        error = float(known.std(ddof=1) / math.sqrt(known.size)) if spread else math.nan
+        return Estimate(float(known.mean()) if known.size else math.nan, stderr=error, n=known.size, unit="matrix")
 
     @property
     def median(self) -> Mapping[str, float]:
@@ -113,7 +119,7 @@ class Weights(Result):
         """{model: mean of a metric over its matrices}, in order. Raises InputError for a metric that is not here."""
         self.require(metric)
         values = self.values[metric]
-        return {label: _mean(values[self.model_of == k]) for k, label in enumerate(self.models)}
+        return {label: self._mean(values[self.model_of == k]) for k, label in enumerate(self.models)}
 
     def spectrum(self, layer: str, model: str | None = None) -> FloatArray:
         """The eigenvalues of W'W of a layer, ascending. Raises InputError for a layer that is not here."""
@@ -181,9 +187,3 @@ class Weights(Result):
 def _apart(low: float, high: float) -> bool:
     """Whether two values read as different."""
     return high - low > 5e-3 * high
-
-
-def _mean(values: FloatArray) -> Estimate:
-    known = values[np.isfinite(values)]
-    error = float(known.std(ddof=1) / math.sqrt(known.size)) if known.size > 1 else math.nan
-    return Estimate(float(known.mean()) if known.size else math.nan, stderr=error, n=known.size, unit="matrix")

@@ -245,6 +245,14 @@ def test_what_is_missing_or_does_not_vary_is_said() -> None:
     assert by_width.inside.group == ("8", "16")
 
 
+@pytest.mark.parametrize("cell", ["", "NA", "n/a", "<NA>", "#N/A", "NULL", "nan", "inf"])
+def test_a_cell_that_is_not_known_leaves_a_column_its_numbers(tmp_path: Path, cell: str) -> None:
+    table = a_table()
+    table["norm"] = [cell, *map(str, table["norm"][1:])]
+    corpus = ls.analyse_corpus(written(tmp_path / "t.csv", table), draws=100)
+    assert corpus.models[corpus.row("norm")] == 11
+
+
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "target": ({}, {"target": "test_acc"}, "did you mean 'test_accuracy'"),
     "group": ({}, {"groups": "dept"}, "did you mean 'depth'"),

@@ -20,6 +20,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 import landscape as ls
 from landscape.checkpoints.tensors import FiledTensors
+from landscape.compat import WeightWatcher
 from landscape.network.weights import weight_matrices
 from landscape.results.kind import Asked, kind_of
 from landscape.results.summary import result_tables
@@ -447,6 +448,17 @@ def test_complex_numbers_and_an_index_are_told_for_what_they_are(tmp_path: Path)
     next(folder.glob("*.safetensors")).unlink()
     with pytest.raises(ls.InputError, match="the checkpoint is not whole"):
         measured(folder)
+
+
+def test_infinite_values_are_in_its_means() -> None:
+    """As the tool's summary has them: of a multiple of the unit matrix, and of a layer of zeros."""
+    state = {"a.weight": 2 * torch.eye(24), "b.weight": normal(20, 12).float(), "c.weight": torch.zeros(12, 12)}
+    found = measured(state, convention="weightwatcher")
+    summary = WeightWatcher(state).analyze()[["alpha", "alpha_weighted", "log_norm", "stable_rank"]].mean()
+    for name, value in summary.items():
+        assert float(found.model[str(name)]) == pytest.approx(value, rel=1e-12), name
+    assert float(found.model["alpha"]) == math.inf
+    assert float(measured(state).model["alpha"]) == one(measured(state), "b")["alpha"]
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------
