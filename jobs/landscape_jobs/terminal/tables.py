@@ -8,7 +8,6 @@ from rich.text import Text
 
 from landscape.results.tables import Table
 
-
 _WIDEST = 12  # columns side by side; of more, a terminal shows next to nothing
 _ABREAST = 6  # of what takes the place of a wider table, beside the first
 

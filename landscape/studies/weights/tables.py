@@ -69,7 +69,9 @@ def weights_tables(weights: Weights, title: str) -> Iterator[Table]:
     yield Table(f"matrices{of_last}", ("layer", "kind", "sides", *shown, "reason"), rows)
     said = tuple((Cell(layer), Cell(last.sentence(layer))) for layer in last.layers)
     yield Table(f"how sure alpha is{of_last}", ("layer", "in words"), said)
-    noted = tuple(dict.fromkeys((layer, note) for layer, note in zip(weights.layers, weights.notes, strict=True) if note))
+    noted = tuple(
+        dict.fromkeys((layer, note) for layer, note in zip(weights.layers, weights.notes, strict=True) if note)
+    )
     if noted:
         yield Table("what was supposed", ("layer", "what"), tuple((Cell(a), Cell(b)) for a, b in noted[:_LEFT_OUT]))
     if weights.skipped:
