@@ -49,9 +49,8 @@ class WeightMatrix:
     larger: int  # sides of each matrix
     smaller: int  # under the convention "weightwatcher" these may be the other way round, see `_as_weightwatcher`
     slices: int
-    form: str = (
-        "matrix"  # how the tensor holds it: a "matrix", "taps" behind two axes, a "stack", "loose" among axes of 1
-    )
+    # how the tensor holds them: as a "matrix", in "taps" behind two axes, as a "stack", or "loose" among axes of 1
+    form: str = "matrix"
     groups: int = 1  # blocks of a grouped convolution, along the first axis
     part: tuple[int, int, int] | None = None  # (axis, start, stop) of the tensor
     factor: float = 1.0  # of the eigenvalues
@@ -314,7 +313,7 @@ def _as_weightwatcher(
     if reason := _unfit(entry):
         return reason
     shape, kind = entry.shape, module.kind if module else ""
-    if not name.endswith(".weight") and name != "weight":
+    if not name.endswith(".weight") and (module is None or name != "weight"):
         return "no key that ends in '.weight'"
     if module is not None:
         if kind not in ("Linear", "Conv1D", "Embedding", "EmbeddingBag", "Conv2d"):

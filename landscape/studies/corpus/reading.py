@@ -141,7 +141,7 @@ def _joined(parts: Sequence[tuple[dict[str, list[Any]], str]]) -> dict[str, list
 
 def _is_missing(cell: Any) -> bool:
     if isinstance(cell, str):
-        return cell.strip().lower() in _MISSING
+        return cell.strip() in _MISSING
     return cell is None or type(cell).__name__ in _ABSENT or (isinstance(cell, Real) and math.isnan(cell))
 
 

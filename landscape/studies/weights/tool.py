@@ -41,8 +41,10 @@ _REFUSED: Mapping[str, str] = {
     "ww2x": "pool=False is its name since 0.5",
     "min_size": "min_evals is its name",
     "max_size": "max_evals is its name",
+    "framework": "models are torch's",
+    "log_level": "nothing is printed",
 }
-_SO = [("fit", "PL"), ("max_fingers", 10), ("conv2d_norm", True)]  # what is so anyway
+_SO = [("fit", "PL"), ("max_fingers", 10), ("conv2d_norm", True), ("framework", "pytorch")]  # what is so anyway
 _NOTHING = {"svd_method", "sparsify", "savefig"}  # change no number here
 _METHODS = {
     "SVDSharpness": "it takes the largest singular values out of the original matrix in 0.7.7, what was learnt",
@@ -66,7 +68,8 @@ class WeightWatcher:
     [10]
     """
 
-    def __init__(self, model: Any = None, base_model: Any = None) -> None:
+    def __init__(self, model: Any = None, base_model: Any = None, **others: Any) -> None:
+        _refuse(others)
         self.model, self.base_model = model, base_model
         self.details: pandas.DataFrame | None = None
         self.figures: dict[str, Figure] = {}  # of the last analyze(plot=True), by longname
@@ -74,7 +77,9 @@ class WeightWatcher:
     def __getattr__(self, name: str) -> Any:
         if name in _METHODS:
             raise AttributeError(f"WeightWatcher.{name} is not part of this class: {_METHODS[name]}")
-        raise AttributeError(f"WeightWatcher has no {name!r}; {nearest(name, dir(type(self)))}")
+        raise AttributeError(
+            f"WeightWatcher has no {name!r}; {nearest(name, [own for own in dir(type(self)) if own[0] != '_'])}"
+        )
 
     def describe(
         self,

@@ -22,6 +22,7 @@ _FEW = 100  # eigenvalues below which the largest random one is of several shuff
 _REPLICAS = 5
 _OVER, _UNDER = 2.0, 6.0
 _SAME = 1e-9  # gap of an eigenvalue that is computed in two ways
+_NAMED = 6  # layers or tensors that a message names
 _TYPES = {"convolution": "conv2d", "embedding": "embedding"}
 
 
@@ -90,14 +91,21 @@ class Asked:
 def kept_layers(model: Any, layers: Any = (), limits: ToolLimits | None = None, first: int = 0) -> list[Layer]:
     """The layers that are kept, of those asked for by number, name or type; -number and "-name" leave one out.
 
-    Raises InputError where no model is given, or layers are both named and left out.
+    Raises InputError where no model is given, none of its layers is kept, or layers are both named and left out.
     """
     if model is None:
         raise InputError("no model is given; give WeightWatcher(model=...), or the method one")
     source = open_tensors(model)
     numbers = _numbers(model, source, first)
     found = []
-    for matrix in weight_matrices(source, model, "weightwatcher", limits).kept:
+    matrices = weight_matrices(source, model, "weightwatcher", limits)
+    if not matrices.kept:
+        told = [f"{name}: {why}" for name, why in matrices.skipped.items() if len(source.entries[name].shape) > 1]
+        raise InputError(
+            f"no layer of the model is kept ({'; '.join(told[:_NAMED]) or 'it has no matrices'}); "
+            "landscape.measure_weights has matrices of every kind"
+        )
+    for matrix in matrices.kept:
         longname = matrix.name
         name = longname.rpartition(".")[2] if hasattr(model, "named_modules") else longname
         found.append(Layer(numbers[longname], name, longname, matrix, source))
@@ -107,7 +115,12 @@ def kept_layers(model: Any, layers: Any = (), limits: ToolLimits | None = None, 
         raise InputError(f"layers={asked}; give layers to take, or layers to leave out, not both")
     if without:
         return [layer for layer in found if not without & {layer.number, layer.name, layer.longname}]
-    return [layer for layer in found if not asked or _is_asked(layer, asked)]
+    taken = [layer for layer in found if not asked or _is_asked(layer, asked)]
+    if not taken:
+        known = ", ".join(f"{layer.number} ({layer.longname}, {layer.kind})" for layer in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise InputError(f"layers={asked} are none that are kept; those are {known}{more}")
+    return taken
 
 
 def _negative(one: Any) -> bool:

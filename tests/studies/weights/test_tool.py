@@ -238,3 +238,32 @@ def test_methods_that_are_wrong_there_are_refused_by_name() -> None:
     with pytest.raises(AttributeError, match="analyze"):
         watcher.analyse()
     assert not hasattr(watcher, "analyze_traps")
+
+
+def test_an_empty_table_is_an_error_with_its_reason() -> None:
+    """There it is a table without columns, which fails where alpha is asked for."""
+    torch.manual_seed(0)
+    watcher = WeightWatcher(model=nn.Sequential(nn.Linear(12, 11), nn.ReLU(), nn.Conv2d(3, 4, 3)))
+    with pytest.raises(
+        ls.InputError, match=r"layers=\[2\] are none that are kept; those are 1 \(0, dense\), 3 \(2, conv2d\)"
+    ):
+        watcher.analyze(layers=[2])
+    with pytest.raises(ls.InputError, match=r"no layer of the model is kept .*weight_ih_l0: no key that ends"):
+        WeightWatcher(model=nn.Sequential(nn.LSTM(12, 11))).analyze()
+    with pytest.raises(ls.InputError, match="no layer of the model is kept"):
+        watcher.describe(min_evals=100)
+
+
+def test_a_dict_whose_key_is_weight_alone_is_not_kept() -> None:
+    state = {"weight": torch.eye(12), "head.weight": torch.randn(12, 11, generator=torch.Generator().manual_seed(0))}
+    assert list(WeightWatcher(state).analyze()["longname"]) == ["head"]
+    assert list(WeightWatcher(nn.Linear(12, 11)).analyze()["num_evals"]) == [11]
+
+
+def test_options_of_the_constructor_are_told_by_name() -> None:
+    assert WeightWatcher(nn.Linear(12, 11), framework="pytorch").model is not None
+    with pytest.raises(ls.InputError, match="log_level=20 is not supported: nothing is printed"):
+        WeightWatcher(nn.Linear(12, 11), log_level=20)
+    with pytest.raises(AttributeError, match=r"known: .*analyze") as error:
+        WeightWatcher().qqqq  # noqa: B018
+    assert "__" not in str(error.value)
