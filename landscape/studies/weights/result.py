@@ -16,6 +16,7 @@ from landscape.results.estimate import Estimate
 from landscape.studies.weights.metrics import EVERY
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
 
@@ -178,6 +179,11 @@ class Weights(Result):
             )
             said += f"; shuffled, it has {low:.3g} to {high:.3g} ({where})"
         return said + "."
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each matrix, indexed by layer; of several models by model and layer."""
+        table = super().to_pandas()
+        return table.set_index("layer" if len(self.models) == 1 else ["model", "layer"])
 
     def plot(self, kind: str = "alpha", layer: str | None = None, **options: Any) -> Figure:
         """The "esd" of one layer with its fit, or "alpha" (or another `metric`) of all; see `plot_weights`."""

@@ -395,7 +395,7 @@ def test_every_tensor_is_told_before_the_work(caplog: pytest.LogCaptureFixture) 
 def test_weightwatcher_to_the_digit(name: str) -> None:
     reference = json.loads(shared("reference", "ww077_shared.json").read_text())["models"][name]
     found = measured(shared("data", reference["file"]), convention="weightwatcher")
-    table = found.to_pandas().set_index("layer")
+    table = found.to_pandas()
     assert sorted(table.index) == sorted(reference["analyze"])
     for layer, row in reference["analyze"].items():
         few = row["num_evals"] < 30
@@ -601,7 +601,7 @@ def test_checkpoints_of_a_training_are_one_axis(tmp_path: Path) -> None:
     assert found.models == ("3", "20", "100")
     assert list(found.over_models("norm")) == ["3", "20", "100"]
     assert found.of("20").model["norm"] == pytest.approx(float(normal(20, 15, seed=20).square().sum()))
-    assert list(found.to_pandas()["model"]) == ["3", "20", "100"]
+    assert list(found.to_pandas().index) == [("3", "fc"), ("20", "fc"), ("100", "fc")]
     with pytest.raises(ls.InputError, match="3 models here"):
         _ = found.model
     assert found.plot("alpha").axes
