@@ -127,16 +127,26 @@ def _joined(parts: Sequence[tuple[dict[str, list[Any]], str]]) -> dict[str, list
             raise InputError(f"{source} has no column {MODEL!r} to join it by; {nearest(MODEL, cells)}")
         if both := sorted(set(cells) & set(names) - {MODEL}):
             raise InputError(f"{source} and {names[both[0]]} both have a column {both[0]!r}; rename one of them")
-        models = [str(name) for name in cells[MODEL]]
+        models = [_name(cell) for cell in cells[MODEL]]
         if len(set(models)) < len(models):
             twice = next(name for name in models if models.count(name) > 1)
             raise InputError(f"{source} has model {twice!r} more than once; give each model one row")
+        if rows and models and not rows.keys() & set(models):
+            raise InputError(
+                f"{source} has none of the models before it: its first is {models[0]!r}, theirs {next(iter(rows))!r}; "
+                f"name models alike in the columns {MODEL!r}"
+            )
         names |= dict.fromkeys(cells, source)
         for k, model in enumerate(models):
             rows.setdefault(model, {}).update({name: column[k] for name, column in cells.items()})
     if not names:
         raise InputError("the list of tables is empty; give one or more")
     return {name: [row.get(name) for row in rows.values()] for name in names}
+
+
+def _name(cell: Any) -> str:
+    """A model as a text: 3 and 3.0, which a missing cell makes of a column of numbers, are one."""
+    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
 
 
 def _is_missing(cell: Any) -> bool:

@@ -245,6 +245,19 @@ def test_what_is_missing_or_does_not_vary_is_said() -> None:
     assert by_width.inside.group == ("8", "16")
 
 
+def test_numbers_of_models_join_whatever_their_type(tmp_path: Path) -> None:
+    first = 20_261_130_000_000
+    table = {**a_table(), "model": list(range(first, first + 12))}
+    mine = pandas.DataFrame({"model": [float(first + k) for k in range(12)], "mine": np.arange(12.0) % 5})
+    corpus = ls.analyse_corpus([written(tmp_path / "t.csv", table), mine], metrics=["norm", "mine"], draws=100)
+    assert corpus.models.tolist() == [12, 12]
+    mine["model"] = [f"net-{k}" for k in range(12)]
+    with pytest.raises(
+        ls.InputError, match=r"none of the models before it: its first is 'net-0', theirs '20261130000000'"
+    ):
+        ls.analyse_corpus([table, mine])
+
+
 @pytest.mark.parametrize("cell", ["", "NA", "n/a", "<NA>", "#N/A", "NULL", "nan", "inf"])
 def test_a_cell_that_is_not_known_leaves_a_column_its_numbers(tmp_path: Path, cell: str) -> None:
     table = a_table()
