@@ -37,7 +37,7 @@ def audit_tables(audit: Audit, title: str) -> Iterator[Table]:
             (Cell(measure), *(_verdict(audit, measure, knob) for knob in audit.knobs)) for measure in audit.measures
         )
         yield Table("verdict, and the largest factor, by knob", ("measure", *audit.knobs), lines)
-        yield _compared(audit)
+        yield from _compared(audit)
     if audit.orders.measure:
         yield _ordered(audit)
     matched = {knob: _matching(audit, knob) for knob in audit.knobs}
@@ -61,29 +61,40 @@ def _matching(audit: Audit, knob: str) -> str:
     return "; ".join([said, *list(advice)[:3]])
 
 
-def _compared(audit: Audit) -> Table:
+def _compared(audit: Audit) -> Iterator[Table]:
+    """The comparisons, numbered, and then what each measure is in each."""
     found = audit.comparisons
-    names = ("ratio", "slope_first", "slope_second", "slope_change")
-    headings = ("measure", "knob", "values", "setting", "matched", *(name.replace("_", " ") for name in names))
-    lines: list[tuple[Cell, ...]] = []
-    for row in range(min(len(found.measure), _ROWS)):
-        lines.append(
-            (
-                Cell(found.measure[row]),
-                Cell(found.knob[row]),
-                Cell(f"{found.first[row]} to {found.second[row]}"),
-                Cell(found.setting[row]),
-                Cell(f"{found.matched[row]} of {found.pairs[row]}", int(found.matched[row])),
-                *(_with_interval(audit, name, row) for name in names),
-                number(float(found.values["probability"][row]), 3, nan="-"),
-                Cell(found.verdict[row]),
-                Cell(found.note[row]),
-            )
+    keys = list(zip(found.knob, found.first, found.second, found.setting, strict=True))
+    numbers = {key: place for place, key in enumerate(dict.fromkeys(keys), start=1)}
+    headings: tuple[str, ...] = ("", "knob", "values", "setting")
+    lines: list[tuple[Cell, ...]] = [
+        (Cell(f"{place}", place), Cell(knob), Cell(f"{first} to {second}"), Cell(setting.replace(",", ", ")))
+        for (knob, first, second, setting), place in numbers.items()
+    ][:_ROWS]
+    yield Table("what is compared", headings, (*lines, *_more(len(numbers), headings)))
+    names = ("ratio", "slope_first", "slope_second")
+    words = tuple(name.replace("_", " ") for name in names)
+    headings = ("measure", "in", "matched", *words, "probability", "verdict")
+    lines = [
+        (
+            Cell(found.measure[row]),
+            Cell(f"{numbers[keys[row]]}", numbers[keys[row]]),
+            Cell(f"{found.matched[row]} of {found.pairs[row]}", int(found.matched[row])),
+            *(_with_interval(audit, name, row) for name in names),
+            number(float(found.values["probability"][row]), 3, nan="-"),
+            Cell(found.verdict[row]),
         )
-    headings = (*headings, "probability", "verdict", "note")
-    if len(found.measure) > _ROWS:
-        lines.append((Cell(f"and {len(found.measure) - _ROWS} more"), *[Cell("")] * (len(headings) - 1)))
-    return Table("value [interval]", headings, tuple(lines))
+        for row in range(min(len(found.measure), _ROWS))
+    ]
+    yield Table("value [interval]", headings, (*lines, *_more(len(found.measure), headings)))
+    said = {f"{found.measure[row]} in {numbers[keys[row]]}": note for row, note in enumerate(found.note) if note}
+    if said:
+        yield pairs_table("what is to be said", dict(list(said.items())[:_ROWS]))
+
+
+def _more(count: int, headings: tuple[str, ...]) -> list[tuple[Cell, ...]]:
+    """A last row that tells how many are not shown, where some are not."""
+    return [(Cell(f"and {count - _ROWS} more"), *[Cell("")] * (len(headings) - 1))] if count > _ROWS else []
 
 
 def _with_interval(audit: Audit, name: str, row: int) -> Cell:
@@ -110,9 +121,9 @@ def _ordered(audit: Audit) -> Table:
             )
         )
     headings = ("measure", "data", "setting", "apart", "order", "verdict", "note")
-    if len(found.measure) > _ROWS:
-        lines.append((Cell(f"and {len(found.measure) - _ROWS} more"), *[Cell("")] * (len(headings) - 1)))
-    return Table("order over the data against that of the test error", headings, tuple(lines))
+    return Table(
+        "order over the data against that of the test error", headings, (*lines, *_more(len(found.measure), headings))
+    )
 
 
 def states_text(audit: Audit) -> str:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 _EXACT = 3e-3  # relative change of the step at which the search ends
 _FACTOR = 4.0  # between steps that look for the other side
 _MOST = 40  # forward passes
+_ROUNDING = 16.0  # times the epsilon of the parameters' type: changes of the loss that say nothing, relative to it
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class _Ray:
         theta = self._theta + eta * self._direction
         values, replicates = self._objective.estimates_and_replicates(theta, group=self._group)
         return float(values["loss"]), replicates["loss"]
+
+    def is_rounding(self, rise: float, eta: float) -> bool:
+        """Whether the loss changes by no more than it is rounded by."""
+        return abs(rise * eta) <= _ROUNDING * torch.finfo(self._objective.dtype).eps * abs(self.start)
 
     def rise(self, eta: float) -> tuple[float, FloatArray]:
         """((L(eta) - L(0)) / eta, the same without each group of samples); inf where the loss is not finite."""
@@ -132,6 +137,14 @@ def _both_sides(ray: _Ray, eta: float, slope: float | None) -> tuple[Point, Poin
                 "first one tried: along this direction there is no critical step"
             )
         found = ray.rise(eta)
+        if low is None and ray.is_rounding(found[0], eta):
+            if high is not None:
+                raise InputError(
+                    f"the loss does not fall along the direction by more than rounding, down to steps of {eta:.3g}; "
+                    "give a direction of descent, as minus the gradient is"
+                )
+            eta *= _FACTOR
+            continue
         if found[0] < 0:
             low = (eta, found)
         else:

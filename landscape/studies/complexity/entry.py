@@ -13,11 +13,11 @@ import numpy as np
 
 from landscape.errors import InputError, nearest, text_of
 from landscape.results.estimate import Estimate
-from landscape.studies.complexity.subject import Subject
+from landscape.studies.complexity.subject import NO_INITIAL, Subject
 
 # What a measure may need -> what to do where it is not there.
 NEEDS = {
-    "initial": "the weights that training began from are not known; give initial=",
+    "initial": NO_INITIAL,
     "margins": "there are no margins",
 }
 ADJUSTMENTS = ("", "log", "root")
@@ -107,6 +107,8 @@ def as_estimate(value: Any, unit: str = "weight") -> Estimate:
     """What a measure returned as an Estimate. Raises InputError for what is not one real number."""
     if isinstance(value, Estimate):
         return value
+    if value is None:
+        raise InputError("it returned None; a measure is one real number")
     detached = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     try:
         array = np.asarray(detached, dtype=np.float64)

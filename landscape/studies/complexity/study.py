@@ -52,5 +52,5 @@ STUDY = Study(
     inputs={"initial": Input("checkpoint")},
     task=complexity_task,
     place=place,
-    unit="families of measures",
+    unit="groups of measures",
 )

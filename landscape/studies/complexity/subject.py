@@ -18,6 +18,7 @@ from landscape.run.comm import SERIAL, Communicator
 from landscape.studies.complexity.fused import Fused, fused, initial_buffers
 
 T = TypeVar("T")
+NO_INITIAL = "the weights that training began from are not known; give initial="
 _SHARE = 10  # the margin is that of every tenth sample
 
 
@@ -50,8 +51,7 @@ class Subject:
     @property
     def initial(self) -> Tensor:
         """(size,): the parameters that training began from; for measures that need "initial"."""
-        assert self._initial is not None
-        return self._initial[0]
+        return self._begun()[0]
 
     @property
     def samples(self) -> int:
@@ -66,9 +66,14 @@ class Subject:
     @cached_property
     def initial_fused(self) -> Fused:
         """The same of the initial network."""
-        assert self._initial is not None
-        theta, buffers = self._initial
+        theta, buffers = self._begun()
         return fused(self.objective, theta, initial_buffers(self.objective, buffers))
+
+    def _begun(self) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The initial parameters and buffers. Raises InputError where they are not known."""
+        if self._initial is None:
+            raise InputError(NO_INITIAL)
+        return self._initial
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -47,7 +47,8 @@ class Plan:
                 )
         if settings.kernel == "empirical" and factory is None:
             raise InputError(
-                "kernel='empirical' needs factory=, a function that makes a network with its initial weights"
+                "kernel='empirical' needs factory= (in a job [model]), a function that makes a network with its "
+                "initial weights"
             )
         nothing = ~self.inputs.reshape(self.samples, -1).any(1)
         if settings.kernel == "nngp" and settings.bias_variance == 0 and bool(nothing.any()):

@@ -10,6 +10,7 @@ import pytest
 
 import landscape as ls
 from landscape.studies.audit.statistics import log10_of, slope_of
+from landscape.studies.audit.tables import audit_tables
 
 SIZES = (100, 300, 1000, 3000, 10000)
 
@@ -195,6 +196,19 @@ def test_settings_are_compared_apart_and_a_knob_may_be_of_several_keys() -> None
     np.testing.assert_allclose(one.values["ratio"], [1, 7, 1.5, 1.5], rtol=1e-12)
     assert one.verdict == ("robust", "fragile", "robust", "robust")
     assert (found.verdict("norm", "optimizer+lr"), found.verdict("norm", "batch")) == ("fragile", "robust")
+
+
+def test_tables_are_narrow_and_name_each_comparison_once() -> None:
+    rows = arms()
+    rows["norm2"] = [value**2 for value in rows["norm"]]
+    found = ls.audit_table(rows, ["norm", "norm2"], ["optimizer+lr", "batch"], keys="width")
+    tables = {one.title: one for one in audit_tables(found, "audit")}
+    compared = [[cell.text for cell in row] for row in tables["what is compared"].rows]
+    assert compared[1] == ["2", "optimizer+lr", "sgd+0.1 to adam+0.001", "batch=128, width=16"]
+    values = tables["value [interval]"]
+    assert len(compared) == 4
+    assert [row[1].text for row in values.rows] == [row[0] for row in compared] * 2
+    assert max(len(one.columns) for one in tables.values()) <= 8  # of a terminal's 80 characters
 
 
 def test_values_of_a_knob_of_several_keys_differ_in_all_of_them() -> None:

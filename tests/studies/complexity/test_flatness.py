@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import landscape as ls
-from landscape.studies.complexity.critical import search
+from landscape.studies.complexity.critical import loss_and_gradient, search
 
 RHO, ADAPTIVE = 0.05, 0.5
 
@@ -67,6 +67,14 @@ def test_directions_without_a_critical_step() -> None:
     of, _, g = quadratic([1.0, -2, 0.5])
     with pytest.raises(ls.InputError, match="does not fall"):
         ls.critical_sharpness(of, g)
+    torch.manual_seed(0)
+    single = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))  # float32, whose loss falls by its rounding
+    classes = ls.Objective(single, data=(torch.randn(64, 3), torch.arange(64) % 2))
+    _, up = loss_and_gradient(classes, classes.theta)
+    assert float(ls.critical_sharpness(classes, -up)) > 0
+    for scale in (1e-4, 1.0, 1e4):
+        with pytest.raises(ls.InputError, match="does not fall"):
+            ls.critical_sharpness(classes, scale * up)
     with pytest.raises(ls.InputError, match="length 0"):
         ls.critical_sharpness(of, torch.zeros(3))
     falling = ls.Objective(nn.Linear(1, 1), lambda out, _: -out.squeeze(1), (torch.ones(4, 1), torch.ones(4)))
