@@ -107,6 +107,8 @@ def as_estimate(value: Any, unit: str = "weight") -> Estimate:
     """What a measure returned as an Estimate. Raises InputError for what is not one real number."""
     if isinstance(value, Estimate):
         return value
+    if value is None:
+        raise InputError("it returned nothing; a measure is one real number")
     detached = value.detach().cpu().numpy() if hasattr(value, "detach") else value
     try:
         array = np.asarray(detached, dtype=np.float64)

@@ -43,6 +43,7 @@ def test_own_measures(of: ls.Objective) -> None:
         ls.measure("nan", lambda s: float("nan")),
         ls.measure("vector", lambda s: s.theta),
         ls.measure("text", lambda s: "large"),
+        ls.measure("nothing", lambda s: None),
         ls.measure("raises", raises),
         ls.measure("moved", moved, "initial"),
         ls.measure("margin", lambda s: s.margins.mean(), needs=("margins",)),
@@ -51,15 +52,16 @@ def test_own_measures(of: ls.Objective) -> None:
     assert found["estimate"].stderr == 0.5
     assert np.isnan(found["nan"])
     assert "returned NaN" in found.notes[found.names.index("nan")]
-    assert set(found.skipped) == {"vector", "text", "raises", "moved"}
+    assert set(found.skipped) == {"vector", "text", "nothing", "raises", "moved"}
     assert "(22,)" in found.skipped["vector"] or "shape" in found.skipped["vector"]
     assert "str" in found.skipped["text"]
+    assert "nothing" in found.skipped["nothing"]
     assert "KeyError" in found.skipped["raises"]
     assert "initial=" in found.skipped["moved"]
     assert found["norm"] == found["named"] == pytest.approx(float(of.theta.norm()))
     assert found["param_norm"] > 0
     assert "margin" in found.estimates
-    with_initial = ls.measure_complexity(of, measures=mine[5], initial=torch.zeros_like(of.theta))
+    with_initial = ls.measure_complexity(of, measures=mine[6], initial=torch.zeros_like(of.theta))
     assert with_initial["moved"] == pytest.approx(float(of.theta.norm()))
     frame = found.to_pandas()
     assert {"measure", "value", "stderr", "adjusted", "source", "passes"} <= set(frame.columns)
