@@ -16,6 +16,12 @@ from landscape.errors import InputError, nearest
 
 RESCALED = "rescaled"  # key and knob of the arm in which weights before a normalisation are multiplied
 JOIN = "+"  # between keys that change together
+_ROUNDING = 1e-12  # of a difference of test errors: that of 0.31 and 0.3 is more than 0.01
+
+
+def alike(difference: float, within: float) -> bool:
+    """Whether two test errors differ by no more than `within`, to rounding."""
+    return bool(abs(difference) <= within + _ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,7 @@ def _pair(
     within: float,
 ) -> Pair:
     (a, a_error), (b, b_error) = errors[first], errors[second]
-    return Pair(samples, first, second, b - a, math.hypot(a_error, b_error), bool(abs(b - a) <= within))
+    return Pair(samples, first, second, b - a, math.hypot(a_error, b_error), alike(b - a, within))
 
 
 def _alone(models: Models, names: Sequence[str], knob: str) -> str:

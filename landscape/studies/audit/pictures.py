@@ -17,7 +17,7 @@ from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, short
 from landscape.pictures.style import GREEN, MISSING, RED, StyledFigure, finish, hatch_cells, line_look, styled
 from landscape.results.kind import Asked, Pictures
-from landscape.studies.audit.models import JOIN, Models, setting_text, value_text
+from landscape.studies.audit.models import JOIN, Models, alike, setting_text, value_text
 from landscape.studies.audit.result import FRAGILE, ROBUST, UNDECIDED, Audit
 from landscape.studies.audit.statistics import FACTOR, log10_of
 from landscape.studies.audit.tables import states_text
@@ -213,7 +213,7 @@ def _panel(ax: Axes, audit: Audit, measure: str, rows: list[int]) -> None:
         label = f"{knob} {arm}"
         ax.errorbar(x, middle, yerr=bars, color=look["color"], elinewidth=1, capsize=2, linewidth=1.4, label=label)
         others = [curves[other] for other in curves if other != arm]
-        full = [any(size in o and abs(o[size][2] - p[2]) <= within for o in others) for size, p in points]
+        full = [any(size in o and alike(o[size][2] - p[2], within) for o in others) for size, p in points]
         for where, face in ((np.array(full), look["color"]), (~np.array(full), "white")):
             ax.plot(x[where], middle[where], look["marker"], color=look["color"], markerfacecolor=face, label="_")
     ax.set_xscale("log")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from landscape_kernels.probes import derive_seed
 from landscape_kernels.rank_statistics import percentile_interval
 
 from landscape.errors import InputError, nearest
-from landscape.studies.audit.models import RESCALED, Comparison, Models, comparisons, setting_text
+from landscape.studies.audit.models import RESCALED, Comparison, Models, alike, comparisons, setting_text
 from landscape.studies.audit.result import (
     AGAINST,
     ENDS,
@@ -66,6 +66,12 @@ class SeedDraws:
             self._found[cell] = self._of(known[np.isfinite(known)], cell)
         return self._found[cell]
 
+    def without(self, cells: Iterable[tuple[Any, ...]]) -> str:
+        """How many models of these cells have no value and are left out; "" where all have one."""
+        rows = np.concatenate([self._models.cells[cell] for cell in dict.fromkeys(cells)])
+        lost = int((~np.isfinite(self._logs[rows])).sum())
+        return f"no positive value in {lost} of {len(rows)} models, which are left out" if lost else ""
+
     def _of(self, known: FloatArray, cell: tuple[Any, ...]) -> Drawn:
         n = len(known)
         if n < 2:
@@ -105,6 +111,8 @@ def _compared(measure: str, drawn: SeedDraws, comparison: Comparison, within: fl
     notes = [comparison.advice(within, SIZES if len(comparison.pairs) >= SIZES else 1)]
     if len(matched) < len(comparison.matched):
         notes.append(f"no positive value in {len(comparison.matched) - len(matched)} matched pairs")
+    if matched:
+        notes.append(drawn.without(cell for pair in matched for cell in (pair.first, pair.second)))
     row: dict[str, Any] = {
         "measure": measure,
         "knob": comparison.knob,
@@ -200,7 +208,7 @@ def _ordered(
         ]
         if not pairs:
             continue
-        apart = [(one, other, gap) for one, other, gap in pairs if abs(gap) > within]
+        apart = [(one, other, gap) for one, other, gap in pairs if math.isfinite(gap) and not alike(gap, within)]
         apart = [pair for pair in apart if all(math.isfinite(drawn(cell)[0]) for cell in pair[:2])]
         said = dict(zip(others, setting, strict=True))
         row: dict[str, Any] = {
@@ -216,6 +224,7 @@ def _ordered(
             value = _agreement([math.copysign(1.0, gap) * _step(drawn, a, b) for a, b, gap in apart])
             several = _agreement([math.copysign(1.0, gap) * _steps(drawn, a, b) for a, b, gap in apart])
             row |= _interval("order", float(value), np.asarray(several), level)
+            row["note"] = drawn.without(cell for one, other, _ in apart for cell in (one, other))
             low, high = row["order_low"], row["order_high"]
             row["verdict"] = FOLLOWS if low > 0 else AGAINST if high < 0 else UNDECIDED
         rows.append(row)

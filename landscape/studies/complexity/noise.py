@@ -134,7 +134,7 @@ def find_sigma(subject: Subject, magnitude: bool) -> Sigma:
 
 
 def _searched(noise: _Noise, tol: float) -> Sigma:
-    width = math.sqrt(2 * tol)  # of the bracket of ln sigma: interpolating in it errs by about a sixth of tol at most
+    width = math.sqrt(2 * tol)  # of the bracket of ln sigma: interpolating in it errs by about a quarter of tol at most
     middle = _near(noise)
     low, high = middle * math.exp(-width / 2), middle * math.exp(width / 2)
     draws = _FIRST

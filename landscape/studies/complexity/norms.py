@@ -13,7 +13,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.network.paths import path_sum
-from landscape.objective.trees import map_tensors
+from landscape.objective.trees import map_tensors, tensors_in
 from landscape.results.estimate import Estimate
 from landscape.studies.complexity.entry import Measure
 from landscape.studies.complexity.subject import Subject
@@ -127,7 +127,10 @@ def _path_norm(subject: Subject, power: int) -> float:
     theta, buffers = few.vector(fused.theta).abs() ** power, dict(fused.buffers)
     for name, eps in objective.batchnorm_eps.items():
         mean, variance = f"{name}.running_mean", f"{name}.running_var"
-        if name not in fused.affine or mean not in buffers:
+        if mean not in buffers:
+            continue
+        if name not in fused.affine:  # its scale is 1; it has a shift where neither it nor its layer has a bias
+            buffers[mean] = -(buffers[mean].double().abs() ** power)
             continue
         scale = (buffers[variance].double() + eps).rsqrt()
         gamma, beta = f"{name}.weight", f"{name}.bias"
@@ -143,6 +146,10 @@ def _path_norm(subject: Subject, power: int) -> float:
             buffers[mean], buffers[variance] = torch.zeros_like(scale), torch.full_like(scale, 1 - eps)
         else:
             buffers[mean], buffers[variance] = -shift / scale, scale**-2 - eps
+    normalised = tuple(f"{name}." for name in objective.batchnorm_names)
+    for name, value in buffers.items():
+        if value.is_floating_point() and not name.startswith(normalised):
+            buffers[name] = value.double().abs() ** power  # a weight that is not trained
     batch = few.batch(0)
     ones = map_tensors(batch, lambda t: torch.ones_like(t) if t.is_floating_point() else t)
     inputs = ones[:-1] if isinstance(ones, tuple) else ones
@@ -153,7 +160,9 @@ def _path_norm(subject: Subject, power: int) -> float:
             if name in few.frozen:
                 parameter.data = parameter.data.abs() ** power  # put back on the way out
         constants = [*model.parameters(), *model.buffers()]
-        return path_sum(lambda: few.outputs(model, ones)[0], constants, power, averages=subject.parity is None)
+        given = tensors_in(ones)
+        averages = subject.parity is None
+        return path_sum(lambda: few.outputs(model, ones)[0], constants, power, inputs=given, averages=averages)
 
 
 def _has_floats(tree: object) -> bool:

@@ -165,11 +165,28 @@ def test_values_that_are_no_positive_numbers_are_left_out_and_said() -> None:
     found = audited(rows).comparisons
     assert found.matched[0] == 4
     assert found.matched[1] == 5
-    assert found.note[0] == "no positive value in 1 matched pairs"
+    left_out = "no positive value in 1 of 24 models, which are left out"
+    assert found.note[0] == f"no positive value in 1 matched pairs; {left_out}"
     np.testing.assert_allclose(found.values["ratio"][0], 3, rtol=1e-12)
 
 
 # -- knobs -----------------------------------------------------------------------------------------------------------
+
+
+def test_order_tells_of_models_without_a_value() -> None:
+    harder = noisy((0, 1, 2, 3, 4))
+    harder["norm"][0] = float("nan")
+    orders = ls.audit_table(harder, "norm", (), complexity="label_noise").orders
+    assert orders.note == ("no positive value in 1 of 75 models, which are left out",)
+
+
+def test_errors_that_differ_by_just_what_is_allowed_agree() -> None:
+    rows = table()
+    rows["test_error"] = [0.31 if optimizer == "adam" else 0.3 for optimizer in rows["optimizer"]]
+    assert 0.31 - 0.3 > 0.01  # by rounding
+    found = audited(rows, within=0.01).comparisons
+    assert found.matched.tolist() == [5, 5]
+    assert found.note == ("", "")
 
 
 def arms() -> dict[str, list[Any]]:

@@ -301,6 +301,67 @@ def test_products_of_activations_are_no_paths() -> None:
     assert "mul" in ls.measure_complexity(objective(Gate(), 3), measures="path_norm").skipped["path_norm"]
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(6, 4), (5, 2), (1, 3)])
+def test_windows_of_an_adaptive_average_may_overlap(inputs: int, outputs: int) -> None:
+    pool = nn.AdaptiveAvgPool2d((outputs, outputs))
+    model = nn.Sequential(pool, nn.Flatten(), nn.Linear(outputs**2, 2, bias=False)).double()
+    means = F.adaptive_avg_pool1d(torch.eye(inputs, dtype=torch.float64)[:, None], outputs)[:, 0]  # (in, out)
+    of = objective(model, 1, inputs, inputs)
+    for value, power in zip(values(of, *PATHS), (2, 1), strict=True):
+        reached = (means**power).sum(0)
+        weight = model[2].weight.detach().abs() ** power
+        assert value == pytest.approx(float((weight @ torch.outer(reached, reached).flatten()).sum()), rel=1e-12)
+
+
+def test_numbers_and_buffers_are_weights_of_paths() -> None:
+    class Scaled(nn.Module):
+        scale: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+            self.register_buffer("scale", torch.tensor([2.0, -3.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = -3 * (self.scale * x + self.scale) + 5
+            return torch.add(self.layer(x), x, alpha=-2)
+
+    model = Scaled().double()
+    for value, power in zip(values(objective(model, 2), *PATHS), (2, 1), strict=True):
+        reached = 3**power * 2 * model.scale.abs() ** power + 5**power
+        weight, bias = (p.detach().abs() ** power for p in (model.layer.weight, model.layer.bias))
+        assert value == pytest.approx(float((weight @ reached + bias + 2**power * reached).sum()), rel=1e-12)
+
+
+def test_a_fused_batchnorm_without_biases_has_a_shift() -> None:
+    layer, norm = nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2, affine=False)
+    norm.running_mean, norm.running_var = torch.tensor([1.0, -2]), torch.tensor([4.0, 0.25])
+    model = nn.Sequential(layer, norm).double()
+    scale = (torch.tensor([4.0, 0.25], dtype=torch.float64) + norm.eps).rsqrt()
+    entries, shift = scale[:, None] * layer.weight.detach(), scale * torch.tensor([1.0, 2])
+    for value, power in zip(values(objective(model, 2), *PATHS), (2, 1), strict=True):
+        assert value == pytest.approx(float((entries.abs() ** power).sum() + (shift**power).sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_instance_norm_is_no_sum_over_paths(kept: bool) -> None:
+    model = nn.Sequential(nn.InstanceNorm1d(2, track_running_stats=kept), nn.Flatten(), nn.Linear(6, 2))
+    assert "batch_norm" in ls.measure_complexity(objective(model, 2, 3), measures="path_norm").skipped["path_norm"]
+
+
+def test_tensors_from_elsewhere_are_no_weights() -> None:
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.shift = nn.Linear(2, 2), torch.ones(2, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x + self.shift)
+
+    found = ls.measure_complexity(objective(Shifted(), 2), measures="path_norm")
+    assert "register it as a buffer" in found.skipped["path_norm"]
+
+
 def test_tokens_have_no_ones() -> None:
     model = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 2))
     of = ls.Objective(model, data=(torch.arange(20).reshape(10, 2) % 5, torch.arange(10) % 2))
