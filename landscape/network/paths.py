@@ -149,7 +149,7 @@ def _product(values: Iterable[int]) -> int:
 
 
 class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is on, notes the spatial extent and the groups of what each convolution weight is used on."""
+    """While it is on, notes what each convolution weight is used on: spatial extent, groups and dilation."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -158,7 +158,7 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._names = {tensor.untyped_storage().data_ptr() + _offset(tensor): name for name, tensor in weights.items()}
-        self.found: dict[str, tuple[tuple[int, ...], int]] = {}
+        self.found: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {}
 
     def __torch_dispatch__(
         self, function: Any, types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -167,7 +167,7 @@ class Convolutions(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weight = args[1]
             name = self._names.get(weight.untyped_storage().data_ptr() + _offset(weight))
             if name is not None and not args[6]:
-                self.found.setdefault(name, (tuple(args[0].shape[2:]), int(args[8])))
+                self.found.setdefault(name, (tuple(args[0].shape[2:]), int(args[8]), tuple(args[5])))
         return function(*args, **(kwargs or {}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,10 +61,20 @@ class Norms:
         found = []
         for name, w in weights.items():
             if name in used:
-                found.append(circular_norm(w.cpu(), *used[name]) ** 2)
+                extent, groups, dilation = used[name]
+                found.append(circular_norm(_dilated(w.cpu(), dilation), extent, groups) ** 2)
             else:
                 found.append(float(gram_spectrum(w.flatten(1).cpu().numpy())[-1]))
         return found
+
+
+def _dilated(weight: Tensor, dilation: Sequence[int]) -> Tensor:
+    """A kernel (O, I, *kernel) with zeros between its entries, `dilation` apart along each axis."""
+    extents = [d * (k - 1) + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
+    spread = weight.new_zeros(*weight.shape[:2], *extents)
+    steps = [slice(None, None, d) for d in (1, 1, *dilation)]
+    spread[tuple(steps)] = weight
+    return spread
 
 
 def _logs(values: list[float]) -> float:

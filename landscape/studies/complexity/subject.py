@@ -86,8 +86,8 @@ class Subject:
         return self.initial_fused.parts(self.objective)
 
     @cached_property
-    def convolutions(self) -> dict[str, tuple[tuple[int, ...], int]]:
-        """{name of a convolution's weight: (extent of its input, groups)}, from one sample."""
+    def convolutions(self) -> dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]]:
+        """{name of a convolution's weight: (extent of its input, groups, dilation)}, from one sample."""
         few = self.objective.on(self.objective.data.head(1))
         with few.differentiable() as (model, parameters), torch.no_grad():
             listening = Convolutions(dict(zip(few.layout.names, parameters, strict=True)))

@@ -301,6 +301,19 @@ def test_products_of_activations_are_no_paths() -> None:
     assert "mul" in ls.measure_complexity(objective(Gate(), 3), measures="path_norm").skipped["path_norm"]
 
 
+def test_a_dilated_convolution_is_an_operator_with_gaps() -> None:
+    layer = nn.Conv2d(2, 3, 3, padding=2, dilation=2, bias=False).double()
+    signs = torch.tensor([1.0, -1, 1])
+    layer.weight.data = layer.weight.data.abs() * torch.outer(signs, signs)  # largest where dilation leaves nothing
+    ones = torch.eye(72, dtype=torch.float64).reshape(72, 2, 6, 6)
+    around = F.pad(ones, (2, 2, 2, 2), mode="circular")
+    operator = F.conv2d(around, layer.weight.detach(), dilation=2).flatten(1)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(108, 2))
+    (found,) = values(objective(model, 2, 6, 6), "log_prod_of_spec_fft")
+    last = torch.linalg.svdvals(model[2].weight.detach())[0]
+    assert found == pytest.approx(2 * float((torch.linalg.svdvals(operator)[0] * last).log()), rel=1e-9)
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), [(6, 4), (5, 2), (1, 3)])
 def test_windows_of_an_adaptive_average_may_overlap(inputs: int, outputs: int) -> None:
     pool = nn.AdaptiveAvgPool2d((outputs, outputs))
