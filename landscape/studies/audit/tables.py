@@ -70,8 +70,8 @@ def _compared(audit: Audit) -> Iterator[Table]:
     lines: list[tuple[Cell, ...]] = [
         (Cell(f"{place}", place), Cell(knob), Cell(f"{first} to {second}"), Cell(setting.replace(",", ", ")))
         for (knob, first, second, setting), place in numbers.items()
-    ][:_ROWS]
-    yield Table("what is compared", headings, (*lines, *_more(len(numbers), headings)))
+    ]
+    yield Table("what is compared", headings, (*lines[:_ROWS], *_more(len(numbers), headings)))
     names = ("ratio", "slope_first", "slope_second")
     words = tuple(name.replace("_", " ") for name in names)
     headings = ("measure", "in", "matched", *words, "probability", "verdict")
