@@ -24,8 +24,8 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("count", [3, 10, 51, 64, 100])
-@pytest.mark.parametrize("percent", [0.0, 1.0, 2.5, 8.0, 25.0, 49.0])
+@pytest.mark.parametrize("count", [3, 6, 10, 26, 51, 64, 100])
+@pytest.mark.parametrize("percent", [0.0, 1.0, 2.0, 2.5, 8.0, 10.0, 25.0, 49.0])
 def test_winsorised_mean_is_that_of_numpys_percentiles(count: int, percent: float) -> None:
     values = seeded(7, count, seed=count)
     low, high = np.percentile(values.numpy(), (percent, 100 - percent), axis=1, method="nearest", keepdims=True)

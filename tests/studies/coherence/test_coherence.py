@@ -291,6 +291,52 @@ def test_samples_that_meet_are_refused() -> None:
         SampleGradients(ls.Objective(Joined().double(), "cross_entropy", DATA), ["layer.weight"])
 
 
+class Sorts(nn.Module):
+    """A layer that sees each sample twice: in its place, and in the order of their first entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        return (self.layer(x) * self.layer(x[order])[order.argsort()])[:, :3]
+
+
+@pytest.mark.parametrize("first", [0.0, 9.0])
+def test_layers_that_see_the_samples_in_another_order(first: float) -> None:
+    inputs = seeded(120, 5)
+    inputs[0, 0], inputs[1, 0] = -first, first
+    data = inputs, torch.arange(120) % 3
+    torch.manual_seed(0)
+    model = Sorts().double()
+    found = ls.measure_coherence(ls.Objective(model, "cross_entropy", data), examples=True)
+    g = flat(by_loop(model, data))
+    assert found.attributes["route"] == "vmap"
+    assert float(found.alpha) == pytest.approx(alpha_of(g), rel=1e-10)
+    np.testing.assert_allclose(found.lengths[0], np.square(g).sum(1), rtol=1e-10)
+
+
+def test_a_network_that_fits_to_rounding_is_measured() -> None:
+    model = mlp()
+    with torch.no_grad():
+        targets = model(DATA[0])
+    found = ls.measure_coherence(ls.Objective(model, "mse", (DATA[0], targets)))
+    assert found.attributes["route"] == "rules"
+    assert not float(found.alpha) > 1  # of what rounding left, or NaN of zeros
+
+
+@pytest.mark.parametrize("row", [0, 1, 7])
+def test_a_sample_that_is_not_finite_is_told(row: int) -> None:
+    inputs = DATA[0].clone()
+    inputs[row, 2] = torch.nan
+    found = ls.measure_coherence(ls.Objective(mlp(), "cross_entropy", (inputs, DATA[1])), examples=True)
+    assert np.isnan(float(found.alpha))
+    assert found.undefined["centre", "all"] == "a gradient is NaN or infinite"
+    assert found.attributes["route"] == "rules"
+    assert np.isnan(found.lengths[0]).tolist() == [k == row for k in range(40)]
+
+
 def test_batches_of_one_sample_of_mixed_sizes() -> None:
     """A scalar loss of a batch of one sample is that sample's."""
     torch.manual_seed(0)
