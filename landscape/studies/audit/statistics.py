@@ -140,7 +140,8 @@ def _compared(measure: str, drawn: SeedDraws, comparison: Comparison, within: fl
             row |= _interval(name, float(slope[0]), several, level)
         row |= _interval("slope_change", float(slopes[1][0][0] - slopes[0][0][0]), slopes[1][1] - slopes[0][1], level)
         flipped = slopes[0][1] * slopes[1][1] < 0
-    elif len(comparison.pairs) >= SIZES:
+    unseen = len(sizes) < SIZES <= len(comparison.pairs)  # slopes, which might flip
+    if unseen:
         notes.append("no slopes")
     known = np.isfinite(ratios).all()
     if not known:
@@ -150,7 +151,7 @@ def _compared(measure: str, drawn: SeedDraws, comparison: Comparison, within: fl
         "p_ratio": float(beyond.mean()) if known else math.nan,
         "p_flip": float(flipped.mean()) if known and len(sizes) >= SIZES else math.nan,
         "probability": probability,
-        "verdict": FRAGILE if probability >= level else ROBUST if probability <= 1 - level else UNDECIDED,
+        "verdict": FRAGILE if probability >= level else ROBUST if probability <= 1 - level and not unseen else UNDECIDED,
     }
     return row | {"note": "; ".join(filter(None, notes))}
 

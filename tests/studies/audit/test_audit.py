@@ -100,6 +100,10 @@ def test_too_few_pairs_say_how_many_and_which_within_would_match_more() -> None:
             )
     found = audited(rows).comparisons
     assert found.note[0] == "1 of 5 pairs agree within 0.01; within=0.032 would match 3; no slopes"
+    rows["norm"] = [1.0 + 0.01 * seed for seed in rows["seed"]]  # alike in both arms, but their slopes were not seen
+    alike = audited(rows).comparisons
+    assert alike.values["probability"][0] == 0
+    assert alike.verdict[0] == "undecided"
     assert found.verdict[0] == "fragile"  # by the ratio of the one pair
     again = audited(rows, within=0.032).comparisons
     assert (again.matched[0], again.note[0]) == (3, "")
