@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import landscape as ls
-from landscape.checkpoints.reading import in_step_order, load_state, step_files
+from landscape.checkpoints.reading import checkpoint_files, in_step_order, load_state, step_files
 from landscape.errors import InputError, nearest, text_of, user_code
 from landscape.objective.data import as_whole, inputs_and_targets
 from landscape.opening.opening import is_result
@@ -264,8 +264,18 @@ def _centre(job: Job, models: list[Path]) -> Path | None:
     if job.model is not None and job.model.checkpoint is not None:
         return job.located(job.model.checkpoint)
     if models:
-        return models[-1] if isinstance(job.plane, PcaPlane) else models[0]
+        return models[-1] if isinstance(job.plane, PcaPlane) else _first_of(models[0])
     return None
+
+
+def _first_of(path: Path) -> Path:
+    """The first checkpoint of a folder of several; a file, or the folder of one checkpoint, as it is."""
+    if path.is_dir():
+        try:
+            checkpoint_files(path)
+        except InputError:
+            return step_files(path)[0]
+    return path
 
 
 def _plane(job: Job, axes: int, objective: ls.Objective, checkpoints: list[Path]) -> ls.Plane:

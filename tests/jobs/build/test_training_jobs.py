@@ -62,6 +62,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.set_num_threads(threads)
 
 
+COHERENCE = """
+[model]
+factory = "training_job:mlp"
+args = { width = 6 }
+[data]
+factory = "training_job:data"
+[coherence]
+models = ["steps"]
+[run]
+out = "runs/coherence"
+threads = 1
+"""
+
+
+def test_the_first_of_a_folder_of_checkpoints_is_the_networks(folder: Path) -> None:
+    (folder / "coherence.toml").write_text(COHERENCE, encoding="utf-8")
+    (folder / "steps").mkdir()
+    for step in (0, 10):
+        torch.save(training_job.mlp(width=6).state_dict(), folder / f"steps/step-{step:08d}.pt")
+    done("run", folder / "coherence.toml")
+    found = ls.open(folder / "runs/coherence")
+    assert isinstance(found, ls.Coherence)
+    assert found.labels == ("0", "10")
+
+
 def test_from_a_job_to_pairs_of_what_it_trained(folder: Path) -> None:
     checked = done("check", folder / "train.toml")
     for words in ("8 in 8 items, of which 0 are there already", "16 epochs in all"):
