@@ -151,7 +151,11 @@ def _compared(measure: str, drawn: SeedDraws, comparison: Comparison, within: fl
         "p_ratio": float(beyond.mean()) if known else math.nan,
         "p_flip": float(flipped.mean()) if known and len(sizes) >= SIZES else math.nan,
         "probability": probability,
-        "verdict": FRAGILE if probability >= level else ROBUST if probability <= 1 - level and not unseen else UNDECIDED,
+        "verdict": FRAGILE
+        if probability >= level
+        else ROBUST
+        if probability <= 1 - level and not unseen
+        else UNDECIDED,
     }
     return row | {"note": "; ".join(filter(None, notes))}
 
