@@ -63,6 +63,7 @@ class WeightWatcher:
     numbers that `numpy.random.seed(s)` gives there. `base_model` counts wherever it is given. Options and methods that
     are wrong there are refused by name. Layers whose values are not finite are left out, in place of an exception.
 
+    >>> import torch
     >>> watcher = WeightWatcher(model=torch.nn.Linear(20, 10))
     >>> list(watcher.describe()["num_evals"])
     [10]
