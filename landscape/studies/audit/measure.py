@@ -22,6 +22,7 @@ from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History, Store
 from landscape.run.task import Description, Row, Rows
+from landscape.run.texts import coded, decoded
 from landscape.run.together import agree
 from landscape.studies.audit.models import Models, comparisons
 from landscape.studies.audit.networks import Networks
@@ -109,20 +110,12 @@ class AuditTask:
             "measures": float(len(by_name)),
             "value": np.array([float(by_name[name]) if name in by_name else np.nan for name in names]),
             "stderr": np.array([by_name[name].stderr if name in by_name else np.nan for name in names]),
-            "note": _coded("; ".join(notes)),
+            "note": coded("; ".join(notes), _TEXT),
         }
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
         return self.count
-
-
-def _coded(text: str) -> Any:
-    """A text as the numbers of its characters, since rows hold numbers."""
-    codes = np.zeros(_TEXT)
-    short = text if len(text) <= _TEXT else text[: _TEXT - 3] + "..."
-    codes[: len(short)] = [ord(character) for character in short]
-    return codes
 
 
 @keeps_random_state
@@ -277,7 +270,7 @@ def audit_from_rows(description: Description, rows: Rows, history: History) -> A
     )
     asked = about["statistics"]
     numbers = (asked["within"], asked["level"], asked["draws"], identity["seed"])
-    notes = [_text(codes) if there else "" for codes, there in zip(rows.columns["note"], done, strict=True)]
+    notes = [decoded(codes) if there else "" for codes, there in zip(rows.columns["note"], done, strict=True)]
     attributes = result_attributes(description, history)
     return Audit(
         keys=models.keys,
@@ -305,7 +298,3 @@ def audit_from_rows(description: Description, rows: Rows, history: History) -> A
             "error": _ERROR,
         },
     )
-
-
-def _text(codes: Any) -> str:
-    return "".join(chr(int(code)) for code in codes if code > 0)

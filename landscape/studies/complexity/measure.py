@@ -27,6 +27,7 @@ from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
+from landscape.run.texts import coded, decoded
 from landscape.run.together import agree
 from landscape.studies.complexity.catalogue import chosen
 from landscape.studies.complexity.entry import NEEDS, Measure, as_estimate
@@ -119,14 +120,14 @@ class ComplexityTask:
                     one.name,
                     found,
                 )
-                texts["reason"][k] = _coded(found)
+                texts["reason"][k] = coded(found, _TEXT)
                 continue
             adjusted = one.adjusted(found, subject.samples)
             numbers = (float(found), found.stderr, float(adjusted), adjusted.stderr, found.n)
             for name, number in zip(_NUMBERS, numbers, strict=False):
                 row[name][k] = number
             row["unit"][k] = _UNITS.index(found.unit) if found.unit in _UNITS else 0
-            texts["note"][k] = _coded("; ".join(subject.notes))
+            texts["note"][k] = coded("; ".join(subject.notes), _TEXT)
         return {**row, **texts}
 
     def extend(self, rows: Rows) -> int:
@@ -174,18 +175,6 @@ def _batchnorm(objective: Objective) -> str:
         return ""
     affine = fused(objective, objective.theta, objective.buffers).affine
     return f"{len(names) - len(affine)} fused into the layers before, affine: {', '.join(affine) or 'none'}"
-
-
-def _coded(text: str) -> FloatArray:
-    """A text as the numbers of its characters, since rows hold numbers."""
-    codes = np.zeros(_TEXT)
-    short = text if len(text) <= _TEXT else text[: _TEXT - 3] + "..."
-    codes[: len(short)] = [ord(character) for character in short]
-    return codes
-
-
-def _text(codes: FloatArray) -> str:
-    return "".join(chr(int(code)) for code in codes if code > 0)
 
 
 @keeps_random_state
@@ -248,7 +237,7 @@ def complexity_from_rows(description: Description, rows: Rows, history: History)
     }
     done = np.array([bool(rows.done[item]) for item, _ in places])
     reasons, notes = (
-        tuple(_text(columns[name][place]) if there else "" for place, there in zip(places, done, strict=True))
+        tuple(decoded(columns[name][place]) if there else "" for place, there in zip(places, done, strict=True))
         for name in ("reason", "note")
     )
     return Complexity(

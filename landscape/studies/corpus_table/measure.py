@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from landscape_kernels.arrays import FloatArray
 
 from landscape.checkpoints.reading import SUFFIXES, checkpoint_files
 from landscape.checkpoints.tensors import digest, open_tensors
@@ -30,6 +29,7 @@ from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import RESULT, History
 from landscape.run.task import Description, Row, Rows
+from landscape.run.texts import coded, decoded
 from landscape.run.together import agree
 from landscape.studies.corpus_table.metric_sets import METRIC_SETS, Metric, as_pair
 from landscape.studies.corpus_table.settings import CorpusTableSettings
@@ -195,7 +195,7 @@ class CorpusTableTask:
                 raise
             except (InputError, NumericalError) as error:  # of this model: others have their metrics, and it its others
                 logger.warning("model %s has no %s: %s", self._label(index), one.words, error)
-                row[f"{name}_reason"] = _coded(str(error))
+                row[f"{name}_reason"] = coded(str(error), _TEXT)
             for metric, about in self._kept(name).items():
                 value, error_of = as_pair(found.get(metric, math.nan))
                 row |= {metric: value, **({f"{metric}_stderr": error_of} if about.error else {})}
@@ -243,18 +243,6 @@ def _digest_of(path: Path) -> dict[str, str]:
 
 def _plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _coded(text: str) -> FloatArray:
-    """A text as the numbers of its characters, since rows hold numbers."""
-    codes = np.zeros(_TEXT)
-    short = text if len(text) <= _TEXT else f"{text[: _TEXT - 3]}..."
-    codes[: len(short)] = [ord(character) for character in short]
-    return codes
-
-
-def _text(codes: FloatArray) -> str:
-    return "".join(chr(int(code)) for code in codes if code > 0)
 
 
 def corpus_table_task(
@@ -376,5 +364,5 @@ def _reasons(about: Mapping[str, Any], rows: Rows) -> dict[str, dict[str, str]]:
     for name in about["sets"]:
         for label, codes, done in zip(about["labels"], rows.columns[f"{name}_reason"], rows.done, strict=True):
             if done and codes.any():
-                found.setdefault(label, {})[name] = _text(codes)
+                found.setdefault(label, {})[name] = decoded(codes)
     return found
