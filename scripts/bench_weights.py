@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_surface import mpi_environment, mpiexec
 from landscape_kernels.powerlaw import fit_power_law, fit_truncated
 from landscape_kernels.spectra import gram_spectrum
 
@@ -134,7 +135,7 @@ def ranks() -> None:
     """ViT-B on one rank and on two, one after the other, three times."""
     ratios = []
     for _ in range(3):
-        one, two = (_ran("rank", "mpiexec", "-n", str(n)) for n in (1, 2))
+        one, two = (_ran("rank", *mpiexec(n)) for n in (1, 2))
         ratios.append(two["seconds"] / one["seconds"])
     told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(
@@ -204,7 +205,7 @@ def peak(folder: str) -> None:
 
 def _ran(part: str, *before: str, folder: str = "") -> dict[str, float]:
     command = [*before, sys.executable, __file__, "--inner", part, "--folder", folder]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=mpi_environment())
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
