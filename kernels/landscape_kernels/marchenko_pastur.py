@@ -61,9 +61,10 @@ def tracy_widom_quantile(p: float) -> float:
     >>> round(tracy_widom_quantile(0.95), 2)
     0.98
     """
-    from scipy.stats import gamma  # loading it takes longer than `import landscape`
+    # scipy.stats has the gamma law, but loading it takes longer than `import landscape`
+    from scipy.special import gammaincinv
 
-    return float(gamma.ppf(p, _SHAPE, scale=_SCALE)) - _SHIFT
+    return float(gammaincinv(_SHAPE, p)) * _SCALE - _SHIFT
 
 
 def fit_bulk(spectrum: FloatArray, larger: int, smaller: int, slices: int = 1, *, alarms: float = 0.05) -> Bulk | None:
