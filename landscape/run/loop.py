@@ -185,7 +185,9 @@ class _Run:
         A signal reaches the ranks at different moments, so they decide here by what they have told each other alone.
         """
         with Heartbeat(self._book.beat_file, self._comm.size, self._progress_now):
-            return self._rounds(limit, signals)
+            found = self._rounds(limit, signals)
+        self._book.hand.close()  # also where nothing was left to do, after a failure that the attempt before told
+        return found
 
     def _progress_now(self) -> Progress | None:
         return None if self._tally is None else self._tally.progress()

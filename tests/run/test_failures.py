@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import GUARD, PROGRAMS, mpi_command, mpi_environment
-from toys import check_rows
+from toys import Toy, check_rows
 
-from landscape.run.failures import Failure, Failures, Ledger, given_up
+from landscape.run.failures import Failure, Failures, Ledger, Tolerance, given_up
 from landscape.run.hands import Hand, Hands
+from landscape.run.loop import run_task
 from landscape.run.store import Store
 
 
@@ -161,3 +162,14 @@ def ended_with_only_item_left_out(folder: Path, item: int, count: int) -> None:
     assert list(store.failed()) == [item]
     assert "was killed or crashed" in store.failed()[item]
     assert not list((folder / "run" / "hands").iterdir())
+
+
+def test_an_attempt_that_finds_nothing_left_to_do_has_nothing_in_hand(tmp_path: Path) -> None:
+    """As where the last item of all ended its rank for the second time, and the ranks that live on begin anew."""
+    tolerant = Tolerance(retries=0)
+    run_task(Toy(3), out=tmp_path / "run", limit=2, tolerance=tolerant)
+    store = Store.open(tmp_path / "run")
+    store.failures.add(failed(2))
+    run_task(Toy(3), out=tmp_path / "run", tolerance=tolerant)
+    assert list(store.failed()) == [2]
+    assert not list((tmp_path / "run" / "hands").iterdir())
