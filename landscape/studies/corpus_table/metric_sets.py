@@ -20,8 +20,7 @@ from landscape.results.inside import run_inside
 from landscape.results.stages import Stage
 from landscape.run.comm import Communicator
 from landscape.studies.complexity.catalogue import MEASURES
-from landscape.studies.complexity.measure import ComplexityTask, complexity_from_rows
-from landscape.studies.complexity.settings import ComplexitySettings
+from landscape.studies.complexity.measure import complexity_from_rows, complexity_task
 from landscape.studies.corpus_table.subject import Subject
 from landscape.studies.profiles.measure import ProfilesTask, profiles_from_rows
 from landscape.studies.profiles.settings import ProfilesSettings
@@ -139,8 +138,7 @@ def _checked(model: Subject) -> ProductCheck:
 
 
 def _complexity(model: Subject, group: Communicator) -> Mapping[str, float]:
-    asked = ComplexitySettings(seed=model.settings.seed)
-    stage = run_inside(ComplexityTask(model.objective, model.initial, "all", asked), group)
+    stage = run_inside(complexity_task(model.objective, initial=model.initial, seed=model.settings.seed), group)
     return complexity_from_rows(stage.description, stage.rows, stage.history).estimates
 
 
