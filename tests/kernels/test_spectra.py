@@ -26,6 +26,7 @@ from landscape_kernels.spectra import (
     stable_rank,
 )
 from landscape_kernels.weightwatcher import clipped_power_law, linear_density, power_law, random_distance
+from scipy import stats
 from scipy.special import expn, gammaincc, gammaln
 from shared import shared
 
@@ -245,6 +246,12 @@ def test_the_law_of_marchenko_and_pastur() -> None:
 def test_quantiles_of_tracy_and_widom(p: float, value: float) -> None:
     """Published quantiles for real matrices."""
     assert tracy_widom_quantile(p) == pytest.approx(value, abs=0.01)
+
+
+@pytest.mark.parametrize("p", [1e-6, 0.05, 0.95, 0.95 ** (1 / 4096)])
+def test_the_gamma_law_behind_it_is_that_of_scipy(p: float) -> None:
+    law = stats.gamma(46.446, loc=-9.84801, scale=0.186054)
+    assert tracy_widom_quantile(p) == pytest.approx(law.ppf(p), abs=1e-8)  # torch has the law to 1e-10 of its mean
 
 
 def test_noise_has_few_spikes_and_planted_ones_are_found() -> None:
