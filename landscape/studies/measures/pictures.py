@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, bars, short
 from landscape.pictures.heat_map import coloured_cells, short_names
-from landscape.pictures.marks import counted
+from landscape.pictures.marks import counted, name_points
 from landscape.pictures.style import (
     ERROR,
     LINE_COLOURS,
@@ -157,18 +157,18 @@ def _scatter(measures: Measures, x: str, y: str) -> Figure:
         marker = line_look(number + number // len(LINE_COLOURS))["marker"]  # another when colours come again
         look = {"color": colour, "marker": marker, "linestyle": "none", "label": group or "_"}
         ax.plot(across[chosen], up[chosen], **look)
-    if known.sum() <= _NAMED:
-        names = short(measures.rows)
-        for k in np.flatnonzero(known):
-            offset: dict[str, Any] = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": "x-small"}
-            ax.annotate(names[k], (across[k], up[k]), **offset)
     for name, axis, scale in ((x, "x", ax.set_xscale), (y, "y", ax.set_yscale)):
         log = log_scaled(measures.values[name][known])
         if log:
             scale("log")
         ax.set(**{f"{axis}label": measures.label(name) + (" (log scale)" if log else "")})
     ax.grid(color="0.9")
-    return finish(figure, [ax], [f"{int(known.sum())} rows, each a {measures.row_kind}", *_counts(measures, (x, y))])
+    finish(figure, [ax], [f"{int(known.sum())} rows, each a {measures.row_kind}", *_counts(measures, (x, y))])
+    if known.sum() <= _NAMED:  # last, since all else decides what there is room for
+        names, at = short(measures.rows), np.flatnonzero(known)
+        if hidden := name_points(ax, across[at], up[at], [names[k] for k in at]):
+            figure.supxlabel(f"{figure.get_supxlabel()}; {hidden} names left out for want of room")
+    return figure
 
 
 def _bar(errors: FloatArray) -> FloatArray | None:

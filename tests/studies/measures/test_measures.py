@@ -158,6 +158,22 @@ def test_a_scatter_tells_groups_apart_and_has_errors_both_ways() -> None:
     assert [text.get_text() for text in ax.texts] == ["fc0", "fc1", "fc2"]
 
 
+def test_names_in_a_scatter_cover_neither_each_other_nor_the_border() -> None:
+    count = 20
+    names = tuple(f"width {k} of a long name" for k in range(count))
+    near = {"a": np.linspace(1, 1.02, count), "b": np.cos(np.arange(count))}
+    unknown = {name: np.full(count, np.nan) for name in near}
+    words = {name: name for name in near}
+    figure = ls.Measures(names, "model", near, unknown, words, np.ones(count, dtype=bool)).plot("scatter")
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert 5 < len(boxes) <= count
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # itself
+    assert (f"{count - len(boxes)} names left out" in notes(figure)) == (len(boxes) < count)
+    assert all(ax.get_window_extent().containsx(end) for box in boxes for end in (box.x0, box.x1))
+
+
 def test_rows_that_were_not_computed_are_left_out_of_large_pictures_first() -> None:
     found = many()
     kept = largest_rows(found, "alpha", 85)
