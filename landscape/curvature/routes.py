@@ -17,9 +17,9 @@ from torch.autograd import forward_ad
 
 from landscape.errors import InputError
 from landscape.objective.data import Batch
-from landscape.objective.losses import Units
 from landscape.objective.model import aligned, as_real, shaped_like
 from landscape.objective.objective import Objective
+from landscape.objective.units import Units
 
 Parts = Sequence[Tensor]
 Image = Callable[[Parts], Parts]

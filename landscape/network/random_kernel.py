@@ -12,7 +12,7 @@ from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.errors import InputError, user_code
-from landscape.objective.losses import describe_callable
+from landscape.objective.described import describe_callable
 from landscape.objective.random_state import random_state_kept, seed_everything
 
 _BATCH = 256  # samples of one forward pass

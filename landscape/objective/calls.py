@@ -14,16 +14,12 @@ from torch import Tensor, nn
 from landscape.errors import InputError, told_of_user, user_code
 from landscape.objective.counting import LABEL_KEYS, Counting
 from landscape.objective.data import Batch, inputs_and_targets
-from landscape.objective.losses import (
-    Quantity,
-    Units,
-    main_output,
-)
 from landscape.objective.model import BoundModel
 from landscape.objective.trees import (
     map_tensors,
     shapes_in,
 )
+from landscape.objective.units import Quantity, Units, main_output
 
 _ARGUMENT = re.compile("unexpected keyword argument|required (positional|keyword-only) argument")
 

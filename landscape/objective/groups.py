@@ -10,7 +10,7 @@ from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.objective.data import Data
-from landscape.objective.losses import Units
+from landscape.objective.units import Units
 
 GROUPS = 32  # an error made of so many is itself known to 1/sqrt(2 * 31), an eighth
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import inspect
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from types import CodeType
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,52 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from landscape.errors import InputError, nearest, user_code
-from landscape.objective.trees import digest, has_batch_axis, kind_of, map_tensors, shapes_in, tensors_in
+from landscape.objective.callables import callable_quantity
+from landscape.objective.described import describe_callable
+from landscape.objective.trees import kind_of, shapes_in, tensors_in
+from landscape.objective.units import Quantity, Units, broadcast_error, main_output, per_sample_sums
 
 LossLike = str | Callable[..., Any]
-_PLAIN = (int, float, str, bool, Tensor, type(None))  # settings of a callable that its description shows
 _RESERVED = {"loss", "computed", "items", "file", "x", "y", "z", "u", "v", "w"}  # names the result file gives itself
-_TRIAL = 16  # samples that a callable is tried on
-COMPARING = (
-    "A criterion that compares the samples of a batch with one another (a contrastive one) belongs into forward=, with "
-    "loss=None: lambda model, batch: (n * criterion(...), n)."
-)
-_WAYS = f"Return values per sample, or a (numerators, denominators) pair. {COMPARING}"
-_OF_ALL = "A metric of all samples together (F1, AUROC) has no values per sample: leave it out, or give one that has."
-_TWO_LOSSES = (
-    "Two losses that belong together are summed: return first + second; else return the sum and the number, or weight, "
-    "of what it is a sum over"
-)
-SEPARABLE = 1e-4  # relative gap allowed between a batch value and its per-sample sum, in float32 or bfloat16
-
-
-@dataclass(frozen=True)
-class Units:
-    """Numerators (B,) and denominators (B,) or None for ones; one unit per sample, or one for a whole batch."""
-
-    numerators: Tensor
-    denominators: Tensor | None
-    per_sample: bool
-
-    @property
-    def total(self) -> float:
-        """Sum of the denominators."""
-        return self.numerators.numel() if self.denominators is None else float(self.denominators.double().sum())
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """One measured quantity: `units(outputs, targets)` gives its Units on a batch."""
-
-    name: str
-    describe: str
-    units: Callable[[Any, Any], Units]
-    ignored: int = -100  # the label that marks targets left out
-    threshold: float = 0.0  # score above which a single score per label means "yes"
-    # Raises InputError where batches of these outputs and targets cannot be weighted right; None where they always can.
-    verify: Callable[[Any, Any], None] | None = None
-    is_scalar: bool = False  # whether the user's function returns one number for a batch
-    is_pair: bool = False  # whether it returns (numerators, denominators)
 
 
 def named_losses() -> tuple[str, ...]:
@@ -129,414 +87,6 @@ def metric_quantities(
     return result
 
 
-def is_pair(value: Any) -> bool:
-    """Whether what a callable returned is (numerators, denominators): a tuple of two. A list is values per sample."""
-    return isinstance(value, tuple) and len(value) == 2
-
-
-def values_as_units(value: Any, size: int | None, what: str) -> Units | None:
-    """Units from what a callable returned: values per sample, or a (numerators, denominators) tuple; None for a scalar.
-
-    Values are a tensor (B,), (B, ...), or a list of one number for each sample. `size` is the number of samples; where
-    it is None, the values say how many there are. Raises InputError for what is no number, and for another number of
-    values.
-    """
-    if is_pair(value):
-        pair = [_numbers(v, what) for v in value]
-        rows = pair[0].shape[0] if size is None and pair[0].ndim else size
-        numerators, denominators = (_per_sample_sums(v, rows) for v in pair)
-        if numerators.shape != denominators.shape:
-            raise InputError(
-                f"{what} returned numerators of shape {tuple(numerators.shape)} and denominators of shape "
-                f"{tuple(denominators.shape)}; they must agree"
-            )
-        return Units(numerators, denominators, per_sample=numerators.numel() == rows)
-    tensor = _numbers(value, what)
-    if tensor.ndim == 0:
-        return None
-    if size is not None and tensor.shape[0] != size:
-        raise InputError(
-            f"{what} returned shape {tuple(tensor.shape)} for a batch of {size} samples; return a scalar mean, "
-            f"({size},) values per sample, or a (numerators, denominators) pair"
-        )
-    size = int(tensor.shape[0])
-    if tensor.ndim > 1:
-        return Units(_per_sample_sums(tensor, size), _per_sample_sums(torch.ones_like(tensor), size), per_sample=True)
-    return Units(tensor, None, per_sample=True)
-
-
-def require_weights(units: Units, what: str, moved: Sequence[Units] = (), parts: Sequence[Units] = ()) -> None:
-    """Raise InputError for denominators that cannot be weights, or numbers of what the numerators sum over.
-
-    They are finite and not negative, stay when the parameters have `moved`, and a scalar one is the sum of those of the
-    `parts` of its batch, where these are known, or a whole number.
-    """
-    weights = units.denominators
-    if weights is None:
-        return
-    broken = (~((weights >= 0) & weights.isfinite())).nonzero()
-    if len(broken):
-        raise InputError(
-            f"{what} returned denominators of which one is {float(weights[int(broken[0])]):.6g}; they are weights, or "
-            "numbers of what the numerators sum over: finite, none negative"
-        )
-    if any(there.denominators is not None and not torch.equal(weights, there.denominators) for there in moved):
-        raise InputError(
-            f"{what} returned two values, and the second changes with the model's parameters: a pair is (numerators, "
-            f"denominators), and no denominator does. {_TWO_LOSSES}"
-        )
-    if weights.numel() != 1 or units.per_sample:
-        return
-    value = float(weights)
-    given = [float(part.denominators) for part in parts if part.denominators is not None]
-    adds_up = bool(given) and math.isclose(value, sum(given), rel_tol=SEPARABLE)
-    counts = value >= 1 and value == round(value) and not (given and weights.is_floating_point())
-    if not (adds_up or counts):
-        seen = f", and {' and '.join(f'{v:.6g}' for v in given)} for the parts of its batch" if given else ""
-        raise InputError(
-            f"{what} returned two numbers, and the second, {value:.6g}{seen}, is no number of what the first sums "
-            f"over: a pair is (numerators, denominators). {_TWO_LOSSES}"
-        )
-
-
-def _numbers(value: Any, what: str) -> Tensor:
-    """What a callable returned as a tensor. Raises InputError that names anything that is no number or array."""
-    if isinstance(value, (Tensor, float)):
-        found = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
-    elif isinstance(value, (Mapping, str, bytes)) or value is None or isinstance(value, tuple):
-        raise InputError(_not_numbers(value, what))
-    elif isinstance(value, list):
-        found = _stacked(value, what)
-    else:
-        try:
-            found = torch.as_tensor(value)
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(_not_numbers(value, what)) from error
-    if found.is_complex() or found.shape == (0,):
-        kind = "complex values" if found.is_complex() else "no value"
-        raise InputError(f"{what} returned {kind}; return real numbers: a mean, values per sample, or a pair")
-    return found
-
-
-def _stacked(values: list[Any], what: str) -> Tensor:
-    """A list of one number for each sample as one tensor, with its graph."""
-    if any(isinstance(v, Tensor) for v in values):
-        if not all(isinstance(v, (Tensor, int, float)) for v in values):
-            raise InputError(_not_numbers(values, what))
-        like = next(v for v in values if isinstance(v, Tensor))
-        parts = [v if isinstance(v, Tensor) else like.new_tensor(v) for v in values]
-        if all(v.numel() == 1 for v in parts):
-            return torch.stack([v.reshape(()) for v in parts])
-        several = next(v for v in parts if v.numel() != 1)
-        raise InputError(_no_list(values, tuple(several.shape), what))
-    try:
-        found = torch.as_tensor(values)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(_not_numbers(values, what)) from error
-    if found.ndim > 1 and len(values) == 2:
-        raise InputError(_no_list(values, tuple(found.shape[1:]), what))
-    return found
-
-
-def _no_list(values: list[Any], shape: tuple[int, ...], what: str) -> str:
-    return (
-        f"{what} returned a list of {len(values)}, one of shape {shape}; a list holds one number for each sample. "
-        "Return a tuple (numerators, denominators) where it is a pair, torch.cat(values) where each holds values of "
-        "several samples"
-    )
-
-
-def _not_numbers(value: Any, what: str) -> str:
-    advice = "return a scalar mean, values per sample, or a (numerators, denominators) pair"
-    if isinstance(value, Mapping):
-        advice = (
-            "return one of them, or, of losses, their sum where all belong to it: sum(losses.values()) (a total may be "
-            "among them); of several metrics give each by itself"
-        )
-    elif value is None:
-        advice = "a function returns what stands after its return; " + advice
-    elif isinstance(value, tuple):
-        advice = "values per sample are a tensor, torch.stack(values), or a list; else " + advice
-    return f"{what} returned {'None' if value is None else kind_of(value)}, which is no number; {advice}"
-
-
-def _per_sample_sums(tensor: Tensor, size: int | None) -> Tensor:
-    """(size,) sums over all but the first axis, in float64; values of another length stay as they are, flat."""
-    if tensor.ndim < 2 or tensor.shape[0] != size:
-        return tensor.reshape(-1)
-    return tensor.flatten(1).sum(1, dtype=torch.float64)
-
-
-def mean_as_unit(value: Any, size: int) -> Units:
-    """A batch mean as one unit of weight `size`."""
-    scalar = torch.as_tensor(value, dtype=torch.float64).reshape(1)
-    return Units(scalar * size, torch.full_like(scalar, float(size)), per_sample=False)
-
-
-def callable_quantity(name: str, function: Callable[..., Any], outputs: Any, targets: Any) -> Quantity:
-    """A Quantity from any callable of (outputs, targets).
-
-    Per-sample values and (numerators, denominators) pairs are used as they are. A scalar is a mean or a sum over the
-    batch; which, is decided on the trial batch by comparing it with its values on single samples, never assumed. A
-    scalar that is neither (a mean over tokens, say) cannot be weighted right and is refused. A metric with a state
-    (`update`, `compute`, `reset`) is called on a batch from an empty state, on a copy.
-    """
-    if _has_state(function):
-        function = _Stateless(function, next(tensors_in(outputs), None))
-    describe = describe_callable(function.metric if isinstance(function, _Stateless) else function)
-    what = f"{name} ({describe})"
-    size = _size_of(outputs, targets)
-    value = function(outputs, targets)
-    if values_as_units(value, size, what) is not None:
-        _refuse_broadcast(value, outputs, targets, what)
-
-        def direct(o: Any, t: Any) -> Units:
-            units = values_as_units(function(o, t), _size_of(o, t), what)
-            if units is None:
-                raise InputError(f"{what} returned values per sample of one batch, and a scalar of another")
-            return units
-
-        return Quantity(name, describe, direct, is_pair=is_pair(value))
-    units, verify = _scalar_units(function, outputs, targets, _required_size(outputs, targets, what), what)
-    return Quantity(name, describe, units, verify=verify, is_scalar=True)
-
-
-def _size_of(outputs: Any, targets: Any) -> int | None:
-    """Samples that a loss has values of: the first axis of all targets, or of all outputs where there are no targets.
-
-    None where those disagree, but for a list, which has one entry for each sample then.
-    """
-    tree = targets if next((t for t in tensors_in(targets) if t.ndim), None) is not None else outputs
-    lengths = {int(t.shape[0]) for t in tensors_in(tree) if t.ndim}
-    if len(lengths) == 1:
-        return lengths.pop()
-    return len(tree) if isinstance(tree, list) and tree else None
-
-
-def _required_size(outputs: Any, targets: Any, what: str) -> int:
-    size = _size_of(outputs, targets)
-    if size is None:
-        raise InputError(
-            f"{what} returns a scalar, and over how many samples cannot be told from its targets "
-            f"({shapes_in(targets)}), whose first axes differ; return values per sample, or a (numerators, "
-            "denominators) pair"
-        )
-    return size
-
-
-def _refuse_broadcast(value: Any, outputs: Any, targets: Any, what: str) -> None:
-    """Refuse values of every sample with every other, which (n, 1) outputs make of (n,) targets."""
-    values = _numbers(value[0] if is_pair(value) else value, what)
-    given = [t for t in (main_output(outputs), targets) if isinstance(t, Tensor)]
-    crossed = values.ndim > 1 and values.shape[0] == values.shape[1]
-    if len(given) == 2 and crossed and values.numel() > max(t.numel() for t in given):
-        raise _broadcast_error(given[0], given[1], what)
-
-
-def _has_state(function: Any) -> bool:
-    """Whether a metric gathers a state over calls, as those of torchmetrics do."""
-    return not isinstance(function, type) and all(
-        callable(getattr(function, name, None)) for name in ("update", "compute", "reset")
-    )
-
-
-class _Stateless:
-    """A metric with a state as a function of one batch; the user's own object is left as it is."""
-
-    def __init__(self, metric: Any, like: Tensor | None) -> None:
-        self.metric = copy.deepcopy(metric)
-        self.metric.reset()
-        if like is not None and callable(getattr(self.metric, "to", None)):
-            self.metric.to(like.device)
-
-    def __call__(self, outputs: Any, targets: Any) -> Any:
-        self.metric.reset()
-        self.metric.update(main_output(outputs), targets)
-        value = self.metric.compute()
-        self.metric.reset()
-        return value
-
-
-def describe_callable(function: Any) -> str:
-    """A stable text for a callable: module, name and settings, without memory addresses."""
-    if isinstance(function, functools.partial):
-        settings = [_describe_value(v) for v in function.args]
-        settings += [f"{k}={_describe_value(v)}" for k, v in sorted(function.keywords.items())]
-        return f"{describe_callable(function.func)}({', '.join(settings)})"
-    name = getattr(function, "__qualname__", None)
-    if name is not None:
-        return f"{getattr(function, '__module__', '?')}.{name}{_code_digest(function)}"
-    given = {**getattr(function, "__dict__", {}), **getattr(function, "_buffers", {})}
-    states = getattr(function, "_defaults", {})  # what a metric of torchmetrics has gathered is no setting
-    settings = [
-        f"{k}={_describe_value(v)}"
-        for k, v in sorted(given.items())
-        if not k.startswith("_") and k != "training" and k not in states and isinstance(v, _PLAIN)
-    ]
-    learned = own_parameters(function)
-    if learned:
-        settings.append(f"parameters={digest(*learned.values())}")
-    return f"{type(function).__module__}.{type(function).__qualname__}({', '.join(settings)})"
-
-
-def own_parameters(function: Any) -> dict[str, Tensor]:
-    """The parameters of a criterion that is a module, by name; {} for any other callable."""
-    named = getattr(function, "named_parameters", None)
-    return dict(named()) if callable(named) and not isinstance(function, type) else {}
-
-
-def _code_digest(function: Any) -> str:
-    """Tells apart functions of one name, as lambdas are: a digest of what the user's own code compiles to."""
-    code = getattr(function, "__code__", None)
-    if code is None or str(function.__module__).startswith("torch."):
-        return ""
-    captured = [cell.cell_contents for cell in function.__closure__ or ()]
-    given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *captured]
-    text = repr(_code_parts(code)) + "".join(
-        _describe_value(v) if isinstance(v, _PLAIN) else getattr(v, "__qualname__", type(v).__qualname__) for v in given
-    )
-    return "#" + hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def _code_parts(code: CodeType) -> tuple[Any, ...]:
-    constants = [
-        _code_parts(c) if isinstance(c, CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else c
-        for c in code.co_consts
-    ]
-    return (code.co_code, constants, code.co_names)
-
-
-def _describe_value(value: Any) -> str:
-    return str(value.tolist()) if isinstance(value, Tensor) else repr(value)
-
-
-def _scalar_units(
-    function: Callable[..., Any], outputs: Any, targets: Any, size: int, what: str
-) -> tuple[Callable[[Any, Any], Units], Callable[[Any, Any], None]]:
-    """(units of a batch, check of a batch) of a callable that returns a scalar."""
-    if not (_has_rows(outputs, size) and _has_rows(targets, size)):
-        raise InputError(
-            f"{what} returns a scalar, and whether it is a mean or a sum over the samples cannot be tried: the first "
-            f"axes of outputs ({shapes_in(outputs)}) and targets ({shapes_in(targets)}) do not both run over the "
-            "samples. Return values per sample, or a (numerators, denominators) pair."
-        )
-    count = min(size, _TRIAL)
-    o, t = (map_tensors(tree, lambda tensor: tensor[:count]) for tree in (outputs, targets))
-    if size == 1:  # a mean and a sum differ only on more than one sample
-        count = 2
-        o, t = (map_tensors(tree, lambda tensor: torch.cat([tensor, tensor])) for tree in (o, t))
-    found = _reduction(function, o, t, count, what)
-    chosen = found
-    if found.is_mean and found.is_sum:  # all zero, as an error is where all trial samples are right: on other scores
-        turned = map_tensors(t, lambda tensor: tensor.roll(1, 0))
-        chosen = _reduction(function, _disturbed(o), turned, count, what)
-    if chosen.is_mean and chosen.is_sum:
-        raise InputError(
-            f"{what} is zero on all samples tried, so whether it is a mean or a sum over the batch cannot be told; "
-            "return values per sample"
-        )
-    scalar = _Scalar(function, what, chosen.is_mean)
-    # vmap refuses data-dependent code in many ways; whole batches as units are right for any callable.
-    try:
-        vmapped = scalar.per_sample(o, t).numerators.double()
-    except Exception:
-        return scalar.per_batch, scalar.verify
-    alike = bool(((vmapped - found.singles).abs() <= found.rounding).all())
-    return (scalar.per_sample if alike else scalar.per_batch), scalar.verify
-
-
-def _has_rows(tree: Any, size: int) -> bool:
-    """Whether samples can be cut out of outputs or targets: all tensors have them along the first axis, or none has."""
-    tensors = list(tensors_in(tree))
-    return not tensors or (has_batch_axis(tree) and tensors[0].shape[0] == size)
-
-
-@dataclass(frozen=True)
-class _Reduction:
-    """What a callable makes of the values of single samples; both where all of them are zero."""
-
-    is_mean: bool
-    is_sum: bool
-    singles: Tensor  # (n,), values of single samples
-    rounding: Tensor  # gap that rounding may make between values
-
-
-def _reduction(function: Callable[..., Any], o: Any, t: Any, count: int, what: str) -> _Reduction:
-    def row(tree: Any, i: int) -> Any:
-        return map_tensors(tree, lambda tensor: tensor[i : i + 1])
-
-    whole = _numbers(function(o, t), what).double()
-    singles = torch.stack([_numbers(function(row(o, i), row(t, i)), what).double().reshape(()) for i in range(count)])
-    rounding = singles.abs().mean() * SEPARABLE + 1e-12
-    is_mean = bool((whole - singles.mean()).abs() <= rounding)
-    is_sum = bool((whole - singles.sum()).abs() <= rounding * count)
-    if not (is_mean or is_sum):
-        raise InputError(
-            f"{what} returns a scalar that is neither the mean ({float(singles.mean()):.6g}) nor the sum "
-            f"({float(singles.sum()):.6g}) of its values on single samples, but {float(whole):.6g}; batches cannot "
-            f"be weighted right from that. {_OF_ALL if isinstance(function, _Stateless) else _WAYS}"
-        )
-    return _Reduction(is_mean, is_sum, singles, rounding)
-
-
-@dataclass(frozen=True)
-class _Scalar:
-    """A callable that returns the mean over the batch, or else the sum."""
-
-    function: Callable[..., Any]
-    what: str
-    is_mean: bool
-
-    def per_sample(self, o: Any, t: Any) -> Units:
-        """A unit for each sample."""
-
-        def with_axis(tree: Any) -> Any:
-            return map_tensors(tree, lambda tensor: tensor.unsqueeze(0))
-
-        values = torch.vmap(lambda a, b: self.function(with_axis(a), with_axis(b)))(o, t)
-        return Units(values.reshape(values.shape[0], -1)[:, 0], None, per_sample=True)
-
-    def per_batch(self, o: Any, t: Any) -> Units:
-        """The batch as one unit."""
-        value, n = _numbers(self.function(o, t), self.what), _required_size(o, t, self.what)
-        return mean_as_unit(value if self.is_mean else value.double() / n, n)
-
-    def verify(self, o: Any, t: Any) -> None:
-        """The two halves of a batch must give the value of the whole."""
-        size = _required_size(o, t, self.what)
-        if size < 2 or not (_has_rows(o, size) and _has_rows(t, size)):
-            return
-        half = size // 2
-
-        def on(part: slice) -> Tensor:
-            return _numbers(self.function(*(map_tensors(tree, lambda tensor: tensor[part]) for tree in (o, t))), what)
-
-        what = self.what
-
-        first, second = on(slice(0, half)), on(slice(half, size))
-        joined = (first * half + second * (size - half)) / size if self.is_mean else first + second
-        whole = _numbers(self.function(o, t), what)
-        if whole.isfinite() and not torch.isclose(whole.double(), joined.double(), rtol=10 * SEPARABLE, atol=1e-9):
-            raise InputError(
-                f"{self.what} is {float(whole):.6g} on a batch of {size} samples, but its halves give "
-                f"{float(joined):.6g}: it is no plain mean or sum over samples (a mean over kept tokens?), and batches "
-                "cannot be weighted right. Return values per sample, or a (numerators, denominators) pair."
-            )
-
-
-def _disturbed(tree: Any) -> Any:
-    """Scores moved at random by about their own spread, the same way each time."""
-    generator = torch.Generator().manual_seed(0)
-
-    def move(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        noise = torch.randn(tensor.shape, generator=generator).to(tensor)
-        return tensor + noise * (tensor.std() + 1e-3)
-
-    return map_tensors(tree, move)
-
-
 def _by_elements(
     name: str,
     describe: str,
@@ -556,13 +106,13 @@ def _by_elements(
             targets = _class_numbers(outputs, targets, describe) if classes else targets.to(outputs.dtype)
         values = elements(outputs, targets)
         if isinstance(targets, Tensor) and targets.shape != outputs.shape and values.ndim >= outputs.ndim:
-            raise _broadcast_error(outputs, targets, describe)
+            raise broadcast_error(outputs, targets, describe)
         weights = weigh(outputs, targets, values)
         if weights is None and values.ndim == 1:
             return Units(values, None, per_sample=True)
         size = values.shape[0]
         weights = torch.ones_like(values) if weights is None else weights
-        return Units(_per_sample_sums(values, size), _per_sample_sums(weights, size), per_sample=True)
+        return Units(per_sample_sums(values, size), per_sample_sums(weights, size), per_sample=True)
 
     return Quantity(name, describe, units)
 
@@ -639,7 +189,7 @@ def _aligned(outputs: Any, targets: Any, describe: str) -> tuple[Tensor, Any]:
     if targets.dtype in (torch.uint16, torch.uint32, torch.uint64):  # which torch compares and adds with little
         targets = _as_int64(targets)
     if targets.is_floating_point() and targets.shape != outputs.shape:
-        raise _broadcast_error(outputs, targets, describe)
+        raise broadcast_error(outputs, targets, describe)
     if labels and outputs.ndim == 3 and targets.ndim == 2:
         scores_last = outputs.shape[1] == targets.shape[1]
         if scores_last and outputs.shape[2] == targets.shape[1]:
@@ -650,18 +200,6 @@ def _aligned(outputs: Any, targets: Any, describe: str) -> tuple[Tensor, Any]:
         if scores_last:
             outputs = outputs.transpose(1, 2)
     return outputs, targets
-
-
-def _broadcast_error(outputs: Tensor, targets: Tensor, describe: str) -> InputError:
-    return InputError(
-        f"outputs of shape {tuple(outputs.shape)} meet targets of shape {tuple(targets.shape)} in {describe}; "
-        "broadcasting them would compare every sample with every other. Reshape one to the other's shape."
-    )
-
-
-def main_output(outputs: Any) -> Any:
-    """The scores in what a model returns: `.logits` of a transformers output, else the thing itself."""
-    return getattr(outputs, "logits", outputs)
 
 
 def _unreduced(

@@ -19,12 +19,9 @@ from landscape.errors import InputError, raised_by
 from landscape.objective.calls import Calls
 from landscape.objective.counting import Counting
 from landscape.objective.data import Batch, Data, read_data
+from landscape.objective.described import describe_callable
 from landscape.objective.groups import SampleGroups
-from landscape.objective.losses import (
-    LossLike,
-    Units,
-    describe_callable,
-)
+from landscape.objective.losses import LossLike
 from landscape.objective.model import BoundModel, choose_device, default_precision
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
@@ -33,6 +30,7 @@ from landscape.objective.trees import (
     digest,
     digest_text,
 )
+from landscape.objective.units import Units
 from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 

@@ -19,12 +19,6 @@ from landscape.objective.counting import (
     targets_in,
 )
 from landscape.objective.data import Batch, Data
-from landscape.objective.losses import (
-    SEPARABLE,
-    Quantity,
-    Units,
-    require_weights,
-)
 from landscape.objective.trees import (
     has_batch_axis,
     joined,
@@ -32,6 +26,7 @@ from landscape.objective.trees import (
     shapes_in,
     tensors_in,
 )
+from landscape.objective.units import SEPARABLE, Quantity, Units, require_weights
 
 logger = logging.getLogger(__name__)
 

@@ -25,20 +25,9 @@ from landscape.objective.counting import (
     uncounted,
 )
 from landscape.objective.data import Batch, Data
+from landscape.objective.described import own_parameters
 from landscape.objective.folding import Folding, settled_folding
-from landscape.objective.losses import (
-    COMPARING,
-    LossLike,
-    Quantity,
-    Units,
-    is_pair,
-    loss_quantity,
-    mean_as_unit,
-    metric_quantities,
-    no_such_class,
-    own_parameters,
-    values_as_units,
-)
+from landscape.objective.losses import LossLike, loss_quantity, metric_quantities, no_such_class
 from landscape.objective.model import default_precision
 from landscape.objective.random_state import random_streams, seed_everything
 from landscape.objective.reductions import NoPartError, check_batches, halves, near, rows_in, scalar_of, weighted_mean
@@ -54,6 +43,7 @@ from landscape.objective.trees import (
     take_rows,
     tensors_in,
 )
+from landscape.objective.units import COMPARING, Quantity, Units, is_pair, mean_as_unit, values_as_units
 
 logger = logging.getLogger(__name__)
 Metrics = Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]

@@ -15,15 +15,9 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio
 from torch import Tensor, nn
 
 from landscape.errors import InputError, UserCodeError
-from landscape.objective.losses import (
-    Quantity,
-    describe_callable,
-    loss_quantity,
-    metric_quantities,
-    named_losses,
-    named_metrics,
-    values_as_units,
-)
+from landscape.objective.described import describe_callable
+from landscape.objective.losses import loss_quantity, metric_quantities, named_losses, named_metrics
+from landscape.objective.units import Quantity, values_as_units
 
 N = 37
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import InputError
-from landscape.objective.losses import values_as_units
 from landscape.objective.objective import Objective
+from landscape.objective.units import values_as_units
 
 CLASS_WEIGHTS = torch.tensor([1.0, 9.0, 1.0], dtype=torch.float64)
 Forward = Callable[[Any, Any], Any]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import landscape as ls
 from landscape.errors import InputError, UserCodeError, raised_by, user_code
-from landscape.objective.losses import describe_callable
+from landscape.objective.described import describe_callable
 from landscape.objective.random_state import keeps_random_state
 
 X = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))

@@ -23,10 +23,10 @@ from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, r
 from landscape.errors import InputError, nearest
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.data import Batch
-from landscape.objective.losses import main_output
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.trees import digest, map_tensors, tensors_in
+from landscape.objective.units import main_output
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple

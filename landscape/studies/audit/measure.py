@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from landscape.errors import InputError, NumericalError, UserCodeError
-from landscape.objective.losses import LossLike, describe_callable
+from landscape.objective.described import describe_callable
+from landscape.objective.losses import LossLike
 from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes
 from landscape.results.inside import run_inside

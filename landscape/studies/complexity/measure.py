@@ -14,7 +14,7 @@ from landscape_kernels.arrays import FloatArray
 
 from landscape.checkpoints.states import read_model
 from landscape.errors import InputError, NumericalError, UserCodeError, raised_by
-from landscape.objective.losses import describe_callable
+from landscape.objective.described import describe_callable
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.trees import digest

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.network.random_kernel import initial_network
-from landscape.objective.losses import describe_callable
+from landscape.objective.described import describe_callable
 from landscape.objective.model import choose_device
 from landscape.objective.trees import digest
 from landscape.studies.marginal_likelihood.settings import MarginalLikelihoodSettings

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.objective.losses import LossLike, describe_callable
+from landscape.objective.described import describe_callable
+from landscape.objective.losses import LossLike
 from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import EXACT, provenance
 from landscape.results.measured import Measurement

@@ -15,7 +15,8 @@ from landscape.checkpoints.reading import load_state, read_state
 from landscape.checkpoints.trained import TrainedModels, read_models
 from landscape.errors import InputError, user_code
 from landscape.files import hdf5
-from landscape.objective.losses import describe_callable, named_losses
+from landscape.objective.described import describe_callable
+from landscape.objective.losses import named_losses
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import random_state_kept
 from landscape.run.store import RESULT

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.objective.groups import GROUPS, SampleGroups
-from landscape.objective.losses import Units
 from landscape.objective.objective import Objective
+from landscape.objective.units import Units
 from landscape.results.summary import result_tables
 from landscape.results.trial import rows_done
 from landscape.run.store import Store
