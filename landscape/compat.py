@@ -22,7 +22,7 @@ from landscape.curvature.pairs import check_tol
 from landscape.curvature.sampling import Sample
 from landscape.curvature.small import small, unit_products
 from landscape.errors import InputError
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.objective import Objective
 from landscape.run.comm import SERIAL
 from landscape.studies.weights.tool import WeightWatcher

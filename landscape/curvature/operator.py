@@ -26,7 +26,7 @@ from landscape.curvature.routes import (
 )
 from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError, NumericalError
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import select_blocks
 from landscape.run.comm import SERIAL, Communicator, available_memory, local_size

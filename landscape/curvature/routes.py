@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from landscape.errors import InputError
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.model import aligned, as_real, shaped_like
 from landscape.objective.objective import Objective
 from landscape.objective.units import Units

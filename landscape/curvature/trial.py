@@ -27,7 +27,7 @@ from landscape.curvature.routes import (
     summed,
     summed_loss,
 )
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.trees import floats_in
 

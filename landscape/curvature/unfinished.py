@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from landscape.errors import InputError, NumericalError
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.trees import has_batch_axis, map_tensors, take_rows, tensors_in
 

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 
 from landscape.errors import InputError, raised_by
 from landscape.network.layers import GradientSquares
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.trees import has_batch_axis, map_tensors, take_rows, tensors_in
 from landscape.objective.units import Units

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError, told_of_user, user_code
+from landscape.objective.batches import Batch, inputs_and_targets
 from landscape.objective.counting import LABEL_KEYS, Counting
-from landscape.objective.data import Batch, inputs_and_targets
 from landscape.objective.model import BoundModel
 from landscape.objective.trees import (
     map_tensors,

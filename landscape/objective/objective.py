@@ -16,9 +16,10 @@ from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
 from torch import Tensor, nn
 
 from landscape.errors import InputError, raised_by
+from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls
 from landscape.objective.counting import Counting
-from landscape.objective.data import Batch, Data, read_data
+from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike

@@ -12,13 +12,14 @@ from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.errors import InputError, user_code
+from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls, shapes_met
 from landscape.objective.counting import (
     WAYS,
     second_axis,
     targets_in,
 )
-from landscape.objective.data import Batch, Data
+from landscape.objective.data import Data
 from landscape.objective.trees import (
     has_batch_axis,
     joined,

@@ -13,6 +13,7 @@ from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.errors import InputError, UserCodeError, raised_by, told_of_user, user_code
+from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls, shapes_met
 from landscape.objective.counting import (
     WAYS,
@@ -24,7 +25,7 @@ from landscape.objective.counting import (
     second_axis,
     uncounted,
 )
-from landscape.objective.data import Batch, Data
+from landscape.objective.data import Data
 from landscape.objective.described import own_parameters
 from landscape.objective.folding import Folding, settled_folding
 from landscape.objective.losses import LossLike, loss_quantity, metric_quantities, no_such_class

@@ -13,8 +13,9 @@ from landscape_kernels.probes import derive_seed
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.errors import InputError
-from landscape.objective.data import Batch, Stream, as_whole
+from landscape.objective.batches import Batch, as_whole
 from landscape.objective.random_state import random_state_kept, seed_everything
+from landscape.objective.streams import Stream
 from landscape.objective.trees import digest, has_batch_axis, map_tensors, shapes_in, tensors_in
 
 

@@ -18,7 +18,7 @@ import torch
 import landscape as ls
 from landscape.checkpoints.reading import checkpoint_files, in_step_order, load_state, step_files
 from landscape.errors import InputError, nearest, text_of, user_code
-from landscape.objective.data import as_whole, inputs_and_targets
+from landscape.objective.batches import as_whole, inputs_and_targets
 from landscape.opening.opening import is_result
 from landscape.results.study import Input
 from landscape.run.comm import processor_count, world

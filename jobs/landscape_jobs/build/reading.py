@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from landscape.errors import InputError
-from landscape.objective.data import as_whole
+from landscape.objective.batches import as_whole
 from landscape.objective.trees import map_leaves, map_tensors, tensors_in
 from landscape.run.comm import world
 from landscape.run.together import agree

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_models
 from landscape.errors import InputError, nearest
+from landscape.objective.batches import Batch
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
-from landscape.objective.data import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.trees import digest, map_tensors, tensors_in

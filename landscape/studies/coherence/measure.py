@@ -16,7 +16,7 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike, in_order, read_model
 from landscape.errors import InputError
 from landscape.network.samples import SampleGradients
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of, select_blocks
 from landscape.objective.random_state import keeps_random_state, random_state_kept

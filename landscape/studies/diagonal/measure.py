@@ -21,7 +21,7 @@ from landscape.curvature.sampling import loss_seeds
 from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError
 from landscape.network.layers import GradientSquares
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
 from landscape.objective.random_state import keeps_random_state

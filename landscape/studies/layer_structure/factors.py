@@ -20,7 +20,7 @@ from landscape.curvature.sampling import loss_seeds
 from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError
 from landscape.network.layers import Factors, GradientSquares
-from landscape.objective.data import Batch
+from landscape.objective.batches import Batch
 from landscape.objective.parameters import layers_of
 from landscape.results.trial import bytes_text
 from landscape.run.comm import Communicator

@@ -18,7 +18,7 @@ from landscape.curvature.check import ProductCheck, check_products
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.sampling import Sample, draw, whole
 from landscape.errors import InputError
-from landscape.objective.data import inputs_and_targets
+from landscape.objective.batches import inputs_and_targets
 from landscape.objective.objective import Objective
 from landscape.objective.trees import digest
 from landscape.run.comm import Communicator

@@ -13,8 +13,8 @@ from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.errors import InputError, user_code
+from landscape.objective.batches import as_whole, inputs_and_targets
 from landscape.objective.counting import LABEL_KEYS
-from landscape.objective.data import as_whole, inputs_and_targets
 from landscape.objective.random_state import random_state_kept
 from landscape.objective.trees import has_batch_axis, map_tensors, tensors_in
 from landscape.studies.training.recipe import Recipe

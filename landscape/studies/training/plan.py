@@ -12,7 +12,7 @@ from landscape_kernels.probes import derive_seed
 
 from landscape.checkpoints.recorder import state_of
 from landscape.errors import InputError, nearest, user_code
-from landscape.objective.data import as_whole
+from landscape.objective.batches import as_whole
 from landscape.objective.described import describe_callable
 from landscape.objective.losses import LossLike
 from landscape.objective.objective import Objective
