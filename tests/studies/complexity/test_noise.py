@@ -128,6 +128,20 @@ def test_noise_moves_no_scale_of_a_fused_batchnorm() -> None:
     assert free.tolist() == [True] * 12 + [False] * 4 + [True] * 4 + [True] * 10
 
 
+def test_the_reference_moves_scales_of_fused_batchnorms_too() -> None:
+    """f = (1 + n1) (1 + n2) + n3 on an input of 0: noise on the scale of 1, the layer's bias and the norm's own."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).double().eval()
+    nn.init.ones_(model[0].bias)  # type: ignore[arg-type]
+    data = (torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    of = ls.Objective(model, "binary_cross_entropy_with_logits", data)
+    n = np.random.default_rng(0).normal(size=(3, 100_000))
+    drops = {s: float(((1 + s * n[0]) * (1 + s * n[1]) + s * n[2] < 0).mean()) for s in (0.4, 0.5)}
+    assert drops[0.4] < 0.1 < drops[0.5]
+    values = [sigma(of, parity="jiang", seed=seed).value for seed in range(8)]
+    assert math.sqrt(0.4) - 0.05 < np.mean(values) < math.sqrt(0.5) + 0.05
+    assert sigma(of, tol=0.2).value > 0.7  # the bias alone: 1 / QUANTILE
+
+
 def test_where_no_noise_costs_that_much() -> None:
     near_chance = one_example([1.0], [-1.0])
     with pytest.raises(ls.InputError, match="accuracy without noise is 0"):
