@@ -25,7 +25,7 @@ _MANTISSAS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # of log levels in each 
 _LINEAR = ("accuracy", "test_accuracy")  # whose good end is the upper one, which a log scale hides
 _MOST = 200  # levels of a picture
 _NAMED = 12  # levels that a colour bar names at most
-_FEW = 2.5  # decades up to which a log axis names 1, 2 and 5 of each
+_FEW = 2.5  # decades up to which a log axis names several of each
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,9 @@ def _decades(low: float, high: float, count: int) -> FloatArray:
 
 
 def name_log_ticks(axis: Axis) -> None:
-    """Name 1, 2 and 5 of each decade of a log axis that is drawn already, or its powers of ten where they are many."""
+    """Plain numbers on a log axis that is drawn already: some of each decade, or powers of ten where these are many."""
     low, high = axis.get_view_interval()
     if high / low <= 10**_FEW:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=_MANTISSAS[0 if high / low <= 10 else 1]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
