@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from landscape_kernels.evidence import Evidence, laplace_evidence, propagated_orthant, signed_correlations
+from landscape_kernels.evidence import Evidence, laplace_evidence, signed_correlations
 from landscape_kernels.nngp import nngp_kernel
+from landscape_kernels.propagation import propagated_orthant
 
 PARTS = ("ep", "probit", "laplace", "kernel")
 PEER = """

@@ -24,14 +24,9 @@ from landscape_kernels.arrays import FloatArray
 EXACT_MOST = 3  # signs whose probability has a closed form
 INTEGRATED_MOST = 50
 DELTA = 2.0**-10  # how often the bound may fail, as published; of the other one 0.01 and 0.01
-_TOL = 1e-7  # nats
-_STEP = 0.7  # of the way to the next sites at first, and what it is shortened by where these swing
-_SHORTER = 0.7
 _SWEEPS = 500
-_LITTLE = 1e-3  # of a site's precision times the prior variance, below which 1 - (1 / B)_ii loses digits
 _REPEATS = 4  # of the integral, whose spread is its error
 _POINTS = 5_000  # of each, for each sign
-_MOVED = 1e-3  # of the largest precision of a site; the value errs by about its square
 
 
 @dataclass(frozen=True)
@@ -98,92 +93,6 @@ def integrated_orthant(correlations: FloatArray, seed: int = 0) -> Evidence:
     )
     p, spread = float(found.mean()), float(found.std(ddof=1)) / math.sqrt(_REPEATS)
     return Evidence(math.log(p), spread / p) if p > 0 else Evidence(-math.inf, math.inf)
-
-
-def propagated_orthant(correlations: FloatArray) -> Evidence:
-    """P(g > 0) by expectation propagation, all sites at once; `correlations` (m, m) with ones on the diagonal.
-
-    A sweep costs 2/3 m^3 operations and one matrix beside the correlations, B = 1 + S^(1/2) R S^(1/2). Sweeps go on
-    until what is left of their geometric decrease is 1e-7 nats. NaN where they do not settle: so it is where the
-    correlations are of low rank and no g has those signs. P is 0 where one g is another's negative. For equal
-    correlations of 1/2, where P = 1 / (m + 1), the method itself is low by 0.004 nats at m = 3, 0.045 at m = 1,000;
-    of samples that are much alike by more, 0.12 for two copies and 0.59 for 100 (Cunningham, Hennig and Lacoste-Julien,
-    Gaussian probabilities and expectation propagation, arXiv:1111.6832).
-    """
-    if len(correlations) > 1 and correlations.min() <= -1 + 1e-14:  # one g is another's negative
-        return Evidence(-math.inf, 0.0)
-    from scipy.special import log_ndtr  # loading scipy would be a sixth of `import landscape`
-
-    precision, shift = (np.zeros(len(correlations)) for _ in range(2))  # of the sites
-    way, step, tiny = np.zeros(len(correlations)), _STEP, np.finfo(np.float64).tiny
-    value = change = math.inf
-    for sweep in range(1, _SWEEPS + 1):
-        marginal = _marginals(correlations, precision, shift)
-        if marginal is None:
-            return Evidence(math.nan, math.inf, sweep)
-        variance, mean, log_det = marginal
-        with np.errstate(all="ignore"):
-            cavity, pull = 1 / variance - precision, mean / variance - shift
-            if not (cavity > 0).all():
-                return Evidence(math.nan, math.inf, sweep)
-            z = pull / np.sqrt(cavity)
-            log_mass = log_ndtr(z)
-            inverse_mills = np.exp(-z * z / 2 - log_mass) / math.sqrt(2 * math.pi)
-            parts = (
-                log_mass
-                + 0.5 * np.log1p(precision / cavity)
-                + 0.5 * shift * mean
-                - 0.5 * (shift**2 + 2 * pull * shift - pull**2 * precision / cavity) / (cavity + precision)
-            )
-            now = float(parts.sum()) - log_det
-            shrunk = (1 - inverse_mills * (z + inverse_mills)) / cavity
-            new_precision = np.maximum(1 / shrunk - cavity, 0.0)
-            new_shift = (pull / cavity + inverse_mills / np.sqrt(cavity)) / shrunk - pull
-        if not (np.isfinite(now) and np.isfinite(new_precision).all() and np.isfinite(new_shift).all()):
-            return Evidence(math.nan, math.inf, sweep)
-        before, change = change, abs(now - value)
-        value = now
-        left = change if change == 0 else change * min(change / before, 1.0) / max(1 - change / before, 1e-3)
-        moved = new_precision - precision
-        way_before, way = way, moved / np.maximum(new_precision + precision, tiny)
-        if left < _TOL and float(np.abs(moved).max()) <= _MOVED * float(new_precision.max()):
-            return Evidence(value, left, sweep)
-        if float(way @ way_before) < -0.7 * float(way_before @ way_before):  # it swings
-            step *= _SHORTER
-        precision += step * (new_precision - precision)
-        shift += step * (new_shift - shift)
-    return Evidence(math.nan, math.inf, _SWEEPS)
-
-
-def _marginals(
-    correlations: FloatArray, precision: FloatArray, shift: FloatArray
-) -> tuple[FloatArray, FloatArray, float] | None:
-    """(variances, means, half the log-determinant of B) of the process with Gaussian sites; None where B is no number.
-
-    Of S^(1/2) Sigma S^(1/2) = 1 - 1/B the diagonal is enough, but for sites of little precision.
-    """
-    from scipy.linalg import cholesky
-    from scipy.linalg.lapack import dtrtri
-
-    root = np.sqrt(precision)
-    B = correlations * root
-    B *= root[:, None]
-    B.flat[:: len(B) + 1] += 1.0
-    try:
-        lower = cholesky(B.T, lower=True, overwrite_a=True, check_finite=False)
-    except np.linalg.LinAlgError:
-        return None
-    log_det = float(np.log(np.diag(lower)).sum())
-    inverse, _ = dtrtri(lower, lower=1, overwrite_c=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = (1 - np.einsum("ki,ki->i", inverse, inverse)) / precision
-    little = precision < _LITTLE
-    if little.any():
-        seen = inverse @ (root[:, None] * correlations[:, little])
-        variance[little] = 1 - np.einsum("ki,ki->i", seen, seen)
-    pulled = correlations @ shift
-    mean = pulled - correlations @ (root * (inverse.T @ (inverse @ (root * pulled))))
-    return variance, mean, log_det
 
 
 def laplace_evidence(kernel: FloatArray, signs: FloatArray) -> Evidence:

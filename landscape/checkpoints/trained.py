@@ -101,7 +101,8 @@ def read_models(path: str | Path) -> TrainedModels:
         )
     readers: Mapping[str, Callable[[Path], list[dict[str, Any]]]] = {".csv": _csv_rows, ".toml": _toml_rows}
     if path.suffix.lower() not in readers:
-        raise InputError(f"{path} is no table of models; give a CSV file (.csv) or a TOML file (.toml)")
+        found = "is no table of models" if path.exists() else "is not there"
+        raise InputError(f"{path} {found}; give a table of models (.csv or .toml), or the folder of a training run")
     try:
         rows = readers[path.suffix.lower()](path)
     except OSError as error:

@@ -27,6 +27,7 @@ from landscape.curvature.routes import (
 from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError, NumericalError
 from landscape.objective.batches import Batch
+from landscape.objective.gate import require_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import select_blocks
 from landscape.run.comm import SERIAL, Communicator, available_memory, local_size
@@ -118,6 +119,7 @@ class CurvatureOperator:
         check: ProductCheck | None = None,
         chunk: int | None = None,
     ) -> None:
+        require_objective(objective)
         require_operator(objective, operator, weight_decay)
         self.operator = operator
         self.blocks = select_blocks(objective, params)

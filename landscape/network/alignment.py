@@ -25,8 +25,8 @@ from torch import Tensor
 from landscape.checkpoints.states import ThetaLike, named_state, read_model
 from landscape.errors import InputError, nearest
 from landscape.network.symmetry import Listener, Symmetry, Table, find_symmetry, first_difference, symmetry_from_table
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.trees import floats_in
 
 METHODS = ("weights", "activations")
@@ -70,7 +70,7 @@ class Alignment:
         return result
 
 
-@keeps_random_state
+@of_objective
 def align(
     objective: Objective,
     theta_a: ThetaLike,
@@ -108,7 +108,7 @@ def align(
     return _permuted_vector(objective, alignment, objective.vector(theta_b))
 
 
-@keeps_random_state
+@of_objective
 def find_alignment(
     objective: Objective,
     theta_a: ThetaLike,

@@ -11,7 +11,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 from matplotlib.axis import Axis
 from matplotlib.colors import BoundaryNorm
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.style import VALUES
@@ -25,6 +25,7 @@ _MANTISSAS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3))  # of log levels in each 
 _LINEAR = ("accuracy", "test_accuracy")  # whose good end is the upper one, which a log scale hides
 _MOST = 200  # levels of a picture
 _NAMED = 12  # levels that a colour bar names at most
+_FEW = 2.5  # decades up to which a log axis names several of each
 
 
 @dataclass(frozen=True)
@@ -214,3 +215,12 @@ def _decades(low: float, high: float, count: int) -> FloatArray:
     last = int(np.searchsorted(levels, high, side="left"))
     levels = levels[first : last + 1]
     return levels if levels.size > max(2, min(count // 2, 4)) else _round_levels(low, high, count)
+
+
+def name_log_ticks(axis: Axis) -> None:
+    """Plain numbers on a log axis that is drawn already: some of each decade, or powers of ten where these are many."""
+    low, high = axis.get_view_interval()
+    if high / low <= 10**_FEW:
+        axis.set_major_locator(LogLocator(subs=_MANTISSAS[0 if high / low <= 10 else 1]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ModelVectors, ThetaLike, in_order, model_labels, read_model
 from landscape.errors import InputError, nearest
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching, select_blocks
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.trees import digest, digest_of
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def random_direction(
     return normalise_(normal_vector(layout.size, seed, "direction", axis), theta, layout, normalize, ignored)
 
 
-@keeps_random_state
+@of_objective
 def random_plane(
     objective: Objective,
     *,
@@ -193,7 +193,7 @@ def random_plane(
     return Plane(objective.theta, placed_points(objective, directions), about)
 
 
-@keeps_random_state
+@of_objective
 def plane_from_directions(
     objective: Objective, directions: Sequence[Any], *, centre: ThetaLike = None, labels: Sequence[str] = ()
 ) -> Plane:
@@ -211,7 +211,7 @@ def plane_from_directions(
     return Plane(middle, tuple(vectors), about)
 
 
-@keeps_random_state
+@of_objective
 def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: Sequence[str] = ()) -> Plane:
     """The line through two models, the plane through three, in general n - 1 axes through n.
 
@@ -255,7 +255,7 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
     return Plane(vectors[0], placed, {"kind": "through"}, points, buffers, buffer_directions)
 
 
-@keeps_random_state
+@of_objective
 def pca_plane(
     objective: Objective,
     thetas: str | Path | Sequence[ThetaLike],

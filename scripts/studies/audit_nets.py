@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from landscape_kernels.evidence import bound_on_error, propagated_orthant, signed_correlations
+from landscape_kernels.evidence import bound_on_error, signed_correlations
 from landscape_kernels.nngp import nngp_kernel
+from landscape_kernels.propagation import propagated_orthant
 from torch import Tensor, nn
 
 import landscape as ls

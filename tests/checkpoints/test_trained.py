@@ -105,6 +105,11 @@ def test_files_that_are_no_table(folder: Path) -> None:
     (folder / "models.toml").write_text('[[model]]\nseed = 0\nfinal = "a.pt"\nwidth = [8]\n')
     with pytest.raises(InputError, match=r"width = \[8\]; the key of a cell is a number or a text"):
         read_models(folder / "models.toml")
-    for name, message in (("a.pt", "is no table"), (".", "is a folder"), ("none.csv", "cannot be read: No such file")):
+    for name, message in (
+        ("a.pt", "is no table"),
+        (".", "is a folder"),
+        ("none.csv", "cannot be read: No such file"),
+        ("gone", "is not there"),
+    ):
         with pytest.raises(InputError, match=message):
             read_models(folder / name)

@@ -17,10 +17,10 @@ from landscape_kernels.evidence import (
     integrated_orthant,
     inverse_kl,
     laplace_evidence,
-    propagated_orthant,
     regression_evidence,
     signed_correlations,
 )
+from landscape_kernels.propagation import propagated_orthant
 
 EPS = np.finfo(np.float64).eps
 # Twelve points of a squared exponential kernel. GPy 1.15.0 with its EP (epsilon 1e-13, serial and parallel alike) and
@@ -83,6 +83,31 @@ def test_another_library_has_these_numbers() -> None:
     assert heaviside.log == pytest.approx(GPY_HEAVISIDE, abs=2e-7)
     assert probit.log == pytest.approx(GPY_PROBIT, abs=2e-7)
     assert laplace_evidence(KERNEL, SIGNS).log == pytest.approx(GPY_LAPLACE, abs=2e-7)
+
+
+def test_few_sweeps_are_needed() -> None:
+    """Sweeps alone take 10 to 130 of them here; the values are theirs, on and on to 1e-13."""
+    stream = np.random.default_rng(7)
+    points = stream.normal(size=(150, 20)) + 0.5 * (signs := stream.choice([-1.0, 1.0], 150))[:, None]
+    near = signed_correlations(np.exp(-((points[:, None] - points) ** 2).sum(2) / 40), signs)
+    for R, value, most in (
+        (near, -30.8799572790, 6),
+        (some(50, 8), -44.7274413407, 6),
+        (equal(100, 0.99), -1.3287665148, 7),
+        (equal(10, -0.1), -15.6573140512, 7),
+    ):
+        found = propagated_orthant(R)
+        assert found.log == pytest.approx(value, abs=1e-7)
+        assert found.sweeps <= most
+        assert found.error < 1e-7
+
+
+def test_where_looking_ahead_leads_astray_sweeps_go_on() -> None:
+    time = np.arange(50.0)
+    K = np.exp(-((time[:, None] - time) ** 2) / 18) + 1e-6 * np.eye(50)
+    found = propagated_orthant(signed_correlations(K, np.where(np.sin(2 * np.pi * time / 3 + 0.3) > 0, 1.0, -1.0)))
+    assert found.sweeps > 12
+    assert found.log == pytest.approx(-170.4069198, abs=1e-6)  # nearly impossible
 
 
 def test_signs_scales_and_order_do_not_matter() -> None:

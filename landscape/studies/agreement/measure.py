@@ -23,8 +23,9 @@ from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, r
 from landscape.errors import InputError, nearest
 from landscape.objective.batches import Batch
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state, random_state_kept
+from landscape.objective.random_state import random_state_kept
 from landscape.objective.trees import digest, map_tensors, tensors_in
 from landscape.objective.units import main_output
 from landscape.results.attributes import result_attributes
@@ -302,7 +303,7 @@ class AgreementTask:
             row["jensen_shannon"][pair] += sums[1]
 
 
-@keeps_random_state
+@of_objective
 def measure_agreement(
     objective: Objective,
     thetas: Sequence[ThetaLike],

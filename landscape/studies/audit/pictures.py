@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from matplotlib.ticker import NullLocator
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, short
+from landscape.pictures.scale import name_log_ticks
 from landscape.pictures.style import GREEN, MISSING, RED, StyledFigure, finish, hatch_cells, line_look, styled
 from landscape.results.kind import Asked, Pictures
 from landscape.studies.audit.models import JOIN, Models, alike, setting_text, value_text
@@ -28,7 +29,8 @@ _LOOK = {ROBUST: GREEN, UNDECIDED: "0.82", FRAGILE: RED}
 _ROWS = 60  # comparisons drawn; the table has them all
 _PANELS = 6
 _LINES = 12  # of a panel
-_LETTERS = 48  # of a line above a panel
+_FLIPPED = "\u21c5"
+_SHORTENED = "settings: what most have is not named"
 _TICKS = 5  # sizes named along an axis
 
 
@@ -76,18 +78,44 @@ def _matrix(audit: Audit) -> Figure:
     unknown = np.isnan(folds)
     ax.pcolormesh(x, y, np.ma.masked_array(codes, unknown), cmap=colours, vmin=-0.5, vmax=2.5, alpha=0.55)
     hatch_cells(ax, unknown, x, y, **{**MISSING, "label": "no pair does equally well"})
+    flips = [[_flips(audit, measure, knob) for knob in knobs] for measure in measures]
     for (i, j), fold in np.ndenumerate(folds):
         if math.isfinite(fold):
             look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": "small"}
-            ax.text(j, i, _fold_text(fold), fontweight="bold" if states[i][j] == FRAGILE else "normal", **look)
+            text = f"{_fold_text(fold)} {_FLIPPED}" if flips[i][j] else _fold_text(fold)
+            ax.text(j, i, text, fontweight="bold" if states[i][j] == FRAGILE else "normal", **look)
     for state in reversed(_STATES):
         ax.plot([], [], "s", color=_LOOK[state], alpha=0.55, label=state)
     ax.set_xticks(np.arange(len(knobs)), [knob.replace(JOIN, "\n+ ") for knob in knobs])
     ax.set_yticks(np.arange(len(measures)), short(measures), fontsize="small")
     ax.tick_params(length=0)
     ax.set_ylim(len(measures) - 0.5, -0.5)
-    notes = ["numbers: largest factor between equally good models", *_notes(audit)]
+    notes = ["numbers: largest factor between equally good models"]
+    notes += [f"{_FLIPPED} slopes over sizes have opposite signs"] if any(map(any, flips)) else []
+    notes += _notes(audit)
     return finish(figure, [ax], notes, last=("no pair does equally well",))
+
+
+def _flips(audit: Audit, measure: str, knob: str) -> bool:
+    """Whether a comparison is fragile by the signs of its slopes more than by its ratio."""
+    found = audit.comparisons
+    return any(
+        found.verdict[row] == FRAGILE and found.values["p_flip"][row] > found.values["p_ratio"][row]
+        for row in audit.rows_of(measure, knob)
+    )
+
+
+def _short_settings(audit: Audit, knob: str) -> dict[str, str]:
+    """{setting: what more than half of the settings of a knob do not have in common}."""
+    found = audit.comparisons
+    settings = list(dict.fromkeys(found.setting[row] for row in audit.rows_of(audit.measures[0], knob)))
+    often = Counter(part for setting in settings for part in setting.split(","))
+    return {
+        setting: ", ".join(
+            part for part in setting.split(",") if len(settings) == 1 or 2 * often[part] <= len(settings)
+        )
+        for setting in settings
+    }
 
 
 def _fold_text(fold: float) -> str:
@@ -118,6 +146,7 @@ def _ratios(audit: Audit, measure: str | None, knob: str | None) -> Figure:
     ratios = found.values["ratio"].tolist()
     known = [abs(math.log10(ratio)) if ratio > 0 and math.isfinite(ratio) else -1.0 for ratio in ratios]
     kept = sorted(sorted(rows, key=lambda row: -known[row])[:_ROWS])
+    shortened = {knob: _short_settings(audit, knob) for knob in dict.fromkeys(found.knob[row] for row in kept)}
     figure = bar_figure(len(kept), 1)
     figure.set_figwidth(9.4)
     ax = figure.add_subplot()
@@ -137,20 +166,27 @@ def _ratios(audit: Audit, measure: str | None, knob: str | None) -> Figure:
         seen.add(state)
     ax.set_xscale("log")
     ax.axvline(1.0, color="0.4", linestyle=":", linewidth=1)
-    ax.set_yticks(np.arange(len(kept)), [_row_text(audit, row) for row in kept], fontsize="x-small")
+    name_log_ticks(ax.xaxis)
+    ax.set_yticks(np.arange(len(kept)), [_row_text(audit, row, shortened) for row in kept], fontsize="x-small")
     ax.set_ylim(len(kept) - 0.4, -0.6)
     ax.grid(axis="x")
     ax.set_xlabel("measure of the second value over that of the first")
     notes = [f"the {len(kept)} of {len(rows)} comparisons farthest from 1"] if len(kept) < len(rows) else []
     level = audit.attributes.get("level")
     notes += [f"bars: {100 * level:g} % over seeds"] if isinstance(level, float) else []
+    notes += (
+        [_SHORTENED]
+        if any(k != text.replace(", ", ",") for one in shortened.values() for k, text in one.items())
+        else []
+    )
     return finish(figure, [ax], [*notes, *_notes(audit)])
 
 
-def _row_text(audit: Audit, row: int) -> str:
+def _row_text(audit: Audit, row: int, shortened: Mapping[str, Mapping[str, str]]) -> str:
     found = audit.comparisons
     told = f"{found.measure[row]}, {found.knob[row]} {found.first[row]} → {found.second[row]}"
-    return f"{told}, {found.setting[row]}" if found.setting[row] else told
+    setting = shortened[found.knob[row]][found.setting[row]]
+    return f"{told}, {setting}" if setting else told
 
 
 # -- learning curves -------------------------------------------------------------------------------------------------
@@ -169,12 +205,12 @@ def _curves(audit: Audit, measure: str, knob: str | None) -> Figure:
         ax = figure.add_subplot(lines, columns, place + 1)
         axes.append(ax)
         _panel(ax, audit, measure, [r for r in rows if (found.knob[r], found.setting[r]) == (one, setting)])
-        told = textwrap.wrap(setting.replace(",", ", "), _LETTERS)
-        ax.set_title("\n".join([one, *told]), fontsize="x-small")
+        told = _short_settings(audit, one)[setting]
+        ax.set_title(f"{one}\n{told}" if told else one, fontsize="small")
         ax.set_xlabel("training samples")
         if place % columns == 0:
             ax.set_ylabel(measure)
-    notes = ["bars: ±2 standard errors over seeds", "filled: pairs that do equally well"]
+    notes = ["bars: ±2 standard errors over seeds", "filled: pairs that do equally well", _SHORTENED]
     if len(panels) > len(shown):
         notes.append(f"the first {len(shown)} of {len(panels)} settings; knob= draws another")
     return finish(figure, axes, [*notes, *_notes(audit)[1:]])
@@ -218,6 +254,7 @@ def _panel(ax: Axes, audit: Audit, measure: str, rows: list[int]) -> None:
             ax.plot(x[where], middle[where], look["marker"], color=look["color"], markerfacecolor=face, label="_")
     ax.set_xscale("log")
     ax.set_yscale("log")
+    name_log_ticks(ax.yaxis)
     sizes = sorted({size for points in curves.values() for size in points})
     kept = sizes[:: -(-len(sizes) // _TICKS)] if sizes else []
     ax.set_xticks(kept, [f"{size:,}" for size in kept])

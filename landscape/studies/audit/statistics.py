@@ -23,11 +23,10 @@ from landscape.studies.audit.result import (
     Comparisons,
     Orders,
 )
+from landscape.studies.complexity.result import log_base
 
 FACTOR = 2.0  # between equally good models, beyond which a measure is fragile
 SIZES = 3  # matched ones that a slope is fitted to
-# Metrics of weights that are logarithms to base 10, here and in `measure_weights`.
-_LOG10 = tuple(f"{of}{name}" for of in ("", "weights_") for name in ("log_norm", "log_spectral_norm", "log_alpha_norm"))
 _ROUNDING = 64 * np.finfo(np.float64).eps
 
 Drawn = tuple[float, FloatArray]  # a number, and the same of every draw of the seeds (draws,)
@@ -38,8 +37,9 @@ def log10_of(measure: str, values: FloatArray) -> FloatArray:
 
     NaN where a value is not positive or not finite.
     """
-    if measure in _LOG10 or measure.startswith("log_"):
-        logs = values / (1.0 if measure in _LOG10 else math.log(10))
+    base = log_base(measure)
+    if base is not None:
+        logs = values * math.log10(base)
     else:
         logs = np.log10(values, out=np.full(len(values), np.nan), where=values > 0)
     return np.where(np.isfinite(logs), logs, np.nan)

@@ -17,9 +17,10 @@ from landscape.checkpoints.states import ThetaLike, in_order, read_model
 from landscape.errors import InputError
 from landscape.network.samples import SampleGradients
 from landscape.objective.batches import Batch
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of, select_blocks
-from landscape.objective.random_state import keeps_random_state, random_state_kept
+from landscape.objective.random_state import random_state_kept
 from landscape.objective.trees import digest
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
@@ -270,7 +271,7 @@ def _grouped(objective: Objective, groups: Any) -> tuple[tuple[str, ...], IntArr
     return tuple(str(name) for name in names.tolist()), codes.astype(np.int64)
 
 
-@keeps_random_state
+@of_objective
 def measure_coherence(
     objective: Objective,
     thetas: Any = None,

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from landscape.curvature.routes import flat, gradient_parts, summed_loss
 from landscape.errors import InputError
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
@@ -62,7 +62,7 @@ class _Ray:
         return (loss - self.start) / eta, (replicates - self._replicates) / eta
 
 
-@keeps_random_state
+@of_objective
 def critical_sharpness(objective: Objective, direction: Any = None) -> Estimate:
     """lambda_c = 2 / eta_c, with eta_c the first step found along a direction d at which L(theta + eta d) = L(theta).
 

@@ -22,24 +22,25 @@ class Fused:
     theta: Tensor  # (size,) float64
     buffers: Mapping[str, Tensor]
     free: Tensor  # (size,) bool: the parameters of the fused network; scales of 1, say, are none
-    names: tuple[str, ...]  # the weights: parameters of two axes and more
     affine: tuple[str, ...]  # BatchNorms that are not fused
 
-    def parts(self, objective: Objective) -> dict[str, Tensor]:
-        """{name: weight} of `names`, views."""
+    def weights(self, objective: Objective) -> dict[str, Tensor]:
+        """{name: parameter} of those that vary and have two axes or more, views."""
         blocks = objective.layout.blocks
         split = self.theta.split_with_sizes([block.size for block in blocks])
         return {
             block.name: part.reshape(block.shape)
             for block, part in zip(blocks, split, strict=True)
-            if block.name in self.names
+            if len(block.shape) > 1
         }
 
 
-def fused(objective: Objective, theta: Tensor, buffers: Mapping[str, Tensor]) -> Fused:
+def fused(objective: Objective, theta: Tensor, buffers: Mapping[str, Tensor], *, all_free: bool = False) -> Fused:
     """The network at `theta` (size,) with `buffers` {name: value}, its BatchNorm fused where that is safe.
 
-    Elsewhere, and where a tensor that changes is frozen, BatchNorm stays an affine layer of its own.
+    Elsewhere, and where a tensor that changes is frozen, BatchNorm stays an affine layer of its own. With `all_free`
+    the shift goes to the layer's bias where it has one, and all parameters are of the fused network, as Jiang et al.
+    have it: BatchNorms that pass values on have noise on their scales of 1 and their biases of 0.
     """
     blocks = {block.name: block for block in objective.layout.blocks}
     point = theta.double().clone()
@@ -64,19 +65,20 @@ def fused(objective: Objective, theta: Tensor, buffers: Mapping[str, Tensor]) ->
         held[mean] = torch.zeros_like(scale)
         if gamma is not None:
             gamma.fill_(1.0)
-            free[blocks[f"{norm}.weight"].slice] = False
-        if beta is not None:
+            free[blocks[f"{norm}.weight"].slice] = all_free
+        if beta is not None and bias is not None:
+            at, other = (bias, beta) if all_free else (beta, bias)
+            at.copy_(shift)
+            other.zero_()
+            free[blocks[f"{layer}.bias"].slice] = all_free
+        elif beta is not None:
             beta.copy_(shift)
-            if bias is not None:
-                bias.zero_()
-                free[blocks[f"{layer}.bias"].slice] = False
         elif bias is not None:
             bias.copy_(shift)
         else:
             held[mean] = -shift
         done.add(norm)
-    names = tuple(name for name, block in blocks.items() if len(block.shape) > 1)
-    return Fused(point, held, free, names, tuple(n for n in objective.batchnorm_names if n not in done))
+    return Fused(point, held, free, tuple(n for n in objective.batchnorm_names if n not in done))
 
 
 def initial_buffers(objective: Objective, buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ from landscape_kernels.arrays import FloatArray
 from landscape.checkpoints.states import read_model
 from landscape.errors import InputError, NumericalError, UserCodeError, raised_by
 from landscape.objective.described import describe_callable
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state, random_state_kept
+from landscape.objective.random_state import random_state_kept
 from landscape.objective.trees import digest
 from landscape.results.attributes import result_attributes
 from landscape.results.estimate import Estimate
@@ -177,7 +178,7 @@ def _batchnorm(objective: Objective) -> str:
     return f"{len(names) - len(affine)} fused into the layers before, affine: {', '.join(affine) or 'none'}"
 
 
-@keeps_random_state
+@of_objective
 def measure_complexity(
     objective: Objective,
     out: str | Path | None = None,

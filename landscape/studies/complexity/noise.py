@@ -230,11 +230,11 @@ def _through(subject: Subject, magnitude: bool, value: Callable[[float], float])
 
 def _changes(subject: Subject) -> Tensor:
     then = subject.initial_weights
-    return torch.cat([(w - then[name]).flatten() for name, w in subject.weights.items()])
+    return torch.cat([(w - then[name]).flatten() for name, w in subject.varying.items()])
 
 
 def _vector(subject: Subject) -> Tensor:
-    return torch.cat([w.flatten() for w in subject.weights.values()])
+    return torch.cat([w.flatten() for w in subject.varying.values()])
 
 
 def _pacbayes(squares: float, samples: int) -> Callable[[float], float]:
@@ -250,8 +250,8 @@ def _orig(subject: Subject) -> Estimate:
 
 
 def _magnitude_aware(subject: Subject, squares: float) -> Estimate:
-    changes, omega, m = _changes(subject).square(), subject.weights, subject.samples
-    count = sum(w.numel() for w in omega.values())
+    changes, m = _changes(subject).square(), subject.samples
+    count = len(changes)
 
     def value(sigma: float) -> float:
         above = _EPS**2 + (sigma**2 + 1) * squares / count

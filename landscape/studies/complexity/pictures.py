@@ -19,8 +19,9 @@ from landscape.studies.complexity.result import Complexity
 def plot_complexity(complexity: Complexity, kind: str = "bars") -> Figure:
     """Bars of log10 of the size of each value, and of the values after adjustment, with two standard errors.
 
-    Measures are of very different size, so that the first panel has logarithms, without their sign; the second has
-    those that are adjusted to be compared with a gap between training and test error. Raises InputError for another
+    Measures are of very different size, so that the first panel has logarithms, without their sign, of log_... those of
+    what they are the logarithm of; the second has those that are adjusted to be compared with a gap between training
+    and test error. Raises InputError for another
     kind of picture.
     """
     if kind != "bars":
@@ -30,13 +31,11 @@ def plot_complexity(complexity: Complexity, kind: str = "bars") -> Figure:
     names, computed = [c.names[k] for k in rows], c.computed[rows]
     value, adjusted = c.value[rows], c.adjusted_value[rows]
     figure = bar_figure(len(names), 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sizes = np.log10(np.abs(value))
-        errors = c.stderr[rows] / np.abs(value) / np.log(10)
+    sizes, errors = (part[rows] for part in c.log10_sizes())
     solid = np.ones(len(names), dtype=bool)
     left = figure.add_subplot(1, 2, 1)
     bars(left, names, sizes, errors, solid, computed)
-    left.set_xlabel("log10 |value|")
+    left.set_xlabel("log10 of the size")
     right = figure.add_subplot(1, 2, 2, sharey=left)
     scale = bars(right, names, np.where(np.isnan(adjusted), 0.0, adjusted), c.adjusted_stderr[rows], solid, computed)
     right.set_xlabel(f"after adjustment{scale}")

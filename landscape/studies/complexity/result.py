@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,18 @@ from landscape.results.estimate import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Metrics of weights that are logarithms to base 10, here and in `measure_weights`.
+_LOG10 = tuple(f"{of}{name}" for of in ("", "weights_") for name in ("log_norm", "log_spectral_norm", "log_alpha_norm"))
+
+
+def log_base(measure: str) -> float | None:
+    """The base of the logarithm that a measure is by its name: e of log_..., 10 of metrics of weights; None of others.
+
+    >>> log_base("log_prod_of_fro"), log_base("weights_log_norm"), log_base("path_norm")
+    (2.718281828459045, 10.0, None)
+    """
+    return 10.0 if measure in _LOG10 else math.e if measure.startswith("log_") else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +86,15 @@ class Complexity(Result):
     def complete(self) -> bool:
         """Whether every measure was computed, or skipped for a reason."""
         return bool(self.computed.all())
+
+    def log10_sizes(self) -> tuple[FloatArray, FloatArray]:
+        """log10 of the size of each value (R,), of a logarithm that of what it is of, and the errors (R,)."""
+        bases = [log_base(name) for name in self.names]
+        scale = np.array([math.log10(base or 10.0) for base in bases])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs, errors = np.log10(np.abs(self.value)), self.stderr / np.abs(self.value) / math.log(10)
+        is_log = np.array([base is not None for base in bases], dtype=bool)
+        return np.where(is_log, self.value * scale, logs), np.where(is_log, self.stderr * scale, errors)
 
     def plot(self, kind: str = "bars") -> Figure:
         """Bars of the values, on a logarithmic scale where they allow one; see `plot_complexity`."""

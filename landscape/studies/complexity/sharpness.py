@@ -226,7 +226,7 @@ def _metric(name: str) -> Callable[[Subject], Estimate]:
     def function(subject: Subject) -> Estimate:
         found = _weights(subject)[name]
         if not found.n:
-            raise InputError(f"none of the network's matrices has a {name}: measure_weights says why of each")
+            raise InputError(f"none of the network's matrices has {name}: measure_weights says why of each")
         subject.note(f"mean over {found.n} matrices")
         return found
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.network.paths import Convolutions
+from landscape.objective.gate import require_objective
 from landscape.objective.objective import Objective
 from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
@@ -36,6 +37,7 @@ class Subject:
         plan: Any = None,
         group: Communicator = SERIAL,
     ) -> None:
+        require_objective(objective)
         self.objective, self.parity, self.tol, self.seed, self.group = objective, parity, tol, seed, group
         self.plan = plan  # of the largest eigenvalue and the trace
         self._initial = initial
@@ -61,7 +63,7 @@ class Subject:
     @cached_property
     def fused(self) -> Fused:
         """The network with BatchNorm fused into the layers before it, where that is safe."""
-        return fused(self.objective, self.theta, self.objective.buffers)
+        return fused(self.objective, self.theta, self.objective.buffers, all_free=self.parity is not None)
 
     @cached_property
     def initial_fused(self) -> Fused:
@@ -77,20 +79,34 @@ class Subject:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """{name: weight in float64}: the parameters of two axes and more, BatchNorm fused into them."""
-        return self.fused.parts(self.objective)
+        """{name: weight in float64}: the parameters of two axes and more, BatchNorm fused into them.
+
+        Those that are frozen are among them as they stand.
+        """
+        return self.varying | self._frozen
 
     @property
     def initial_weights(self) -> dict[str, Tensor]:
         """The same of the initial network; for measures that need "initial"."""
-        return self.initial_fused.parts(self.objective)
+        return self.initial_fused.weights(self.objective) | self._frozen
+
+    @property
+    def varying(self) -> dict[str, Tensor]:
+        """{name: weight in float64}: those of `weights` that are not frozen."""
+        return self.fused.weights(self.objective)
+
+    @cached_property
+    def _frozen(self) -> dict[str, Tensor]:
+        every = {name: torch.view_as_real(w) if w.is_complex() else w for name, w in self.objective.frozen.items()}
+        return {name: w.double() for name, w in every.items() if w.ndim > 1}
 
     @cached_property
     def convolutions(self) -> dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]]:
         """{name of a convolution's weight: (extent of its input, groups, dilation)}, from one sample."""
         few = self.objective.on(self.objective.data.head(1))
         with few.differentiable() as (model, parameters), torch.no_grad():
-            listening = Convolutions(dict(zip(few.layout.names, parameters, strict=True)))
+            named = {name: p for name, p in model.named_parameters() if name in few.frozen}
+            listening = Convolutions(named | dict(zip(few.layout.names, parameters, strict=True)))
             with listening:
                 few.outputs(model, few.batch(0))
         return listening.found

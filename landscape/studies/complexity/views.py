@@ -17,10 +17,10 @@ def complexity_views(complexity: Complexity, most: int) -> Iterator[Picture]:
     views: dict[str, View] = {}
     alts: list[str] = []
     notes: tuple[str, ...] = ()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sizes = np.log10(np.abs(c.value))
-        errors = c.stderr / np.abs(c.value) / np.log(10)
-    panels = (("log10 |value|", sizes, errors), ("after adjustment", c.adjusted_value, c.adjusted_stderr))
+    panels = (
+        ("log10 of the size", *c.log10_sizes()),
+        ("after adjustment", c.adjusted_value, c.adjusted_stderr),
+    )
     for label, values, error in panels:
         rows = np.flatnonzero(c.computed & np.isfinite(values))
         if rows.size:

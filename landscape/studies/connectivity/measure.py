@@ -18,8 +18,8 @@ from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, r
 from landscape.errors import InputError, nearest
 from landscape.network.alignment import METHODS, align
 from landscape.objective.batchnorm import chosen_statistics
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.rows import REPLICATES, replicate_columns, replicated
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest
@@ -228,7 +228,7 @@ class ConnectivityTask:
             self.report(text)
 
 
-@keeps_random_state
+@of_objective
 def measure_connectivity(
     objective: Objective,
     thetas: Sequence[ThetaLike],

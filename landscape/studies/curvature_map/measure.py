@@ -17,8 +17,8 @@ from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_row
 from landscape.errors import InputError
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.results.attributes import result_attributes
@@ -122,7 +122,7 @@ class CurvatureMapTask:
         return point, vectors, products
 
 
-@keeps_random_state
+@of_objective
 def measure_curvature_map(
     objective: Objective,
     plane: Plane,

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, UnfinishedError
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest
 from landscape.results.attributes import result_attributes
@@ -89,7 +89,7 @@ class FitTask:
         return 1
 
 
-@keeps_random_state
+@of_objective
 def fit_curve(
     objective: Objective,
     theta_a: ThetaLike,

@@ -8,13 +8,13 @@ from landscape_kernels.curves import combine_
 from landscape_kernels.projection import gram
 
 from landscape.errors import InputError
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.planes.directions import Plane, placed_points, points_of
 from landscape.studies.curve.result import Curve
 
 
-@keeps_random_state
+@of_objective
 def curve_plane(objective: Objective, curve: Curve, *, places: int = 21) -> Plane:
     """The plane of a curve: its first end at (0, 0), its last at x = 1, `places` of its points kept in `points`.
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, nearest
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.trees import digest
 from landscape.results.base import Result
 
@@ -89,7 +89,7 @@ class Curve(Result):
         return {"kind": self.kind, "control_points": [digest(point) for point in self.control_points]}
 
 
-@keeps_random_state
+@of_objective
 def curve_from_points(objective: Objective, points: Sequence[ThetaLike], kind: str = "polychain") -> Curve:
     """The curve with the given control points, models in any form: `kind` "polychain" or "bezier".
 

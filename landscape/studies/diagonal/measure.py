@@ -22,9 +22,9 @@ from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError
 from landscape.network.layers import GradientSquares
 from landscape.objective.batches import Batch
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
-from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -231,7 +231,7 @@ def _method_for(matrix: Matrix, max_probes: int) -> str:
     return "products" if matrix.size <= max(_SMALL, max_probes) else "probes"
 
 
-@keeps_random_state
+@of_objective
 def measure_diagonal(
     objective: Objective,
     operator: str = "hessian",

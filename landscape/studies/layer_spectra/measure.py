@@ -17,9 +17,9 @@ from landscape.curvature.pairs import check_tol, pair_columns, pair_row
 from landscape.curvature.rounding import checked_products
 from landscape.curvature.small import small, unit_products
 from landscape.errors import InputError
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
-from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes, whole_time
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -114,7 +114,7 @@ def block_pairs(
         return row, vectors
 
 
-@keeps_random_state
+@of_objective
 def measure_layer_spectra(
     objective: Objective,
     k: int = 1,

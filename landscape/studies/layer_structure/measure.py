@@ -21,8 +21,8 @@ from landscape.curvature.pairs import check_tol, pair_columns
 from landscape.curvature.small import small
 from landscape.errors import InputError
 from landscape.network.layers import PLACES
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes, whole_time
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -145,7 +145,7 @@ def _padded(values: FloatArray, k: int) -> FloatArray:
     return np.concatenate([values, np.full(k - len(values), np.nan)])
 
 
-@keeps_random_state
+@of_objective
 def measure_layer_structure(
     objective: Objective,
     k: int = 10,

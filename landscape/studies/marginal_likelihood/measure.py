@@ -13,12 +13,12 @@ from landscape_kernels.evidence import (
     exact_orthant,
     integrated_orthant,
     laplace_evidence,
-    propagated_orthant,
     regression_evidence,
     signed_correlations,
 )
 from landscape_kernels.nngp import packed, unpacked
 from landscape_kernels.probes import derive_seed
+from landscape_kernels.propagation import propagated_orthant
 
 from landscape.errors import InputError
 from landscape.network.random_kernel import initial_network, network_kernel

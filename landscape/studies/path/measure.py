@@ -20,8 +20,8 @@ from landscape.checkpoints.states import ThetaLike
 from landscape.errors import InputError
 from landscape.objective.batchnorm import FEWEST, chosen_statistics
 from landscape.objective.data import Data
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.rows import RECHECK_RTOL, REPLICATES, evaluated, replicate_columns, replicated
 from landscape.objective.trees import digest
 from landscape.results.attributes import EXACT, result_attributes
@@ -228,7 +228,7 @@ def path_task(
     return PathTask(objective, joined, places_of(t), batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
 
 
-@keeps_random_state
+@of_objective
 def measure_path(
     objective: Objective,
     curve: Curve | Sequence[ThetaLike],

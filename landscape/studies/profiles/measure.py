@@ -13,9 +13,9 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import random_direction, random_plane
 from landscape.planes.grid import Grid, axis_values
@@ -99,7 +99,7 @@ class ProfilesTask:
         return self._held[1]
 
 
-@keeps_random_state
+@of_objective
 def measure_profiles(
     objective: Objective,
     n: int = 10,

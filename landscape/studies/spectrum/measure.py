@@ -17,9 +17,9 @@ from landscape.curvature.check import check_products
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.sampling import Sample
 from landscape.curvature.small import small
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
-from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes, whole_time
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -44,7 +44,7 @@ PRODUCTS_PER_PAIR = 4
 _SMALLEST = 200  # more of them for one of the smallest, which lie close together where many are almost 0: 250 were seen
 
 
-@keeps_random_state
+@of_objective
 def measure_spectrum(
     objective: Objective,
     k: int = 10,

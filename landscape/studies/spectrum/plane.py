@@ -8,13 +8,13 @@ from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.planes.directions import Plane, plane_from_directions
 from landscape.studies.spectrum.result import Spectrum
 
 
-@keeps_random_state
+@of_objective
 def eigenvector_plane(objective: Objective, spectrum: Spectrum, axes: int = 2, *, smallest: bool = False) -> Plane:
     """The plane of the leading eigenvectors of a spectrum, through the objective's centre; coordinates are distances.
 

@@ -15,6 +15,7 @@ from landscape_kernels.arrays import FloatArray
 
 from landscape.errors import InputError
 from landscape.files import hdf5
+from landscape.objective.gate import require_objective
 from landscape.studies.surface.result import Surface
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def read_loss_landscape_directions(path: str | Path, objective: Objective) -> li
     Raises StoreError for a file that is not HDF5, InputError for a file without directions, for a number of entries
     that is neither of the two, and for a tensor whose shape is not the model's.
     """
+    require_objective(objective)
     groups = hdf5.read(path).groups
     if "xdirection" not in groups:
         raise InputError(
@@ -156,6 +158,7 @@ def write_loss_landscape_directions(path: str | Path, objective: Objective, dire
 
     Raises InputError for another number of directions or a vector of another length.
     """
+    require_objective(objective)
     if not 1 <= len(directions) <= 2:
         raise InputError(
             f"{len(directions)} directions given, loss-landscape files hold 1 or 2: xdirection, ydirection."

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.objective.batchnorm import chosen_statistics
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
@@ -153,7 +153,7 @@ def surface_task(
     return SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics)
 
 
-@keeps_random_state
+@of_objective
 def measure_surface(
     objective: Objective,
     plane: Plane,

@@ -14,8 +14,8 @@ from landscape.checkpoints.states import read_model
 from landscape.checkpoints.tensors import HeldTensors, open_tensors
 from landscape.errors import InputError
 from landscape.network.weights import WeightMatrix, weight_matrices
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.run.comm import world
 from landscape.studies.measures.result import Measures
 
@@ -54,7 +54,7 @@ def keep_largest(matrix: WeightMatrix, tensor: Tensor, kept: int) -> None:
         view.copy_((u[:, :kept] * s[:kept]) @ vh[:kept])
 
 
-@keeps_random_state
+@of_objective
 def measure_smoothing(objective: Objective, shares: Sequence[float] = (0.1, 0.2)) -> Measures:
     """Loss and metrics where every weight matrix is truncated to a share of its singular values, and as it is.
 

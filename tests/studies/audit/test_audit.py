@@ -326,3 +326,20 @@ def test_logarithms_by_their_bases() -> None:
     )
     for name in ("log_spectral_norm", "weights_log_norm"):
         np.testing.assert_allclose(log10_of(name, values), [2, -2, np.nan, np.nan, 0])
+
+
+def test_pictures_name_what_settings_do_not_share_and_slopes_that_flip() -> None:
+    parts = [table(1.0, (0.4, -0.1)), table(), table(), table(3.0)]
+    settings = [(2, 0), (3, 0), (4, 0), (2, 1)]  # decay=0 is what most have; no depth is
+    rows: dict[str, list[Any]] = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+    for k, name in enumerate(("depth", "decay")):
+        rows[name] = [setting[k] for setting, part in zip(settings, parts, strict=True) for _ in part["seed"]]
+    found = audited(rows, keys=("depth", "decay"))
+    names = [text.get_text() for text in found.plot("ratios", measure="norm").axes[0].get_yticklabels()]
+    assert [name.split("adam, ")[1] for name in names] == ["depth=2", "depth=3", "depth=4", "depth=2, decay=1"]
+    titles = [ax.get_title() for ax in found.plot("curves").axes]
+    assert titles == [f"optimizer\n{end}" for end in ("depth=2", "depth=3", "depth=4", "depth=2, decay=1")]
+    (ax,) = found.plot("matrix").axes
+    assert "×3 ⇅" in [text.get_text() for text in ax.texts]
+    (ax,) = audited(table(3.0)).plot("matrix").axes
+    assert "×3" in [text.get_text() for text in ax.texts]

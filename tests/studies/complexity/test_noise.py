@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -53,13 +54,13 @@ def test_magnitude_aware_noise_of_one_example() -> None:
     x, w = [1.0, 2.0], [2.0, 0.5]
     needed = (3.0 / QUANTILE) ** 2  # variance of the score
     expected = math.sqrt((needed - 1e-6 * (1 + 4)) / (4 + 4 * 0.25))
-    found = sigma(one_example(x, w), magnitude=True)
+    found = sigma(one_example(x, w), magnitude=True, tol=0.2)
     assert abs(found.value - expected) < 3.5 * found.stderr
 
 
 def test_the_reference_takes_the_square_for_the_standard_deviation() -> None:
     of = one_example([0.6, 0.8], [0.6, 0.8])  # a margin of 1
-    right = sigma(of, tol=0.2)
+    right = sigma(of, tol=0.3)
     found = [sigma(of, parity="jiang", seed=seed) for seed in range(6)]
     assert abs(right.value - 1 / QUANTILE) < 3.5 * right.stderr
     values = [one.value for one in found]
@@ -69,6 +70,7 @@ def test_the_reference_takes_the_square_for_the_standard_deviation() -> None:
     assert all(math.isnan(one.stderr) for one in found)
 
 
+@functools.cache
 def digits() -> tuple[ls.Objective, torch.Tensor]:
     """A network of two layers that tells 300 points in three clusters apart, and where it began."""
     generator = torch.Generator().manual_seed(0)
@@ -90,7 +92,7 @@ def test_measures_follow_from_sigma() -> None:
     of, start = digits()
     names = ["pacbayes_init", "pacbayes_orig", "pacbayes_flatness"]
     names += [name.replace("_", "_mag_") for name in names]
-    found = ls.measure_complexity(of, measures=names, initial=start, tol=0.2)
+    found = ls.measure_complexity(of, measures=names, initial=start, tol=0.4)
     s, t = (float(found[name]) ** -0.5 for name in ("pacbayes_flatness", "pacbayes_mag_flatness"))
     weights = [0, 40, 48, 72]  # of theta: weight, bias, weight, bias
     rows = np.r_[weights[0] : weights[1], weights[2] : weights[3]]
@@ -107,7 +109,7 @@ def test_measures_follow_from_sigma() -> None:
         assert float(found[name]) == pytest.approx(float(value), rel=1e-9), name
     flat = found["pacbayes_flatness"]
     relative = flat.stderr / float(flat) / 2  # of sigma
-    assert 0 < relative <= 0.2
+    assert 0 < relative <= 0.4
     assert found["pacbayes_orig"].stderr == pytest.approx(
         relative * (2 * (expected["pacbayes_orig"] - math.log(m / s) - 10) + 1), rel=0.05
     )
@@ -126,6 +128,20 @@ def test_noise_moves_no_scale_of_a_fused_batchnorm() -> None:
     of = ls.Objective(model, data=(torch.randn(20, 3), torch.arange(20) % 2))
     free = Subject(of).fused.free
     assert free.tolist() == [True] * 12 + [False] * 4 + [True] * 4 + [True] * 10
+
+
+def test_the_reference_moves_scales_of_fused_batchnorms_too() -> None:
+    """f = (1 + n1) (1 + n2) + n3 on an input of 0: noise on the scale of 1, the layer's bias and the norm's own."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).double().eval()
+    nn.init.ones_(model[0].bias)  # type: ignore[arg-type]
+    data = (torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    of = ls.Objective(model, "binary_cross_entropy_with_logits", data)
+    n = np.random.default_rng(0).normal(size=(3, 100_000))
+    drops = {s: float(((1 + s * n[0]) * (1 + s * n[1]) + s * n[2] < 0).mean()) for s in (0.4, 0.5)}
+    assert drops[0.4] < 0.1 < drops[0.5]
+    values = [sigma(of, parity="jiang", seed=seed).value for seed in range(4)]
+    # Each errs by 0.05 or so; with noise on the norm's own bias alone they are sqrt(1 / QUANTILE) = 0.88.
+    assert math.sqrt(0.4) - 0.08 < np.mean(values) < math.sqrt(0.5) + 0.08
 
 
 def test_where_no_noise_costs_that_much() -> None:

@@ -209,6 +209,18 @@ def test_formulas() -> None:
     assert float(found[paths[1]]) == pytest.approx(float(found[paths[0]]) / gamma**2)
 
 
+def test_frozen_weights_are_weights() -> None:
+    model, start = Net().double(), Net().double()
+    for parameter in [*start.first.parameters(), *start.last.parameters()]:
+        parameter.data += 0.3
+    free = ls.measure_complexity(objective(copy.deepcopy(model), 2, 4, 4), measures=CHEAP, initial=start)
+    model.second.requires_grad_(False)  # no BatchNorm is fused into it
+    of = objective(model, 2, 4, 4)
+    found = ls.measure_complexity(of, measures=CHEAP, initial=start)
+    assert found.value == pytest.approx(free.value, rel=1e-12)
+    assert set(ls.Subject(of).weights) - set(ls.Subject(of).varying) == {"second.weight"}
+
+
 # -- paths, one by one ----------------------------------------------------------------------------------------------
 
 

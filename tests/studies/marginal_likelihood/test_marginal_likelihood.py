@@ -13,10 +13,10 @@ from landscape_kernels.evidence import (
     bound_on_draw,
     bound_on_error,
     exact_orthant,
-    propagated_orthant,
     signed_correlations,
 )
 from landscape_kernels.nngp import nngp_kernel
+from landscape_kernels.propagation import propagated_orthant
 from torch import Tensor, nn
 
 import landscape as ls

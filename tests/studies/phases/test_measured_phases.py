@@ -393,7 +393,7 @@ def words_as_key(models: TrainedModels) -> TrainedModels:
         ("factory= is not given", None, {"factory": None}),
         ("data= is not given", None, {"data": None}),
         ("models is a int", lambda models: 3, {}),
-        ("is no table of models", lambda models: "models.txt", {}),
+        ("models.txt is not there; give a table of models", lambda models: "models.txt", {}),
         ("pairs", None, {"pairs": "some"}),
         ("places=2", None, {"places": 2}),
         ("alike=2 is not a CKA", None, {"alike": 2}),
