@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from landscape.errors import InputError
 from landscape.network import layers
-from landscape.network.layers import GradientSquares, output_seeds, softmax_seeds
+from landscape.network.layers import GradientSquares
 from landscape.network.piecewise import piecewise_linear
+from landscape.network.rules import product
+from landscape.network.rules.layer import BLOCK_BYTES
+from landscape.network.seeds import output_seeds, softmax_seeds
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -184,7 +187,7 @@ def test_divided_work_gives_the_same(name: str, samples: int, seeds: int, monkey
     model(inputs)
     for handle in handles:
         handle.remove()
-    monkeypatch.setattr(layers, "_BLOCK_BYTES", {"cpu": samples << 20 if samples > 1 else 1})
+    monkeypatch.setitem(BLOCK_BYTES, "cpu", samples << 20 if samples > 1 else 1)
     monkeypatch.setattr(layers, "_HELD_BYTES", {"cpu": seeds * values * inputs.element_size()})
     agree(model, lambda: model(inputs), count=3)
 
@@ -192,16 +195,16 @@ def test_divided_work_gives_the_same(name: str, samples: int, seeds: int, monkey
 def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few positions go by inner products of positions, many by the gradient itself."""
     used: list[tuple[str, int]] = []
-    for form in ("_inner", "_norms"):
-        original = getattr(layers, form)
+    for form in ("inner", "norms"):
+        original = getattr(product, form)
 
         def spy(*args: Tensor, form: str = form, original: Any = original) -> Tensor:
             if args[0].ndim == 4:
                 used.append((form, args[0].shape[-1]))
             return original(*args)
 
-        monkeypatch.setattr(layers, form, spy)
-    for positions, form in ((2, "_inner"), (200, "_norms")):
+        monkeypatch.setattr(product, form, spy)
+    for positions, form in ((2, "inner"), (200, "norms")):
         used.clear()
         model = nn.Sequential(nn.Conv1d(8, 9, 1), nn.ReLU(), nn.Flatten(), nn.Linear(9 * positions, 1)).double()
         inputs = torch.randn(3, 8, positions, dtype=torch.float64)
