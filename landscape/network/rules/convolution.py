@@ -46,23 +46,59 @@ class Convolution(Product):
     def formed(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
         if pairs[0][1].device.type != "cpu":
             return super().formed(pairs)
-        # As a convolution whose groups of channels are the samples: torch's own takes a fifth of what unfolding does.
-        m = self.module
-        total: Tensor | None = None
-        for call, gradient in pairs:
-            plain = m.padding_mode == "zeros" and not isinstance(m.padding, str)
-            inputs, padding = (call.inputs, m.padding) if plain else (self._padded(call.inputs), [0] * len(m.stride))
-            size, like = len(inputs), m.weight.detach()
-            found: Tensor = torch.ops.aten.convolution_backward(
-                gradient.reshape(1, -1, *gradient.shape[2:]),
-                inputs.reshape(1, -1, *inputs.shape[2:]),
-                like.new_empty(1).expand(size * len(like), *like.shape[1:]),
-                None,
-                *(m.stride, padding, m.dilation, False, [0], size * m.groups, (False, True, False)),
-            )[1].view(size, *like.shape)
-            total = found if total is None else total + found
-        assert total is not None
+        each = self._by_rows if self._has_long_rows() else self._by_groups
+        found = [each(*pair) for pair in pairs]
+        total: Tensor = sum(found[1:], found[0])
         return total
+
+    def arranged(self, total: Tensor) -> Tensor:
+        if total.device.type != "cpu":
+            return super().arranged(total)
+        return total.transpose(1, 2) if self._has_long_rows() else total
+
+    def _has_long_rows(self) -> bool:
+        """Whether a gradient has more numbers than what it is the product of: then writing it decides."""
+        m, positions = self.module, sum(map(self.positions, self.calls))
+        each = m.weight[0].numel() // m.kernel_size[0]
+        return bool(m.groups == 1 and m.weight.numel() > positions * (len(m.weight) + each))
+
+    def _by_groups(self, call: Call, gradient: Tensor) -> Tensor:
+        """As a convolution whose groups of channels are the samples, in a fifth of the time of unfolding."""
+        m = self.module
+        plain = m.padding_mode == "zeros" and not isinstance(m.padding, str)
+        inputs, padding = (call.inputs, m.padding) if plain else (self._padded(call.inputs), [0] * len(m.stride))
+        size, like = len(inputs), m.weight.detach()
+        found: Tensor = torch.ops.aten.convolution_backward(
+            gradient.reshape(1, -1, *gradient.shape[2:]),
+            inputs.reshape(1, -1, *inputs.shape[2:]),
+            like.new_empty(1).expand(size * len(like), *like.shape[1:]),
+            None,
+            *(m.stride, padding, m.dilation, False, [0], size * m.groups, (False, True, False)),
+        )[1]
+        return found.view(size, *like.shape)
+
+    def _by_rows(self, call: Call, gradient: Tensor) -> Tensor:
+        """Unfolded along all axes of space but the first, along which each place in the kernel is a part of memory."""
+        m, padded = self.module, self._padded(call.inputs).contiguous()
+        (count, *kernel), (step, *steps), (gap, *gaps) = m.kernel_size, m.stride, m.dilation
+        rows, *positions = call.shape[2:]
+        padded = F.pad(padded, [0, 0] * len(steps) + [0, -padded.shape[2] % step])  # whole numbers of steps
+        samples, channels = padded.shape[:2]
+        sample, channel, row, *space = padded.stride()
+        values = padded.as_strided(
+            (samples, channels, *kernel, step, padded.shape[2] // step, *positions),
+            (
+                *(sample, channel, *(a * b for a, b in zip(space, gaps, strict=True)), row, row * step),
+                *(a * b for a, b in zip(space, steps, strict=True)),
+            ),
+        ).reshape(samples, channels * math.prod(kernel), step, -1)
+        each, g = math.prod(positions), gradient.flatten(2)
+        found = g.new_empty(samples, g.shape[1], count, values.shape[1])
+        for k in range(count):
+            first = k * gap // step * each
+            part = values[:, :, k * gap % step, first : first + rows * each]
+            torch.bmm(g, part.transpose(1, 2), out=found[:, :, k])
+        return found.unflatten(3, (channels, *kernel))
 
 
 class TransposedConvolution(Convolution):
@@ -82,6 +118,9 @@ class TransposedConvolution(Convolution):
 
     def formed(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
         return Product.formed(self, pairs)
+
+    def arranged(self, total: Tensor) -> Tensor:
+        return Product.arranged(self, total)
 
     def activations(self, inputs: Tensor, call: Call) -> Tensor:
         return self.by_channel(inputs)

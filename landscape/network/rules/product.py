@@ -110,7 +110,7 @@ class Product(Layer):
                 a = joined([self.activations(call.inputs, call) for call, _ in part])
                 g = joined([self.errors(gradient, call) for call, gradient in part])
                 squares.append(inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a))
-        return {"weight": total} if forms else {}, {"weight": torch.cat(squares), **bias}
+        return {"weight": self.arranged(total)} if forms else {}, {"weight": torch.cat(squares), **bias}
 
     def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
         if "bias" in self.columns:
@@ -135,10 +135,14 @@ class Product(Layer):
         return each + forms * int(self.module.weight.nbytes)
 
     def formed(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
-        """(B, *shape of the weight): the gradient of each sample, from calls and the gradients of their outputs."""
+        """(B, ...): the gradient of each sample as it lies in memory, from calls and the gradients of their outputs."""
         a = joined([self.activations(call.inputs, call) for call, _ in pairs])
         g = joined([self.errors(gradient, call) for call, gradient in pairs])
-        return self.weight_shaped(g @ a.transpose(2, 3))
+        return g @ a.transpose(2, 3)
+
+    def arranged(self, total: Tensor) -> Tensor:
+        """A sum of what is `formed` (...) in the shape of the weight."""
+        return self.weight_shaped(total)
 
     def entries(self, gradients: list[Tensor]) -> dict[str, Tensor]:
         result = {}
