@@ -164,13 +164,14 @@ class GradientSquares:
     def _record(self, layer: Layer, _module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         inputs: Tensor = args[0] if args else kwargs["input"]
         if self._samples is not None and isinstance(layer, Embedding) and inputs.ndim == 2 and len(inputs) == 1:
-            inputs, output = inputs.expand(self._samples, -1), output.expand(self._samples, -1, -1)
+            inputs, output = inputs.expand(self._samples, -1), output.expand(self._samples, -1, -1).clone()
         self._refuse(layer.refusal(inputs), layer)
         if not output.requires_grad:
             self._refuse("it runs without derivatives (no_grad, reentrant checkpoints)", layer)
             return output
         if output._is_view():
-            output = output.clone()  # writing to a view replaces its place in the graph
+            # Writing to a view replaces its place in the graph; the memory stays, as nobody else knows the whole.
+            output = torch.ops.aten._unsafe_view(output, output.shape)
         before = get_gradient_edge(inputs).node if inputs.requires_grad else None
         edge = get_gradient_edge(output)
         layer.calls.append(Call(inputs.detach(), inputs._version, before, edge, output.shape))

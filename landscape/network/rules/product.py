@@ -84,18 +84,25 @@ class Product(Layer):
         return call.shape[1:-1].numel()
 
     def _forms_gradients(self) -> bool:
-        """Whether the gradient of a sample, M K L products, is cheaper than inner products of places, L^2 (M + K)."""
+        """Whether sum and squares are cheaper of the gradients of samples, formed by M K L products and a pass.
+
+        Else inner products of places take L^2 (M + K), and the sum M K L more.
+        """
         weight, length = self.module.weight, sum(map(self.positions, self.calls))
         rows, columns = len(weight) // getattr(self.module, "groups", 1), weight[0].numel()
-        return bool(length * (rows + columns) >= rows * columns)
+        return bool(2 * length * (rows + columns) >= rows * columns)
 
     def summed(self) -> tuple[str, ...]:
-        return ("weight",) if "weight" in self.columns and self._forms_gradients() else ()
+        made = {"weight": self._forms_gradients(), "bias": True}
+        return tuple(name for name in self.columns if made[name])
 
     def sums_and_squares(self, gradients: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        bias = {"bias": norms(sum(self.by_channel(g).sum(-1) for g in gradients))} if "bias" in self.columns else {}
+        sums, found_squares = dict[str, Tensor](), dict[str, Tensor]()
+        if "bias" in self.columns:
+            biases: Any = sum(self.by_channel(g).sum(-1) for g in gradients)
+            sums["bias"], found_squares["bias"] = biases.sum(0, dtype=torch.float64).flatten(), norms(biases)
         if "weight" not in self.columns:
-            return {}, bias
+            return sums, found_squares
         pairs = list(zip(self.calls, gradients, strict=True))
         forms, squares, total = self._forms_gradients(), list[Tensor](), gradients[0].new_zeros(())
         each = self.bytes_of(pairs, forms)
@@ -110,7 +117,9 @@ class Product(Layer):
                 a = joined([self.activations(call.inputs, call) for call, _ in part])
                 g = joined([self.errors(gradient, call) for call, gradient in part])
                 squares.append(inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a))
-        return {"weight": self.arranged(total)} if forms else {}, {"weight": torch.cat(squares), **bias}
+        if forms:
+            sums["weight"] = self.arranged(total)
+        return sums, found_squares | {"weight": torch.cat(squares)}
 
     def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
         if "bias" in self.columns:
