@@ -102,11 +102,12 @@ class GradientSquares:
                 self._refuse(layer.refusal(), layer)
         for name, paths in uses.items():
             if len(paths) > 1:
-                self._tied[self.names.index(name)] = [
-                    layer for layer in self._layers if self.names.index(name) in layer.columns.values()
-                ]
+                number = self.names.index(name)
+                self._tied[number] = [layer for layer in self._layers if number in layer.columns.values()]
+                for layer in self._tied[number]:
+                    layer.tied = True
                 reason = f"{' and '.join(paths)} are tied"
-                kinds = sorted(type(layer).__name__ for layer in self._tied[self.names.index(name)])
+                kinds = sorted(type(layer).__name__ for layer in self._tied[number])
                 if kinds == ["Embedding", "Linear"]:
                     self._elsewhere[reason] = None
                 else:

@@ -50,6 +50,7 @@ class Layer(ABC):
         self.module = module
         self.columns: dict[str, int] = {}  # {name of a parameter in the module: its place in the result}
         self.calls: list[Call] = []
+        self.tied = False  # to another layer: its own part of a sum is of no use
 
     def refusal(self, inputs: Tensor | None = None) -> str:
         """Why the rule does not hold for this module (and `inputs`); empty when it does."""

@@ -84,13 +84,13 @@ class Product(Layer):
         return call.shape[1:-1].numel()
 
     def _forms_gradients(self) -> bool:
-        """Whether sum and squares are cheaper of the gradients of samples, formed by M K L products and a pass.
+        """Whether sum and squares are cheaper of the gradients of samples, formed by M K L products.
 
-        Else inner products of places take L^2 (M + K), and the sum M K L more.
+        Else inner products of places take L^2 (M + K), and the sum, where it is of use, M K L again.
         """
         weight, length = self.module.weight, sum(map(self.positions, self.calls))
         rows, columns = len(weight) // getattr(self.module, "groups", 1), weight[0].numel()
-        return bool(2 * length * (rows + columns) >= rows * columns)
+        return bool((1 if self.tied else 2) * length * (rows + columns) >= rows * columns)
 
     def summed(self) -> tuple[str, ...]:
         made = {"weight": self._forms_gradients(), "bias": True}
