@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def winsorised_mean(values: Tensor, percent: float) -> Tensor:
     [2.0]
     """
     count = values.shape[1]
-    low, high = (int(k) for k in np.percentile(np.arange(count), (percent, 100 - percent), method="nearest"))
+    low, high = _ends(count, percent)
     if low == 0 and high == count - 1:
         return values.mean(1)
     if values.device.type == "cpu":  # numpy's sorting of short rows takes a sixth of torch's
@@ -26,8 +28,18 @@ def winsorised_mean(values: Tensor, percent: float) -> Tensor:
         values = torch.from_numpy(ordered)
     else:
         values = values.sort(1).values
-    whole = values[:, low : high + 1].sum(1) + low * values[:, low] + (count - 1 - high) * values[:, high]
+    stands_for = values.new_ones(high + 1 - low)
+    stands_for[0] += low
+    stands_for[-1] += count - 1 - high
+    whole = values[:, low : high + 1] @ stands_for
     return torch.where(values[:, -1].isnan(), values[:, -1], whole / count)
+
+
+@cache
+def _ends(count: int, percent: float) -> tuple[int, int]:
+    """The places of both percentiles among so many entries in their order."""
+    low, high = np.percentile(np.arange(count), (percent, 100 - percent), method="nearest")
+    return int(low), int(high)
 
 
 def median_of_three(window: Tensor) -> Tensor:

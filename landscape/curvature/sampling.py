@@ -12,7 +12,7 @@ from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.network.layers import output_seeds, softmax_seeds
+from landscape.network.seeds import output_seeds, softmax_seeds
 from landscape.objective.objective import Objective
 
 SAMPLINGS = ("uniform", "importance")

@@ -13,7 +13,7 @@ from landscape.descents.median import require_rates
 from landscape.errors import InputError
 from landscape.network.layers import GradientSquares
 
-_BLOCK = 1 << 20  # numbers of per-example gradients at a time
+_BLOCK = 1 << 18  # numbers of per-example gradients at a time: a megabyte stays in a core's cache
 
 
 class WinsorisedGradient:
@@ -21,7 +21,7 @@ class WinsorisedGradient:
 
     `percent` of the entries of each coordinate are clipped at either end of a minibatch: to the percentiles `percent`
     and 100 - `percent`, the nearest entries (Chatterjee 2020, arXiv 2002.10657). 0 is the plain mean. Per-example
-    gradients are formed by blocks, about a million numbers at a time, from the rules of the layers; where a layer has
+    gradients are formed by blocks of a quarter of a million numbers, from the rules of the layers; where a layer has
     none, or where samples meet (BatchNorm in train mode: the gradient of an example's loss in its batch), by a
     backward pass for each example.
 

@@ -249,10 +249,12 @@ class SampleGradients:
         if self._objective.data.divisible:
             data = self._objective.data.spread(min(_TRIAL, self._objective.chunk))
             batch, samples = data.first, data.samples
-        for order in (torch.arange(samples)[:_TRIAL], torch.arange(samples - 1, -1, -1)[:_TRIAL]):
-            rows = map_tensors(batch, partial(take_rows, numbers=order))
-            true = self._one_by_one(model, parameters, rows, len(order))[0].squares
-            if not _alike(self._by_rules(model, rows, len(order)).squares, true, self._objective.dtype):
+        samples = min(samples, _TRIAL)
+        rows = map_tensors(batch, partial(take_rows, numbers=torch.arange(samples)))
+        true = self._one_by_one(model, parameters, rows, samples)[0].squares
+        for order in (torch.arange(samples), torch.arange(samples - 1, -1, -1)):
+            found = self._by_rules(model, map_tensors(rows, partial(take_rows, numbers=order)), samples).squares
+            if not _alike(found, true[order.to(true.device)], self._objective.dtype):
                 return False
         return True
 

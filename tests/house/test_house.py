@@ -115,6 +115,7 @@ KNOW_MODULES = {
     "landscape/network/layers.py",
     "landscape/network/piecewise.py",
     "landscape/network/recurrent.py",
+    "landscape/network/rules/normalisation.py",
     "landscape/network/symmetry.py",
     "landscape_jobs/demo.py",
 }

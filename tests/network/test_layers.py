@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from landscape.errors import InputError
 from landscape.network import layers
-from landscape.network.layers import GradientSquares, output_seeds, softmax_seeds
+from landscape.network.layers import GradientSquares
 from landscape.network.piecewise import piecewise_linear
+from landscape.network.rules import product
+from landscape.network.rules.convolution import Convolution
+from landscape.network.rules.layer import BLOCK_BYTES
+from landscape.network.seeds import output_seeds, softmax_seeds
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -184,7 +188,7 @@ def test_divided_work_gives_the_same(name: str, samples: int, seeds: int, monkey
     model(inputs)
     for handle in handles:
         handle.remove()
-    monkeypatch.setattr(layers, "_BLOCK_BYTES", {"cpu": samples << 20 if samples > 1 else 1})
+    monkeypatch.setitem(BLOCK_BYTES, "cpu", samples << 20 if samples > 1 else 1)
     monkeypatch.setattr(layers, "_HELD_BYTES", {"cpu": seeds * values * inputs.element_size()})
     agree(model, lambda: model(inputs), count=3)
 
@@ -192,21 +196,56 @@ def test_divided_work_gives_the_same(name: str, samples: int, seeds: int, monkey
 def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few positions go by inner products of positions, many by the gradient itself."""
     used: list[tuple[str, int]] = []
-    for form in ("_inner", "_norms"):
-        original = getattr(layers, form)
+    for form in ("inner", "norms"):
+        original = getattr(product, form)
 
         def spy(*args: Tensor, form: str = form, original: Any = original) -> Tensor:
             if args[0].ndim == 4:
                 used.append((form, args[0].shape[-1]))
             return original(*args)
 
-        monkeypatch.setattr(layers, form, spy)
-    for positions, form in ((2, "_inner"), (200, "_norms")):
+        monkeypatch.setattr(product, form, spy)
+    for positions, form in ((2, "inner"), (200, "norms")):
         used.clear()
         model = nn.Sequential(nn.Conv1d(8, 9, 1), nn.ReLU(), nn.Flatten(), nn.Linear(9 * positions, 1)).double()
         inputs = torch.randn(3, 8, positions, dtype=torch.float64)
         agree(model, lambda model=model, inputs=inputs: model(inputs))
         assert used[0][0] == form
+
+
+CONVOLUTIONS = {
+    "padding": (nn.Conv2d(3, 4, 3, padding=1), (3, 5, 5)),
+    "rows left over by the stride": (
+        nn.Conv2d(3, 4, (3, 2), stride=(2, 3), dilation=(2, 1), padding=(1, 2)),
+        (3, 8, 6),
+    ),
+    "a stride beyond the gaps": (nn.Conv1d(3, 4, 5, stride=3, padding=2, dilation=2), (3, 12)),
+    "three axes, circular": (
+        nn.Conv3d(2, 3, (2, 3, 2), stride=(1, 2, 1), padding=1, padding_mode="circular"),
+        (2, 3, 4, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_formed_gradients_of_convolutions(name: str, by_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums and squares where the gradients of samples are formed, by either way."""
+    monkeypatch.setattr(Convolution, "_forms_gradients", lambda self: True)
+    monkeypatch.setattr(Convolution, "_has_long_rows", lambda self: by_rows)
+    torch.manual_seed(0)
+    layer, shape = CONVOLUTIONS[name]
+    model = nn.Sequential(copy.deepcopy(layer), nn.Tanh(), nn.Flatten()).double()
+    inputs = torch.randn(4, *shape, dtype=torch.float64)
+    squares = GradientSquares(model, names_of(model))
+    with squares.recording():
+        values = model(inputs).square().sum(1)
+    sums, found = squares.sums_and_squares(values, 4)
+    rows = [torch.autograd.grad(model(one[None]).square().sum(), list(model.parameters())) for one in inputs]
+    expected = torch.tensor([[float(g.square().sum()) for g in row] for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=0)
+    for total, parts in zip(sums, zip(*rows, strict=True), strict=True):
+        torch.testing.assert_close(total, sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS)
 
 
 class Words(nn.Module):

@@ -16,8 +16,9 @@ from shared import ResNet20, cifar10_test, resnet20_checkpoint
 from test_layers import Tied, Words, by_rules, evaluated, names_of
 from torch import Tensor, nn
 
-from landscape.network.layers import GradientSquares, softmax_seeds
+from landscape.network.layers import GradientSquares
 from landscape.network.piecewise import piecewise_linear
+from landscape.network.seeds import softmax_seeds
 
 EPS = torch.finfo(torch.float64).eps
 

@@ -19,7 +19,8 @@ from landscape.curvature.pairs import product_chunks
 from landscape.curvature.sampling import loss_seeds
 from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError
-from landscape.network.layers import Factors, GradientSquares
+from landscape.network.layers import GradientSquares
+from landscape.network.rules.layer import Factors
 from landscape.objective.batches import Batch
 from landscape.objective.parameters import layers_of
 from landscape.results.trial import bytes_text

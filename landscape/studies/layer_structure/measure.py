@@ -20,7 +20,7 @@ from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_columns
 from landscape.curvature.small import small
 from landscape.errors import InputError
-from landscape.network.layers import PLACES
+from landscape.network.rules.layer import PLACES
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.results.attributes import result_attributes, whole_time

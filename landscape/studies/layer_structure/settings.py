@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from landscape.curvature.operator import OPERATORS
-from landscape.network.layers import PLACES
+from landscape.network.rules.layer import PLACES
 from landscape.results.settings import Accuracy, Names, OneOf
 
 

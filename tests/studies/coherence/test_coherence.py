@@ -156,9 +156,9 @@ def test_every_route_gives_the_gradients_of_single_samples(model: nn.Module, rou
 
 
 def test_a_rule_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from landscape.network import layers
+    from landscape.network.rules import product
 
-    monkeypatch.setattr(layers, "_norms", lambda vectors: 1.01 * layers._inner(vectors, vectors))
+    monkeypatch.setattr(product, "norms", lambda vectors: 1.01 * product.inner(vectors, vectors))
     found = ls.measure_coherence(ls.Objective(mlp(), "cross_entropy", DATA))
     assert found.attributes["route"] == "vmap"
     assert float(found.alpha) == pytest.approx(alpha_of(flat(by_loop(mlp()))), rel=1e-10)
