@@ -8,7 +8,7 @@ that holds it, as `pip install --target FOLDER opacus` makes one. Times are proc
 of three turns; memory is what the largest resident size of a process grows by, beyond model and data. Networks
 are the ResNet-20 checkpoint (random weights where it is not at hand), a GPT-2 of 2 layers and an LSTM, both of random
 weights.
-`coverage` draws 200 data sets and counts how often alpha lies within two standard errors of its mean.
+`coverage` draws 200 data sets and counts how often alpha lies within two standard errors of its mean over the draws.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from bench_surface import HERE, machine, resnet20
+from landscape_jobs.demo import digits
 from torch import Tensor, nn
 
 import landscape as ls
@@ -209,18 +210,40 @@ def part_winsorised(given: argparse.Namespace) -> None:
 
 
 def part_coverage(given: argparse.Namespace) -> None:
+    """Of a small regression drawn anew, and of a trained network of digits on images drawn anew from all of them."""
     torch.manual_seed(1)
-    model, drawn = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).double(), []
-    for seed in range(200):
-        generator = torch.Generator().manual_seed(seed)
+    small = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+
+    def regression(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x = torch.randn(96, 4, generator=generator, dtype=torch.float64)
-        y = x[:, :1] + 0.5 * torch.randn(96, 1, generator=generator, dtype=torch.float64)
-        alpha = ls.measure_coherence(ls.Objective(model, "mse", (x, y), check=False)).alpha
-        drawn.append((float(alpha), alpha.stderr))
-    values, errors = np.array(drawn).T
-    covered = float((np.abs(values - values.mean()) <= 2 * errors).mean())
-    print(f"| alpha within 2 standard errors, 200 draws | {covered:.3f} | scatter {values.std():.4f}, error "
-          f"{errors.mean():.4f} |", flush=True)  # fmt: skip
+        return x, x[:, :1] + 0.5 * torch.randn(96, 1, generator=generator, dtype=torch.float64)
+
+    images, labels = digits()
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    for _ in range(300):
+        batch = torch.randint(0, len(labels), (100,))
+        optimizer.zero_grad()
+        F.cross_entropy(model(images[batch]), labels[batch]).backward()
+        optimizer.step()
+
+    def resampled(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(0, len(labels), (320,), generator=generator)
+        return images[rows], labels[rows]
+
+    for what, net, loss, draw in (
+        ("regression, 96 samples", small, "mse", regression),
+        ("trained MLP of digits, 320 images", model, "cross_entropy", resampled),
+    ):
+        drawn = []
+        for seed in range(200):
+            data = draw(torch.Generator().manual_seed(seed))
+            alpha = ls.measure_coherence(ls.Objective(net, loss, data, check=False)).alpha
+            drawn.append((float(alpha), alpha.stderr))
+        values, errors = np.array(drawn).T
+        covered = float((np.abs(values - values.mean()) <= 2 * errors).mean())
+        told = f"scatter {values.std():.4f}, error {errors.mean():.4f}, alpha {values.mean():.4f}"
+        print(f"| alpha within 2 standard errors in 200 draws: {what} | {covered:.3f} | {told} |", flush=True)
 
 
 def part_memory(given: argparse.Namespace) -> None:

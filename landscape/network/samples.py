@@ -206,17 +206,23 @@ class SampleGradients:
         head = objective.data.head(2)
         batch, samples = head.first, head.samples
         rows = sorted({0, samples - 1})
-        try:
-            self._settle_at(None, batch, samples, rows, directions)
-        except _SamplesMeetError:  # of a fitted network what rounding leaves of the gradients differs, too
-            self._settle_at(_near(objective.theta), batch, samples, rows, directions)
+        for theta, where in ((objective.theta, "the objective's own parameters"), (_small(objective.theta), "others")):
+            try:
+                seen = self._settle_at(theta, batch, samples, rows, directions)
+            except _SamplesMeetError:  # of a fitted network what rounding leaves of the gradients differs, too
+                seen = self._settle_at(_near(theta), batch, samples, rows, directions)
+            if seen:
+                return
+            self.reasons.append(f"no route can be tried at {where}: the gradients of the samples tried are not finite")
+        self._way = "single"
 
-    def _settle_at(
-        self, theta: Tensor | None, batch: Batch, samples: int, rows: Sequence[int], directions: bool
-    ) -> None:
+    def _settle_at(self, theta: Tensor, batch: Batch, samples: int, rows: Sequence[int], directions: bool) -> bool:
+        """Choose route and way at theta; False where there is no number to compare, and the route stays "single"."""
         objective = self._objective
         with objective.differentiable(theta) as (model, parameters):
             true, gradient, dots = self._plainly(model, parameters, batch, samples, rows)
+            if not true.isfinite().all(1).any():
+                return False
             for route in ROUTES[:-1]:
                 self.route = route
                 try:
@@ -241,6 +247,7 @@ class SampleGradients:
                     continue
                 if _alike(found_along, dots, objective.dtype):
                     break
+        return True
 
     def _keeps_places(self, model: Any, parameters: Sequence[Tensor], batch: Batch, samples: int) -> bool:
         """Whether rules find each sample's squares in either order: not where a network sorts the samples."""
@@ -305,6 +312,11 @@ def _near(theta: Tensor) -> Tensor:
     return theta * (0.99 + 0.02 * change.to(theta))
 
 
+def _small(theta: Tensor) -> Tensor:
+    """Small random entries, always alike, to run a network at where its own are not finite."""
+    return 0.1 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(theta)
+
+
 def _gradients(value: Tensor, parameters: Sequence[Tensor], *, keep: bool = False) -> list[Tensor]:
     if not value.requires_grad:
         return [torch.zeros_like(p) for p in parameters]
@@ -339,5 +351,6 @@ def _dot(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
 def _alike(found: Tensor, true: Tensor, dtype: torch.dtype) -> bool:
     """Equal to half of the digits; NaN where NaN is."""
     tolerance = 10 * torch.finfo(dtype).eps ** 0.5
-    largest = float(true.abs().nan_to_num(0.0).max()) if true.numel() else 0.0
+    finite = true[true.isfinite()]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
     return torch.allclose(found, true, rtol=tolerance, atol=tolerance * largest, equal_nan=True)

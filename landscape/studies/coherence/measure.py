@@ -34,6 +34,7 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.coherence.result import ALL, Coherence
 from landscape.studies.coherence.settings import CoherenceSettings
+from landscape.studies.coherence.train_mode import train_statistics
 
 _BLOCKS, _FEWEST = 32, 16  # of the data, whose sums of gradients tell the error: fewer where these are large
 _SAMPLES = 32  # of a block, or there are fewer blocks: a pass of few samples costs as much as one of many
@@ -62,6 +63,7 @@ class CoherenceTask:
         self._names = [block.name for block in select_blocks(objective, settings.params)]
         self._layers = layers_of(self._names)
         number = {name: k for k, names in enumerate(self._layers.values()) for name in names}
+        self._statistics = train_statistics(objective) if settings.train else None
         self._layer_of = torch.tensor([number[name] for name in self._names], device=objective.device)
         sizes = {block.name: block.size for block in objective.layout.blocks}
         self._sizes = [sizes[name] for name in self._names]
@@ -89,10 +91,11 @@ class CoherenceTask:
                 vector, buffers = read_model(objective, theta)
             except InputError as error:
                 raise InputError(f"model {label}: {error}") from error
-            if objective.batchnorm_names and not buffers and not torch.equal(vector, objective.theta):
+            stored = bool(objective.batchnorm_names) and not self._asked.train
+            if stored and not buffers and not torch.equal(vector, objective.theta):
                 raise InputError(
                     f"model {label!r} comes without BatchNorm statistics, and those of the objective's model belong to "
-                    "other parameters; give a module, a whole state dict or a checkpoint"
+                    "other parameters; give a module, a whole state dict or a checkpoint, or measure with train=True"
                 )
             self._digests.append(digest(vector, *buffers.values()))
 
@@ -135,6 +138,7 @@ class CoherenceTask:
             "route": self._gradients.route,
             "chunk": self._gradients.chunk,
             "examples": self._asked.examples,
+            **({"train": True} if self._asked.train else {}),
         }
         about = {
             "device": str(objective.device),
@@ -150,6 +154,8 @@ class CoherenceTask:
         """See `Task`; the ranks of `group` share the blocks of data."""
         objective, asked = self._objective, self._asked
         theta, buffers = read_model(objective, self._thetas[index])
+        if self._statistics is not None:
+            buffers |= self._statistics.at(objective, theta) or {}
         mine = range(group.rank, len(self._blocks), group.size)
         with objective.differentiable(theta, buffers or None) as (model, parameters):
             row, sums = self._sums(model, parameters, mine)
@@ -280,6 +286,7 @@ def measure_coherence(
     *,
     groups: Any = None,
     examples: bool = False,
+    train: bool = False,
     labels: Sequence[str] = (),
     ranks_per_item: int | None = None,
     limit_items: int | None = None,
@@ -289,10 +296,10 @@ def measure_coherence(
 ) -> Coherence:
     """How far the gradients of the m samples agree, of all parameters and layer by layer, at one or many theta.
 
-    With g_i the gradient of sample i's loss (eval mode), alpha = |mean g|^2 / mean |g_i|^2: the loss that a small step
-    along the mean gradient takes off, over what steps of each sample alone would. It lies from 0 to 1, is 1/m where
-    gradients are orthogonal, and m-coherence is m alpha, how many samples the gradient of one helps (Chatterjee &
-    Zielinski 2022, arXiv 2203.10036). Over layers alpha = sum_l f_l alpha_l with f_l the layer's share of mean |g_i|^2.
+    With g_i the gradient of sample i's loss, alpha = |mean g|^2 / mean |g_i|^2: the loss that a small step along the
+    mean gradient takes off, over what steps of each sample alone would. It lies from 0 to 1, is 1/m where gradients are
+    orthogonal, and m-coherence is m alpha, how many samples the gradient of one helps (Chatterjee & Zielinski 2022,
+    arXiv 2203.10036). Over layers alpha = sum_l f_l alpha_l with f_l the layer's share of mean |g_i|^2.
     The noise scale tr Cov(g) / |mean g|^2 (McCandlish et al. 2018, arXiv 1812.06162, there of the population) is
     (1 - alpha) / alpha, gradient diversity (Yin et al. 2018, arXiv 1706.05699) 1 / alpha.
 
@@ -300,6 +307,10 @@ def measure_coherence(
     BatchNorm statistics. `params` names modules, parameters or patterns. `groups` has an entry for each sample, a
     number or a text: `between` are then the mean products g_i.g_j over samples of two groups, at no further pass.
     `examples` takes one more pass for g_i.g / |g|^2 and |g_i|^2 of every sample, in the order of the data.
+
+    The network runs in eval mode, BatchNorm on its stored statistics. With `train` it is the network as trained, so far
+    as samples have gradients of their own there: BatchNorm normalises by mean and (unbiased) variance of the data at
+    theta as one batch, constants in the gradients; a network with dropout is refused, as its gradients are random.
 
     One pass over the data at each theta, sums in float64. Squares come from the rules of the layers, or where a layer
     has none from torch's vmap, or sample by sample; the attribute "route" says which. Ranks share the theta, and the
@@ -310,11 +321,11 @@ def measure_coherence(
     average (1 - alpha) / m above that of the population.
 
     alpha is NaN where all gradients are zero or one is not finite, and `undefined` says so. Raises InputError, before
-    computing, for a loss without values per sample, samples that meet in the network, complex parameters, and all
-    that cannot be measured as asked; see `run_task` for the rest.
+    computing, for a loss without values per sample, samples that meet in the network, complex parameters, dropout
+    with `train`, and all that cannot be measured as asked; see `run_task` for the rest.
     """
     comm = world()
-    settings = CoherenceSettings(name_tuple(params), examples)
+    settings = CoherenceSettings(name_tuple(params), examples, train)
     task = agree(comm, lambda: CoherenceTask(objective, settings, thetas, groups, labels))
     sharing = [size for size in range(1, comm.size + 1) if not comm.size % size and comm.size // size >= task.count]
     run = Measurement(
@@ -368,6 +379,8 @@ def coherence_from_rows(description: Description, rows: Rows, history: History) 
     attributes = result_attributes(description, history) | {
         "params": identity["params"],
         "route": identity["route"],
+        "route_reasons": "; ".join(about["route_reasons"]),
+        "mode": "train" if identity.get("train") else "eval",
         "chunk": identity["chunk"],
         "blocks": len(counts),
         "error": _ERROR,

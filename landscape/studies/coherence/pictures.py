@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
@@ -39,7 +40,7 @@ def plot_coherence(coherence: Coherence, quantity: str = "m_coherence") -> Figur
     ax = figure.add_subplot()
     if single:
         x = np.arange(len(coherence.rows))
-        ax.errorbar(x, values[0], 2 * np.nan_to_num(errors[0]), fmt="o", label=ERROR)
+        ax.errorbar(x, values[0], 2 * np.nan_to_num(errors[0]), fmt="o", label=_named_error(errors[0]))
         step = 1 + len(x) // (2 * _NAMED)
         ax.set_xticks(x[::step], short_names(coherence.rows)[::step], rotation=90)
     else:
@@ -48,8 +49,9 @@ def plot_coherence(coherence: Coherence, quantity: str = "m_coherence") -> Figur
             colour = "black" if k == 0 else VALUES(0.92 * (k - 1) / max(len(coherence.rows) - 2, 1))
             named = name if len(coherence.rows) <= _NAMED or k == 0 else "_"
             ax.plot(x, values[:, k], color=colour, linewidth=2.0 if k == 0 else 1.0, label=named)
-        shown = values[:, 0], 2 * errors[:, 0]
-        ax.fill_between(x, shown[0] - shown[1], shown[0] + shown[1], color="black", alpha=0.2, linewidth=0, label=ERROR)
+        low, high = values[:, 0] - 2 * errors[:, 0], values[:, 0] + 2 * errors[:, 0]
+        label = _named_error(errors[:, 0])
+        ax.fill_between(x, low, high, color="black", alpha=0.2, linewidth=0, label=label)
         step = 1 + len(x) // _NAMED
         ax.set_xticks(x[::step], short_names(coherence.labels)[::step])
         ax.set_xlabel("parameter vector")
@@ -62,6 +64,11 @@ def plot_coherence(coherence: Coherence, quantity: str = "m_coherence") -> Figur
     ax.grid(axis="y")
     notes = [f"{coherence.samples:,} samples", f"{len(done)} of {len(coherence.labels)} parameter vectors computed"]
     return finish(figure, [ax], notes)
+
+
+def _named_error(errors: FloatArray) -> str:
+    """The name of a band of errors in the legend, none where nothing of it is drawn."""
+    return ERROR if np.isfinite(errors).any() else "_"
 
 
 def _groups(coherence: Coherence, t: int) -> Figure:

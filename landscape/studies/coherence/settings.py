@@ -9,7 +9,8 @@ from landscape.results.settings import Names
 
 @dataclass(frozen=True)
 class CoherenceSettings:
-    """Of which parameters, and whether example by example; see `measure_coherence`."""
+    """Of which parameters, whether example by example, and in which mode; see `measure_coherence`."""
 
     params: Names | None = None
     examples: bool = False
+    train: bool = False
