@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat
 
 from landscape.results.base import Result
@@ -65,15 +66,16 @@ class LLC(Result):
         kept = np.isin(np.arange(len(self.computed)), self._kept)
         return np.where(kept, self._means, np.nan)
 
-    @property
+    @cached_property
     def left_out(self) -> dict[int, str]:
         """{chain: why it does not count}.
 
         A learning coefficient is at most d/2, so a chain whose draws are twice that on average is elsewhere.
         """
         found: dict[int, str] = {}
+        means = self._means
         for chain in np.flatnonzero(self.computed):
-            mean = float(self._means[chain])
+            mean = float(means[chain])
             if not np.isfinite(self.traces[chain]).all():
                 draw = int(np.flatnonzero(~np.isfinite(self.traces[chain]))[0])
                 found[int(chain)] = f"its loss was not finite from draw {draw + 1} on: the step is too large"
@@ -84,7 +86,7 @@ class LLC(Result):
                 )
         return found
 
-    @property
+    @cached_property
     def value(self) -> Estimate:
         """The local learning coefficient, with its standard error over draws for the data given."""
         found = self.draws[self._kept]
@@ -153,12 +155,12 @@ class LLC(Result):
         found: FloatArray = self.draws.mean(1)
         return found
 
-    @property
-    def _kept(self) -> Any:
-        """Chains that count."""
+    @cached_property
+    def _kept(self) -> IntArray:
+        """(K,) numbers of the chains that count."""
         return np.array([c for c in np.flatnonzero(self.computed) if c not in self.left_out], dtype=np.int64)
 
-    @property
+    @cached_property
     def _doubts(self) -> list[str]:
         kept = self._kept
         if not len(kept):
