@@ -52,6 +52,8 @@ from landscape.studies.layer_spectra.measure import measure_layer_spectra
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.layer_structure.measure import measure_layer_structure
 from landscape.studies.layer_structure.result import LayerStructure
+from landscape.studies.llc.measure import measure_llc
+from landscape.studies.llc.result import LLC
 from landscape.studies.marginal_likelihood.measure import marginal_likelihood_bound
 from landscape.studies.marginal_likelihood.result import MarginalLikelihood
 from landscape.studies.measures.result import Measures
@@ -85,6 +87,7 @@ from landscape.studies.weights.result import Weights
 from landscape.studies.weights.smoothing import measure_smoothing, truncate_weights
 
 __all__ = [
+    "LLC",
     "Agreement",
     "Alignment",
     "Audit",
@@ -157,6 +160,7 @@ __all__ = [
     "measure_diagonal",
     "measure_layer_spectra",
     "measure_layer_structure",
+    "measure_llc",
     "measure_path",
     "measure_phases",
     "measure_profiles",

@@ -302,6 +302,23 @@ def coherence(case: str = "whole") -> ls.Coherence:
     )  # fmt: skip
 
 
+def llc(case: str = "whole") -> ls.LLC:
+    """Three chains of forty draws, the last of them diverged, by steps with a bias; of one chain exact steps."""
+    n = count(case, 3)
+    traces = values(case, n, 40) if case in ("masked", "nan", "infinite", "constant") else 0.1 + drawn(n, 40) / 50
+    if case == "whole":
+        traces[2] += 9
+    return ls.LLC(
+        0.1, 50.0, 1.0, 20, traces, traces[:, 20:] / 1.1 if n > 1 else traces[:, :0], np.full(n, 1e-3),
+        np.full(n, 0.75 if n == 1 else np.nan), 1.5, 4, computed(case, n), {**ABOUT, "method": "sgld", "batch_size": 8}
+    )  # fmt: skip
+
+
+def drawn(*shape: int) -> np.ndarray:
+    """Squares of normal numbers."""
+    return np.random.Generator(np.random.Philox(key=0)).standard_normal(shape) ** 2
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -322,6 +339,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "complexity": complexity,
     "audit": audit,
     "coherence": coherence,
+    "llc": llc,
 }
 EVERY = [
     (kind, case)

@@ -15,6 +15,7 @@ from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
 from landscape.studies.layer_spectra import study as layer_spectra
 from landscape.studies.layer_structure import study as layer_structure
+from landscape.studies.llc import study as llc
 from landscape.studies.marginal_likelihood import study as marginal_likelihood
 from landscape.studies.path import study as path
 from landscape.studies.phases import study as phases
@@ -47,4 +48,5 @@ STUDIES = adopt(
     complexity.STUDY,
     audit.STUDY,
     coherence.STUDY,
+    llc.STUDY,
 )

@@ -13,6 +13,7 @@ import coherence_cases
 import corpus_cases
 import diagonal_cases
 import evidence_cases
+import llc_cases
 import path_cases
 import phases_cases
 import spectrum_cases
@@ -29,6 +30,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "diagonal": diagonal_cases.results,
     "evidence": evidence_cases.results,
     "coherence": coherence_cases.results,
+    "llc": llc_cases.results,
     "phases": phases_cases.results,
     "corpus": corpus_cases.results,
     "spectrum": spectrum_cases.results,

@@ -11,13 +11,12 @@ import torch
 import torch.nn.functional as F
 from landscape_kernels.descent import Descent, clip_
 from torch import Tensor
-from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.errors import raised_by
 from landscape.objective.objective import Objective
 from landscape.objective.random_state import random_state_kept
+from landscape.objective.tracing import traced
 from landscape.objective.training import TrainingData
 from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
@@ -63,14 +62,14 @@ def batched_gradient(objectives: Sequence[Objective], data: TrainingData, stream
         return slopes / inputs.shape[1]
 
     slope = torch.zeros_like(objective.theta)
-    traced: dict[int, Step] = {}
+    by_size: dict[int, Step] = {}
 
     def step(stacked: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         size = inputs.shape[1]
-        if size not in traced:
+        if size not in by_size:
             with objective.training(objective.theta, slope):  # in train mode
-                traced[size] = _without_copies(make_fx(gradients)(stacked, inputs, targets))
-        return traced[size](stacked, inputs, targets)
+                by_size[size] = traced(gradients, stacked, inputs, targets)
+        return by_size[size](stacked, inputs, targets)
 
     batch = next(iter(data.epoch_of_several([stream] * len(objectives), 0)))
     stacked = torch.stack([one.theta for one in objectives])
@@ -82,32 +81,6 @@ def batched_gradient(objectives: Sequence[Objective], data: TrainingData, stream
         return None
     gap = float((found - alone).abs().max())
     return step if gap <= _AGREES[stacked.dtype] * float(alone.abs().max()) else None
-
-
-_AS_THEY_ARE = {
-    torch.ops.aten.detach.default,
-    torch.ops.aten.expand.default,
-    torch.ops.aten.view.default,
-    torch.ops.aten._unsafe_view.default,
-}
-
-
-def _without_copies(traced: GraphModule) -> GraphModule:
-    """A traced step without the operations that give what they were given, a third of all: each costs its start."""
-    for node in traced.graph.nodes:
-        if node.op != "call_function":
-            continue
-        times_one = node.target is torch.ops.aten.mul.Scalar and node.args[1] == 1
-        if not times_one and node.target not in _AS_THEY_ARE:
-            continue
-        given, taken = node.meta["val"], node.args[0].meta["val"]
-        same = given.dtype == taken.dtype and given.shape == taken.shape and given.stride() == taken.stride()
-        if same:
-            node.replace_all_uses_with(node.args[0])
-            traced.graph.erase_node(node)
-    traced.graph.eliminate_dead_code()
-    traced.recompile()
-    return traced
 
 
 def operations(objective: Objective, data: TrainingData, stream: int) -> float:
