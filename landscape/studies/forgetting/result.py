@@ -96,7 +96,8 @@ class Forgetting(Result):
     @property
     def excess(self) -> FloatArray:
         """(P,) F - bound: above 0 where the bound is exceeded."""
-        found: FloatArray = self.forgetting - self.bound
+        with np.errstate(invalid="ignore"):  # both may be infinite
+            found: FloatArray = self.forgetting - self.bound
         return found
 
     @property
