@@ -48,6 +48,9 @@ from landscape.studies.curve.measure import fit_curve
 from landscape.studies.curve.plane import curve_plane
 from landscape.studies.curve.result import Curve, curve_from_points
 from landscape.studies.diagonal.measure import measure_diagonal
+from landscape.studies.forgetting.measure import measure_forgetting
+from landscape.studies.forgetting.result import Forgetting
+from landscape.studies.forgetting.tasks import permuted_task, rotated_task, split_task
 from landscape.studies.layer_spectra.measure import measure_layer_spectra
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.layer_structure.measure import measure_layer_structure
@@ -102,6 +105,7 @@ __all__ = [
     "Density",
     "Eigenpairs",
     "Estimate",
+    "Forgetting",
     "InputError",
     "Inside",
     "LandscapeError",
@@ -158,6 +162,7 @@ __all__ = [
     "measure_corpus",
     "measure_curvature_map",
     "measure_diagonal",
+    "measure_forgetting",
     "measure_layer_spectra",
     "measure_layer_structure",
     "measure_llc",
@@ -173,6 +178,7 @@ __all__ = [
     "named_metrics",
     "open",
     "pca_plane",
+    "permuted_task",
     "phases_from_table",
     "plane_from_directions",
     "plane_through",
@@ -180,9 +186,11 @@ __all__ = [
     "read_loss_landscape_directions",
     "read_loss_landscape_surface",
     "read_state",
+    "rotated_task",
     "run_task",
     "save_figure",
     "sign_errors",
+    "split_task",
     "train_models",
     "truncate_weights",
     "write_loss_landscape_directions",

@@ -319,6 +319,22 @@ def drawn(*shape: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=0)).standard_normal(shape) ** 2
 
 
+def forgetting(case: str = "whole") -> ls.Forgetting:
+    """Three tasks of one run of each of two cells, one pair above its bound; one pair where there is one."""
+    n, layers = count(case, 6), ("fc1", "fc2")
+    names = ("forgetting", "gradient", "quadratic", "distance", "lambda_max", "loss_before", "loss_after")
+    found = {name: values(case, n) for name in names}
+    if case == "whole":
+        found["forgetting"] = np.array([-0.5, 0.25, 1.0, 0.5, 2.0, 900.0])
+    errors = {name: np.abs(array) / 9 for name, array in found.items() if name != "distance"}
+    parts = {name: values(case, n, 2) for name in names[1:4]}
+    return ls.Forgetting(
+        "task", {"lr": (0.1,) * (n // 2) + (0.01,) * (n - n // 2)}, (0,) * n, (0, 0, 1, 0, 0, 1)[:n],
+        (1, 2, 2, 1, 2, 2)[:n], layers, found, errors, parts, {k: parts[k] / 9 for k in names[1:3]},
+        computed(case, n), ABOUT
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -340,6 +356,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "audit": audit,
     "coherence": coherence,
     "llc": llc,
+    "forgetting": forgetting,
 }
 EVERY = [
     (kind, case)

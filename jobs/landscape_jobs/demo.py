@@ -185,6 +185,19 @@ def digits(split: str = "train") -> tuple[Tensor, Tensor]:
     return torch.from_numpy(images).float()[chosen] / 16, torch.from_numpy(labels)[chosen]
 
 
+def digits_tasks(kind: str = "rotated", split: str = "train") -> Callable[[int], tuple[Tensor, Tensor]]:
+    """The digits as a function of `task`, 0, 1, ...: "rotated" by 10 degrees more each, "permuted", "split" in pairs.
+
+    Raises InputError for another kind, and as `digits`.
+    """
+    kinds: dict[str, Callable[..., tuple[Tensor, Tensor]]]
+    kinds = {"rotated": ls.rotated_task, "permuted": ls.permuted_task, "split": ls.split_task}
+    if kind not in kinds:
+        raise InputError(f"kind={kind!r} is not one of {', '.join(kinds)}")
+    whole = digits(split)
+    return lambda task: kinds[kind](whole, task)
+
+
 def make_demo(out: str | Path, *, nx: int = 21, ny: int = 17, epochs: int = 20, k: int = 5) -> Left:
     """Train the nets, measure nx x ny surfaces and a spectrum on all ranks; `out` gets demo.h5, report.html, pictures.
 

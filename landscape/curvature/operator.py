@@ -230,14 +230,19 @@ class CurvatureOperator:
         self._group.allreduce_(array)
         return torch.from_numpy(array).to(tensor.device)
 
-    def gradient(self) -> Tensor:
-        """(size,) gradient of the mean loss at theta."""
-        total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
+    def chunk_gradients(self) -> Iterator[tuple[int, Tensor]]:
+        """(c, gradient (size,) of chunk c's summed loss, without weight decay) of this rank's chunks, in one pass."""
         for number, batch in self._batches():
             loss, count = summed_loss(self._objective, batch, self._weights_of(number))
             self._note(number, count)
-            total += flat([part.detach() for part in gradient_parts(loss, self._selected)])
+            yield number, flat([part.detach() for part in gradient_parts(loss, self._selected)])
         self._sum_up()
+
+    def gradient(self) -> Tensor:
+        """(size,) gradient of the mean loss at theta."""
+        total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
+        for _, gradient in self.chunk_gradients():
+            total += gradient
         mean = self.over_ranks(total) / float(self._denominators.sum())
         at = torch.cat([self._theta[block.slice] for block in self.blocks])
         return mean.to(self.dtype) + self._weight_decay * at

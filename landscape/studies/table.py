@@ -13,6 +13,7 @@ from landscape.studies.corpus_table import study as corpus_table
 from landscape.studies.curvature_map import study as curvature_map
 from landscape.studies.curve import study as curve
 from landscape.studies.diagonal import study as diagonal
+from landscape.studies.forgetting import study as forgetting
 from landscape.studies.layer_spectra import study as layer_spectra
 from landscape.studies.layer_structure import study as layer_structure
 from landscape.studies.llc import study as llc
@@ -49,4 +50,5 @@ STUDIES = adopt(
     audit.STUDY,
     coherence.STUDY,
     llc.STUDY,
+    forgetting.STUDY,
 )

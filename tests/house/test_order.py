@@ -56,6 +56,7 @@ MADE_OF = {
     "corpus_table": {"complexity", "measures", "profiles", "spectrum", "training", "weights"},
     "corpus": {"measures"},
     "audit": {"complexity", "corpus", "training"},
+    "forgetting": {"spectrum", "training"},
 }
 
 

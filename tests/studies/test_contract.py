@@ -145,6 +145,7 @@ JOBS: dict[str, str] = {
     "audit": 'models = "arms.csv"\nmeasures = ["param_norm"]\nknobs = ["lr"]',
     "coherence": 'models = ["a.pt", "b.pt"]\nexamples = true',
     "llc": "chains = 2\ndraws = 16",
+    "forgetting": 'models = "tasks.csv"\nsequence = "task"',
 }
 
 
@@ -163,6 +164,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(seed)
         torch.save(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double().state_dict(), home / name)
     (home / "models.csv").write_text("width,lr,seed,final\n5,0.1,0,a.pt\n5,0.1,1,b.pt\n")
+    (home / "tasks.csv").write_text("task,seed,final\n0,0,a.pt\n1,0,b.pt\n2,0,a.pt\n")
     rows = (f"{k % 2},{k * k % 7},{k * 5 % 6},{k / 8}" for k in range(8))
     (home / "table.csv").write_text("\n".join(["depth,norm,alpha,test_accuracy", *rows]))
     (home / "arms.csv").write_text("lr,seed,final,test_error\n0.1,0,a.pt,0.3\n0.5,0,b.pt,0.305\n")

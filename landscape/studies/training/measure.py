@@ -22,7 +22,8 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.training.one import ENDS, Trained
+from landscape.studies.training.in_turn import train_in_turn
+from landscape.studies.training.one import DIVERGED, ENDS, NOT_BEGUN, Trained
 from landscape.studies.training.plan import Plan, model_folder
 from landscape.studies.training.recipe import DEFAULT, Recipe
 from landscape.studies.training.result import Training
@@ -34,13 +35,15 @@ _NUMBERS = ("epochs", "steps", "kept", "end")
 
 
 class TrainingTask:
-    """Items are models, those of one cell after each other; or cells, where all of its seeds are trained as one."""
+    """Items are models, those of one cell after each other; cells, where all of its seeds are trained as one; or
+    sequences of models."""
 
     headline = "loss"
 
     def __init__(self, plan: Plan, folder: Path | None = None) -> None:
         """`folder` is where the states of what is trained go. `prepare` is to be called before anything else."""
         self._plan, self._folder = plan, folder
+        self._items: list[tuple[int, ...]] = []
         self.count = len(plan.models)
         self.report: Callable[[str], None] | None = None  # see `task.Telling`
         self.stopping: Callable[[], bool] | None = None
@@ -64,14 +67,18 @@ class TrainingTask:
         return self
 
     def _settle_items(self, comm: Communicator, parameters: Sequence[int]) -> None:
-        """An item for each model, or for all seeds of a cell that are trained as one: never by a timing."""
+        """An item for each model, for all seeds of a cell that are trained as one, or a sequence: never by a timing."""
         plan = self._plan
+        if plan.settings.sequence is not None:
+            self._items = plan.sequences()
+            self.count = len(self._items)
+            return
         may = plan.may_be_batched(parameters, self._epochs)
         alike = [[cell for cell in cells if may[cell]] for cells in plan.alike().values()]
         mine = range(comm.rank, len(alike), comm.size)
         found = _gathered(comm, lambda: {k: plan.batched(alike[k]) for k in mine if alike[k]})
         batched = {cell for cells in found.values() for cell in cells}
-        self._items: list[tuple[int, ...]] = []
+        self._items = []
         for cell in range(len(plan.cells)):
             rows = plan.rows_of(cell)
             self._items += [tuple(rows)] if cell in batched else [(row,) for row in rows]
@@ -97,6 +104,7 @@ class TrainingTask:
             "recipe": plan.settings.recipe.stated(),
             "trajectory": plan.settings.trajectory,
             "items": [list(rows) for rows in self._items],
+            **({} if plan.settings.sequence is None else {"sequence": plan.settings.sequence}),
             **self._told.identity,
         }
         about = {
@@ -108,21 +116,26 @@ class TrainingTask:
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`; a model is trained by one rank."""
-        rows = self._items[index]
-        label = self._plan.label(rows)
+        rows, plan = self._items[index], self._plan
+        label = plan.label(rows)
         state = None if self._folder is None else self._folder / STATE_FOLDER / f"{index:04d}.npz"
 
-        def tell(text: str) -> None:
+        def tell(text: str, label: str = label) -> None:
             if self.report is not None:
                 self.report(f"{label}: {text}")
 
+        def tell_of(row: int, text: str) -> None:
+            tell(text, plan.label((row,)))
+
+        if plan.settings.sequence is not None:
+            return self._row(train_in_turn(rows, plan.training, state=state, report=tell_of, stopping=self.stopping))
         if len(rows) > 1:
-            return self._row(self._plan.together(rows).run(state=state, report=tell, stopping=self.stopping))
-        return self._row([self._plan.training(rows[0]).run(state=state, report=tell, stopping=self.stopping)])
+            return self._row(plan.together(rows).run(state=state, report=tell, stopping=self.stopping))
+        return self._row([plan.training(rows[0]).run(state=state, report=tell, stopping=self.stopping)])
 
     def _row(self, found: Sequence[Trained]) -> Row:
         row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._description.columns.items()}
-        row["loss"] = min(float(one.curves["loss"][one.kept]) for one in found)
+        row["loss"] = min(float(one.curves["loss"][one.kept]) for one in found if one.end != NOT_BEGUN)
         for number, one in enumerate(found):
             for name in _NUMBERS[:-1]:
                 row[name][number] = getattr(one, name)
@@ -160,6 +173,7 @@ def train_models(
     cells: Mapping[str, Sequence[Any]] | None = None,
     arms: Sequence[Mapping[str, Any]] | None = None,
     seeds: int | Sequence[int] = 1,
+    sequence: str | None = None,
     train: Any = None,
     test: Any = None,
     loss: LossLike | None = "cross_entropy",
@@ -182,6 +196,10 @@ def train_models(
     streams set by (seed, cell), the order of the batches and dropout follow from (seed, cell, epoch): equal bits for
     any number of ranks, and whatever other cells there are.
 
+    `sequence` names a key of `cells` whose values are tasks that follow each other: of the models that agree in all
+    else, each begins with the weights that the one before ended with, on its own data (a function of that key), with an
+    optimiser that begins anew and a step size times `lr_decay` of the recipe. Such a sequence is one item.
+
     `data` is what loss and error are measured on after every epoch, in eval mode and on all of it (exact, no running
     mean), and `train` the batches that are trained on, by default the same; `test` is held out. `data` and `test` may
     be functions of some keys, as data(dataset), where cells differ in their data. `data`, `loss` and `forward` are
@@ -191,7 +209,8 @@ def train_models(
     A model is an item, and trained by one rank. With `batched` all seeds of a cell are one item and trained as one
     batched model (vmap), wherever their operations can be: on the same batches, to the same losses but for rounding.
     By default that is done where it pays: networks of up to 1e5 parameters, steps of up to 6e6 floating-point
-    operations, 20,000 steps or more in all, data as tensors, "cross_entropy" by name; never with dropout or buffers.
+    operations, 20,000 steps or more in all, data as tensors, "cross_entropy" by name; never with dropout, with
+    buffers, or in a sequence.
 
     The folder `out` keeps `models/NUMBER/initial.safetensors` and `final.safetensors` of every model, with `trajectory`
     its state every so many steps, too, and `landscape.h5` with the curves. A killed run goes on from the last epoch of
@@ -213,6 +232,7 @@ def train_models(
         cells=cells,
         arms=arms,
         seeds=seeds,
+        sequence=sequence,
         train=train,
         test=test,
         loss=loss,
@@ -265,10 +285,11 @@ def training_from_rows(description: Description, rows: Rows, history: History) -
     cells: list[Cell] = identity["cells"]
     models = [(cell, seed) for cell in cells for seed in identity["seeds"]]
     found = _by_model(identity["items"], rows, len(models))
-    done = found.done
+    ends = [ENDS[int(end)] if there else "" for end, there in zip(found.columns["end"], found.done, strict=True)]
+    done = found.done & np.array([end != NOT_BEGUN for end in ends], dtype=bool)
     numbers = {name: np.where(done, found.columns[name], -1).astype(np.int64) for name in _NUMBERS[:-1]}
-    ends = [ENDS[int(end)] if there else "" for end, there in zip(found.columns["end"], done, strict=True)]
-    left_out = {row: _diverged(end, int(numbers["epochs"][row])) for row, end in enumerate(ends) if end in ENDS[3:]}
+    left_out = {row: _diverged(end, int(numbers["epochs"][row])) for row, end in enumerate(ends) if end in DIVERGED}
+    left_out |= {row: "the model before it in the sequence is left out" for row, e in enumerate(ends) if e == NOT_BEGUN}
     for item, reason in history.failed.items():
         left_out |= {row: f"its training failed: {_last_line(reason)}" for row in identity["items"][item]}
     names = list(about["quantities"])
@@ -282,6 +303,7 @@ def training_from_rows(description: Description, rows: Rows, history: History) -
         **({"forward": identity["forward"]} if identity["forward"] else {}),
         "device": about["device"],
         "items": [list(item) for item in identity["items"]],
+        **({"sequence": identity["sequence"]} if "sequence" in identity else {}),
         **provenance(description, history),
         "error": EXACT,
     }
@@ -293,7 +315,7 @@ def training_from_rows(description: Description, rows: Rows, history: History) -
         kept=numbers["kept"],
         epochs=numbers["epochs"],
         steps=numbers["steps"],
-        ended=tuple("diverged" if end in ENDS[3:] else end for end in ends),
+        ended=tuple("diverged" if end in DIVERGED else "" if end == NOT_BEGUN else end for end in ends),
         left_out=left_out,
         computed=done,
         paths=tuple(model_folder(row) for row in range(len(models))),

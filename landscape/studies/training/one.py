@@ -26,7 +26,8 @@ from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
 from landscape.studies.training.recipe import Recipe
 
-ENDS = ("epochs", "stop_error", "stop_loss", "nan", "infinite")  # why a training ended, by number
+DIVERGED, NOT_BEGUN = ("nan", "infinite"), "not begun"  # the latter where the model before it in a sequence diverged
+ENDS = ("epochs", "stop_error", "stop_loss", *DIVERGED, NOT_BEGUN)  # why a training ended, by number
 SAVE_EVERY = 1.0  # seconds at least between two states on the disk
 
 
@@ -37,7 +38,7 @@ class Trained:
     curves: Mapping[str, FloatArray]  # quantity, and its _stderr -> (epochs + 1,), NaN after the last epoch
     epochs: int  # that were begun
     steps: int
-    kept: int  # the epoch of the final weights
+    kept: int  # the epoch of the final weights; -1 where it was not begun
     end: str  # one of ENDS
 
 
@@ -81,8 +82,11 @@ class ModelTraining:
         state: Path | None = None,
         report: Callable[[str], None] | None = None,
         stopping: Callable[[], bool] | None = None,
+        whole: bool = False,
     ) -> Trained:
         """Train to the end, from what `state` holds where it exists; it is written after epochs.
+
+        With `whole` it is written at the end, too: what comes next may be stopped.
 
         Raises ItemStopped when `stopping` says so, and InputError for data that give another number of batches.
         """
@@ -99,9 +103,19 @@ class ModelTraining:
         while not self.end:
             self._run_epoch(report, stopping)
             self.after_epoch(self._steps)
-            if kept.due:
+            if kept.due or (whole and self.end and state is not None):
                 kept.write({**self.state(), **arrays_of(self._descent.state(), "descent.")})
         return self.finished()
+
+    def start(self, theta: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Begin with these weights (size,) and buffers, in the place of the model's own."""
+        self._theta.copy_(theta)
+        self._buffers = {name: value.clone() for name, value in buffers.items()}
+
+    @property
+    def final(self) -> tuple[int, Tensor, dict[str, Tensor]]:
+        """(epoch, weights (size,), buffers) that are kept once the training is over."""
+        return self._best or (self._epoch, self._theta, self._buffers)
 
     # -- parts of it, for one that is trained beside others -----------------------------------------------------
 
@@ -121,8 +135,8 @@ class ModelTraining:
 
     def finished(self) -> Trained:
         """Keep the final weights."""
-        epoch, theta, buffers = self._best or (self._epoch, self._theta, self._buffers)
-        if self.end not in ("nan", "infinite"):
+        epoch, theta, buffers = self.final
+        if self.end not in DIVERGED:
             self._write("final", theta, buffers)
         return Trained(self._curves, self._epoch, self._steps, epoch, self.end)
 

@@ -111,6 +111,14 @@ class Plan:
                 raise InputError(told) from error
 
     def _require_consistent(self) -> None:
+        key = self.settings.sequence
+        if key is not None and any(key in self._factory_arguments(cell) for cell in self.cells):
+            raise InputError(
+                f"sequence={key!r} goes to the factory, and models of a sequence are made alike, as each begins with "
+                "the weights of the one before; let the data follow from it, and the factory name the keys it takes"
+            )
+        if key is not None and self._train is not None:
+            raise InputError(f"train= are the same batches in every task of sequence={key!r}; leave it out")
         for cell, recipe in zip(self.cells, self._recipes, strict=True):
             where = f"cell {label_of(cell)}: " if cell else ""
             if recipe.keep == "best" and not self._tested:
@@ -197,6 +205,14 @@ class Plan:
         """The models of a cell."""
         return [row for row, (its, _) in enumerate(self.models) if its == cell]
 
+    def sequences(self) -> list[tuple[int, ...]]:
+        """The models of every sequence, in the order in which they are trained: cells that agree but for its key."""
+        key, found = self.settings.sequence, dict[tuple[Any, ...], list[int]]()
+        for row, (cell, seed) in enumerate(self.models):
+            others = (label_of({name: value for name, value in self.cells[cell].items() if name != key}), seed)
+            found.setdefault(others, []).append(row)
+        return [tuple(rows) for rows in found.values()]
+
     def alike(self) -> dict[str, list[int]]:
         """Cells whose models the factory makes alike, in one precision."""
         found: dict[str, list[int]] = {}
@@ -215,6 +231,7 @@ class Plan:
         """
         asked = self.settings.batched
         simple = self._loss == "cross_entropy" and self._forward is None and not self.settings.trajectory
+        simple &= self.settings.sequence is None
         if asked is False or not simple or self._train is not None or len(self.seeds) < 2:
             return [False] * len(self.cells)
         found, steps = [], 0

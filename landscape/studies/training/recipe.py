@@ -34,6 +34,7 @@ class Recipe:
     milestones: tuple[float, ...] = (0.5, 0.75)  # of "step": shares of the steps after which lr is divided by 10
     lr_end: float = 0.0  # what "cosine", "linear" and "growing" (geometrically) come to
     warmup: float = 0.0  # share of the steps over which lr rises linearly, before the schedule begins
+    lr_decay: float = 1.0  # what lr (and lr_end) is multiplied by from each model of a sequence to the next
     batch_size: int = 128
     epochs: int = 20
     steps: int | None = None  # ends the training in the place of epochs
@@ -78,6 +79,7 @@ class Recipe:
         _require("weight_decay", self.weight_decay, "0 or more", lambda v: v >= 0)
         _require("winsorise", self.winsorise, "0 or more and less than 50, a percentage", lambda v: 0 <= v < 50)
         _require("lr_end", self.lr_end, "0 or more", lambda v: v >= 0)
+        _require("lr_decay", self.lr_decay, "more than 0 and at most 1", lambda v: 0 < v <= 1)
         _require("warmup", self.warmup, "0 or more and less than 1, a share of the steps", lambda v: 0 <= v < 1)
         _require("fraction", self.fraction, "more than 0 and at most 1", lambda v: 0 < v <= 1)
         _require("label_noise", self.label_noise, "a fraction from 0 to 1", lambda v: 0 <= v <= 1)
@@ -116,6 +118,11 @@ class Recipe:
     def with_keys(self, **changes: Any) -> Recipe:
         """The recipe with some keys changed. Raises InputError as the recipe itself."""
         return Recipe(**{**{field.name: getattr(self, field.name) for field in fields(self)}, **changes})
+
+    def at_place(self, place: int) -> Recipe:
+        """The recipe of the model at that place of a sequence, from 0: its own lr, which decays no more."""
+        shrunk = self.lr_decay**place
+        return self.with_keys(lr=self.lr * shrunk, lr_end=self.lr_end * shrunk, lr_decay=1.0)
 
     def stated(self) -> dict[str, Any]:
         """The keys whose values are not the defaults, in plain values: what tells this recipe from others."""

@@ -106,7 +106,14 @@ class Training(Result):
     def recipe(self, row: int = 0) -> Recipe:
         """How one model was trained."""
         changes = {name: column[row] for name, column in self.keys.items() if name in KEYS}
-        return Recipe.of(self.attributes["recipe"]).with_keys(**changes)
+        recipe = Recipe.of(self.attributes["recipe"]).with_keys(**changes)
+        tasks = self.keys.get(self.sequence, ())
+        return recipe.at_place(list(dict.fromkeys(tasks)).index(tasks[row])) if tasks else recipe
+
+    @property
+    def sequence(self) -> str:
+        """The key whose values are tasks that followed each other; empty where every model began for itself."""
+        return str(self.attributes.get("sequence", ""))
 
     def training_data(self, row: int = 0) -> Any:
         """What one model was trained on, its noisy labels among it. Raises InputError where the data are not known."""

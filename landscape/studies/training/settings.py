@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from landscape.checkpoints.trained import COLUMNS
-from landscape.errors import InputError
+from landscape.errors import InputError, nearest
 from landscape.studies.training.recipe import DEFAULT, KEYS, Recipe, RecipeLike
 
 Cell = Mapping[str, Any]  # key -> value
@@ -85,6 +85,7 @@ class TrainingSettings:
     cells: Cells = None
     arms: Arms = None
     seeds: Seeds = 1
+    sequence: str | None = None
     trajectory: Annotated[int, Ge(0)] = 0
     batched: bool | None = None
 
@@ -102,6 +103,26 @@ class TrainingSettings:
                 raise InputError(f"{name}: {error}") from None
         if type(self.trajectory) is not int or self.trajectory < 0:
             raise InputError(f"trajectory={self.trajectory!r}; give the steps from one state to the next, 0 for none")
+        self._require_sequence()
+
+    def _require_sequence(self) -> None:
+        """Raise InputError for a sequence that is none, and for an lr_decay without one."""
+        if self.sequence is None:
+            decayed = [*(arm.get("lr_decay", 1.0) for arm in self.arms), *self.cells.get("lr_decay", ())]
+            if self.recipe.lr_decay != 1 or any(one != 1 for one in decayed):
+                raise InputError(
+                    "lr_decay is of models that are trained one after another, and there is no sequence; leave it out, "
+                    "or name the key of cells whose values follow each other: sequence='task'"
+                )
+            return
+        if self.sequence not in self.cells:
+            raise InputError(
+                f"sequence={self.sequence!r} is no key of cells; {nearest(str(self.sequence), self.cells)}"
+            )
+        if any(self.sequence in arm for arm in self.arms):
+            raise InputError(f"sequence={self.sequence!r} is a key of arms, too; name its values in cells alone")
+        if len(self.cells[self.sequence]) < 2:
+            raise InputError(f"sequence={self.sequence!r} has one value in cells; give two or more, in their order")
 
     @property
     def seed_list(self) -> tuple[int, ...]:
@@ -144,8 +165,9 @@ class TrainingSettings:
         """The recipe of a cell. Raises InputError for values that cannot be, naming the cell."""
         changes = {key: value for key, value in cell.items() if key in KEYS}
         recipe: Recipe = self.recipe
+        place = 0 if self.sequence is None else self.cells[self.sequence].index(cell[self.sequence])
         try:
-            return recipe.with_keys(**changes)
+            return recipe.with_keys(**changes).at_place(place)
         except InputError as error:
             raise InputError(f"cell {label_of(cell)}: {error}") from error
 

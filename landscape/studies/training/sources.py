@@ -38,6 +38,7 @@ class Source:
     test_of: Callable[[int], Any]  # row of a model -> its test data, or None
     tested: bool  # whether there are test data
     loss: Any
+    sequence: str | None = None  # key of tasks that followed each other, "" for none; None where the models do not tell
 
     def arguments(self, row: int) -> dict[str, Any]:
         """What of a model's keys its factory takes."""
@@ -94,6 +95,7 @@ def resolved(
     """
     if isinstance(models, (str, Path)):
         models = _opened(Path(models))
+    sequence = models.sequence if isinstance(models, Training) else None
     if isinstance(models, Training):
         forward = models.attributes.get("forward")
         if forward and not weights_alone:
@@ -135,7 +137,7 @@ def resolved(
         raise InputError(f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model")
     sets = DataSets(given_data, test)
     loss = "cross_entropy" if loss is None else loss
-    return Source(table, factory, data_of, lambda row: sets.test(_keys(table, row)), test is not None, loss)
+    return Source(table, factory, data_of, lambda row: sets.test(_keys(table, row)), test is not None, loss, sequence)
 
 
 def _keys(models: TrainedModels, row: int) -> dict[str, Any]:

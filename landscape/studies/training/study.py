@@ -26,11 +26,12 @@ def _views() -> Views[Training]:
 
 
 def place(description: Description, item: int) -> dict[str, float | str]:
-    """Where an item is: the keys of its cell, and its seed unless it is all of them."""
+    """Where an item is: the keys of its cell but for tasks in sequence, and its seed unless it is all of them."""
     identity = description.identity
-    rows = identity["items"][item]
+    rows, sequence = identity["items"][item], identity.get("sequence")
     cell, seed = divmod(rows[0], len(identity["seeds"]))
-    return {**identity["cells"][cell], **({"seed": identity["seeds"][seed]} if len(rows) == 1 else {})}
+    keys = {name: value for name, value in identity["cells"][cell].items() if name != sequence}
+    return {**keys, **({"seed": identity["seeds"][seed]} if len(rows) == 1 or sequence else {})}
 
 
 KIND = Kind(

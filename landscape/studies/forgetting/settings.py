@@ -1,0 +1,16 @@
+"""What is asked of forgetting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from landscape.results.settings import Accuracy
+
+
+@dataclass(frozen=True)
+class ForgettingSettings:
+    """Which key tells the tasks, and how exact the largest eigenvalue is; see `measure_forgetting`."""
+
+    sequence: str | None = None
+    tol: Accuracy = 1e-3
+    seed: int = 0
