@@ -50,6 +50,7 @@ MADE_OF = {
     "connectivity": {"path", "curve"},
     "complexity": {"spectrum", "weights"},
     "diagonal": {"measures", "spectrum"},
+    "basin": {"diagonal"},
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
     "weights": {"measures"},

@@ -144,6 +144,7 @@ JOBS: dict[str, str] = {
     "complexity": 'measures = ["params", "param_norm"]',
     "audit": 'models = "arms.csv"\nmeasures = ["param_norm"]\nknobs = ["lr"]',
     "coherence": 'models = ["a.pt", "b.pt"]\nexamples = true',
+    "basin": "cutoff = 3.0\ndirections = 40",
 }
 
 
