@@ -14,7 +14,7 @@ DOUBLINGS = 24  # of the first radius, at most: a function that is below the cut
 _HALVINGS = 60
 _STEPS = 200  # of a bracket, far more than bisection needs
 _FLOOR = -14.0  # ln of the smallest share of the rise to the cutoff that is told apart
-_BESIDE = 0.1  # share by which a radius that is foretold is passed, so that it makes a bracket
+_BESIDE = 0.02  # share by which a radius that is foretold is passed, so that it makes a bracket; four times that next
 
 # (numbers of the functions (m,), radii (m,)) -> values (m,)
 Values = Callable[[IntArray, FloatArray], FloatArray]
@@ -33,7 +33,8 @@ def first_crossings(
 ) -> Crossings:
     """The radius at which each of `count` functions comes to `cutoff`, from `centre` below it at radius 0.
 
-    A first function is followed alone, from `start`; the others begin at its radius. A radius is doubled, or made
+    A first function is followed alone, from `start`; the others begin at its radius, and foretell theirs by the power
+    of the radius that its rise goes as. A radius is doubled, or made
     smaller by a half, at most, until it brackets a crossing: at its lower end the value is below the cutoff, at its
     upper end not (NaN is not). What rises and falls again between two of these radii is not seen. In the bracket
     Chandrupatla's method (1997), inverse quadratic interpolation or bisection, goes on in ln r and the logarithm of
@@ -58,6 +59,7 @@ class _Search:
         self._furthest = math.log(start) + DOUBLINGS * math.log(2)
         self.radii = np.full(count, np.inf)
         self.evaluations = 0
+        self._power = 2.0  # of the radius that rises go about as
 
     def _rises(self, which: IntArray, logs: FloatArray) -> FloatArray:
         """ln((value - centre) / (cutoff - centre)) at radii exp(logs): below 0 inside, 0 or more outside."""
@@ -75,20 +77,22 @@ class _Search:
         low, high = np.full(len(which), np.nan), np.full(len(which), np.nan)  # ln r inside and outside
         at_low, at_high = np.full(len(which), np.nan), np.full(len(which), np.nan)
         here = np.full(len(which), math.log(start))
-        open_ = np.arange(len(which))
+        open_, beside = np.arange(len(which)), _BESIDE
         while len(open_):
             rise = self._rises(which[open_], here[open_])
             inside = rise < 0
             low[open_[inside]], at_low[open_[inside]] = here[open_[inside]], rise[inside]
             high[open_[~inside]], at_high[open_[~inside]] = here[open_[~inside]], rise[~inside]
-            # rises go about as the square of the radius
-            step = np.clip(np.abs(rise) / 2 + _BESIDE, None, math.log(2))
+            step = np.minimum(np.abs(rise) / self._power + beside, math.log(2))
+            beside *= 4
             here[open_] += np.where(inside, step, -step)
             bracketed = np.isfinite(low[open_]) & np.isfinite(high[open_])
             self.radii[which[open_[here[open_] < self._nearest]]] = 0.0
             open_ = open_[~bracketed & (here[open_] <= self._furthest) & (here[open_] >= self._nearest)]
         there = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
         if len(there):
+            powers = (at_high[there] - at_low[there]) / (high[there] - low[there])
+            self._power = float(np.clip(np.median(powers), 0.5, 20.0))
             found = self._narrowed(which[there], low[there], high[there], at_low[there], at_high[there])
             self.radii[which[there]] = np.exp(found)
 

@@ -35,7 +35,7 @@ ORDER = (
     ("landscape_jobs.status",),
     ("landscape_jobs.report",),
     ("landscape_jobs.commands",),
-    ("landscape_jobs.demo",),
+    ("landscape_jobs.demo", "landscape_jobs.toy_data"),
     ("landscape_jobs.cli",),
 )
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}

@@ -172,8 +172,8 @@ def test_radii_are_those_of_a_plain_loop(trained: ls.Objective, of: str, cutoff:
 
 def test_side_by_side_is_one_after_another(trained: ls.Objective) -> None:
     class Alone(Stacked):
-        def _settle(self, of: str) -> None:
-            super()._settle(of)
+        def _settle(self) -> None:
+            super()._settle()
             self.width = 1
 
     thetas = torch.stack([trained.theta + 0.1 * k for k in range(5)])
