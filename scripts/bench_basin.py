@@ -4,7 +4,8 @@
 
 An MLP of the 1,297 handwritten digits. The loop is what one writes without this engine: for each direction the weights
 are copied into the module, one forward pass gives the loss, radii are doubled until the loss is above the cutoff and
-bisected to a relative 1e-6. Both run on one thread; the loop is measured on a part of the directions. Radii are compared.
+bisected to a relative 1e-6. Both run on one thread; the loop is measured on a part of the directions, and the radii are
+compared.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from landscape_kernels.rank_statistics import kendall_tau
+from scipy.stats import kendalltau
 
 import landscape as ls
 from landscape.pictures.style import LINE_COLOURS, StyledFigure, finish
@@ -87,7 +87,7 @@ def digits(directions: int, out: Path) -> None:
     say(f"\nprior sigma {sigma:.4g}; {objective.samples} clean samples; nats, mean over {SEEDS} seeds\n")
     say("| poison | test accuracy | clean loss | " + " | ".join(f"{w}: estimate, bound, spread" for w in ways) + " |")
     say("|---|---|---|" + "---|" * len(ways))
-    for level, poison in enumerate(nets.POISONS):
+    for poison in nets.POISONS:
         rows = [row for row in range(len(run.seed)) if run.keys["poison"][row] == poison]
         cells_ = [f"{poison:g}", f"{accuracy[rows].mean():.3f}", f"{run.final('loss')[rows].mean():.2g}"]
         for basins in found.values():
@@ -95,14 +95,15 @@ def digits(directions: int, out: Path) -> None:
             means = [np.mean([getattr(v, name) for v in volumes]) for name in ("log_mean_exp", "mean", "spread")]
             cells_.append(f"{means[0]:.1f}, {means[1]:.1f}, {means[2]:.3g}")
         say(f"| {' | '.join(cells_)} |")
-    say("\nKendall's tau of test accuracy with the log volume over 15 networks, with a permutation's p\n")
+    say("\nKendall's tau of test accuracy with the log volume over all networks\n")
     for way, basins in found.items():
         believed = sum(basin.log_volume.believable for basin in basins)
         for which in ("log_mean_exp", "mean"):
             values = np.array([getattr(basin.log_volume, which) for basin in basins])
-            say(f"  {way} {which}: tau {kendall_tau(values, accuracy):+.3f}")
+            say(f"  {way} {which}: tau {kendalltau(values, accuracy).statistic:+.3f}")
             labels = [f"poison {poison:g}" for poison in run.keys["poison"]]
-            kept(plot_volumes(basins, accuracy.tolist(), labels=labels, which=which), out / f"volumes-{way}-{which}.png")
+            figure = plot_volumes(basins, accuracy.tolist(), labels=labels, which=which)
+            kept(figure, out / f"volumes-{way}-{which}.png")
         say(f"  {way}: {believed} of {len(basins)} are to be believed")
     for what in ("radii", "profiles", "contributions"):
         kept(found["krylov"][0].plot(what), out / f"{what}-good.png")
@@ -117,7 +118,9 @@ def spirals(directions: int, out: Path) -> None:
         out=out / "spirals",
     )  # fmt: skip
     accuracy, train = 1 - run.final("test_error"), 1 - run.final("error")
-    say("\nspirals: poison, clean accuracy, test accuracy, median radius (filter), log volume (filter): bound, estimate")
+    say(
+        "\nspirals: poison, clean accuracy, test accuracy, median radius (filter), log volume (filter): bound, estimate"
+    )
     basins = []
     for row, path in enumerate(run.checkpoints.final):
         poison = run.keys["poison"][row]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from landscape_jobs.demo import digits
 from landscape_jobs.toy_data import swiss_roll
 from torch import Tensor, nn
@@ -38,7 +40,7 @@ def held_out() -> tuple[Tensor, Tensor]:
 
 def spiral_net() -> nn.Module:
     """The network of the paper's spirals."""
-    layers = [part for a, b in zip(_WIDTHS, _WIDTHS[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
+    layers = [part for a, b in itertools.pairwise(_WIDTHS) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 

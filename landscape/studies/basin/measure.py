@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.crossing import first_crossings
 from landscape_kernels.layout import Block
 from landscape_kernels.probes import normal_vector
-from landscape_kernels.volumes import log_ball_contributions, log_gaussian_contributions
+from landscape_kernels.volumes import log_ball_contributions, log_gaussian_contributions, log_mean_exp
 from torch import Tensor
 
 from landscape.errors import InputError
@@ -236,7 +237,8 @@ def measure_basin(
     `log_volume` has the largest share, effective samples, an interval, and whether it is to be believed.
     `precondition` "diagonal", "krylov" (32 eigenpairs and the diagonal) or "adam" (second moments of gradients,
     {name: tensor} as `second_moments`, or those of batches at the centre) stretches directions to make radii alike; the
-    volume stays what it is, and `log_volume.spread` shrinks.
+    volume stays what it is, and `log_volume.spread` shrinks. `attributes["whole_prior"]` is what the same directions
+    say of all of space, whose log probability is 0: how far they are from seeing where the prior is.
 
     Directions are computed side by side where the model is small. Radii are equal bits for any number of ranks.
     Raises InputError, before computing, for a cutoff that is not above the value at the centre and for anything else
@@ -272,23 +274,21 @@ def basin_from_rows(description: Description, rows: Rows, history: History) -> B
     width, dimension = int(identity["width"]), int(about["dimension"])
     radii, lengths, along = (rows.columns[name].reshape(-1)[:count] for name in ("radius", "length", "along"))
     computed = np.repeat(rows.done, width)[:count]
-    sigma = about["prior_sigma"]
+    sigma, whole = about["prior_sigma"], math.nan
     contributions = np.full(count, np.nan)
-    if computed.any():
-        contributions[computed] = (
-            log_ball_contributions(radii[computed], dimension)
-            if sigma is None
-            else log_gaussian_contributions(
-                radii[computed], lengths[computed], along[computed], dimension, float(about["norm"]), float(sigma)
-            )
-        )
+    if sigma is None:
+        contributions[computed] = log_ball_contributions(radii[computed], dimension)
+    elif computed.any():
+        asked = lengths[computed], along[computed], dimension, float(about["norm"]), float(sigma)
+        contributions[computed] = log_gaussian_contributions(radii[computed], *asked)
+        whole = log_mean_exp(log_gaussian_contributions(np.full(int(computed.sum()), np.inf), *asked))
     profiled = -(-_PROFILED // width) * width
     profiles = rows.columns["profile"].reshape(-1, len(_PLACES))[: min(profiled, count)]
     attributes = result_attributes(description, history) | {
         **{name: identity[name] for name in ("kind", "rtol", "seed")},
         "precondition": about["precondition"] or "",
         "still": list(identity["still"]),
-        **({} if sigma is None else {"prior_sigma": float(sigma), "norm": float(about["norm"])}),
+        **({} if sigma is None else {"prior_sigma": float(sigma), "norm": float(about["norm"]), "whole_prior": whole}),
         "descent_gain": float(about["descent_gain"]),
         "minimum": int(about["minimum"]),
         "evaluations": int(np.nansum(rows.columns["evaluations"])),

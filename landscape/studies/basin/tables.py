@@ -28,7 +28,7 @@ def basin_columns(basin: Basin) -> Columns:
 def basin_tables(basin: Basin, title: str) -> Iterator[Table]:
     """What was measured on what, the radii, and the log volume with what tells whether it is to be believed."""
     about, done = basin.attributes, basin.computed
-    prior = about.get("prior_sigma")
+    prior, whole = about.get("prior_sigma"), about.get("whole_prior")
     precondition = str(about.get("precondition") or "none")
     yield pairs_table(
         title,
@@ -67,6 +67,7 @@ def basin_tables(basin: Basin, title: str) -> Iterator[Table]:
             "tail index": number(found.tail, 3),
             "told": basin.believed,
             **({} if prior is None else {"prior sigma": number(float(prior))}),
+            **({} if whole is None else {"all of space, the truth being 0": number(float(whole), 8)}),
         },
     )
 

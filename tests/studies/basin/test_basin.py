@@ -99,6 +99,8 @@ def test_prior_is_a_noncentral_chi_square() -> None:
     exact = math.log(ncx2.cdf(1 / 0.49, 5, 5 * 0.36 / 0.49))
     assert abs(float(found.log_volume) - exact) < 3 * found.log_volume.stderr
     assert found.log_volume.believable
+    # what the same directions say of all of space is near 0, as they see the prior here
+    assert abs(found.attributes["whole_prior"]) < 0.5
 
 
 # -- a network -------------------------------------------------------------------------------------------------------
