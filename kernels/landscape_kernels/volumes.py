@@ -205,7 +205,7 @@ def tail_index(logs: FloatArray) -> float:
     if top <= 0 or float(exceed[0]) == top:
         return -math.inf
     tried = 30 + int(math.sqrt(count))
-    quartile = float(exceed[int(count / 4 + 0.5) - 1]) or top
+    quartile = max(float(exceed[int(count / 4 + 0.5) - 1]), 1e-12 * top)
     b = 1 / top + (1 - np.sqrt(tried / (np.arange(1, tried + 1) - 0.5))) / (3 * quartile)
     b = b[b != 0]
     k = np.log1p(-b[:, None] * exceed).mean(1)

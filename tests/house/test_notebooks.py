@@ -74,4 +74,4 @@ def test_is_stored_without_what_it_shows(path: Path) -> None:
 
 
 def test_there_are_seven() -> None:
-    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "10"]
