@@ -30,6 +30,8 @@ from landscape.studies.agreement.result import Agreement
 from landscape.studies.audit.from_table import audit_table
 from landscape.studies.audit.measure import audit_fragility
 from landscape.studies.audit.result import Audit, Comparisons, Orders
+from landscape.studies.basin.measure import measure_basin
+from landscape.studies.basin.result import Basin, LogVolume
 from landscape.studies.coherence.measure import measure_coherence
 from landscape.studies.coherence.result import Coherence
 from landscape.studies.complexity.critical import critical_sharpness
@@ -94,6 +96,7 @@ __all__ = [
     "Agreement",
     "Alignment",
     "Audit",
+    "Basin",
     "Coherence",
     "Comparisons",
     "Complexity",
@@ -111,6 +114,7 @@ __all__ = [
     "LandscapeError",
     "LayerSpectra",
     "LayerStructure",
+    "LogVolume",
     "MarginalLikelihood",
     "Measure",
     "Measures",
@@ -156,6 +160,7 @@ __all__ = [
     "marginal_likelihood_bound",
     "measure",
     "measure_agreement",
+    "measure_basin",
     "measure_coherence",
     "measure_complexity",
     "measure_connectivity",

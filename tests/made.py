@@ -335,6 +335,18 @@ def forgetting(case: str = "whole") -> ls.Forgetting:
     )  # fmt: skip
 
 
+def basin(case: str = "whole") -> ls.Basin:
+    """Radii of a basin along five directions, one of which never crosses; of one where there is one of everything."""
+    n = count(case, 5)
+    radii = values(case, n)
+    if case == "whole":
+        radii[1] = np.inf
+    return ls.Basin(
+        radii, values("whole", n), 3 * np.log(radii), np.array([0.5, 1.0, 2.0]), values(case, min(n, 2), 3),
+        computed(case, n), 3, 0.01, 0.1, "loss", {**ABOUT, "kind": "gaussian", "descent_gain": 1e-6, "minimum": 1}
+    )  # fmt: skip
+
+
 KINDS: dict[str, Callable[[str], Any]] = {
     "surface": surface,
     "spectrum": spectrum,
@@ -357,6 +369,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "coherence": coherence,
     "llc": llc,
     "forgetting": forgetting,
+    "basin": basin,
 }
 EVERY = [
     (kind, case)

@@ -383,6 +383,10 @@ class Objective:
         """Numerators and denominators of the loss from what `outputs` returned."""
         return self._calls.units_of(self._quantities[0], outputs, targets)
 
+    def units_of(self, quantity: str, outputs: Any, targets: Any) -> Units:
+        """Numerators and denominators of one of `quantities` from what `outputs` returned."""
+        return self._calls.units_of(self._quantities[self.quantities.index(quantity)], outputs, targets)
+
     def samples_of(self, chunk: int) -> int:
         """How many samples the chunk of that number holds."""
         return self._data.samples_of(chunk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from landscape.results.study import adopt
 from landscape.studies.agreement import study as agreement
 from landscape.studies.audit import study as audit
+from landscape.studies.basin import study as basin
 from landscape.studies.coherence import study as coherence
 from landscape.studies.complexity import study as complexity
 from landscape.studies.connectivity import study as connectivity
@@ -51,4 +52,5 @@ STUDIES = adopt(
     coherence.STUDY,
     llc.STUDY,
     forgetting.STUDY,
+    basin.STUDY,
 )

@@ -35,7 +35,7 @@ ORDER = (
     ("landscape_jobs.status",),
     ("landscape_jobs.report",),
     ("landscape_jobs.commands",),
-    ("landscape_jobs.demo",),
+    ("landscape_jobs.demo", "landscape_jobs.toy_data"),
     ("landscape_jobs.cli",),
 )
 PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
@@ -50,6 +50,7 @@ MADE_OF = {
     "connectivity": {"path", "curve"},
     "complexity": {"spectrum", "weights"},
     "diagonal": {"measures", "spectrum"},
+    "basin": {"diagonal"},
     "layer_structure": {"layer_spectra", "spectrum"},
     "phases": {"agreement", "curve", "path", "spectrum", "training"},
     "weights": {"measures"},

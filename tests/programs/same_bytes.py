@@ -9,6 +9,7 @@ from pathlib import Path
 
 import agreement_cases
 import audit_cases
+import basin_cases
 import coherence_cases
 import corpus_cases
 import diagonal_cases
@@ -36,6 +37,7 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "spectrum": spectrum_cases.results,
     "structure": structure_cases.results,
     "audit": audit_cases.results,
+    "basin": basin_cases.results,
 }
 # Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}
 ROUNDED: dict[str, Callable[[], dict[str, list[float]]]] = {

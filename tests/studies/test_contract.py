@@ -146,6 +146,7 @@ JOBS: dict[str, str] = {
     "coherence": 'models = ["a.pt", "b.pt"]\nexamples = true',
     "llc": "chains = 2\ndraws = 16",
     "forgetting": 'models = "tasks.csv"\nsequence = "task"',
+    "basin": "cutoff = 3.0\ndirections = 40",
 }
 
 

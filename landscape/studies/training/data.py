@@ -1,4 +1,4 @@
-"""The data that a recipe trains on: a fraction of the samples, some of them with other labels."""
+"""The data that a recipe trains on: a fraction of the samples, some with other labels, some set apart as poison."""
 
 from __future__ import annotations
 
@@ -76,32 +76,98 @@ class DataSets:
 
 
 def trained_on(data: Any, recipe: Recipe) -> Any:
-    """The data that a recipe trains on: `data` itself where it says neither fraction nor label noise.
+    """The data that a recipe trains on: `data` itself where it says neither fraction, label noise nor poison.
 
     The samples of a smaller fraction are among those of a larger one, and so are, of one fraction, the samples whose
-    labels are changed: both are the first ones of an order that follows from `data_seed`. Raises InputError for data
-    that are not tensors or arrays (inputs, targets), and for targets that are no class labels.
+    labels are changed, and those that are poison: all are the first ones of an order that follows from `data_seed`.
+    Raises InputError for data that are not tensors or arrays (inputs, targets), and for targets that are no class
+    labels.
     """
-    if recipe.fraction == 1 and recipe.label_noise == 0:
+    if recipe.fraction == 1 and recipe.label_noise == 0 and recipe.poison == 0:
         return data
+    whole = _whole(data)
+    kept = _kept(whole, recipe)
+    clean = kept[~np.isin(kept, _set_apart(whole, kept, recipe))]
+    if not len(clean):
+        raise InputError(f"poison={recipe.poison} leaves none of {len(kept)} samples that are right; give less")
+    part = _rows(whole, clean)
+    if recipe.label_noise == 0:
+        return part
+    labels = _labels(whole, "label_noise changes")
+    order = _order(_samples(whole), recipe, "noise")
+    changed = order[np.isin(order, clean)][: round(recipe.label_noise * len(clean))]
+    found = torch.from_numpy(_noisy(labels.cpu().numpy(), changed, recipe))
+    return _with_labels(part, found[torch.from_numpy(clean)].to(labels.device, labels.dtype))
+
+
+def poison_of(data: Any, recipe: Recipe) -> Any:
+    """The samples that are trained to be wrong, None where there are none.
+
+    With poison_loss="wrong" each has another label than its own, uniformly among the classes and the same in every
+    epoch; with "unlikely" its own. Raises InputError as `trained_on`, and where there are not two classes.
+    """
+    if recipe.poison == 0:
+        return None
+    whole = _whole(data)
+    apart = _set_apart(whole, _kept(whole, recipe), recipe)
+    if not len(apart):
+        raise InputError(
+            f"poison={recipe.poison} of {_samples(whole)} samples is less than one; give more, or leave it out"
+        )
+    part = _rows(whole, apart)
+    if recipe.poison_loss == "unlikely":
+        return part
+    labels = _labels(whole, "poison changes")
+    classes = int(labels.max()) + 1
+    if classes < 2:
+        raise InputError("poison needs two classes or more, so that a label can be wrong")
+    random = np.random.Generator(np.random.Philox(key=derive_seed(recipe.data_seed, "wrong")))
+    by = random.integers(1, classes, _samples(whole))  # one for each sample, whether it is used or not
+    wrong = (labels.cpu().numpy() + by) % classes
+    return _with_labels(part, torch.from_numpy(wrong[apart]).to(labels.device, labels.dtype))
+
+
+def _whole(data: Any) -> Any:
     whole = as_whole(data)
     if whole is None or not has_batch_axis(whole):
         raise InputError(
-            f"fraction and label_noise need the data as tensors, (inputs, targets), and not as {type(data).__name__}"
+            "fraction, label_noise and poison need the data as tensors, (inputs, targets), and not as "
+            f"{type(data).__name__}"
         )
-    samples = int(next(tensors_in(whole)).shape[0])
-    kept = np.sort(_order(samples, recipe, "fraction")[: max(1, round(recipe.fraction * samples))])
-    index = torch.from_numpy(kept)
-    part = map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
-    if recipe.label_noise == 0:
-        return part
+    return whole
+
+
+def _samples(whole: Any) -> int:
+    return int(next(tensors_in(whole)).shape[0])
+
+
+def _kept(whole: Any, recipe: Recipe) -> IntArray:
+    """The samples of the fraction, ascending."""
+    samples = _samples(whole)
+    kept: IntArray = np.sort(_order(samples, recipe, "fraction")[: max(1, round(recipe.fraction * samples))])
+    return kept
+
+
+def _set_apart(whole: Any, kept: IntArray, recipe: Recipe) -> IntArray:
+    """Those of the kept samples that are poison, ascending; all of them have a label."""
+    if recipe.poison == 0:
+        return kept[:0]
+    labels = _labels(whole, "poison changes").cpu().numpy()
+    order = _order(_samples(whole), recipe, "poison")
+    order = order[np.isin(order, kept) & (labels[order] != IGNORED)]
+    return np.sort(order[: round(recipe.poison * len(kept))])
+
+
+def _rows(whole: Any, rows: IntArray) -> Any:
+    index = torch.from_numpy(rows)
+    return map_tensors(whole, lambda tensor: tensor[index.to(tensor.device)])
+
+
+def _labels(whole: Any, what: str) -> Tensor:
     *_, labels = inputs_and_targets(whole)
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
-        raise InputError("label_noise changes labels of classes, whole numbers (samples,), and the targets are none")
-    order = _order(samples, recipe, "noise")
-    changed = order[np.isin(order, kept)][: round(recipe.label_noise * len(kept))]
-    found = torch.from_numpy(_noisy(labels.cpu().numpy(), changed, recipe))
-    return _with_labels(part, found[index].to(labels.device, labels.dtype))
+        raise InputError(f"{what} labels of classes, whole numbers (samples,), and the targets are none")
+    return labels
 
 
 def _order(samples: int, recipe: Recipe, purpose: str) -> IntArray:

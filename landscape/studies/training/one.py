@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +56,15 @@ class ModelTraining:
         seed: int,
         *,
         per_epoch: int,
+        poison: TrainingData | None = None,
         folder: Path | None = None,
         trajectory: int = 0,
     ) -> None:
-        """`per_epoch` is the number of batches of an epoch; `seed` that of the order of the batches and of dropout."""
+        """`per_epoch` is the number of batches of an epoch; `seed` that of the order of the batches and of dropout.
+
+        With `poison` a batch of it goes with every batch of `data`, those of an epoch again where they are too few.
+        """
+        self._poison = poison
         self._objective, self._test, self._data, self._recipe, self._seed = objective, test, data, recipe, seed
         self._folder, self._trajectory, self._per_epoch = folder, trajectory, per_epoch
         self._theta, self._buffers = objective.theta, objective.buffers
@@ -181,6 +188,7 @@ class ModelTraining:
             closing(self._data.epoch(self._seed, self._epoch)) as batches,
         ):
             seed_everything(derive_seed(self._seed, "forward", self._epoch))  # dropout
+            wrong = self._poisoned_batches()
             for batch in batches:
                 if self._steps == last:
                     break
@@ -196,6 +204,8 @@ class ModelTraining:
                     with user_code("the gradient of the loss cannot be computed on a training batch"):
                         units.numerators.sum().backward()  # type: ignore[no-untyped-call]
                     gradient.div_(units.total)
+                    if self._poison is not None:
+                        self._add_poison(model, next(wrong))
                 if recipe.clip is not None:
                     clip_(gradient, recipe.clip)
                 self._descent.step(gradient, recipe.lr_at(self._steps, self._total))
@@ -208,6 +218,23 @@ class ModelTraining:
                 f"the training data gave {self._steps - before} batches in epoch {self._epoch + 1} and "
                 f"{self._per_epoch} in the first; the schedule needs as many in every epoch"
             )
+
+    def _poisoned_batches(self) -> Iterator[Any]:
+        """The batches of what is to be wrong, in the order of this epoch, over and over."""
+        if self._poison is None:
+            return iter(())
+        return itertools.cycle(self._poison.epoch(derive_seed(self._seed, "poison"), self._epoch))
+
+    def _add_poison(self, model: Any, batch: Any) -> None:
+        """Add the gradient of the poison's mean loss, times its weight."""
+        outputs, labels = self._objective.outputs(model, batch)
+        if self._recipe.poison_loss == "wrong":
+            values = self._objective.loss_units(outputs, labels).numerators
+        else:
+            values = minus_log_of_others(outputs, labels)
+        # A backward pass adds to the gradient.
+        with user_code("the gradient of the poison's loss cannot be computed on a training batch"):
+            (self._recipe.poison_weight * values.mean()).backward()  # type: ignore[no-untyped-call]
 
     def _winsorise(self, model: Any, batch: Any) -> None:
         """Put the winsorised mean of the examples' gradients in the place of the gradient."""
@@ -290,6 +317,16 @@ class ModelTraining:
     def _tensors(self, arrays: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
         found = {name.removeprefix(prefix): v for name, v in arrays.items() if name.startswith(prefix)}
         return {name: torch.from_numpy(np.array(value)).to(self._theta.device) for name, value in found.items()}
+
+
+def minus_log_of_others(outputs: Tensor, labels: Tensor) -> Tensor:
+    """-ln(1 - p_y), (samples,), p the softmax of outputs (samples, classes), y the labels (samples,).
+
+    >>> bool(minus_log_of_others(torch.zeros(1, 4), torch.tensor([2])).sub(-math.log(0.75)).abs() < 1e-6)
+    True
+    """
+    others = outputs.scatter(1, labels[:, None], -math.inf)
+    return outputs.logsumexp(1) - others.logsumexp(1)
 
 
 def place_text(epoch: int, epochs: int, step: int, loss: float) -> str:

@@ -19,7 +19,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.random_state import random_state_kept, seed_everything
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import digest, tensors_in
-from landscape.studies.training.data import DataSets, trained_on
+from landscape.studies.training.data import DataSets, poison_of, trained_on
 from landscape.studies.training.one import ModelTraining
 from landscape.studies.training.recipe import KEYS, Recipe
 from landscape.studies.training.settings import Cell, TrainingSettings, label_of
@@ -125,10 +125,13 @@ class Plan:
                 raise InputError(
                     f"{where}keep='best' keeps the weights of the lowest held-out loss, and there is no test="
                 )
-            if self._train is not None and (recipe.fraction != 1 or recipe.label_noise):
+            if self._train is not None and (recipe.fraction != 1 or recipe.label_noise or recipe.poison):
                 raise InputError(
-                    f"{where}fraction and label_noise change `data`, and the batches are of train=; leave it out"
+                    f"{where}fraction, label_noise and poison change `data`, and the batches are of train=; leave it "
+                    "out"
                 )
+            if recipe.poison and self._loss != "cross_entropy":
+                raise InputError(f"{where}poison makes labels wrong, which needs loss='cross_entropy'")
 
     # -- looking before training --------------------------------------------------------------------------------
 
@@ -240,7 +243,8 @@ class Plan:
             if whole is None:
                 return [False] * len(self.cells)
             samples = int(next(tensors_in(whole)).shape[0])
-            found.append((asked is True or size <= MOST_PARAMETERS) and not recipe.winsorise)
+            alone = recipe.winsorise or recipe.poison
+            found.append((asked is True or size <= MOST_PARAMETERS) and not alone)
             batches = -(-max(1, round(recipe.fraction * samples)) // recipe.batch_size)
             steps += found[-1] * len(self.seeds) * epochs * batches
         return found if asked or steps >= _LEAST_STEPS else [False] * len(self.cells)
@@ -333,16 +337,26 @@ class Plan:
         data = trained_on(self._data(row), recipe)
         objective = self._objective(row, data)
         batches = self._batches(objective, recipe, data if self._train is None else self._train)
+        per_epoch = batches.steps(stream)
         return ModelTraining(
             objective,
             self._test(objective, row),
             batches,
             recipe,
             stream,
-            per_epoch=batches.steps(stream),
+            poison=self._poison(objective, recipe, row, per_epoch),
+            per_epoch=per_epoch,
             folder=None if self._folder is None or not keep else self._folder / model_folder(row),
             trajectory=self.settings.trajectory,
         )
+
+    def _poison(self, objective: Objective, recipe: Recipe, row: int, steps: int) -> TrainingData | None:
+        """What is trained to be wrong, in one batch for every step of an epoch where there are so many samples."""
+        part = poison_of(self._data(row), recipe)
+        if part is None:
+            return None
+        size = max(1, int(next(tensors_in(part)).shape[0]) // steps)
+        return self._batches(objective, recipe.with_keys(batch_size=size), part)
 
     def together(self, rows: Sequence[int]) -> SeedsTraining:
         """The training of all models of a cell as one, where `gradients` are there."""

@@ -14,6 +14,7 @@ from landscape.objective.objective import PRECISIONS
 
 SCHEDULES = ("constant", "step", "cosine", "linear", "growing")
 NOISES = ("redrawn", "permuted")
+POISON_LOSSES = ("wrong", "unlikely")
 KEEPS = ("last", "best")
 _STEP = 0.1  # what the step size is multiplied by at each milestone
 
@@ -46,7 +47,10 @@ class Recipe:
     fraction: float = 1.0  # of the samples that is trained on
     label_noise: float = 0.0  # fraction of those whose label is changed
     noise: str = "redrawn"  # uniformly over the classes, or "permuted" among the samples that are changed
-    data_seed: int = 0  # of the fraction and the noise, which all seeds of a model share
+    poison: float = 0.0  # share of the samples that are set apart, and trained to be wrong beside the others
+    poison_weight: float = 1.0  # of their mean loss, which is added to that of the others
+    poison_loss: str = "wrong"  # cross-entropy with a wrong label, or "unlikely": -ln(1 - p) of the right one
+    data_seed: int = 0  # of the fraction, the noise and the poison, which all seeds of a model share
     precision: str | None = None  # "float32", "float64" or "bf16"; by default that of the model's parameters
 
     def __new__(cls, *given: Any, **named: Any) -> Recipe:
@@ -63,6 +67,7 @@ class Recipe:
             ("schedule", SCHEDULES),
             ("keep", KEEPS),
             ("noise", NOISES),
+            ("poison_loss", POISON_LOSSES),
             ("precision", (None, *PRECISIONS)),
         ):
             value = getattr(self, name)
@@ -83,6 +88,10 @@ class Recipe:
         _require("warmup", self.warmup, "0 or more and less than 1, a share of the steps", lambda v: 0 <= v < 1)
         _require("fraction", self.fraction, "more than 0 and at most 1", lambda v: 0 < v <= 1)
         _require("label_noise", self.label_noise, "a fraction from 0 to 1", lambda v: 0 <= v <= 1)
+        _require("poison", self.poison, "0 or more and less than 1, a share of the samples", lambda v: 0 <= v < 1)
+        _require("poison_weight", self.poison_weight, "a positive number", lambda v: v > 0)
+        if self.poison and self.winsorise:
+            raise InputError("poison and winsorise do not go together: clipped gradients of wrong labels are no poison")
         for name, allowed, fits in (
             ("clip", "a positive number", lambda v: v > 0),
             ("stop_error", "a fraction from 0 to 1", lambda v: 0 <= v <= 1),

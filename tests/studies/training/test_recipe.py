@@ -10,7 +10,8 @@ import torch
 
 import landscape as ls
 from landscape.errors import InputError
-from landscape.studies.training.data import trained_on
+from landscape.studies.training.data import poison_of, trained_on
+from landscape.studies.training.one import minus_log_of_others
 
 STEPS = 40
 
@@ -121,3 +122,69 @@ def test_data_that_cannot_be_changed() -> None:
         trained_on([(INPUTS, LABELS)], ls.Recipe(fraction=0.5))
     with pytest.raises(InputError, match="the targets are none"):
         trained_on((INPUTS, INPUTS), ls.Recipe(label_noise=0.5))
+
+
+# -- poison ----------------------------------------------------------------------------------------------------------
+
+POINTS = torch.arange(200.0).reshape(100, 2), torch.arange(100) % 4
+
+
+def test_poison_is_set_apart_and_every_label_of_it_is_wrong() -> None:
+    inputs, labels = POINTS
+    found = {}
+    for share in (0.1, 0.3):
+        recipe = ls.Recipe(poison=share, data_seed=3)
+        clean, poison = trained_on(POINTS, recipe), poison_of(POINTS, recipe)
+        assert len(poison[1]) == round(100 * share)
+        rows = torch.cat([clean[0], poison[0]])[:, 0].sort().values
+        torch.testing.assert_close(rows, inputs[:, 0])
+        own = labels[(poison[0][:, 0] / 2).long()]
+        assert bool((poison[1] != own).all())
+        assert len(set(poison[1].tolist())) > 2
+        torch.testing.assert_close(clean[1], labels[(clean[0][:, 0] / 2).long()])
+        found[share] = set(poison[0][:, 0].tolist())
+    assert found[0.1] < found[0.3]
+    unlikely = poison_of(POINTS, ls.Recipe(poison=0.3, poison_loss="unlikely", data_seed=3))
+    torch.testing.assert_close(unlikely[1], labels[(unlikely[0][:, 0] / 2).long()])
+    assert poison_of(POINTS, ls.Recipe()) is None
+
+
+def test_poison_goes_with_a_fraction_and_with_label_noise() -> None:
+    recipe = ls.Recipe(poison=0.25, fraction=0.4, label_noise=0.5, data_seed=1)
+    clean, poison = trained_on(POINTS, recipe), poison_of(POINTS, recipe)
+    assert (len(clean[1]), len(poison[1])) == (30, 10)
+    assert not set(clean[0][:, 0].tolist()) & set(poison[0][:, 0].tolist())
+    changed = clean[1] != POINTS[1][(clean[0][:, 0] / 2).long()]
+    assert 5 <= int(changed.sum()) <= 15
+
+
+def test_logarithm_of_the_others() -> None:
+    scores = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    expected = -torch.log1p(-scores.softmax(1)[torch.arange(5), labels])
+    torch.testing.assert_close(minus_log_of_others(scores, labels), expected)
+    sure = torch.tensor([[60.0, 0.0, 0.0]])
+    assert float(minus_log_of_others(sure, torch.tensor([0]))) == pytest.approx(60 - np.log(2))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"poison": 1.0}, "0 or more and less than 1"),
+        ({"poison": 0.1, "poison_weight": 0.0}, "poison_weight=0.0; give a positive number"),
+        ({"poison": 0.1, "poison_loss": "flipped"}, "poison_loss='flipped' is unknown"),
+        ({"poison": 0.1, "winsorise": 1.0}, "do not go together"),
+    ],
+)
+def test_poison_that_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ls.Recipe(**given)
+
+
+def test_poison_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match="is less than one"):
+        poison_of(POINTS, ls.Recipe(poison=0.001))
+    with pytest.raises(InputError, match="leaves none"):
+        trained_on(POINTS, ls.Recipe(poison=0.999))
+    with pytest.raises(InputError, match="two classes"):
+        poison_of((POINTS[0], torch.zeros(100, dtype=torch.long)), ls.Recipe(poison=0.1))

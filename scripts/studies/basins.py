@@ -1,0 +1,159 @@
+"""Volumes of the basins of well trained and of poisoned networks against their test accuracy.
+
+    mpiexec -n 2 python scripts/studies/basins.py [--directions 500] [--out runs/basins]
+
+MLPs of handwritten digits are trained to be right on some samples and wrong on others, a share of 0 to 30 %
+(Huang et al. 2019). All basins are measured on the same clean samples, up to a loss of 0.3: along filter-normalised
+directions, and along Gaussian ones, plain and with each preconditioner, under a Gaussian prior with the root mean
+square of the initial weights. Then two spirals: the boundary of a good and of a poisoned network, and where minima lie
+(their principal plane).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+import landscape as ls
+from landscape.pictures.style import LINE_COLOURS, StyledFigure, finish
+from landscape.run.comm import world
+from landscape.studies.basin.pictures import plot_boundary, plot_volumes
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import basins_nets as nets
+
+SEEDS = 3
+RECIPE = {"optimizer": "adam", "lr": 0.01, "schedule": "cosine", "batch_size": 50, "epochs": 200}
+SPIRALS = {"optimizer": "adam", "lr": 0.0058, "schedule": "cosine", "batch_size": 100, "epochs": 500, "clip": 8.0}
+CUTOFF = 0.3
+
+
+def main() -> None:
+    """Train, measure, print tables and save pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--directions", type=int, default=300)
+    parser.add_argument("--out", type=Path, default=Path("runs/basins"))
+    given = parser.parse_args()
+    began = time.perf_counter()
+    digits(given.directions, given.out)
+    say(f"digits: {time.perf_counter() - began:.0f} s on {world().size} ranks")
+    spirals(given.directions // 2, given.out)
+    say(f"all: {time.perf_counter() - began:.0f} s on {world().size} ranks")
+
+
+def say(text: str) -> None:
+    """Print on one rank."""
+    if world().rank == 0:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+def kept(figure: Any, path: Path) -> None:
+    """Save a picture on one rank."""
+    if world().rank == 0:
+        figure.savefig(path)
+
+
+def digits(directions: int, out: Path) -> None:
+    """Volumes of five poison levels, three seeds each."""
+    # with these weights every sample counts alike, right or wrong
+    arms = [{"poison": share, "poison_weight": share / (1 - share) if share else 1.0} for share in nets.POISONS]
+    run = ls.train_models(
+        nets.net, nets.data(), recipe=RECIPE, arms=arms, seeds=SEEDS, test=nets.held_out(), out=out / "train"
+    )
+    accuracy = 1 - run.final("test_error")
+    initial = ls.read_state(run.checkpoints.initial[0])
+    sigma = float(np.sqrt(np.concatenate([v.numpy().ravel() ** 2 for v in initial.values()]).mean()))
+    ways: dict[str, dict[str, Any]] = {
+        "filter": {},
+        "plain": {"kind": "gaussian", "prior_sigma": sigma},
+        "diagonal": {"kind": "gaussian", "prior_sigma": sigma, "precondition": "diagonal"},
+        "krylov": {"kind": "gaussian", "prior_sigma": sigma, "precondition": "krylov"},
+        "adam": {"kind": "gaussian", "prior_sigma": sigma, "precondition": "adam"},
+    }
+    found: dict[str, list[ls.Basin]] = {way: [] for way in ways}
+    for row, path in enumerate(run.checkpoints.final):
+        net = nets.net()
+        ls.load_checkpoint(net, path)
+        objective = ls.Objective(net, data=nets.clean(), device="cpu")
+        for way, asked in ways.items():
+            place = out / f"{way}-{row:02d}"
+            found[way].append(ls.measure_basin(objective, CUTOFF, directions=directions, **asked, out=place))
+    say(f"\nprior sigma {sigma:.4g}; {objective.samples} clean samples; nats, mean over {SEEDS} seeds\n")
+    say("| poison | test accuracy | clean loss | " + " | ".join(f"{w}: estimate, bound, spread" for w in ways) + " |")
+    say("|---|---|---|" + "---|" * len(ways))
+    for poison in nets.POISONS:
+        rows = [row for row in range(len(run.seed)) if run.keys["poison"][row] == poison]
+        cells_ = [f"{poison:g}", f"{accuracy[rows].mean():.3f}", f"{run.final('loss')[rows].mean():.2g}"]
+        for basins in found.values():
+            volumes = [basins[row].log_volume for row in rows]
+            means = [np.mean([getattr(v, name) for v in volumes]) for name in ("log_mean_exp", "mean", "spread")]
+            cells_.append(f"{means[0]:.1f}, {means[1]:.1f}, {means[2]:.3g}")
+        say(f"| {' | '.join(cells_)} |")
+    say("\nKendall's tau of test accuracy with the log volume over all networks\n")
+    for way, basins in found.items():
+        believed = sum(basin.log_volume.believable for basin in basins)
+        for which in ("log_mean_exp", "mean"):
+            values = np.array([getattr(basin.log_volume, which) for basin in basins])
+            say(f"  {way} {which}: tau {kendalltau(values, accuracy).statistic:+.3f}")
+            labels = [f"poison {poison:g}" for poison in run.keys["poison"]]
+            figure = plot_volumes(basins, accuracy.tolist(), labels=labels, which=which)
+            kept(figure, out / f"volumes-{way}-{which}.png")
+        say(f"  {way}: {believed} of {len(basins)} are to be believed")
+    for what in ("radii", "profiles", "contributions"):
+        kept(found["krylov"][0].plot(what), out / f"{what}-good.png")
+        kept(found["krylov"][-1].plot(what), out / f"{what}-poisoned.png")
+
+
+def spirals(directions: int, out: Path) -> None:
+    """Boundaries, radii and the minefield of two spirals."""
+    cells = {"poison": [0.0, 0.5]}
+    run = ls.train_models(
+        nets.spiral_net, nets.spirals(), recipe=SPIRALS, cells=cells, seeds=2, test=nets.spirals_held_out(),
+        out=out / "spirals",
+    )  # fmt: skip
+    accuracy, train = 1 - run.final("test_error"), 1 - run.final("error")
+    say(
+        "\nspirals: poison, clean accuracy, test accuracy, median radius (filter), log volume (filter): bound, estimate"
+    )
+    basins = []
+    for row, path in enumerate(run.checkpoints.final):
+        poison = run.keys["poison"][row]
+        net = nets.spiral_net()
+        ls.load_checkpoint(net, path)
+        clean = nets.trained_on(nets.spirals(), nets.Recipe(poison=0.5))
+        objective = ls.Objective(net, data=clean, device="cpu")
+        kept(plot_boundary(objective, title=f"poison {poison:g}, test accuracy {accuracy[row]:.1%}"),
+             out / f"boundary-{row}.png")  # fmt: skip
+        loss = float(objective.evaluate()["loss"])
+        basin = ls.measure_basin(objective, max(CUTOFF, 2 * loss), directions=directions, out=out / f"spiral-{row}")
+        volume = basin.log_volume
+        say(
+            f"  {poison:g}, {train[row]:.3f}, {accuracy[row]:.3f}, {np.median(basin.radii):.4f}, {volume.mean:.1f}, "
+            f"{float(volume):.1f} ({'' if volume.believable else 'not '}to be believed); loss {loss:.2g}"
+        )
+        basins.append(basin)
+    files = [folder for path in run.paths for folder in sorted((out / "spirals" / path).glob("*.safetensors"))]
+    plane = ls.pca_plane(objective, files)
+    if world().rank == 0 and plane.points is not None:
+        figure = StyledFigure(figsize=(6.0, 5.0), layout="constrained")
+        ax = figure.add_subplot()
+        for k, (label, (x, y)) in enumerate(zip(files, plane.points.coordinates, strict=True)):
+            row = k // 2
+            poison, end = run.keys["poison"][row], label.stem
+            colour = LINE_COLOURS[0 if poison == 0 else 1]
+            marker = "o" if end == "final" else "x"
+            ax.plot(x, y, marker, color=colour, label=f"{end}, poison {poison:g}", linestyle="none")
+        ax.set_xlabel("first principal axis (distance)")
+        ax.set_ylabel("second principal axis (distance)")
+        finish(figure, [ax], ["minima of two spirals and where they began"]).savefig(out / "minefield.png")
+
+
+if __name__ == "__main__":
+    main()

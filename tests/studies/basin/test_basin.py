@@ -1,0 +1,298 @@
+"""Basins against closed forms and against a plain loop over forward passes."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from landscape_kernels.probes import normal_vector
+from landscape_kernels.volumes import log_unit_ball
+from scipy.stats import ncx2
+from torch import Tensor, nn
+
+import landscape as ls
+from landscape.objective.stacked import Stacked
+from landscape.studies.basin.pictures import plot_boundary, plot_volumes
+
+K = np.logspace(-1, 1, 20)
+EXACT = -42.777344  # ln of the volume of sum K w^2 / 2 < 0.01
+
+
+class Quadratic(nn.Module):
+    """Outputs whose mean square is sum_i k_i w_i^2 / 2, around `centre`."""
+
+    def __init__(self, k: np.ndarray, at: float = 0.0) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.full((len(k),), at, dtype=torch.float64))
+        self.root = torch.from_numpy(np.sqrt(k * len(k) / 2))
+        self.at = at
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.root * (self.w - self.at)).expand(len(x), -1)
+
+
+def quadratic(k: np.ndarray, at: float = 0.0) -> ls.Objective:
+    data = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, len(k), dtype=torch.float64)
+    return ls.Objective(Quadratic(k, at), "mse", data, device="cpu")
+
+
+def test_isotropic_is_exact_for_every_direction() -> None:
+    basin = ls.measure_basin(quadratic(np.full(12, 3.0)), 0.5, directions=40, kind="gaussian")
+    np.testing.assert_allclose(basin.radii, math.sqrt(2 * 0.5 / 3), rtol=1e-6)
+    np.testing.assert_allclose(basin.lengths, 1.0, rtol=1e-12)
+    exact = log_unit_ball(12) + 6 * math.log(2 * 0.5 / 3)
+    assert float(basin.log_volume) == pytest.approx(exact, abs=12e-6)
+    assert basin.log_volume.believable
+    np.testing.assert_allclose(basin.profiles / 0.5, np.tile(basin.places**2, (len(basin.profiles), 1)), rtol=1e-5)
+
+
+def test_ellipsoid_is_told_to_be_too_low() -> None:
+    found = ls.measure_basin(quadratic(K), 0.01, directions=100, kind="gaussian")
+    assert float(found.log_volume) < EXACT - 1
+    assert not found.log_volume.believable
+    assert found.log_volume.interval[0] < EXACT
+    assert "precondition='diagonal'" in found.believed
+
+
+@pytest.mark.parametrize("precondition", ["diagonal", "krylov", "adam"])
+def test_a_preconditioner_makes_one_direction_enough(precondition: str) -> None:
+    given = {"w": torch.from_numpy(K)} if precondition == "adam" else None
+    found = ls.measure_basin(quadratic(K), 0.01, "loss", 2, "gaussian", precondition, second_moments=given)
+    assert found.contributions == pytest.approx(np.full(2, EXACT), abs=1e-4)
+    assert found.log_volume.believable
+
+
+class Rotated(nn.Module):
+    """A quadratic whose axes are not the parameters': one steep direction beside a diagonal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(30, dtype=torch.float64))
+        v = normal_vector(30, 3)
+        matrix = torch.diag(torch.logspace(-1, 1, 30, dtype=torch.float64)) + 200 * torch.outer(v, v) / (v @ v)
+        self.matrix = matrix
+        self.root = torch.linalg.cholesky(matrix).T * math.sqrt(30 / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.root @ self.w).expand(len(x), -1)
+
+
+def test_krylov_finds_what_a_diagonal_cannot() -> None:
+    data = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, 30, dtype=torch.float64)
+    objective = ls.Objective(Rotated(), "mse", data, device="cpu")
+    spreads = []
+    for precondition in (None, "diagonal", "krylov"):
+        found = ls.measure_basin(objective, 0.1, "loss", 100, "gaussian", precondition)
+        spreads.append(found.log_volume.spread)
+    exact = log_unit_ball(30) + 15 * math.log(0.2) - float(torch.logdet(Rotated().matrix)) / 2
+    assert float(found.log_volume) == pytest.approx(exact, abs=0.02)
+    assert spreads[2] < 0.1 * spreads[1] < spreads[0]
+
+
+def test_prior_is_a_noncentral_chi_square() -> None:
+    """A ball of radius 1 around theta, |theta|^2 = 5 * 0.36, under N(0, 0.7^2 I)."""
+    found = ls.measure_basin(quadratic(np.full(5, 2.0), 0.6), 1.0, "loss", 500, "gaussian", None, 0.7)
+    exact = math.log(ncx2.cdf(1 / 0.49, 5, 5 * 0.36 / 0.49))
+    assert abs(float(found.log_volume) - exact) < 3 * found.log_volume.stderr
+    assert found.log_volume.believable
+    # what the same directions say of all of space is near 0, as they see the prior here
+    assert abs(found.attributes["whole_prior"]) < 0.5
+
+
+# -- a network -------------------------------------------------------------------------------------------------------
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+
+
+def data(count: int = 50) -> tuple[Tensor, Tensor]:
+    inputs = normal_vector(4 * count, 1).reshape(count, 4)
+    return inputs, (inputs[:, :3] + 0.3 * inputs[:, 1:]).argmax(1)
+
+
+@pytest.fixture(scope="module")
+def trained() -> ls.Objective:
+    model, (inputs, labels) = net(), data()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(80):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    return ls.Objective(model, data=(inputs, labels), metrics=("error",), device="cpu")
+
+
+MODEL, DATA = net(), data()
+
+
+def value(objective: ls.Objective, theta: Tensor, of: str) -> float:
+    """By plain torch, one forward pass."""
+    model, (inputs, labels) = MODEL, DATA
+
+    def scores(vector: Tensor) -> Tensor:
+        torch.nn.utils.vector_to_parameters(vector, model.parameters())
+        with torch.no_grad():
+            return model(inputs)
+
+    at = scores(theta)
+    if of == "error":
+        return float((at.argmax(1) != labels).double().mean())
+    if of == "loss":
+        return float(nn.functional.cross_entropy(at, labels))
+    p, q = torch.distributions.Categorical(logits=scores(objective.theta)), torch.distributions.Categorical(logits=at)
+    return float(torch.distributions.kl_divergence(p, q).mean())
+
+
+def naive(objective: ls.Objective, direction: Tensor, of: str, cutoff: float) -> float:
+    """A radius in small steps, then bisection."""
+    theta, high = objective.theta, 1e-2
+    while value(objective, theta + high * direction, of) < cutoff:
+        high *= 1.2
+    low = high / 1.2
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if value(objective, theta + middle * direction, of) < cutoff else (low, middle)
+    return high
+
+
+@pytest.mark.parametrize(("of", "cutoff"), [("loss", 0.8), ("kl", 0.05), ("error", 0.29)])
+def test_radii_are_those_of_a_plain_loop(trained: ls.Objective, of: str, cutoff: float) -> None:
+    basin = ls.measure_basin(trained, cutoff, of, directions=3, seed=3)
+    plane = ls.random_plane(trained, seed=3, axes=3)
+    expected = [naive(trained, d, of, cutoff) for d in plane.directions]
+    np.testing.assert_allclose(basin.radii, expected, rtol=2e-6)
+    assert basin.centre == pytest.approx(value(trained, trained.theta, of), abs=1e-12)
+    assert basin.dimension == 4 * 6 + 6 * 3  # biases do not move
+    at = value(trained, trained.theta + basin.places[3] * basin.radii[2] * plane.directions[2], of)
+    assert basin.profiles[2, 3] == pytest.approx(at, abs=1e-12)
+
+
+def test_side_by_side_is_one_after_another(trained: ls.Objective) -> None:
+    class Alone(Stacked):
+        def _settle(self) -> None:
+            super()._settle()
+            self.width = 1
+
+    thetas = torch.stack([trained.theta + 0.1 * k for k in range(5)])
+    for of in ("loss", "error", "kl"):
+        together, alone = Stacked(trained, of), Alone(trained, of)
+        assert together.width > 1
+        np.testing.assert_allclose(together.values(thetas), alone.values(thetas), rtol=1e-12, atol=1e-15)
+
+
+def test_models_that_cannot_be_stacked_are_computed_one_by_one() -> None:
+    class Stubborn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * float(self.w.sum())
+
+    inputs = torch.ones(4, 1, dtype=torch.float64)
+    objective = ls.Objective(Stubborn(), "mse", (inputs, 3 * inputs), device="cpu")
+    assert Stacked(objective).width == 1
+    assert Stacked(objective).values(torch.zeros(1, 3)) == pytest.approx([9.0])
+
+
+def test_resumed_and_repeated_are_the_same_bits(trained: ls.Objective, tmp_path: Path) -> None:
+    asked = {"directions": 70, "kind": "gaussian", "seed": 5}
+    whole = ls.measure_basin(trained, 0.8, **asked)
+    part = ls.measure_basin(trained, 0.8, **asked, out=tmp_path / "run", limit_items=1)
+    assert 0 < part.computed.sum() < 70
+    assert not part.complete
+    rest = ls.measure_basin(trained, 0.8, **asked, out=tmp_path / "run")
+    np.testing.assert_array_equal(rest.radii, whole.radii)
+    fewer = ls.measure_basin(trained, 0.8, **{**asked, "directions": 40})
+    np.testing.assert_array_equal(fewer.radii[:32], whole.radii[:32])  # the blocks are the same
+    np.testing.assert_allclose(fewer.radii, whole.radii[:40], rtol=1e-6)
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"cutoff": 1e-9}, "the centre lies outside"),
+        ({"cutoff": math.nan}, "give a finite number"),
+        ({"of": "error", "cutoff": 2.0}, "at most 1"),
+        ({"of": "margin"}, "not one of loss, error, kl"),
+        ({"kind": "sphere"}, "not one of filter, gaussian"),
+        ({"directions": 0}, "give 1 or more"),
+        ({"rtol": 2.0}, "between 0 and 1"),
+        ({"precondition": "diagonal"}, "needs kind='gaussian'"),
+        ({"prior_sigma": 1.0}, "needs kind='gaussian'"),
+        ({"prior_sigma": -1.0, "kind": "gaussian"}, "give a positive number"),
+        ({"precondition": "hessian", "kind": "gaussian"}, "diagonal, krylov, adam"),
+        ({"second_moments": {}}, "used with precondition='adam' alone"),
+        ({"second_moments": {}, "precondition": "adam", "kind": "gaussian"}, "nothing for parameter '0.weight'"),
+        ({"ignore": "*"}, "covers all parameters"),
+    ],
+)
+def test_refused_before_computing(trained: ls.Objective, asked: dict[str, object], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ls.InputError, match=told):
+        ls.measure_basin(trained, **{"cutoff": 0.8, "out": tmp_path / "run", **asked})
+    assert not (tmp_path / "run").exists()
+
+
+def test_objectives_without_the_quantity_are_refused() -> None:
+    objective = quadratic(np.ones(3))
+    with pytest.raises(ls.InputError, match="metrics=\\('error',\\)"):
+        ls.measure_basin(objective, 0.1, "error")
+    with pytest.raises(ls.InputError, match="scores of classes"):
+        ls.measure_basin(objective, 0.1, "kl")
+    with pytest.raises(ls.InputError, match="parameters that are all zero"):
+        ls.measure_basin(objective, 0.1)
+
+
+def test_a_centre_that_is_no_minimum_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    objective = ls.Objective(net(), data=data(), device="cpu")
+    with caplog.at_level(logging.WARNING):
+        basin = ls.measure_basin(objective, 1.5, directions=3)
+    assert "the centre is no minimum" in caplog.text
+    assert basin.attributes["minimum"] == 0
+    gain = basin.attributes["descent_gain"]
+    with objective.differentiable() as (model, parameters):
+        inputs, labels = data()
+        slopes = torch.autograd.grad(nn.functional.cross_entropy(model(inputs), labels), parameters)
+    slope = torch.cat([s.flatten() for s in slopes])
+    for step in (0.5, 1.0, 2.0):
+        assert value(objective, objective.theta - step * slope, "loss") > basin.centre - 1.3 * gain
+    assert gain > basin.centre - value(objective, objective.theta - slope, "loss") - 0.02
+
+
+def test_directions_that_never_cross_are_counted(trained: ls.Objective) -> None:
+    """With 50 samples of three classes no direction makes nearly all of them wrong."""
+    basin = ls.measure_basin(trained, 0.9, "error", directions=5)
+    assert basin.never > 0
+    assert len(basin.radii) == 5
+    assert np.isinf(basin.radii).sum() == basin.never
+    assert "never cross" in repr(basin)
+    assert "give prior_sigma" in basin.believed
+    assert not basin.log_volume.believable
+    prior = ls.measure_basin(trained, 0.9, "error", directions=5, kind="gaussian", prior_sigma=1.0)
+    assert np.isfinite(float(prior.log_volume))
+
+
+# -- pictures of several ---------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_volumes_and_boundaries(trained: ls.Objective) -> None:
+    basins = [ls.measure_basin(quadratic(np.full(4, k)), 0.1, directions=5, kind="gaussian") for k in (1.0, 4.0)]
+    (ax,) = plot_volumes(basins, [0.5, 0.9], labels=["poisoned", "clean"]).axes
+    drawn = [line.get_ydata()[0] for line in ax.lines if len(line.get_ydata()) == 1]
+    assert float(basins[0].log_volume) in drawn
+    with pytest.raises(ls.InputError, match="one for each"):
+        plot_volumes(basins, [0.5])
+    torch.manual_seed(0)
+    inputs = torch.randn(30, 2)
+    flat = ls.Objective(nn.Linear(2, 3), data=(inputs, torch.arange(30) % 3), device="cpu")
+    assert plot_boundary(flat).axes[0].collections
+    with pytest.raises(ls.InputError, match="inputs \\(samples, 2\\)"):
+        plot_boundary(trained)
