@@ -67,7 +67,7 @@ class _Sweep:
     mean: FloatArray
     cavity: FloatArray  # (m,) precisions and shifts of the cavities
     pull: FloatArray
-    inverse: FloatArray  # (m, m) of the Cholesky factor of B
+    inverse: FloatArray  # (m, m) of the Cholesky factor of B; `_ahead` works in its place
 
     @property
     def moved(self) -> float:

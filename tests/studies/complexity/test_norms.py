@@ -84,6 +84,19 @@ def test_two_layers_with_known_norms() -> None:
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+def test_sizes_of_logarithms_are_those_of_what_they_are_of() -> None:
+    of = objective(linear(torch.diag(torch.tensor([3.0, 4.0])), torch.diag(torch.tensor([3.0, 4.0]))), 2)
+    own = [
+        ls.measure("size", lambda s: ls.Estimate(-50.0, stderr=5.0, n=2)),
+        ls.measure("log_size", lambda s: ls.Estimate(math.log(0.5), stderr=0.1, n=2)),
+        ls.measure("weights_log_norm", lambda s: -2.0),
+    ]
+    found = ls.measure_complexity(of, measures=["param_norm", "log_prod_of_fro", *own])
+    sizes, errors = found.log10_sizes()
+    np.testing.assert_allclose(10**sizes, [50, 625, 50, 0.5, 0.01], rtol=1e-12)
+    np.testing.assert_allclose(errors, np.array([0, 0, 0.1, 0.1, math.nan]) / math.log(10), rtol=1e-12)
+
+
 def test_margin_is_the_tenth_part_smallest() -> None:
     scores = torch.stack([torch.arange(1.0, 101), torch.zeros(100)], 1).double()
     of = ls.Objective(linear(torch.eye(2)), data=(scores, torch.zeros(100, dtype=torch.long)))
