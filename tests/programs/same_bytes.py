@@ -13,6 +13,7 @@ import coherence_cases
 import corpus_cases
 import diagonal_cases
 import evidence_cases
+import forgetting_cases
 import path_cases
 import phases_cases
 import spectrum_cases
@@ -34,12 +35,14 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "spectrum": spectrum_cases.results,
     "structure": structure_cases.results,
     "audit": audit_cases.results,
+    "forgetting": forgetting_cases.results,
 }
 # Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}
 ROUNDED: dict[str, Callable[[], dict[str, list[float]]]] = {
     "diagonal": diagonal_cases.rounded,
     "spectrum": spectrum_cases.rounded,
     "structure": structure_cases.rounded,
+    "forgetting": forgetting_cases.rounded,
 }
 
 
