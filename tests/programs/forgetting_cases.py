@@ -1,21 +1,21 @@
-"""A sequence of tasks trained and measured, alike on any number of ranks.
-
-    python tests/programs/forgetting_cases.py FOLDER
+"""Tasks in sequence trained and measured, alike on any number of ranks; same_bytes.py runs it.
 
 Tests import the nets, the data and the run from here.
 """
 
 from __future__ import annotations
 
-import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.run.comm import world
 
 SAMPLES = 32  # as many as groups of the jackknife, which then is the standard error of a mean
 CELLS = {"task": [0, 1, 2]}
@@ -31,6 +31,11 @@ def data(task: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     inputs = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     labels = (inputs[:, 0] > 0).long() + (inputs[:, 1] > 0.5).long()
     return ls.permuted_task((inputs, labels), task)
+
+
+def all_data() -> Any:
+    """The data of a job: a function of the task."""
+    return data
 
 
 def trained(out: Path, **options: Any) -> ls.Training:
@@ -51,9 +56,25 @@ def measured(folder: Path) -> ls.Forgetting:
     return ls.measure_forgetting(trained(folder / "run"), out=folder / "forgetting", tol=1e-8)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    apart = measured(Path(sys.argv[1]))
-    together = ls.measure_forgetting(trained(Path(sys.argv[1]) / "run"), tol=1e-8, ranks_per_item=2)
-    for name, values in together.values.items():  # products of Lanczos' method are summed rank by rank
-        np.testing.assert_allclose(values, apart.values[name], rtol=1e-12 if name == "lambda_max" else 0)
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A folder that all ranks know, and that is gone after."""
+    with tempfile.TemporaryDirectory() if world().rank == 0 else nullcontext() as own:
+        yield Path(world().broadcast(own))
+        world().gather_all(None)
+
+
+def results() -> dict[str, str]:
+    """What is trained and measured, as text."""
+    with shared_folder() as folder:
+        found = measured(folder)
+    errors = {f"{name} error": values for name, values in found.stderr.items()}
+    return {name: values.tobytes().hex() for name, values in {**found.values, **errors}.items()}
+
+
+def rounded() -> dict[str, list[float]]:
+    """The same of two tasks, all ranks sharing the data of one item."""
+    with shared_folder() as folder:
+        run = trained(folder / "run", cells={"task": [0, 1]}, arms=[{"lr": 0.1, "dropout": 0.2}])
+        found = ls.measure_forgetting(run, ranks_per_item=world().size)
+    return {name: values.tolist() for name, values in found.values.items()}

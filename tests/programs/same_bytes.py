@@ -14,6 +14,7 @@ import coherence_cases
 import corpus_cases
 import diagonal_cases
 import evidence_cases
+import forgetting_cases
 import llc_cases
 import path_cases
 import phases_cases
@@ -38,12 +39,14 @@ ROOMS: dict[str, Callable[[], dict[str, str]]] = {
     "structure": structure_cases.results,
     "audit": audit_cases.results,
     "basin": basin_cases.results,
+    "forgetting": forgetting_cases.results,
 }
 # Where ranks share the data of one item, their sums differ by rounding: {room: the numbers of one item over ranks}
 ROUNDED: dict[str, Callable[[], dict[str, list[float]]]] = {
     "diagonal": diagonal_cases.rounded,
     "spectrum": spectrum_cases.rounded,
     "structure": structure_cases.rounded,
+    "forgetting": forgetting_cases.rounded,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,15 +19,16 @@ from landscape.results.kind import Asked, Pictures
 from landscape.studies.forgetting.result import EXCEEDED, Forgetting
 
 KINDS = ("bound", "layers")
-_NEAR = 1e-3  # of the largest value: below it a scale with negative values is linear
+_NEAR = 1e-2  # of the largest value: below it a scale with negative values is linear
 
 
 @styled
 def plot_forgetting(forgetting: Forgetting, kind: str = "bound") -> Figure:
     """Draw forgetting as one of two kinds of picture.
 
-    - "bound": F = L(v) - L(w) of every pair against the quadratic form d'Hd / 2 and against the bound, with two
-      standard errors; on the diagonal they are equal, above it F is larger. Filled: after the last task.
+    - "bound": F = L(v) - L(w) of every pair against the quadratic form d'Hd / 2, against g'd + d'Hd / 2, and against
+      the bound, with two standard errors; on the diagonal they are equal, above it F is larger. Filled: after the last
+      task.
     - "layers": the part of each layer in the quadratic form after the last task, the mean over tasks and seeds.
 
     Raises InputError for another kind.
@@ -37,10 +39,11 @@ def plot_forgetting(forgetting: Forgetting, kind: str = "bound") -> Figure:
 
 
 def _bound(f: Forgetting) -> Figure:
-    figure = StyledFigure(figsize=(10.0, 5.0), layout="constrained")
-    axes = [figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)]
+    figure = StyledFigure(figsize=(13.0, 5.0), layout="constrained")
+    axes = [figure.add_subplot(1, 3, k) for k in (1, 2, 3)]
     panels = (
         (f.quadratic, f.stderr["quadratic"], "quadratic form $d'Hd/2$"),
+        (f.predicted, f.predicted_stderr, "second order $g'd + d'Hd/2$"),
         (f.bound, f.bound_stderr, r"bound $\lambda_{\max}|d|^2/2$"),
     )
     for ax, (across, error, words) in zip(axes, panels, strict=True):
@@ -54,7 +57,7 @@ def _bound(f: Forgetting) -> Figure:
     above = np.array([word == EXCEEDED for word in verdicts], dtype=bool) & np.isfinite(f.bound)
     if above.any():
         ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": RED}
-        axes[1].plot(f.bound[above], f.forgetting[above], linestyle="none", label="bound exceeded", **ring)
+        axes[2].plot(f.bound[above], f.forgetting[above], linestyle="none", label="bound exceeded", **ring)
     notes = [f"{len(f.seed)} pairs of a task and a later one; filled: after the last task"]
     notes.append(f"bound exceeded beyond errors in {int(above.sum())}")
     return finish(figure, axes, [*notes, *counted([(f.forgetting, f.computed)], "pairs")])
@@ -78,20 +81,17 @@ def _points(ax: Axes, f: Forgetting, across: FloatArray, error: FloatArray, know
 
 def _scales(ax: Axes, across: FloatArray, up: FloatArray) -> None:
     """The diagonal, and scales that show every size: logarithmic, about 0 linear where there are values below it."""
-    both = np.concatenate([across, up])
-    if not len(both) or not both.any():
-        return
-    largest, smallest = float(np.abs(both).max()), float(both.min())
-    ends = np.array([min(smallest, 0.0), largest]) if smallest <= 0 else np.array([smallest, largest])
-    line = np.concatenate([-np.geomspace(largest, largest * _NEAR, 50), np.geomspace(largest * _NEAR, largest, 50)])
-    line = line[line >= ends[0]] if smallest <= 0 else np.geomspace(ends[0], ends[1] * 1.01, 50)
-    ax.plot(line, line, color="0.4", linestyle="--", linewidth=1, label="equal")
-    if smallest > 0:
-        ax.set_xscale("log")
-        ax.set_yscale("log")
-    else:
-        ax.set_xscale("symlog", linthresh=largest * _NEAR)
-        ax.set_yscale("symlog", linthresh=largest * _NEAR)
+    for values, scale in ((across, ax.set_xscale), (up, ax.set_yscale)):
+        largest = float(np.abs(values).max(initial=0.0))
+        if largest and values.min() > 0:
+            scale("log")
+        elif largest:
+            scale("symlog", linthresh=10.0 ** math.ceil(math.log10(largest * _NEAR)))  # a power has a tick
+    if len(across):
+        sizes = np.geomspace(_NEAR**2, 1, 200) * np.abs(across).max()
+        line = np.concatenate([-sizes[::-1], sizes])
+        line = line[(line >= across.min()) & (line <= across.max())]
+        ax.plot(line, line, color="0.4", linestyle="--", linewidth=1, label="equal")
 
 
 def _layers(f: Forgetting) -> Figure:

@@ -82,6 +82,12 @@ class Forgetting(Result):
         return found
 
     @property
+    def predicted_stderr(self) -> FloatArray:
+        """(P,) its error, those of the two parts taken as independent."""
+        found: FloatArray = np.hypot(self.stderr["gradient"], self.stderr["quadratic"])
+        return found
+
+    @property
     def bound(self) -> FloatArray:
         """(P,) lambda_max |v - w|^2 / 2."""
         found: FloatArray = self.values["lambda_max"] * self.values["distance"] ** 2 / 2

@@ -17,9 +17,13 @@ _COLOURS = ("@blue", "@red", "@green", "@orange", "@quiet")
 
 
 def forgetting_views(forgetting: Forgetting, most: int) -> Iterator[Picture]:
-    """Forgetting against the quadratic form and against the bound."""
+    """Forgetting against the quadratic form, against all of second order, and against the bound."""
     f = forgetting
-    panels = {"quadratic form": (f.quadratic, f.stderr["quadratic"]), "bound": (f.bound, f.bound_stderr)}
+    panels = {
+        "quadratic form": (f.quadratic, f.stderr["quadratic"]),
+        "second order": (f.predicted, f.predicted_stderr),
+        "bound": (f.bound, f.bound_stderr),
+    }
     views = {}
     for words, (across, error) in panels.items():
         known = f.computed & np.isfinite(across) & np.isfinite(f.forgetting)

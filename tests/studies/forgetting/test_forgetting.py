@@ -1,4 +1,4 @@
-"""measure_forgetting: where it is exact, against dense second derivatives, on ranks, above the bound, refused."""
+"""measure_forgetting: where it is exact, against dense second derivatives, above the bound, refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pandas
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import RunMpi
 from landscape_jobs.build.run import run_job
 from landscape_jobs.spec.job import load_job
 from landscape_kernels.probes import derive_seed
@@ -174,19 +173,7 @@ def test_equals_a_naive_twin(folder: Path, measured: ls.Forgetting) -> None:
     assert set(measured.verdict) <= {"holds", "within errors", "exceeded"}
 
 
-# -- ranks, jobs, what cannot be ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.mpi
-def test_any_number_of_ranks_gives_the_same_bits(measured: ls.Forgetting, run_mpi: RunMpi, tmp_path: Path) -> None:
-    done = run_mpi(2, "forgetting_cases.py", tmp_path)
-    assert done.returncode == 0, done.stderr
-    other = ls.open(tmp_path / "forgetting")
-    assert isinstance(other, ls.Forgetting)
-    for name, values in measured.values.items():
-        np.testing.assert_array_equal(values, other.values[name], err_msg=name)
-    for name, values in measured.stderr.items():
-        np.testing.assert_array_equal(values, other.stderr[name], err_msg=name)
+# -- jobs, what cannot be ---------------------------------------------------------------------------------------
 
 
 def test_a_run_that_lost_a_task_is_measured_as_far_as_it_goes(
@@ -206,10 +193,7 @@ def test_a_run_that_lost_a_task_is_measured_as_far_as_it_goes(
 def test_a_job_trains_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
-    head = (
-        '[model]\nfactory = "landscape_jobs.demo:digits_mlp"\n'
-        '[data]\nfactory = "landscape_jobs.demo:digits_tasks"\nargs = { kind = "split" }\n'
-    )
+    head = '[model]\nfactory = "forgetting_cases:net"\n[data]\nfactory = "forgetting_cases:all_data"\n'
     (tmp_path / "train.toml").write_text(
         f"{head}[train]\nrecipe = {{ epochs = 1 }}\ncells = {{ task = [0, 1] }}\nsequence = 'task'\n"
         "[run]\nout = 'train'\n"
@@ -222,7 +206,7 @@ def test_a_job_trains_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found.sequence, found.task, found.later) == ("task", (0,), (1,))
     trained = ls.open(tmp_path / "train")
     assert isinstance(trained, ls.Training)
-    assert found.values["loss_before"][0] == pytest.approx(trained.final("loss")[0], rel=1e-5)
+    assert found.values["loss_before"][0] == pytest.approx(trained.final("loss")[0], rel=1e-9)
     assert found.values["loss_after"][0] != pytest.approx(trained.final("loss")[1], rel=1e-2)
 
 

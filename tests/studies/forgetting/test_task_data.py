@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from landscape_jobs.demo import digits, digits_tasks
 from torch import Tensor
 
 import landscape as ls
@@ -56,6 +57,15 @@ def test_split_tasks_have_all_samples_once_and_labels_from_0() -> None:
     for task, (inputs, labels) in enumerate(parts):
         assert torch.equal(inputs, whole[task == LABELS // 2])
         assert torch.equal(labels + 2 * task, LABELS[task == LABELS // 2])
+
+
+def test_the_digits_as_tasks_of_every_kind() -> None:
+    images, labels = digits()
+    for kind, make in (("rotated", ls.rotated_task), ("permuted", ls.permuted_task), ("split", ls.split_task)):
+        for ours, theirs in zip(digits_tasks(kind)(2), make((images, labels), 2), strict=True):
+            assert torch.equal(ours, theirs)
+    with pytest.raises(InputError, match="rotated, permuted, split"):
+        digits_tasks("turned")
 
 
 @pytest.mark.parametrize(
