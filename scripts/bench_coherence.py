@@ -1,14 +1,17 @@
 """Speed and memory of coherence and of winsorised steps, as ratios in one run; prints a Markdown table.
 
-    python scripts/bench_coherence.py [--only PART ...] [--images 1000] [--peer FOLDER] [--shared FOLDER]
+    python scripts/bench_coherence.py [--only PART ...] [--images 2000] [--peer FOLDER] [--shared FOLDER]
 
 Coherence of all layers is compared with a plain pass that makes the gradient of the mean loss, in batches of 100, and
 with per-sample gradients by torch.func.vmap of grad and by opacus (1.6.0), which is no dependency: `--peer` is a folder
-that holds it, as `pip install --target FOLDER opacus` makes one. Times are processor seconds on one thread, the least
-of three turns; memory is what the largest resident size of a process grows by, beyond model and data. Networks
-are the ResNet-20 checkpoint (random weights where it is not at hand), a GPT-2 of 2 layers and an LSTM, both of random
-weights.
-`coverage` draws 200 data sets and counts how often alpha lies within two standard errors of its mean over the draws.
+that holds it, as `pip install --target FOLDER opacus` makes one. Times are processor seconds on one thread, medians of
+so many turns of all of them; memory is what the largest resident size of a process grows by, beyond model and data.
+Networks are the ResNet-20 checkpoint (random weights where it is not at hand), a GPT-2 of 2 layers and an LSTM, both of
+random weights, each with as many samples.
+Beside the ratios stand floors, what no method of the kind can do without: of coherence a pass forward and backward to
+the outputs of the layers, without any gradient of parameters; of a winsorised step the forming of all examples' numbers
+block by block, before any is compared; of memory a plain pass in the batches that coherence takes.
+`coverage` draws 200 data sets and counts how often alpha lies within two standard errors of its mean.
 """
 
 from __future__ import annotations
@@ -38,15 +41,15 @@ BATCH = 100
 PARTS = ("resnet20", "gpt2", "lstm", "winsorised", "coverage", "memory")
 
 
-def least(actions: dict[str, Callable[[], Any]], turns: int = 3) -> dict[str, float]:
-    """{name: processor seconds}, the least of so many turns of all of them."""
-    found = dict.fromkeys(actions, float("inf"))
+def medians(actions: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
+    """{name: processor seconds}, medians of so many turns of all of them."""
+    found: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(turns):
         for name, action in actions.items():
             began = time.process_time()
             action()
-            found[name] = min(found[name], time.process_time() - began)
-    return found
+            found[name].append(time.process_time() - began)
+    return {name: float(np.median(seconds)) for name, seconds in found.items()}
 
 
 def batches(data: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -58,6 +61,19 @@ def plain(model: nn.Module, data: tuple[Tensor, Tensor], loss: Callable[..., Ten
     for x, y in batches(data):
         value = F.cross_entropy(model(x), y, reduction="sum") if loss is None else loss(model, x, y)
         torch.autograd.grad(value, list(model.parameters()))
+
+
+def to_outputs(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    """Forward, and backward to the output of the first layer, no gradient of parameters."""
+    for p in model.parameters():
+        p.requires_grad_(False)
+    first = next(m for m in model.modules() if next(m.parameters(recurse=False), None) is not None)
+    handle = first.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
+    for x, y in batches(data):
+        F.cross_entropy(model(x), y, reduction="sum").backward()
+    handle.remove()
+    for p in model.parameters():
+        p.requires_grad_()
 
 
 def by_vmap(model: nn.Module, data: tuple[Tensor, Tensor]) -> float:
@@ -115,27 +131,31 @@ def coherence_of(model: nn.Module, data: Any, **options: Any) -> Callable[[], An
     return lambda: ls.measure_coherence(objective)
 
 
-def compared(what: str, actions: dict[str, Callable[[], Any]]) -> None:
-    found = least(actions)
-    ours = found["coherence"]
-    peers = ", ".join(
-        f"{name} {seconds / ours:.2f} times ours" for name, seconds in found.items() if name != "coherence"
-    )
-    print(f"| {what} | {ours / found['plain pass']:.2f} | {ours:.2f} s; {peers} |", flush=True)
+def compared(given: argparse.Namespace, what: str, actions: dict[str, Callable[[], Any]]) -> None:
+    found = medians(actions, given.turns)
+    whole = found["plain pass"]
+    passes = ", ".join(f"{name} {seconds / whole:.2f}" for name, seconds in found.items() if name != "plain pass")
+    print(f"| {what} | {found['coherence'] / whole:.2f} | a plain pass {whole:.2f} s; in these: {passes} |", flush=True)
 
 
 def part_resnet20(given: argparse.Namespace) -> None:
     model, (images, labels), note = resnet20(given.shared)
     data = images.repeat(2, 1, 1, 1)[: given.images], labels.repeat(2)[: given.images]
-    actions = {"plain pass": lambda: plain(model, data), "coherence": coherence_of(model, data)}
-    actions["vmap of grad"] = lambda: by_vmap(model, data)
-    compared(f"coherence of ResNet-20, {given.images} images ({note})", actions)
+
+    def actions_of(model: nn.Module) -> dict[str, Callable[[], Any]]:
+        return {
+            "plain pass": lambda: plain(model, data),
+            "coherence": coherence_of(model, data),
+            "floor": lambda: to_outputs(model, data),
+        }
+
+    actions = actions_of(model) | {"vmap of grad": lambda: by_vmap(model, data)}
+    compared(given, f"coherence of ResNet-20, {given.images} images ({note})", actions)
     if given.peer:
         model = without_batchnorm(model)
         wrapped = opacus_model(copy.deepcopy(model), given.peer)
-        actions = {"plain pass": lambda: plain(model, data), "coherence": coherence_of(model, data)}
-        actions["opacus"] = lambda: by_opacus(wrapped, data)
-        compared("the same with GroupNorm, as opacus takes no BatchNorm", actions)
+        actions = actions_of(model) | {"opacus": lambda: by_opacus(wrapped, data)}
+        compared(given, "the same with GroupNorm, as opacus takes no BatchNorm", actions)
 
 
 def part_gpt2(given: argparse.Namespace) -> None:
@@ -148,7 +168,7 @@ def part_gpt2(given: argparse.Namespace) -> None:
         vocab_size=1000, n_positions=32, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
     )
     model = transformers().GPT2LMHeadModel(settings).eval()
-    tokens = torch.randint(0, 1000, (given.images // 5, 33))
+    tokens = torch.randint(0, 1000, (given.images, 33))
 
     def forward(m: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
         return m(batch[:, :-1]).logits.flatten(0, 1), batch[:, 1:].flatten()
@@ -160,6 +180,7 @@ def part_gpt2(given: argparse.Namespace) -> None:
     rows = list(tokens.split(BATCH))
     ours = coherence_of(model, rows, forward=forward, batch_size=len)
     compared(
+        given,
         f"coherence of a 2-layer GPT-2, {len(tokens)} texts of 32 tokens",
         {"plain pass": lambda: plain(model, (tokens, tokens), loss), "coherence": ours},
     )
@@ -180,6 +201,7 @@ def part_lstm(given: argparse.Namespace) -> None:
     model = Recurrent().eval()
     data = torch.randn(given.images, 30, 32), torch.randint(0, 10, (given.images,))
     compared(
+        given,
         f"coherence of an LSTM of 128, {given.images} sequences of 30",
         {"plain pass": lambda: plain(model, data), "coherence": coherence_of(model, data)},
     )
@@ -198,14 +220,25 @@ def part_winsorised(given: argparse.Namespace) -> None:
         F.cross_entropy(model(x), y).backward()
         sgd.step()
 
-    found = least(
+    layers = [module for module in model if isinstance(module, nn.Linear)]
+    inputs = [torch.randn(layer.in_features, BATCH) for layer in layers]
+    outputs = [torch.randn(layer.out_features, BATCH) for layer in layers]
+
+    def form() -> None:
+        for a, g in zip(inputs, outputs, strict=True):
+            for part in g.split(max(1, (1 << 18) // a.numel())):
+                part[:, None] * a
+
+    found = medians(
         {
             "plain": lambda: [step() for _ in range(10)],
             "winsorised": lambda: clipping.step(lambda: F.cross_entropy(model(x), y, reduction="none")),
-        }
+            "form": form,
+        },
+        5 * given.turns,
     )
     each = found["plain"] / 10
-    told = f"{found['winsorised']:.3f} s; plain {each:.4f} s"
+    told = f"a plain step {each:.4f} s; in these: floor {found['form'] / each:.1f}"
     print(f"| winsorised step, batch {BATCH}, MLP of 3 x 256 | {found['winsorised'] / each:.1f} | {told} |", flush=True)
 
 
@@ -249,7 +282,7 @@ def part_coverage(given: argparse.Namespace) -> None:
 def part_memory(given: argparse.Namespace) -> None:
     """Each in a process of its own."""
     found = {}
-    for which in ("coherence", *(["opacus"] if given.peer else [])):
+    for which in ("coherence", "floor", *(["opacus"] if given.peer else [])):
         words = [sys.executable, __file__, "--shared", str(given.shared), "--grows", which]
         words += ["--peer", str(given.peer)] if given.peer else []
         found[which] = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
@@ -266,7 +299,10 @@ def grows(which: str, given: argparse.Namespace) -> None:
     data = images[:200], labels[:200]
     model = without_batchnorm(model)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if which == "coherence":
+    if which == "floor":
+        for x, y in zip(data[0].split(12), data[1].split(12), strict=True):
+            plain(model, (x, y))
+    elif which == "coherence":
         ls.measure_coherence(ls.Objective(model, "cross_entropy", data))
     else:
         by_opacus(opacus_model(model, given.peer), data)
@@ -276,7 +312,8 @@ def grows(which: str, given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--peer", type=Path)
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
     parser.add_argument("--grows", help=argparse.SUPPRESS)

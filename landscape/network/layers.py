@@ -225,13 +225,16 @@ class GradientSquares:
             left = [k for k in range(len(self.names)) if k not in made]
             edges: list[Any] = [call.edge for layer in layers for call in layer.calls]
             roots = [*edges, *(self._tensors[k] for k in left)]
-            found = torch.autograd.grad([values], roots, [torch.ones_like(values)], allow_unused=True)
+            with torch.enable_grad():
+                total_loss = values.sum()
+            found = torch.autograd.grad(total_loss, roots, allow_unused=True)
             for k, gradient in zip(left, found[len(edges) :], strict=True):
                 sums[k] = gradient
             kept: dict[int, list[Tensor]] = {}
             for layer, gradients in self._filled(found[: len(edges)], values):
                 own, squares = layer.sums_and_squares(gradients)
-                kept[id(layer)] = gradients
+                if layer.tied:
+                    kept[id(layer)] = gradients
                 for local, one in own.items():
                     if layer.columns[local] in made:
                         sums[layer.columns[local]] = one
@@ -332,7 +335,9 @@ class GradientSquares:
     def _gradients(self, outputs: Tensor, seed: Tensor) -> Iterator[tuple[Layer, list[Tensor]]]:
         """(layer, gradients of <seed, outputs> in the outputs of its calls) of every layer that was called."""
         edges = [call.edge for layer in self._layers for call in layer.calls]
-        found = torch.autograd.grad([outputs], edges, [seed.to(outputs)], retain_graph=True, allow_unused=True)
+        with torch.enable_grad():  # a scalar: for gradients of outputs torch loads half a thousand modules
+            product = (seed.to(outputs) * outputs).sum()
+        found = torch.autograd.grad(product, edges, retain_graph=True, allow_unused=True)
         yield from self._filled(found, outputs)
 
     def _filled(self, found: Sequence[Tensor | None], like: Tensor) -> Iterator[tuple[Layer, list[Tensor]]]:

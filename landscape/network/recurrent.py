@@ -93,8 +93,9 @@ def _lstm(
     with torch.no_grad():
         steps = _Steps(product, *states, hidden, cell)
     before = steps.hidden[:-1].transpose(0, 1)
-    told = record(hh, before, _Known.apply(before, *states))
-    outputs, last = _States.apply(steps, states[0].detach(), product, told, hidden, cell)
+    told = record(hh, before, _Known.apply(before, *states))  # type: ignore[no-untyped-call]
+    made_of = (product, told, hidden, cell)
+    outputs, last = _States.apply(steps, states[0].detach(), *made_of)  # type: ignore[no-untyped-call]
     return outputs, (outputs[:, -1], last)
 
 

@@ -22,7 +22,7 @@ from landscape.objective.units import Units
 logger = logging.getLogger(__name__)
 ROUTES = ("rules", "vmap", "single")
 _VMAP_BYTES = 256 << 20  # gradients of single samples at a time
-_TRIAL = 8  # samples whose places are tried
+_TRIAL = 4  # samples whose places are tried
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SampleGradients:
     "rules" takes squares from the inputs of the layers and the gradients of their outputs, in one backward pass, where
     each layer has a rule (`GradientSquares`); "vmap" has torch batch the backward pass over the samples; "single" takes
     them one by one. The first of them is used whose gradients of two samples are those that plain backward passes give;
-    of rules eight are tried, in either order.
+    of rules four are tried, in either order.
 
     Raises InputError, at construction, where a sample's gradient is not defined: a loss without values per sample, or
     samples that meet in the network.
@@ -204,7 +204,7 @@ class SampleGradients:
     def _settle(self, directions: bool) -> None:
         objective = self._objective
         head = objective.data.head(2)
-        batch, samples = head.first, head.samples
+        batch, samples = self._few(head.first, head.samples)
         rows = sorted({0, samples - 1})
         for theta, where in ((objective.theta, "the objective's own parameters"), (_small(objective.theta), "others")):
             try:
@@ -215,6 +215,21 @@ class SampleGradients:
                 return
             self.reasons.append(f"no route can be tried at {where}: the gradients of the samples tried are not finite")
         self._way = "single"
+
+    def _few(self, batch: Batch, samples: int) -> tuple[Batch, int]:
+        """The first samples of a batch that is not to be cut, where these have the losses that they have in it."""
+        few = partial(take_rows, numbers=slice(_TRIAL))
+        if samples <= _TRIAL or not has_batch_axis(batch) or next(tensors_in(batch)).size(0) != samples:
+            return batch, samples
+        part = map_tensors(batch, few)
+        with self._objective.differentiable() as (model, _), torch.no_grad():
+            whole = self._values(model, batch, samples)[0]
+            try:
+                alone = self._values(model, part, _TRIAL)[0]
+            except Exception:  # whatever a forward made for whole batches does
+                return batch, samples
+        same = alone.shape[1] == whole.shape[1] and _alike(alone, whole[:_TRIAL], self._objective.dtype)
+        return (part, _TRIAL) if same else (batch, samples)
 
     def _settle_at(self, theta: Tensor, batch: Batch, samples: int, rows: Sequence[int], directions: bool) -> bool:
         """Choose route and way at theta; False where there is no number to compare, and the route stays "single"."""

@@ -264,6 +264,44 @@ def test_embedding(settings: dict[str, Any]) -> None:
     agree(model, lambda: model(words))
 
 
+class Remembers(nn.Module):
+    """An LSTM whose first states depend on parameters, and whose outputs and last states all count."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, **settings)
+        self.states, self.places = nn.Linear(3, 4), self.rnn.num_layers * (1 + self.rnn.bidirectional)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.tanh(self.states(x[:, :2]))  # (B, 2, H)
+        hx = [first[:, k].expand(self.places, -1, -1).contiguous() for k in (0, 1)]
+        outputs, (hidden, cell) = self.rnn(x if self.rnn.batch_first else x.transpose(0, 1), (hx[0], hx[1]))
+        outputs = outputs if self.rnn.batch_first else outputs.transpose(0, 1)
+        return outputs.sin().sum((1, 2)) + hidden.square().sum((0, 2)) + cell.cos().sum((0, 2))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"batch_first": True}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "batch_first": True}]
+)
+def test_lstms_in_one_piece(settings: dict[str, Any]) -> None:
+    """Values, sums, squares and rows are those of torch's own LSTM, sample by sample."""
+    torch.manual_seed(0)
+    model, inputs = Remembers(**settings).double(), torch.randn(4, 5, 3, dtype=torch.float64)
+    rows = [torch.autograd.grad(model(one[None]).sum(), list(model.parameters())) for one in inputs]
+    squares = GradientSquares(model, names_of(model))
+    with squares.recording():
+        values = model(inputs)
+    torch.testing.assert_close(values, model(inputs), rtol=1e2 * EPS, atol=1e2 * EPS)
+    for number, part, found in squares.rows(values, 1 << 10):
+        expected = torch.stack([row[number].flatten()[part] for row in rows], 1)
+        torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=1e3 * EPS)
+    sums, norms = squares.sums_and_squares(values, 4)
+    expected = torch.stack([torch.stack([g.square().sum() for g in row]) for row in rows])
+    torch.testing.assert_close(norms, expected, rtol=1e4 * EPS, atol=1e3 * EPS)
+    for total, parts in zip(sums, zip(*rows, strict=True), strict=True):
+        torch.testing.assert_close(total.double(), sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS)
+
+
 class Shared(nn.Module):
     """Every kind of layer called twice, on inputs of other sizes."""
 

@@ -98,7 +98,7 @@ class Convolution(Product):
             first = k * gap // step * each
             part = values[:, :, k * gap % step, first : first + rows * each]
             torch.bmm(g, part.transpose(1, 2), out=found[:, :, k])
-        return found.unflatten(3, (channels, *kernel))
+        return found.view(*found.shape[:3], channels, *kernel)
 
 
 class TransposedConvolution(Convolution):

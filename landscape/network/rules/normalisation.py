@@ -82,7 +82,8 @@ def _by_channel(module: Any, inputs: Tensor) -> Pulled:
     samples, channels = inputs.shape[:2]
     x = inputs.reshape(1, samples * channels, -1)
     if isinstance(module, _BatchNorm):
-        mean, variance = module.running_mean.repeat(samples), module.running_var.repeat(samples)
+        statistics: Any = module.running_mean, module.running_var
+        mean, variance = (one.repeat(samples) for one in statistics)
     else:
         both = torch.var_mean(x.view(samples * module.num_groups, -1), 1, correction=0)
         variance, mean = (one.repeat_interleave(channels // module.num_groups) for one in both)

@@ -37,7 +37,7 @@ from landscape.studies.coherence.settings import CoherenceSettings
 from landscape.studies.coherence.train_mode import train_statistics
 
 _BLOCKS, _FEWEST = 32, 16  # of the data, whose sums of gradients tell the error: fewer where these are large
-_SAMPLES = 32  # of a block, or there are fewer blocks: a pass of few samples costs as much as one of many
+_SAMPLES = 100  # of a block, or there are fewer blocks: a pass of few samples costs as much as one of many
 _HELD_BYTES = 256 << 20  # sums of gradients up to which there are _BLOCKS of them
 _ERROR = (
     "values are exact for the data given; stderr is that of alpha for the population they were drawn from, by its "
@@ -185,7 +185,7 @@ class CoherenceTask:
     def _sums(
         self, model: Any, parameters: Sequence[Tensor], mine: Sequence[int]
     ) -> tuple[dict[str, Any], dict[int, Tensor]]:
-        """(what is known of these blocks alone, {block: sum of its samples' gradients (size,) float64})."""
+        """(what is known of these blocks alone, {block: sum of its samples' gradients (size,) as exact as they})."""
         blocks, layers, asked = len(self._blocks), len(self._layers), self._asked
         row: dict[str, Any] = {name: np.zeros((blocks, layers)) for name in ("dots", "squares")}
         row["denominators"] = np.zeros(blocks)
@@ -195,7 +195,7 @@ class CoherenceTask:
         for b, (batch, samples, rows) in self._parts(mine):
             found = self._gradients.of(model, parameters, batch, samples)
             vector = torch.cat([part.detach().double().reshape(-1) for part in found.gradient])
-            sums[b] = sums[b] + vector if b in sums else vector
+            sums[b] = (vector + sums[b] if b in sums else vector).to(self._objective.dtype)
             squares = found.squares.sum(0)
             row["squares"][b] += squares.new_zeros(layers).index_add_(0, self._layer_of, squares).cpu().numpy()
             row["denominators"][b] += found.denominators
@@ -211,7 +211,7 @@ class CoherenceTask:
         for b in range(len(self._blocks)):
             vector = sums.get(b)
             if group.size > 1:
-                sent = np.zeros(size) if vector is None else vector.cpu().numpy().copy()
+                sent = np.zeros(size) if vector is None else vector.double().cpu().numpy().copy()
                 group.allreduce_(sent)
                 vector = torch.from_numpy(sent).to(device)
             assert vector is not None
@@ -232,8 +232,8 @@ class CoherenceTask:
         if data.divisible:
             size = self._gradients.chunk
             for b in mine:
-                for start in range(0, len(self._blocks[b]), size):
-                    rows = self._blocks[b][start : start + size]
+                block = self._blocks[b]
+                for rows in np.array_split(block, -(-len(block) // size)):  # alike: no last part of one sample
                     taken = data.taken(rows.tolist())
                     yield b, (taken.first, taken.samples, rows)
             return
