@@ -109,18 +109,18 @@ class ChainLosses:
     def side_by_side(self, theta: Tensor, batch: Batch, batched: int | None) -> tuple[Tensor, Tensor]:
         """(sums of the numerators (C,), their gradients (C, d)); `batched` is the axis of the chains in the batch."""
         varied = theta.detach().requires_grad_()
-        sums = torch.vmap(self._sum, in_dims=(0, batched))(varied, batch)
+        sums, totals = torch.vmap(self._sum, in_dims=(0, batched))(varied, batch)
         (gradients,) = torch.autograd.grad(sums.sum(), varied)
-        return sums.detach(), gradients
+        return totals, gradients
 
     def alone(self, theta: Tensor, batch: Batch, batches: Sequence[Batch] | None = None) -> tuple[Tensor, Tensor]:
         """The same one chain after another, of `batches` each on its own."""
         values, slopes = [], []
         for chain, row in enumerate(theta.detach()):
             varied = row.requires_grad_()
-            value = self._sum(varied, batch if batches is None else batches[chain])
+            value, total = self._sum(varied, batch if batches is None else batches[chain])
             slopes.append(torch.autograd.grad(value, varied)[0])
-            values.append(value.detach())
+            values.append(total)
         return torch.stack(values), torch.stack(slopes)
 
     def agree(self, once: Sums, alone: Sums, chains: int) -> bool:
@@ -143,20 +143,25 @@ class ChainLosses:
     def _batches(self) -> Iterator[Batch]:
         return (batch for _, batch in self._objective.batches())
 
-    def _sum(self, theta: Tensor, batch: Batch) -> Tensor:
-        """The sum of the loss' numerators on a batch at theta (d,)."""
+    def _sum(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The sum of the loss' numerators on a batch at theta (d,): to be differentiated, and in float64."""
 
-        def total(model: Any, one: Batch) -> Tensor:
-            outputs, targets = self._objective.outputs(model, one)
-            if self._objective.loss_is_cross_entropy and _scores_and_classes(outputs, targets):
-                # what the loss itself does asks for values, which tracing does not know
-                found = F.cross_entropy(outputs, targets.long(), reduction="none")
-            else:
-                found = self._objective.loss_units(outputs, targets).numerators
-            return found.sum(dtype=torch.float64)
+        def total(model: Any, one: Batch) -> tuple[Tensor, Tensor]:
+            found = self._elements(*self._objective.outputs(model, one))
+            return found.sum(), found.detach().sum(dtype=torch.float64)
 
-        found: Tensor = self._called(theta, batch, total)
+        found: tuple[Tensor, Tensor] = self._called(theta, batch, total)
         return found
+
+    def _elements(self, outputs: Any, targets: Any) -> Tensor:
+        """Numerators of the loss; of the usual ones without a look at weights, whose values tracing does not know."""
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            real = targets.is_floating_point()
+            if self._objective.loss_is_cross_entropy and outputs.ndim == 2 and targets.ndim == 1 and not real:
+                return F.cross_entropy(outputs, targets.long(), reduction="none")
+            if self._objective.loss_words == "mse" and outputs.shape == targets.shape and real:
+                return F.mse_loss(outputs, targets, reduction="none")
+        return self._objective.loss_units(outputs, targets).numerators
 
     def _called(self, theta: Tensor, batch: Batch, function: Callable[[Any, Batch], Any]) -> Any:
         """A function of the model at theta (d,) and a batch."""
@@ -168,12 +173,6 @@ class ChainLosses:
         if name not in self._complex:
             return part.reshape(shape)
         return torch.view_as_complex(part.reshape(shape).clone())
-
-
-def _scores_and_classes(outputs: Any, targets: Any) -> bool:
-    """Whether these are scores (n, K) and numbers of classes (n,)."""
-    both = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
-    return both and outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point()
 
 
 class BatchLosses:
