@@ -86,6 +86,17 @@ def test_gaussian_ball_away_from_its_centre_is_a_noncentral_chi_square(
     assert found == pytest.approx(exact, abs=1e-10)
 
 
+def test_a_ball_seen_from_beside_its_centre() -> None:
+    """Theta lies 3 from the origin and the ball's centre 0.8 nearer to it, so that the sign of a direction matters."""
+    dimension, offset, nearer, radius, sigma = 5, 3.0, 0.8, 2.0, 0.7
+    cosines, weights = roots_jacobi(120, (dimension - 3) / 2, (dimension - 3) / 2)
+    radii = -nearer * cosines + np.sqrt(nearer**2 * cosines**2 + radius**2 - nearer**2)
+    logs = log_gaussian_contributions(radii, np.ones(120), offset * cosines, dimension, offset, sigma)
+    found = math.log(float(np.exp(logs) @ weights / weights.sum()))
+    exact = math.log(ncx2.cdf(radius**2 / sigma**2, dimension, (offset - nearer) ** 2 / sigma**2))
+    assert found == pytest.approx(exact, abs=1e-10)
+
+
 def test_lengths_of_directions_do_not_matter() -> None:
     """v and 2 v to half the radius are one region; its volume is 2^D times that of v's coordinates."""
     radii, along = np.array([0.5, 2.0, 7.0]), np.array([1.0, -0.3, 0.0])

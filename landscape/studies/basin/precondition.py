@@ -24,7 +24,7 @@ from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.studies.diagonal.measure import measure_diagonal
 
-_FLOOR = 1e-3  # of the largest root of a curvature: flatter axes are stretched as if they had that
+_FLOOR = 0.1  # of the largest root of a curvature: flatter axes are stretched as if they had that (measured best)
 _PAIRS = 32  # eigenpairs beside the diagonal
 _TOL = 0.05  # of their residuals: what is left only makes the map less good
 _PRODUCTS = 200

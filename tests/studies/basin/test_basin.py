@@ -73,7 +73,7 @@ class Rotated(nn.Module):
         super().__init__()
         self.w = nn.Parameter(torch.zeros(30, dtype=torch.float64))
         v = normal_vector(30, 3)
-        matrix = torch.diag(torch.logspace(-1, 1, 30, dtype=torch.float64)) + 200 * torch.outer(v, v) / (v @ v)
+        matrix = torch.diag(torch.logspace(0, 0.5, 30, dtype=torch.float64)) + 30 * torch.outer(v, v) / (v @ v)
         self.matrix = matrix
         self.root = torch.linalg.cholesky(matrix).T * math.sqrt(30 / 2)
 
