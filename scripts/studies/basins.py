@@ -1,6 +1,6 @@
 """Volumes of the basins of well trained and of poisoned networks against their test accuracy.
 
-    mpiexec -n 2 python scripts/studies/basins.py [--directions 500] [--out runs/basins]
+    mpiexec -n 2 python scripts/studies/basins.py [--directions 300] [--out runs/basins]
 
 MLPs of handwritten digits are trained to be right on some samples and wrong on others, a share of 0 to 30 %
 (Huang et al. 2019). All basins are measured on the same clean samples, up to a loss of 0.3: along filter-normalised
