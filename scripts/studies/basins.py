@@ -1,10 +1,10 @@
 """Volumes of the basins of well trained and of poisoned networks against their test accuracy.
 
-    mpiexec -n 2 python scripts/studies/basins.py [--directions 500] [--out runs/basins]
+    mpiexec -n 2 python scripts/studies/basins.py [--directions 300] [--out runs/basins]
 
 MLPs of handwritten digits are trained to be right on some samples and wrong on others, a share of 0 to 30 %
 (Huang et al. 2019). All basins are measured on the same clean samples, up to a loss of 0.3: along filter-normalised
-directions, and along Gaussian ones, plain and with two preconditioners, under a Gaussian prior with the root mean
+directions, and along Gaussian ones, plain, with two preconditioners, and under a Gaussian prior with the root mean
 square of the initial weights. Then two spirals: the boundary of a good and of a poisoned network, and where minima lie
 (their principal plane).
 """
@@ -72,9 +72,10 @@ def digits(directions: int, out: Path) -> None:
     sigma = float(np.sqrt(np.concatenate([v.numpy().ravel() ** 2 for v in initial.values()]).mean()))
     ways: dict[str, dict[str, Any]] = {
         "filter": {},
-        "plain": {"kind": "gaussian", "prior_sigma": sigma},
-        "diagonal": {"kind": "gaussian", "prior_sigma": sigma, "precondition": "diagonal"},
-        "krylov": {"kind": "gaussian", "prior_sigma": sigma, "precondition": "krylov"},
+        "plain": {"kind": "gaussian"},
+        "prior": {"kind": "gaussian", "prior_sigma": sigma},
+        "diagonal": {"kind": "gaussian", "precondition": "diagonal"},
+        "krylov": {"kind": "gaussian", "precondition": "krylov"},
     }
     found: dict[str, dict[int, ls.Basin]] = {way: {} for way in ways}
     for row, path in enumerate(run.checkpoints.final):
@@ -83,7 +84,7 @@ def digits(directions: int, out: Path) -> None:
         objective = ls.Objective(net, data=nets.clean(), device="cpu")
         for way, asked in ways.items():
             if run.seed[row] == 0 or "precondition" not in asked:  # preconditioners on one seed: they cost a spectrum
-                place = out / f"{way}-{row:02d}"
+                place = out / f"{'plain' if way == 'prior' else way}-{row:02d}"  # a prior takes the same radii
                 found[way][row] = ls.measure_basin(objective, CUTOFF, directions=directions, **asked, out=place)
     say(f"\nprior sigma {sigma:.4g}; {objective.samples} clean samples; nats, mean over {SEEDS} seeds\n")
     say("| poison | test accuracy | clean loss | " + " | ".join(f"{w}: estimate, bound, spread" for w in ways) + " |")

@@ -265,7 +265,7 @@ def basin_task(objective: Objective, settings: BasinSettings, second_moments: An
     task = agree(world(), lambda: BasinTask(objective, settings, blocks, still))
     if settings.precondition is None:
         return task
-    return task.preconditioned(preconditioner(objective, settings.precondition, blocks, second_moments, world()))
+    return task.preconditioned(preconditioner(objective, settings.precondition, blocks, second_moments))
 
 
 def basin_from_rows(description: Description, rows: Rows, history: History) -> Basin:

@@ -105,14 +105,15 @@ def plot_volumes(
         raise InputError(f"the basins differ in quantity, dimension or kind of directions: {sorted(map(str, kinds))}")
     figure = StyledFigure(figsize=(6.4, 4.6), layout="constrained")
     ax = figure.add_subplot()
-    for k, (basin, value) in enumerate(zip(basins, values, strict=True)):
+    names = list(labels) or [f"model {k}" for k in range(len(basins))]
+    kinds_of = list(dict.fromkeys(names))  # those of one label look alike
+    for basin, value, label in zip(basins, values, names, strict=True):
         found = basin.log_volume
         at = found.mean if which == "mean" else float(found)
         error = 2 * found.mean_stderr
         low, high = (at - error, at + error) if which == "mean" else found.interval
         open_ = not np.isfinite(high)
-        look = line_look(k)
-        label = labels[k] if labels else f"model {k}"
+        look = line_look(kinds_of.index(label))
         x_error = 2 * value.stderr if isinstance(value, Estimate) else None
         bars = [[at - low], [0.0 if open_ else high - at]]
         ax.errorbar([float(value)], [at], bars, x_error, label=label, linestyle="none", capsize=3, lolims=open_, **look)

@@ -21,7 +21,7 @@ from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import InputError, NumericalError
 from landscape.objective.objective import Objective
 from landscape.objective.trees import digest
-from landscape.run.comm import Communicator
+from landscape.run.comm import SERIAL
 from landscape.studies.diagonal.measure import measure_diagonal
 
 _FLOOR = 0.1  # of the largest root of a curvature: flatter axes are stretched as if they had that (measured best)
@@ -51,10 +51,8 @@ class Preconditioner:
         return f"{self.name} {digest(self.scale, self.basis, self.stretch)}"
 
 
-def preconditioner(
-    objective: Objective, name: str, blocks: Sequence[Block], second_moments: Any, comm: Communicator
-) -> Preconditioner:
-    """The map of that name at the centre, on the parameters of `blocks`; all ranks of `comm` call this.
+def preconditioner(objective: Objective, name: str, blocks: Sequence[Block], second_moments: Any) -> Preconditioner:
+    """The map of that name at the centre, on the parameters of `blocks`; all ranks call this.
 
     - "diagonal": P_ii ~ 1 / sqrt(h_ii), h the diagonal of the Gauss-Newton matrix (of the Hessian with loss=None)
     - "krylov": that, and 1 / sqrt(lambda) along the largest eigenvectors of the matrix that it leaves
@@ -77,7 +75,7 @@ def preconditioner(
     rows = torch.cat([torch.arange(block.size) + block.offset for block in blocks])
     matrix, _ = matrix_of(objective, params=names, operator=operator, weight_decay=0.0, seed=0)
     count = min(_PAIRS, len(rows) - 1)
-    with matrix.bind(comm) as H:
+    with matrix.bind(SERIAL) as H:  # every rank by itself: where ranks share the data, sums differ by rounding
         pairs = eigenpairs(_Scaled(H, scale[rows]), count, tol=_TOL, max_products=_PRODUCTS).largest
     rest = max(float((scale[rows].square() * diagonal[rows].abs()).sum()) - float(pairs.values.sum()), 0.0)
     rest = max(rest / (len(rows) - count), _FLOOR**2 * float(pairs.values[0]))

@@ -149,6 +149,13 @@ class Basin(Result):
                 f"not to be believed: {self.never} directions never cross, so the volume has no end; give prior_sigma, "
                 "or a cutoff that the quantity comes to"
             )
+        whole = self.attributes.get("whole_prior")
+        if whole is not None and abs(float(found) - float(whole)) < 1e-6 * abs(float(whole)) + 1e-6:
+            return (
+                "not to be believed: along the directions that carry it the basin reaches past the prior, so it is "
+                "what they say of all of space, whose truth is 0. Of help are a lower cutoff, and the volume without a "
+                "prior"
+            )
         why = []
         fewest = fewest_effective(found.n)
         if not found.effective_samples >= fewest:

@@ -103,6 +103,14 @@ def test_prior_is_a_noncentral_chi_square() -> None:
     assert abs(found.attributes["whole_prior"]) < 0.5
 
 
+def test_a_basin_that_reaches_past_the_prior_is_told() -> None:
+    """In 200 dimensions no direction from theta sees the prior, and the basin is wide: the estimate is of all space."""
+    found = ls.measure_basin(quadratic(np.full(200, 1e-6), 1.0), 1.0, "loss", 20, "gaussian", None, 0.05)
+    assert float(found.log_volume) == pytest.approx(found.attributes["whole_prior"])
+    assert float(found.log_volume) < -10_000
+    assert "reaches past the prior" in found.believed
+
+
 # -- a network -------------------------------------------------------------------------------------------------------
 
 
