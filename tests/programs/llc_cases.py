@@ -12,7 +12,7 @@ def results() -> dict[str, str]:
     """Three chains one after another, by exact steps and by batches with a step that is found."""
     torch.manual_seed(0)
     inputs, labels = torch.linspace(-1, 1, 48).reshape(24, 2).sin(), torch.arange(24) % 3
-    objective = ls.Objective(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), Alone(), nn.Linear(4, 3)), data=(inputs, labels))
+    objective = ls.Objective(nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3)), data=(inputs, labels))
     found = {
         "llc": ls.measure_llc(objective, chains=3, draws=20),
         "llc by batches": ls.measure_llc(objective, chains=3, draws=16, batch_size=5),
@@ -21,10 +21,3 @@ def results() -> dict[str, str]:
         name: b"".join(array.tobytes() for array in (one.traces, one.halved, one.steps)).hex()
         for name, one in found.items()
     }
-
-
-class Alone(nn.Module):
-    """What cannot be computed side by side, so that each chain is an item."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * 1.0 if float(x.detach().sum()) > -1e9 else x

@@ -51,6 +51,7 @@ def plot_llc(llc: LLC, kind: str = "traces") -> Figure:
             ax.axhline(llc.quadratic, color=GREY, linestyle=":", label="by the quadratic form")
         hatch_spans(ax, ~llc.computed, x)
         mark_nonfinite(ax, x, np.where(llc.computed, llc.per_chain, 0.0))
+        ax.set_xticks(thinned(len(x), 9))
         ax.set_xlabel("chain")
         ax.set_ylabel("local learning coefficient")
     return finish(figure, [ax], [*_notes(llc), *counted([(llc.per_chain, llc.computed)], "chains")])
