@@ -315,8 +315,8 @@ def measure_coherence(
     One pass over the data at each theta, sums in float64. Squares come from the rules of the layers, or where a layer
     has none from torch's vmap, or sample by sample; the attribute "route" says which. Ranks share the theta, and the
     data where there are fewer theta than ranks: equal bits for any number of ranks. The standard error of alpha is by
-    linearisation in 32 blocks of random samples, 16 of few samples or beyond 2 million parameters, each of which keeps
-    a sum of gradients in float64; a block is of one group. Of fixed batches blocks are runs of them, whose order must
+    linearisation in 32 blocks of random samples, down to 16 of fewer than 3,200 or beyond 2 million parameters, as each
+    keeps a sum of gradients; a block is of one group. Of fixed batches blocks are runs of them, whose order must
     not follow the labels, and with a single batch it is NaN. It is for new draws of m samples, of which alpha is on
     average (1 - alpha) / m above that of the population.
 
