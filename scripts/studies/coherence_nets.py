@@ -1,4 +1,4 @@
-"""Networks and data of coherence.py and coherence.toml: 1,000 MNIST images of 14 x 14 pixels, labels redrawn or not."""
+"""Networks and data of coherence.py and coherence.toml: 1,000 MNIST images of 14 x 14 pixels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from landscape.studies.training.recipe import Recipe
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from shared import mnist_train
 
-TRAINED, HELD_OUT = 1000, 2000
+TRAINED, HELD_OUT = 1000, 1000
 
 
-def mlp() -> nn.Module:
+def mlp(width: int = 256) -> nn.Module:
     """Three fully connected layers."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(196, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+        nn.Flatten(), nn.Linear(196, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
     )
+
+
+def narrow() -> nn.Module:
+    """The MLP of the descents."""
+    return mlp(128)
 
 
 def cnn() -> nn.Module:
@@ -33,8 +38,10 @@ def cnn() -> nn.Module:
 
 
 def _images(start: int, count: int) -> tuple[Tensor, Tensor]:
+    """Without the mean image of those trained on, which all gradients would have in common, and of unit variance."""
     images, labels = mnist_train()
-    return F.avg_pool2d(images[start : start + count], 2), labels[start : start + count]
+    trained, chosen = (F.avg_pool2d(part, 2) for part in (images[:TRAINED], images[start : start + count]))
+    return (chosen - trained.mean(0)) / (trained - trained.mean(0)).std(), labels[start : start + count]
 
 
 def data(noise: float = 0.0) -> tuple[Tensor, Tensor]:

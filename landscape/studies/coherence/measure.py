@@ -32,6 +32,7 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
+from landscape.studies.coherence.groups import grouped
 from landscape.studies.coherence.result import ALL, Coherence
 from landscape.studies.coherence.settings import CoherenceSettings
 from landscape.studies.coherence.train_mode import train_statistics
@@ -69,7 +70,7 @@ class CoherenceTask:
         self._sizes = [sizes[name] for name in self._names]
         self._settle_thetas(thetas, labels)
         self._gradients = SampleGradients(objective, self._names, directions=settings.examples)
-        self._groups, codes = _grouped(objective, groups)
+        self._groups, codes = grouped(objective, groups)
         self._settle_blocks(codes)
         self.count = len(self._thetas)
 
@@ -250,31 +251,6 @@ class CoherenceTask:
 
 def _is_folder(theta: Any) -> bool:
     return isinstance(theta, (str, Path)) and Path(theta).is_dir()
-
-
-def _grouped(objective: Objective, groups: Any) -> tuple[tuple[str, ...], IntArray | None]:
-    """(names of the groups, the number of each sample's), from one entry for each sample."""
-    if groups is None:
-        return (), None
-    entries = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
-    if entries.shape != (objective.samples,):
-        raise InputError(
-            f"groups has shape {entries.shape}; give one entry, a number or a text, for each of the "
-            f"{objective.samples} samples in the order of the data"
-        )
-    if not objective.data.divisible:
-        raise InputError(
-            "groups need data whose batches may be cut, so that each holds samples of one group; with forward= or a "
-            "loader of padded batches they are the user's own. Give (inputs, targets) or a Dataset, or measure an "
-            "objective on the samples of each group"
-        )
-    names, codes = np.unique(entries, return_inverse=True)
-    if len(names) > objective.samples // 2 and len(names) > 2:
-        raise InputError(
-            f"groups has {len(names)} different entries for {objective.samples} samples; give groups of several "
-            "samples, or ask for single ones by examples=True"
-        )
-    return tuple(str(name) for name in names.tolist()), codes.astype(np.int64)
 
 
 @of_objective

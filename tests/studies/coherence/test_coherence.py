@@ -254,6 +254,8 @@ def test_bad_input_is_told() -> None:
     objective = ls.Objective(mlp(), "cross_entropy", DATA)
     with pytest.raises(InputError, match=r"groups has shape \(3,\)"):
         ls.measure_coherence(objective, groups=[0, 1, 2])
+    with pytest.raises(InputError, match="entries that are NaN"):
+        ls.measure_coherence(objective, groups=np.where(np.arange(40) % 2, np.nan, 1.0))
     with pytest.raises(InputError, match="40 different entries"):
         ls.measure_coherence(objective, groups=np.arange(40))
     with pytest.raises(InputError, match="matches no trainable parameter"):
