@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.results.base import Result
@@ -55,6 +57,9 @@ class Surface(Result):
     computed: BoolArray  # (..., ny, nx); False where no value was computed yet
     points: Points | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)  # plane, data, precision, provenance: see schema
+    # Of surfaces measured to a stated error: quantity -> one standard error of what a full pass gives, same shape
+    error: Mapping[str, FloatArray] | None = None
+    found: npt.NDArray[np.str_] | None = None  # and "anchor" (a full pass), "sampled", "interpolated" or ""
 
     def __repr__(self) -> str:
         sizes = " x ".join(str(len(values)) for values in self.axes.values())
