@@ -24,9 +24,8 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.surface.precise import NOT_COMPUTED, SHARE, PreciseTask, Settled, settled
-from landscape.studies.surface.result import Points, Surface
-from landscape.studies.surface.rounds import FOUND
+from landscape.studies.surface.precise import SHARE, PreciseTask, Settled, settled
+from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
 from landscape.studies.surface.task import SurfaceTask, precision_error
 
 ESTIMATED = (

@@ -15,7 +15,17 @@ from landscape.objective.chosen import ChosenSamples
 from landscape.objective.objective import Objective
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, Row, Rows
-from landscape.studies.surface.rounds import FOUND, FULL, Asked, Estimated, Held, Item, estimate, lattice, next_items
+from landscape.studies.surface.rounds import (
+    FULL,
+    INTERPOLATED,
+    Asked,
+    Estimated,
+    Held,
+    Item,
+    estimate,
+    lattice,
+    next_items,
+)
 from landscape.studies.surface.rounds import reached as within
 from landscape.studies.surface.task import SurfaceTask
 
@@ -25,7 +35,6 @@ BLOCK = 128  # samples of a block of the common sub-sample
 _BLOCKS = 32
 _FEWEST = 8  # blocks that the data hold at least: of less, full passes cost as little
 _NOTHING: Item = (-1, -1)  # an item that rows found in a folder leave no work for
-NOT_COMPUTED = ""
 
 
 class PreciseTask:
@@ -123,7 +132,7 @@ class Settled:
 
     rows: Rows  # as those of a SurfaceTask
     error: Mapping[str, FloatArray]  # quantity -> (size,)
-    found: IntArray  # (size,), numbers of FOUND, -1 where nothing was computed
+    found: IntArray  # (size,), numbers in FOUND of the result, -1 where nothing was computed
     about: Mapping[str, Any]  # what was asked and spent
 
 
@@ -139,7 +148,7 @@ def settled(description: Description, rows: Rows) -> Settled:
     found = estimates[0].found.copy()
     failed = [point for (point, _), done in zip(items, rows.done, strict=False) if not done and 0 <= point < size]
     pending = bool(more) or (not rows.done.all() and bool(_next(description, rows, items)))
-    hidden = found == FOUND.index("interpolated")
+    hidden = found == INTERPOLATED
     if not pending:
         hidden &= np.isin(np.arange(size), failed)
     found[hidden] = -1

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+FOUND = ("anchor", "sampled", "interpolated")  # how the value at a point was found: "anchor" is a full pass
+NOT_COMPUTED = ""
+
 
 @dataclass(frozen=True)
 class Points:
@@ -59,7 +62,7 @@ class Surface(Result):
     attributes: Mapping[str, Any] = field(default_factory=dict)  # plane, data, precision, provenance: see schema
     # Of surfaces measured to a stated error: quantity -> one standard error of what a full pass gives, same shape
     error: Mapping[str, FloatArray] | None = None
-    found: npt.NDArray[np.str_] | None = None  # and "anchor" (a full pass), "sampled", "interpolated" or ""
+    found: npt.NDArray[np.str_] | None = None  # and how each value was found, of FOUND or ""
 
     def __repr__(self) -> str:
         sizes = " x ".join(str(len(values)) for values in self.axes.values())

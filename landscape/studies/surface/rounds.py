@@ -16,8 +16,7 @@ from landscape_kernels.gaps import around, between
 from landscape_kernels.probes import derive_seed
 
 FULL = 0  # the level of a full pass; level k is the k-th block of the common sub-sample
-FOUND = ("anchor", "sampled", "interpolated")
-_UNKNOWN = -1  # in the place of a number of FOUND
+ANCHOR, SAMPLED, INTERPOLATED, _UNKNOWN = 0, 1, 2, -1  # how a value was found: numbers in FOUND of the result
 _CONTROLS = 9  # full passes nearest to a point, on which its samples are regressed
 _REACH = 2  # steps around a point within which known points tell how well those between them are interpolated
 _TRIED = 25  # one in so many points left to interpolation is measured to tell how well that works
@@ -77,7 +76,7 @@ class Estimated:
     error: FloatArray  # one standard error of the value of a full pass
     interpolation: FloatArray  # the part of it that is not of the samples
     stderr: FloatArray  # for the population
-    found: IntArray  # number in FOUND
+    found: IntArray  # ANCHOR, SAMPLED, INTERPOLATED
 
 
 def lattice(shape: Sequence[int]) -> list[int]:
@@ -93,7 +92,7 @@ def estimate(asked: Asked, held: Held, *, positive: bool) -> Estimated:
     `positive` says that a quantity whose known values are all above 0 is interpolated as its logarithm.
     """
     values, stderr = np.where(held.full, held.values, np.nan), np.where(held.full, held.stderr, np.nan)
-    error, found = np.where(held.full, 0.0, np.nan), np.where(held.full, 0, _UNKNOWN)
+    error, found = np.where(held.full, 0.0, np.nan), np.where(held.full, ANCHOR, _UNKNOWN)
     now = Estimated(values, error, np.zeros(asked.size), stderr, found)
     _sampled(asked, held, now)
     if len(asked.axes) > 1:
@@ -125,10 +124,10 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
         now.values[points], now.error[points] = found, np.sqrt(np.square(sums).sum(0))
         spread = given[:, 0].std(ddof=1) if near else 0.0
         factor = now.stderr[near[0]] / spread if spread > 0 else asked.samples**-0.5
-        now.stderr[points], now.found[points] = factor * targets.std(0, ddof=1), 1
+        now.stderr[points], now.found[points] = factor * targets.std(0, ddof=1), SAMPLED
     for point, units in held.units.items():
         if not held.full[point] and not np.isfinite(units).all():  # a full pass holds these samples, too
-            now.values[point], now.error[point], now.found[point] = units.sum(), 0.0, 1
+            now.values[point], now.error[point], now.found[point] = units.sum(), 0.0, SAMPLED
 
 
 def groups(asked: Asked, held: Held) -> Iterator[tuple[list[int], tuple[int, ...]]]:
@@ -187,7 +186,7 @@ def _interpolated(asked: Asked, now: Estimated, positive: bool) -> None:
     now.interpolation[free] = factor * expected[free] * unit
     error[free] = np.hypot(sampling[free] * unit, now.interpolation[free])
     stderr[free] = _mean(around(np.where(known, stderr, np.nan).reshape(shape))).ravel()[free]
-    found[free] = 2
+    found[free] = INTERPOLATED
 
 
 def _mean(stacked: FloatArray) -> FloatArray:
@@ -264,11 +263,11 @@ def _lacking(asked: Asked, held: Held) -> set[Item]:
 
 def _beside_what_is_not_finite(asked: Asked, held: Held, now: Estimated) -> set[Item]:
     """Full passes for what is infinite on some samples, and for all that lies next to a value that is not finite."""
-    measured = (now.found == 0) | (now.found == 1)
+    measured = (now.found == ANCHOR) | (now.found == SAMPLED)
     odd = measured & ~np.isfinite(now.values)
     marked = np.where(odd, 1.0, 0.0).reshape(asked.shape)
     next_to = (np.nan_to_num(around(marked)).max(0) > 0).ravel() & ~odd
-    infinite = odd & (now.found == 1) & ~np.isnan(now.values)
+    infinite = odd & (now.found == SAMPLED) & ~np.isnan(now.values)
     return {(p, FULL) for p in np.flatnonzero((next_to | infinite) & ~held.full).tolist()}
 
 
