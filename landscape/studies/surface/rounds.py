@@ -23,6 +23,7 @@ _TRIED = 25  # one in so many points left to interpolation is measured to tell h
 _FEWEST_TRIED = 16
 _SHARPER = 0.8  # of the error allowed, that measured points are brought to: those beside them are no better known
 _BETWEEN = 0.6  # of the error allowed, that interpolation alone may take: 0.6^2 + 0.8^2 = 1
+_TORN = 3  # times the error allowed, by which neighbours may miss one another where a point is left to interpolation
 _GROWTH = 16  # times its samples that a point gets more at most in a round: its error is not known better
 _CANDIDATES = 1024  # points with the largest cost among which new anchors are looked for
 
@@ -75,6 +76,7 @@ class Estimated:
     values: FloatArray
     error: FloatArray  # one standard error of the value of a full pass
     interpolation: FloatArray  # the part of it that is not of the samples
+    missed: FloatArray  # by how much known points around a point miss what lies between their neighbours
     stderr: FloatArray  # for the population
     found: IntArray  # ANCHOR, SAMPLED, INTERPOLATED
 
@@ -93,7 +95,7 @@ def estimate(asked: Asked, held: Held, *, positive: bool) -> Estimated:
     """
     values, stderr = np.where(held.full, held.values, np.nan), np.where(held.full, held.stderr, np.nan)
     error, found = np.where(held.full, 0.0, np.nan), np.where(held.full, ANCHOR, _UNKNOWN)
-    now = Estimated(values, error, np.zeros(asked.size), stderr, found)
+    now = Estimated(values, error, np.zeros(asked.size), np.full(asked.size, np.inf), stderr, found)
     _sampled(asked, held, now)
     if len(asked.axes) > 1:
         _interpolated(asked, now, positive)
@@ -183,7 +185,8 @@ def _interpolated(asked: Asked, now: Estimated, positive: bool) -> None:
     free = (found == _UNKNOWN) & np.isfinite(guessed) & np.isfinite(sampling) & np.isfinite(expected)
     values[free] = np.exp(guessed[free]) if logarithmic else guessed[free]
     unit = values[free] if logarithmic else 1.0
-    now.interpolation[free] = factor * expected[free] * unit
+    now.missed[free] = expected[free] * unit
+    now.interpolation[free] = factor * now.missed[free]
     error[free] = np.hypot(sampling[free] * unit, now.interpolation[free])
     stderr[free] = _mean(around(np.where(known, stderr, np.nan).reshape(shape))).ravel()[free]
     found[free] = INTERPOLATED
@@ -274,6 +277,14 @@ def _beside_what_is_not_finite(asked: Asked, held: Held, now: Estimated) -> set[
 def _closer(asked: Asked, held: Held, now: Estimated) -> set[Item]:
     """More samples, points or anchors where the error is reached at least cost, as many as the share asked lacks."""
     aim = aims(asked, now.values)
+    # Wherever it is not sure what lies between measured points it is measured: that takes little.
+    unsure = (now.interpolation > _BETWEEN * aim) | (now.missed > _TORN * aim) | (now.found == _UNKNOWN)
+    items = {(p, 1) for p in np.flatnonzero(unsure & ~held.full).tolist() if p not in held.units}
+    return items | _more_samples(asked, held, now, aim)
+
+
+def _more_samples(asked: Asked, held: Held, now: Estimated, aim: FloatArray) -> set[Item]:
+    """Blocks or full passes where samples tell too little, of a point or of what lies between it and others."""
     far = np.flatnonzero(~reached(asked, now) & ~held.full)
     lacking = len(far) - math.floor((1 - asked.share) * asked.size + 1e-9)
     if lacking <= 0:
@@ -284,13 +295,10 @@ def _closer(asked: Asked, held: Held, now: Estimated) -> set[Item]:
     cost = np.where(possible, needed - have, asked.cost(FULL))
     cost[have == 0] = asked.cost(1)
     far = far[np.argsort(cost[far], kind="stable")[:lacking]]
-    # Between measured points either the distance is too large, or these are not known well enough.
-    with np.errstate(invalid="ignore"):
-        apart = (now.found == _UNKNOWN) | (now.interpolation > _BETWEEN * aim)
     empty = far[have[far] == 0]
-    items = {(p, 1) for p in empty[apart[empty]].tolist()}
+    items: set[Item] = set()
     waiting = np.zeros(asked.size, dtype=np.bool_)
-    waiting[empty[~apart[empty]]] = True
+    waiting[empty] = True  # for their neighbours, which are to be known better
     waiting = (np.nan_to_num(around(np.where(waiting, 1.0, 0.0).reshape(asked.shape))).max(0) > 0).ravel()
     close = now.error <= _SHARPER * aim
     needy = np.union1d(far[have[far] > 0], np.flatnonzero(waiting & (have > 0) & ~held.full & ~close))
