@@ -232,11 +232,11 @@ def _held(description: Description, rows: Rows) -> tuple[Asked, list[Held]]:
     full = np.zeros(size, dtype=np.bool_)
     place = {point: row for (point, level), row in at.items() if level == FULL}
     full[list(place)] = True
-    # A value is a mean over samples only where their weights are known, and the same wherever the model is.
+    # A value is a mean over samples only where single samples have values; their weights do not vary with theta.
     passes = _rows_of(rows, lambda _, level: level == FULL)
     weights = rows.columns["weight"][passes] if asked.blocks else np.empty((0, 1))
-    alike = len(weights) and np.isfinite(weights).all() and np.allclose(weights, weights[0], rtol=1e-9, atol=0)
-    if not alike:
+    single = len(weights) and np.isfinite(weights).all()
+    if not single:
         asked = replace(asked, blocks=0)
     blocks = _blocks(asked, at) if asked.blocks else {}
     held = []

@@ -27,12 +27,12 @@ from landscape.studies.surface.rounds import (
     trial_points,
 )
 
-SAMPLES, BLOCK = 1600, 64
+SAMPLES, BLOCK = 1024, 64
 X, Y = np.linspace(-1, 1, 15), np.linspace(-1, 1, 13)
 
 
 def waves(seed: int = 0) -> FloatArray:
-    """Losses of 1,600 samples of logistic regressions plus a wave each, (points, samples): skewed, half shared."""
+    """Losses of 1,024 samples of logistic regressions plus a wave each, (points, samples): skewed, half shared."""
     rng = np.random.default_rng(seed)
     inputs, shift = rng.standard_normal((2, SAMPLES)), rng.standard_normal((2, SAMPLES))
     y, x = (part.ravel()[:, None] for part in np.meshgrid(Y, X, indexing="ij"))
@@ -40,9 +40,9 @@ def waves(seed: int = 0) -> FloatArray:
     return np.log1p(np.exp(3 * slope + shift[0])) + 0.5 + 0.5 * np.sin(3 * slope + 9 * shift[1])
 
 
-def asked(error: float = 0.014, **changes: object) -> Asked:
+def asked(error: float = 0.02, **changes: object) -> Asked:
     first = tuple(lattice((len(Y), len(X))))
-    return replace(Asked((Y, X), first, SAMPLES, BLOCK, 12, error, "relative", 0.9), **changes)  # type: ignore[arg-type]
+    return replace(Asked((Y, X), first, SAMPLES, BLOCK, 8, error, "relative", 0.9), **changes)  # type: ignore[arg-type]
 
 
 def run(losses: FloatArray, wish: Asked, seed: int = 0) -> tuple[Estimated, Held, int]:
@@ -71,25 +71,25 @@ def run(losses: FloatArray, wish: Asked, seed: int = 0) -> tuple[Estimated, Held
 def test_error_is_reached_and_covers_at_a_part_of_the_work() -> None:
     losses = waves()
     true, inside = losses.mean(1), []
-    for seed in range(4):
+    for seed in range(3):
         now, _, spent = run(losses, asked(), seed)
         assert reached(asked(), now).mean() >= 0.9
         assert spent < 0.6 * losses.size
         gap, unsure = np.abs(now.values - true), now.found != ANCHOR
-        assert np.median(gap / true) < 0.014
+        assert np.median(gap / true) < 0.02
         assert not gap[~unsure].any()
         inside.append((gap <= 1.96 * now.error)[unsure])
         spread = losses.std(1, ddof=1) / np.sqrt(SAMPLES)
         assert np.median(np.abs(now.stderr / spread - 1)) < 0.1
-    # Points of a draw share its samples: four draws are no thousand trials.
+    # Points of a draw share its samples: three draws are no thousand trials.
     assert 0.88 < np.concatenate(inside).mean() <= 0.995
 
 
 def test_less_error_takes_more_work_and_all_scales_are_kept() -> None:
     losses = waves()
-    spent = [run(losses, asked(error))[2] for error in (0.03, 0.014, 0.01)]
-    assert spent[0] < spent[1] < spent[2]
-    for scale, error in (("absolute", 0.03), ("range", 0.02), ("log", 0.01)):
+    spent = [run(losses, asked(error))[2] for error in (0.05, 0.014)]
+    assert spent[0] < spent[1]
+    for scale, error in (("absolute", 0.06), ("range", 0.04), ("log", 0.02)):
         wish = asked(error, scale=scale)
         now = run(losses, wish)[0]
         allowed = {
@@ -170,7 +170,7 @@ def test_without_blocks_every_point_gets_a_full_pass() -> None:
 
 def test_a_line_has_nothing_between() -> None:
     line = waves()[: len(X)]
-    wish = Asked((X,), tuple(lattice((len(X),))), SAMPLES, BLOCK, 12, 0.05, "relative", 0.9)
+    wish = Asked((X,), tuple(lattice((len(X),))), SAMPLES, BLOCK, 8, 0.05, "relative", 0.9)
     now = run(line, wish)[0]
     assert set(now.found.tolist()) == {ANCHOR, SAMPLED}
 
