@@ -25,6 +25,7 @@ _SHARPER = 0.8  # of the error allowed, that measured points are brought to: tho
 _BETWEEN = 0.6  # of the error allowed, that interpolation alone may take: 0.6^2 + 0.8^2 = 1
 _TORN = 3  # times the error allowed, by which neighbours may miss one another where a point is left to interpolation
 _GROWTH = 16  # times its samples that a point gets more at most in a round: its error is not known better
+_FEW = 16  # one in so many points are upgraded at once, and do not wait for one another
 _CANDIDATES = 1024  # points with the largest cost among which new anchors are looked for
 
 Item = tuple[int, int]  # (number of the grid point, level)
@@ -319,6 +320,8 @@ def _chosen(asked: Asked, held: Held, points: IntArray, cost: FloatArray) -> lis
     A point waits for a neighbour that is nearer to it than 0.7 of the neighbour's distance from what that one is
     regressed on. Chosen first are points that spare most of what those around them cost, for what they cost themselves.
     """
+    if len(points) * _FEW <= asked.size:
+        return [int(p) for p in points]  # rounds of a few items leave ranks idle
     controls = {p: c for group, c in groups(asked, held) for p in group}
     most = np.argsort(-cost, kind="stable")[:_CANDIDATES]
     points, cost = points[most], np.maximum(cost[most], 1.0)

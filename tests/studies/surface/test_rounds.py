@@ -175,6 +175,19 @@ def test_a_line_has_nothing_between() -> None:
     assert set(now.found.tolist()) == {ANCHOR, SAMPLED}
 
 
+def test_the_error_of_what_a_point_is_regressed_on_is_handed_on() -> None:
+    """A point whose losses are those of a better known one: known as well as that, and no better."""
+    losses = np.random.default_rng(0).exponential(size=SAMPLES)
+    wish = Asked((np.arange(2.0),), (), SAMPLES, BLOCK, 8, 0.05, "relative", 0.9)
+    nowhere = np.zeros(2, dtype=bool)
+    now = estimate(
+        wish, Held(nowhere, np.full(2, np.nan), np.full(2, np.nan), {0: losses[:512], 1: losses[:BLOCK]}), positive=True
+    )
+    np.testing.assert_allclose(now.values, losses[:512].mean(), rtol=1e-4)
+    spread = losses[:512].std(ddof=1) / np.sqrt(512) * np.sqrt(1 - 512 / SAMPLES)
+    np.testing.assert_allclose(now.error, spread, rtol=0.01)
+
+
 def test_what_failed_is_not_asked_for_again() -> None:
     wish = asked(0.2)
     first: list[Item] = [(p, FULL) for p in wish.first]
