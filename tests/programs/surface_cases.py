@@ -32,9 +32,10 @@ def many_samples(loss: Any = "cross_entropy") -> ls.Objective:
 
 
 def precise_bytes(**options: Any) -> str:
+    """Six rounds, in some of which points get more samples."""
     objective = many_samples()
     plane = ls.random_plane(objective, seed=3)
-    surface = ls.measure_surface(objective, plane, x=(-1, 1, 7), y=(-1, 1, 6), error=0.02, **options)
+    surface = ls.measure_surface(objective, plane, x=(-4, 4, 7), y=(-4, 4, 6), error=0.01, **options)
     assert surface.error is not None
     assert surface.found is not None
     arrays = [surface.values["loss"], surface.error["loss"], surface.stderr["accuracy"], surface.found]

@@ -164,7 +164,8 @@ def settled(description: Description, rows: Rows) -> Settled:
             columns[column][:size] = np.where(found >= 0, values, np.nan)
             columns[column][points] = rows.columns[column][extra]
         errors[name] = np.where(found >= 0, now.error, np.nan)
-    return Settled(Rows(columns, done), errors, found, _about(description, rows, asked, estimates[0], found))
+    about = _about(description, rows, asked, estimates[0], found)
+    return Settled(Rows(columns, done), errors, found, {**about, "finished": not pending})
 
 
 def _about(description: Description, rows: Rows, asked: Asked, loss: Estimated, found: IntArray) -> dict[str, Any]:

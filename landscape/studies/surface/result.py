@@ -81,8 +81,8 @@ class Surface(Result):
 
     @property
     def complete(self) -> bool:
-        """Whether every grid point was computed."""
-        return bool(self.computed.all())
+        """Whether every grid point was computed, and to a stated error all rounds."""
+        return bool(self.computed.all() and self.attributes.get("finished", True))
 
     def plot(self, quantity: str | None = None, kind: str | None = None, **options: Any) -> Figure:
         """A matplotlib Figure of one quantity, the first by default; see `plot_surface`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import landscape as ls
 from landscape.errors import InputError
 from landscape.studies.surface.tables import surface_columns, surface_tables
 
-GRID: dict[str, Any] = {"x": (-1, 1, 9), "y": (-1, 1, 8)}
-ASKED: dict[str, Any] = {"error": 0.02, "share": 0.9}
+GRID: dict[str, Any] = {"x": (-4, 4, 8), "y": (-4, 4, 7)}
+ASKED: dict[str, Any] = {"error": 0.006, "share": 0.8}  # five rounds or so
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,11 @@ def test_values_are_those_of_full_passes_within_their_error(precise: ls.Surface,
         assert (gap[~anchors] <= 1.96 * error[~anchors]).mean() > 0.8
         assert np.median(np.abs(precise.stderr[name] / brute.stderr[name] - 1)) < 0.1
     about = precise.attributes
-    close = precise.error["loss"] <= 0.02 * precise.values["loss"]
-    assert about["error_reached"] == close.mean() >= 0.9
+    close = precise.error["loss"] <= 0.006 * precise.values["loss"]
+    assert about["error_reached"] == close.mean() >= 0.8
     work = about["work"]
-    assert work["share_of_brute_force"] == pytest.approx(work["sample_passes"] / 1200 / 72)
-    assert work["share_of_brute_force"] < 0.9
+    assert work["share_of_brute_force"] == pytest.approx(work["sample_passes"] / 1200 / 56)
+    assert work["share_of_brute_force"] < 1
 
 
 def test_file_tables_and_columns_tell_it(precise: ls.Surface, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_file_tables_and_columns_tell_it(precise: ls.Surface, tmp_path: Path) ->
     assert columns["loss_error"] == pytest.approx(precise.error["loss"].ravel())  # type: ignore[index]
     told = next(surface_tables(precise, "surface"))
     assert "of brute force" in str(told)
-    assert "2 % relative" in str(told) or "0.02 relative" in str(told)
+    assert "0.006 relative" in str(told)
 
 
 def test_stopped_at_any_row_and_resumed_is_the_same_to_the_byte(
@@ -85,12 +86,13 @@ def test_stopped_at_any_row_and_resumed_is_the_same_to_the_byte(
 ) -> None:
     out = tmp_path / "run"
     for _ in range(40):
-        part = ls.measure_surface(objective, plane, **GRID, **ASKED, out=out, limit_items=17)
+        part = ls.measure_surface(objective, plane, **GRID, **ASKED, out=out, limit_items=23)
         if part.complete:
             break
         assert part.found is not None
-        assert not (part.found == "interpolated").any()
+        assert not (out / "landscape.h5").exists()
         assert (part.computed == (part.found != "")).all()
+    assert len(json.loads((out / "run.json").read_text())["rounds"]) > 3
     assert arrays(part) == arrays(precise)
     assert arrays(ls.open(out)) == arrays(precise)
     assert (out / "landscape.h5").is_file()
