@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from landscape.errors import InputError, raised_by
 from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls
+from landscape.objective.chosen import ChosenSamples
 from landscape.objective.counting import Counting
 from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
@@ -229,7 +230,26 @@ class Objective:
         """
         if self._groups is None:
             self._groups = SampleGroups(self._data, self.device)
-        return self._estimated(theta, buffers, group, False, self._groups)
+        return self._estimated(theta, buffers, group, False, self._groups)[:2]
+
+    def estimates_and_samples(
+        self,
+        theta: Any = None,
+        *,
+        chosen: ChosenSamples,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+        full_precision: bool = False,
+    ) -> tuple[dict[str, Estimate], FloatArray, FloatArray]:
+        """What `estimates` returns, the numerators of the n chosen samples, and the mean denominators of all samples.
+
+        Numerators are (quantities, n), denominators (quantities,). A value is the mean over all samples of numerator /
+        mean denominator. Both are NaN for quantities of which only batch values are known.
+        """
+        estimates, _, totals = self._estimated(theta, buffers, group, full_precision, None, chosen)
+        weights: FloatArray = totals[:, 2] / totals[:, 0]
+        single = np.array([estimate.unit == "sample" for estimate in estimates.values()])
+        return estimates, chosen.taken(group), np.where(single, weights, np.nan)
 
     def _estimated(
         self,
@@ -238,7 +258,8 @@ class Objective:
         group: Communicator,
         full_precision: bool,
         groups: SampleGroups | None,
-    ) -> tuple[dict[str, Estimate], dict[str, FloatArray]]:
+        chosen: ChosenSamples | None = None,
+    ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
         vector = self._model.centre if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
         parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
@@ -253,14 +274,16 @@ class Objective:
                     per_sample[k] &= units.per_sample
                     if groups:
                         groups.add_(parts[number, k], number, units)
+                    if chosen:
+                        chosen.take(k, number, units)
         totals = _summed(sums, group)
         estimates: dict[str, Estimate] = {}
         for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
             value, stderr, n = ratio(moments)
             estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
         if not groups:
-            return estimates, {}
-        return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True))
+            return estimates, {}, totals
+        return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True)), totals
 
     @keeps_random_state
     def reestimate(self, theta: Any, statistics: Any = None) -> dict[str, Tensor]:
@@ -386,6 +409,10 @@ class Objective:
     def units_of(self, quantity: str, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of one of `quantities` from what `outputs` returned."""
         return self._calls.units_of(self._quantities[self.quantities.index(quantity)], outputs, targets)
+
+    def choose(self, numbers: Sequence[int]) -> ChosenSamples:
+        """Where `estimates_and_samples` puts the values of the samples of these numbers."""
+        return ChosenSamples(self._data, numbers, len(self.quantities))
 
     def samples_of(self, chunk: int) -> int:
         """How many samples the chunk of that number holds."""

@@ -23,7 +23,7 @@ from landscape.run.records import json_differences
 from landscape.run.schedule import Claims
 from landscape.run.signals import StopSignals, TimeLimit
 from landscape.run.store import History, Store
-from landscape.run.task import Description, ItemStopped, Row, Rows, Task, Telling, checked_row
+from landscape.run.task import Description, ItemStopped, Planned, Row, Rows, Task, Telling, checked_row
 from landscape.run.together import agree, raise_first, reason_of, told_error
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ def run_task(
     book = Book(description, task.count, out, comm, known or {}, job, tolerance)
     if recheck is not None and out is not None:
         found = book.rows()
+        _plan(comm, task, found)
         agree(comm, lambda: _recheck(task, found, recheck, out) if comm.rank == 0 else None)
     run = _Run(task, description, book, comm, group, ranks_per_item, progress, tolerance)
     try:
@@ -122,6 +123,12 @@ def _require_one_task(comm: Communicator, description: Description, count: int) 
             )
 
     agree(comm, check)
+
+
+def _plan(comm: Communicator, task: Task, rows: Rows) -> None:
+    """Tell a task that plans its rounds the rows that are there."""
+    if isinstance(task, Planned):
+        agree(comm, lambda: task.plan(rows))
 
 
 def _recheck(task: Task, rows: Rows, rtol: float, out: str | Path) -> None:
@@ -198,6 +205,7 @@ class _Run:
         while True:
             left = None if limit is None else limit - computed
             if not self._over(rows, failures) and left != 0:
+                _plan(self._comm, self._task, rows)
                 more, stopped = self._round(rows, failures, left, signals)
                 computed += more
                 rows, failures = self._book.rows(), self._book.failures()

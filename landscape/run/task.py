@@ -92,5 +92,17 @@ class Telling(Protocol):
     stopping: Callable[[], bool] | None
 
 
+@runtime_checkable
+class Planned(Protocol):
+    """A task whose items after the first round depend on the rows of the rounds before: it is told all rows there are.
+
+    The run loop does so at every beginning and before every round, on all ranks, so that a resumed run knows what its
+    items are. What an item is may depend on the rows of earlier rounds alone.
+    """
+
+    def plan(self, rows: Rows) -> None:
+        """Take note of the rows."""
+
+
 class ItemStopped(Exception):  # noqa: N818  (a result, like StopIteration)
     """An item was left unfinished because the run was asked to stop."""

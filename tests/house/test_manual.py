@@ -234,6 +234,7 @@ WORDS = {
     "through": "surface",
     "pca": "surface",
     "bf16": "surface",
+    "precise": "surface",
     "sampled": "spectrum",
 }
 
@@ -257,6 +258,7 @@ def results(out: Path) -> dict[str, Path]:
     ls.measure_surface(objective, ls.plane_through(objective, states), **grid, out=out / "through")
     ls.measure_surface(objective, ls.pca_plane(objective, states), **grid, out=out / "pca")
     ls.measure_surface(fast, ls.random_plane(fast), **grid, out=out / "bf16")
+    ls.measure_surface(objective, ls.random_plane(objective), **grid, error=0.1, out=out / "precise")
     ls.measure_profiles(objective, n=2, x=(-1, 1, 3), out=out / "profiles")
     curve = ls.fit_curve(objective, *states[:2], epochs=1, out=out / "curve")
     ls.measure_path(objective, curve, t=3, test=data, out=out / "path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -22,6 +23,25 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(203, 6, generator=generator), torch.randint(3, (203,), generator=generator)
 
 
+def many_samples(loss: Any = "cross_entropy") -> ls.Objective:
+    """So many samples, in so small chunks, that a surface to a stated error is measured on few of them."""
+    generator = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randn(1200, 6, generator=generator), torch.randint(3, (1200,), generator=generator)
+    objective = ls.Objective(network(), loss, (inputs, targets), metrics=("accuracy",))
+    return objective.on(objective.data, chunk=256)
+
+
+def precise_bytes(**options: Any) -> str:
+    """Six rounds, in some of which points get more samples."""
+    objective = many_samples()
+    plane = ls.random_plane(objective, seed=3)
+    surface = ls.measure_surface(objective, plane, x=(-4, 4, 7), y=(-4, 4, 6), error=0.01, **options)
+    assert surface.error is not None
+    assert surface.found is not None
+    arrays = [surface.values["loss"], surface.error["loss"], surface.stderr["accuracy"], surface.found]
+    return b"".join(array.tobytes() for array in arrays).hex()
+
+
 def surface_bytes(**options: object) -> str:
     objective = ls.Objective(network(), "cross_entropy", data(), metrics=("accuracy",))
     plane = ls.random_plane(objective, seed=3)
@@ -35,6 +55,8 @@ def results() -> dict[str, str]:
     cases: dict[str, Callable[[], str]] = {
         "items over ranks": surface_bytes,
         "data over ranks": lambda: surface_bytes(ranks_per_item=size),
+        "to an error": precise_bytes,
+        "to an error, data over ranks": lambda: precise_bytes(ranks_per_item=size),
         "batchnorm": lambda: surface_bytes(batchnorm="reestimated", ranks_per_item=size),
     }
     return {name: case() for name, case in cases.items()}

@@ -31,7 +31,7 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.profiles.result import Profiles
 from landscape.studies.profiles.settings import ProfilesSettings
-from landscape.studies.surface.measure import anchor_points, precision_error
+from landscape.studies.surface.task import anchor_points, precision_error
 
 
 class ProfilesTask:

@@ -2,131 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.objective.batchnorm import chosen_statistics
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.rows import RECHECK_RTOL, evaluated
+from landscape.objective.rows import RECHECK_RTOL
 from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
-from landscape.run.comm import SERIAL, Communicator, world
+from landscape.run.comm import SERIAL, world
 from landscape.run.failures import Tolerance
 from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.surface.result import Points, Surface
+from landscape.studies.surface.precise import SHARE, PreciseTask, Settled, settled
+from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
+from landscape.studies.surface.task import SurfaceTask, precision_error
 
-_BETWEEN = ("through", "curve")  # kinds of planes that lie between models
-_ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
+ESTIMATED = (
+    "error is one standard error of a value as an estimate of a full pass over the data given, 0 where there was one; "
+    "stderr is for the population they were drawn from"
+)
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
 _KNOWN_RTOL = 1e-5  # how far these may be off, since another program in float32 sums in another order
-
-
-class SurfaceTask:
-    """The grid points of a surface, then the plane's points (true and projected), then bf16's anchor points."""
-
-    headline = "loss"
-
-    def __init__(
-        self,
-        objective: Objective,
-        plane: Plane,
-        grid: Grid,
-        *,
-        batchnorm: str | None = None,
-        statistics: Any = None,
-    ) -> None:
-        if len(grid.axes) != plane.axes:
-            raise InputError(
-                f"the plane has {plane.axes} axes and the grid {len(grid.axes)} ({', '.join(grid.axes)}); "
-                "give a range for each"
-            )
-        self._objective, self._plane, self.grid = objective, plane, grid
-        between = plane.about.get("kind") in _BETWEEN
-        self._statistics = chosen_statistics(objective, batchnorm, statistics, between=between)
-        if self._statistics.mode == "interpolated" and not plane.buffers:
-            raise InputError(
-                "batchnorm='interpolated' needs a plane through models given with their buffers (state dicts, modules "
-                "or checkpoints, not flat vectors); use plane_through, or batchnorm='reestimated'"
-            )
-        self._theta = torch.empty_like(plane.centre)
-        points = plane.points.coordinates if plane.points is not None else np.empty((0, plane.axes))
-        anchors = anchor_points(grid) if objective.precision == "bf16" else []
-        # (coordinates, number of the plane's point or None, evaluate without autocast)
-        self._extra: list[tuple[tuple[float, ...], int | None, bool]] = [
-            *((tuple(c), k, False) for k, c in enumerate(points)),
-            *((tuple(c), None, False) for c in points),
-            *((grid.coordinates(index), None, True) for index in anchors),
-        ]
-        self._anchors = anchors
-        self.count = grid.size + len(self._extra)
-
-    def describe(self) -> Description:
-        """See `Task`."""
-        objective, plane = self._objective, self._plane
-        names = [name for quantity in objective.quantities for name in (quantity, f"{quantity}_stderr")]
-        axes = {name: values.tolist() for name, values in self.grid.axes.items()}
-        identity = {
-            "objective": objective.identity(),
-            "plane": {**plane.identity(), "made": plane.made},
-            "axes": axes,
-            "batchnorm": self._statistics.mode,
-            "statistics": self._statistics.digest,
-        }
-        points = plane.points
-        about = {
-            "plane": {**plane.about, **plane.geometry()},
-            "device": str(objective.device),
-            "statistics_samples": self._statistics.samples,
-            "anchors": self._anchors,
-            "points": None
-            if points is None
-            else {
-                "kind": points.kind,
-                "labels": list(points.labels),
-                "coordinates": points.coordinates.tolist(),
-                "distance": points.distance.tolist(),
-                "explained_variance": None if points.explained_variance is None else points.explained_variance.tolist(),
-            },
-        }
-        return Description("surface", dict.fromkeys(names, ()), identity, about)
-
-    def evaluate(self, index: int, group: Communicator) -> Row:
-        """See `Task`."""
-        coordinates, point, full = (
-            (self.grid.coordinates(index), None, False)
-            if index < self.grid.size
-            else self._extra[index - self.grid.size]
-        )
-        buffers: Mapping[str, Tensor] | None = None
-        if point is None:
-            theta = self._plane.point(coordinates, self._theta)
-            if self._statistics.mode == "interpolated":
-                buffers = self._plane.buffers_at(coordinates)
-        else:  # a model as it is, with its own statistics where it brought them
-            points = self._plane.points
-            assert points is not None
-            theta = points.vectors[point]
-            buffers = points.buffers[point] if points.buffers else None
-        if self._statistics.data is not None:
-            buffers = self._statistics.at(self._objective, theta)
-        return evaluated(self._objective, theta, buffers, group, full_precision=full)
-
-    def extend(self, rows: Rows) -> int:
-        """See `Task`: one round."""
-        return self.count
 
 
 def surface_task(
@@ -139,7 +46,10 @@ def surface_task(
     axes: Sequence[Any] | None = None,
     batchnorm: str | None = None,
     statistics: Any = None,
-) -> SurfaceTask:
+    error: float | None = None,
+    scale: str = "relative",
+    share: float = SHARE,
+) -> SurfaceTask | PreciseTask:
     """The task of `measure_surface`."""
     named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
     if axes is not None and named:
@@ -150,7 +60,8 @@ def surface_task(
     if not 1 <= len(given) <= len(AXIS_NAMES):
         raise InputError(f"{len(given)} axes given; a grid has 1 to {len(AXIS_NAMES)}, as x=(-1, 1, 51), y=...")
     grid = Grid.of(dict(zip(AXIS_NAMES, given, strict=False)))
-    return SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics)
+    task = SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics)
+    return task if error is None else PreciseTask(objective, task, error, scale, share)
 
 
 @of_objective
@@ -166,6 +77,9 @@ def measure_surface(
     batchnorm: str | None = None,
     statistics: Any = None,
     known: Surface | None = None,
+    error: float | None = None,
+    scale: str = "relative",
+    share: float = SHARE,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
     tolerance: Tolerance | None = None,
@@ -186,12 +100,38 @@ def measure_surface(
     them the data of each. `limit_items` ends the run after so many new rows; the surface is then masked where nothing
     was computed, as it is where points failed and a `tolerance` leaves them out.
 
+    With an `error` the work is what that takes, and not a pass over all data at every point: full passes on a coarse
+    grid, samples of a common sub-sample at every second point, regressed on what is better known nearby, and values
+    between measured points elsewhere, round by round until the standard error of the loss, as an estimate of what a
+    full pass gives, is at most `error` at a `share` of the points. `scale` says in which unit: "relative" (to the loss
+    at the point), "absolute", "range" (relative to the range of the losses) or "log" (of the decadic logarithm).
+    `Surface.error` and `Surface.found` then tell how well each point is known and how it was found, and
+    `attributes["work"]` what was spent. Small data get full passes, which cost as little.
+
     Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
     """
-    task: SurfaceTask = agree(
-        world(), lambda: surface_task(objective, plane, x, y, z, axes=axes, batchnorm=batchnorm, statistics=statistics)
+    if error is not None and known is not None:
+        raise InputError("known and error are both given; leave known out, or measure every point of it without error")
+    task = agree(
+        world(),
+        lambda: surface_task(
+            objective,
+            plane,
+            x,
+            y,
+            z,
+            axes=axes,
+            batchnorm=batchnorm,
+            statistics=statistics,
+            error=error,
+            scale=scale,
+            share=share,
+        ),
     )
-    taken = agree(world(), lambda: _known_rows(task, known)) if known is not None else None
+    taken = None
+    if known is not None and isinstance(task, SurfaceTask):
+        plain = task
+        taken = agree(world(), lambda: _known_rows(plain, known))
     run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
@@ -206,6 +146,24 @@ def measure_surface(
 
 def surface_from_rows(description: Description, rows: Rows, history: History) -> Surface:
     """The result in the rows of a surface task, masked where rows are missing."""
+    if "precision_asked" not in description.identity:
+        return _of_points(description, rows, history)
+    found = settled(description, rows)
+    return _precise(_of_points(description, found.rows, history), found)
+
+
+def _precise(surface: Surface, found: Settled) -> Surface:
+    """The surface with what is known of its errors."""
+    names = np.array([*FOUND, NOT_COMPUTED])
+    return replace(
+        surface,
+        error={name: values.reshape(surface.computed.shape) for name, values in found.error.items()},
+        found=names[found.found].reshape(surface.computed.shape),
+        attributes={**surface.attributes, **found.about, "error": ESTIMATED},
+    )
+
+
+def _of_points(description: Description, rows: Rows, history: History) -> Surface:
     identity, about = description.identity, description.about
     axes = {name: np.array(values) for name, values in identity["axes"].items()}
     shape = tuple(len(values) for values in reversed(axes.values()))
@@ -244,27 +202,6 @@ def _attributes(description: Description, history: History) -> dict[str, Any]:
     if "seed" in plane:
         attributes["seed"] = plane["seed"]
     return attributes
-
-
-def precision_error(description: Description, rows: Rows, size: int) -> dict[str, float]:
-    """Largest relative error of bf16 losses at the anchor points, against the same points in float32."""
-    anchors = np.array(description.about["anchors"], dtype=int)
-    if not len(anchors):
-        return {}
-    loss, low = rows.columns["loss"], rows.columns["loss"][anchors]
-    full = loss[len(loss) - len(anchors) :]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = np.abs(low - full) / np.abs(full)
-    known = np.isfinite(error)
-    return {
-        "precision_error_relative": float(error[known].max()) if known.any() else float("nan"),
-        "precision_error_points": int(known.sum()),
-    }
-
-
-def anchor_points(grid: Grid) -> list[int]:
-    """Grid points at which bf16 is compared with float32: spread evenly over the grid, its ends among them."""
-    return sorted({int(i) for i in np.linspace(0, grid.size - 1, min(_ANCHORS, grid.size)).round()})
 
 
 def _known_rows(task: SurfaceTask, known: Surface) -> dict[int, Row]:

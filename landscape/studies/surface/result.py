@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.results.base import Result
@@ -13,6 +15,9 @@ from landscape.results.base import Result
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+FOUND = ("anchor", "sampled", "interpolated")  # how the value at a point was found: "anchor" is a full pass
+NOT_COMPUTED = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ class Surface(Result):
     computed: BoolArray  # (..., ny, nx); False where no value was computed yet
     points: Points | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)  # plane, data, precision, provenance: see schema
+    # Of surfaces measured to a stated error: quantity -> one standard error of what a full pass gives, same shape
+    error: Mapping[str, FloatArray] | None = None
+    found: npt.NDArray[np.str_] | None = None  # and how each value was found, of FOUND or ""
 
     def __repr__(self) -> str:
         sizes = " x ".join(str(len(values)) for values in self.axes.values())
@@ -73,8 +81,8 @@ class Surface(Result):
 
     @property
     def complete(self) -> bool:
-        """Whether every grid point was computed."""
-        return bool(self.computed.all())
+        """Whether every grid point was computed, and to a stated error all rounds."""
+        return bool(self.computed.all() and self.attributes.get("finished", True))
 
     def plot(self, quantity: str | None = None, kind: str | None = None, **options: Any) -> Figure:
         """A matplotlib Figure of one quantity, the first by default; see `plot_surface`."""

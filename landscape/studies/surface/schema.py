@@ -14,11 +14,16 @@ from landscape.files.schema import read_attributes, reading
 from landscape.planes.grid import Grid
 from landscape.results.quantities import long_name
 from landscape.results.study import place_text
-from landscape.studies.surface.result import Points, Surface
+from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
+
+_FOUND = (*FOUND, NOT_COMPUTED)  # their numbers in files
 
 
 def surface_group(surface: Surface) -> hdf5.Group:
-    """Variables over dimensions (..., y, x): each quantity, its `_stderr`, `computed`, and the coordinates."""
+    """Variables over dimensions (..., y, x): each quantity, its `_stderr`, `computed`, and the coordinates.
+
+    Of surfaces measured to a stated error `_error` of each quantity and `found`, too.
+    """
     dims = tuple(surface.axes)[::-1]
     variables: dict[str, hdf5.Variable] = {}
     for name, coordinates in surface.axes.items():
@@ -31,6 +36,13 @@ def surface_group(surface: Surface) -> hdf5.Group:
             surface.stderr[name],
             {"long_name": f"standard error of {name} over samples, as an estimate for the population", "units": "1"},
         )
+        if surface.error is not None:
+            text = f"standard error of {name} as an estimate of a full pass over the data given"
+            variables[f"{name}_error"] = hdf5.Variable(dims, surface.error[name], {"long_name": text, "units": "1"})
+    if surface.found is not None:
+        told = ", ".join(f"{code} {name or 'not computed'}" for code, name in enumerate(_FOUND))
+        codes = np.select([surface.found == name for name in _FOUND], range(len(_FOUND))).astype(np.uint8)
+        variables["found"] = hdf5.Variable(dims, codes, {"long_name": f"how the value was found: {told}", "units": "1"})
     computed = {"long_name": "whether the point was computed; elsewhere values are NaN and mean nothing", "units": "1"}
     variables["computed"] = hdf5.Variable(dims, surface.computed, computed)
     groups = {"points": _points_group(surface.points, tuple(surface.axes))} if surface.points else {}
@@ -47,9 +59,13 @@ def read_surface(tree: hdf5.Group, path: str | Path) -> Surface:
         computed = group.variables["computed"].data
         points = _read_points(group.groups["points"]) if "points" in group.groups else None
         attributes = read_attributes(tree, "surface", structure=("axes", "quantities"))
+        error, found = None, None
+        if "found" in group.variables:
+            error = {name: group.variables[f"{name}_error"].data for name in names}
+            found = np.array(_FOUND)[group.variables["found"].data]
         if attributes.get("failures") and attributes.get("task") == "surface":
             attributes["failures"] = [_placed(failure, axes) for failure in attributes["failures"]]
-    return Surface(axes, values, stderr, computed, points, attributes)
+    return Surface(axes, values, stderr, computed, points, attributes, error, found)
 
 
 def _points_group(points: Points, axes: tuple[str, ...]) -> hdf5.Group:

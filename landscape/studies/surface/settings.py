@@ -5,20 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from annotated_types import Gt, Le
+
 from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
 from landscape.planes.grid import Range
 from landscape.results.settings import OneOf
+from landscape.studies.surface.precise import SCALES, SHARE
 
 
 @dataclass(frozen=True)
 class SurfaceSettings:
-    """The grid, (start, stop, n) for each axis of the plane, and BatchNorm; see `measure_surface`."""
+    """The grid, (start, stop, n) for each axis of the plane, BatchNorm, and the error asked; see `measure_surface`."""
 
     x: Range
     y: Range | None = None
     z: Range | None = None
     batchnorm: Annotated[str, OneOf(BATCHNORM_MODES)] | None = None
+    error: Annotated[float, Gt(0)] | None = None
+    scale: Annotated[str, OneOf(SCALES)] = "relative"
+    share: Annotated[float, Gt(0), Le(1)] = SHARE
 
     def __post_init__(self) -> None:
         if self.z is not None and self.y is None:

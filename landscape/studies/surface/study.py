@@ -44,8 +44,14 @@ KIND = Kind(
 
 
 def place(description: Description, item: int) -> dict[str, float | str]:
-    """The coordinates of a grid point; nothing for the models on the plane, which come behind the grid."""
+    """The coordinates of a grid point; nothing for the models on the plane, which come behind the grid.
+
+    Nor for later rounds of a surface measured to a stated error, whose items follow from the rows.
+    """
     grid = Grid({name: np.array(values) for name, values in description.identity["axes"].items()})
+    if "precision_asked" in description.identity:
+        first = description.about["first"]
+        item = first[item] if item < len(first) else grid.size
     if item >= grid.size:
         return {}
     return dict(zip(grid.axes, grid.coordinates(item), strict=True))

@@ -15,13 +15,15 @@ from landscape.planes.grid import Grid
 from landscape.results.trial import Trial, timed
 from landscape.run.comm import world
 from landscape.run.together import agree
-from landscape.studies.surface.measure import SurfaceTask, surface_task
+from landscape.studies.surface.measure import surface_task
+from landscape.studies.surface.task import SurfaceTask
 
 
 def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """Two grid points, the second that nearest the centre, and where the models on the plane are."""
-    given = {name: value for name, value in arguments.items() if name != "known"}
-    task: SurfaceTask = agree(world(), lambda: surface_task(objective, **given))
+    given = {name: value for name, value in arguments.items() if name not in ("known", "error", "scale", "share")}
+    task = agree(world(), lambda: surface_task(objective, **given))
+    assert isinstance(task, SurfaceTask)
     nearest = task.grid.nearest([0.0] * len(task.grid.axes))
     trial = timed(task, out, ranks_per_item, "points", (0, nearest))
     said = dict(trial.said)

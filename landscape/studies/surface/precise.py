@@ -1,0 +1,268 @@
+"""A surface to a stated error: its task, in rounds, and the values in its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from landscape_kernels.arrays import FloatArray, IntArray
+from landscape_kernels.probes import derive_seed
+
+from landscape.errors import InputError
+from landscape.objective.chosen import ChosenSamples
+from landscape.objective.objective import Objective
+from landscape.run.comm import Communicator
+from landscape.run.task import Description, Row, Rows
+from landscape.studies.surface.rounds import (
+    FULL,
+    INTERPOLATED,
+    Asked,
+    Estimated,
+    Held,
+    Item,
+    estimate,
+    lattice,
+    next_items,
+)
+from landscape.studies.surface.rounds import reached as within
+from landscape.studies.surface.task import SurfaceTask
+
+SCALES = ("relative", "absolute", "range", "log")
+SHARE = 0.8  # of the points, whose error is to be within that asked
+BLOCK = 128  # samples of a block of the common sub-sample
+_BLOCKS = 32
+_FEWEST = 8  # blocks that the data hold at least: of less, full passes cost as little
+_NOTHING: Item = (-1, -1)  # an item that rows found in a folder leave no work for
+
+
+class PreciseTask:
+    """Round 1: full passes on a coarse grid and for all points but the grid's. Later ones follow from the rows.
+
+    An item is a full pass at a point, or one block of the common sub-sample there. The row says which: `point` (that of
+    the surface's task), `level` (0, or the number of the block), then the numerators of the block's samples.
+    """
+
+    headline = "loss"
+
+    def __init__(self, objective: Objective, points: SurfaceTask, error: float, scale: str, share: float) -> None:
+        _check(error, scale, share)
+        self._objective, self._points = objective, points
+        n = objective.samples
+        small = not objective.data.divisible or n < max(_FEWEST * BLOCK, 2 * objective.chunk)
+        blocks = 0 if small else min(_BLOCKS, n // 2 // BLOCK)
+        order = np.random.Generator(np.random.Philox(key=derive_seed(0, "sub-sample", n))).permutation(n)
+        self._drawn = [np.sort(part).tolist() for part in order[: blocks * BLOCK].reshape(blocks, BLOCK)]
+        self._parts: dict[int, tuple[Objective, ChosenSamples]] = {}  # level -> the data of it
+        self._asked = {"error": error, "scale": scale, "share": share, "block": BLOCK, "blocks": blocks}
+        size = points.grid.size
+        first = {*range(size)} if small else {*lattice(points.grid.shape), *points.anchors}
+        self._first = [*sorted(first), *range(size, points.count)]
+        self._items: list[Item] = [(point, FULL) for point in self._first]
+        self.count = len(self._items)
+
+    def describe(self) -> Description:
+        """See `Task`."""
+        plain = self._points.describe()
+        columns = {**plain.columns, "point": (), "level": ()}
+        if self._drawn:
+            quantities = len(self._objective.quantities)
+            columns |= {"weight": (quantities,), "units": (quantities, BLOCK)}
+        identity = {**plain.identity, "precision_asked": self._asked}
+        about = {**plain.about, "first": self._first, "points_in_all": self._points.count}
+        return Description(plain.name, columns, identity, about)
+
+    def plan(self, rows: Rows) -> None:
+        """See `Planned`."""
+        description = self.describe()
+        self._items = planned(description, rows, self._items)
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`."""
+        point, level = self._items[index]
+        row: dict[str, float | FloatArray] = {"point": float(point), "level": float(level)}
+        if (point, level) == _NOTHING:
+            return {name: np.full(shape, np.nan) for name, shape in self.describe().columns.items()} | row
+        if not self._drawn:
+            return {**row, **self._points.evaluate(point, group)}
+        theta, buffers, full_precision = self._points.at(point)
+        objective, chosen = self._part(level)
+        found, units, weight = objective.estimates_and_samples(
+            theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision
+        )
+        for name, value in found.items():
+            row |= {name: float(value), f"{name}_stderr": value.stderr}
+        return row | {"weight": weight, "units": units}
+
+    def _part(self, level: int) -> tuple[Objective, ChosenSamples]:
+        """All data, of which the first block's samples are noted, or a block."""
+        if level not in self._parts:
+            drawn = self._drawn[max(level, 1) - 1]
+            objective = self._objective if level == FULL else self._objective.on(self._objective.data.taken(drawn))
+            self._parts[level] = objective, objective.choose(drawn if level == FULL else range(len(drawn)))
+        return self._parts[level]
+
+    def extend(self, rows: Rows) -> int:
+        """See `Task`."""
+        self.plan(rows)
+        self._items += _next(self.describe(), rows, self._items)
+        return len(self._items)
+
+
+def _check(error: float, scale: str, share: float) -> None:
+    if scale not in SCALES:
+        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
+    if not (isinstance(error, (int, float)) and 0 < error < np.inf):
+        raise InputError(f"error={error!r} is not above 0; give one standard error, as 0.01, or leave it out")
+    if scale != "absolute" and not error < 1:
+        raise InputError(
+            f"error={error} is 1 or more on the scale {scale!r}, where 0.01 is a hundredth; give less, or say "
+            "scale='absolute' for an error in units of the loss"
+        )
+    if not 0 < share <= 1:
+        raise InputError(
+            f"share={share} of the points is not above 0 and at most 1; 1 asks for the error at all of them"
+        )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the rows of a precise task say."""
+
+    rows: Rows  # as those of a SurfaceTask
+    error: Mapping[str, FloatArray]  # quantity -> (size,)
+    found: IntArray  # (size,), numbers in FOUND of the result, -1 where nothing was computed
+    about: Mapping[str, Any]  # what was asked and spent
+
+
+def settled(description: Description, rows: Rows) -> Settled:
+    """Every point's values, from the rows; masked where they do not tell, as long as the run is not at its end."""
+    size, count = _size(description), int(description.about["points_in_all"])
+    names = [name.removesuffix("_stderr") for name in description.columns if name.endswith("_stderr")]
+    first: list[Item] = [(point, FULL) for point in description.about["first"]]
+    items = planned(description, rows, first) if not rows.done.all() else []
+    asked, held = _held(description, rows)
+    more = _next(description, rows, items) if rows.done.all() else []
+    estimates = [estimate(asked, h, positive=name == "loss") for name, h in zip(names, held, strict=True)]
+    found = estimates[0].found.copy()
+    failed = [point for (point, _), done in zip(items, rows.done, strict=False) if not done and 0 <= point < size]
+    pending = bool(more) or (not rows.done.all() and bool(_next(description, rows, items)))
+    hidden = found == INTERPOLATED
+    if not pending:
+        hidden &= np.isin(np.arange(size), failed)
+    found[hidden] = -1
+    columns: dict[str, FloatArray] = {}
+    errors: dict[str, FloatArray] = {}
+    extra = _rows_of(rows, lambda point, level: (point >= size) & (level == FULL))
+    done = np.concatenate([found >= 0, np.zeros(count - size, dtype=np.bool_)])
+    points = rows.columns["point"][extra].astype(np.int64)
+    done[points] = True
+    for name, now in zip(names, estimates, strict=True):
+        for column, values in ((name, now.values), (f"{name}_stderr", now.stderr)):
+            columns[column] = np.full(count, np.nan)
+            columns[column][:size] = np.where(found >= 0, values, np.nan)
+            columns[column][points] = rows.columns[column][extra]
+        errors[name] = np.where(found >= 0, now.error, np.nan)
+    about = _about(description, rows, asked, estimates[0], found)
+    return Settled(Rows(columns, done), errors, found, {**about, "finished": not pending})
+
+
+def _about(description: Description, rows: Rows, asked: Asked, loss: Estimated, found: IntArray) -> dict[str, Any]:
+    levels = rows.columns["level"][rows.done & (rows.columns["point"] >= 0)]
+    spent = sum(asked.cost(int(level)) for level in levels.tolist())
+    whole = asked.cost(FULL)
+    near = within(asked, loss) & (found >= 0)
+    return {
+        "error_asked": asked.error,
+        "error_scale": asked.scale,
+        "error_share": asked.share,
+        "error_reached": float(near.mean()),
+        "work": {
+            "sample_passes": spent,
+            "full_passes": spent / whole,
+            "share_of_brute_force": spent / whole / int(description.about["points_in_all"]),
+            "rounds_items": len(levels),
+        },
+    }
+
+
+def planned(description: Description, rows: Rows, items: Iterable[Item]) -> list[Item]:
+    """The items of all rounds that rows are there for, from those of the first."""
+    found = list(items)
+    while len(found) < len(rows.done):
+        n = len(found)
+        before = Rows({name: values[:n] for name, values in rows.columns.items()}, rows.done[:n])
+        more = _next(description, before, found)
+        found += more or [_NOTHING] * (len(rows.done) - n)
+    return found
+
+
+def _next(description: Description, rows: Rows, items: Iterable[Item]) -> list[Item]:
+    """The items of the next round; the loss decides."""
+    asked, held = _held(description, rows)
+    points, levels = (rows.columns[name][rows.done] for name in ("point", "level"))
+    tried = {*items, *zip(points.astype(int).tolist(), levels.astype(int).tolist(), strict=True)}
+    return next_items(asked, held[0], tried)
+
+
+def _size(description: Description) -> int:
+    return int(np.prod([len(values) for values in description.identity["axes"].values()]))
+
+
+def _rows_of(rows: Rows, which: Any) -> IntArray:
+    """Numbers of finished rows by their point and level."""
+    with np.errstate(invalid="ignore"):
+        chosen = rows.done & which(rows.columns["point"], rows.columns["level"])
+    return np.flatnonzero(chosen)
+
+
+def _held(description: Description, rows: Rows) -> tuple[Asked, list[Held]]:
+    """What is asked, and what the rows hold of each quantity."""
+    identity, about = description.identity, description.about
+    size = _size(description)
+    names = [name.removesuffix("_stderr") for name in description.columns if name.endswith("_stderr")]
+    axes = tuple(np.array(values) for values in reversed(identity["axes"].values()))
+    samples = int(identity["objective"]["samples"])
+    first = tuple(point for point in about["first"] if point < size)
+    asked = Asked(axes, first, samples, **identity["precision_asked"], statistics=int(about["statistics_samples"]))
+    on_grid = _rows_of(rows, lambda point, level: (point >= 0) & (point < size))
+    at: dict[Item, int] = {}
+    for row in on_grid.tolist():
+        at[int(rows.columns["point"][row]), int(rows.columns["level"][row])] = row
+    full = np.zeros(size, dtype=np.bool_)
+    place = {point: row for (point, level), row in at.items() if level == FULL}
+    full[list(place)] = True
+    # A value is a mean over samples only where single samples have values; their weights do not vary with theta.
+    passes = _rows_of(rows, lambda _, level: level == FULL)
+    weights = rows.columns["weight"][passes] if asked.blocks else np.empty((0, 1))
+    single = len(weights) and np.isfinite(weights).all()
+    if not single:
+        asked = replace(asked, blocks=0)
+    blocks = _blocks(asked, at) if asked.blocks else {}
+    held = []
+    for k, name in enumerate(names):
+        values, stderr = np.full(size, np.nan), np.full(size, np.nan)
+        values[list(place)] = rows.columns[name][list(place.values())]
+        stderr[list(place)] = rows.columns[f"{name}_stderr"][list(place.values())]
+        units = {
+            point: rows.columns["units"][of_point, k].ravel() / float(weights[0, k])
+            for point, of_point in blocks.items()
+        }
+        held.append(Held(full, values, stderr, units))
+    return asked, held
+
+
+def _blocks(asked: Asked, at: Mapping[Item, int]) -> dict[int, list[int]]:
+    """{point: the rows of its blocks, from the first without a gap}; a full pass notes the first."""
+    found: dict[int, list[int]] = {}
+    for point in sorted({point for point, _ in at}):
+        begin = at.get((point, 1), at.get((point, FULL)))
+        if begin is None:
+            continue
+        found[point] = [begin]
+        for level in range(2, asked.blocks + 1):
+            if (point, level) not in at:
+                break
+            found[point].append(at[point, level])
+    return found

@@ -1,0 +1,145 @@
+"""A surface to a stated error against a full pass at every point, in one run; prints a Markdown table.
+
+    python scripts/bench_precision.py [--part NAME ...] [--points 51] [--images 10000] [--error 0.01] [--share 0.8]
+
+Parts: `conv`, a small convolutional network with BatchNorm trained here on images made here; `resnet20`, a ResNet-20 on
+CIFAR-10 test images of the shared folder (hours of a core for 51 x 51 points and 10,000 images); `digits`, the MLP of
+the demo, where data are small. True errors are against full passes at points drawn at random that had none, those of a
+loss below 10. Time of brute force is that of these passes, times the points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from landscape_jobs.demo import digits, digits_mlp
+from torch import Tensor, nn
+
+import landscape as ls
+from landscape.planes.grid import Grid
+
+HERE = Path(__file__).resolve().parent
+CHECKED = 60  # points at which full passes tell the true error
+LARGEST = 10.0  # loss up to which points are looked at
+
+
+def conv(arguments: argparse.Namespace) -> ls.Objective:
+    """A convolutional network on images of four kinds of waves with noise."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (arguments.images,), generator=generator)
+    grid = torch.linspace(0, 6.28, 12)
+    turned = torch.stack([torch.sin((k + 1) * grid[:, None] + (4 - k) * grid) for k in range(4)])
+    images = turned[labels][:, None] + 1.5 * torch.randn(len(labels), 1, 12, 12, generator=generator)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1)),
+        *(nn.Flatten(), nn.Linear(16, 4)),
+    )
+    train(model, images[:2000], labels[:2000])
+    return ls.Objective(model, "cross_entropy", (images, labels), metrics=("accuracy",))
+
+
+def train(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """A few epochs of Adam."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(3):
+        for batch in torch.randperm(len(labels)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+    model.eval()
+
+
+def resnet20(arguments: argparse.Namespace) -> ls.Objective:
+    """The shared ResNet-20 on the first test images of CIFAR-10."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from safetensors.torch import load_file
+    from shared import ResNet20
+
+    model = ResNet20()
+    model.load_state_dict(load_file(arguments.shared / "data/ckpt_cifar10_resnet/resnet20_akamaster.safetensors"))
+    with np.load(arguments.shared / "data/cifar10/cifar10_test.npz") as held:
+        names = list(held)
+        images, labels = (torch.from_numpy(held[name]) for name in names[:2])
+    images = images[: arguments.images]
+    if images.shape[-1] == 3:
+        images = images.permute(0, 3, 1, 2)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    images = (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+    return ls.Objective(model, "cross_entropy", (images, labels[: arguments.images].long()), metrics=("accuracy",))
+
+
+def small(arguments: argparse.Namespace) -> ls.Objective:
+    """The MLP of the demo on digits."""
+    torch.manual_seed(0)
+    model, (images, labels) = digits_mlp(), digits()
+    train(model, images, labels)
+    return ls.Objective(model, "cross_entropy", (images, labels), metrics=("accuracy",))
+
+
+PARTS = {"conv": conv, "resnet20": resnet20, "digits": small}
+
+
+def measured(name: str, arguments: argparse.Namespace) -> str:
+    """A line of the table."""
+    objective = PARTS[name](arguments)
+    plane = ls.random_plane(objective, normalize="filter", ignore=("bias", "norm"), seed=0)
+    axes: dict[str, Any] = dict.fromkeys("xy", (-1, 1, arguments.points))
+    objective.evaluate()  # a first pass warms caches
+    start = time.perf_counter()
+    surface = ls.measure_surface(objective, plane, **axes, error=arguments.error, share=arguments.share)
+    ours = time.perf_counter() - start
+    assert surface.error is not None
+    assert surface.found is not None
+    values, error = surface.values["loss"].ravel(), surface.error["loss"].ravel()
+    free = np.flatnonzero((surface.found.ravel() != "anchor") & (values < LARGEST))
+    free = free if len(free) else np.arange(values.size)
+    checked = np.random.default_rng(0).permutation(free)[:CHECKED]
+    theta = torch.empty_like(plane.centre)
+    start = time.perf_counter()
+    grid = Grid(surface.axes)
+    true = np.array([float(objective.evaluate(plane.point(grid.coordinates(int(k)), theta))["loss"]) for k in checked])
+    brute = (time.perf_counter() - start) / len(checked) * values.size
+    gap = np.abs(values[checked] - true)
+    work = surface.attributes["work"]
+    cells = (
+        f"{name}, {objective.samples:,} samples, {arguments.points} x {arguments.points}",
+        f"{100 * arguments.error:g} % at {arguments.share:.0%}",
+        f"{1 / work['share_of_brute_force']:.1f}",
+        f"{brute / ours:.1f}",
+        f"{100 * np.median(gap / true):.2f} %",
+        f"{100 * np.quantile(gap / true, 0.9):.2f} %",
+        f"{np.mean(gap <= 1.96 * error[checked] + 1e-6 * np.abs(true)):.0%}",
+        ", ".join(f"{int((surface.found == kind).sum())} {kind}" for kind in ("anchor", "sampled", "interpolated")),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", nargs="+", choices=sorted(PARTS), default=["conv", "digits"])
+    parser.add_argument("--points", type=int, default=51)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--error", type=float, default=0.01)
+    parser.add_argument("--share", type=float, default=0.8)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"{torch.__version__}, {arguments.threads} threads; work and time: brute force over ours\n")
+    print("| part | asked | work | time | median error | nine tenths | within 1.96 errors | points |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in arguments.part:
+        print(measured(name, arguments), flush=True)
+
+
+if __name__ == "__main__":
+    main()
