@@ -153,16 +153,16 @@ class Basin(Result):
             return "to be believed"
         if not self.computed.any():
             return "not known: no direction is computed yet"
-        if self.never:
-            return (
-                f"not to be believed: {self.never} directions never cross, so the volume has no end; give prior_sigma, "
-                "or a cutoff that the quantity comes to"
-            )
         if self.crossed_before:
             looked = int(np.isfinite(self.profiles).any(1).sum())
             return (
                 f"not to be believed: along {self.crossed_before} of {looked} directions that were looked at, "
                 f"{self.of} comes to the cutoff before the radius that was found; give a cutoff up to which it rises"
+            )
+        if self.never:
+            return (
+                f"not to be believed: {self.never} directions never cross, so the volume has no end; give prior_sigma, "
+                "or a cutoff that the quantity comes to"
             )
         why = []
         fewest = fewest_effective(found.n)
