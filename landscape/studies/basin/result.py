@@ -159,7 +159,7 @@ class Basin(Result):
                 f"not to be believed: along {self.crossed_before} of {looked} directions that were looked at, "
                 f"{self.of} comes to the cutoff before the radius that was found; give a cutoff up to which it rises"
             )
-        if self.never:
+        if self.never and self.attributes.get("prior_sigma") is None:
             return (
                 f"not to be believed: {self.never} directions never cross, so the volume has no end; give prior_sigma, "
                 "or a cutoff that the quantity comes to"
