@@ -225,8 +225,10 @@ def measure_basin(
 
     `of` is the "loss", the "error" (a metric of the objective), or "kl", the divergence of the predictions from those
     at the centre. The radius along d is the first r at which the value at theta + r d is not below the cutoff: found by
-    steps of a factor of two at most, then a bracketing method to a relative `rtol`. What rises and falls again within
-    one step is not seen. A direction along which it never comes to the cutoff has radius Inf.
+    steps of a factor of two at most from where another direction crosses, the first from a tenth of the centre's
+    length, then a bracketing method to a relative `rtol`. What rises and falls again within one step, or below the
+    radius that the steps begin at, is not seen there; `crossed_before` counts where the profiles see it. A direction
+    along which it never comes to the cutoff has radius Inf.
 
     `kind` is "filter", Gaussian directions whose filters have the length of theta's (Li et al. 2018; direction i is
     axis i of `random_plane`), or "gaussian", uniform on the unit sphere; `ignore` names what does not move, by default

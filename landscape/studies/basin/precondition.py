@@ -126,6 +126,12 @@ def _given(objective: Objective, moments: Any) -> Tensor:
                 f"second_moments has nothing for parameter {missing[0]!r}; give {{name: optimizer.state[p]"
                 "['exp_avg_sq']} for all named parameters"
             )
+        for block in layout.blocks:
+            shape = tuple(torch.as_tensor(moments[block.name]).shape)
+            if shape != tuple(block.shape):
+                raise InputError(
+                    f"second_moments of {block.name!r} have shape {shape}, and the parameter {tuple(block.shape)}"
+                )
         moments = torch.cat([torch.as_tensor(moments[name]).reshape(-1).double() for name in layout.names])
     vector = objective.vector(moments).double().cpu()
     if not bool((vector >= 0).all()):

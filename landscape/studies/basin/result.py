@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +119,17 @@ class Basin(Result):
         """Directions along which the quantity never comes to the cutoff."""
         return int(np.isinf(self.radii[self.computed]).sum())
 
+    @property
+    def crossed_before(self) -> int:
+        """Directions, of those that have profiles, whose quantity is not below the cutoff inside of their radius."""
+        return int((self.profiles[:, self.places < 1] >= self.cutoff).any(1).sum())
+
     @cached_property
     def _aggregate(self) -> Aggregate:
-        return aggregate(self.contributions[self.computed])
+        found = aggregate(self.contributions[self.computed])
+        if not self.crossed_before:
+            return found
+        return replace(found, believable=False, low=-math.inf, high=math.inf)
 
     @property
     def log_volume(self) -> LogVolume:
@@ -144,7 +153,13 @@ class Basin(Result):
             return "to be believed"
         if not self.computed.any():
             return "not known: no direction is computed yet"
-        if self.never:
+        if self.crossed_before:
+            looked = int(np.isfinite(self.profiles).any(1).sum())
+            return (
+                f"not to be believed: along {self.crossed_before} of {looked} directions that were looked at, "
+                f"{self.of} comes to the cutoff before the radius that was found; give a cutoff up to which it rises"
+            )
+        if self.never and self.attributes.get("prior_sigma") is None:
             return (
                 f"not to be believed: {self.never} directions never cross, so the volume has no end; give prior_sigma, "
                 "or a cutoff that the quantity comes to"

@@ -21,6 +21,7 @@ from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import InputError, NumericalError, UserCodeError
 from landscape.objective.losses import LossLike
+from landscape.objective.parameters import layers_of
 from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes
 from landscape.results.inside import run_inside
@@ -136,20 +137,29 @@ class ForgettingTask:
     def _expansion(self, index: int, matrix: Matrix, row: dict[str, Any], group: Communicator) -> None:
         """g'd and d'Hd / 2 along the way d to the weights of each later task, by layer, over chunks of the data."""
         models = self._models
-        places = list(models.later(index))
+        places, layout = list(models.later(index)), models.objective(index)[0].layout
+        own, sizes = layers_of(layout.names), [block.size for block in layout.blocks]
+
+        def of_layers(entries: Tensor) -> Tensor:
+            """(b, L) sums of entries (b, size) over the parameters of each layer of this model."""
+            parts = dict(zip(layout.names, torch.split(entries, sizes, dim=1), strict=True))
+            layers = [torch.stack([parts[name].sum(1) for name in names]).sum(0) for names in own.values()]
+            return torch.stack(layers, dim=1)
+
         ways = torch.stack([models.model(index, place)[0].double() - matrix.theta.double() for place in places])
         self._tell(index, f"{len(places)} products")
         with matrix.bind(group) as H:
-            slopes, forms = _by_chunk(H, ways, self._of_layers)
+            slopes, forms = _by_chunk(H, ways, of_layers)
             denominators = H.denominators
             row["products"] = H.products
+        of = np.ix_(places, [models.layers.index(name) for name in own])
         for name, parts in (("gradient", slopes), ("quadratic", forms / 2)):
             row[name][places], row[f"{name}_stderr"][places] = form_errors(parts.sum(2), denominators)
             each = form_errors(parts.reshape(len(parts), -1), denominators)
             for end, found in zip(("", "_stderr"), each, strict=True):
-                row[f"layer_{name}{end}"][places] = found.reshape(len(places), -1)
-        squares = self._of_layers(ways.square()).cpu().numpy()
-        row["distance"][places], row["layer_distance"][places] = np.sqrt(squares.sum(1)), np.sqrt(squares)
+                row[f"layer_{name}{end}"][of] = found.reshape(len(places), -1)
+        squares = of_layers(ways.square()).cpu().numpy()
+        row["distance"][places], row["layer_distance"][of] = np.sqrt(squares.sum(1)), np.sqrt(squares)
 
     def _largest(self, index: int, matrix: Matrix, row: dict[str, Any], group: Communicator) -> None:
         """The largest eigenvalue; where it has not converged its residual counts as an error, too."""
@@ -162,16 +172,6 @@ class ForgettingTask:
         error = math.hypot(float(found.largest.stderr[0]), float(found.largest.residuals[0]) * value)
         row["lambda_max"], row["lambda_max_stderr"] = value, error
         row["products"] += found.products
-
-    def _of_layers(self, entries: Tensor) -> Tensor:
-        """(b, L) sums of entries (b, size) over the parameters of each layer."""
-        sizes = self._models.sizes
-        parts = dict(zip(sizes, torch.split(entries, list(sizes.values()), dim=1), strict=True))
-        layers = self._models.layers.values()
-        return torch.stack(
-            [sum((parts[name].sum(1) for name in names), start=entries.new_zeros(len(entries))) for names in layers],
-            dim=1,
-        )
 
     def _tell(self, index: int, text: str) -> None:
         if self.report is not None:

@@ -28,6 +28,7 @@ class Looked:
 
     identity: dict[str, Any]  # of its objective
     models: tuple[str, ...]  # digests of the model after the task and after each later one
+    layers: tuple[str, ...]
     check: ProductCheck
     test: str  # digest of the test data
 
@@ -39,6 +40,7 @@ class Models:
         self.source, self.runs, self._device = source, runs, device
         self.items = list(runs.items())
         self._held: tuple[Any, Objective, Objective | None] | None = None
+        self._frozen = False  # whether models have weights that do not vary, which other seeds may have others of
         self._metrics: tuple[str, ...] | None = None
         self.looked: list[Looked] = []
 
@@ -50,12 +52,11 @@ class Models:
         """
         first = agree(comm, lambda: self.objective(0)[0])
         agree(comm, lambda: check_tol(tol, first, self._check(0, first)))
-        self.layers = layers_of([block.name for block in first.layout.blocks])
-        self.sizes = {block.name: block.size for block in first.layout.blocks}
         mine = range(comm.rank, len(self.items), comm.size)
         found = agree(comm, lambda: {item: self._looked_at(item) for item in mine})
         together = {item: seen for part in comm.gather_all(found) for item, seen in part.items()}
         self.looked = [together[item] for item in range(len(self.items))]
+        self.layers = tuple(dict.fromkeys(name for seen in self.looked for name in seen.layers))
         return self
 
     @property
@@ -72,10 +73,12 @@ class Models:
     def objective(self, item: int) -> tuple[Objective, Objective | None]:
         """The loss of an item's task on its training data, and on its test data where there are some."""
         run, place = self.items[item]
-        key = tuple(self.runs.runs[run].keys.items()), place
+        key = tuple(self.runs.runs[run].keys.items()), place, self.runs.runs[run].seed if self._frozen else None
         if self._held is None or self._held[0] != key:
             row = self._row(run, place)
             objective = self.source.objective(row, self._device, self._metrics)
+            if objective.frozen and not self._frozen:
+                self._frozen, key = True, (*key[:2], self.runs.runs[run].seed)
             self._metrics = tuple(objective.quantities[1:])
             data = self.source.test_of(row)
             self._held = key, objective, None if data is None else objective.elsewhere(data)
@@ -125,6 +128,7 @@ class Models:
         return Looked(
             objective.identity(centre=False),
             tuple(digest(vector, *buffers.values()) for vector, buffers in models),
+            tuple(layers_of(objective.layout.names)),
             self._check(item, objective),
             "" if test is None else test.data.digest,
         )

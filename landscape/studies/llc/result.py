@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_R_HAT, FEWEST_SAMPLES, MOST_DRIFT = 1.05, 50, 3  # beyond which a value is not to be believed
+_CHANCE = 10  # what the draws of a chain of few parameters may come to on average though it is near its minimum
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +71,8 @@ class LLC(Result):
     def left_out(self) -> dict[int, str]:
         """{chain: why it does not count}.
 
-        A learning coefficient is at most d/2, so a chain whose draws are twice that on average is elsewhere.
+        A loss that rises from its minimum at least linearly gives at most d, and a smooth one d/2. A chain that comes
+        to more than twice d, and chance, on average is elsewhere.
         """
         found: dict[int, str] = {}
         means = self._means
@@ -79,10 +81,10 @@ class LLC(Result):
             if not np.isfinite(self.traces[chain]).all():
                 draw = int(np.flatnonzero(~np.isfinite(self.traces[chain]))[0])
                 found[int(chain)] = f"its loss was not finite from draw {draw + 1} on: the step is too large"
-            elif mean > self.parameters:
+            elif mean > 2 * self.parameters + _CHANCE:
                 found[int(chain)] = (
                     f"it diverged: nbeta (loss - loss at the centre) is {mean:.4g} on average, and near a minimum of "
-                    f"{self.parameters} parameters at most {self.parameters / 2:g}"
+                    f"{self.parameters} parameters at most {self.parameters}"
                 )
         return found
 
@@ -145,9 +147,10 @@ class LLC(Result):
             return "no chain is computed yet"
         if self._doubts:
             return f"not to be believed: {'; '.join(self._doubts)}"
+        without = f", without {len(self.left_out)} of {len(self.computed)} chains" if self.left_out else ""
         return (
             f"to be believed: R-hat {self.r_hat:.3f}, {self.effective_samples:.0f} effective samples, "
-            f"drift {float(self.drift):.2g} +- {self.drift.stderr:.2g}"
+            f"drift {float(self.drift):.2g} +- {self.drift.stderr:.2g}{without}"
         )
 
     @property
@@ -176,6 +179,11 @@ class LLC(Result):
             found.append(f"it drifts by {float(moved):.2g} +- {moved.stderr:.2g}; give a longer burn-in")
         if value < -2 * value.stderr:
             found.append("it is below 0: the centre is no minimum of the loss; train on, or give a larger localisation")
+        if value > self.parameters + 2 * value.stderr:
+            found.append(
+                f"it is above {self.parameters}, more than a minimum of so many parameters gives: chains have left it; "
+                "give a smaller step, or a larger localisation"
+            )
         if self.halved.shape[1] and not math.isfinite(self.bias):
             found.append("the bias of the step is not known")
         elif abs(self.bias) > max(0.25 * abs(value), 2 * self._sampling_error):

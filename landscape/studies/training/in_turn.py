@@ -18,11 +18,12 @@ def train_in_turn(
     report: Callable[[int, str], None],
     stopping: Callable[[], bool] | None = None,
 ) -> list[Trained]:
-    """Train the models of `rows` in their order, `training(row)` being made at its turn; BatchNorm statistics pass on.
+    """Train the models of `rows` in their order, `training(row)` being made at its turn.
 
-    The optimiser begins anew with each. `state` is the path of the whole item: each model has its own beside it, so
-    that a killed run goes on with the model in hand. Those behind a model whose loss became NaN or infinite are not
-    begun. `report(row, text)` is told how far a model is; see `ModelTraining.run` for what is raised.
+    BatchNorm statistics and frozen weights pass on as well. The optimiser begins anew with each. `state` is the path
+    of the whole item: each model has its own beside it, so that a killed run goes on with the model in hand. Those
+    behind a model whose loss became NaN or infinite are not begun. `report(row, text)` is told how far a model is; see
+    `ModelTraining.run` for what is raised.
     """
     found: list[Trained] = []
     before: ModelTraining | None = None
@@ -32,8 +33,7 @@ def train_in_turn(
             continue
         model = training(row)
         if before is not None:
-            _, theta, buffers = before.final
-            model.start(theta, buffers)
+            model.start(before)
         own = None if state is None else state.with_name(f"{state.stem}-{place:04d}{state.suffix}")
 
         def tell(text: str, row: int = row) -> None:

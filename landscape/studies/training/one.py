@@ -114,9 +114,12 @@ class ModelTraining:
                 kept.write({**self.state(), **arrays_of(self._descent.state(), "descent.")})
         return self.finished()
 
-    def start(self, theta: Tensor, buffers: Mapping[str, Tensor]) -> None:
-        """Begin with these weights (size,) and buffers, in the place of the model's own."""
+    def start(self, before: ModelTraining) -> None:
+        """Begin with what another training ended with, weights that are frozen among it, and not with the model's."""
+        _, theta, buffers = before.final
         self._theta.copy_(theta)
+        for name, value in self._objective.frozen.items():
+            value.copy_(before._objective.frozen[name])
         self._buffers = {name: value.clone() for name, value in buffers.items()}
 
     @property

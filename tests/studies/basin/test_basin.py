@@ -304,3 +304,48 @@ def test_pictures_of_volumes_and_boundaries(trained: ls.Objective) -> None:
     assert plot_boundary(flat).axes[0].collections
     with pytest.raises(ls.InputError, match="inputs \\(samples, 2\\)"):
         plot_boundary(trained)
+
+
+def test_what_falls_again_is_told() -> None:
+    """The cutoff is first met at about 0.6, and the search begins beyond the hill, at a tenth of |w| = 20."""
+    data = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+
+    def hilly(w: Tensor, _: Tensor) -> Tensor:
+        r = (w - 20 / math.sqrt(2)).norm(dim=1)
+        return 0.05 * r**2 + 2 * torch.exp(-(((r - 1) / 0.3) ** 2))
+
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.full((2,), 20 / math.sqrt(2), dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.w.expand(len(x), -1)
+
+    found = ls.measure_basin(ls.Objective(Weights(), hilly, data), 0.5, directions=40, kind="gaussian")
+    np.testing.assert_allclose(found.radii, math.sqrt(10), rtol=1e-3)
+    assert found.crossed_before == len(found.profiles) == 40
+    assert not found.log_volume.believable
+    assert found.log_volume.interval == (-math.inf, math.inf)
+    assert "along 40 of 40 directions that were looked at, loss comes to the cutoff before" in found.believed
+
+
+def test_with_a_prior_a_volume_has_an_end_where_radii_have_none() -> None:
+    """And what is told of it does not ask for one."""
+    data = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
+    objective = ls.Objective(Quadratic(np.ones(3)), lambda out, _: torch.tanh(out.square().sum(1)), data)
+    plain = ls.measure_basin(objective, 2.0, directions=5, kind="gaussian")
+    assert plain.never == 5
+    assert "the volume has no end" in plain.believed
+    found = ls.measure_basin(objective, 2.0, directions=1, kind="gaussian", prior_sigma=1.0)
+    assert found.never == 1
+    assert float(found.log_volume) == pytest.approx(0.0, abs=1e-9)
+    assert "no end" not in found.believed
+
+
+def test_second_moments_of_another_shape_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    objective = ls.Objective(model, data=(torch.randn(6, 4), torch.arange(6) % 3))
+    given = {"weight": torch.ones(4, 3), "bias": torch.ones(3)}
+    with pytest.raises(ls.InputError, match=r"second_moments of 'weight' have shape \(4, 3\), and the parameter"):
+        ls.measure_basin(objective, 9.0, directions=2, kind="gaussian", precondition="adam", second_moments=given)

@@ -245,3 +245,39 @@ def test_tasks_of_the_same_data_are_told(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         of_points(tmp_path, [np.ones(4), np.zeros(4), np.ones(4)], data=targets(0))
     assert "all tasks have the same data" in caplog.text
+
+
+# -- networks that differ ----------------------------------------------------------------------------------------------
+
+
+def deeper(depth: int) -> nn.Module:
+    hidden = [part for k in range(depth) for part in (nn.Linear(3, 3 + k), nn.Linear(3 + k, 3))]
+    return nn.Sequential(*hidden, nn.Linear(3, 1)).double()
+
+
+def test_networks_of_other_shapes_have_layers_of_their_own(tmp_path: Path) -> None:
+    run = ls.train_models(
+        deeper,
+        targets,
+        loss="mse",
+        recipe={"epochs": 1, "lr": 0.01},
+        cells={"depth": [1, 2], "task": [0, 1]},
+        sequence="task",
+        seeds=1,
+        out=tmp_path / "train",
+    )
+    found = ls.measure_forgetting(run)
+    assert found.layers == ("0", "1", "2", "3", "4")
+    assert np.isnan(found.layer_values["quadratic"]).tolist() == [[False] * 3 + [True] * 2, [False] * 5]
+    np.testing.assert_allclose(np.nansum(found.layer_values["quadratic"], 1), found.quadratic, rtol=1e-9)
+    for row, depth in enumerate((1, 2)):
+        model = deeper(depth)
+        pair = [load_file(run.checkpoints.final[k]) for k in (2 * row, 2 * row + 1)]
+        losses = []
+        for weights in pair:
+            model.load_state_dict(weights)
+            inputs, outputs = targets(0)
+            losses.append(float(F.mse_loss(model(inputs), outputs).detach()))
+        assert found.forgetting[row] == pytest.approx(losses[1] - losses[0], rel=1e-9, abs=1e-12)
+    found.plot("layers")
+    forgetting_tables(found, "title")

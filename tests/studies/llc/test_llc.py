@@ -211,12 +211,42 @@ def test_chains_that_diverge_are_told_and_left_out() -> None:
     assert "no chain is left; give a smaller step" in wild.verdict
     assert not wild.believable
     stiff = 64 / math.log(64) * eigenvalues(objective)[-1] + 1
-    slow = ls.measure_llc(objective, chains=2, draws=40, method="sgld", step=4.02 / stiff, burn_in=100)
+    slow = ls.measure_llc(objective, chains=2, draws=40, method="sgld", step=4.2 / stiff, burn_in=100)
     assert "it diverged: nbeta (loss - loss at the centre) is" in slow.left_out[0]
     still = ls.measure_llc(objective, chains=2, draws=40, step=1e6, burn_in=0)
     assert "the chains did not move" in still.verdict
     tables = str([table.rows for table in result_tables(slow, "slow")])
     assert "left out: it diverged" in tables
+
+
+class Weights(nn.Module):
+    """Its own weights, whatever the inputs are."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(values, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w.expand(len(x), -1)
+
+
+def test_a_loss_that_rises_linearly_leaves_no_chain_out() -> None:
+    """nbeta E|w| is 1 exactly, about which the means of chains lie."""
+    data = torch.zeros(4, 1), torch.zeros(4, 1, dtype=torch.float64)
+    objective = ls.Objective(Weights(0.0), lambda w, _: w.abs().sum(1), data, check=False)
+    found = ls.measure_llc(objective, chains=16, draws=500, nbeta=100.0, localisation=0.0)
+    assert not found.left_out
+    assert (found.per_chain > 1).any()
+    assert abs(found.value - 1) < 3 * found.stderr < 0.15
+
+
+def test_chains_that_are_above_what_a_minimum_gives_are_not_believed() -> None:
+    """A narrow minimum in a plain: chains are drawn to the plain, where nbeta (loss - loss there) is 3."""
+    data = torch.zeros(4, 1), torch.zeros(4, 1, dtype=torch.float64)
+    objective = ls.Objective(Weights(0.0), lambda w, _: 1 - torch.exp(-0.5 * (20 * w[:, 0]) ** 2), data, check=False)
+    found = ls.measure_llc(objective, chains=4, draws=1000, nbeta=3.0, localisation=1e-2, step=1.0)
+    assert not found.left_out
+    assert "it is above 1, more than a minimum of so many parameters gives" in found.verdict
 
 
 def test_what_is_not_to_be_believed_says_why(net: ls.Objective) -> None:

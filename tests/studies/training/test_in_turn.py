@@ -77,6 +77,29 @@ def test_each_model_begins_where_the_one_before_ended_and_equals_a_plain_loop(ru
     assert run.sequence == "task"
 
 
+def with_a_frozen_layer() -> nn.Module:
+    model = mlp()
+    model.get_parameter(next(iter(model.state_dict()))).requires_grad_(False)
+    return model
+
+
+def test_weights_that_are_frozen_pass_on_too(tmp_path: Path) -> None:
+    """The factory draws other ones for every task and seed."""
+    run = in_turn(tmp_path, with_a_frozen_layer, arms=None)
+    first, other, *later = (0, 1, 2, 4)
+    name = next(iter(mlp().state_dict()))
+    assert not torch.equal(state(run, first, "final")[name], state(run, other, "final")[name])
+    for row in later:
+        assert torch.equal(state(run, row, "initial")[name], state(run, first, "final")[name])
+        model = mlp()
+        model.load_state_dict(state(run, row, "final"))
+        inputs, labels = task_data(run.keys["task"][row])
+        with torch.no_grad():
+            assert run.values["loss"][row, -1] == pytest.approx(float(F.cross_entropy(model(inputs), labels)))
+    forgetting = ls.measure_forgetting(run)
+    assert forgetting.complete
+
+
 def test_initial_weights_of_a_later_task_are_the_final_ones_of_the_one_before(run: ls.Training) -> None:
     for row in (2, 3, 8, 9):
         for name, value in state(run, row, "initial").items():
