@@ -261,3 +261,10 @@ def test_tasks_of_the_same_data_are_told(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         of_points(tmp_path, [np.ones(4), np.zeros(4), np.ones(4)], data=targets(0))
     assert "all tasks have the same data" in caplog.text
+
+
+def test_a_run_of_other_data_is_refused_where_the_first_task_is_the_same(tmp_path: Path) -> None:
+    points = [np.ones(4), np.zeros(4), np.ones(4)]
+    of_points(tmp_path, points, out=tmp_path / "out")
+    with pytest.raises(InputError, match=r"(?s)holds a different run.*items\[1\].objective.data"):
+        of_points(tmp_path, points, out=tmp_path / "out", data=lambda task: targets(10 * task))
