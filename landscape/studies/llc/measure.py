@@ -14,8 +14,8 @@ from landscape_kernels.langevin import quadratic_coefficient
 from landscape.curvature.operator import CurvatureOperator
 from landscape.curvature.small import unit_products
 from landscape.errors import InputError, NumericalError, raised_by
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
@@ -147,7 +147,7 @@ class LLCTask:
                 sampler.advance()
 
 
-@keeps_random_state
+@of_objective
 def measure_llc(
     objective: Objective,
     chains: int = 4,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.marks import counted, mark_nonfinite
@@ -51,6 +52,7 @@ def plot_llc(llc: LLC, kind: str = "traces") -> Figure:
             ax.axhline(llc.quadratic, color=GREY, linestyle=":", label="by the quadratic form")
         hatch_spans(ax, ~llc.computed, x)
         mark_nonfinite(ax, x, np.where(llc.computed, llc.per_chain, 0.0))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.set_xlabel("chain")
         ax.set_ylabel("local learning coefficient")
     return finish(figure, [ax], [*_notes(llc), *counted([(llc.per_chain, llc.computed)], "chains")])

@@ -26,6 +26,10 @@ def llc_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ran
     each = slowest(time.perf_counter() - began) / _STEPS
     said = {
         "chains": f"{sum(map(len, task.chains))} in {len(task.chains)} items",
-        "steps": f"{task.steps:,} of each chain, {each:.3g} s for {len(task.chains[0])} chains",
+        "steps": f"{task.steps:,} of each chain, {each:.3g} s for {_chains(len(task.chains[0]))}",
     }
     return Trial(said, lambda ranks: -(-left // ranks) * each * task.steps)
+
+
+def _chains(count: int) -> str:
+    return "one chain" if count == 1 else f"{count} chains side by side"

@@ -239,6 +239,7 @@ def test_what_is_not_to_be_believed_says_why(net: ls.Objective) -> None:
         ({"parity": "devinterp", "step": 1e-3, "burn_in": 5}, "takes all draws in"),
         ({"parity": "devinterp", "step": 1e-3, "method": "mala"}, "runs SGLD"),
         ({"ranks_per_item": 2}, "ranks_per_item=2"),
+        ({"nbeta": "auto"}, "nbeta='auto'; give a number"),
     ],
 )
 def test_refused(net: ls.Objective, change: dict[str, Any], said: str) -> None:
@@ -247,6 +248,8 @@ def test_refused(net: ls.Objective, change: dict[str, Any], said: str) -> None:
 
 
 def test_data_and_centres_that_cannot_be() -> None:
+    with pytest.raises(ls.InputError, match="a model without loss and data"):
+        ls.measure_llc(nn.Linear(2, 2))  # type: ignore[arg-type]
     one = ls.Objective(nn.Linear(2, 2), data=(torch.ones(1, 2), torch.zeros(1, dtype=torch.long)))
     with pytest.raises(ls.InputError, match="one sample gives none; say nbeta="):
         ls.measure_llc(one)
