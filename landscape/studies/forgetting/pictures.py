@@ -9,6 +9,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import short
@@ -92,6 +93,9 @@ def _scales(ax: Axes, across: FloatArray, up: FloatArray) -> None:
     else:
         ax.set_xscale("symlog", linthresh=largest * _NEAR)
         ax.set_yscale("symlog", linthresh=largest * _NEAR)
+        decades = 10.0 ** np.arange(np.ceil(np.log10(largest * _NEAR)), np.floor(np.log10(largest)) + 1)
+        for axis in (ax.xaxis, ax.yaxis):  # none within the linear part, where they would lie upon each other
+            axis.set_major_locator(FixedLocator([*-decades[::-1], 0.0, *decades]))
 
 
 def _layers(f: Forgetting) -> Figure:
