@@ -128,7 +128,19 @@ def _given(objective: Objective, moments: Any) -> Tensor:
                 f"second_moments has nothing for parameter {missing[0]!r}; give {{name: optimizer.state[p]"
                 "['exp_avg_sq']} for all named parameters"
             )
-        moments = torch.cat([torch.as_tensor(moments[name]).reshape(-1).double() for name in layout.names])
+        found = {block.name: torch.as_tensor(moments[block.name]).double() for block in layout.blocks}
+        for block in layout.blocks:
+            if found[block.name].numel() != block.size:
+                raise InputError(
+                    f"second_moments has {found[block.name].numel()} values for parameter {block.name!r}, which has "
+                    f"{block.size}"
+                )
+        moments = torch.cat([found[name].reshape(-1) for name in layout.names])
+    elif not isinstance(moments, Tensor | np.ndarray):
+        raise InputError(
+            f"second_moments is of type {type(moments).__name__}; give {{name: optimizer.state[p]['exp_avg_sq'] for "
+            "name, p in model.named_parameters()}"
+        )
     vector = objective.vector(moments).double().cpu()
     if not bool((vector >= 0).all()):
         raise InputError("second_moments holds values that are negative or NaN; they are means of squares")
