@@ -11,13 +11,14 @@ from landscape.objective.objective import Objective
 from landscape.results.trial import Trial, rows_done, slowest
 from landscape.run.comm import world
 from landscape.run.together import agree, on_rank_0
-from landscape.studies.llc.measure import llc_task
+from landscape.studies.llc.measure import llc_task, require_one_rank
 
 _STEPS = 10  # of which the first warms up
 
 
 def llc_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """Some steps on one rank; nothing is written."""
+    require_one_rank(ranks_per_item)
     task = llc_task(objective, **arguments)
     left = task.count - on_rank_0(lambda: rows_done(out, task))
     agree(world(), lambda: task.walk(1))

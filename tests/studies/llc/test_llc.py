@@ -18,6 +18,7 @@ from landscape.results.summary import result_tables
 from landscape.run.comm import SERIAL
 from landscape.run.task import ItemStopped
 from landscape.studies.llc.measure import llc_task
+from landscape.studies.llc.trial import llc_trial
 
 N = 100
 NBETA = N / math.log(N)
@@ -245,6 +246,13 @@ def test_what_is_not_to_be_believed_says_why(net: ls.Objective) -> None:
 def test_refused(net: ls.Objective, change: dict[str, Any], said: str) -> None:
     with pytest.raises(ls.InputError, match=said):
         ls.measure_llc(net, **change)
+
+
+def test_a_check_refuses_what_a_run_does(net: ls.Objective, tmp_path: Path) -> None:
+    with pytest.raises(ls.InputError, match="ranks_per_item=2"):
+        llc_trial(net, {}, tmp_path, 2)
+    said = llc_trial(net, {"chains": 1, "draws": 20}, tmp_path, 1).said
+    assert "s for one chain" in said["steps"]
 
 
 def test_data_and_centres_that_cannot_be() -> None:
