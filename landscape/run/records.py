@@ -177,7 +177,8 @@ def json_differences(there: Any, now: Any, path: str = "") -> Iterator[str]:
 def task_differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Where two tasks differ, one line each; an entry of `identity` may have the name of one beside it."""
     first, second = ({name: value for name, value in task.items() if name != "identity"} for task in (there, now))
-    return sorted([*json_differences(there["identity"], now["identity"]), *json_differences(first, second)])
+    found = [*json_differences(there["identity"], now["identity"]), *json_differences(first, second)]
+    return sorted(found, key=lambda line: (line.startswith("columns"), line))  # columns follow from all else
 
 
 def in_lines(differences: Sequence[str]) -> str:
