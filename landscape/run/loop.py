@@ -19,7 +19,7 @@ from landscape.run.comm import SERIAL, Communicator, PartnerFailedError, RanksLo
 from landscape.run.failures import Failure, Ledger, Tolerance, ended
 from landscape.run.heartbeat import Heartbeat
 from landscape.run.progress import Progress, Tally
-from landscape.run.records import json_differences
+from landscape.run.records import in_lines, task_differences
 from landscape.run.schedule import Claims
 from landscape.run.signals import StopSignals, TimeLimit
 from landscape.run.store import History, Store
@@ -110,15 +110,15 @@ def run_task(
 
 def _require_one_task(comm: Communicator, description: Description, count: int) -> None:
     """Refuse ranks that hold different models, data or settings: their rows would be mixed without a word."""
-    mine = json.loads(json.dumps({"task": description.name, **description.identity, "items": count}))
+    mine = json.loads(json.dumps({"task": description.name, "identity": description.identity, "items": count}))
     first = comm.broadcast(mine)
 
     def check() -> None:
-        unlike = list(json_differences(first, mine))
+        unlike = task_differences(first, mine)
         if unlike:
             raise InputError(
                 f"rank {comm.rank} would compute something else than rank 0:\n  "
-                + "\n  ".join(line.replace(" there, ", " on rank 0, ").replace(" now", " here") for line in unlike)
+                + in_lines([line.replace(" there, ", " on rank 0, ").replace(" now", " here") for line in unlike])
                 + "\nEvery rank must build the same model and data: seed it, or train once and load the checkpoint."
             )
 

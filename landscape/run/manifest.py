@@ -9,7 +9,18 @@ from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import create_durably
-from landscape.run.records import TABLE, TEXT, WHOLE, as_json, json_differences, list_of, read_record, table_of, write
+from landscape.run.records import (
+    TABLE,
+    TEXT,
+    WHOLE,
+    as_json,
+    in_lines,
+    list_of,
+    read_record,
+    table_of,
+    task_differences,
+    write,
+)
 from landscape.run.task import Description
 
 FORMAT = 1  # of run folders
@@ -73,13 +84,13 @@ class Manifest:
 
     def _require_same(self, stored: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         there, now = (
-            {"task": m["task"], **m["identity"], "columns": m["columns"], "items": m["rounds"][0]}
+            {"task": m["task"], "identity": m["identity"], "columns": m["columns"], "items": m["rounds"][0]}
             for m in (stored, manifest)
         )
-        differences = list(json_differences(there, now))
+        differences = task_differences(there, now)
         if differences:
             raise InputError(
                 f"{self._folder} holds a different run, and its rows cannot be used for this one:\n  "
-                + "\n  ".join(differences)
+                + in_lines(differences)
                 + "\nName another folder, or delete this one if it is no longer wanted."
             )

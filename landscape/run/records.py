@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +18,8 @@ from typing import Any
 
 from landscape.errors import LandscapeError, StoreError
 from landscape.files.durable import write_durably
+
+_TOLD = 12  # differences that a message lists
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,28 @@ def json_differences(there: Any, now: Any, path: str = "") -> Iterator[str]:
     if isinstance(there, dict) and isinstance(now, dict):
         for key in sorted({*there, *now}):
             yield from json_differences(there.get(key), now.get(key), f"{path}.{key}" if path else key)
+    elif _alike(there) and _alike(now) and len(there) == len(now):
+        for number, (one, other) in enumerate(zip(there, now, strict=True)):
+            yield from json_differences(one, other, f"{path}[{number}]")
     elif json.dumps(there) != json.dumps(now):  # as text: NaN differs from itself
         yield f"{path}: {_short(there)} there, {_short(now)} now"
+
+
+def task_differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two tasks differ, one line each; an entry of `identity` may have the name of one beside it."""
+    first, second = ({name: value for name, value in task.items() if name != "identity"} for task in (there, now))
+    found = [*json_differences(there["identity"], now["identity"]), *json_differences(first, second)]
+    return sorted(found, key=lambda line: (line.startswith("columns"), line))  # columns follow from all else
+
+
+def in_lines(differences: Sequence[str]) -> str:
+    """So many of them as can be read, indented."""
+    left = len(differences) - _TOLD
+    return "\n  ".join([*differences[:_TOLD], *([f"and {left} more"] if left > 0 else [])])
+
+
+def _alike(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from landscape.files import hdf5
 from landscape.files.durable import create_durably, write_durably
 from landscape.run.loop import run_task
 from landscape.run.manifest import FORMAT
+from landscape.run.records import in_lines
 from landscape.run.shards import flush_interval, write_shard
 from landscape.run.store import Store
+from landscape.run.task import Description
 
 COLUMNS = {"loss": (), "vector": (WIDTH,)}
 
@@ -398,3 +401,27 @@ def test_folder_whose_name_is_taken_by_a_file(place: str, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreError, match=r"cannot create the run folder .*choose a folder"):
         run_task(Toy(2), tmp_path / place)
+
+
+def test_an_identity_with_the_names_of_what_is_beside_it_is_compared(tmp_path: Path) -> None:
+    class Named(Toy):
+        def __init__(self, digest: str) -> None:
+            super().__init__(3)
+            self.digest = digest
+
+        def describe(self) -> Description:
+            given = super().describe()
+            items = [{"data": "same"}, {"data": self.digest}]
+            return replace(given, identity={**given.identity, "items": items, "columns": {"x": self.digest}})
+
+    run_task(Named("one"), tmp_path / "run")
+    run_task(Named("one"), tmp_path / "run")
+    with pytest.raises(InputError, match="holds a different run") as told:
+        run_task(Named("two"), tmp_path / "run")
+    assert 'items[1].data: "one" there, "two" now' in str(told.value)
+    assert 'columns.x: "one" there, "two" now' in str(told.value)
+
+
+def test_a_message_lists_no_more_differences_than_can_be_read() -> None:
+    assert in_lines(["a", "b"]) == "a\n  b"
+    assert in_lines([str(number) for number in range(40)]).splitlines()[-1] == "  and 28 more"

@@ -19,9 +19,9 @@ from landscape_kernels.volumes import log_ball_contributions, log_gaussian_contr
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching
-from landscape.objective.random_state import keeps_random_state
 from landscape.objective.stacked import Stacked
 from landscape.planes.directions import random_direction
 from landscape.results.attributes import result_attributes
@@ -71,6 +71,11 @@ class BasinTask:
             self._varied[block.slice] = True
         self.dimension = int(self._varied.sum())
         self.centre = float(self._values.values(self._theta[None])[0])
+        if not math.isfinite(self.centre):
+            raise InputError(
+                f"the {settings.of} at the centre is {self.centre:g}, so it has no basin; give the parameters of a "
+                "trained model"
+            )
         if not self.centre < settings.cutoff:
             raise InputError(
                 f"the {settings.of} at the centre is {self.centre:.6g}, not below cutoff={settings.cutoff:g}: the "
@@ -113,7 +118,9 @@ class BasinTask:
             thetas = (self._theta.double() - torch.from_numpy(step).to(slope)[:, None] * slope).to(self._theta)
             lowest = min(lowest, float(np.nanmin(loss.values(thetas), initial=at)))
         gain = at - lowest
-        if gain > _LOWER * rise:
+        if self._asked.of == "kl":  # at the centre it is 0, the least there is, wherever the loss goes
+            return gain, True
+        if gain > _LOWER * rise and world().rank == 0:
             logger.warning(
                 "the centre is no minimum: along its descent direction the loss falls by %.3g, from %.6g; radii are of "
                 "the region below the cutoff that is seen from there. Train on for those of a minimum",
@@ -200,7 +207,7 @@ class BasinTask:
         return self.count
 
 
-@keeps_random_state
+@of_objective
 def measure_basin(
     objective: Objective,
     cutoff: float = 0.1,

@@ -168,8 +168,8 @@ def _points(objective: Objective) -> tuple[FloatArray, FloatArray]:
 
 
 def _asked(basin: Basin, asked: Asked) -> Iterator[tuple[str, Figure]]:
-    asked.without("--kind", "--levels")
-    for name in (asked.quantity,) if asked.quantity is not None else WHAT:
+    asked.without("-q", "--levels")
+    for name in (asked.kind,) if asked.kind is not None else WHAT:
         yield name, plot_basin(basin, name)
 
 

@@ -126,13 +126,19 @@ def _given(objective: Objective, moments: Any) -> Tensor:
                 f"second_moments has nothing for parameter {missing[0]!r}; give {{name: optimizer.state[p]"
                 "['exp_avg_sq']} for all named parameters"
             )
+        found = {block.name: torch.as_tensor(moments[block.name]).double() for block in layout.blocks}
         for block in layout.blocks:
-            shape = tuple(torch.as_tensor(moments[block.name]).shape)
+            shape = tuple(found[block.name].shape)
             if shape != tuple(block.shape):
                 raise InputError(
                     f"second_moments of {block.name!r} have shape {shape}, and the parameter {tuple(block.shape)}"
                 )
-        moments = torch.cat([torch.as_tensor(moments[name]).reshape(-1).double() for name in layout.names])
+        moments = torch.cat([found[name].reshape(-1) for name in layout.names])
+    elif not isinstance(moments, Tensor | np.ndarray):
+        raise InputError(
+            f"second_moments is of type {type(moments).__name__}; give {{name: optimizer.state[p]['exp_avg_sq'] for "
+            "name, p in model.named_parameters()}"
+        )
     vector = objective.vector(moments).double().cpu()
     if not bool((vector >= 0).all()):
         raise InputError("second_moments holds values that are negative or NaN; they are means of squares")

@@ -18,6 +18,8 @@ from landscape.results.estimate import Estimate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_MOST_SPREAD = 4  # nats: from there on exp(spread^2), 1e7, directions would be needed
+
 
 class LogVolume(Estimate):
     """ln of a volume, or of a probability, from n directions, in nats; the value is `log_mean_exp`.
@@ -159,10 +161,12 @@ class Basin(Result):
                 f"not to be believed: along {self.crossed_before} of {looked} directions that were looked at, "
                 f"{self.of} comes to the cutoff before the radius that was found; give a cutoff up to which it rises"
             )
+        gaussian = self.attributes.get("kind") == "gaussian"
         if self.never and self.attributes.get("prior_sigma") is None:
             return (
-                f"not to be believed: {self.never} directions never cross, so the volume has no end; give prior_sigma, "
-                "or a cutoff that the quantity comes to"
+                f"not to be believed: {self.never} of {found.n} directions never cross, so the volume has no end; give "
+                f"prior_sigma{'' if gaussian else ' with kind=' + repr('gaussian')}, or a cutoff that the quantity "
+                "comes to"
             )
         whole = self.attributes.get("whole_prior")
         if whole is not None and abs(float(found) - float(whole)) < 1e-6 * abs(float(whole)) + 1e-6:
@@ -176,10 +180,21 @@ class Basin(Result):
         if not found.effective_samples >= fewest:
             why.append(f"{found.effective_samples:.3g} effective samples, fewer than {fewest:.3g}")
         if not found.tail < LARGEST_TAIL:
-            known = f"{found.tail:.2f}, not below {LARGEST_TAIL:g}" if np.isfinite(found.tail) else "not known"
-            why.append(f"a tail index of {known}")
+            known = f"of {found.tail:.2f}, not below {LARGEST_TAIL:g}" if np.isfinite(found.tail) else "not known"
+            why.append(f"a tail index {known}")
         precondition = self.attributes.get("precondition")
-        better = "more directions" if precondition else "precondition='diagonal' or 'krylov'"
+        many = found.spread > _MOST_SPREAD
+        if not precondition:
+            better = f"precondition='diagonal' or 'krylov'{'' if gaussian else ', with kind=' + repr('gaussian')}"
+        elif precondition != "krylov":
+            better = "precondition='krylov'" if many else "precondition='krylov' or more directions"
+        elif many:
+            return (
+                f"not to be believed: {' and '.join(why)}; the volume is likely to be larger. Directions differ by "
+                f"{found.spread:.3g} nats, which no number of them makes good: compare `mean`, a lower bound, instead"
+            )
+        else:
+            better = "more directions"
         return (
             f"not to be believed: {' and '.join(why)}; the volume is likely to be larger. Of help are {better}, and "
             "comparing `mean`, a lower bound, instead"

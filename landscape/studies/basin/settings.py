@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated
 
 from annotated_types import Ge, Gt
@@ -36,8 +37,12 @@ class BasinSettings:
                 raise InputError(f"{name}={word!r} is not one of {', '.join(known)}")
         if self.precondition not in (None, *PRECONDITIONERS):
             raise InputError(f"precondition={self.precondition!r} is not one of {', '.join(PRECONDITIONERS)}")
+        for name in ("cutoff", "rtol", "prior_sigma"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) and not (name == "prior_sigma" and value is None):
+                raise InputError(f"{name}={value!r}; give a number")
         if type(self.directions) is not int or self.directions < 1:
-            raise InputError(f"directions={self.directions!r}; give 1 or more, 1000 are usual")
+            raise InputError(f"directions={self.directions!r}; give a whole number of 1 or more, 1000 are usual")
         if not 0 < self.rtol < 1:
             raise InputError(f"rtol={self.rtol}; it is the relative accuracy of a radius, between 0 and 1")
         if self.prior_sigma is not None and not (math.isfinite(self.prior_sigma) and self.prior_sigma > 0):

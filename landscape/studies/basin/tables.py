@@ -84,6 +84,8 @@ def volume_words(basin: Basin) -> str:
 def descent_words(basin: Basin) -> str:
     """What the steepest descent from the centre gains."""
     gain = float(basin.attributes.get("descent_gain", float("nan")))
+    if basin.of == "kl":
+        return f"the loss falls by {gain:.3g}; the divergence is smallest at the centre"
     if basin.attributes.get("minimum", 1):
         return f"the loss falls by {gain:.3g}, little beside the cutoff"
     return f"the loss falls by {gain:.3g}: the centre is no minimum"

@@ -45,17 +45,15 @@ def forgetting_tables(forgetting: Forgetting, title: str) -> Iterator[Table]:
             "errors": f.attributes.get("error", "unknown"),
         },
     )
-    shown = ("forgetting", "gradient", "quadratic", "distance", "lambda_max")
-    rows = []
+    parts, rows, factors = ("forgetting", "gradient", "quadratic"), [], []
     for words, places in f.rows_of_cells().items():
         ends = [k for k in places if f.last[k]]
-        cells = [_mean(f.values[name][ends]) for name in shown]
+        cells = [_mean(f.values[name][ends]) for name in parts]
         rows.append((Cell(words), number(len(ends)), *cells, _mean(f.bound[ends])))
-    yield Table(
-        "after the last task, mean +- standard error over tasks and seeds",
-        ("cell", "pairs", *shown, "bound"),
-        tuple(rows),
-    )
+        factors.append((Cell(words), *(_mean(f.values[name][ends]) for name in ("distance", "lambda_max"))))
+    title = "after the last task, mean +- standard error over tasks and seeds"
+    yield Table(title, ("cell", "pairs", *parts, "bound"), tuple(rows))
+    yield Table("what the bound is made of, mean over the same", ("cell", "distance", "lambda_max"), tuple(factors))
     yield from _exceeding(f, verdicts)
     yield from _of_layers(f)
     yield pairs_table("what they are", {name: meaning_of(name).long_name for name in (*f.values, "bound")})

@@ -14,8 +14,8 @@ from landscape_kernels.langevin import quadratic_coefficient
 from landscape.curvature.operator import CurvatureOperator
 from landscape.curvature.small import unit_products
 from landscape.errors import InputError, NumericalError, raised_by
+from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import keeps_random_state
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
@@ -148,7 +148,7 @@ class LLCTask:
                 sampler.advance()
 
 
-@keeps_random_state
+@of_objective
 def measure_llc(
     objective: Objective,
     chains: int = 4,
@@ -200,8 +200,7 @@ def measure_llc(
     Raises InputError, before any chain runs, for settings that do not go together, a loss at w* that is not finite, and
     batches of data that have no single samples; see `run_task` for the rest.
     """
-    if ranks_per_item != 1:
-        raise InputError(f"ranks_per_item={ranks_per_item}: chains are computed by one rank; leave it out")
+    require_one_rank(ranks_per_item)
     settings: dict[str, Any] = {
         "chains": chains,
         "draws": draws,
@@ -219,6 +218,12 @@ def measure_llc(
     run = Measurement(out, limit_items=limit_items, tolerance=tolerance, progress=progress, job=job)
     run.run(task, kept=None if folder is None else folder / STATE_FOLDER)
     return run.result(of_rows(llc_from_rows))
+
+
+def require_one_rank(ranks_per_item: int) -> None:
+    """Raise InputError for chains that several ranks are to share."""
+    if ranks_per_item != 1:
+        raise InputError(f"ranks_per_item={ranks_per_item}: chains are computed by one rank; leave it out")
 
 
 def llc_task(objective: Objective, folder: Path | None = None, **asked: Any) -> LLCTask:

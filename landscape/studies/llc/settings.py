@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated
 
 from annotated_types import Ge, Gt
@@ -41,6 +42,10 @@ class LLCSettings:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= least):
                 raise InputError(f"{name}={value!r}; give a whole number of {least} or more")
+        for name in ("nbeta", "step", "localisation"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                raise InputError(f"{name}={value!r}; give a number, or leave it out")
         for name in ("nbeta", "step"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

@@ -11,13 +11,14 @@ from landscape.objective.objective import Objective
 from landscape.results.trial import Trial, rows_done, slowest
 from landscape.run.comm import world
 from landscape.run.together import agree, on_rank_0
-from landscape.studies.llc.measure import llc_task
+from landscape.studies.llc.measure import llc_task, require_one_rank
 
 _STEPS = 10  # of which the first warms up
 
 
 def llc_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """Some steps on one rank; nothing is written."""
+    require_one_rank(ranks_per_item)
     task = llc_task(objective, **arguments)
     left = task.count - on_rank_0(lambda: rows_done(out, task))
     agree(world(), lambda: task.walk(1))
@@ -26,6 +27,10 @@ def llc_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ran
     each = slowest(time.perf_counter() - began) / _STEPS
     said = {
         "chains": f"{sum(map(len, task.chains))} in {len(task.chains)} items",
-        "steps": f"{task.steps:,} of each chain, {each:.3g} s for {len(task.chains[0])} chains",
+        "steps": f"{task.steps:,} of each chain, {each:.3g} s for {_chains(len(task.chains[0]))}",
     }
     return Trial(said, lambda ranks: -(-left // ranks) * each * task.steps)
+
+
+def _chains(count: int) -> str:
+    return "one chain" if count == 1 else f"{count} chains side by side"

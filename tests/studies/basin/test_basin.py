@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -229,10 +230,12 @@ def test_resumed_and_repeated_are_the_same_bits(trained: ls.Objective, tmp_path:
     [
         ({"cutoff": 1e-9}, "the centre lies outside"),
         ({"cutoff": math.nan}, "give a finite number"),
+        ({"cutoff": "0.8"}, "cutoff='0.8'; give a number"),
+        ({"prior_sigma": "1", "kind": "gaussian"}, "prior_sigma='1'; give a number"),
         ({"of": "error", "cutoff": 2.0}, "at most 1"),
         ({"of": "margin"}, "not one of loss, error, kl"),
         ({"kind": "sphere"}, "not one of filter, gaussian"),
-        ({"directions": 0}, "give 1 or more"),
+        ({"directions": 0}, "whole number of 1 or more"),
         ({"rtol": 2.0}, "between 0 and 1"),
         ({"precondition": "diagonal"}, "needs kind='gaussian'"),
         ({"prior_sigma": 1.0}, "needs kind='gaussian'"),
@@ -240,6 +243,7 @@ def test_resumed_and_repeated_are_the_same_bits(trained: ls.Objective, tmp_path:
         ({"precondition": "hessian", "kind": "gaussian"}, "diagonal, krylov, adam"),
         ({"second_moments": {}}, "used with precondition='adam' alone"),
         ({"second_moments": {}, "precondition": "adam", "kind": "gaussian"}, "nothing for parameter '0.weight'"),
+        ({"second_moments": [1.0], "precondition": "adam", "kind": "gaussian"}, "second_moments is of type list"),
         ({"ignore": "*"}, "covers all parameters"),
     ],
 )
@@ -247,6 +251,38 @@ def test_refused_before_computing(trained: ls.Objective, asked: dict[str, object
     with pytest.raises(ls.InputError, match=told):
         ls.measure_basin(trained, **{"cutoff": 0.8, "out": tmp_path / "run", **asked})
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_objective_or_has_no_loss_is_refused() -> None:
+    with pytest.raises(ls.InputError, match="a model without loss and data"):
+        ls.measure_basin(net())  # type: ignore[arg-type]
+    broken = net()
+    for parameter in broken.parameters():
+        parameter.data.fill_(math.nan)
+    with pytest.raises(ls.InputError, match="the loss at the centre is nan, so it has no basin"):
+        ls.measure_basin(ls.Objective(broken, data=data(), device="cpu", check=False))
+
+
+def test_of_kl_the_centre_is_the_smallest(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        basin = ls.measure_basin(ls.Objective(net(), data=data(), device="cpu"), 0.1, "kl", directions=3)
+    assert "no minimum" not in caplog.text
+    assert basin.attributes["minimum"] == 1
+    assert basin.attributes["descent_gain"] > 0
+
+
+def test_help_is_what_can_be_asked(trained: ls.Objective) -> None:
+    """With filters, a preconditioner needs another kind; with one that is there, directions alone may be too few."""
+    assert "'krylov', with kind='gaussian'" in ls.measure_basin(trained, 0.8, directions=5).believed
+    gaussian = {"directions": 5, "kind": "gaussian"}
+    assert "'krylov', with" not in ls.measure_basin(trained, 0.8, **gaussian).believed
+    wide = ls.measure_basin(trained, 0.8, **gaussian, precondition="krylov")
+    assert ("no number of them" in wide.believed) == (wide.log_volume.spread > 4)
+    many = replace(wide, contributions=10 * np.arange(5.0))
+    assert "no number of them" in many.believed
+    error = ls.measure_basin(trained, 0.9, "error", **gaussian, prior_sigma=1.0)
+    assert error.never > 0
+    assert "no end" not in error.believed
 
 
 def test_objectives_without_the_quantity_are_refused() -> None:

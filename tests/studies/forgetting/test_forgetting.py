@@ -281,3 +281,20 @@ def test_networks_of_other_shapes_have_layers_of_their_own(tmp_path: Path) -> No
         assert found.forgetting[row] == pytest.approx(losses[1] - losses[0], rel=1e-9, abs=1e-12)
     found.plot("layers")
     forgetting_tables(found, "title")
+
+
+def test_a_run_of_other_data_is_refused_where_the_first_task_is_the_same(tmp_path: Path) -> None:
+    points = [np.ones(4), np.zeros(4), np.ones(4)]
+    of_points(tmp_path, points, out=tmp_path / "out")
+    with pytest.raises(InputError, match=r"(?s)holds a different run.*items\[1\].objective.data"):
+        of_points(tmp_path, points, out=tmp_path / "out", data=lambda task: targets(10 * task))
+
+
+def test_decades_of_the_picture_lie_apart(tmp_path: Path) -> None:
+    """Of a scale that is linear about 0 none lies within the linear part but 0."""
+    found = of_points(tmp_path, [np.ones(4), np.zeros(4), np.ones(4)])
+    for ax in found.plot().axes:
+        if ax.get_xscale() == "symlog":
+            ticks = ax.get_xticks()
+            assert (np.abs(ticks[ticks != 0]) >= ax.xaxis.get_transform().linthresh).all()
+    assert found.plot().axes[0].get_xscale() == "symlog"

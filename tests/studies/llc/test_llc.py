@@ -19,6 +19,7 @@ from landscape.run.comm import SERIAL
 from landscape.run.task import ItemStopped
 from landscape.studies.llc.losses import ChainLosses
 from landscape.studies.llc.measure import llc_task
+from landscape.studies.llc.trial import llc_trial
 
 N = 100
 NBETA = N / math.log(N)
@@ -280,6 +281,7 @@ def test_what_is_not_to_be_believed_says_why(net: ls.Objective) -> None:
         ({"parity": "devinterp", "step": 1e-3, "burn_in": 5}, "takes all draws in"),
         ({"parity": "devinterp", "step": 1e-3, "method": "mala"}, "runs SGLD"),
         ({"ranks_per_item": 2}, "ranks_per_item=2"),
+        ({"nbeta": "auto"}, "nbeta='auto'; give a number"),
     ],
 )
 def test_refused(net: ls.Objective, change: dict[str, Any], said: str) -> None:
@@ -287,7 +289,16 @@ def test_refused(net: ls.Objective, change: dict[str, Any], said: str) -> None:
         ls.measure_llc(net, **change)
 
 
+def test_a_check_refuses_what_a_run_does(net: ls.Objective, tmp_path: Path) -> None:
+    with pytest.raises(ls.InputError, match="ranks_per_item=2"):
+        llc_trial(net, {}, tmp_path, 2)
+    said = llc_trial(net, {"chains": 1, "draws": 20}, tmp_path, 1).said
+    assert "s for one chain" in said["steps"]
+
+
 def test_data_and_centres_that_cannot_be() -> None:
+    with pytest.raises(ls.InputError, match="a model without loss and data"):
+        ls.measure_llc(nn.Linear(2, 2))  # type: ignore[arg-type]
     one = ls.Objective(nn.Linear(2, 2), data=(torch.ones(1, 2), torch.zeros(1, dtype=torch.long)))
     with pytest.raises(ls.InputError, match="one sample gives none; say nbeta="):
         ls.measure_llc(one)
