@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.errors import InputError
-from landscape.network import layers
+from landscape.network.rules import product
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:
@@ -114,7 +114,7 @@ def test_routes_are_tried_where_the_centre_is_not_finite(monkeypatch: pytest.Mon
     assert right.attributes["route"] == "rules"
     assert "at the objective's own parameters" in right.attributes["route_reasons"]
     assert right.undefined[right.labels[0], "all"] == "a gradient is NaN or infinite"
-    monkeypatch.setattr(layers, "_norms", lambda vectors: 1.01 * layers._inner(vectors, vectors))
+    monkeypatch.setattr(product, "norms", lambda vectors: 1.01 * product.inner(vectors, vectors))
     found = ls.measure_coherence(ls.Objective(broken, "cross_entropy", DATA), [broken, state], examples=True)
     assert found.attributes["route"] == "vmap"
     assert found.alpha[1] == pytest.approx(right.alpha[1], rel=1e-10)
