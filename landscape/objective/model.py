@@ -551,7 +551,7 @@ class BoundModel:
             return result
         finally:
             for module, key, number in self._parameter_slots:
-                module._parameters[key] = self._trainable[number]  # type: ignore[assignment]
+                module._parameters[key] = self._trainable[number]
 
     def largest_activation(self, forward: Callable[[], object]) -> int:
         """Values in the largest output of any module during `forward()`, at least 1."""

@@ -69,6 +69,18 @@ def test_windows_step_as_a_naive_twin(kind: Any, name: str) -> None:
         torch.testing.assert_close(parameter.detach(), theta, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", [M3, RM3, RA3])
+def test_sparse_gradients_are_as_dense_ones(kind: Any) -> None:
+    tables = [nn.Embedding(5, 2, sparse=sparse, _weight=seeded(5, 2)) for sparse in (True, False)]
+    for table in tables:
+        optimizer = kind(table.parameters(), lr=0.1, weight_decay=0.01)
+        for step in range(4):
+            optimizer.zero_grad()
+            table(torch.arange(3) + step % 3).sum().backward()
+            optimizer.step()
+    assert torch.equal(tables[0].weight, tables[1].weight)
+
+
 class Net(nn.Module):
     """Layers with rules, one without, and a parameter of the model itself."""
 
