@@ -291,6 +291,9 @@ def test_bad_input_is_told() -> None:
     objective = ls.Objective(mlp(), "cross_entropy", DATA)
     with pytest.raises(InputError, match=r"groups has shape \(3,\)"):
         ls.measure_coherence(objective, groups=[0, 1, 2])
+    for wrong in ([None] * 20 + ["b"] * 20, [["a"], "b"]):
+        with pytest.raises(InputError, match="no list of numbers, nor one of texts"):
+            ls.measure_coherence(objective, groups=wrong)
     with pytest.raises(InputError, match="40 different entries"):
         ls.measure_coherence(objective, groups=np.arange(40))
     with pytest.raises(InputError, match="matches no trainable parameter"):
