@@ -14,12 +14,13 @@ def alpha_and_error(
 
     alpha = |S|^2 / (m Q) with S = sum_i g_i and Q = sum_i |g_i|^2: the mean of g_i.g_j over all pairs over that of
     |g_i|^2 (arXiv 2203.10036, eq. 1). `dots` (B, n) are S.S_b, `squares` (B, n) the Q_b, `counts` (B,) the samples of
-    each block, and `strata` (B,) says which blocks are draws of one population: blocks of one sample, or random ones.
+    each block, and `strata` (B,) says which blocks are of one kind of samples: blocks of one sample, or random ones.
 
-    The error is alpha's linearisation in the blocks, D_b = (2 S.S_b - |S|^2 (m_b/m + Q_b/Q)) / (m Q), by the variance
-    of a sum of strata: sum_h B_h/(B_h - 1) sum_{b in h} (D_b - mean_h D)^2 (Cochran, Sampling Techniques, 3rd ed.
-    1977, 5.3); strata of a single block count together as one (ibid., 5A.12). NaN where all squares are zero, where one
-    is not finite, and, of the error, for fewer than two blocks.
+    The error is that for m new samples, of kinds as they come: alpha's linearisation in the blocks, D_b = (2 S.S_b -
+    |S|^2 (m_b/m + Q_b/Q)) / (m Q), by the variance of a sum of m draws, inside kinds h and between them, m/(m - 1)
+    sum_h ((1 - 1/m_h) V_h + D_h^2/m_h), where V_h = B_h/(B_h - 1) sum_{b in h} (D_b - D_h m_b/m_h)^2 and D_h = sum_{b
+    in h} D_b. Kinds of a single block count together as one. NaN where all squares are zero, where one is not finite,
+    and, of the error, for fewer than two blocks.
 
     >>> g = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     >>> alpha, stderr = alpha_and_error((g @ g.sum(0))[:, None], (g * g).sum(1)[:, None], np.ones(3), np.zeros(3, int))
@@ -37,11 +38,13 @@ def alpha_and_error(
         strata, alone = np.where(alone, names[sizes > 1][0], strata), np.zeros_like(alone)
     joined = np.where(alone, names.min() - 1, strata)
     for name in np.unique(joined):
-        part = terms[joined == name]
+        part, held = terms[joined == name], counts[joined == name, None]
         if len(part) < 2:
             return alpha, np.full_like(alpha, np.nan)
-        variance += len(part) / (len(part) - 1) * np.square(part - part.mean(0)).sum(0)
-    return alpha, np.sqrt(variance)
+        count, sums = held.sum(), part.sum(0)
+        inside = len(part) / (len(part) - 1) * np.square(part - sums * held / count).sum(0)
+        variance += (1 - 1 / count) * inside + np.square(sums) / count
+    return alpha, np.sqrt(m / (m - 1) * variance)
 
 
 def alpha_of_batches(alpha: FloatArray | float, k: int) -> FloatArray | float:

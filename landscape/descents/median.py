@@ -37,7 +37,8 @@ class _Windowed(Optimizer):
                 if not state:
                     state["steps"] = 0
                     state["window"] = parameter.new_zeros((3, *parameter.shape))
-                state["window"][state["steps"] % 3] = parameter.grad.add(parameter, alpha=group["weight_decay"])
+                gradient = parameter.grad.to_dense()
+                state["window"][state["steps"] % 3] = gradient.add(parameter, alpha=group["weight_decay"])
                 state["steps"] += 1
                 direction = window_direction(self._name, state["window"], state["steps"])
                 if direction is not None:

@@ -157,6 +157,8 @@ class GradientSquares:
                 if isinstance(layer.module, nn.Module):
                     stack.callback(layer.module.register_forward_hook(record, prepend=True, with_kwargs=True).remove)
             for module, parts in self._recurrent:
+                if recurrent.refusal(module):  # its own forward pass is another
+                    continue
                 module.forward = partial(recurrent.unrolled, module, partial(self._record_product, parts))
                 stack.callback(vars(module).pop, "forward")
             stack.enter_context(torch.enable_grad())
@@ -229,7 +231,7 @@ class GradientSquares:
                 total_loss = values.sum()
             found = torch.autograd.grad(total_loss, roots, allow_unused=True)
             for k, gradient in zip(left, found[len(edges) :], strict=True):
-                sums[k] = gradient
+                sums[k] = None if gradient is None else gradient.to_dense()
             kept: dict[int, list[Tensor]] = {}
             for layer, gradients in self._filled(found[: len(edges)], values):
                 own, squares = layer.sums_and_squares(gradients)

@@ -255,6 +255,15 @@ class BoundModel:
         )
         self.centre = torch.cat([as_real(self._to_device(p.data)).reshape(-1) for p in self._trainable])
         self._modules = list(model.modules())
+        numbers = {id(parameter): number for number, parameter in enumerate(self._trainable)}
+        # Each place once, of a module that stands at two places of the model, too: functional_call of torch would put
+        # back there what it had put in.
+        self._parameter_slots = [
+            (module, key, numbers[id(parameter)])
+            for module in self._modules
+            for key, parameter in module._parameters.items()
+            if id(parameter) in numbers
+        ]
         names = {id(buffer): name for name, buffer in model.named_buffers()}
         self._buffer_slots = [
             (module, key, names[id(buffer)])
@@ -535,9 +544,14 @@ class BoundModel:
 
     def call_with(self, values: Sequence[Tensor], function: Callable[[nn.Module, Any], Any], batch: Any) -> Tensor:
         """`function(model, batch)` with `values` (dual numbers, say) in place of the trainable parameters."""
-        given = {f"model.{name}": value for name, value in zip(self.layout.names, values, strict=True)}
-        result: Tensor = torch.func.functional_call(_Calling(self.model, function), given, (batch,))
-        return result
+        try:
+            for module, key, number in self._parameter_slots:
+                module._parameters[key] = values[number]  # type: ignore[assignment]
+            result: Tensor = function(self.model, batch)
+            return result
+        finally:
+            for module, key, number in self._parameter_slots:
+                module._parameters[key] = self._trainable[number]
 
     def largest_activation(self, forward: Callable[[], object]) -> int:
         """Values in the largest output of any module during `forward()`, at least 1."""
@@ -605,15 +619,3 @@ def _add_gradient(total: Tensor, parameter: Tensor) -> None:
     if parameter.grad is not None:
         total.add_(as_real(parameter.grad).reshape(-1))
         parameter.grad = None
-
-
-class _Calling(nn.Module):
-    """A function of a model as a module, which is what torch can exchange parameters in."""
-
-    def __init__(self, model: nn.Module, function: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.model = model
-        self._function = function
-
-    def forward(self, batch: Any) -> Any:
-        return self._function(self.model, batch)

@@ -69,6 +69,18 @@ def test_windows_step_as_a_naive_twin(kind: Any, name: str) -> None:
         torch.testing.assert_close(parameter.detach(), theta, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", [M3, RM3, RA3])
+def test_sparse_gradients_are_as_dense_ones(kind: Any) -> None:
+    tables = [nn.Embedding(5, 2, sparse=sparse, _weight=seeded(5, 2)) for sparse in (True, False)]
+    for table in tables:
+        optimizer = kind(table.parameters(), lr=0.1, weight_decay=0.01)
+        for step in range(4):
+            optimizer.zero_grad()
+            table(torch.arange(3) + step % 3).sum().backward()
+            optimizer.step()
+    assert torch.equal(tables[0].weight, tables[1].weight)
+
+
 class Net(nn.Module):
     """Layers with rules, one without, and a parameter of the model itself."""
 
@@ -121,6 +133,38 @@ def test_winsorised_steps_are_those_of_a_loop(net: Any, block: int, monkeypatch:
     assert torch.equal(optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none")), losses)
     for parameter, old, gradient in zip(model.parameters(), before, expected, strict=True):
         torch.testing.assert_close(parameter.detach(), old - 0.5 * (gradient + 0.1 * old), rtol=1e-12, atol=1e-13)
+
+
+class Last(nn.Module):
+    """The last output of a recurrent layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0][:, -1]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.LSTM(3, 4, 2, dropout=0.5, batch_first=True),
+        nn.GRU(3, 4, 2, dropout=0.5, batch_first=True),
+        nn.LSTM(3, 4, proj_size=2, batch_first=True),
+    ],
+)
+def test_recurrent_layers_run_as_they_are(layer: nn.Module) -> None:
+    """With the masks of dropout between their layers, and with projections, of which there are no rules."""
+    model = Last(layer).double().train()
+    x, y, optimizer = seeded(10, 5, 3), torch.arange(10) % 2, WinsorisedSGD(model, lr=0.5, percent=0)
+    torch.manual_seed(1)
+    gradients = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    expected = [p.detach() - 0.5 * g for p, g in zip(model.parameters(), gradients, strict=True)]
+    torch.manual_seed(1)
+    optimizer.step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+    for found, value in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(found.detach(), value, rtol=1e-10, atol=1e-12)
 
 
 def test_the_matrix_of_gradients_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:

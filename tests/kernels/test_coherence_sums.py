@@ -81,18 +81,29 @@ def test_error_is_that_of_bootstrap_resamples() -> None:
     assert by_blocks(g, 200)[1] == pytest.approx(np.std(resampled), rel=0.1)
 
 
-def test_strata_take_out_what_groups_differ_by() -> None:
-    """A group of long gradients and one of short ones: with their sizes fixed only what is inside them scatters."""
+def test_blocks_of_one_kind_each_tell_the_error_of_samples_as_they_come() -> None:
+    """A kind of gradients that agree and one of noise: how many of a draw are of each scatters, too."""
     random = np.random.default_rng(5)
 
-    def draw() -> np.ndarray:
-        first, second = random.normal(size=(2, 100, 3))
-        return np.concatenate([first + 3, second / 10])
+    def draw() -> tuple[np.ndarray, int]:
+        agree = int(random.binomial(190, 0.4))
+        first, second = 0.1 * random.normal(size=(agree, 3)) + [2, 0, 0], random.normal(size=(190 - agree, 3))
+        return np.concatenate([first, second]), agree
 
-    strata = np.repeat([0, 1], 10)
-    drawn = np.array([by_blocks(draw(), 20, strata) for _ in range(200)])
-    assert drawn[:, 1].mean() == pytest.approx(drawn[:, 0].std(), rel=0.2)
-    assert by_blocks(draw(), 20)[1] > 3 * drawn[:, 1].mean()
+    drawn = []
+    for _ in range(200):
+        g, agree = draw()
+        parts = [*np.array_split(np.arange(agree), 9), *np.array_split(np.arange(agree, 190), 16)]
+        dots = np.array([[g[part].sum(0) @ g.sum(0)] for part in parts])
+        squares = np.array([[np.square(g[part]).sum()] for part in parts])
+        counts = np.array([float(len(part)) for part in parts])
+        alpha, stderr = alpha_and_error(dots, squares, counts, np.repeat([0, 1], [9, 16]))
+        drawn.append((float(alpha[0]), float(stderr[0])))
+    values, errors = np.array(drawn).T
+    assert errors.mean() == pytest.approx(values.std(), rel=0.1)
+    assert 0.90 <= (np.abs(values - values.mean()) <= 2 * errors).mean() <= 0.99
+    mixed = by_blocks(random.permutation(g), 190)[1]
+    assert errors[-1] == pytest.approx(mixed, rel=0.15)
 
 
 def test_undefined_and_unknown() -> None:

@@ -180,6 +180,34 @@ def test_value_and_error_are_those_of_a_naive_loop(name: str) -> None:
     assert torch.equal(x, built(name)[1])  # the user's data are as they were
 
 
+@pytest.mark.parametrize("name", ["shared layer", "tied", "weight norm"])
+def test_parameters_given_for_a_call_leave_the_model_as_it_was(name: str) -> None:
+    model, x, y = built(name)
+    objective = Objective(model, data=(x, y))
+    before = dict(model.named_parameters(remove_duplicate=False))
+    theta = objective.theta * 1.5
+    values = [
+        part.view(block.shape)
+        for part, block in zip(
+            theta.split([b.size for b in objective.layout.blocks]), objective.layout.blocks, strict=True
+        )
+    ]
+    batch = objective.batch(0)
+
+    def scores(given: nn.Module, batch: Any) -> Tensor:
+        return objective.outputs(given, batch)[0]
+
+    with torch.no_grad(), objective.differentiable() as (_, parameters):
+        objective.call_with(parameters, scores, batch)
+        found = objective.call_with(values, scores, batch)
+        objective.call_with(parameters, scores, batch)
+    with torch.no_grad(), objective.differentiable(theta) as (bound, _):
+        assert torch.equal(found, scores(bound, batch))
+    after = dict(model.named_parameters(remove_duplicate=False))
+    assert after.keys() == before.keys()
+    assert all(after[key] is before[key] for key in before)
+
+
 def test_the_centre_is_the_trainable_parameters_in_order() -> None:
     model, x, y = built("tied")
     objective = Objective(model, data=(x, y))

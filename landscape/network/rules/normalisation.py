@@ -85,7 +85,7 @@ def _by_channel(module: Any, inputs: Tensor) -> Pulled:
         statistics: Any = module.running_mean, module.running_var
         mean, variance = (one.repeat(samples) for one in statistics)
     else:
-        both = torch.var_mean(x.view(samples * module.num_groups, -1), 1, correction=0)
+        both = torch.var_mean(x.reshape(samples * module.num_groups, -1), 1, correction=0)
         variance, mean = (one.repeat_interleave(channels // module.num_groups) for one in both)
 
     def pulled(gradient: Tensor) -> tuple[Tensor, Tensor]:

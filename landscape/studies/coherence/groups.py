@@ -16,7 +16,11 @@ def grouped(objective: Objective, groups: Any) -> tuple[tuple[str, ...], IntArra
     """(names of the groups, the number of each sample's), from one entry for each sample."""
     if groups is None:
         return (), None
-    entries = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+    try:
+        entries = np.asarray(groups.cpu() if isinstance(groups, Tensor) else groups)
+        names, codes = np.unique(entries, return_inverse=True)
+    except (TypeError, ValueError) as error:  # lists of lists, None, numbers beside texts
+        raise InputError(f"groups is no list of numbers, nor one of texts: {error}") from error
     if entries.shape != (objective.samples,):
         raise InputError(
             f"groups has shape {entries.shape}; give one entry, a number or a text, for each of the "
@@ -30,7 +34,6 @@ def grouped(objective: Objective, groups: Any) -> tuple[tuple[str, ...], IntArra
             "loader of padded batches they are the user's own. Give (inputs, targets) or a Dataset, or measure an "
             "objective on the samples of each group"
         )
-    names, codes = np.unique(entries, return_inverse=True)
     if len(names) > objective.samples // 2 and len(names) > 2:
         raise InputError(
             f"groups has {len(names)} different entries for {objective.samples} samples; give groups of several "

@@ -192,6 +192,43 @@ def test_float32_sums_are_those_of_float64() -> None:
     assert float(single.alpha) == pytest.approx(double, rel=1e3 * torch.finfo(torch.float32).eps)
 
 
+def test_a_module_that_stands_at_two_places() -> None:
+    """Of which vmap and dual numbers put other parameters in: at later theta, and in the model itself."""
+    torch.manual_seed(0)
+    layer, bend = nn.Linear(5, 5), nn.PReLU(5)
+    model = nn.Sequential(layer, bend, layer, bend, nn.Linear(5, 3)).double()
+    objective = ls.Objective(model, "cross_entropy", DATA)
+    thetas = [objective.theta * scale for scale in (1.0, 1.5, 0.3)]
+    found = ls.measure_coherence(objective, thetas, examples=True)
+    assert found.attributes["route"] == "vmap"
+    assert all(isinstance(parameter, nn.Parameter) for parameter in model.parameters())
+    for t, theta in enumerate(thetas):
+        nn.utils.vector_to_parameters(theta, model.parameters())
+        g = flat(by_loop(model))
+        assert found.alpha[t] == pytest.approx(alpha_of(g), rel=1e-10)
+        np.testing.assert_allclose(found.alignments[t], g @ g.mean(0) / np.square(g.mean(0)).sum(), rtol=1e-8)
+
+
+def test_group_norm_of_single_samples_in_channels_last() -> None:
+    """Few samples in groups are blocks of one, whose axes are in another order than memory."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.GroupNorm(3, 6), nn.Tanh(), nn.Flatten(), nn.Linear(72, 3)).double()
+    data = seeded(20, 2, 6, 5), torch.arange(20) % 3
+    found = ls.measure_coherence(ls.Objective(model, "cross_entropy", data), groups=np.arange(20) % 3)
+    assert found.attributes["route"] == "rules"
+    assert float(found.alpha) == pytest.approx(alpha_of(flat(by_loop(model, data))), rel=1e-10)
+
+
+def test_sparse_gradients_of_a_table() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(11, 6, sparse=True), nn.Flatten(), nn.Tanh(), nn.Linear(24, 3)).double()
+    data = torch.arange(80).view(20, 4) % 11, torch.arange(20) % 3
+    found = ls.measure_coherence(ls.Objective(model, "cross_entropy", data))
+    rows = [{name: g.to_dense() for name, g in one.items()} for one in by_loop(model, data)]
+    assert found.attributes["route"] == "rules"
+    assert float(found.alpha) == pytest.approx(alpha_of(flat(rows)), rel=1e-10)
+
+
 # -- many parameter vectors, ranks, files -----------------------------------------------------------------------------
 
 
@@ -256,6 +293,9 @@ def test_bad_input_is_told() -> None:
         ls.measure_coherence(objective, groups=[0, 1, 2])
     with pytest.raises(InputError, match="entries that are NaN"):
         ls.measure_coherence(objective, groups=np.where(np.arange(40) % 2, np.nan, 1.0))
+    for wrong in ([None] * 20 + ["b"] * 20, [["a"], "b"]):
+        with pytest.raises(InputError, match="no list of numbers, nor one of texts"):
+            ls.measure_coherence(objective, groups=wrong)
     with pytest.raises(InputError, match="40 different entries"):
         ls.measure_coherence(objective, groups=np.arange(40))
     with pytest.raises(InputError, match="matches no trainable parameter"):

@@ -400,7 +400,7 @@ def test_batches_of_a_loader(tmp_path: Path) -> None:
         return trained(tmp_path / name, train=loader, **ONE)
 
     same(run("a"), run("b"))
-    with pytest.raises(InputError, match="fraction and label_noise change `data`, and the batches are of train="):
+    with pytest.raises(InputError, match="fraction, label_noise and poison change `data`, and the batches are of"):
         trained(tmp_path / "c", train=[data()], recipe=RECIPE.with_keys(label_noise=0.5), **ONE)
 
 
