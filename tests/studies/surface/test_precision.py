@@ -170,3 +170,10 @@ def test_what_cannot_be_asked_is_refused(wrong: dict[str, Any], said: str, objec
 def test_known_and_error_do_not_go_together(objective: ls.Objective, plane: Any, brute: ls.Surface) -> None:
     with pytest.raises(InputError, match="known and error"):
         ls.measure_surface(objective, plane, **GRID, error=0.1, known=brute)
+
+
+def test_only_full_passes_are_taken_over_from_a_surface_to_an_error(
+    objective: ls.Objective, plane: Any, brute: ls.Surface, precise: ls.Surface
+) -> None:
+    surface = ls.measure_surface(objective, plane, **GRID, known=precise)
+    assert surface.values["loss"].tobytes() == brute.values["loss"].tobytes()
