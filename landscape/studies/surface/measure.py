@@ -149,7 +149,7 @@ def surface_from_rows(description: Description, rows: Rows, history: History) ->
     """The result in the rows of a surface task, masked where rows are missing."""
     if "precision_asked" not in description.identity:
         return _of_points(description, rows, history)
-    found = settled(description, rows)
+    found = settled(description, rows, history.failed)
     return _precise(_of_points(description, found.rows, history), found)
 
 
