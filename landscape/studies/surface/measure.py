@@ -96,9 +96,10 @@ def measure_surface(
     from `statistics`, data like the objective's, which are the default) or "interpolated" (between the models a plane
     goes through); by default "reestimated" on planes through several models and of curves, whose points the statistics
     of one model do not fit, and "frozen" elsewhere. `known` is a surface on the same grid (an imported one, say) whose
-    points are taken over; a few are computed again first and must agree. The ranks share items, and `ranks_per_item` of
-    them the data of each. `limit_items` ends the run after so many new rows; the surface is then masked where nothing
-    was computed, as it is where points failed and a `tolerance` leaves them out.
+    points are taken over, of one to a stated error those of full passes; a few are computed again first and must agree.
+    The ranks share items, and `ranks_per_item` of them the data of each. `limit_items` ends the run after so many new
+    rows; the surface is then masked where nothing was computed, as it is where points failed and a `tolerance` leaves
+    them out.
 
     With an `error` the work is what that takes, and not a pass over all data at every point: full passes on a coarse
     grid, samples of a common sub-sample at every second point, regressed on what is better known nearby, and values
@@ -148,7 +149,7 @@ def surface_from_rows(description: Description, rows: Rows, history: History) ->
     """The result in the rows of a surface task, masked where rows are missing."""
     if "precision_asked" not in description.identity:
         return _of_points(description, rows, history)
-    found = settled(description, rows)
+    found = settled(description, rows, history.failed)
     return _precise(_of_points(description, found.rows, history), found)
 
 
@@ -226,6 +227,8 @@ def _known_rows(task: SurfaceTask, known: Surface) -> dict[int, Row]:
         )
     # A NaN may be a diverged loss or, in an imported file, a gap: computing it again settles that.
     usable = known.computed & np.all([~np.isnan(known.values[quantity]) for quantity in quantities], axis=0)
+    if known.found is not None:  # to a stated error: a full pass alone is what computing it again gives
+        usable &= known.found == FOUND[0]
     items = [int(i) for i in np.flatnonzero(usable.ravel())]
     for item in items[:: max(1, len(items) // _KNOWN_CHECKED)][:_KNOWN_CHECKED]:
         found, stored = task.evaluate(item, SERIAL)["loss"], known.values["loss"].ravel()[item]

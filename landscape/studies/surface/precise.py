@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,8 +136,11 @@ class Settled:
     about: Mapping[str, Any]  # what was asked and spent
 
 
-def settled(description: Description, rows: Rows) -> Settled:
-    """Every point's values, from the rows; masked where they do not tell, as long as the run is not at its end."""
+def settled(description: Description, rows: Rows, given_up: Collection[int]) -> Settled:
+    """Every point's values, from the rows; masked where they do not tell, as long as the run is not at its end.
+
+    `given_up` are the items that failed: no row of theirs is waited for.
+    """
     size, count = _size(description), int(description.about["points_in_all"])
     names = [name.removesuffix("_stderr") for name in description.columns if name.endswith("_stderr")]
     first: list[Item] = [(point, FULL) for point in description.about["first"]]
@@ -147,7 +150,8 @@ def settled(description: Description, rows: Rows) -> Settled:
     estimates = [estimate(asked, h, positive=name == "loss") for name, h in zip(names, held, strict=True)]
     found = estimates[0].found.copy()
     failed = [point for (point, _), done in zip(items, rows.done, strict=False) if not done and 0 <= point < size]
-    pending = bool(more) or (not rows.done.all() and bool(_next(description, rows, items)))
+    waiting = not set(np.flatnonzero(~rows.done).tolist()) <= set(given_up)
+    pending = waiting or bool(more) or (not rows.done.all() and bool(_next(description, rows, items)))
     hidden = found == INTERPOLATED
     if not pending:
         hidden &= np.isin(np.arange(size), failed)

@@ -26,6 +26,7 @@ _BETWEEN = 0.6  # of the error allowed, that interpolation alone may take: 0.6^2
 _TORN = 3  # times the error allowed, by which neighbours may miss one another where a point is left to interpolation
 _GROWTH = 16  # times its samples that a point gets more at most in a round: its error is not known better
 _FEW = 16  # one in so many points are upgraded at once, and do not wait for one another
+_UNSEEN = 1 / 2  # of what full passes miss beyond their stated variance, that points between them have at least
 _CANDIDATES = 1024  # points with the largest cost among which new anchors are looked for
 
 Item = tuple[int, int]  # (number of the grid point, level)
@@ -109,8 +110,12 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
     A point is regressed on points nearby that are better known, and these on others. So the error of each is a sum over
     samples of what each adds to it: the residuals of its own regression, and the coefficients times what the controls
     have. The variance is the sum of the squares: controls that share samples do not err independently.
+
+    The residuals are those of the sub-sample. Where few samples make up the mean and it holds none of them, they are
+    too small; full passes, each left out in turn, tell by how much.
     """
     longest = max((len(u) for u in held.units.values()), default=0)
+    further = _Further.of(asked, held)
     adds: dict[int, FloatArray] = {}
     for points, controls in groups(asked, held):
         n = len(held.units[points[0]])
@@ -119,7 +124,8 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
         given = np.stack([held.units[c][:n] for c in near], 1) if near else np.empty((n, 0))
         found, coefficients, residuals = regressed_means(targets, given, now.values[near])
         sums = np.zeros((longest, len(points)))
-        sums[:n] = residuals / n * math.sqrt(n / (n - 1) * max(0.0, 1 - n / asked.samples))
+        own = residuals / n * math.sqrt(n / (n - 1) * max(0.0, 1 - n / asked.samples))
+        sums[:n] = further.added(points, own)
         for control, weights in zip(near, coefficients, strict=True):
             if control in adds:
                 sums += adds[control][:, None] * weights
@@ -131,6 +137,56 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
     for point, units in held.units.items():
         if not held.full[point] and not np.isfinite(units).all():  # a full pass holds these samples, too
             now.values[point], now.error[point], now.found[point] = units.sum(), 0.0, SAMPLED
+
+
+@dataclass(frozen=True)
+class _Further:
+    """How much further full passes are from what their first block tells of them than its residuals say."""
+
+    asked: Asked
+    points: IntArray  # those that had a full pass
+    missed: FloatArray  # squares of how far each is off, regressed on the others nearest to it
+    stated: FloatArray  # squares of the errors stated
+
+    @staticmethod
+    def of(asked: Asked, held: Held) -> _Further:
+        """From every full pass that is finite, left out in turn."""
+        from scipy.spatial import KDTree
+
+        known = held.full & np.isfinite(held.values)
+        points = np.array(
+            [p for p in np.flatnonzero(known).tolist() if p in held.units and np.isfinite(held.units[p]).all()],
+            dtype=np.int64,
+        )
+        missed, stated = np.zeros(len(points)), np.zeros(len(points))
+        if len(points) > 1:
+            units = np.stack([held.units[p][: asked.block] for p in points.tolist()], 1)
+            n = len(units)
+            places = _places(asked)[points]
+            near = KDTree(places).query(places, k=min(_CONTROLS + 1, len(points)))[1]
+            for k, others in enumerate(near.tolist()):
+                controls = [c for c in others if c != k][:_CONTROLS]
+                found, _, residuals = regressed_means(units[:, [k]], units[:, controls], held.values[points[controls]])
+                missed[k] = (found[0] - held.values[points[k]]) ** 2
+                stated[k] = np.square(residuals).sum() / (n * (n - 1)) * max(0.0, 1 - n / asked.samples)
+        return _Further(asked, points, missed, stated)
+
+    def added(self, points: Sequence[int], own: FloatArray) -> FloatArray:
+        """What each of n samples adds to the errors of points, (n, points), made larger where that is needed."""
+        from scipy.spatial import KDTree
+
+        if len(self.points) < 2:
+            return own
+        places, n = _places(self.asked), len(own)
+        k = min(_CONTROLS, len(self.points))
+        near = KDTree(places[self.points]).query(places[list(points)], k=k)[1].reshape(len(points), k)
+        missed, stated, squares = self.missed[near].mean(1), self.stated[near].mean(1), np.square(own).sum(0)
+        beyond = np.maximum(missed - stated, 0.0) * self.asked.block / n
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(stated > 0, beyond / stated, 0.0)
+            least = np.maximum(squares * (1 + ratio), beyond * _UNSEEN)
+            scaled: FloatArray = np.where(squares > 0, own * np.sqrt(least / squares), np.sqrt(least / n))
+        return scaled
 
 
 def groups(asked: Asked, held: Held) -> Iterator[tuple[list[int], tuple[int, ...]]]:

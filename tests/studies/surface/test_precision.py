@@ -90,12 +90,22 @@ def test_stopped_at_any_row_and_resumed_is_the_same_to_the_byte(
         if part.complete:
             break
         assert part.found is not None
+        assert not (part.found == "interpolated").any()
         assert not (out / "landscape.h5").exists()
         assert (part.computed == (part.found != "")).all()
     assert len(json.loads((out / "run.json").read_text())["rounds"]) > 3
     assert arrays(part) == arrays(precise)
     assert arrays(ls.open(out)) == arrays(precise)
     assert (out / "landscape.h5").is_file()
+
+
+def test_a_last_round_with_rows_to_come_is_not_complete(
+    objective: ls.Objective, plane: Any, precise: ls.Surface
+) -> None:
+    rows = int(precise.attributes["work"]["rounds_items"])
+    part = ls.measure_surface(objective, plane, **GRID, **ASKED, limit_items=rows - 1)
+    assert part.attributes["work"]["rounds_items"] == rows - 1
+    assert not part.complete
 
 
 def test_small_data_get_full_passes() -> None:
@@ -170,3 +180,10 @@ def test_what_cannot_be_asked_is_refused(wrong: dict[str, Any], said: str, objec
 def test_known_and_error_do_not_go_together(objective: ls.Objective, plane: Any, brute: ls.Surface) -> None:
     with pytest.raises(InputError, match="known and error"):
         ls.measure_surface(objective, plane, **GRID, error=0.1, known=brute)
+
+
+def test_only_full_passes_are_taken_over_from_a_surface_to_an_error(
+    objective: ls.Objective, plane: Any, brute: ls.Surface, precise: ls.Surface
+) -> None:
+    surface = ls.measure_surface(objective, plane, **GRID, known=precise)
+    assert surface.values["loss"].tobytes() == brute.values["loss"].tobytes()

@@ -188,6 +188,37 @@ def test_the_error_of_what_a_point_is_regressed_on_is_handed_on() -> None:
     np.testing.assert_allclose(now.error, spread, rtol=0.01)
 
 
+def _rare() -> FloatArray:
+    """Losses of which three quarters are those of ten samples in a thousand, as near a trained minimum."""
+    rng = np.random.default_rng(0)
+    inputs, shift = rng.standard_normal((2, SAMPLES)), rng.standard_normal(SAMPLES)
+    y, x = (part.ravel()[:, None] for part in np.meshgrid(Y, X, indexing="ij"))
+    return np.log1p(np.exp(2 * (x * inputs[0] + y * inputs[1]) + 4 * shift - 12))
+
+
+def test_errors_cover_where_few_samples_make_up_the_loss() -> None:
+    """What a sub-sample without them says of its own error is far too small; full passes tell."""
+    losses = _rare()
+    for seed in (0, 1):
+        now = run(losses, asked(scale="range"), seed)[0]
+        unsure = now.found != ANCHOR
+        gap = np.abs(now.values - losses.mean(1))[unsure]
+        assert (gap <= 1.96 * now.error[unsure]).mean() > 0.88
+
+
+def test_a_count_of_which_the_sub_sample_holds_none_is_not_known_exactly() -> None:
+    losses = np.zeros((len(X) * len(Y), SAMPLES))
+    wish = asked()
+    for p in wish.first:
+        losses[p, 900 + p % 7] = 1.0
+    full = np.zeros(wish.size, dtype=bool)
+    full[list(wish.first)] = True
+    units = {p: losses[p, :BLOCK] for p in [*wish.first, 1]}
+    now = estimate(wish, Held(full, losses.mean(1), losses.std(1), units), positive=False)
+    assert now.found[1] == SAMPLED
+    assert 0.3 / SAMPLES < now.error[1] < 3 / SAMPLES
+
+
 def test_what_failed_is_not_asked_for_again() -> None:
     wish = asked(0.2)
     first: list[Item] = [(p, FULL) for p in wish.first]
