@@ -24,7 +24,7 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.surface.precise import SHARE, PreciseTask, Settled, settled
+from landscape.studies.surface.precise import SCALES, SHARE, PreciseTask, Settled, settled
 from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
 from landscape.studies.surface.task import SurfaceTask, precision_error
 
@@ -61,6 +61,8 @@ def surface_task(
         raise InputError(f"{len(given)} axes given; a grid has 1 to {len(AXIS_NAMES)}, as x=(-1, 1, 51), y=...")
     grid = Grid.of(dict(zip(AXIS_NAMES, given, strict=False)))
     task = SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics)
+    if error is None and (scale, share) != (SCALES[0], SHARE):
+        raise InputError(f"scale={scale!r} and share={share!r} say what error= is of; give an error, as error=0.01")
     return task if error is None else PreciseTask(objective, task, error, scale, share)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class PreciseTask:
         order = np.random.Generator(np.random.Philox(key=derive_seed(0, "sub-sample", n))).permutation(n)
         self._drawn = [np.sort(part).tolist() for part in order[: blocks * BLOCK].reshape(blocks, BLOCK)]
         self._parts: dict[int, tuple[Objective, ChosenSamples]] = {}  # level -> the data of it
-        self._asked = {"error": error, "scale": scale, "share": share, "block": BLOCK, "blocks": blocks}
+        self._asked = {"error": float(error), "scale": scale, "share": float(share), "block": BLOCK, "blocks": blocks}
         size = points.grid.size
         first = {*range(size)} if small else {*lattice(points.grid.shape), *points.anchors}
         self._first = [*sorted(first), *range(size, points.count)]
@@ -113,16 +114,16 @@ class PreciseTask:
 def _check(error: float, scale: str, share: float) -> None:
     if scale not in SCALES:
         raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
-    if not (isinstance(error, (int, float)) and 0 < error < np.inf):
+    if not (isinstance(error, Real) and 0 < error < np.inf):
         raise InputError(f"error={error!r} is not above 0; give one standard error, as 0.01, or leave it out")
     if scale != "absolute" and not error < 1:
         raise InputError(
             f"error={error} is 1 or more on the scale {scale!r}, where 0.01 is a hundredth; give less, or say "
             "scale='absolute' for an error in units of the loss"
         )
-    if not 0 < share <= 1:
+    if not (isinstance(share, Real) and 0 < share <= 1):
         raise InputError(
-            f"share={share} of the points is not above 0 and at most 1; 1 asks for the error at all of them"
+            f"share={share!r} of the points is not above 0 and at most 1; 1 asks for the error at all of them"
         )
 
 

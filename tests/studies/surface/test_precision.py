@@ -170,6 +170,8 @@ def test_other_weights_than_one_and_values_of_batches_alone(loss: Any, found: st
         ({"error": float("nan")}, "above 0"),
         ({"error": 0.1, "scale": "relativ"}, "relative, absolute"),
         ({"error": 0.1, "share": 0.0}, "share=0.0"),
+        ({"error": 0.1, "share": "a"}, "share='a'"),
+        ({"scale": "range"}, "give an error"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(wrong: dict[str, Any], said: str, objective: ls.Objective, plane: Any) -> None:
