@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -14,6 +13,7 @@ import torch
 from landscape_kernels.layout import Layout
 
 from landscape.errors import InputError
+from landscape.objective.objective import Objective
 from landscape.studies.surface.exchange import (
     read_loss_landscape_directions,
     read_loss_landscape_surface,
@@ -23,12 +23,19 @@ from landscape.studies.surface.exchange import (
 from landscape.studies.surface.result import Surface
 
 
-@dataclass(frozen=True)
-class Shapes:
+class Shapes(Objective):
     """The part of an Objective that directions need."""
 
-    layout: Layout
-    state_shapes: dict[str, tuple[int, ...]]
+    def __init__(self, layout: Layout, state_shapes: dict[str, tuple[int, ...]]) -> None:
+        self._shapes = layout, state_shapes
+
+    @property
+    def layout(self) -> Layout:
+        return self._shapes[0]
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._shapes[1]
 
 
 DENSE = {f"fc{i}.{k}": s for i in range(1, 5) for k, s in (("weight", (64, 64)), ("bias", (64,)))}
