@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -164,3 +164,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "known: " + ", ".join(names)
+
+
+@contextlib.contextmanager
+def told_of(what: str) -> Iterator[None]:
+    """Say of what (a model, a pair) the values are that a computation could not go on with."""
+    try:
+        yield
+    except UserCodeError:
+        raise
+    except (InputError, NumericalError) as error:
+        raise type(error)(f"{what}: {error}") from error

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import CurvatureOperator
-from landscape.errors import InputError, NumericalError, UserCodeError
+from landscape.errors import told_of
 from landscape.objective.losses import LossLike
 from landscape.objective.parameters import layers_of
 from landscape.objective.random_state import keeps_random_state
@@ -104,7 +103,7 @@ class ForgettingTask:
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`; the ranks of `group` share the data."""
-        with _named(self._models.label(index)):
+        with told_of(f"model {self._models.label(index)}"):
             row: dict[str, Any] = {name: np.full(shape, np.nan) for name, shape in self._description.columns.items()}
             matrix = self._models.matrix(index)
             self._losses(index, row, group)
@@ -190,17 +189,6 @@ def _by_chunk(
         found[0, number], found[1, number] = slopes[number], forms[number]
     both: FloatArray = H.over_ranks(found).cpu().numpy()
     return both[0], both[1]
-
-
-@contextmanager
-def _named(label: str) -> Iterator[None]:
-    """Say of which model the values are that a computation could not go on with."""
-    try:
-        yield
-    except UserCodeError:
-        raise
-    except (InputError, NumericalError) as error:
-        raise type(error)(f"model {label}: {error}") from error
 
 
 @keeps_random_state

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from landscape.checkpoints.states import model_pairs
 from landscape.curvature.sampling import draw, whole
-from landscape.errors import InputError, NumericalError, UserCodeError
+from landscape.errors import told_of
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
 from landscape.results.estimate import Estimate
@@ -93,17 +92,6 @@ class _CellTask:
         return None if self._folder is None else self._folder / STATES / name
 
 
-@contextmanager
-def _named(label: str) -> Iterator[None]:
-    """Say of which model or pair the values are that a computation could not go on with."""
-    try:
-        yield
-    except UserCodeError:
-        raise
-    except (InputError, NumericalError) as error:
-        raise type(error)(f"{label}: {error}") from error
-
-
 class ModelsTask(_CellTask):
     """Item i: loss and error of one model, largest eigenvalue and trace of its Hessian."""
 
@@ -144,7 +132,7 @@ class ModelsTask(_CellTask):
         """See `Task`."""
         networks, (place, row) = self._networks, self._items[index]
         model = networks.model(place, row)
-        with _named(networks.label(row)):
+        with told_of(networks.label(row)):
             return self._measured(index, place, row, model, group)
 
     def _measured(self, index: int, place: Place, row: int, model: Model, group: Communicator) -> Row:
