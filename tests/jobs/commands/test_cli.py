@@ -256,6 +256,8 @@ def test_check_estimates_and_writes_nothing(folder: Path) -> None:
     assert "15, of which 0 are there already" in told
     for expected in ("time on 1 rank, 1 thread each", "time on 64 ranks", "memory per rank", "size of the result"):
         assert expected in told
+    for expected in ("time of a sample on this machine", "float32: ", "bf16: ", "would be faster"):
+        assert expected in told
     objective = build(load_job(folder / "job.toml")).subject
     assert f"{float(objective.evaluate()['loss']):.6g}" in told
     landscape("run", folder / "job.toml", "--limit-items", 5)
