@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -177,7 +178,7 @@ def run(part: Part, python: str, shared: Path, limit: float, *, quick: bool) -> 
     words += ["--shared", str(shared), *(["--quick"] if quick else []), *(["--peer", python] if part.started else [])]
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     paths = os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels", "jobs"))
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     process = subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
@@ -198,7 +199,8 @@ def run(part: Part, python: str, shared: Path, limit: float, *, quick: bool) -> 
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         raise
-    note(f"{part.name}: {time.perf_counter() - began:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    note(f"{part.name}: {time.perf_counter() - began:.0f} s, of a processor {used:.0f} s")
     found = [[part.name, *cells] for cells in rows_in(out)]
     if not ended and process.returncode:
         ended = f"failed: {why(error)}"

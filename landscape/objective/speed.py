@@ -136,7 +136,7 @@ def speed_table(speed: Speed) -> Table:
         f"{_as_key(name, value)} ({times:.2g} times as fast)" for name, (value, times) in speed.proposal.items()
     )
     return pairs_table(
-        "time of a sample on this machine, as set first",
+        "time of a sample on this machine: first as it is now",
         {**said, "would be faster": proposed or "nothing that was tried, by a tenth or more"},
     )
 
