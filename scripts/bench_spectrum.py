@@ -83,7 +83,7 @@ class Problem:
 
     def __init__(self, shared: Path, images: int, *, quick: bool = False) -> None:
         self.shared, self.images, self.quick = shared, images, quick
-        model, (inputs, targets), self.about = resnet20(shared)
+        model, (inputs, targets), self.about = (mlp(), digits(), "an MLP on digits") if quick else resnet20(shared)
         self.model = model.to(DEVICE)
         self.inputs, self.targets = inputs[:images].to(DEVICE), targets[:images].to(DEVICE)
         self.trained = "trained" in self.about
@@ -291,7 +291,7 @@ def eigen(problem: Problem, patience: float) -> None:
     print_row(
         "the same, at PyHessian's default tol",
         f"PyHessian top_n={PAIRS}",
-        f"{theirs / mine:.1f}",
+        Ratios((theirs / mine,), mine, theirs),
         ">= 7",
         f"{mine:.1f} s against {theirs:.0f} s, {products} products ({how})",
     )
@@ -314,7 +314,7 @@ def eigen(problem: Problem, patience: float) -> None:
     print_row(
         "the same, all residuals at most 1e-3",
         f"PyHessian, tol={tol:.1g}, maxIter large",
-        f"{theirs / mine:.0f}",
+        Ratios((theirs / mine,), mine, theirs),
         ">= 25",
         f"{mine:.1f} s against {theirs:.0f} s: **extrapolated**, {products} products by its code on a diagonal matrix "
         f"of the spectrum (residuals up to {driven.max():.1e}), {each:.2f} s each as in the row above",
@@ -373,7 +373,7 @@ def scipy(problem: Problem, patience: float) -> None:
     print_row(
         name,
         "scipy eigsh over curvlinops",
-        f"{theirs / ours.seconds:.2f}",
+        Ratios((theirs / ours.seconds,), ours.seconds, theirs),
         ">= 1",
         f"{ours.seconds:.1f} s, {ours.products - PAIRS} products against {theirs:.1f} s, {len(count)} products, "
         f"residuals up to {residuals.max():.1e}, batches of {batch}",
@@ -443,7 +443,7 @@ def trace(problem: Problem, patience: float) -> None:
     print_row(
         f"trace, {problem.images} images, exact route with its checks",
         "PyHessian trace() at its default",
-        f"{theirs / mine:.1f}",
+        Ratios((theirs / mine,), mine, theirs),
         "",
         f"{mine:.2f} s against {theirs:.1f} s = {theirs / gradient:.0f} gradients, {len(values)} probes, {off:.1%} off",
     )
@@ -469,7 +469,7 @@ def sampled(problem: Problem, product: float, products: int) -> None:
     print_row(
         f"trace of all {objective.samples:,} test images within 1 % standard error, sampled route",
         "PyHessian trace() at its default",
-        f"{theirs / mine:.0f}",
+        Ratios((theirs / mine,), mine, theirs),
         ">= 30",
         f"{mine:.1f} s ({found[0].value:.2f} +- {found[0].stderr_probes:.2f}) against {theirs:.0f} s: "
         f"**extrapolated** from {products} products and {product:.2f} s a product on {problem.images} images",
@@ -614,7 +614,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--images", type=int, default=REFERENCE)
-    parser.add_argument("--quick", action="store_true", help="16 images: to see that all runs")
+    parser.add_argument("--quick", action="store_true", help="an MLP on 64 digits: to see that all runs")
     parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--patience", type=float, default=1200.0)
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
@@ -626,7 +626,7 @@ def main() -> None:
         memory_job(given.shared, given.images, name, int(warm), int(products))
         return
     print_heading(*([torch.cuda.get_device_name()] if DEVICE.type == "cuda" else []))
-    problem = Problem(given.shared, 16 if given.quick else given.images, quick=given.quick)
+    problem = Problem(given.shared, 64 if given.quick else given.images, quick=given.quick)
     for name in given.only or PARTS:
         note(name)
         PARTS[name](problem, given.patience)
