@@ -92,7 +92,7 @@ def main() -> None:
         return
     pythons = {part.peer: environment(part.peer, given.peers) for part in chosen}
     rows: list[list[str]] = []
-    began = time.perf_counter()
+    commit, began = revision(), time.perf_counter()
     for part in chosen:
         left = ALL - (time.perf_counter() - began)
         python = pythons[part.peer]
@@ -103,7 +103,7 @@ def main() -> None:
         rows += run(part, python, given.shared, min(EACH, left), quick=given.quick)
     if given.only is None:
         rows += [["", "", peer, "", "", "", reason] for peer, reason in WITHOUT.items()]
-    text = table(rows, heading(len(chosen), time.perf_counter() - began))
+    text = table(rows, heading(commit, len(chosen), time.perf_counter() - began))
     print(text)
     if given.quick or given.only:
         return
@@ -220,12 +220,16 @@ def rows_in(text: str) -> list[list[str]]:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 
-def heading(parts: int, took: float) -> str:
-    from benchmarks import machine
-
+def revision() -> str:
+    """The commit, as it is when the first part begins."""
     words = ("git", "describe", "--always", "--dirty=+changes", "--exclude=*")
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    commit = done.stdout.strip() or "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def heading(commit: str, parts: int, took: float) -> str:
+    from benchmarks import machine
+
     about = re.sub(r", \d+ thread\(s\)$", "", machine())
     return f"`scripts/bench` at commit {commit}: {parts} parts in {took / 60:.0f} minutes. {about}, one thread."
 

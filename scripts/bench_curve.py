@@ -102,7 +102,7 @@ def step(given: argparse.Namespace) -> None:
 
 def path(given: argparse.Namespace) -> None:
     trained, (images, labels), note = resnet20(given.shared)
-    count, places = (16, 5) if given.quick else (IMAGES, PLACES)
+    count, places = (32, 5) if given.quick else (IMAGES, PLACES)
     data = images[:count], labels[:count]
     objective = ls.Objective(trained, "cross_entropy", data, metrics=("error",))
     a, b = objective.theta, torch.nn.utils.parameters_to_vector(other_resnet20(1).parameters()).detach()
@@ -132,7 +132,7 @@ def path(given: argparse.Namespace) -> None:
                     torch.nn.functional.cross_entropy(net(x), y, reduction="sum")
 
     ls.measure_path(objective, curve, t=3)
-    for _ in range(1 if given.quick else 3):
+    for _ in range(1 if given.quick else 2):
         start = time.perf_counter()
         found = ls.measure_path(objective, curve, t=places)
         mine.append(time.perf_counter() - start)

@@ -170,7 +170,7 @@ def together(given: argparse.Namespace) -> None:
         recipe = RECIPE.with_keys(batch_size=batch, epochs=whole)
         run(width, data, recipe.with_keys(epochs=1), batched=True)  # tracing loads what it needs
         alone, one = (partial(run, width, data, recipe, batched=batched) for batched in (False, True))
-        found = in_turn(one, alone, 1 if given.quick else 3)
+        found = in_turn(one, alone, 1 if given.quick else 2)
         parameters = sum(p.numel() for p in mlp(width).parameters())
         pays = "on by default" if 6 * parameters * batch <= MOST_OPERATIONS else "off by default"
         print_row(

@@ -175,13 +175,13 @@ def landscaper_run(model: nn.Module, data: tuple[Tensor, Tensor], steps: int) ->
 
 # One rank of the parallel measurements: `bench_surface.py --rank HALF OUT` measures half of the grid (0 or 1) or
 # all of it ("all"); it is started alone or by mpiexec.
-GRID = (14, 12)
+GRID = (20, 12)
 
 
 def rank_job(part: str, out: str, given: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     model, data, _ = resnet20(given.shared)
-    count = 8 if given.quick else 256
+    count = 8 if given.quick else 128
     objective = ls.Objective(model, "cross_entropy", (data[0][:count], data[1][:count]))
     plane = ls.random_plane(objective, seed=0)
     nx, ny = GRID
@@ -195,7 +195,7 @@ def two_ranks(given: argparse.Namespace) -> None:
     command = [sys.executable, __file__, "--shared", str(shared), *(["--quick"] if given.quick else []), "--rank"]
     environment = {**mpi_environment(), "OMP_NUM_THREADS": "1"}
     times = []
-    for _ in range(1 if given.quick else 3):
+    for _ in range(1 if given.quick else 2):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             halves = [subprocess.Popen([*command, part, f"{folder}/{part}"], env=environment) for part in "01"]

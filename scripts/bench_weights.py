@@ -237,7 +237,7 @@ def main() -> None:
         if part == "fit":
             fits(peer, (100, 1000) if asked.quick else (100, 1000, 5000, 15_000))
         elif part == "truncated":
-            truncated(100 if asked.quick else 20)
+            truncated(100 if asked.quick else 10)
         elif part in _SLOW:
             ranks() if part == "ranks" else memory()
         elif part in networks:
