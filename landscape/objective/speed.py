@@ -202,7 +202,7 @@ def _measured(objective: Objective, timer: Timer) -> Speed:
     if divisible and 4 * each * tries <= _BUDGET:
         few = objective.on(objective.data.head(4 * chunk).converted(objective.formatted))
     sizes = [size for size in dict.fromkeys((chunk, *sizes)) if size <= few.samples]
-    rounds = min(3, max(1, int(_BUDGET / (each * tries * few.samples / one.samples))))
+    rounds = min(8, max(1, int(_BUDGET / (each * tries * few.samples / one.samples))))
     by_size = {size: few.on(few.data, chunk=size) for size in sizes} if divisible else {}
     formats = {"channels last": few, "contiguous": few.on(few.data, channels_last=False)} if few.channels_last else {}
     return Speed(
