@@ -17,6 +17,7 @@ from landscape.errors import InputError, LandscapeError, NumericalError, RunFail
 from landscape.network.alignment import Alignment, align, find_alignment
 from landscape.objective.losses import named_losses, named_metrics
 from landscape.objective.objective import Objective
+from landscape.objective.speed import Speed, speed_trial
 from landscape.opening.several import merge_runs
 from landscape.opening.several import open_anything as open  # the notebook's ls.open(path)
 from landscape.pictures.saving import save_figure
@@ -135,6 +136,7 @@ __all__ = [
     "RunInterrupted",
     "Saddles",
     "Spectrum",
+    "Speed",
     "StoreError",
     "Subject",
     "Surface",
@@ -195,6 +197,7 @@ __all__ = [
     "run_task",
     "save_figure",
     "sign_errors",
+    "speed_trial",
     "split_task",
     "train_models",
     "truncate_weights",

@@ -1,11 +1,11 @@
 """Speed and memory of coherence and of winsorised steps, as ratios in one run; prints a Markdown table.
 
-    python scripts/bench_coherence.py [--only PART ...] [--images 2000] [--peer FOLDER] [--shared FOLDER]
+    python scripts/bench_coherence.py [--only PART ...] [--images 2000] [--shared FOLDER] [--quick]
 
 Coherence of all layers is compared with a plain pass that makes the gradient of the mean loss, in batches of 100, and
-with per-sample gradients by torch.func.vmap of grad and by opacus (1.6.0), which is no dependency: `--peer` is a folder
-that holds it, as `pip install --target FOLDER opacus` makes one. Times are processor seconds on one thread, medians of
-so many turns of all of them; memory is what the largest resident size of a process grows by, beyond model and data.
+with per-sample gradients by torch.func.vmap of grad and by opacus (1.6.0) where it is installed (`scripts/bench` makes
+an environment for it). Times are processor seconds on one thread, medians of `--turns` turns of all of them; memory is
+what the largest resident size of a process grows by, beyond model and data.
 Networks are the ResNet-20 checkpoint (random weights where it is not at hand), a GPT-2 of 2 layers and an LSTM, both of
 random weights, each with as many samples.
 Beside the ratios stand floors, what no method of the kind can do without: of coherence a pass forward and backward to
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib.util
 import itertools
 import resource
 import subprocess
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_surface import HERE, machine, resnet20
+from benchmarks import SHARED, Ratios, print_heading, print_row, ratios_of, resnet20
 from landscape_jobs.demo import digits
 from torch import Tensor, nn
 
@@ -41,15 +42,15 @@ BATCH = 100
 PARTS = ("resnet20", "gpt2", "lstm", "winsorised", "coverage", "memory")
 
 
-def medians(actions: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
-    """{name: processor seconds}, medians of so many turns of all of them."""
+def in_turns(actions: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
+    """{name: processor seconds of each turn}."""
     found: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(turns):
         for name, action in actions.items():
             began = time.process_time()
             action()
             found[name].append(time.process_time() - began)
-    return {name: float(np.median(seconds)) for name, seconds in found.items()}
+    return found
 
 
 def batches(data: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,8 +120,11 @@ def without_batchnorm(model: nn.Module) -> nn.Module:
     return model
 
 
-def opacus_model(model: nn.Module, peer: Path) -> Any:
-    sys.path.append(str(peer))
+def has_opacus() -> bool:
+    return importlib.util.find_spec("opacus") is not None
+
+
+def opacus_model(model: nn.Module) -> Any:
     from opacus import GradSampleModule
 
     return GradSampleModule(model.train(), loss_reduction="sum", strict=False)  # it sees nothing in eval mode
@@ -131,11 +135,18 @@ def coherence_of(model: nn.Module, data: Any, **options: Any) -> Callable[[], An
     return lambda: ls.measure_coherence(objective)
 
 
-def compared(given: argparse.Namespace, what: str, actions: dict[str, Callable[[], Any]]) -> None:
-    found = medians(actions, given.turns)
-    whole = found["plain pass"]
-    passes = ", ".join(f"{name} {seconds / whole:.2f}" for name, seconds in found.items() if name != "plain pass")
-    print(f"| {what} | {found['coherence'] / whole:.2f} | a plain pass {whole:.2f} s; in these: {passes} |", flush=True)
+def compared(given: argparse.Namespace, what: str, actions: dict[str, Callable[[], Any]], asked: str) -> None:
+    found = in_turns(actions, given.turns)
+    middle = {name: float(np.median(times)) for name, times in found.items()}
+    ours, plain = found.pop("coherence"), found.pop("plain pass")
+    print_row(what, "plain gradient passes", ratios(ours, plain, "theirs"), asked)
+    for name, times in found.items():
+        floor = f"a floor: {middle[name] / middle['plain pass']:.2f} plain passes" if name == "floor" else ""
+        print_row("the same", name, ratios(ours, times), ">= 4" if name == "opacus" else "", floor)
+
+
+def ratios(ours: list[float], theirs: list[float], over: str = "ours") -> Ratios:
+    return Ratios(ratios_of(ours, theirs, over), float(np.median(ours)), float(np.median(theirs)))
 
 
 def part_resnet20(given: argparse.Namespace) -> None:
@@ -150,24 +161,24 @@ def part_resnet20(given: argparse.Namespace) -> None:
         }
 
     actions = actions_of(model) | {"vmap of grad": lambda: by_vmap(model, data)}
-    compared(given, f"coherence of ResNet-20, {given.images} images ({note})", actions)
-    if given.peer:
-        model = without_batchnorm(model)
-        wrapped = opacus_model(copy.deepcopy(model), given.peer)
-        actions = actions_of(model) | {"opacus": lambda: by_opacus(wrapped, data)}
-        compared(given, "the same with GroupNorm, as opacus takes no BatchNorm", actions)
+    compared(given, f"coherence of ResNet-20, {given.images} images ({note})", actions, "<= 1.3")
+    if not has_opacus():
+        print_row("coherence of ResNet-20 with GroupNorm", "opacus", "not installed")
+        return
+    model = without_batchnorm(model)
+    wrapped = opacus_model(copy.deepcopy(model))
+    actions = actions_of(model) | {"opacus": lambda: by_opacus(wrapped, data)}
+    compared(given, "coherence of ResNet-20 with GroupNorm, as opacus takes no BatchNorm", actions, "")
 
 
 def part_gpt2(given: argparse.Namespace) -> None:
-    for folder in ("programs", "curvature"):
-        sys.path.insert(0, str(HERE.parent / "tests" / folder))
-    from test_zoo import transformers
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    settings = transformers().GPT2Config(
+    settings = GPT2Config(
         vocab_size=1000, n_positions=32, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
     )
-    model = transformers().GPT2LMHeadModel(settings).eval()
+    model = GPT2LMHeadModel(settings).eval()
     tokens = torch.randint(0, 1000, (given.images, 33))
 
     def forward(m: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,6 +194,7 @@ def part_gpt2(given: argparse.Namespace) -> None:
         given,
         f"coherence of a 2-layer GPT-2, {len(tokens)} texts of 32 tokens",
         {"plain pass": lambda: plain(model, (tokens, tokens), loss), "coherence": ours},
+        "<= 2",
     )
 
 
@@ -204,6 +216,7 @@ def part_lstm(given: argparse.Namespace) -> None:
         given,
         f"coherence of an LSTM of 128, {given.images} sequences of 30",
         {"plain pass": lambda: plain(model, data), "coherence": coherence_of(model, data)},
+        "<= 2",
     )
 
 
@@ -229,7 +242,7 @@ def part_winsorised(given: argparse.Namespace) -> None:
             for part in g.split(max(1, (1 << 18) // a.numel())):
                 part[:, None] * a
 
-    found = medians(
+    found = in_turns(
         {
             "plain": lambda: [step() for _ in range(10)],
             "winsorised": lambda: clipping.step(lambda: F.cross_entropy(model(x), y, reduction="none")),
@@ -237,9 +250,10 @@ def part_winsorised(given: argparse.Namespace) -> None:
         },
         5 * given.turns,
     )
-    each = found["plain"] / 10
-    told = f"a plain step {each:.4f} s; in these: floor {found['form'] / each:.1f}"
-    print(f"| winsorised step, batch {BATCH}, MLP of 3 x 256 | {found['winsorised'] / each:.1f} | {told} |", flush=True)
+    plain_steps = [seconds / 10 for seconds in found["plain"]]
+    told = f"a floor: {float(np.median(found['form'])) / float(np.median(plain_steps)):.1f}"
+    what = f"winsorised step, batch {BATCH}, MLP of 3 x 256"
+    print_row(what, "plain steps", ratios(found["winsorised"], plain_steps, "theirs"), "<= 4", told)
 
 
 def part_coverage(given: argparse.Namespace) -> None:
@@ -276,22 +290,19 @@ def part_coverage(given: argparse.Namespace) -> None:
         values, errors = np.array(drawn).T
         covered = float((np.abs(values - values.mean()) <= 2 * errors).mean())
         told = f"scatter {values.std():.4f}, error {errors.mean():.4f}, alpha {values.mean():.4f}"
-        print(f"| alpha within 2 standard errors in 200 draws: {what} | {covered:.3f} | {told} |", flush=True)
+        print_row(f"alpha within 2 standard errors in 200 draws: {what}", "", f"{covered:.3f}", "0.95", told)
 
 
 def part_memory(given: argparse.Namespace) -> None:
     """Each in a process of its own."""
     found = {}
-    for which in ("coherence", "floor", *(["opacus"] if given.peer else [])):
+    for which in ("coherence", "floor", *(["opacus"] if has_opacus() else [])):
         words = [sys.executable, __file__, "--shared", str(given.shared), "--grows", which]
-        words += ["--peer", str(given.peer)] if given.peer else []
         found[which] = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     told = ", ".join(f"{name} {size:.0f} MiB" for name, size in found.items())
     ratio = found["coherence"] / found["opacus"] if "opacus" in found else float("nan")
-    print(
-        f"| memory of ResNet-20 (GroupNorm) beyond model and data, ours over opacus's | {ratio:.2f} | {told} |",
-        flush=True,
-    )
+    against = "opacus" if has_opacus() else ""
+    print_row("memory of ResNet-20 (GroupNorm) beyond model and data", against, f"{ratio:.2f}", "<= 0.1", told)
 
 
 def grows(which: str, given: argparse.Namespace) -> None:
@@ -305,7 +316,7 @@ def grows(which: str, given: argparse.Namespace) -> None:
     elif which == "coherence":
         ls.measure_coherence(ls.Objective(model, "cross_entropy", data))
     else:
-        by_opacus(opacus_model(model, given.peer), data)
+        by_opacus(opacus_model(model), data)
     sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}")
 
 
@@ -314,16 +325,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--peer", type=Path)
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--quick", action="store_true", help="100 images, once: to see that all runs")
     parser.add_argument("--grows", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.grows:
         grows(given.grows, given)
         return
-    print(machine())
-    print("\n| what | ratio to plain | times |\n|---|---|---|")
+    if given.quick:
+        given.images, given.turns = 100, 1
+    print_heading()
     for part in given.only:
         globals()[f"part_{part}"](given)
 

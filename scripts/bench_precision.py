@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import HERE, SHARED, Ratios, print_heading, print_row
 from landscape_jobs.demo import digits, digits_mlp
 from torch import Tensor, nn
 
 import landscape as ls
 from landscape.planes.grid import Grid
 
-HERE = Path(__file__).resolve().parent
 CHECKED = 60  # points at which full passes tell the true error
 LARGEST = 10.0  # loss up to which points are looked at
 
@@ -87,8 +87,8 @@ def small(arguments: argparse.Namespace) -> ls.Objective:
 PARTS = {"conv": conv, "resnet20": resnet20, "digits": small}
 
 
-def measured(name: str, arguments: argparse.Namespace) -> str:
-    """A line of the table."""
+def measured(name: str, arguments: argparse.Namespace) -> None:
+    """The rows of a part."""
     objective = PARTS[name](arguments)
     plane = ls.random_plane(objective, normalize="filter", ignore=("bias", "norm"), seed=0)
     axes: dict[str, Any] = dict.fromkeys("xy", (-1, 1, arguments.points))
@@ -109,17 +109,19 @@ def measured(name: str, arguments: argparse.Namespace) -> str:
     brute = (time.perf_counter() - start) / len(checked) * values.size
     gap = np.abs(values[checked] - true)
     work = surface.attributes["work"]
-    cells = (
-        f"{name}, {objective.samples:,} samples, {arguments.points} x {arguments.points}",
-        f"{100 * arguments.error:g} % at {arguments.share:.0%}",
-        f"{1 / work['share_of_brute_force']:.1f}",
-        f"{brute / ours:.1f}",
-        f"{100 * np.median(gap / true):.2f} %",
-        f"{100 * np.quantile(gap / true, 0.9):.2f} %",
-        f"{np.mean(gap <= 1.96 * error[checked] + 1e-6 * np.abs(true)):.0%}",
-        ", ".join(f"{int((surface.found == kind).sum())} {kind}" for kind in ("anchor", "sampled", "interpolated")),
+    asked = f"{100 * arguments.error:g} % at {arguments.share:.0%} of the points"
+    what = f"{name}, {objective.samples:,} samples, {arguments.points} x {arguments.points}, {asked}"
+    works, least = 1 / work["share_of_brute_force"], ">= 1" if name == "digits" else ""
+    found = ", ".join(f"{int((surface.found == kind).sum())} {kind}" for kind in ("anchor", "sampled", "interpolated"))
+    print_row(f"{what}: time", "a full pass at every point", Ratios((brute / ours,), ours, brute), least)
+    print_row(f"{what}: sample passes", "a full pass at every point", f"{works:.1f}", least, found)
+    print_row(
+        f"{what}: median relative error; of nine tenths",
+        f"full passes at {len(checked)} points",
+        f"{100 * np.median(gap / true):.2f} %; {100 * np.quantile(gap / true, 0.9):.2f} %",
+        f"<= {100 * arguments.error:g} %",
+        f"{np.mean(gap <= 1.96 * error[checked] + 1e-6 * np.abs(true)):.0%} within 1.96 errors",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -131,14 +133,15 @@ def main() -> None:
     parser.add_argument("--error", type=float, default=0.01)
     parser.add_argument("--share", type=float, default=0.8)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--quick", action="store_true", help="7 x 7 points of 200 images: to see that all runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.points, arguments.images = 7, 200
     torch.set_num_threads(arguments.threads)
-    print(f"{torch.__version__}, {arguments.threads} threads; work and time: brute force over ours\n")
-    print("| part | asked | work | time | median error | nine tenths | within 1.96 errors | points |")
-    print("|---|---|---|---|---|---|---|---|")
+    print_heading()
     for name in arguments.part:
-        print(measured(name, arguments), flush=True)
+        measured(name, arguments)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,10 @@ class Objective:
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
     (autocast over float32 parameters); by default that of the model's parameters. `device` defaults to this rank's
     GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each evaluation. `check`
-    reads the data twice and refuses it when the passes differ.
+    reads the data twice and refuses it when the passes differ. `chunk` is how many samples are evaluated at a time, by
+    default what follows from the model's sizes, and `channels_last` whether images may be laid out so where the model
+    answers alike: `speed_trial` tells what is faster here, and values depend on both in their last bits. Where bf16 is
+    slower than float32 on a first chunk, a warning says by how much.
 
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
@@ -84,6 +87,8 @@ class Objective:
         memory_budget: int = 4 << 30,
         check: bool = True,
         batch_size: int | Callable[[Any], int] | None = None,
+        chunk: int | None = None,
+        channels_last: bool = True,
     ) -> None:
         if data is None:
             raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
@@ -97,11 +102,11 @@ class Objective:
         self.dtype = torch.float64 if self.precision == "float64" else torch.float32
         self.device = choose_device(device)
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
-        self._memory_budget, self._check = memory_budget, check
+        self._memory_budget, self._check, self._may_be_channels_last = memory_budget, check, channels_last
         self._model = BoundModel(model, self.device, self.dtype)
         counting = Counting(batch_size)
         self._calls = Calls(self._model, forward, loss is None, self.precision, self.dtype, self.device, counting)
-        settled = settle(self._calls, self._loss, self._metrics, self._read(data))
+        settled = settle(self._calls, self._loss, self._metrics, self._read(data), chunk, channels_last)
         self._calls, self._folding, self._quantities = settled.calls, settled.folding, settled.quantities
         self._writes_buffers, self._values_per_sample = settled.writes_buffers, settled.values_per_sample
         self._undivided, self._data, self.chunk = settled.undivided, settled.data, settled.chunk
@@ -118,6 +123,11 @@ class Objective:
     def theta(self) -> Tensor:
         """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
         return self._model.centre.clone()
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and convolutions are laid out channels-last."""
+        return self._calls.channels_last
 
     @property
     def layout(self) -> Layout:
@@ -187,6 +197,7 @@ class Objective:
             "forward": describe_callable(self._calls.forward) if self._calls.forward else "",
             "precision": self.precision,
             "chunk": self.chunk,
+            **({} if self._may_be_channels_last else {"channels_last": False}),
             **({} if given is None else {"batch_size": describe_callable(given) if callable(given) else given}),
         }
 
@@ -466,8 +477,12 @@ class Objective:
         """Whether the loss is "cross_entropy" by name: unweighted, labels of -100 ignored."""
         return self._loss == "cross_entropy"
 
-    def on(self, data: Data, *, chunk: int | None = None, precision: str | None = None) -> Objective:
+    def on(
+        self, data: Data, *, chunk: int | None = None, precision: str | None = None, channels_last: bool = True
+    ) -> Objective:
         """The same model and loss on other data (see `read`), in chunks of another size or another precision.
+
+        Without `channels_last` images are laid out as they come.
 
         Nothing is checked again. Raises InputError for data that were not read, and for a model that does not run in
         that precision.
@@ -485,6 +500,11 @@ class Objective:
             other._model = self._model.in_precision(other.dtype)
             other._calls = replace(self._calls, model=other._model, precision=other.precision, dtype=other.dtype)
             data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
+        if self.channels_last and not channels_last:
+            other._model = copy.copy(other._model)
+            other._model.channels_last = other._may_be_channels_last = False
+            other._calls = replace(other._calls, model=other._model, channels_last=False)
+            data = data.converted(lambda t: t.contiguous() if t.ndim == 4 and t.is_floating_point() else t)
         other._undivided, other._data, other._groups = data, data.divided(other.chunk), None
         if other.precision != self.precision:
             try:

@@ -33,6 +33,7 @@ from landscape.objective.model import default_precision
 from landscape.objective.random_state import random_streams, seed_everything
 from landscape.objective.reductions import NoPartError, check_batches, halves, near, rows_in, scalar_of, weighted_mean
 from landscape.objective.remembered import Remembered
+from landscape.objective.speed import tell_slow_half
 from landscape.objective.trees import (
     alike,
     axes_of,
@@ -74,8 +75,10 @@ class Settled:
     folding: Folding
 
 
-def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) -> Settled:
-    """Try the model on the data, and settle how it is evaluated.
+def settle(
+    calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data, chunk: int | None, channels_last: bool
+) -> Settled:
+    """Try the model on the data, and settle how it is evaluated; in chunks of `chunk` samples where that is given.
 
     Raises InputError for a model, a loss or data that would give numbers that mean something else than asked.
     """
@@ -83,12 +86,13 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     trial = _trial_batch(data)
     untouched = Remembered(dict(calls.model.model.named_modules()))
     calls = _tried(calls, trial)
-    calls = _in_memory_format(calls, trial)
+    if channels_last:
+        calls = _in_memory_format(calls, trial)
     with calls.context(True):
         calls.model.settle_filters(trial, calls.outputs)
     undivided = data.converted(calls.formatted) if calls.channels_last else data
     values_per_sample = _largest_activation(calls, trial)
-    chunk = _chunk_size(calls, undivided, trial, values_per_sample)
+    chunk = _checked_chunk(chunk, undivided) or _chunk_size(calls, undivided, trial, values_per_sample)
     data = undivided.divided(chunk)
     quantities = settled_quantities(calls, loss, metrics, data)
     calls, data = counted(calls, quantities, data)
@@ -105,6 +109,8 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     if calls.forward is None and not calls.needs_grad and not writes_buffers:
         with calls.context(True):
             folding = settled_folding(calls.model, calls.call, _trial_batch(data), _ROUNDING[calls.dtype])
+    if calls.precision == "bf16":
+        tell_slow_half(calls, quantities, data.first)
     return Settled(calls, undivided, data, chunk, values_per_sample, quantities, writes_buffers, folding)
 
 
@@ -401,6 +407,19 @@ def _largest_activation(calls: Calls, trial: Batch) -> int:
     inputs = max(part.numel() for t in tensors_in(trial) for part in strided_parts(t))
     size = calls.counting.of(trial) if calls.forward is not None else None
     return -(-max(inside, inputs) // (size or rows_in(trial) or 1))
+
+
+def _checked_chunk(chunk: int | None, data: Data) -> int | None:
+    if chunk is None:
+        return None
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise InputError(f"chunk={chunk!r} is no number of samples: give a whole number from 1 on, or leave it out")
+    if not data.divisible:
+        raise InputError(
+            f"chunk={chunk} cannot be used: the batches are the user's own (forward=, or batches that cannot be cut), "
+            "and each is a chunk; leave it out, and make the batches of that size"
+        )
+    return chunk
 
 
 def _chunk_size(calls: Calls, data: Data, trial: Batch, values_per_sample: int) -> int:

@@ -184,6 +184,8 @@ def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
         ("metrics", asked.metrics, "loss and error are measured"),
         ("precision", asked.precision, f"say {job.study.name}.recipe.precision"),
         ("batch_size", asked.batch_size, "samples are counted by the data"),
+        ("chunk", asked.chunk, "it follows from the model's sizes"),
+        ("channels_last", not asked.channels_last, "it follows from the model"),
     ):
         if value:
             raise InputError(f"objective.{key} is not used by [{job.study.name}]: {way}; leave it out")
@@ -256,6 +258,8 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
         precision=asked.precision,
         device=asked.device,
         batch_size=_imported("objective.batch_size", size) if isinstance(size, str) else size,
+        chunk=asked.chunk,
+        channels_last=asked.channels_last,
     )
 
 

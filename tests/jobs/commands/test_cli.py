@@ -256,7 +256,11 @@ def test_check_estimates_and_writes_nothing(folder: Path) -> None:
     assert "15, of which 0 are there already" in told
     for expected in ("time on 1 rank, 1 thread each", "time on 64 ranks", "memory per rank", "size of the result"):
         assert expected in told
+    for expected in ("time of a sample on this machine", "float32: ", "bf16: ", "would be faster"):
+        assert expected in told
     objective = build(load_job(folder / "job.toml")).subject
+    proposed = load_job(folder / "job.toml", ["objective.chunk=4", "objective.channels_last=false"])
+    assert build(proposed).subject.chunk == 4 != objective.chunk
     assert f"{float(objective.evaluate()['loss']):.6g}" in told
     landscape("run", folder / "job.toml", "--limit-items", 5)
     assert "15, of which 5 are there already" in done("check", folder / "job.toml")
