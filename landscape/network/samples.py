@@ -97,7 +97,9 @@ class SampleGradients:
 
     def _by_rules(self, model: Any, batch: Batch, samples: int) -> Sums:
         if self._rules is None or self._rules[0] != id(model):
-            self._rules = id(model), GradientSquares(model, self.names)  # it knows by then that samples do not meet
+            pairs = [(layer, norm) for layer, norm, _ in self._objective.folded_pairs]
+            squares = GradientSquares(model, self.names, pairs=pairs)
+            self._rules = id(model), squares  # it knows by then that samples do not meet
         squares = self._rules[1]
         with squares.recording(samples):
             values, denominators = self._values(model, batch, samples)

@@ -84,17 +84,20 @@ class Product(Layer):
         return call.shape[1:-1].numel()
 
     def _forms_gradients(self) -> bool:
+        return self._forms(sum(map(self.positions, self.calls)))
+
+    def _forms(self, length: int) -> bool:
         """Whether sum and squares are cheaper of the gradients of samples, formed by M K L products.
 
-        Else inner products of places take L^2 (M + K), and the sum, where it is of use, M K L again.
+        Else inner products of L places take L^2 (M + K), and the sum, where it is of use, M K L again.
         """
-        weight, length = self.module.weight, sum(map(self.positions, self.calls))
+        weight = self.module.weight
         rows, columns = len(weight) // getattr(self.module, "groups", 1), weight[0].numel()
         return bool((1 if self.tied else 2) * length * (rows + columns) >= rows * columns)
 
     def summed(self) -> tuple[str, ...]:
         made = {"weight": self._forms_gradients(), "bias": True}
-        return tuple(name for name in self.columns if made[name])
+        return tuple(name for name in self.columns if made.get(name))
 
     def sums_and_squares(self, gradients: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         sums, found_squares = dict[str, Tensor](), dict[str, Tensor]()
@@ -105,10 +108,7 @@ class Product(Layer):
             return sums, found_squares
         pairs = list(zip(self.calls, gradients, strict=True))
         forms, squares, total = self._forms_gradients(), list[Tensor](), gradients[0].new_zeros(())
-        each = self.bytes_of(pairs, forms)
-        size = max(1, BLOCK_BYTES[gradients[0].device.type] // each)
-        for start in range(0, len(gradients[0]), size):
-            part = [(replace(c, inputs=c.inputs[start : start + size]), g[start : start + size]) for c, g in pairs]
+        for part in self.blocks(pairs, forms):
             if forms:
                 found = self.formed(part)
                 total = total + found.sum(0).double()
@@ -120,6 +120,14 @@ class Product(Layer):
         if forms:
             sums["weight"] = self.arranged(total)
         return sums, found_squares | {"weight": torch.cat(squares)}
+
+    def blocks(self, pairs: Sequence[tuple[Call, Tensor]], forms: bool) -> Iterator[list[tuple[Call, Tensor]]]:
+        """Calls and the gradients of their outputs, of as many samples at a time as memory should hold."""
+        first = pairs[0][1]
+        size = max(1, BLOCK_BYTES[first.device.type] // self.bytes_of(pairs, forms))
+        for start in range(0, len(first), size):
+            block = slice(start, start + size)
+            yield [(replace(call, inputs=call.inputs[block]), gradient[block]) for call, gradient in pairs]
 
     def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
         if "bias" in self.columns:
