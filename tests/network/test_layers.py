@@ -196,7 +196,7 @@ def test_divided_work_gives_the_same(name: str, samples: int, seeds: int, monkey
 def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few positions go by inner products of positions, many by the gradient itself."""
     used: list[tuple[str, int]] = []
-    for form in ("inner", "norms"):
+    for form in ("squares_by_places", "norms"):
         original = getattr(product, form)
 
         def spy(*args: Tensor, form: str = form, original: Any = original) -> Tensor:
@@ -205,7 +205,7 @@ def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> 
             return original(*args)
 
         monkeypatch.setattr(product, form, spy)
-    for positions, form in ((2, "inner"), (200, "norms")):
+    for positions, form in ((2, "squares_by_places"), (200, "norms")):
         used.clear()
         model = nn.Sequential(nn.Conv1d(8, 9, 1), nn.ReLU(), nn.Flatten(), nn.Linear(9 * positions, 1)).double()
         inputs = torch.randn(3, 8, positions, dtype=torch.float64)
@@ -414,6 +414,21 @@ def test_chunks_of_other_sizes_follow_each_other() -> None:
             outputs = model(chunk)
         expected = by_loop(model, lambda chunk=chunk: model(chunk), seeds, names_of(model))
         torch.testing.assert_close(squares.of(outputs, seeds), expected, rtol=1e4 * EPS, atol=0)
+
+
+def test_places_with_a_large_common_part() -> None:
+    """Whose gradients all but take each other out: float32 sees what float64 does."""
+    torch.manual_seed(0)
+    layer, parts = nn.Linear(40, 40, bias=False), torch.randn(6, 5, 40)
+    inputs, seeds = 1 + 1e-2 * torch.randn(6, 5, 40), parts - parts.mean(1, keepdim=True)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        model, x = copy.deepcopy(layer).to(dtype), inputs.to(dtype)
+        squares = GradientSquares(model, ["weight"])
+        with squares.recording():
+            values = (model(x) * seeds.to(dtype)).flatten(1).sum(1)
+        found.append(squares.sums_and_squares(values, 6)[1])
+    torch.testing.assert_close(found[0], found[1], rtol=2e-5, atol=0)
 
 
 def test_float32_models() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.network.rules.layer import BLOCK_BYTES, Call, Layer, entries_of, inner, joined, norms
+from landscape.network.rules.layer import BLOCK_BYTES, Call, Layer, entries_of, joined, norms, squares_by_places
 
 
 class Product(Layer):
@@ -76,7 +76,7 @@ class Product(Layer):
         g = joined([errors[block] for _, errors in calls])
         M, K, L = g.shape[2], a.shape[2], a.shape[3]
         if L * (M + K) < M * K:
-            return inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a)
+            return squares_by_places(g, a)
         return norms(g @ a.transpose(2, 3))
 
     def positions(self, call: Call) -> int:
@@ -116,7 +116,7 @@ class Product(Layer):
             else:
                 a = joined([self.activations(call.inputs, call) for call, _ in part])
                 g = joined([self.errors(gradient, call) for call, gradient in part])
-                squares.append(inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a))
+                squares.append(squares_by_places(g, a))
         if forms:
             sums["weight"] = self.arranged(total)
         return sums, found_squares | {"weight": torch.cat(squares)}
