@@ -200,6 +200,12 @@ def test_bad_input_is_told() -> None:
     model = nn.Linear(5, 3)
     with pytest.raises(InputError, match="percent=50"):
         WinsorisedSGD(model, lr=0.1, percent=50)
+    with pytest.raises(InputError, match="percent='a'"):
+        WinsorisedSGD(model, lr=0.1, percent="a")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="one group"):
+        WinsorisedSGD(model, lr=0.1, percent=5).add_param_group({"params": nn.Linear(2, 2).parameters()})
+    with pytest.raises(InputError, match="lr='a'"):
+        WinsorisedSGD(model, lr="a", percent=5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="lr=0"):
         RM3(model.parameters(), lr=0)
     with pytest.raises(InputError, match="weight_decay=-1"):

@@ -196,7 +196,7 @@ def test_divided_work_gives_the_same(name: str, samples: int, seeds: int, monkey
 def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few positions go by inner products of positions, many by the gradient itself."""
     used: list[tuple[str, int]] = []
-    for form in ("inner", "norms"):
+    for form in ("squares_by_places", "norms"):
         original = getattr(product, form)
 
         def spy(*args: Tensor, form: str = form, original: Any = original) -> Tensor:
@@ -205,7 +205,7 @@ def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> 
             return original(*args)
 
         monkeypatch.setattr(product, form, spy)
-    for positions, form in ((2, "inner"), (200, "norms")):
+    for positions, form in ((2, "squares_by_places"), (200, "norms")):
         used.clear()
         model = nn.Sequential(nn.Conv1d(8, 9, 1), nn.ReLU(), nn.Flatten(), nn.Linear(9 * positions, 1)).double()
         inputs = torch.randn(3, 8, positions, dtype=torch.float64)
@@ -246,6 +246,41 @@ def test_formed_gradients_of_convolutions(name: str, by_rows: bool, monkeypatch:
     torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=0)
     for total, parts in zip(sums, zip(*rows, strict=True), strict=True):
         torch.testing.assert_close(total, sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS)
+
+
+@pytest.mark.parametrize("names", [None, ["0.weight", "4.bias"], ["1.weight", "3.weight"]])
+@pytest.mark.parametrize("forms", [True, False])
+def test_batchnorm_behind_a_convolution(names: list[str] | None, forms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one layer: in place behind it, a factor of zero, groups, no factors; and where gradients are not formed."""
+    monkeypatch.setattr(Convolution, "_forms", lambda self, length: forms)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+        nn.Conv2d(6, 8, 3, stride=2, padding="valid"), nn.BatchNorm2d(8), nn.Tanh(),
+        nn.Conv2d(8, 4, (1, 3), groups=2, dilation=(2, 1)), nn.BatchNorm2d(4, affine=False), nn.Flatten(),
+    ).double()  # fmt: skip
+    inputs = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        model(3 * inputs + 1)
+        for k in (1, 4):
+            model[k].weight.normal_()
+            model[k].bias.normal_()
+        model[1].weight[2] = 0
+    model.eval()
+    names = names or names_of(model)
+    squares = GradientSquares(model, names, pairs=[("0", "1"), ("3", "4"), ("6", "7")])
+    with squares.recording():
+        values = model(inputs).square().sum(1)
+    assert {folded.folds for folded in squares._folded} == {forms}
+    sums, found = squares.sums_and_squares(values, 5)
+    chosen = [dict(model.named_parameters())[name] for name in names]
+    rows = [torch.autograd.grad(model(one[None]).square().sum(), chosen) for one in inputs]
+    expected = torch.tensor([[float(g.square().sum()) for g in row] for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=1e2 * EPS * float(expected.max()))
+    for total, parts in zip(sums, zip(*rows, strict=True), strict=True):
+        torch.testing.assert_close(total, sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS * float(total.abs().max()))
+    assert "forward" not in vars(model[0])
+    assert "forward" not in vars(model[1])
 
 
 class Words(nn.Module):
@@ -379,6 +414,21 @@ def test_chunks_of_other_sizes_follow_each_other() -> None:
             outputs = model(chunk)
         expected = by_loop(model, lambda chunk=chunk: model(chunk), seeds, names_of(model))
         torch.testing.assert_close(squares.of(outputs, seeds), expected, rtol=1e4 * EPS, atol=0)
+
+
+def test_places_with_a_large_common_part() -> None:
+    """Whose gradients all but take each other out: float32 sees what float64 does."""
+    torch.manual_seed(0)
+    layer, parts = nn.Linear(40, 40, bias=False), torch.randn(6, 5, 40)
+    inputs, seeds = 1 + 1e-2 * torch.randn(6, 5, 40), parts - parts.mean(1, keepdim=True)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        model, x = copy.deepcopy(layer).to(dtype), inputs.to(dtype)
+        squares = GradientSquares(model, ["weight"])
+        with squares.recording():
+            values = (model(x) * seeds.to(dtype)).flatten(1).sum(1)
+        found.append(squares.sums_and_squares(values, 6)[1])
+    torch.testing.assert_close(found[0], found[1], rtol=2e-5, atol=0)
 
 
 def test_float32_models() -> None:

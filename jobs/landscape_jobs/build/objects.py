@@ -145,7 +145,13 @@ def _build(job: Job, read: _Read | None) -> Built:
 def _input(job: Job, key: str, given: Input, value: Any) -> Any:
     """What a key of the study's table stands for."""
     if given.form == "data":
-        return _made(key, value)
+        made = _made(key, value)
+        if made is None:
+            raise InputError(
+                f"{key}.factory = {value.factory!r} returned None; let it return the data (its return statement may be "
+                f"missing), or leave {key} out"
+            )
+        return made
     if given.form in ("model", "checkpoint", "trained"):
         return job.located(value)
     if given.form == "surface":
