@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
-from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat
+from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat, slow_error
 
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_R_HAT, FEWEST_SAMPLES, MOST_DRIFT = 1.05, 50, 3  # beyond which a value is not to be believed
+_BEGINNING = 10  # a chain's first tenth tells of its beginning alone
 _CHANCE = 10  # what the draws of a chain of few parameters may come to on average though it is near its minimum
 
 
@@ -91,9 +92,9 @@ class LLC(Result):
     @cached_property
     def value(self) -> Estimate:
         """The local learning coefficient, with its standard error over draws for the data given."""
-        found = self.draws[self._kept]
-        mean, error = mean_and_error(found) if len(found) else (math.nan, math.nan)
-        return Estimate(mean, stderr=math.hypot(error, self.bias), n=len(found), unit="chain")
+        kept = self._kept
+        mean = float(self._means[kept].mean()) if len(kept) else math.nan
+        return Estimate(mean, stderr=math.hypot(self._sampling_error, self.bias), n=len(kept), unit="chain")
 
     @property
     def stderr(self) -> float:
@@ -190,9 +191,18 @@ class LLC(Result):
             found.append(f"the step adds {self.bias:.2g} to it; give a smaller step")
         return found
 
-    @property
+    @cached_property
     def _sampling_error(self) -> float:
-        return mean_and_error(self.draws[self._kept])[1]
+        """The largest of three: of the draws; the same with doubt about slow chains; that of the burn-in's end, too.
+
+        What chains seldom reach, such as the far arms of a singular minimum, they may have been to in the burn-in alone.
+        """
+        if not len(self._kept):
+            return math.nan
+        draws, traces = self.draws[self._kept], self.nbeta * self.traces[self._kept]
+        longer = traces[:, min(self.burn_in, traces.shape[1] // _BEGINNING) :]
+        more = slow_error(longer) * math.sqrt(longer.shape[1] / draws.shape[1])
+        return float(np.fmax(mean_and_error(draws)[1], np.fmax(slow_error(draws), more)))
 
     def plot(self, kind: str = "traces") -> Figure:
         """A Figure of the traces of the loss, or of "chains", the coefficient by each; see `plot_llc`."""
