@@ -21,9 +21,8 @@ import numpy as np
 from scipy.stats import kendalltau
 
 import landscape as ls
-from landscape.pictures.style import LINE_COLOURS, StyledFigure, finish
 from landscape.run.comm import world
-from landscape.studies.basin.pictures import plot_boundary, plot_volumes
+from landscape.studies.basin.pictures import plot_boundary, plot_minima, plot_volumes
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import basins_nets as nets
@@ -145,20 +144,10 @@ def spirals(directions: int, out: Path) -> None:
             f"{float(volume):.1f} ({'' if volume.believable else 'not '}to be believed); loss {loss:.2g}"
         )
         basins.append(basin)
-    files = [folder for path in run.paths for folder in sorted((out / "spirals" / path).glob("*.safetensors"))]
-    plane = ls.pca_plane(objective, files)
-    if world().rank == 0 and plane.points is not None:
-        figure = StyledFigure(figsize=(6.0, 5.0), layout="constrained")
-        ax = figure.add_subplot()
-        for k, (label, (x, y)) in enumerate(zip(files, plane.points.coordinates, strict=True)):
-            row = k // 2
-            poison, end = run.keys["poison"][row], label.stem
-            colour = LINE_COLOURS[0 if poison == 0 else 1]
-            marker = "o" if end == "final" else "x"
-            ax.plot(x, y, marker, color=colour, label=f"{end}, poison {poison:g}", linestyle="none")
-        ax.set_xlabel("first principal axis (distance)")
-        ax.set_ylabel("second principal axis (distance)")
-        finish(figure, [ax], ["minima of two spirals and where they began"]).savefig(out / "minefield.png")
+    plane = ls.pca_plane(objective, [*run.checkpoints.initial, *run.checkpoints.final])
+    at_first = 1 - run.values["test_error"][:, 0]
+    labels = [f"{end}, poison {poison:g}" for end in ("initial", "final") for poison in run.keys["poison"]]
+    kept(plot_minima(plane, [*at_first, *accuracy], labels=labels), out / "minefield.png")
 
 
 if __name__ == "__main__":
