@@ -1,5 +1,4 @@
-"""Pictures of basins, of several against their accuracy, of where minima lie, and of decision boundaries in the plane.
-"""
+"""Pictures of basins, of several against their accuracy, of where minima lie, and of decision boundaries."""
 
 from __future__ import annotations
 
@@ -138,13 +137,17 @@ def plot_minima(
 ) -> Figure:
     """Where models lie in a plane, in the colour of a value of each, with a marker for each label.
 
-    `plane` is one of two axes with points, as `ls.pca_plane(objective, models)` makes it; axes are distances in parameter
-    space. A value that is NaN leaves its marker empty. Raises InputError for another plane, or lists of other lengths.
+    `plane` is one of two axes with points, as `ls.pca_plane(objective, models)` makes it; axes are distances in
+    parameter space. A value that is NaN leaves its marker empty. Raises InputError for another plane, or lists of other
+    lengths.
     """
     points = plane.points
     if plane.axes != 2 or points is None:
-        raise InputError(f"{plane!r} has {plane.axes} axes and {'no' if points is None else 'its'} points; give two axes "
-                         "with the models on them, as pca_plane(objective, models)")
+        there = "no" if points is None else "its"
+        raise InputError(
+            f"{plane!r} has {plane.axes} axes and {there} points; give two axes with the models on them, as "
+            "pca_plane(objective, models) makes them"
+        )
     count = len(points.labels)
     if len(values) != count or (labels and len(labels) != count):
         raise InputError(f"{count} models with {len(values)} values and {len(labels)} labels; give one for each")

@@ -208,7 +208,7 @@ class LLC(Result):
     def _sampling_error(self) -> float:
         """The largest of three: of the draws; the same with doubt about slow chains; that of the burn-in's end, too.
 
-        What chains seldom reach, such as the far arms of a singular minimum, they may have been to in the burn-in alone.
+        What chains seldom reach, as the far arms of a singular minimum, they may have been to in the burn-in alone.
         """
         if not len(self._kept):
             return math.nan

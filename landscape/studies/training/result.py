@@ -127,7 +127,7 @@ class Training(Result):
         if " " not in told:
             return told
         own = {f"{name}={value}" for name, value in self._cell(row).items()}
-        found = (one.rsplit(" ", 1) for one in told.split("; "))  # "task=0 HASH" of every value of what they follow from
+        found = (one.rsplit(" ", 1) for one in told.split("; "))  # "task=0 HASH", one for each value
         return next((hashed for keys, hashed in found if set(keys.split(",")) <= own), "")
 
     def test_data(self, row: int = 0) -> Any:

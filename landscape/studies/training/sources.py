@@ -39,7 +39,7 @@ class Source:
     tested: bool  # whether there are test data
     loss: Any
     sequence: str | None = None  # key of tasks that followed each other, "" for none; None where the models do not tell
-    given: Callable[[int], tuple[Any, str, str]] | None = None  # row -> data given anew; hash, precision of its training
+    given: Callable[[int], tuple[Any, str, str]] | None = None  # row -> data given anew; hash and precision there
 
     def arguments(self, row: int) -> dict[str, Any]:
         """What of a model's keys its factory takes."""
