@@ -201,7 +201,10 @@ class BatchLosses:
     def rows(self, seeds: Sequence[int], step: int) -> Tensor:
         """(C, b) the samples of each chain's batch."""
         epoch, part = divmod(step, self._parts)
-        return torch.from_numpy(np.stack([np.array_split(self._order(s, epoch), self._parts)[part] for s in seeds]))
+        each, more = divmod(self._samples, self._parts)  # the first `more` parts have one sample more
+        start = part * each + min(part, more)
+        rows = slice(start, start + each + (part < more))
+        return torch.from_numpy(np.stack([self._order(seed, epoch)[rows] for seed in seeds]))
 
     def _order(self, seed: int, epoch: int) -> Any:
         if (seed, epoch) not in self._orders:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.objective.stacked import Stacked
-from landscape.studies.basin.pictures import plot_boundary, plot_volumes
+from landscape.studies.basin.pictures import plot_boundary, plot_minima, plot_volumes
 
 K = np.logspace(-1, 1, 20)
 EXACT = -42.777344  # ln of the volume of sum K w^2 / 2 < 0.01
@@ -340,6 +340,27 @@ def test_pictures_of_volumes_and_boundaries(trained: ls.Objective) -> None:
     assert plot_boundary(flat).axes[0].collections
     with pytest.raises(ls.InputError, match="inputs \\(samples, 2\\)"):
         plot_boundary(trained)
+
+
+def test_minima_lie_where_their_plane_has_them() -> None:
+    """Coordinates, colours by value, a marker for each label; what is not known has no colour."""
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2, bias=False)
+    places = [torch.tensor(p) for p in ([0.0, 0, 0, 0], [3.0, 0, 0, 0], [0.0, 2, 0, 0], [0.0, 0, 0, 0.1])]
+    objective = ls.Objective(model, data=(torch.randn(9, 2), torch.arange(9) % 2), check=False)
+    plane = ls.pca_plane(objective, places)
+    assert plane.points is not None
+    axes = plot_minima(plane, [0.9, 0.5, math.nan, 0.7], labels=["good", "bad", "bad", "good"]).axes
+    drawn = {tuple(at) for part in axes[0].collections for at in np.round(part.get_offsets(), 9).tolist()}
+    assert drawn == {tuple(at) for at in np.round(plane.points.coordinates, 9).tolist()}
+    coloured = [part for part in axes[0].collections if part.get_array() is not None]
+    assert [part.get_array().tolist() for part in coloured] == [[0.9, 0.7], [0.5]]
+    assert axes[1].get_ylabel() == "test accuracy"
+    assert "% of the variance" in axes[0].get_xlabel()
+    with pytest.raises(ls.InputError, match="4 models with 1 values"):
+        plot_minima(plane, [0.5])
+    with pytest.raises(ls.InputError, match="has 2 axes and no points"):
+        plot_minima(ls.random_plane(objective), [0.5])
 
 
 def test_what_falls_again_is_told() -> None:

@@ -247,6 +247,22 @@ def test_tasks_of_the_same_data_are_told(tmp_path: Path, caplog: pytest.LogCaptu
     assert "all tasks have the same data" in caplog.text
 
 
+def test_data_that_a_training_did_not_have_are_told(
+    folder: Path, measured: ls.Forgetting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of one task of two, by the hash that the training recorded; not where they are the same."""
+    asked: dict[str, Any] = {"factory": cases.net, "tol": 0.1, "limit_items": 1}
+    with caplog.at_level(logging.WARNING):
+        same = ls.measure_forgetting(folder / "run", data=cases.data, **asked)
+    assert not caplog.text
+    assert same.forgetting[0] == measured.forgetting[0]
+    others = ls.measure_forgetting(folder / "run", data=lambda task: cases.data(task, seed=task), **asked)
+    assert "2 of 4 models were trained on other data than those given, task=1,lr=0.1" in caplog.text
+    told = {str(row[0].text): row[1].text for table in forgetting_tables(others, "title") for row in table.rows}
+    assert told["trained on other data"].startswith("2 models, task=1,lr=0.1")
+    assert "trained on other data" not in str([table.rows for table in forgetting_tables(same, "title")])
+
+
 # -- networks that differ ----------------------------------------------------------------------------------------------
 
 
