@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import surface_cases
@@ -15,6 +16,7 @@ from torch import nn
 import landscape as ls
 from landscape.errors import InputError
 from landscape.studies.surface.tables import surface_columns, surface_tables
+from landscape.studies.surface.views import surface_views
 
 GRID: dict[str, Any] = {"x": (-4, 4, 8), "y": (-4, 4, 7)}
 ASKED: dict[str, Any] = {"error": 0.006, "share": 0.8}  # five rounds or so
@@ -79,6 +81,39 @@ def test_file_tables_and_columns_tell_it(precise: ls.Surface, tmp_path: Path) ->
     told = next(surface_tables(precise, "surface"))
     assert "of brute force" in str(told)
     assert "0.006 relative" in str(told)
+
+
+def test_errors_of_samples_and_of_interpolation_stand_apart(precise: ls.Surface, tmp_path: Path) -> None:
+    assert precise.error is not None
+    assert precise.error_sampling is not None
+    assert precise.error_interpolation is not None
+    for name, error in precise.error.items():
+        parts = precise.error_sampling[name], precise.error_interpolation[name]
+        np.testing.assert_allclose(np.hypot(*parts), error, rtol=1e-12)
+        between = precise.found == "interpolated"
+        assert not parts[1][~between].any()
+        assert (parts[1][between] > 0).any() == between.any()
+    path = precise.save(tmp_path / "s.h5")
+    back = ls.open(path)
+    assert back.error_interpolation["loss"].tobytes() == precise.error_interpolation["loss"].tobytes()
+    with h5py.File(path, "r+") as file:  # as a file of before
+        for name in ("loss", "accuracy"):
+            del file[f"surface/{name}_error_sampling"], file[f"surface/{name}_error_interpolation"]
+    old = ls.open(path)
+    assert old.error_sampling is None
+    assert old.error["loss"].tobytes() == precise.error["loss"].tobytes()
+    assert "loss_error_sampling" not in old.with_errors().values
+
+
+def test_errors_are_drawn_and_told(precise: ls.Surface, brute: ls.Surface) -> None:
+    figure = precise.plot("loss_error")
+    assert any("standard error of loss" in ax.get_ylabel() for ax in figure.axes)
+    picture = next(surface_views(precise, 1000))
+    assert {"loss_error", "loss_error_sampling", "accuracy_error"} <= set(picture.views)
+    assert "error 0.006 relative asked at 80% of the points" in str(precise)
+    assert "of brute force" in str(precise)
+    with pytest.raises(InputError, match="loss_error"):
+        brute.plot("loss_error")
 
 
 def test_stopped_at_any_row_and_resumed_is_the_same_to_the_byte(
