@@ -26,11 +26,9 @@ class Foretold:
 
 def probes(asked: Asked) -> tuple[list[int], list[int]]:
     """(points of the coarse grid, those half way between them), at which the first block is looked at."""
-    coarse = lattice(asked.shape)
-    finer = np.setdiff1d(lattice(asked.shape, 1), coarse)
-    middles = np.array([_middles(n, len(asked.shape)) for n in asked.shape], dtype=object)
-    inner = np.ravel_multi_index(np.meshgrid(*middles, indexing="ij"), asked.shape).ravel().astype(np.int64)
-    return coarse, np.intersect1d(finer, inner).tolist()
+    lines = [_middles(n, len(asked.shape)) for n in asked.shape]
+    inner = np.ravel_multi_index(np.meshgrid(*lines, indexing="ij"), asked.shape)
+    return lattice(asked.shape), sorted(inner.ravel().tolist())
 
 
 def _middles(n: int, dimensions: int) -> IntArray:

@@ -171,6 +171,45 @@ def test_statistics_estimated_anew_count_as_work(plane: Any, objective: ls.Objec
     assert found.attributes["work"]["sample_passes"] >= anchors * 2400 + (rows - anchors) * 1328 - 25 * 1328
 
 
+def _near(precise: ls.Surface, brute: ls.Surface) -> None:
+    """Every value is that of the full pass, within five errors and the rounding of its precision."""
+    assert precise.error is not None
+    assert (precise.found == "sampled").any()
+    gap, room = np.abs(precise.values["loss"] - brute.values["loss"]), 1e-6 * np.abs(brute.values["loss"])
+    assert (gap <= 5 * precise.error["loss"] + room).all()
+
+
+@pytest.mark.parametrize("how", ["bf16", "streamed", "interpolated", "three axes"])
+def test_what_else_goes_with_an_error(how: str, plane: Any, objective: ls.Objective) -> None:
+    grid: dict[str, Any] = {"x": (-1, 1, 7), "y": (-1, 1, 6)}
+    options: dict[str, Any] = {}
+    if how == "bf16":
+        objective = objective.on(objective.data, chunk=256, precision="bf16")
+    elif how == "streamed":
+        inputs, targets = surface_cases.samples()
+        streamed = ls.Objective(surface_cases.network(), data=(inputs, targets), metrics=("accuracy",), memory_budget=0)
+        objective = streamed.on(streamed.data, chunk=256)
+    elif how == "interpolated":
+        models = [surface_cases.network() for _ in range(3)]
+        for k, model in enumerate(models):
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.3 + k / 10)
+            model[1].running_mean += k  # type: ignore[operator]
+        plane = ls.plane_through(objective, models)
+        options["batchnorm"] = "interpolated"
+    else:
+        plane = ls.random_plane(objective, axes=3, seed=3)
+        grid = {"x": (-1, 1, 5), "y": (-1, 1, 5), "z": (-1, 1, 5)}
+    brute = ls.measure_surface(objective, plane, **grid, **options)
+    precise = ls.measure_surface(objective, plane, **grid, **options, error=0.03)
+    _near(precise, brute)
+    if how == "bf16":
+        assert precise.attributes["precision_error_points"] == 9
+    if how == "interpolated":
+        assert precise.points is not None
+        assert precise.points.true["loss"].tobytes() == brute.points.true["loss"].tobytes()  # type: ignore[union-attr]
+
+
 def by_class(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A sample weighs 1, 2 or 3, as its class says."""
     weights = targets + 1.0
