@@ -23,11 +23,14 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(203, 6, generator=generator), torch.randint(3, (203,), generator=generator)
 
 
+def samples() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1200, 6, generator=generator), torch.randint(3, (1200,), generator=generator)
+
+
 def many_samples(loss: Any = "cross_entropy") -> ls.Objective:
     """So many samples, in so small chunks, that a surface to a stated error is measured on few of them."""
-    generator = torch.Generator().manual_seed(1)
-    inputs, targets = torch.randn(1200, 6, generator=generator), torch.randint(3, (1200,), generator=generator)
-    objective = ls.Objective(network(), loss, (inputs, targets), metrics=("accuracy",))
+    objective = ls.Objective(network(), loss, samples(), metrics=("accuracy",))
     return objective.on(objective.data, chunk=256)
 
 

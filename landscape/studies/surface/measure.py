@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
@@ -158,9 +159,15 @@ def surface_from_rows(description: Description, rows: Rows, history: History) ->
 def _precise(surface: Surface, found: Settled) -> Surface:
     """The surface with what is known of its errors."""
     names = np.array([*FOUND, NOT_COMPUTED])
+
+    def shaped(errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        return {name: values.reshape(surface.computed.shape) for name, values in errors.items()}
+
     return replace(
         surface,
-        error={name: values.reshape(surface.computed.shape) for name, values in found.error.items()},
+        error=shaped(found.error),
+        error_sampling=shaped(found.sampling),
+        error_interpolation=shaped(found.interpolation),
         found=names[found.found].reshape(surface.computed.shape),
         attributes={**surface.attributes, **found.about, "error": ESTIMATED},
     )

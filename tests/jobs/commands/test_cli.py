@@ -269,6 +269,25 @@ def test_check_estimates_and_writes_nothing(folder: Path) -> None:
     assert "plane.directions" in other.stderr
 
 
+def test_a_surface_to_an_error_is_foretold_and_measured(folder: Path) -> None:
+    text = JOB.replace('checkpoint = "trained.safetensors"', "args.width = 1024").replace("[-1, 1, 5]", "[-1, 1, 12]")
+    text = text.replace('data"\n', 'data"\nargs.samples = 3000\n')
+    text = text.replace("[-1, 1, 3]", '[-1, 1, 12]\nerror = 0.05\nscale = "log"\nshare = 0.9')
+    (folder / "job.toml").write_text(text)
+    told = " ".join(done("check", folder / "job.toml").split())
+    assert "for an error of 0.05 log at 90% of the points" in told
+    guess = float(re.search(r"about (\S+) full passes", told).group(1))  # type: ignore[union-attr]
+    done("run", folder / "job.toml")
+    surface = ls.open(folder / "runs/a")
+    assert surface.attributes["error_scale"] == "log"
+    spent = surface.attributes["work"]["full_passes"]
+    assert 25 < spent < 144 / 2
+    assert spent / 2 < guess < 2 * spent
+    assert "error 0.05 log asked at 90% of the points" in str(surface)
+    everywhere = done("check", folder / "job.toml", "--set", "data.args.samples=20", "--set", "run.out=b")
+    assert "a full pass at every point" in " ".join(everywhere.split())
+
+
 def test_check_refuses_a_folder_that_a_run_would_refuse(folder: Path) -> None:
     """One with a result of several tasks, whose run.json lie in folders of their own."""
     (folder / "held").mkdir()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from landscape_kernels.arrays import FloatArray
 
+from landscape.studies.surface.foretell import foretold, probes
 from landscape.studies.surface.rounds import (
     ANCHOR,
     FULL,
@@ -24,6 +25,7 @@ from landscape.studies.surface.rounds import (
     lattice,
     next_items,
     reached,
+    tiers,
     trial_points,
 )
 
@@ -99,6 +101,29 @@ def test_less_error_takes_more_work_and_all_scales_are_kept() -> None:
         }[scale]
         np.testing.assert_allclose(aims(wish, now.values), allowed, rtol=1e-12)
         assert (now.error <= allowed).mean() >= 0.9
+
+
+@pytest.mark.parametrize("error", [0.02, 0.1])
+def test_work_is_foretold_from_one_block_at_a_few_points(error: float) -> None:
+    losses, wish = waves(), asked(error)
+    coarse, between = probes(wish)
+    assert len(coarse) == 25
+    assert len(between) == 16
+    told = foretold(wish, {p: losses[p, :BLOCK] for p in [*coarse, *between]})
+    spent = run(losses, wish)[2] / SAMPLES
+    assert spent / 2 < told.passes < 2 * spent
+    assert told.share == pytest.approx(told.passes / wish.size)
+    assert told.full + told.blocks * BLOCK / SAMPLES == pytest.approx(told.passes)
+
+
+def test_tiers_are_nested_and_halve_the_steps() -> None:
+    tier, apart = tiers((51, 51))
+    assert apart == [13, 7, 4, 1]
+    assert np.bincount(tier).tolist() == [25, 81 - 25, 289 - 81, 2601 - 289]
+    places = np.argwhere(tier.reshape(51, 51) <= 1)
+    assert np.diff(np.unique(places[:, 0])).max() == 7
+    assert tiers((5, 5))[1] == [1, 1]
+    assert len(tiers((9, 9, 9))[1]) == 3
 
 
 def test_every_second_point_is_measured_and_some_of_the_others() -> None:
