@@ -40,6 +40,11 @@ class Eigenpairs:
     independent_stderr: FloatArray | None = None  # (k,), its standard error over chunks
     # (k,), what rounding of products may move a value by, relative; NaN where it is not known
     rounding: FloatArray = field(default_factory=lambda: np.zeros(0))
+    # with error=, (k,): how far the value may be off from that of all data (one standard error and half the bracket's
+    # width), and the bracket, whose lower end is a mean over draws
+    error: FloatArray | None = None
+    lower: FloatArray | None = None
+    upper: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if len(self.rounding) != len(self.values):
@@ -141,6 +146,11 @@ class Spectrum(Result):
     def eigenvalue_stderr(self) -> FloatArray:
         """(k,), standard errors as estimates for the population."""
         return self.largest.stderr
+
+    @property
+    def eigenvalue_error(self) -> FloatArray:
+        """(k,), what each may be off from that of all data: 0 without `error=`, residuals and rounding apart."""
+        return np.zeros(len(self.largest.values)) if self.largest.error is None else self.largest.error
 
     @property
     def eigenvectors(self) -> FloatArray | None:

@@ -1,0 +1,145 @@
+"""What samples say of the largest eigenvalues, and which samples come next: numbers in, numbers out.
+
+V are the eigenvectors of one sample's matrix, M = V H V' and R = H V' - V'M are known from independent blocks of
+draws. The Ritz values mu of M are never above the eigenvalues (Cauchy), and no eigenvalue is further above its Ritz
+value than r^2 / (mu - nu), r the norm of its residual and nu what bounds the rest of the spectrum (Kato 1949; Temple
+1928). The first end of this bracket varies with the blocks, its width follows from how good the vectors are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from landscape_kernels.arrays import FloatArray
+
+GROUPS = 16  # of blocks, each left out in turn
+# Times the standard error of so many groups: 1.09 for Student's t at two of them, and a tenth because rounds end where
+# errors came out small
+CAUTION = 1.2
+_SPARE = 0.85  # of the error asked that a round aims at: the errors are themselves estimates
+_NARROW = 0.75  # of it, that the width may take where more values are to tell the rest
+_GROWTH = 8  # times its draws that a sample gets at most in one round
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """Between what the k largest eigenvalues of all data lie, all of (k,)."""
+
+    lower: FloatArray  # Ritz values on independent data
+    upper: FloatArray  # with what the residuals allow beyond them
+    stderr: FloatArray  # standard error of the lower end, over the draws; 0 where it is of all data
+    residuals: FloatArray  # |Hv - mu v| / |mu|, estimated without bias
+    rotation: FloatArray  # (k, m), the Ritz vectors in V
+
+    @property
+    def values(self) -> FloatArray:
+        """The middle."""
+        middle: FloatArray = (self.lower + self.upper) / 2
+        return middle
+
+    @property
+    def error(self) -> FloatArray:
+        """Half the width, and the standard error."""
+        found: FloatArray = np.hypot((self.upper - self.lower) / 2, self.stderr)
+        return found
+
+
+def bracket(forms: FloatArray, outside: FloatArray, k: int, *, exact: bool = False) -> Bracket:
+    """The bracket from `forms` (G, m, m), V H_g V' of G groups of blocks, and `outside` (m, m), unbiased for R'R.
+
+    With `exact` the groups are parts of all data, whose mean is no estimate.
+    """
+    mean = forms.mean(0)
+    values, rotation = _ritz(mean)
+    stderr, bias = np.zeros(k), np.zeros(k)
+    if not exact:
+        count = len(forms)
+        left_out = np.stack([_ritz((forms.sum(0) - part) / (count - 1))[0][:k] for part in forms])
+        stderr = CAUTION * np.sqrt((count - 1) * left_out.var(axis=0))
+        bias = (count - 1) * (left_out.mean(0) - values[:k])
+    rotation = rotation[:, :k].T
+    squares = np.maximum(np.einsum("ia,ab,ib->i", rotation, outside, rotation), 0.0)
+    lower = values[:k] - bias
+    rest = values[-1] if len(values) > k else 0.0
+    gaps = np.maximum(values[:k] - rest, 0.0)
+    lengths = np.sqrt(squares)
+    width = np.where(squares > 0, squares / np.maximum(gaps, lengths), 0.0) if k else squares
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residuals = np.where(lengths > 0, lengths / np.abs(values[:k]), 0.0)
+    return Bracket(lower, lower + width, stderr, residuals, rotation)
+
+
+def _ritz(matrix: FloatArray) -> tuple[FloatArray, FloatArray]:
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    return values[::-1], vectors[:, ::-1]
+
+
+ALL, KRYLOV, VECTORS, SINGLE = range(4)  # what a round measures
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a round measures.
+
+    ALL: all data, without sampling. KRYLOV: eigenvectors of a sample. VECTORS: V H V' of the last vectors V on new
+    draws, and vectors of the next round from H V'. SINGLE: v'Hv of some of the Ritz vectors on more draws, or where
+    these are as many as the data hold on all of them.
+    """
+
+    kind: int
+    draws: int
+    pairs: tuple[int, ...] = ()  # of single values
+
+
+def with_singles(found: Bracket, draws: int, values: FloatArray, stderr: FloatArray, single: FloatArray) -> Bracket:
+    """The bracket of `draws` draws with `values` (k,) of the same vectors on `single` (k,) more, weighted by draws.
+
+    NaN where a pair has none; draws without end are all data, whose values take the place of the others.
+    """
+    there, everything = single > 0, np.isinf(single)
+    more = np.where(there & ~everything, single, 0.0)
+    weight = np.where(everything, 1.0, more / (draws + more))
+    lower = np.where(there, (1 - weight) * found.lower + weight * np.nan_to_num(values), found.lower)
+    error = np.hypot((1 - weight) * found.stderr, weight * np.nan_to_num(stderr))
+    return replace(found, lower=lower, upper=lower + found.upper - found.lower, stderr=error)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The draws so far."""
+
+    quality: int  # those that the vectors follow from
+    draws: int  # those that V H V' was measured on, which the next vectors follow from
+    single: FloatArray  # (k,), those of single values; infinite for all data
+
+
+def next_step(found: Bracket, spent: Spent, error: float, samples: int, full: int) -> Step | None:
+    """What is to be measured so that every error is `error` of its value at least cost; None once it is there.
+
+    The width falls with the draws that the vectors follow from, the standard error with the root of those of the
+    values. `full` are the products of a measurement of all data, which is told where nothing else is cheaper.
+    """
+    aim = error * np.abs(found.values)
+    if bool((found.error <= aim).all()):
+        return None
+    half, m = (found.upper - found.lower) / 2, found.rotation.shape[1]
+    options: list[tuple[float, Step]] = [(float(full) * samples, Step(ALL, samples))]
+    left = (_SPARE * aim) ** 2 - half**2
+    if bool((left > 0).all()):
+        have = spent.draws + spent.single
+        needed = np.minimum(have * found.stderr**2 / left, _GROWTH * have) - have
+        lacking = np.flatnonzero(found.error > aim)
+        # few rounds: where each ended as soon as its own error came out small, errors would come out too small
+        more = min(math.ceil(max(float(needed[lacking].max()), spent.draws / 2)), samples)
+        lacking = lacking[needed[lacking] > more / 4]
+        if len(lacking):
+            options.append((float(len(lacking) * more), Step(SINGLE, more, tuple(lacking.tolist()))))
+    half = half * min(1.0, spent.quality / spent.draws)
+    grown = float((half / (_NARROW * aim)).max())
+    draws = spent.draws if grown <= 1 else math.ceil(spent.draws * min(grown, _GROWTH))
+    left = np.maximum((_SPARE * aim) ** 2 - half**2, (aim / 2) ** 2)
+    later = float(np.clip(spent.draws * found.stderr**2 / left - draws, 0, samples).sum())
+    options.append((m * draws * (1 + (grown > 1)) + later, Step(VECTORS, draws)))
+    return min(options, key=lambda option: option[0])[1]

@@ -1,0 +1,209 @@
+"""measure_spectrum(error=) against full measurements and matrices at hand; draws, brackets, rounds, resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import landscape as ls
+from landscape.curvature.sampling import Balanced, importance
+from landscape.errors import InputError
+from landscape.studies.spectrum.brackets import ALL, SINGLE, VECTORS, Bracket, Spent, bracket, next_step, with_singles
+
+N, K, ERROR = 3000, 2, 0.1
+
+
+@pytest.fixture(scope="module")
+def network() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """A network of 291 parameters on three clouds of points, trained for an epoch."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (N,), generator=generator)
+    points = torch.randn(3, 8, generator=generator)[labels] + 1.2 * torch.randn(N, 8, generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, 3))
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for batch in torch.arange(N).split(64):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(points[batch]), labels[batch]).backward()
+        optimizer.step()
+    return model, points, labels
+
+
+@pytest.fixture(scope="module")
+def objective(network: tuple[nn.Module, torch.Tensor, torch.Tensor]) -> ls.Objective:
+    return ls.Objective(network[0], data=network[1:])
+
+
+def measured(objective: ls.Objective, **options: Any) -> ls.Spectrum:
+    return ls.measure_spectrum(objective, K, **({"trace": False, "density": False, "error": ERROR} | options))
+
+
+@pytest.fixture(scope="module")
+def full(objective: ls.Objective) -> ls.Spectrum:
+    return ls.measure_spectrum(objective, K, trace="split", density=False)
+
+
+# -- numbers in, numbers out -----------------------------------------------------------------------------------------
+
+
+def test_the_bracket_holds_the_eigenvalues() -> None:
+    """Of a matrix at hand and vectors that are off: the Ritz values are below, and residuals reach beyond."""
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(40, 40)))[0]
+    true = np.concatenate([[9.0, 7.0, 6.5], np.sort(rng.uniform(-1, 1, 37))[::-1]])
+    matrix = basis * true @ basis.T
+    for seed in range(10):
+        off = np.random.default_rng(seed).normal(size=(40, 5))
+        vectors = np.linalg.qr(basis[:, :5] + 0.03 * off)[0].T
+        forms = vectors @ matrix @ vectors.T
+        rest = vectors @ matrix - forms @ vectors
+        found = bracket(np.tile(forms, (16, 1, 1)), rest @ rest.T, 3, exact=True)
+        assert (found.lower <= true[:3]).all()
+        assert (true[:3] <= found.upper).all()
+        assert (found.lower < true[:3] - 0.01).any()  # the width is needed
+        assert not found.stderr.any()
+
+
+def test_the_standard_error_is_that_of_the_lower_end() -> None:
+    """Over repetitions, the spread of lower ends is what each tells of itself, and copies that repel are corrected."""
+    rng = np.random.default_rng(1)
+    true = np.diag([4.0, 3.9, 1.0])
+    found = []
+    for _ in range(200):
+        noise = rng.normal(size=(16, 3, 3))
+        found.append(bracket(true + 0.4 * (noise + noise.transpose(0, 2, 1)), np.zeros((3, 3)), 2))
+    lower, stderr = (np.array([getattr(b, name) for b in found]) for name in ("lower", "stderr"))
+    ratio = np.sqrt((stderr**2).mean(0)) / lower.std(0)
+    assert (ratio > 1).all(), ratio
+    assert (ratio < 1.6).all(), ratio
+
+
+def test_more_values_are_weighed_by_their_draws() -> None:
+    plain = Bracket(np.array([1.0, 2.0]), np.array([1.5, 2.5]), np.array([0.2, 0.2]), np.zeros(2), np.eye(2))
+    more = with_singles(plain, 100, np.array([2.0, 5.0]), np.array([0.1, 0.0]), np.array([300.0, np.inf]))
+    np.testing.assert_allclose(more.lower, [0.25 + 1.5, 5.0])
+    np.testing.assert_allclose(more.upper, [2.25, 5.5])
+    np.testing.assert_allclose(more.stderr, [np.hypot(0.05, 0.075), 0.0])
+
+
+@pytest.mark.parametrize(
+    ("width", "stderr", "samples", "kind"),
+    [(0.0, 0.3, 10**6, SINGLE), (3.0, 0.01, 10**6, VECTORS), (0.0, 0.3, 500, ALL), (0.0, 0.01, 500, None)],
+)
+def test_the_cheaper_side_grows(width: float, stderr: float, samples: int, kind: int | None) -> None:
+    """Values where the standard error is too large, vectors where the width is, all data where neither pays."""
+    lower = np.array([10.0, 8.0])
+    found = Bracket(lower, lower + width, np.array([stderr, 0.001]), np.zeros(2), np.eye(2, 4))
+    step = next_step(found, Spent(200, 400, np.zeros(2)), 0.02, samples, 8 if samples > 500 else 1)
+    assert (None if step is None else step.kind) == kind
+    if kind == SINGLE:
+        assert step is not None
+        assert step.pairs == (0,)
+
+
+# -- draws -----------------------------------------------------------------------------------------------------------
+
+
+def test_balanced_draws_are_right_on_average_and_closer_than_independent_ones(
+    objective: ls.Objective, network: tuple[nn.Module, torch.Tensor, torch.Tensor]
+) -> None:
+    draws = Balanced.of(objective)
+    q, total = importance(objective)
+    assert draws.q is not None
+    np.testing.assert_array_equal(draws.q, q)
+    assert draws.total == total == N
+    kinds = np.random.default_rng(0).normal(size=N) * 0.1
+    with torch.no_grad():
+        logits = network[0](network[1]).numpy()
+    kinds += logits.argmax(1)
+    size, count = 64, 150
+    balanced = []
+    for block in range(count):
+        sample = draws.drawn(1, size, 0, block)
+        assert sample.weights is not None
+        rows = np.array(sample.objective.data.numbers)
+        balanced.append(float((sample.weights.numpy() * kinds[rows]).sum() / total))
+    assert abs(np.mean(balanced) - kinds.mean()) < 3 * np.std(balanced) / np.sqrt(count)
+    plain = np.random.default_rng(0).choice(N, size=(count, size), p=q)
+    independent = (kinds[plain] / (N * q[plain])).mean(1)
+    assert np.std(balanced) < 0.7 * np.std(independent)
+
+
+# -- spectra ---------------------------------------------------------------------------------------------------------
+
+
+def test_eigenvalues_are_within_the_error_asked(objective: ls.Objective, full: ls.Spectrum) -> None:
+    """Over seeds, with as much as a third of the products; two errors hold nearly all of them."""
+    gaps = []
+    for seed in range(4):
+        found = measured(objective, seed=seed)
+        error = found.eigenvalue_error
+        assert (error <= ERROR * found.eigenvalues).all()
+        assert (error > 0).all()
+        assert found.converged.all()
+        work = found.attributes["work"]
+        assert work["products_of_all_data"] < full.products / 3
+        gaps.append((found.eigenvalues - full.eigenvalues) / error)
+        assert found.largest.vectors is not None
+        assert full.largest.vectors is not None
+        np.testing.assert_allclose(np.linalg.norm(found.largest.vectors, axis=1), 1, atol=1e-6)
+        assert abs(found.largest.vectors[0] @ full.largest.vectors[0]) > 0.95
+    assert (np.abs(gaps) < 3.5).all(), gaps
+    assert np.mean(np.abs(gaps) < 2) >= 0.85, gaps
+    assert np.std(gaps) > 0.2, gaps  # errors are not far too large
+
+
+def test_small_data_are_measured_whole(objective: ls.Objective) -> None:
+    few = objective.on(objective.data.head(200))
+    plain, asked = measured(few, error=None), measured(few)
+    np.testing.assert_array_equal(asked.eigenvalues, plain.eigenvalues)
+    assert not asked.eigenvalue_error.any()
+    np.testing.assert_array_equal(asked.largest.stderr, plain.largest.stderr)
+    assert asked.attributes["work"]["forward_passes"] == 0
+
+
+def test_stopped_after_every_round_gives_the_same_bits(objective: ls.Objective, tmp_path: Path) -> None:
+    whole = measured(objective, out=tmp_path / "whole")
+    for _ in range(whole.attributes["work"]["rounds"]):
+        assert not (tmp_path / "parts" / "landscape.h5").exists()
+        parts = measured(objective, out=tmp_path / "parts", limit_items=1)
+    read = ls.open(tmp_path / "parts" / "landscape.h5")
+    assert isinstance(read, ls.Spectrum)
+    for other in (whole, read):
+        assert other.attributes["work"] == parts.attributes["work"]
+        for field in dataclasses.fields(other.largest):
+            np.testing.assert_array_equal(getattr(other.largest, field.name), getattr(parts.largest, field.name))
+
+
+def test_trace_to_an_error(objective: ls.Objective, full: ls.Spectrum) -> None:
+    assert full.trace is not None
+    spectrum = measured(objective, trace=True, density=True, density_probes=1, density_steps=8)
+    found = spectrum.trace
+    assert found is not None
+    assert spectrum.density is not None
+    assert spectrum.attributes["density_samples"] == 1024
+    assert found.method == "blocks"
+    assert abs(found.value - full.trace.value) < 3.5 * found.stderr_probes
+    assert found.stderr_probes <= ERROR * found.value
+    np.testing.assert_allclose(sum(found.layers.values()), found.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"smallest": 1}, r"error = 0.1 and smallest = 1: .* leave out one of the two"),
+        ({"samples": 100}, "error = 0.1 and samples = 100"),
+        ({"trace": "hutchinson"}, "trace = 'hutchinson' passes over all data"),
+        ({"start": torch.ones(1, 291)}, "start= and error=0.1"),
+    ],
+)
+def test_refused(objective: ls.Objective, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        measured(objective, **options)
