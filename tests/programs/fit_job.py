@@ -145,6 +145,8 @@ def main(folder: Path, arguments: list[str]) -> None:
         model = spectral_net()
         on_training_step(model, kill)
         curve = fitted(model, parts=parts, out=folder / f"run_{parts}")
+        # Seconds, in the middle of an item, where kills from outside then often met the same place.
+        assert "torch._dynamo" not in sys.modules, "a fit loads torch's compiler"
         if world().rank == 0:
             np.save(folder / f"points_{parts}.npy", curve.control_points.numpy())
 

@@ -134,9 +134,9 @@ def test_signal_from_outside(name: str, target: str, run_mpi: RunMpi, tmp_path: 
     assert Store.open(tmp_path / "run").rows().done.all()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, 3])
 def test_kill_and_resume(seed: int, tmp_path: Path) -> None:
-    """Twenty of these: python tests/programs/kill_trials.py 20."""
+    """Of the last rank, of mpiexec, of rank 0. Twenty of these: python tests/programs/kill_trials.py 20."""
     kill_trials.trial(tmp_path, seed)
 
 

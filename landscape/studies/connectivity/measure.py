@@ -34,7 +34,7 @@ from landscape.run.task import Description, ItemStopped, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.connectivity.result import Connectivity
 from landscape.studies.connectivity.settings import ConnectivitySettings
-from landscape.studies.curve.fit import CurveFit, load_optimizers
+from landscape.studies.curve.fit import CurveFit
 from landscape.studies.curve.measure import fitted_curve, on_line, training_data
 from landscape.studies.curve.result import Curve
 from landscape.studies.path.measure import places_of
@@ -77,7 +77,6 @@ class ConnectivityTask:
         self._train: TrainingData | None = None
         if self._fit is not None:
             self._train = training_data(objective, train, settings.batch_size)
-            load_optimizers()
         self._statistics = chosen_statistics(objective, settings.batchnorm, statistics, between=True)
         self._statistics.require_enough()
         if self._statistics.data is None and objective.batchnorm_names:

@@ -16,6 +16,7 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.curves import CURVES, combine_, stratified, weights
+from landscape_kernels.descent import Descent
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
@@ -110,14 +111,11 @@ class CurveFit:
     ) -> None:
         """`points` are all control points to begin with, ends included."""
         self._objective, self._data, self._settings, self._seed = objective, data, settings, seed
-        self._points = [point.clone() for point in points]
-        self._free = self._points[1:-1]
+        self._points = torch.stack(list(points))
+        self._free = self._points[1:-1]  # a view
         decay = settings.weight_decay if settings.decay == "control" else 0.0
-        self._optimizer: torch.optim.Optimizer = (
-            torch.optim.SGD(self._free, lr=settings.step_size, momentum=settings.momentum, weight_decay=decay)
-            if settings.optimizer == "sgd"
-            else torch.optim.Adam(self._free, lr=settings.step_size, weight_decay=decay)
-        )
+        # torch.optim would load torch's compiler with the first step, seconds in which an item is in hand.
+        self._descent = Descent(self._free, settings.optimizer, momentum=settings.momentum, weight_decay=decay)
         self._history: FloatArray = np.full((settings.epochs, len(objective.quantities) + 1), np.nan)
         self._epoch = self._steps = 0
 
@@ -141,7 +139,10 @@ class CurveFit:
         kept = Kept(state if group.rank == 0 else None, "the fit then starts anew", every=_SAVE_EVERY, share=0.0)
         stored = group.broadcast(kept.read())
         if stored is not None:
-            self._restore(stored)
+            try:
+                self._restore(stored)
+            except (LookupError, RuntimeError, ValueError) as error:
+                raise kept.damaged(error) from error
         began = time.monotonic()
         first, seen = self._epoch, ""
         for epoch in range(first, self._settings.epochs):
@@ -161,7 +162,7 @@ class CurveFit:
             self._epoch = epoch + 1
             if kept.due:
                 kept.write(self._state())
-        return Fit(torch.stack([point.detach() for point in self._points]), self._history)
+        return Fit(self._points, self._history)
 
     def _run_epoch(
         self,
@@ -172,8 +173,6 @@ class CurveFit:
     ) -> None:
         objective, settings = self._objective, self._settings
         lr = settings.lr_at(epoch)
-        for param_group in self._optimizer.param_groups:
-            param_group["lr"] = lr
         theta, gradient = torch.empty_like(self._points[0]), torch.zeros_like(self._points[0])
         sums = torch.zeros((len(objective.quantities), 2), dtype=torch.float64, device=objective.device)
         before, looked = self._steps, time.monotonic()
@@ -185,14 +184,13 @@ class CurveFit:
             for batch, t in zip(batches, self._places(before), strict=False):
                 tell(self._steps - before + 1, None)
                 coefficients = weights(settings.kind, len(self._points), t)
-                combine_(theta, self._points, coefficients.tolist())
+                combine_(theta, list(self._points), coefficients.tolist())
                 torch.clear_autocast_cache()  # which holds the weights of the last point in half precision
                 sums += self._gradient(model, batch, theta, gradient, group)
                 if settings.decay == "point" and settings.weight_decay:
                     gradient.add_(theta, alpha=settings.weight_decay)
-                for point, coefficient in zip(self._free, coefficients[1:-1], strict=True):
-                    point.grad = gradient * float(coefficient)  # d gamma(t) / d p_i = w_i(t)
-                self._optimizer.step()
+                inner = torch.as_tensor(coefficients[1:-1]).to(gradient)
+                self._descent.step(gradient * inner[:, None], lr)  # d gamma(t) / d p_i = w_i(t)
                 self._steps += 1
                 now = time.monotonic()
                 if now - looked >= _REPORT_EVERY:
@@ -206,7 +204,7 @@ class CurveFit:
                 "and holds a batch at least (drop_last=True leaves none of fewer samples than batch_size)"
             )
         means = self._means(sums, epoch, math.nan)
-        if not all(bool(point.isfinite().all()) for point in self._free):
+        if not bool(self._free.isfinite().all()):
             raise self._diverged("a control point", "NaN or infinite", epoch, math.nan)
         self._history[epoch] = [*means, lr]
         tell(self._steps - before, means)
@@ -276,33 +274,16 @@ class CurveFit:
             "epoch": self._epoch,
             "steps": self._steps,
             "history": self._history,
-            "free": torch.stack([point.detach() for point in self._free]).cpu().numpy(),
+            "free": self._free.cpu().numpy(),
         }
-        for index, entry in self._optimizer.state_dict()["state"].items():
-            for name, value in entry.items():
-                if value is not None:
-                    arrays[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().numpy()
-        return arrays
+        return arrays | {f"descent.{name}": value.cpu().numpy() for name, value in self._descent.state().items()}
 
     def _restore(self, arrays: Mapping[str, Any]) -> None:
         self._epoch, self._steps = int(arrays["epoch"]), int(arrays["steps"])
         self._history = np.array(arrays["history"])
-        for point, value in zip(self._free, arrays["free"], strict=True):
-            point.copy_(torch.from_numpy(value))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in arrays.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                state.setdefault(int(index), {})[name] = torch.from_numpy(np.array(value))
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
-
-
-def load_optimizers() -> None:
-    """Have torch load what its first optimiser needs, its compiler among it: seconds in which no item is in hand.
-
-    Kills from outside would else often meet the same place of an item, which is then blamed for them.
-    """
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        self._free.copy_(torch.from_numpy(arrays["free"]))
+        own = {name: torch.from_numpy(np.array(v)) for name, v in arrays.items() if name.startswith("descent.")}
+        self._descent.restore({name.removeprefix("descent."): value for name, value in own.items()})
 
 
 def _parts(batch: Any, count: int) -> list[Any]:

@@ -27,7 +27,7 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.curve.fit import CurveFit, Fit, FitSettings, load_optimizers
+from landscape.studies.curve.fit import CurveFit, Fit, FitSettings
 from landscape.studies.curve.result import Curve
 from landscape.studies.curve.settings import CurveSettings
 
@@ -53,7 +53,6 @@ class FitTask:
     ) -> None:
         self.objective, self.points, self.data = objective, points, data
         self.settings, self.seed, self._state = settings, seed, state
-        load_optimizers()
         self.report: Callable[[str], None] | None = None  # see `task.Telling`
         self.stopping: Callable[[], bool] | None = None
 

@@ -26,7 +26,7 @@ from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.studies.agreement.measure import AgreementTask, agreement_from_rows
 from landscape.studies.agreement.settings import AgreementSettings
-from landscape.studies.curve.fit import CurveFit, load_optimizers
+from landscape.studies.curve.fit import CurveFit
 from landscape.studies.curve.measure import fitted_curve, on_line, training_data
 from landscape.studies.path.measure import path_from_rows, path_task
 from landscape.studies.path.result import Path as Along
@@ -242,7 +242,6 @@ class PairsTask(_CellTask):
                 chosen = model_pairs(len(rows), asked) if len(asked) else []
                 self._items += [(place, rows[i], rows[j]) for i, j in chosen]
         self.count = len(self._items)
-        load_optimizers()
 
     def describe(self) -> Description:
         """See `Task`."""

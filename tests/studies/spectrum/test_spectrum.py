@@ -66,13 +66,14 @@ def test_both_ends(name: str, operator: str) -> None:
     """Every pair to 1e-10 of the dense ones, in order, with unit vectors and the residuals that are told."""
     matrix = dense(name, operator)
     values, vectors = np.linalg.eigh(matrix)
-    low = 3 if operator == "hessian" else 0  # the lower end of G is a null space
-    found = eigenpairs_only(case(name).objective(), 6, smallest=low, operator=operator, tol=1e-7)
+    low = 2 if operator == "hessian" else 0  # the lower end of G is a null space
+    found = eigenpairs_only(case(name).objective(), 4, smallest=low, operator=operator, tol=1e-7)
     assert found.converged.all()
-    np.testing.assert_allclose(found.eigenvalues, values[::-1][:6], rtol=1e-10)
+    assert found.whole == (name == "relu")  # so few pairs of the larger two come from a Krylov run
+    np.testing.assert_allclose(found.eigenvalues, values[::-1][:4], rtol=1e-10)
     ends = [(found.largest, vectors[:, ::-1].T)]
     if low:
-        np.testing.assert_allclose(found.smallest.values, values[:3], rtol=1e-10)
+        np.testing.assert_allclose(found.smallest.values, values[:2], rtol=1e-10)
         ends.append((found.smallest, vectors.T))
     for pairs, true in ends:
         assert pairs.vectors is not None
@@ -290,8 +291,8 @@ def test_rounding_inside_a_model_in_float64_is_told() -> None:
 
 def test_rounding_of_a_density_is_told() -> None:
     """At least the root mean square by which eigenvalues of the rounded matrix differ, and not far above it."""
-    net = nets.settled(nn.Sequential(nn.Linear(6, 40), nn.Tanh(), nn.Linear(40, 5)))
-    x, y = 30 * seeded(32, 6).float(), labels(32, classes=5)
+    net = nets.settled(nn.Sequential(nn.Linear(6, 22), nn.Tanh(), nn.Linear(22, 5)))  # 269 parameters: not known whole
+    x, y = 30 * seeded(16, 6).float(), labels(16, classes=5)
     matrices = []
     for dtype in (torch.float32, torch.float64):
         objective = Objective(net.to(dtype), "cross_entropy", (x.to(dtype), y))
