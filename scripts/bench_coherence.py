@@ -5,12 +5,13 @@
 Coherence of all layers is compared with a plain pass that makes the gradient of the mean loss, in batches of 100, and
 with per-sample gradients by torch.func.vmap of grad and by opacus (1.6.0) where it is installed (`scripts/bench` makes
 an environment for it). Times are processor seconds on one thread, medians of `--turns` turns of all of them; memory is
-what the largest resident size of a process grows by, beyond model and data.
+the most that a process has resident while it runs, looked at a thousand times a second, beyond what it has before, with
+model, data and objective made and each tried on a few images.
 Networks are the ResNet-20 checkpoint (random weights where it is not at hand), a GPT-2 of 2 layers and an LSTM, both of
 random weights, each with as many samples.
 Beside the ratios stand floors, what no method of the kind can do without: of coherence a pass forward and backward to
 the outputs of the layers, without any gradient of parameters; of a winsorised step the forming of all examples' numbers
-block by block, before any is compared; of memory a plain pass in the batches that coherence takes.
+block by block, and that with each number compared once with another one; of memory a plain pass in batches of 50.
 `coverage` draws 200 data sets and counts how often alpha lies within two standard errors of its mean.
 """
 
@@ -18,11 +19,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
+import gc
 import importlib.util
 import itertools
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,23 +241,27 @@ def part_winsorised(given: argparse.Namespace) -> None:
     inputs = [torch.randn(layer.in_features, BATCH) for layer in layers]
     outputs = [torch.randn(layer.out_features, BATCH) for layer in layers]
 
-    def form() -> None:
+    def form(compare: bool) -> None:
         for a, g in zip(inputs, outputs, strict=True):
             for part in g.split(max(1, (1 << 18) // a.numel())):
-                part[:, None] * a
+                first, second = (part[:, None] * a).chunk(2, -1)
+                if compare:
+                    torch.minimum(first, second), torch.maximum(first, second)
 
     found = in_turns(
         {
             "plain": lambda: [step() for _ in range(10)],
             "winsorised": lambda: clipping.step(lambda: F.cross_entropy(model(x), y, reduction="none")),
-            "form": form,
+            "formed": lambda: form(False),
+            "compared": lambda: form(True),
         },
         5 * given.turns,
     )
     plain_steps = [seconds / 10 for seconds in found["plain"]]
-    told = f"a floor: {float(np.median(found['form'])) / float(np.median(plain_steps)):.1f}"
+    one = float(np.median(plain_steps))
+    told = ", ".join(f"{name} {float(np.median(found[name])) / one:.1f}" for name in ("formed", "compared"))
     what = f"winsorised step, batch {BATCH}, MLP of 3 x 256"
-    print_row(what, "plain steps", ratios(found["winsorised"], plain_steps, "theirs"), "<= 4", told)
+    print_row(what, "plain steps", ratios(found["winsorised"], plain_steps, "theirs"), "<= 4", f"floors: {told}")
 
 
 def part_coverage(given: argparse.Namespace) -> None:
@@ -298,6 +306,7 @@ def part_memory(given: argparse.Namespace) -> None:
     found = {}
     for which in ("coherence", "floor", *(["opacus"] if has_opacus() else [])):
         words = [sys.executable, __file__, "--shared", str(given.shared), "--grows", which]
+        words += ["--images", str(given.images)]
         found[which] = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     told = ", ".join(f"{name} {size:.0f} MiB" for name, size in found.items())
     ratio = found["coherence"] / found["opacus"] if "opacus" in found else float("nan")
@@ -307,17 +316,40 @@ def part_memory(given: argparse.Namespace) -> None:
 
 def grows(which: str, given: argparse.Namespace) -> None:
     model, (images, labels), _ = resnet20(given.shared)
-    data = images[:200], labels[:200]
+    data = images.repeat(2, 1, 1, 1)[: given.images], labels.repeat(2)[: given.images]
+    few = data[0][:4], data[1][:4]
     model = without_batchnorm(model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    actions: list[Callable[[], Any]]
     if which == "floor":
-        for x, y in zip(data[0].split(12), data[1].split(12), strict=True):
-            plain(model, (x, y))
+        parts = list(zip(data[0].split(50), data[1].split(50), strict=True))
+        actions = [lambda: plain(model, few), lambda: [plain(model, part) for part in parts]]
     elif which == "coherence":
-        ls.measure_coherence(ls.Objective(model, "cross_entropy", data))
+        actions = [coherence_of(model, few), coherence_of(model, data)]
     else:
-        by_opacus(opacus_model(model), data)
-    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}")
+        wrapped = opacus_model(model)
+        actions = [lambda: by_opacus(wrapped, few), lambda: by_opacus(wrapped, data)]
+    actions[0]()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    sys.stdout.write(f"{most_resident(actions[1])}")
+
+
+def most_resident(action: Callable[[], Any]) -> float:
+    """MiB that the process has more, at most, while the action runs."""
+    pages = Path("/proc/self/statm")
+    over = threading.Event()
+    seen = [int(pages.read_text().split()[1])]
+
+    def look() -> None:
+        while not over.wait(1e-3):
+            seen.append(int(pages.read_text().split()[1]))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    action()
+    over.set()
+    watch.join()
+    return (max(seen) - seen[0]) * resource.getpagesize() / 2**20
 
 
 def main() -> None:
