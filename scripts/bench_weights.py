@@ -229,6 +229,8 @@ def main() -> None:
     print_heading(f"numpy {np.__version__}")
     networks = {"resnet20": resnet20, "resnet50": resnet50, "vit": vit_b}
     for part in asked.only:
+        if asked.quick and part in ("resnet50", "vit", "full50"):
+            continue
         needed = "powerlaw" if part == "truncated" else "" if part in ("null", *_SLOW) else "weightwatcher"
         if needed and importlib.util.find_spec(needed) is None:
             print_row(part, needed, "not installed")
@@ -248,7 +250,7 @@ def main() -> None:
             print_row("measure_weights with 20 shuffles, shapes of ResNet-20", "", "", "", f"{seconds:.2f} s")
         else:
             network = "resnet20" if part == "full20" else "resnet50"
-            analyzed(network, networks[network](), peer, mp_fit=True, randomize=True, detX=True)
+            analyzed(network, networks[network](), peer, mp_fit=True, randomize=not asked.quick, detX=True)
 
 
 if __name__ == "__main__":
