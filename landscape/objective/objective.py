@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Layout
 from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
@@ -417,6 +418,16 @@ class Objective:
         """Numerators and denominators of the loss from what `outputs` returned."""
         return self._calls.units_of(self._quantities[0], outputs, targets)
 
+    def loss_elements(self, outputs: Any, targets: Any) -> Tensor:
+        """Numerators of the loss; of the usual ones without a look at weights, which tracing does not know."""
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            real = targets.is_floating_point()
+            if self.loss_is_cross_entropy and outputs.ndim == 2 and targets.ndim == 1 and not real:
+                return F.cross_entropy(outputs, targets.long(), reduction="none")
+            if self.loss_words == "mse" and outputs.shape == targets.shape and real:
+                return F.mse_loss(outputs, targets, reduction="none")
+        return self.loss_units(outputs, targets).numerators
+
     def units_of(self, quantity: str, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of one of `quantities` from what `outputs` returned."""
         return self._calls.units_of(self._quantities[self.quantities.index(quantity)], outputs, targets)
@@ -456,6 +467,11 @@ class Objective:
     def chunks(self) -> int:
         """Number of chunks of the data."""
         return self._data.count
+
+    @property
+    def values_per_sample(self) -> int:
+        """Numbers for each sample of the largest tensor that the model makes or is given."""
+        return self._values_per_sample
 
     @property
     def loss_is_returned(self) -> bool:

@@ -109,6 +109,14 @@ def random_direction(
     return normalise_(normal_vector(layout.size, seed, "direction", axis), theta, layout, normalize, ignored)
 
 
+def random_directions(
+    theta: Tensor, layout: Layout, normalize: str, ignored: Sequence[Block], seed: int, axes: Sequence[int]
+) -> Tensor:
+    """`random_direction` of each of `axes`, (n, size), to rounding, and scaled all at once."""
+    drawn = torch.stack([normal_vector(layout.size, seed, "direction", axis) for axis in axes])
+    return normalise_(drawn, theta, layout, normalize, ignored)
+
+
 @of_objective
 def random_plane(
     objective: Objective,

@@ -16,6 +16,7 @@ from scipy.stats import ncx2
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.objective import stacked
 from landscape.objective.stacked import Stacked
 from landscape.studies.basin.pictures import plot_boundary, plot_minima, plot_volumes
 
@@ -183,8 +184,8 @@ def test_radii_are_those_of_a_plain_loop(trained: ls.Objective, of: str, cutoff:
 
 def test_side_by_side_is_one_after_another(trained: ls.Objective) -> None:
     class Alone(Stacked):
-        def _settle(self) -> None:
-            super()._settle()
+        def _settle(self, many: bool) -> None:
+            super()._settle(many)
             self.width = 1
 
     thetas = torch.stack([trained.theta + 0.1 * k for k in range(5)])
@@ -192,6 +193,20 @@ def test_side_by_side_is_one_after_another(trained: ls.Objective) -> None:
         together, alone = Stacked(trained, of), Alone(trained, of)
         assert together.width > 1
         np.testing.assert_allclose(together.values(thetas), alone.values(thetas), rtol=1e-12, atol=1e-15)
+
+
+def test_traced_is_one_after_another(trained: ls.Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks of 7 of 50 samples, of which some have no label."""
+    monkeypatch.setattr(stacked, "_ACTIVATIONS", 7 * 16 * trained.values_per_sample)
+    inputs, labels = data()
+    objective = trained.on(trained.read((inputs, labels.where(torch.arange(50) % 5 > 0, -100))))
+    thetas = torch.stack([trained.theta * (1 + 0.02 * k) for k in range(20)])
+    together = Stacked(objective, many=True)
+    assert together.objective.chunks == 8
+    assert together._traced is not None
+    expected = [float(objective.evaluate(theta)["loss"]) for theta in thetas]
+    np.testing.assert_allclose(together.values(thetas), expected, rtol=1e-12)
+    np.testing.assert_array_equal(together.values(thetas[17:]), together.values(thetas)[17:])
 
 
 def test_models_that_cannot_be_stacked_are_computed_one_by_one() -> None:
@@ -381,10 +396,10 @@ def test_what_falls_again_is_told() -> None:
 
     found = ls.measure_basin(ls.Objective(Weights(), hilly, data), 0.5, directions=40, kind="gaussian")
     np.testing.assert_allclose(found.radii, math.sqrt(10), rtol=1e-3)
-    assert found.crossed_before == len(found.profiles) == 40
+    assert found.crossed_before == len(found.profiles) == 32
     assert not found.log_volume.believable
     assert found.log_volume.interval == (-math.inf, math.inf)
-    assert "along 40 of 40 directions that were looked at, loss comes to the cutoff before" in found.believed
+    assert "along 32 of 32 directions that were looked at, loss comes to the cutoff before" in found.believed
 
 
 def test_with_a_prior_a_volume_has_an_end_where_radii_have_none() -> None:
