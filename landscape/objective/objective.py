@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from landscape.errors import InputError, raised_by
 from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls
+from landscape.objective.centre import Centre
 from landscape.objective.chosen import ChosenSamples
 from landscape.objective.counting import Counting
 from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike
-from landscape.objective.model import BoundModel, choose_device, default_precision
+from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
@@ -36,7 +38,7 @@ from landscape.objective.units import Units
 from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
-PRECISIONS = ("float32", "float64", "bf16")
+PRECISIONS = ("float32", "float64", "bf16", "own")
 BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")
 # A statistics pass is one chunk (and one pass, whatever the depth) while its largest activation stays below this.
 _STATISTICS_BYTES = 1 << 30
@@ -84,6 +86,7 @@ class Objective:
         memory_budget: int = 4 << 30,
         check: bool = True,
         batch_size: int | Callable[[Any], int] | None = None,
+        checkpoint: str | Path | None = None,
     ) -> None:
         if data is None:
             raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
@@ -94,11 +97,11 @@ class Objective:
         self.precision = precision or default_precision(model)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        self.dtype = torch.float64 if self.precision == "float64" else torch.float32
+        self.dtype = dtype_of(self.precision, model)
         self.device = choose_device(device)
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
         self._memory_budget, self._check = memory_budget, check
-        self._model = BoundModel(model, self.device, self.dtype)
+        self._model = BoundModel(model, self.device, self.dtype, as_is=self.precision == "own", checkpoint=checkpoint)
         counting = Counting(batch_size)
         self._calls = Calls(self._model, forward, loss is None, self.precision, self.dtype, self.device, counting)
         settled = settle(self._calls, self._loss, self._metrics, self._read(data))
@@ -117,7 +120,12 @@ class Objective:
     @property
     def theta(self) -> Tensor:
         """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
-        return self._model.centre.clone()
+        return self._model.centre if self._model.own.live else self._model.centre.clone()
+
+    @property
+    def centre(self) -> Centre:
+        """The centre's values piece by piece, and the place where others are put in their stead."""
+        return self._model.own
 
     @property
     def layout(self) -> Layout:
@@ -170,6 +178,7 @@ class Objective:
 
         Without the `centre` and its BatchNorm statistics for what is measured elsewhere alone.
         """
+        self._model.own.require_unchanged()
         given = self._calls.counting.given
         norms = () if centre else tuple(f"{name}." for name in self.batchnorm_names)
         buffers = [value for name, value in self._model.buffers.items() if not (norms and name.startswith(norms))]
@@ -178,7 +187,7 @@ class Objective:
             "parameters": self.layout.size,
             "structure": digest_text(self._model.structure),
             "layout": digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
-            "centre": digest(self._model.centre) if centre else "",
+            "centre": self._model.own.digest if centre else "",
             "fixed": digest(*buffers, *self._model.frozen_values),
             "data": self._data.digest,
             "samples": self.samples,
@@ -260,7 +269,7 @@ class Objective:
         groups: SampleGroups | None,
         chosen: ChosenSamples | None = None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
-        vector = self._model.centre if theta is None else self.vector(theta)
+        vector = None if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
         parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
         per_sample = [True] * len(self._quantities)
@@ -301,7 +310,7 @@ class Objective:
             with self._calls.context(True):
                 self._calls.call(model, batch)
 
-        return self._model.reestimate(self.vector(theta), chunks, data.count, forward)
+        return self._model.reestimate(None if theta is None else self.vector(theta), chunks, data.count, forward)
 
     @keeps_random_state
     def read_statistics(self, data: Any = None) -> Data:
@@ -336,7 +345,7 @@ class Objective:
 
         Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
         """
-        vector = self._model.centre if theta is None else self.vector(theta)
+        vector = None if theta is None else self.vector(theta)
         with (
             self._model.at(vector, buffers) as model,
             self._calls.context(True),
@@ -481,7 +490,7 @@ class Objective:
         other.chunk = chunk or self.chunk
         other.precision = precision or self.precision
         if other.precision != self.precision:
-            other.dtype = torch.float64 if other.precision == "float64" else torch.float32
+            other.dtype = dtype_of(other.precision, self._model.model)
             other._model = self._model.in_precision(other.dtype)
             other._calls = replace(self._calls, model=other._model, precision=other.precision, dtype=other.dtype)
             data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
@@ -510,10 +519,10 @@ class Objective:
         """Images in the memory format that is fastest for this model; anything else as it is."""
         return self._calls.formatted(tensor)
 
-    def vector(self, theta: Any) -> Tensor:
-        """`theta` as a vector on the device in the working precision. Raises InputError for another size."""
+    def vector(self, theta: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """`theta` as a vector on the device, by default in the working precision. Raises InputError for other sizes."""
         try:
-            tensor = torch.as_tensor(theta).detach().to(self.device, self.dtype).reshape(-1)
+            tensor = torch.as_tensor(theta).detach().to(self.device, dtype or self.dtype).reshape(-1)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"theta of type {type(theta).__name__} is not a vector of numbers ({error}); from a state dict or a "

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.pieces import pieces
 from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.objective.batchnorm import chosen_statistics
 from landscape.objective.objective import Objective
 from landscape.objective.rows import evaluated
-from landscape.planes.directions import Plane
 from landscape.planes.grid import Grid
+from landscape.planes.plane import Plane
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, Row, Rows
 
 _BETWEEN = ("through", "curve")  # kinds of planes that lie between models
+MEMORY = ("streamed", "flat")
 _ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
 
 
@@ -35,13 +39,19 @@ class SurfaceTask:
         *,
         batchnorm: str | None = None,
         statistics: Any = None,
+        memory: str | None = None,
     ) -> None:
+        if memory not in (None, *MEMORY):
+            raise InputError(f"memory={memory!r} is not one of {', '.join(MEMORY)}; leave it out to choose by size")
         if len(grid.axes) != plane.axes:
             raise InputError(
                 f"the plane has {plane.axes} axes and the grid {len(grid.axes)} ({', '.join(grid.axes)}); "
                 "give a range for each"
             )
+        self.streamed = objective.centre.live or plane.streamed if memory is None else memory == "streamed"
+        plane = plane if self.streamed else plane.flat()
         self._objective, self._plane, self.grid = objective, plane, grid
+        self._pieces = pieces(objective.layout)
         between = plane.about.get("kind") in _BETWEEN
         self.statistics = chosen_statistics(objective, batchnorm, statistics, between=between)
         if self.statistics.mode == "interpolated" and not plane.buffers:
@@ -49,7 +59,7 @@ class SurfaceTask:
                 "batchnorm='interpolated' needs a plane through models given with their buffers (state dicts, modules "
                 "or checkpoints, not flat vectors); use plane_through, or batchnorm='reestimated'"
             )
-        self._theta = torch.empty_like(plane.centre)
+        self._theta = None if self.streamed else torch.empty_like(plane.centre)
         points = plane.points.coordinates if plane.points is not None else np.empty((0, plane.axes))
         anchors = anchor_points(grid) if objective.precision == "bf16" else []
         # (coordinates, number of the plane's point or None, evaluate without autocast)
@@ -63,12 +73,17 @@ class SurfaceTask:
 
     def describe(self) -> Description:
         """See `Task`."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> Description:
         objective, plane = self._objective, self._plane
         names = [name for quantity in objective.quantities for name in (quantity, f"{quantity}_stderr")]
         axes = {name: values.tolist() for name, values in self.grid.axes.items()}
+        known = objective.identity()
         identity = {
-            "objective": objective.identity(),
-            "plane": {**plane.identity(), "made": plane.made},
+            "objective": known,
+            "plane": {**plane.identity(known["centre"]), "made": plane.made},
             "axes": axes,
             "batchnorm": self.statistics.mode,
             "statistics": self.statistics.digest,
@@ -93,29 +108,39 @@ class SurfaceTask:
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
-        theta, buffers, full = self.at(index)
-        return evaluated(self._objective, theta, buffers, group, full_precision=full)
+        with self.at(index) as (theta, buffers, full):
+            return evaluated(self._objective, theta, buffers, group, full_precision=full)
 
-    def at(self, index: int) -> tuple[Tensor, Mapping[str, Tensor] | None, bool]:
-        """(theta, buffers, whether autocast is left off) of an item."""
+    @contextmanager
+    def at(self, index: int) -> Iterator[tuple[Tensor | None, Mapping[str, Tensor] | None, bool]]:
+        """(theta, buffers, whether autocast is left off) of an item; None is what the model holds meanwhile."""
         coordinates, point, full = (
             (self.grid.coordinates(index), None, False)
             if index < self.grid.size
             else self._extra[index - self.grid.size]
         )
         buffers: Mapping[str, Tensor] | None = None
-        if point is None:
-            theta = self._plane.point(coordinates, self._theta)
-            if self.statistics.mode == "interpolated":
-                buffers = self._plane.buffers_at(coordinates)
-        else:  # a model as it is, with its own statistics where it brought them
-            points = self._plane.points
-            assert points is not None
-            theta = points.vectors[point]
-            buffers = points.buffers[point] if points.buffers else None
-        if self.statistics.data is not None:
-            buffers = self.statistics.at(self._objective, theta)
-        return theta, buffers, full
+        points, plane = self._plane.points, self._plane
+        with ExitStack() as stack:
+            theta: Tensor | None
+            if point is not None:  # a model as it is, with its own statistics where it brought them
+                assert points is not None
+                theta = points.vectors[point]
+                buffers = points.buffers[point] if points.buffers else None
+            elif self._theta is None:
+                names = self._objective.layout.names
+
+                def write(parts: Sequence[Tensor]) -> None:
+                    plane.write(coordinates, self._pieces, dict(zip(names, parts, strict=True)))
+
+                theta = stack.enter_context(self._objective.centre.written(write))
+            else:
+                theta = plane.point(coordinates, self._theta)
+            if point is None and self.statistics.mode == "interpolated":
+                buffers = plane.buffers_at(coordinates)
+            if self.statistics.data is not None:
+                buffers = self.statistics.at(self._objective, theta)
+            yield theta, buffers, full
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""

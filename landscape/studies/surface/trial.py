@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from landscape.objective.objective import Objective
-from landscape.planes.directions import Plane
 from landscape.planes.grid import Grid
+from landscape.planes.plane import Plane
 from landscape.results.trial import Trial, timed
 from landscape.run.comm import world
 from landscape.run.together import agree
