@@ -106,8 +106,10 @@ class SeededDirections:
 
     def _scaled(self, axis: int, number: int, values: FloatArray) -> FloatArray:
         factors = self._scales[axis].get(number)
-        if factors is not None:
-            view = values.reshape(self.pieces[number].shape) if factors.size > 1 else values
+        if factors is not None and factors.size == 1:
+            values *= factors.reshape(1)
+        elif factors is not None:
+            view = values.reshape(self.pieces[number].shape)
             np.multiply(view, factors, out=view)
         return values
 
