@@ -43,6 +43,7 @@ class SeededDirections:
             raise ValueError(f"normalisation {how!r} is not one of {', '.join(NORMALIZATIONS)}")
         self.layout, self.axes, self.dtype = layout, axes, dtype
         self.pieces = pieces(layout)
+        self._numbers = {piece.slice.start: number for number, piece in enumerate(self.pieces)}
         self._centre, self._how, self._threads = centre, how, max(1, threads)
         self._still = frozenset(block.name for block in ignored)
         sizes = [piece.size for piece in self.pieces]
@@ -64,13 +65,17 @@ class SeededDirections:
                     self._scales[axis][number] = _factors(torch.from_numpy(values), theta, piece, self._how).numpy()
             see(piece, [self._placed(number, self._scaled(axis, number, v)) for axis, v in enumerate(drawn)])
 
-    def each(self, axes: Sequence[int]) -> Iterator[tuple[Piece, list[Tensor]]]:
-        """(piece, its values (size,) of each of the `axes`) of all pieces in order."""
-        for number, drawn in self._ahead(axes, self._made):
+    def each(self, axes: Sequence[int], chosen: Sequence[Piece] | None = None) -> Iterator[tuple[Piece, list[Tensor]]]:
+        """(piece, its values (size,) of each of the `axes`) of the chosen pieces, by default of all, in order."""
+        numbers = None if chosen is None else [self._numbers[piece.slice.start] for piece in chosen]
+        for number, drawn in self._ahead(axes, self._made, numbers):
             yield self.pieces[number], [self._placed(number, values) for values in drawn]
 
     def _ahead(
-        self, axes: Sequence[int], make: Callable[[int, int, FloatArray], FloatArray]
+        self,
+        axes: Sequence[int],
+        make: Callable[[int, int, FloatArray], FloatArray],
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, list[FloatArray]]]:
         """(number, `make(axis, number, room for it)` for each axis) of all pieces, made by threads a few pieces ahead.
 
@@ -78,15 +83,16 @@ class SeededDirections:
         """
         waiting: deque[tuple[int, list[Future[FloatArray]]]] = deque()
         room = max(1, _AHEAD * self._threads // max(1, len(axes)))
-        longest = max((piece.size for piece in self.pieces), default=0)
+        numbers = range(len(self.pieces)) if numbers is None else numbers
+        longest = max((self.pieces[number].size for number in numbers), default=0)
         rooms = [[np.empty(longest) for _ in axes] for _ in range(room + 1)]
         with ThreadPoolExecutor(self._threads) as pool:
             try:
-                for number in range(len(self.pieces)):
+                for place, number in enumerate(numbers):
                     if len(waiting) == room:
                         yield _next(waiting)
-                    places = zip(axes, rooms[number % len(rooms)], strict=True)
-                    waiting.append((number, [pool.submit(make, axis, number, place) for axis, place in places]))
+                    outs = zip(axes, rooms[place % len(rooms)], strict=True)
+                    waiting.append((number, [pool.submit(make, axis, number, out) for axis, out in outs]))
                 while waiting:
                     yield _next(waiting)
             finally:

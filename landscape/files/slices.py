@@ -56,6 +56,11 @@ class StoredTensors:
     def __repr__(self) -> str:
         return str(self._path)
 
+    @property
+    def names(self) -> set[str]:
+        """Names of the tensors."""
+        return set(self._places)
+
     def require(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise InputError where a tensor is missing, or has another shape."""
         if name not in self._places:

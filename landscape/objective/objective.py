@@ -35,6 +35,7 @@ from landscape.objective.trees import (
     digest_text,
 )
 from landscape.objective.units import Units
+from landscape.objective.widened import widened, widened_tensor
 from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
@@ -64,9 +65,14 @@ class Objective:
 
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
-    (autocast over float32 parameters); by default that of the model's parameters. `device` defaults to this rank's
+    (autocast over float32 parameters); by default that of the model's parameters. "own" keeps parameters in bfloat16 or
+    float16 as they are, for surfaces; large models in half precision are measured so by default. `device` defaults to this rank's
     GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each evaluation. `check`
     reads the data twice and refuses it when the passes differ.
+
+    A large model (parameters of 256 MiB or more) is not copied: nobody else may write to it while the objective is
+    used. `checkpoint`, a safetensors file or a folder of them with the same values, lets points be made in the model
+    itself, which is put back from there; without it a copy holds them.
 
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
@@ -229,6 +235,23 @@ class Objective:
         """
         return self._estimated(theta, buffers, group, full_precision, None)[0]
 
+    def estimates_widened(
+        self,
+        values: Callable[[str], Tensor],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+    ) -> dict[str, Estimate]:
+        """What `estimates` returns of a model in half precision that computes in float32.
+
+        `values(name)` are its trainable parameters in float32, asked for when they are used. Raises InputError where
+        the model does not run so.
+        """
+        other = copy.copy(self)
+        other._data = self._data.converted(widened_tensor)
+        with widened(self._model, values):
+            return other.estimates(buffers=buffers, group=group)
+
     def estimates_and_replicates(
         self, theta: Any = None, *, buffers: Mapping[str, Tensor] | None = None, group: Communicator = SERIAL
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray]]:
@@ -345,6 +368,7 @@ class Objective:
 
         Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
         """
+        self._require_derivatives()
         vector = None if theta is None else self.vector(theta)
         with (
             self._model.at(vector, buffers) as model,
@@ -363,6 +387,7 @@ class Objective:
 
         Its buffers begin with the values of `buffers` {name: value}, by default with the model's own.
         """
+        self._require_derivatives()
         with (
             self._model.at(theta, buffers, gradient=gradient) as model,
             self._calls.context(False),
@@ -371,10 +396,17 @@ class Objective:
             yield model
 
     @contextmanager
-    def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
-        """The model in eval mode at `theta` (size,) with `buffers` {name: value}, as to write it into a file."""
-        with self._model.at(self.vector(theta), buffers) as model:
+    def at(self, theta: Tensor | None, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """The model in eval mode at `theta` (size,), None for the centre, with `buffers`, as to write it into a file."""
+        with self._model.at(None if theta is None else self.vector(theta), buffers) as model:
             yield model
+
+    def _require_derivatives(self) -> None:
+        if self.precision == "own":
+            raise InputError(
+                "derivatives and training need float32, and this model is measured in its own half precision; make the "
+                "objective with precision='float32', which takes twice the memory"
+            )
 
     def outputs(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch inside `differentiable`; with loss=None the loss values and the batch."""

@@ -26,7 +26,7 @@ def evaluated(
     full_precision: bool = False,
 ) -> dict[str, float]:
     """{quantity: value, quantity_stderr: its standard error, ...} at theta (size,); see `Objective.estimates`."""
-    return _row(objective.estimates(theta, buffers=buffers, group=group, full_precision=full_precision))
+    return row_of(objective.estimates(theta, buffers=buffers, group=group, full_precision=full_precision))
 
 
 def replicated(
@@ -37,7 +37,7 @@ def replicated(
 ) -> dict[str, float | FloatArray]:
     """What `evaluated` returns, and quantity_replicates (GROUPS,); see `Objective.estimates_and_replicates`."""
     found, replicates = objective.estimates_and_replicates(theta, buffers=buffers, group=group)
-    return {**_row(found), **{f"{name}{REPLICATES}": values for name, values in replicates.items()}}
+    return {**row_of(found), **{f"{name}{REPLICATES}": values for name, values in replicates.items()}}
 
 
 def replicate_columns(quantities: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -45,7 +45,8 @@ def replicate_columns(quantities: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return {f"{name}{REPLICATES}": (GROUPS,) for name in quantities}
 
 
-def _row(found: Mapping[str, Estimate]) -> dict[str, float]:
+def row_of(found: Mapping[str, Estimate]) -> dict[str, float]:
+    """{quantity: value, quantity_stderr: its standard error, ...}."""
     row: dict[str, float] = {}
     for name, estimate in found.items():
         row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr

@@ -105,7 +105,7 @@ class SeededPlane(Plane):
 
     def directions_at(self, pieces: Sequence[Piece], axes: Sequence[int]) -> Iterator[tuple[Piece, list[Tensor]]]:
         """See `Plane`."""
-        return self._of.directions.each(axes)
+        return self._of.directions.each(axes, pieces)
 
     def point(self, coordinates: Sequence[float], out: Tensor | None = None) -> Tensor:
         """See `Plane`."""

@@ -64,6 +64,10 @@ def surface_task(
     task = SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics, memory=memory)
     if error is None and (scale, share) != (SCALES[0], SHARE):
         raise InputError(f"scale={scale!r} and share={share!r} say what error= is of; give an error, as error=0.01")
+    if error is not None and objective.precision == "own":
+        raise InputError(
+            "error= needs parameters in float32, and precision is 'own'; leave error out, or say 'float32'"
+        )
     return task if error is None else PreciseTask(objective, task, error, scale, share)
 
 

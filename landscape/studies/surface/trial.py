@@ -28,7 +28,8 @@ def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path,
     trial = timed(task, out, ranks_per_item, "points", (0, nearest))
     said = dict(trial.said)
     rate = said.popitem()
-    return replace(trial, said={**said, **_models_on(arguments["plane"], task.grid), rate[0]: rate[1]})
+    said |= {**task.memory, **_models_on(arguments["plane"], task.grid)}
+    return replace(trial, said={**said, rate[0]: rate[1]})
 
 
 def _models_on(plane: Plane, grid: Grid) -> dict[str, str]:

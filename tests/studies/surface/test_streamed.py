@@ -13,6 +13,7 @@ import pytest
 import streamed_cases
 import torch
 from conftest import PROGRAMS
+from safetensors.torch import save_file
 from streamed_cases import AXES, data, forward, network, surface
 from torch import Tensor, nn
 
@@ -183,3 +184,59 @@ def test_parameters_that_share_memory_are_copied(monkeypatch: pytest.MonkeyPatch
     assert ls.Objective(model, data=data()).centre.live
     model[1].weight.data = model[0].weight.data
     assert not ls.Objective(model, data=data()).centre.live
+
+
+class Half(nn.Module):
+    """Layers, a tied output, a buffer that is not in half precision, and inputs that are numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.norm, self.last = nn.Linear(6, 12), nn.LayerNorm(12), nn.Linear(12, 6)
+        self.last.weight = nn.Parameter(self.first.weight.T.contiguous())
+        self.to(torch.bfloat16)
+        self.register_buffer("scale", torch.tensor(0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.last(torch.tanh(self.norm(self.first(x)))) * self.scale
+        return found
+
+
+def test_half_precision_stays_and_its_error_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are those of a model with parameters rounded once; anchors those of one in float32, written out."""
+    save_file(Half().state_dict(), tmp_path / "half.safetensors")
+    monkeypatch.setattr("landscape.objective.model.LARGE", 0)
+    model = Half()
+    objective = ls.Objective(model, data=data(), checkpoint=tmp_path / "half.safetensors")
+    assert (objective.precision, objective.dtype, objective.buffers["scale"].dtype) == (
+        "own",
+        torch.bfloat16,
+        torch.float32,
+    )
+    plane = ls.random_plane(objective, seed=4)
+    found = ls.measure_surface(objective, plane, **AXES)
+    twin = Half()
+    worst = 0.0
+    for j, y in enumerate(found.axes["y"]):
+        for i, x in enumerate(found.axes["x"]):
+            exact = objective.theta.float() + float(x) * plane.directions[0] + float(y) * plane.directions[1]
+            low, full = (value(twin, exact, kind) for kind in (torch.bfloat16, torch.float32))
+            np.testing.assert_allclose(found.values["loss"][j, i], low, rtol=1e-5)
+            worst = max(worst, abs(low - full) / full)
+    assert 0 < worst == pytest.approx(found.attributes["precision_error_relative"], rel=1e-2)
+    assert found.attributes["precision_error_points"] == 6
+    assert bits(model) == bits(Half())
+    with pytest.raises(InputError, match="precision is 'own'"):
+        ls.measure_surface(objective, plane, **AXES, error=0.1)
+    with pytest.raises(InputError, match="bfloat16 or float16 as they are"):
+        ls.Objective(network(), data=data(), precision="own")
+
+
+def value(model: nn.Module, theta: Tensor, kind: torch.dtype) -> float:
+    """The mean loss with parameters and inputs of a type."""
+    model.to(kind)
+    model.register_buffer("scale", torch.tensor(0.1))
+    with torch.no_grad():
+        nn.utils.vector_to_parameters(theta.to(kind), model.parameters())
+        inputs = data()[0].bfloat16().to(kind)
+        return float(nn.functional.cross_entropy(model(inputs).float(), data()[1]))
