@@ -66,9 +66,9 @@ class Objective:
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
     (autocast over float32 parameters); by default that of the model's parameters. "own" keeps parameters in bfloat16 or
-    float16 as they are, for surfaces; large models in half precision are measured so by default. `device` defaults to this rank's
-    GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each evaluation. `check`
-    reads the data twice and refuses it when the passes differ.
+    float16 as they are, for surfaces; large models in half precision are measured so by default. `device` defaults to
+    this rank's GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each
+    evaluation. `check` reads the data twice and refuses it when the passes differ.
 
     A large model (parameters of 256 MiB or more) is not copied: nobody else may write to it while the objective is
     used. `checkpoint`, a safetensors file or a folder of them with the same values, lets points be made in the model
@@ -397,7 +397,7 @@ class Objective:
 
     @contextmanager
     def at(self, theta: Tensor | None, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
-        """The model in eval mode at `theta` (size,), None for the centre, with `buffers`, as to write it into a file."""
+        """The model in eval mode at `theta` (size,), None for the centre, with `buffers`, as to write it to a file."""
         with self._model.at(None if theta is None else self.vector(theta), buffers) as model:
             yield model
 

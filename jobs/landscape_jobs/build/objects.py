@@ -259,7 +259,7 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
         precision=asked.precision,
         device=asked.device,
         batch_size=_imported("objective.batch_size", size) if isinstance(size, str) else size,
-        checkpoint=_put_back_from(model, _centre(job, models), asked.device),
+        checkpoint=None if read and read.state else _put_back_from(model, _centre(job, models), asked.device),
     )
 
 

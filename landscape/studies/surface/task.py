@@ -187,7 +187,7 @@ class SurfaceTask:
 
 
 def anchor_points(grid: Grid) -> list[int]:
-    """Grid points at which half precision is compared with float32, spread evenly over the grid, its ends among them."""
+    """Grid points at which half precision is compared with float32: spread evenly, the ends of the grid among them."""
     return sorted({int(i) for i in np.linspace(0, grid.size - 1, min(_ANCHORS, grid.size)).round()})
 
 
