@@ -157,9 +157,7 @@ def main() -> None:
         name, way, folder = given.child
         child(name, way, given.width, Path(folder))
         return
-    print(
-        "| model | way | copies above it | asked | peak, GiB | time / 9 passes | 9 passes, s | precision error | losses |"
-    )
+    print("| model | way | copies above it | asked | peak, GiB | time / 9 passes | 9 passes, s | error | losses |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in given.only:
         for way in given.ways:
