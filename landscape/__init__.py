@@ -21,7 +21,8 @@ from landscape.objective.speed import Speed, speed_trial
 from landscape.opening.several import merge_runs
 from landscape.opening.several import open_anything as open  # the notebook's ls.open(path)
 from landscape.pictures.saving import save_figure
-from landscape.planes.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.planes.directions import pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.planes.plane import Plane
 from landscape.results.estimate import Estimate
 from landscape.run.failures import Tolerance
 from landscape.run.loop import run_task

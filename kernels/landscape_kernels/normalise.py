@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape_kernels.layout import Block, Layout
+from landscape_kernels.pieces import WHOLE, columns_of, norm_of, pieces_of
 
 NORMALIZATIONS = ("none", "filter", "layer", "weight", "model")
 
@@ -24,6 +25,10 @@ def block_norms(vector: Tensor, block: Block, how: str) -> Tensor:
     `how="filter"` gives one norm per filter (one for the whole tensor where it has no filters), "layer" one norm.
     """
     view = _grouped(vector, block, how)
+    columns = columns_of(block) if how == "filter" else 0
+    if vector.ndim == 1 and (view.ndim == 1 or columns) and block.size > WHOLE:
+        parts = (vector[piece.slice] for piece in pieces_of(block))
+        return norm_of(parts, block.size, columns).reshape(-1, *[columns] * bool(columns))
     filters = block.filters if how == "filter" else None
     inner = [axis - len(filters.shape) for axis in filters.inner] if filters else [-1]
     norms: Tensor = torch.linalg.vector_norm(view, dim=inner, keepdim=True)
@@ -60,11 +65,14 @@ def normalise_(direction: Tensor, theta: Tensor, layout: Layout, how: str, ignor
     if how == "weight":
         direction.mul_(theta.abs())
     elif how == "model":
-        kept = torch.ones_like(theta, dtype=torch.bool)
-        for block in ignored:
-            kept[block.slice] = False
-        norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
-        direction.mul_(torch.where(norm > 0, torch.linalg.vector_norm(theta[kept]) / norm, torch.ones_like(norm)))
+        parts = [piece for block in layout.blocks for piece in pieces_of(block)]
+        kept = [piece for piece in parts if piece.block.name not in skipped]
+        if direction.ndim > 1:
+            norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+        else:
+            norm = norm_of((direction[piece.slice] for piece in parts), layout.size)
+        wanted = norm_of((theta[piece.slice] for piece in kept), sum(piece.size for piece in kept))
+        direction.mul_(torch.where(norm > 0, wanted / norm, torch.ones_like(norm)))
     elif how in ("filter", "layer"):
         for block in layout.blocks:
             if block.name in skipped:

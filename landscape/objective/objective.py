@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from torch import Tensor, nn
 from landscape.errors import InputError, raised_by
 from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls
+from landscape.objective.centre import Centre
 from landscape.objective.chosen import ChosenSamples
 from landscape.objective.counting import Counting
 from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike
-from landscape.objective.model import BoundModel, choose_device, default_precision
+from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
@@ -34,10 +36,11 @@ from landscape.objective.trees import (
     digest_text,
 )
 from landscape.objective.units import Units
+from landscape.objective.widened import widened, widened_tensor
 from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
-PRECISIONS = ("float32", "float64", "bf16")
+PRECISIONS = ("float32", "float64", "bf16", "own")
 BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")
 # A statistics pass is one chunk (and one pass, whatever the depth) while its largest activation stays below this.
 _STATISTICS_BYTES = 1 << 30
@@ -63,12 +66,17 @@ class Objective:
 
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
-    (autocast over float32 parameters); by default that of the model's parameters. `device` defaults to this rank's
-    GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each evaluation. `check`
-    reads the data twice and refuses it when the passes differ. `chunk` is how many samples are evaluated at a time, by
-    default what follows from the model's sizes, and `channels_last` whether images may be laid out so where the model
-    answers alike: `speed_trial` tells what is faster here, and values depend on both in their last bits. Where bf16 is
-    slower than float32 on a first chunk, a warning says by how much.
+    (autocast over float32 parameters); by default that of the model's parameters. "own" keeps parameters in bfloat16 or
+    float16 as they are, for surfaces; large models in half precision are measured so by default. `device` defaults to
+    this rank's GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each
+    evaluation. `check` reads the data twice and refuses it when the passes differ. `chunk` is how many samples are
+    evaluated at a time, by default what follows from the model's sizes, and `channels_last` whether images may be laid
+    out so where the model answers alike: `speed_trial` tells what is faster here, and values depend on both in their
+    last bits. Where bf16 is slower than float32 on a first chunk, a warning says by how much.
+
+    A large model (parameters of 256 MiB or more) is not copied: nobody else may write to it while the objective is
+    used. `checkpoint`, a safetensors file or a folder of them with the same values, lets points be made in the model
+    itself, which is put back from there; without it a copy holds them.
 
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
@@ -90,6 +98,7 @@ class Objective:
         batch_size: int | Callable[[Any], int] | None = None,
         chunk: int | None = None,
         channels_last: bool = True,
+        checkpoint: str | Path | None = None,
     ) -> None:
         if data is None:
             raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
@@ -100,11 +109,11 @@ class Objective:
         self.precision = precision or default_precision(model)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        self.dtype = torch.float64 if self.precision == "float64" else torch.float32
+        self.dtype = dtype_of(self.precision, model)
         self.device = choose_device(device)
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
         self._memory_budget, self._check, self._may_be_channels_last = memory_budget, check, channels_last
-        self._model = BoundModel(model, self.device, self.dtype)
+        self._model = BoundModel(model, self.device, self.dtype, as_is=self.precision == "own", checkpoint=checkpoint)
         counting = Counting(batch_size)
         self._calls = Calls(self._model, forward, loss is None, self.precision, self.dtype, self.device, counting)
         settled = settle(self._calls, self._loss, self._metrics, self._read(data), chunk, channels_last)
@@ -123,7 +132,12 @@ class Objective:
     @property
     def theta(self) -> Tensor:
         """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
-        return self._model.centre.clone()
+        return self._model.centre if self._model.own.live else self._model.centre.clone()
+
+    @property
+    def centre(self) -> Centre:
+        """The centre's values piece by piece, and the place where others are put in their stead."""
+        return self._model.own
 
     @property
     def channels_last(self) -> bool:
@@ -181,6 +195,7 @@ class Objective:
 
         Without the `centre` and its BatchNorm statistics for what is measured elsewhere alone.
         """
+        self._model.own.require_unchanged()
         given = self._calls.counting.given
         norms = () if centre else tuple(f"{name}." for name in self.batchnorm_names)
         buffers = [value for name, value in self._model.buffers.items() if not (norms and name.startswith(norms))]
@@ -189,7 +204,7 @@ class Objective:
             "parameters": self.layout.size,
             "structure": digest_text(self._model.structure),
             "layout": digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
-            "centre": digest(self._model.centre) if centre else "",
+            "centre": self._model.own.digest if centre else "",
             "fixed": digest(*buffers, *self._model.frozen_values),
             "data": self._data.digest,
             "samples": self.samples,
@@ -232,6 +247,23 @@ class Objective:
         """
         return self._estimated(theta, buffers, group, full_precision, None)[0]
 
+    def estimates_widened(
+        self,
+        values: Callable[[str], Tensor],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+    ) -> dict[str, Estimate]:
+        """What `estimates` returns of a model in half precision that computes in float32.
+
+        `values(name)` are its trainable parameters in float32, asked for when they are used. Raises InputError where
+        the model does not run so.
+        """
+        other = copy.copy(self)
+        other._data = self._data.converted(widened_tensor)
+        with widened(self._model, values):
+            return other.estimates(buffers=buffers, group=group)
+
     def estimates_and_replicates(
         self, theta: Any = None, *, buffers: Mapping[str, Tensor] | None = None, group: Communicator = SERIAL
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray]]:
@@ -272,7 +304,7 @@ class Objective:
         groups: SampleGroups | None,
         chosen: ChosenSamples | None = None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
-        vector = self._model.centre if theta is None else self.vector(theta)
+        vector = None if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
         parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
         per_sample = [True] * len(self._quantities)
@@ -313,7 +345,7 @@ class Objective:
             with self._calls.context(True):
                 self._calls.call(model, batch)
 
-        return self._model.reestimate(self.vector(theta), chunks, data.count, forward)
+        return self._model.reestimate(None if theta is None else self.vector(theta), chunks, data.count, forward)
 
     @keeps_random_state
     def read_statistics(self, data: Any = None) -> Data:
@@ -348,7 +380,8 @@ class Objective:
 
         Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
         """
-        vector = self._model.centre if theta is None else self.vector(theta)
+        self._require_derivatives()
+        vector = None if theta is None else self.vector(theta)
         with (
             self._model.at(vector, buffers) as model,
             self._calls.context(True),
@@ -366,6 +399,7 @@ class Objective:
 
         Its buffers begin with the values of `buffers` {name: value}, by default with the model's own.
         """
+        self._require_derivatives()
         with (
             self._model.at(theta, buffers, gradient=gradient) as model,
             self._calls.context(False),
@@ -374,10 +408,17 @@ class Objective:
             yield model
 
     @contextmanager
-    def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
-        """The model in eval mode at `theta` (size,) with `buffers` {name: value}, as to write it into a file."""
-        with self._model.at(self.vector(theta), buffers) as model:
+    def at(self, theta: Tensor | None, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """The model in eval mode at `theta` (size,), None for the centre, with `buffers`, as to write it to a file."""
+        with self._model.at(None if theta is None else self.vector(theta), buffers) as model:
             yield model
+
+    def _require_derivatives(self) -> None:
+        if self.precision == "own":
+            raise InputError(
+                "derivatives and training need float32, and this model is measured in its own half precision; make the "
+                "objective with precision='float32', which takes twice the memory"
+            )
 
     def outputs(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch inside `differentiable`; with loss=None the loss values and the batch."""
@@ -512,7 +553,7 @@ class Objective:
         other.chunk = chunk or self.chunk
         other.precision = precision or self.precision
         if other.precision != self.precision:
-            other.dtype = torch.float64 if other.precision == "float64" else torch.float32
+            other.dtype = dtype_of(other.precision, self._model.model)
             other._model = self._model.in_precision(other.dtype)
             other._calls = replace(self._calls, model=other._model, precision=other.precision, dtype=other.dtype)
             data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
@@ -546,10 +587,10 @@ class Objective:
         """Images in the memory format that is fastest for this model; anything else as it is."""
         return self._calls.formatted(tensor)
 
-    def vector(self, theta: Any) -> Tensor:
-        """`theta` as a vector on the device in the working precision. Raises InputError for another size."""
+    def vector(self, theta: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """`theta` as a vector on the device, by default in the working precision. Raises InputError for other sizes."""
         try:
-            tensor = torch.as_tensor(theta).detach().to(self.device, self.dtype).reshape(-1)
+            tensor = torch.as_tensor(theta).detach().to(self.device, dtype or self.dtype).reshape(-1)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"theta of type {type(theta).__name__} is not a vector of numbers ({error}); from a state dict or a "

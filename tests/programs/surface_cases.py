@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from streamed_cases import streamed_bytes
 
 import landscape as ls
 from landscape.run.comm import world
@@ -60,6 +61,7 @@ def results() -> dict[str, str]:
         "data over ranks": lambda: surface_bytes(ranks_per_item=size),
         "to an error": precise_bytes,
         "to an error, data over ranks": lambda: precise_bytes(ranks_per_item=size),
+        "in the model's memory": streamed_bytes,
         "batchnorm": lambda: surface_bytes(batchnorm="reestimated", ranks_per_item=size),
     }
     return {name: case() for name, case in cases.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from landscape.errors import InputError, nearest
 from landscape.objective.objective import Objective
 from landscape.pictures.style import BLUE, GREY, LINE_COLOURS, RED, VALUES, StyledFigure, finish, line_look, styled
-from landscape.planes.directions import Plane
+from landscape.planes.plane import Plane
 from landscape.results.estimate import Estimate
 from landscape.results.kind import Asked, Pictures
 from landscape.studies.basin.result import Basin

@@ -44,7 +44,7 @@ class ProfilesTask:
         if n < 1:
             raise InputError(f"n={n}; give 1 or more directions, 10 are usual")
         x = axis_values("x", settings.x)
-        first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1)
+        first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1).flat()
         self._objective, self._first, self._seed, self._normalize = objective, first, seed, normalize
         self._ignored = blocks_matching(objective.layout, first.about["ignore"])
         self._grid = Grid({"x": x, "direction": np.arange(float(n))})

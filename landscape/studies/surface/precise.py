@@ -103,11 +103,11 @@ class PreciseTask:
             return {name: np.full(shape, np.nan) for name, shape in self.describe().columns.items()} | row
         if not self._drawn:
             return {**row, **self._points.evaluate(point, group)}
-        theta, buffers, full_precision = self._points.at(point)
         objective, chosen = self._part(level)
-        found, units, weight = objective.estimates_and_samples(
-            theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision
-        )
+        with self._points.at(point) as (theta, buffers, full_precision):
+            found, units, weight = objective.estimates_and_samples(
+                theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision
+            )
         for name, value in found.items():
             row |= {name: float(value), f"{name}_stderr": value.stderr}
         return row | {"weight": weight, "units": units}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from landscape.objective.objective import Objective
-from landscape.planes.directions import Plane
 from landscape.planes.grid import Grid
+from landscape.planes.plane import Plane
 from landscape.results.trial import Trial, slowest, timed
 from landscape.run.comm import SERIAL, world
 from landscape.run.together import agree
@@ -36,7 +36,8 @@ def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path,
     trial = timed(task, out, ranks_per_item, "points", (0, nearest))
     said = dict(trial.said)
     rate = said.popitem()
-    return replace(trial, said={**said, **_models_on(arguments["plane"], task.grid), rate[0]: rate[1]})
+    said |= {**task.memory, **_models_on(arguments["plane"], task.grid)}
+    return replace(trial, said={**said, rate[0]: rate[1]})
 
 
 def _precise_trial(task: PreciseTask, out: Path, ranks_per_item: int) -> Trial:

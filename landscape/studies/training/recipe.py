@@ -69,7 +69,7 @@ class Recipe:
             ("keep", KEEPS),
             ("noise", NOISES),
             ("poison_loss", POISON_LOSSES),
-            ("precision", (None, *PRECISIONS)),
+            ("precision", (None, *(p for p in PRECISIONS if p != "own"))),
         ):
             value = getattr(self, name)
             if value not in known:
