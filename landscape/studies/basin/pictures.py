@@ -157,19 +157,20 @@ def plot_minima(
     names = list(labels) or ["model"] * count
     figure = StyledFigure(figsize=(6.4, 5.2), layout="constrained")
     ax = figure.add_subplot()
+    x, y = points.coordinates.T
     for number, name in enumerate(dict.fromkeys(names)):
         rows = np.array([k for k, one in enumerate(names) if one == name])
         marker, solid = line_look(number)["marker"], rows[np.isfinite(known[rows])]
-        ax.scatter(*points.coordinates[rows].T, s=60, marker=marker, facecolor="none", edgecolor="0.2", label=name)
-        ax.scatter(*points.coordinates[solid].T, s=60, c=known[solid], marker=marker, cmap=VALUES, vmin=low, vmax=high)
+        ax.scatter(x[rows], y[rows], s=60, marker=marker, facecolor="none", edgecolor="0.2", label=name)
+        ax.scatter(x[solid], y[solid], s=60, c=known[solid], marker=marker, cmap=VALUES, vmin=low, vmax=high)
     if len(finite):
         figure.colorbar(ScalarMappable(Normalize(low, high), VALUES), ax=ax, label=axis)
     ax.set_aspect("equal", adjustable="datalim")
     ax.grid()
     shares = points.explained_variance
-    for number, name in enumerate(("x", "y")):
-        share = "" if shares is None else f", {shares[number]:.0%} of the variance"
-        getattr(ax, f"set_{name}label")(f"axis {number + 1} (distance{share})")
+    for number, say in enumerate((ax.set_xlabel, ax.set_ylabel)):
+        share = "" if shares is None else f", {100 * shares[number]:.0f} % of the variance"
+        say(f"axis {number + 1} (distance{share})")
     notes = [f"{count} models; they lie up to {float(np.max(points.distance)):.3g} from the plane"]
     if len(finite) < count:
         notes.append("empty markers: value not known")

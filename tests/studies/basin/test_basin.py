@@ -371,7 +371,7 @@ def test_minima_lie_where_their_plane_has_them() -> None:
     coloured = [part for part in axes[0].collections if part.get_array() is not None]
     assert [part.get_array().tolist() for part in coloured] == [[0.9, 0.7], [0.5]]
     assert axes[1].get_ylabel() == "test accuracy"
-    assert "% of the variance" in axes[0].get_xlabel()
+    assert " % of the variance" in axes[0].get_xlabel()
     with pytest.raises(ls.InputError, match="4 models with 1 values"):
         plot_minima(plane, [0.5])
     with pytest.raises(ls.InputError, match="has 2 axes and no points"):
