@@ -168,9 +168,9 @@ def plot_minima(
     ax.set_aspect("equal", adjustable="datalim")
     ax.grid()
     shares = points.explained_variance
-    for number, side in enumerate((ax.xaxis, ax.yaxis)):
-        share = "" if shares is None else f", {100 * shares[number]:.0f} % of the variance"
-        side.set_label_text(f"axis {number + 1} (distance{share})")
+    told = ["", ""] if shares is None else [f", {100 * share:.0f} % of the variance" for share in shares]
+    ax.set_xlabel(f"axis 1 (distance{told[0]})")
+    ax.set_ylabel(f"axis 2 (distance{told[1]})")
     notes = [f"{count} models; they lie up to {float(np.max(points.distance)):.3g} from the plane"]
     if len(finite) < count:
         notes.append("empty markers: value not known")
