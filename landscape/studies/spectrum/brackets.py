@@ -128,7 +128,7 @@ def next_step(found: Bracket, spent: Spent, error: float, samples: int, full: in
     options: list[tuple[float, Step]] = [(float(full) * samples, Step(ALL, samples))]
     left = (_SPARE * aim) ** 2 - half**2
     if bool((left > 0).all()):
-        have = spent.draws + spent.single
+        have = spent.draws + np.where(np.isinf(spent.single), 0.0, spent.single)  # nothing is lacking with all data
         needed = np.minimum(have * found.stderr**2 / left, _GROWTH * have) - have
         lacking = np.flatnonzero(found.error > aim)
         # few rounds: where each ended as soon as its own error came out small, errors would come out too small
