@@ -169,19 +169,17 @@ def _write_in_place(found: GraphModule) -> None:
         owner[node] = owner[node.all_input_nodes[0]] if _is_view(node) else node
         last |= {owner[given]: place for given in node.all_input_nodes}
     for place, node in enumerate(nodes):
-        if node.op != "call_function" or node.target not in _IN_PLACE:
-            continue
+        if node.op != "call_function" or node.target not in _IN_PLACE or node.kwargs:
+            continue  # a factor belongs to the second operand
         owners = [owner[given] for given in node.args if isinstance(given, Node)]
         for given in node.args:
             if not isinstance(given, Node):
                 continue
             memory = owner[given]
             free = memory.op == "call_function" and last[memory] == place and owners.count(memory) == 1
-            if free and _are_apart(given) and _lie_alike(node, given):
+            if free and _lie_alike(node, given):
                 node.target = _IN_PLACE[node.target]
                 node.args = (given, *(other for other in node.args if other is not given))
-                last[memory] = last.get(node, place)
-                owner |= {shown: memory for shown, of in owner.items() if of is node}
                 break
 
 
@@ -189,9 +187,3 @@ def _is_view(node: Node) -> bool:
     if not isinstance(node.target, OpOverload):
         return node.target is operator.getitem
     return any(result.alias_info for result in node.target._schema.returns)
-
-
-def _are_apart(node: Node) -> bool:
-    """Whether no two of its values are one place of memory."""
-    value = node.meta["val"]
-    return all(step > 0 for step, count in zip(value.stride(), value.shape, strict=True) if count > 1)

@@ -65,7 +65,17 @@ def written_twice(x: Tensor) -> Tensor:
 def to_itself(x: Tensor) -> Tensor:
     """Both operands are one memory."""
     twice = x * 2
-    return twice + twice.t().contiguous() * twice.t()
+    return twice + twice.t()
+
+
+def weighed(x: Tensor) -> Tensor:
+    """A sum whose second operand has a factor."""
+    return torch.add(x, x * 2, alpha=3)
+
+
+def turned_about(x: Tensor) -> Tensor:
+    """Transposed twice, by other axes."""
+    return (x * 2).reshape(4, 2, 2).transpose(0, 1).transpose(1, 2)
 
 
 def returned(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +84,9 @@ def returned(x: Tensor) -> tuple[Tensor, Tensor]:
     return twice, twice.neg()
 
 
-@pytest.mark.parametrize("function", [read_again, read_by_a_view, written_twice, to_itself, returned])
+@pytest.mark.parametrize(
+    "function", [read_again, read_by_a_view, written_twice, to_itself, turned_about, weighed, returned]
+)
 def test_nothing_that_is_read_is_written_to(function: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(4, 4, generator=torch.Generator().manual_seed(2))
     found = traced(function, torch.ones(4, 4))
