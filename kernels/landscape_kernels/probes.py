@@ -37,6 +37,9 @@ def rademacher_vector(size: int, seed: int, *keys: str | int) -> Tensor:
     return torch.from_numpy(2.0 * bits - 1.0)
 
 
+_PLACE = 65  # bytes of a counter, four numbers left, and how much of them
+
+
 class NormalPieces:
     """The values of `normal_vector` in pieces of given sizes, each drawn when it is asked for.
 
@@ -49,19 +52,22 @@ class NormalPieces:
         self._sizes = sizes
         self._key = derive_seed(seed, *keys)
         self._generator = np.random.Generator(np.random.Philox(key=self._key))  # before the first piece not known
-        self._places: list[bytes] = []
+        self._places = np.empty((len(sizes), _PLACE), np.uint8)  # one array: small ones would split the free memory
+        self._known = 0
         self._lock = threading.Lock()
 
     def draw(self, number: int, out: FloatArray) -> FloatArray:
         """Piece `number` into `out`, an array of its size, which is returned."""
         with self._lock:
-            while len(self._places) <= number:
-                self._places.append(_place(self._generator.bit_generator.state))
-                if len(self._places) == number + 1:
+            while self._known <= number:
+                place = _place(self._generator.bit_generator.state)
+                self._places[self._known] = np.frombuffer(place, np.uint8)
+                self._known += 1
+                if self._known == number + 1:
                     return self._generator.standard_normal(out=out)
-                self._generator.standard_normal(self._sizes[len(self._places) - 1])
+                self._generator.standard_normal(self._sizes[self._known - 1])
         bits = np.random.Philox(key=self._key)
-        bits.state = _state(bits.state, self._places[number])
+        bits.state = _state(bits.state, self._places[number].tobytes())
         return np.random.Generator(bits).standard_normal(out=out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -57,12 +58,18 @@ class SeededDirections:
         """
         if self._how == "model" or (self._how in ("filter", "layer") and any(self._wide(p) for p in self.pieces)):
             self._norms()
+        # Room for all factors at once: arrays kept piece by piece would split the memory that pieces leave free.
+        room, at = np.empty((self.axes, sum(map(self._groups, self.pieces)))), 0
         for number, drawn in self._ahead(range(self.axes), self._raw):
             piece = self.pieces[number]
-            if self._how in ("filter", "layer") and not self._wide(piece) and piece.block.name not in self._still:
-                theta = self._theta(piece)
-                for axis, values in enumerate(drawn):
-                    self._scales[axis][number] = _factors(torch.from_numpy(values), theta, piece, self._how).numpy()
+            count = self._groups(piece)
+            theta = self._theta(piece) if count else None
+            for axis, values in enumerate(drawn):
+                if theta is not None:
+                    found = _factors(torch.from_numpy(values), theta, piece, self._how).numpy()
+                    self._scales[axis][number] = room[axis, at : at + count].reshape(found.shape)
+                    self._scales[axis][number][...] = found
+            at += count
             see(piece, [self._placed(number, self._scaled(axis, number, v)) for axis, v in enumerate(drawn)])
 
     def each(self, axes: Sequence[int], chosen: Sequence[Piece] | None = None) -> Iterator[tuple[Piece, list[Tensor]]]:
@@ -132,6 +139,15 @@ class SeededDirections:
         """Whether a norm is over more than the piece."""
         whole = self._how == "layer" or piece.block.filters is None or columns_of(piece.block) > 0
         return whole and piece.size < piece.block.size
+
+    def _groups(self, piece: Piece) -> int:
+        """How many factors are found from the piece alone."""
+        if self._how not in ("filter", "layer") or self._wide(piece) or piece.block.name in self._still:
+            return 0
+        filters = piece.block.filters if self._how == "filter" else None
+        inner = filters.inner if filters else (0,)
+        shape = piece.shape if filters else (piece.size,)
+        return math.prod(size for axis, size in enumerate(shape) if axis not in inner)
 
     def _norms(self) -> None:
         """The factors of groups that are larger than a piece: of layers, or of the model."""
