@@ -61,7 +61,7 @@ def networks(samples: int) -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
         for _ in range(4):
             for batch in torch.randperm(samples).split(64):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+                nn.functional.cross_entropy(model(inputs[batch]), labels[batch]).backward()
                 optimizer.step()
         model.eval()
     return found

@@ -116,6 +116,17 @@ def test_work_is_foretold_from_one_block_at_a_few_points(error: float) -> None:
     assert told.full + told.blocks * BLOCK / SAMPLES == pytest.approx(told.passes)
 
 
+def test_foretold_work_of_samples_that_share_nothing_is_that_of_plain_means() -> None:
+    rng, samples, axis = np.random.default_rng(0), 10**6, np.linspace(-1, 1, 51)
+    wish = Asked((axis, axis), tuple(lattice((51, 51))), samples, BLOCK, 10**4, 0.005, "absolute", 1.0)
+    points = {p: rng.standard_normal(BLOCK) for part in probes(wish) for p in part}
+    counts = {7: 81 - 25, 4: 289 - 81, 1: 0}  # of tiers whose points are so many steps apart; 13 of the coarse grid
+    counts[1] = int(board(wish).sum() - board(wish)[lattice((51, 51), 2)].sum())
+    needed = {7: (1 / 0.6 * 14 / 13) ** 2, 4: (1 / 0.7 * 8 / 13) ** 2, 1: (1 / 0.8 * 2 / 13) ** 2}
+    plain = sum(counts[k] / (1 / (needed[k] / 0.005**2) + 1 / samples) for k in counts)
+    assert foretold(wish, points).passes == pytest.approx(25 + plain / samples, rel=0.1)
+
+
 def test_tiers_are_nested_and_halve_the_steps() -> None:
     tier, apart = tiers((51, 51))
     assert apart == [13, 7, 4, 1]
