@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks import SHARED, Ratios, print_heading, print_row, ratios_of, resnet20
+from benchmarks import SHARED, Ratios, print_heading, print_row, ratios_of, resnet20, with_transformers
 from landscape_jobs.demo import digits
 from torch import Tensor, nn
 
@@ -176,6 +176,7 @@ def part_resnet20(given: argparse.Namespace) -> None:
 
 
 def part_gpt2(given: argparse.Namespace) -> None:
+    _held = with_transformers()
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)

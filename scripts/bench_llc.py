@@ -77,6 +77,9 @@ def made(name: str, folder: Path) -> tuple[Tensor, Tensor, nn.Module]:
 
 def theirs(name: str, folder: Path) -> None:
     """In the other environment: seconds for each chain and step, and the coefficient, as JSON."""
+    from benchmarks import with_transformers
+
+    _held = with_transformers()
     from datasets import Dataset
     from devinterp.slt.llc import llc
 
@@ -128,7 +131,7 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--theirs", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--quick", action="store_true", help="20 draws: to see that all runs")
+    parser.add_argument("--quick", action="store_true", help="160 draws: to see that all runs")
     parser.add_argument("--shared", type=Path, help="not used here")
     given = parser.parse_args()
     if given.theirs:
@@ -137,7 +140,7 @@ def main() -> None:
     from benchmarks import Ratios, print_heading, print_row
 
     torch.set_num_threads(1)
-    draws = 20 if given.quick else given.draws
+    draws = 160 if given.quick else given.draws
     print_heading()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -121,6 +121,16 @@ def mpi_environment() -> dict[str, str]:
     return {**settings, **os.environ}
 
 
+def with_transformers() -> torch.library.Library | None:
+    """Held while transformers is used: it loads torchvision, whose CUDA builds lack schemas beside a CPU torch."""
+    if torch.version.cuda is not None or "torchvision" in sys.modules:
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in ("nms", "qnms"):
+        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
 def digits() -> tuple[Tensor, Tensor]:
     """The 1,797 handwritten digits of scikit-learn, and their labels."""
     from sklearn.datasets import load_digits
