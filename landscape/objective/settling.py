@@ -33,7 +33,7 @@ from landscape.objective.moves import Moves
 from landscape.objective.random_state import random_streams, seed_everything
 from landscape.objective.reductions import NoPartError, check_batches, halves, near, rows_in, scalar_of, weighted_mean
 from landscape.objective.remembered import Remembered
-from landscape.objective.speed import tell_slow_half
+from landscape.objective.slow_half import tell_slow_half
 from landscape.objective.trees import (
     alike,
     axes_of,

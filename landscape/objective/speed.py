@@ -9,32 +9,25 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import torch
 
 from landscape.files.durable import write_durably
-from landscape.objective.calls import Calls
-from landscape.objective.random_state import keeps_random_state
+from landscape.objective.gate import of_objective
+from landscape.objective.objective import Objective
+from landscape.objective.slow_half import Timer, finished
 from landscape.objective.trees import shapes_in
-from landscape.objective.units import Quantity
 from landscape.results.tables import Table, pairs_table
-from landscape.run.comm import local_rank, processor_count
-
-if TYPE_CHECKING:
-    from landscape.objective.batches import Batch
-    from landscape.objective.objective import Objective
+from landscape.run.comm import processor_count
 
 logger = logging.getLogger(__name__)
-Timer = Callable[[], float]
 K = TypeVar("K")
-_SLOWER = 1.2  # times as long as in float32, from which on half precision is warned of: less is noise
 _PAYS = 1.1  # times as fast as now, from which on a change is proposed
 _BUDGET = 8.0  # seconds that a trial may take, about
-_LONG = 1.0  # seconds of a chunk after which one look at it has to do
 _SIZES = (0.25, 0.5, 1.0, 2.0, 4.0)  # chunks that are tried, in those of now
 
 
@@ -63,48 +56,7 @@ class Speed:
         return found
 
 
-def tell_slow_half(
-    calls: Calls, quantities: Sequence[Quantity], batch: Batch, timer: Timer = time.perf_counter
-) -> float | None:
-    """Warn where bf16 is slower than float32 on a batch; how many times as long it takes, on the first local rank.
-
-    Both are timed in turn, three times or for about a second, and the shortest times are compared.
-    """
-    if local_rank():
-        return None
-    low, full = float("inf"), float("inf")
-    for _ in range(3):
-        low = min(low, _seconds(calls, quantities, batch, timer, full_precision=False))
-        full = min(full, _seconds(calls, quantities, batch, timer, full_precision=True))
-        if low + full > _LONG:
-            break
-    ratio = low / full if full else 1.0
-    if ratio >= _SLOWER:
-        logger.warning(
-            "precision='bf16' takes %.1f times as long as 'float32' here (%.3g s against %.3g s for one chunk, %s, on "
-            "%s): a processor without bf16 instructions converts every number, and small models gain nothing. Leave "
-            "precision out, or say 'float32', which is exact to 1e-7 as well; or run on a machine that has them",
-            *(ratio, low, full, shapes_in(batch), calls.device.type),
-        )
-    return ratio
-
-
-def _seconds(
-    calls: Calls, quantities: Sequence[Quantity], batch: Batch, timer: Timer, *, full_precision: bool
-) -> float:
-    with calls.model.at(calls.model.centre) as model, calls.context(full_precision):
-        _finished(calls.device)
-        began = timer()
-        calls.units(quantities, model, batch)
-        _finished(calls.device)
-        return timer() - began
-
-
-def _finished(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
+@of_objective
 def speed_trial(objective: Objective, folder: Path | None = None, timer: Timer = time.perf_counter) -> Speed:
     """What pays on this machine: seconds a sample takes in other chunks, another memory format, threads, precision.
 
@@ -187,7 +139,6 @@ def _read(path: Path) -> Speed:
     return Speed(**numbers, **words)  # type: ignore[arg-type]
 
 
-@keeps_random_state
 def _measured(objective: Objective, timer: Timer) -> Speed:
     """Each alone, in rounds of all, of which the shortest times count; on as many samples as there is time for."""
     chunk = objective.samples_of(0)
@@ -253,10 +204,10 @@ def _passes(objective: Objective, timer: Timer, threads: int | None = None) -> C
 
 
 def _pass(objective: Objective, timer: Timer) -> float:
-    _finished(objective.device)
+    finished(objective.device)
     began = timer()
     objective.estimates()
-    _finished(objective.device)
+    finished(objective.device)
     return timer() - began
 
 

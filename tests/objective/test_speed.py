@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.objective import speed
-from landscape.objective.speed import speed_table, tell_slow_half
+from landscape.objective.slow_half import tell_slow_half
+from landscape.objective.speed import speed_table
 
 CACHE = speed._cache  # before the tests have one of their own
 
@@ -79,7 +80,7 @@ def test_it_is_told_before_anything_is_measured(
 ) -> None:
     """By the Objective itself, of its first chunk; by the first of the ranks of a machine alone."""
     clock = Clock()
-    monkeypatch.setattr("landscape.objective.speed.tell_slow_half.__defaults__", (clock,))
+    monkeypatch.setattr("landscape.objective.slow_half.tell_slow_half.__defaults__", (clock,))
     objective(clock, precision="bf16", chunk=64)
     assert "9.0 times as long" in caplog.text
     assert "(64, 2, 4, 4)" in caplog.text
