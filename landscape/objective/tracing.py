@@ -15,6 +15,12 @@ from torch.fx.node import map_arg
 
 _aten = torch.ops.aten
 _AS_THEY_ARE = {_aten.detach.default, _aten.expand.default, _aten.view.default, _aten._unsafe_view.default}
+_SHOWN = {  # views, too, though their schemas do not say so
+    _aten._unsafe_view.default,
+    _aten.unsafe_split.Tensor,
+    _aten.unsafe_split_with_sizes.default,
+    _aten.unsafe_chunk.default,
+}
 _IN_PLACE = {
     _aten.add.Tensor: _aten.add_.Tensor,
     _aten.mul.Tensor: _aten.mul_.Tensor,
@@ -186,4 +192,4 @@ def _write_in_place(found: GraphModule) -> None:
 def _is_view(node: Node) -> bool:
     if not isinstance(node.target, OpOverload):
         return node.target is operator.getitem
-    return any(result.alias_info for result in node.target._schema.returns)
+    return node.target in _SHOWN or any(result.alias_info for result in node.target._schema.returns)

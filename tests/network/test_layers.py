@@ -19,6 +19,7 @@ from landscape.network.piecewise import piecewise_linear
 from landscape.network.rules import product
 from landscape.network.rules.convolution import Convolution
 from landscape.network.rules.layer import BLOCK_BYTES
+from landscape.network.rules.product import Product
 from landscape.network.seeds import output_seeds, softmax_seeds
 
 EPS = torch.finfo(torch.float64).eps
@@ -246,6 +247,25 @@ def test_formed_gradients_of_convolutions(name: str, by_rows: bool, monkeypatch:
     torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=0)
     for total, parts in zip(sums, zip(*rows, strict=True), strict=True):
         torch.testing.assert_close(total, sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS)
+
+
+@pytest.mark.parametrize("by_patches", [True, False])
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 6, (3, 2), groups=2), nn.Conv2d(4, 6, (3, 2))])
+def test_sums_of_channels_last(layer: nn.Module, by_patches: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient that comes back from a pooling layer has its channels last, too."""
+    if by_patches:  # as on a GPU
+        monkeypatch.setattr(Convolution, "formed", Convolution._formed_by_patches)
+        monkeypatch.setattr(Convolution, "arranged", Product.arranged)
+    model = nn.Sequential(copy.deepcopy(layer), nn.AdaptiveAvgPool2d(2), nn.Flatten()).double()
+    inputs = torch.randn(4, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
+    for given in (inputs, inputs.contiguous(memory_format=torch.channels_last)):
+        squares = GradientSquares(model, names_of(model))
+        with squares.recording():
+            values = model(given).square().sum(1)
+        sums, _ = squares.sums_and_squares(values, 4)
+        expected = torch.autograd.grad(model(given).square().sum(), list(model.parameters()))
+        for one, true in zip(sums, expected, strict=True):
+            torch.testing.assert_close(one, true, rtol=1e4 * EPS, atol=1e3 * EPS)
 
 
 @pytest.mark.parametrize("names", [None, ["0.weight", "4.bias"], ["1.weight", "3.weight"]])

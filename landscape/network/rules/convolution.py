@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,11 +47,15 @@ class Convolution(Product):
 
     def formed(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
         if pairs[0][1].device.type != "cpu":
-            return super().formed(pairs)
+            return self._formed_by_patches(pairs)
         each = self._by_rows if self._has_long_rows() else self._by_groups
         found = [each(*pair) for pair in pairs]
         total: Tensor = sum(found[1:], found[0])
         return total
+
+    def _formed_by_patches(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
+        """(B, groups, M, K) as products of what is under the kernel: of channels last K comes in another order."""
+        return super().formed([(replace(c, inputs=c.inputs.contiguous()), g.contiguous()) for c, g in pairs])
 
     def arranged(self, total: Tensor) -> Tensor:
         if total.device.type != "cpu":
@@ -129,7 +134,7 @@ class TransposedConvolution(Convolution):
         return Product.bytes_of(self, pairs, forms)
 
     def formed(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
-        return Product.formed(self, pairs)
+        return self._formed_by_patches(pairs)
 
     def arranged(self, total: Tensor) -> Tensor:
         return Product.arranged(self, total)
