@@ -14,7 +14,17 @@ from torch import nn
 import landscape as ls
 from landscape.curvature.sampling import Balanced, importance
 from landscape.errors import InputError
-from landscape.studies.spectrum.brackets import ALL, SINGLE, VECTORS, Bracket, Spent, bracket, next_step, with_singles
+from landscape.studies.spectrum.brackets import (
+    ALL,
+    SINGLE,
+    VECTORS,
+    Bracket,
+    More,
+    Spent,
+    bracket,
+    next_step,
+    with_more,
+)
 
 N, K, ERROR = 3000, 2, 0.1
 
@@ -86,11 +96,32 @@ def test_the_standard_error_is_that_of_the_lower_end() -> None:
 
 
 def test_more_values_are_weighed_by_their_draws() -> None:
-    plain = Bracket(np.array([1.0, 2.0]), np.array([1.5, 2.5]), np.array([0.2, 0.2]), np.zeros(2), np.eye(2))
-    more = with_singles(plain, 100, np.array([2.0, 5.0]), np.array([0.1, 0.0]), np.array([300.0, np.inf]))
-    np.testing.assert_allclose(more.lower, [0.25 + 1.5, 5.0])
-    np.testing.assert_allclose(more.upper, [2.25, 5.5])
-    np.testing.assert_allclose(more.stderr, [np.hypot(0.05, 0.075), 0.0])
+    forms = np.tile(np.diag([5.0, 3.0, 1.0]), (16, 1, 1))
+    one, two = np.tile([7.0, 0, 0], (16, 1, 1)), np.tile([0, 2.5, 0], (16, 1, 1))
+    more = [More(300, (0,), one), More(np.inf, (1,), two), More(900, (1,), 0 * two)]
+    found, ritz = with_more(forms, np.diag([0.4, 0.0, 0.0]), 2, 100, more)
+    np.testing.assert_allclose(found.lower, [6.5, 2.5])  # all data take the place of draws
+    np.testing.assert_allclose(found.upper, [6.5 + 0.4 / 5.5, 2.5])
+    np.testing.assert_allclose(found.stderr, 0, atol=1e-12)
+    np.testing.assert_allclose(np.abs(ritz), np.eye(3))
+
+
+@pytest.mark.parametrize("draws", [np.inf, 10_000])
+def test_more_values_of_near_eigenvalues_are_not_those_of_mixed_vectors(draws: float) -> None:
+    """The first draws turn two vectors by the noise; their own v'Hv would lie between the eigenvalues."""
+    rng = np.random.default_rng(3)
+    true = np.diag([4.0, 3.8, 1.0])
+    seen = []
+    for _ in range(40):
+        noise = rng.normal(size=(16, 3, 3))
+        forms = true + 0.6 * (noise + noise.transpose(0, 2, 1))
+        ritz = with_more(forms, np.zeros((3, 3)), 2, 500, [])[1]
+        again = (0.0 if np.isinf(draws) else 0.1) * rng.normal(size=(16, 3, 3))
+        rows = ritz[:2] @ (true + again + again.transpose(0, 2, 1))
+        more = More(draws, (0, 1), rows)
+        found, _ = with_more(forms, np.zeros((3, 3)), 2, 500, [more])
+        seen.append(found.lower)
+    np.testing.assert_allclose(np.mean(seen, 0), [4.0, 3.8], atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +137,14 @@ def test_the_cheaper_side_grows(width: float, stderr: float, samples: int, kind:
     if kind == SINGLE:
         assert step is not None
         assert step.pairs == (0,)
+
+
+def test_a_value_of_all_data_is_not_measured_again() -> None:
+    lower = np.array([10.0, 8.0])
+    found = Bracket(lower, lower, np.array([0.3, 0.001]), np.zeros(2), np.eye(2, 4))
+    step = next_step(found, Spent(200, 400, np.array([np.inf, 0.0])), 0.02, 10**6, 8)
+    assert step is not None
+    assert step.kind != SINGLE
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------
