@@ -238,6 +238,7 @@ def test_trace_to_an_error(objective: ls.Objective, full: ls.Spectrum) -> None:
     ("options", "message"),
     [
         ({"smallest": 1}, r"error = 0.1 and smallest = 1: .* leave out one of the two"),
+        *(({"error": bad}, "it is relative to each eigenvalue") for bad in (0, -0.1, 1, float("nan"), "1%", True)),
         ({"samples": 100}, "error = 0.1 and samples = 100"),
         ({"trace": "hutchinson"}, "trace = 'hutchinson' passes over all data"),
         ({"start": torch.ones(1, 291)}, "start= and error=0.1"),
