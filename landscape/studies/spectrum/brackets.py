@@ -47,10 +47,13 @@ class Bracket:
         return found
 
 
-def bracket(forms: FloatArray, outside: FloatArray, k: int, *, exact: bool = False) -> Bracket:
+def bracket(
+    forms: FloatArray, outside: FloatArray, k: int, *, around: FloatArray | None = None, exact: bool = False
+) -> Bracket:
     """The bracket from `forms` (G, m, m), V H_g V' of G groups of blocks, and `outside` (m, m), unbiased for R'R.
 
-    With `exact` the groups are parts of all data, whose mean is no estimate.
+    `around` (G, m, m) is `outside` without each of the groups: how far it varies with the draws is allowed for in the
+    upper end. With `exact` the groups are parts of all data, whose mean is no estimate.
     """
     mean = forms.mean(0)
     values, rotation = _ritz(mean)
@@ -62,11 +65,16 @@ def bracket(forms: FloatArray, outside: FloatArray, k: int, *, exact: bool = Fal
         bias = (count - 1) * (left_out.mean(0) - values[:k])
     rotation = rotation[:, :k].T
     squares = np.maximum(np.einsum("ia,ab,ib->i", rotation, outside, rotation), 0.0)
+    most = squares
+    if around is not None:
+        varied = np.einsum("ia,gab,ib->gi", rotation, around, rotation)
+        most = squares + np.sqrt((len(around) - 1) * varied.var(axis=0))
     lower = values[:k] - bias
     rest = values[-1] if len(values) > k else 0.0
     gaps = np.maximum(values[:k] - rest, 0.0)
-    lengths = np.sqrt(squares)
-    width = np.where(squares > 0, squares / np.maximum(gaps, lengths), 0.0) if k else squares
+    lengths, longest = np.sqrt(squares), np.sqrt(most)
+    width = np.zeros(k)
+    np.divide(most, np.maximum(gaps, longest), out=width, where=most > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         residuals = np.where(lengths > 0, lengths / np.abs(values[:k]), 0.0)
     return Bracket(lower, lower + width, stderr, residuals, rotation)
@@ -104,7 +112,7 @@ class More:
 
 
 def with_more(
-    forms: FloatArray, outside: FloatArray, k: int, draws: int, more: Sequence[More]
+    forms: FloatArray, outside: FloatArray, k: int, draws: int, more: Sequence[More], around: FloatArray | None = None
 ) -> tuple[Bracket, FloatArray]:
     """(the bracket of `draws` draws and of `more` of some of its Ritz vectors, weighted by draws; those Ritz vectors).
 
@@ -113,7 +121,7 @@ def with_more(
     """
     first = _ritz(forms.mean(0))[1].T
     if not more:
-        return bracket(forms, outside, k), first
+        return bracket(forms, outside, k, around=around), first
     total = draws * (first @ forms @ first.T)
     weights = np.full(total.shape[1:], float(draws))
     for part in sorted(more, key=lambda part: part.draws):
@@ -125,7 +133,8 @@ def with_more(
             total, weights = np.where(there, new, total), np.where(there, 1.0, weights)
         else:
             total, weights = total + part.draws * new, weights + part.draws * there
-    found = bracket(total / weights, first @ outside @ first.T, k)
+    turned = None if around is None else first @ around @ first.T
+    found = bracket(total / weights, first @ outside @ first.T, k, around=turned)
     return replace(found, rotation=found.rotation @ first), first
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import eigenpairs
-from landscape_kernels.probes import derive_seed
+from landscape_kernels.probes import derive_seed, rademacher_vector
 from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
@@ -39,6 +39,7 @@ FEWEST = 2048  # samples of the data from which on some of them may do
 _FIRST, _FEWEST_PAIRS = 32, 4  # draws of the first round for each pair, of which there are taken to be some
 _GROWN = 2  # times as many in the second
 _FURTHER = 4  # vectors beside those asked for: what lies next to the last of them is seen apart
+_FOLDED = 4096  # columns that residuals of groups are folded to: 16 groups of 14 take 7 MiB
 _LOOSE = 1 / 8  # residual^2 of a sample's vectors in units of the error asked, which squares it
 # Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
 PRODUCTS_PER_PAIR = 4
@@ -75,7 +76,13 @@ class PreciseTask:
         k, m = self._k, self._m
         columns = {name: shape for name, shape in plain.columns.items() if not name.endswith("vectors")}
         columns |= {"kind": (), "draws": (), "basis": (m, self._matrix.size), "forms": (GROUPS, m, m)}
-        columns |= {"outside": (m, m), "singles": (GROUPS, k, m), "sample_products": (), "error_max": ()}
+        columns |= {
+            "outside": (m, m),
+            "around": (GROUPS, m, m),
+            "singles": (GROUPS, k, m),
+            "sample_products": (),
+            "error_max": (),
+        }
         identity = {**plain.identity, "error": self._error}
         about = {**plain.about, "samples": self._samples, "pairs": k}
         return Description("eigenpairs", columns, identity, about)
@@ -172,11 +179,14 @@ class PreciseTask:
             forms = torch.zeros((H.chunks, m, m), dtype=torch.float64, device=H.device)
             squares = torch.zeros_like(forms)
             images = torch.zeros((m, H.size), dtype=torch.float64, device=H.device)
+            fold = _Fold(H.size, self._seed, index)
+            folded = torch.zeros((GROUPS, m, fold.width), dtype=torch.float64)
             for number, _, image in H.chunk_products(m, lambda _: vectors):
                 part = image.double()
                 images += part
                 forms[number], squares[number] = part @ exact.T, part @ part.T
-            forms, squares, images = (H.over_ranks(x).cpu() for x in (forms, squares, images))
+                folded[number % GROUPS] += fold(part)
+            forms, squares, images, folded = (H.over_ranks(x).cpu() for x in (forms, squares, images, folded))
             weights = torch.from_numpy(H.denominators)
         mean, count = images / weights.sum(), len(weights)
         inside = mean @ exact.cpu().T
@@ -184,7 +194,11 @@ class PreciseTask:
         # over pairs of unlike blocks: what a block's noise has in common with itself is taken out
         own = (squares / weights[:, None, None].square() - forms @ forms.transpose(1, 2)).sum(0) / count**2
         row = {"forms": np.full((GROUPS, most, most), np.nan), "outside": np.full((most, most), np.nan)}
-        row["forms"][:, :m, :m] = forms.reshape(-1, GROUPS, m, m).mean(0).numpy()
+        groups = forms.reshape(-1, GROUPS, m, m).mean(0)
+        row["forms"][:, :m, :m] = groups.numpy()
+        rests = folded / weights.reshape(-1, GROUPS).sum(0)[:, None, None] - groups @ fold(exact.cpu())
+        row["around"] = np.full((GROUPS, most, most), np.nan)
+        row["around"][:, :m, :m] = _without_each(rests).numpy()
         row["outside"][:m, :m] = ((mean @ mean.T - inside @ inside.T - own) / (1 - 1 / count)).numpy()
         basis = torch.linalg.qr(mean.T)[0].T.numpy()
         spent = m * blocks * size
@@ -213,6 +227,28 @@ class PreciseTask:
         singles[:, pairs, : len(basis)] = groups
         count = len(pairs)
         return {"singles": singles, "products": count, "passes": 1, "sample_products": count * spent}
+
+
+class _Fold:
+    """Rows with random signs, folded to few columns: scalar products of them are right on average, and nearly so."""
+
+    def __init__(self, size: int, seed: int, index: int) -> None:
+        self.width = min(size, _FOLDED)
+        self._signs = rademacher_vector(size, seed, "fold", index)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(b, width) float64 on the CPU."""
+        signed = rows.double().cpu() * self._signs
+        padded_rows = torch.nn.functional.pad(signed, (0, -signed.shape[1] % self.width))
+        return padded_rows.reshape(len(rows), -1, self.width).sum(1)
+
+
+def _without_each(rests: Tensor) -> Tensor:
+    """(G, m, m), the mean product of two unlike groups of `rests` (G, m, s), without each group in turn."""
+    left = rests.sum(0) - rests
+    own = rests @ rests.transpose(1, 2)
+    pairs = (len(rests) - 1) * (len(rests) - 2)
+    return (left @ left.transpose(1, 2) - (own.sum(0) - own)) / pairs
 
 
 def least_products(k: int, samples: int) -> int:
@@ -271,8 +307,8 @@ def known(description: Description, rows: Rows) -> Known | None:
         count = math.inf if columns["draws"][number] >= samples else float(columns["draws"][number])
         single[pairs] += count
         more.append(More(count, tuple(pairs.tolist()), groups[:, pairs]))
-    forms, outside = columns["forms"][last][:, :m, :m], columns["outside"][last][:m, :m]
-    found, ritz = with_more(forms, outside, min(k, m), draws, more)
+    forms, around = (columns[name][last][:, :m, :m] for name in ("forms", "around"))
+    found, ritz = with_more(forms, columns["outside"][last][:m, :m], min(k, m), draws, more, around)
     spent = Spent(int(columns["draws"][rounds[-2]]), draws, single)
     return Known(False, basis(last), measured, found, ritz, spent)
 

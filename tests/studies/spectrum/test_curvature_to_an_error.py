@@ -25,6 +25,7 @@ from landscape.studies.spectrum.brackets import (
     next_step,
     with_more,
 )
+from landscape.studies.spectrum.precise import _Fold, _without_each
 
 N, K, ERROR = 3000, 2, 0.1
 
@@ -93,6 +94,44 @@ def test_the_standard_error_is_that_of_the_lower_end() -> None:
     ratio = np.sqrt((stderr**2).mean(0)) / lower.std(0)
     assert (ratio > 1).all(), ratio
     assert (ratio < 1.6).all(), ratio
+
+
+def test_the_upper_end_allows_for_draws_of_the_residual() -> None:
+    """Where few draws tell the residual, the eigenvalue is within twice half the width of the middle, nearly always."""
+    rng = np.random.default_rng(4)
+    basis = np.linalg.qr(rng.normal(size=(40, 40)))[0]
+    matrix = basis * np.concatenate([[5.0, 3.0, 1.0], np.zeros(37)]) @ basis.T
+    vectors = np.linalg.qr(basis[:, :3] + 0.04 * rng.normal(size=(40, 3)))[0].T
+    values = np.linalg.eigvalsh(vectors @ matrix @ vectors.T)[::-1][:2]
+    missed = []
+    for _ in range(40):
+        noise = rng.standard_t(2.5, size=(16, 40, 1)) * rng.normal(size=(16, 1, 40)) * 0.3
+        images = vectors @ (matrix + noise + noise.transpose(0, 2, 1))
+        rests = torch.from_numpy(images - images @ vectors.T @ vectors)
+        without = _without_each(rests)
+        outside, forms = without.mean(0).numpy(), np.tile(vectors @ matrix @ vectors.T, (16, 1, 1))
+        np.testing.assert_allclose(outside, _pairs_of_groups(rests.numpy()), atol=1e-12)
+        for around in (None, without.numpy()):
+            found = bracket(forms, outside, 2, around=around)
+            missed.append(np.array([5.0, 3.0]) - values > 1.5 * (found.upper - found.lower))
+    plain, allowed = np.mean(missed[::2]), np.mean(missed[1::2])
+    assert allowed < 0.02, (plain, allowed)
+    assert plain > 0.1, (plain, allowed)
+
+
+def _pairs_of_groups(rests: np.ndarray) -> np.ndarray:
+    count = len(rests)
+    return sum(rests[a] @ rests[b].T for a in range(count) for b in range(count) if a != b) / (count * (count - 1))
+
+
+def test_folded_rows_have_nearly_the_same_products() -> None:
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 20_000)))
+    few = rows[:, :50]
+    exact = _Fold(50, 0, 0)(few)
+    np.testing.assert_allclose(exact @ exact.T, few @ few.T)
+    near = _Fold(20_000, 0, 0)(rows)
+    assert near.shape == (3, 4096)
+    np.testing.assert_allclose(near @ near.T, rows @ rows.T, atol=0.08 * 20_000)
 
 
 def test_more_values_are_weighed_by_their_draws() -> None:
