@@ -9,6 +9,7 @@ value than r^2 / (mu - nu), r the norm of its residual and nu what bounds the re
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,10 +47,13 @@ class Bracket:
         return found
 
 
-def bracket(forms: FloatArray, outside: FloatArray, k: int, *, exact: bool = False) -> Bracket:
+def bracket(
+    forms: FloatArray, outside: FloatArray, k: int, *, around: FloatArray | None = None, exact: bool = False
+) -> Bracket:
     """The bracket from `forms` (G, m, m), V H_g V' of G groups of blocks, and `outside` (m, m), unbiased for R'R.
 
-    With `exact` the groups are parts of all data, whose mean is no estimate.
+    `around` (G, m, m) is `outside` without each of the groups: how far it varies with the draws is allowed for in the
+    upper end. With `exact` the groups are parts of all data, whose mean is no estimate.
     """
     mean = forms.mean(0)
     values, rotation = _ritz(mean)
@@ -61,11 +65,16 @@ def bracket(forms: FloatArray, outside: FloatArray, k: int, *, exact: bool = Fal
         bias = (count - 1) * (left_out.mean(0) - values[:k])
     rotation = rotation[:, :k].T
     squares = np.maximum(np.einsum("ia,ab,ib->i", rotation, outside, rotation), 0.0)
+    most = squares
+    if around is not None:
+        varied = np.einsum("ia,gab,ib->gi", rotation, around, rotation)
+        most = squares + np.sqrt((len(around) - 1) * varied.var(axis=0))
     lower = values[:k] - bias
     rest = values[-1] if len(values) > k else 0.0
     gaps = np.maximum(values[:k] - rest, 0.0)
-    lengths = np.sqrt(squares)
-    width = np.where(squares > 0, squares / np.maximum(gaps, lengths), 0.0) if k else squares
+    lengths, longest = np.sqrt(squares), np.sqrt(most)
+    width = np.zeros(k)
+    np.divide(most, np.maximum(gaps, longest), out=width, where=most > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         residuals = np.where(lengths > 0, lengths / np.abs(values[:k]), 0.0)
     return Bracket(lower, lower + width, stderr, residuals, rotation)
@@ -84,7 +93,7 @@ class Step:
     """What a round measures.
 
     ALL: all data, without sampling. KRYLOV: eigenvectors of a sample. VECTORS: V H V' of the last vectors V on new
-    draws, and vectors of the next round from H V'. SINGLE: v'Hv of some of the Ritz vectors on more draws, or where
+    draws, and vectors of the next round from H V'. SINGLE: V H v' of some of the Ritz vectors v on more draws, or where
     these are as many as the data hold on all of them.
     """
 
@@ -93,17 +102,40 @@ class Step:
     pairs: tuple[int, ...] = ()  # of single values
 
 
-def with_singles(found: Bracket, draws: int, values: FloatArray, stderr: FloatArray, single: FloatArray) -> Bracket:
-    """The bracket of `draws` draws with `values` (k,) of the same vectors on `single` (k,) more, weighted by draws.
+@dataclass(frozen=True)
+class More:
+    """What further draws say of some Ritz vectors."""
 
-    NaN where a pair has none; draws without end are all data, whose values take the place of the others.
+    draws: float  # infinite for all data
+    pairs: tuple[int, ...]
+    forms: FloatArray  # (G, p, m), V H_g v' of each of the pairs, V those that the bracket's rotation is of
+
+
+def with_more(
+    forms: FloatArray, outside: FloatArray, k: int, draws: int, more: Sequence[More], around: FloatArray | None = None
+) -> tuple[Bracket, FloatArray]:
+    """(the bracket of `draws` draws and of `more` of some of its Ritz vectors, weighted by draws; those Ritz vectors).
+
+    A Ritz vector holds some of its neighbours, by the noise of the draws that it follows from, so v'Hv of others is too
+    near to theirs. What H v has of the neighbours tells how much: values are those of the whole matrix in V.
     """
-    there, everything = single > 0, np.isinf(single)
-    more = np.where(there & ~everything, single, 0.0)
-    weight = np.where(everything, 1.0, more / (draws + more))
-    lower = np.where(there, (1 - weight) * found.lower + weight * np.nan_to_num(values), found.lower)
-    error = np.hypot((1 - weight) * found.stderr, weight * np.nan_to_num(stderr))
-    return replace(found, lower=lower, upper=lower + found.upper - found.lower, stderr=error)
+    first = _ritz(forms.mean(0))[1].T
+    if not more:
+        return bracket(forms, outside, k, around=around), first
+    total = draws * (first @ forms @ first.T)
+    weights = np.full(total.shape[1:], float(draws))
+    for part in sorted(more, key=lambda part: part.draws):
+        pairs, rows = list(part.pairs), part.forms @ first.T
+        new, there = np.zeros_like(total), np.zeros(weights.shape, bool)
+        new[:, pairs], new[:, :, pairs] = rows, rows.transpose(0, 2, 1)
+        there[pairs], there[:, pairs] = True, True
+        if math.isinf(part.draws):
+            total, weights = np.where(there, new, total), np.where(there, 1.0, weights)
+        else:
+            total, weights = total + part.draws * new, weights + part.draws * there
+    turned = None if around is None else first @ around @ first.T
+    found = bracket(total / weights, first @ outside @ first.T, k, around=turned)
+    return replace(found, rotation=found.rotation @ first), first
 
 
 @dataclass(frozen=True)
@@ -128,8 +160,9 @@ def next_step(found: Bracket, spent: Spent, error: float, samples: int, full: in
     options: list[tuple[float, Step]] = [(float(full) * samples, Step(ALL, samples))]
     left = (_SPARE * aim) ** 2 - half**2
     if bool((left > 0).all()):
-        have = spent.draws + np.where(np.isinf(spent.single), 0.0, spent.single)  # nothing is lacking with all data
-        needed = np.minimum(have * found.stderr**2 / left, _GROWTH * have) - have
+        everything = np.isinf(spent.single)  # nothing is lacking with all data
+        have = spent.draws + np.where(everything, 0.0, spent.single)
+        needed = np.where(everything, 0.0, np.minimum(have * found.stderr**2 / left, _GROWTH * have) - have)
         lacking = np.flatnonzero(found.error > aim)
         # few rounds: where each ended as soon as its own error came out small, errors would come out too small
         more = min(math.ceil(max(float(needed[lacking].max()), spent.draws / 2)), samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +12,26 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.krylov import eigenpairs
-from landscape_kernels.probes import derive_seed
+from landscape_kernels.probes import derive_seed, rademacher_vector
 from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
-from landscape.curvature.pairs import diagonals, padded
+from landscape.curvature.pairs import padded
 from landscape.curvature.sampling import Balanced
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, ItemStopped, Row, Rows
 from landscape.studies.spectrum.brackets import (
     ALL,
-    CAUTION,
     GROUPS,
     KRYLOV,
     SINGLE,
     VECTORS,
     Bracket,
+    More,
     Spent,
     Step,
-    bracket,
     next_step,
-    with_singles,
+    with_more,
 )
 from landscape.studies.spectrum.eigen import EigenTask
 
@@ -39,6 +39,7 @@ FEWEST = 2048  # samples of the data from which on some of them may do
 _FIRST, _FEWEST_PAIRS = 32, 4  # draws of the first round for each pair, of which there are taken to be some
 _GROWN = 2  # times as many in the second
 _FURTHER = 4  # vectors beside those asked for: what lies next to the last of them is seen apart
+_FOLDED = 4096  # columns that residuals of groups are folded to: 16 groups of 14 take 7 MiB
 _LOOSE = 1 / 8  # residual^2 of a sample's vectors in units of the error asked, which squares it
 # Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
 PRODUCTS_PER_PAIR = 4
@@ -75,7 +76,13 @@ class PreciseTask:
         k, m = self._k, self._m
         columns = {name: shape for name, shape in plain.columns.items() if not name.endswith("vectors")}
         columns |= {"kind": (), "draws": (), "basis": (m, self._matrix.size), "forms": (GROUPS, m, m)}
-        columns |= {"outside": (m, m), "singles": (GROUPS, k), "sample_products": (), "error_max": ()}
+        columns |= {
+            "outside": (m, m),
+            "around": (GROUPS, m, m),
+            "singles": (GROUPS, k, m),
+            "sample_products": (),
+            "error_max": (),
+        }
         identity = {**plain.identity, "error": self._error}
         about = {**plain.about, "samples": self._samples, "pairs": k}
         return Description("eigenpairs", columns, identity, about)
@@ -172,11 +179,14 @@ class PreciseTask:
             forms = torch.zeros((H.chunks, m, m), dtype=torch.float64, device=H.device)
             squares = torch.zeros_like(forms)
             images = torch.zeros((m, H.size), dtype=torch.float64, device=H.device)
+            fold = _Fold(H.size, self._seed, index)
+            folded = torch.zeros((GROUPS, m, fold.width), dtype=torch.float64)
             for number, _, image in H.chunk_products(m, lambda _: vectors):
                 part = image.double()
                 images += part
                 forms[number], squares[number] = part @ exact.T, part @ part.T
-            forms, squares, images = (H.over_ranks(x).cpu() for x in (forms, squares, images))
+                folded[number % GROUPS] += fold(part)
+            forms, squares, images, folded = (H.over_ranks(x).cpu() for x in (forms, squares, images, folded))
             weights = torch.from_numpy(H.denominators)
         mean, count = images / weights.sum(), len(weights)
         inside = mean @ exact.cpu().T
@@ -184,31 +194,61 @@ class PreciseTask:
         # over pairs of unlike blocks: what a block's noise has in common with itself is taken out
         own = (squares / weights[:, None, None].square() - forms @ forms.transpose(1, 2)).sum(0) / count**2
         row = {"forms": np.full((GROUPS, most, most), np.nan), "outside": np.full((most, most), np.nan)}
-        row["forms"][:, :m, :m] = forms.reshape(-1, GROUPS, m, m).mean(0).numpy()
+        groups = forms.reshape(-1, GROUPS, m, m).mean(0)
+        row["forms"][:, :m, :m] = groups.numpy()
+        rests = folded / weights.reshape(-1, GROUPS).sum(0)[:, None, None] - groups @ fold(exact.cpu())
+        row["around"] = np.full((GROUPS, most, most), np.nan)
+        row["around"][:, :m, :m] = _without_each(rests).numpy()
         row["outside"][:m, :m] = ((mean @ mean.T - inside @ inside.T - own) / (1 - 1 / count)).numpy()
         basis = torch.linalg.qr(mean.T)[0].T.numpy()
         spent = m * blocks * size
         return {**row, "basis": padded(basis, most), "products": m, "passes": 1, "sample_products": spent}
 
     def _single(self, step: Step, before: Known, index: int, group: Communicator) -> dict[str, Any]:
-        """v'Hv of Ritz vectors by groups of blocks, or of all data."""
+        """V H v' of Ritz vectors v by groups of blocks, or of all data."""
         assert before.bracket is not None
-        pairs = list(step.pairs)
-        vectors = torch.from_numpy(before.bracket.rotation[pairs] @ before.basis)
-        blocks, size = _blocks(step.draws, self._matrix.sample.objective.chunk)
-        if step.draws >= self._samples:
-            with self._matrix.bind(group) as H:
-                parts = H.by_chunk(vectors.to(H.device, H.dtype))
-            groups, spent = np.tile(diagonals(parts).sum(0) / parts.denominators.sum(), (GROUPS, 1)), self._samples
+        pairs, basis = list(step.pairs), torch.from_numpy(before.basis)
+        vectors = torch.from_numpy(before.ritz[pairs] @ before.basis)
+        objective, everything = self._matrix.sample.objective, step.draws >= self._samples
+        blocks, size = (1, None) if everything else _blocks(step.draws, objective.chunk)
+        sample = None if size is None else self._balanced().drawn(blocks, size, self._seed, "forms", index)
+        with self._matrix.bind(group, sample=sample, chunk=size) as H:
+            rows, across = vectors.to(H.device, H.dtype), basis.to(H.device)
+            forms = torch.zeros((H.chunks, len(pairs), len(basis)), dtype=torch.float64, device=H.device)
+            for number, _, image in H.chunk_products(len(pairs), lambda _: rows):
+                forms[number] = image.double() @ across.T
+            found, weights = H.over_ranks(forms).cpu().numpy(), H.denominators
+        if size is None:
+            groups, spent = np.tile(found.sum(0) / weights.sum(), (GROUPS, 1, 1)), self._samples
         else:
-            sample, spent = self._balanced().drawn(blocks, size, self._seed, "forms", index), blocks * size
-            with self._matrix.bind(group, sample=sample, chunk=size) as H:
-                parts = H.by_chunk(vectors.to(H.device, H.dtype))
-            groups = (diagonals(parts) / parts.denominators[:, None]).reshape(-1, GROUPS, len(pairs)).mean(0)
-        singles = np.full((GROUPS, self._k), np.nan)
-        singles[:, pairs] = groups
+            found = found / weights[:, None, None]
+            groups, spent = found.reshape(-1, GROUPS, *found.shape[1:]).mean(0), blocks * size
+        singles = np.full((GROUPS, self._k, self._m), np.nan)
+        singles[:, pairs, : len(basis)] = groups
         count = len(pairs)
         return {"singles": singles, "products": count, "passes": 1, "sample_products": count * spent}
+
+
+class _Fold:
+    """Rows with random signs, folded to few columns: scalar products of them are right on average, and nearly so."""
+
+    def __init__(self, size: int, seed: int, index: int) -> None:
+        self.width = min(size, _FOLDED)
+        self._signs = rademacher_vector(size, seed, "fold", index)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(b, width) float64 on the CPU."""
+        signed = rows.double().cpu() * self._signs
+        padded_rows = torch.nn.functional.pad(signed, (0, -signed.shape[1] % self.width))
+        return padded_rows.reshape(len(rows), -1, self.width).sum(1)
+
+
+def _without_each(rests: Tensor) -> Tensor:
+    """(G, m, m), the mean product of two unlike groups of `rests` (G, m, s), without each group in turn."""
+    left = rests.sum(0) - rests
+    own = rests @ rests.transpose(1, 2)
+    pairs = (len(rests) - 1) * (len(rests) - 2)
+    return (left @ left.transpose(1, 2) - (own.sum(0) - own)) / pairs
 
 
 def least_products(k: int, samples: int) -> int:
@@ -239,6 +279,7 @@ class Known:
     following: FloatArray  # (m, size), vectors that are to be measured next
     basis: FloatArray  # (m, size), those that were measured
     bracket: Bracket | None  # of these; None where none were, or all data
+    ritz: FloatArray  # (m, m) or none, the Ritz vectors in the basis of which further draws are made
     spent: Spent | None
 
 
@@ -256,24 +297,20 @@ def known(description: Description, rows: Rows) -> Known | None:
     rounds = np.flatnonzero(columns["kind"][:done] != SINGLE)
     last = int(rounds[-1])
     if columns["kind"][last] != VECTORS:
-        return Known(columns["kind"][last] == ALL, basis(last), basis(last), None, None)
+        return Known(columns["kind"][last] == ALL, basis(last), basis(last), None, np.zeros((0, 0)), None)
     measured, draws = basis(int(rounds[-2])), int(columns["draws"][last])
     m = len(measured)
-    found = bracket(columns["forms"][last][:, :m, :m], columns["outside"][last][:m, :m], min(k, m))
-    single, sums, variances = np.zeros(k), np.zeros(k), np.zeros(k)
+    single, more = np.zeros(k), []
     for number in range(last + 1, done):
-        more, groups = columns["draws"][number], columns["singles"][number]
-        there = ~np.isnan(groups[0])
-        if more >= samples:
-            single[there], sums[there], variances[there] = np.inf, groups[0, there], 0.0
-            continue
-        single[there] += more
-        sums[there] += more * groups[:, there].mean(0)
-        variances[there] += (more * CAUTION) ** 2 * groups[:, there].var(axis=0, ddof=1) / GROUPS
-    over = np.where((single > 0) & np.isfinite(single), single, 1.0)
-    found = with_singles(found, draws, sums / over, np.sqrt(variances) / over, single)
+        groups = columns["singles"][number][:, :, :m]
+        pairs = np.flatnonzero(~np.isnan(groups[0, :, 0]))
+        count = math.inf if columns["draws"][number] >= samples else float(columns["draws"][number])
+        single[pairs] += count
+        more.append(More(count, tuple(pairs.tolist()), groups[:, pairs]))
+    forms, around = (columns[name][last][:, :m, :m] for name in ("forms", "around"))
+    found, ritz = with_more(forms, columns["outside"][last][:m, :m], min(k, m), draws, more, around)
     spent = Spent(int(columns["draws"][rounds[-2]]), draws, single)
-    return Known(False, basis(last), measured, found, spent)
+    return Known(False, basis(last), measured, found, ritz, spent)
 
 
 def following(description: Description, rows: Rows) -> Step | None:

@@ -226,6 +226,10 @@ class _Further:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(stated > 0, beyond / stated, 0.0)
             least = np.maximum(squares * (1 + ratio), beyond * _UNSEEN)
+            # Residuals of 0 tell nothing of what the sub-sample lacks: only full passes that have such, too, do.
+            alike = self.stated[near] == 0
+            unseen = np.where(alike.any(1), (self.missed[near] * alike).sum(1) / alike.sum(1), missed)
+            least = np.where(squares > 0, least, unseen * self.asked.block / n)
             scaled: FloatArray = np.where(squares > 0, own * np.sqrt(least / squares), np.sqrt(least / n))
         return scaled
 

@@ -14,7 +14,18 @@ from torch import nn
 import landscape as ls
 from landscape.curvature.sampling import Balanced, importance
 from landscape.errors import InputError
-from landscape.studies.spectrum.brackets import ALL, SINGLE, VECTORS, Bracket, Spent, bracket, next_step, with_singles
+from landscape.studies.spectrum.brackets import (
+    ALL,
+    SINGLE,
+    VECTORS,
+    Bracket,
+    More,
+    Spent,
+    bracket,
+    next_step,
+    with_more,
+)
+from landscape.studies.spectrum.precise import _Fold, _without_each
 
 N, K, ERROR = 3000, 2, 0.1
 
@@ -85,12 +96,71 @@ def test_the_standard_error_is_that_of_the_lower_end() -> None:
     assert (ratio < 1.6).all(), ratio
 
 
+def test_the_upper_end_allows_for_draws_of_the_residual() -> None:
+    """Where few draws tell the residual, the eigenvalue is within twice half the width of the middle, nearly always."""
+    rng = np.random.default_rng(4)
+    basis = np.linalg.qr(rng.normal(size=(40, 40)))[0]
+    matrix = basis * np.concatenate([[5.0, 3.0, 1.0], np.zeros(37)]) @ basis.T
+    vectors = np.linalg.qr(basis[:, :3] + 0.04 * rng.normal(size=(40, 3)))[0].T
+    values = np.linalg.eigvalsh(vectors @ matrix @ vectors.T)[::-1][:2]
+    missed = []
+    for _ in range(40):
+        noise = rng.standard_t(2.5, size=(16, 40, 1)) * rng.normal(size=(16, 1, 40)) * 0.3
+        images = vectors @ (matrix + noise + noise.transpose(0, 2, 1))
+        rests = torch.from_numpy(images - images @ vectors.T @ vectors)
+        without = _without_each(rests)
+        outside, forms = without.mean(0).numpy(), np.tile(vectors @ matrix @ vectors.T, (16, 1, 1))
+        np.testing.assert_allclose(outside, _pairs_of_groups(rests.numpy()), atol=1e-12)
+        for around in (None, without.numpy()):
+            found = bracket(forms, outside, 2, around=around)
+            missed.append(np.array([5.0, 3.0]) - values > 1.5 * (found.upper - found.lower))
+    plain, allowed = np.mean(missed[::2]), np.mean(missed[1::2])
+    assert allowed < 0.02, (plain, allowed)
+    assert plain > 0.1, (plain, allowed)
+
+
+def _pairs_of_groups(rests: np.ndarray) -> np.ndarray:
+    count = len(rests)
+    return sum(rests[a] @ rests[b].T for a in range(count) for b in range(count) if a != b) / (count * (count - 1))
+
+
+def test_folded_rows_have_nearly_the_same_products() -> None:
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 20_000)))
+    few = rows[:, :50]
+    exact = _Fold(50, 0, 0)(few)
+    np.testing.assert_allclose(exact @ exact.T, few @ few.T)
+    near = _Fold(20_000, 0, 0)(rows)
+    assert near.shape == (3, 4096)
+    np.testing.assert_allclose(near @ near.T, rows @ rows.T, atol=0.08 * 20_000)
+
+
 def test_more_values_are_weighed_by_their_draws() -> None:
-    plain = Bracket(np.array([1.0, 2.0]), np.array([1.5, 2.5]), np.array([0.2, 0.2]), np.zeros(2), np.eye(2))
-    more = with_singles(plain, 100, np.array([2.0, 5.0]), np.array([0.1, 0.0]), np.array([300.0, np.inf]))
-    np.testing.assert_allclose(more.lower, [0.25 + 1.5, 5.0])
-    np.testing.assert_allclose(more.upper, [2.25, 5.5])
-    np.testing.assert_allclose(more.stderr, [np.hypot(0.05, 0.075), 0.0])
+    forms = np.tile(np.diag([5.0, 3.0, 1.0]), (16, 1, 1))
+    one, two = np.tile([7.0, 0, 0], (16, 1, 1)), np.tile([0, 2.5, 0], (16, 1, 1))
+    more = [More(300, (0,), one), More(np.inf, (1,), two), More(900, (1,), 0 * two)]
+    found, ritz = with_more(forms, np.diag([0.4, 0.0, 0.0]), 2, 100, more)
+    np.testing.assert_allclose(found.lower, [6.5, 2.5])  # all data take the place of draws
+    np.testing.assert_allclose(found.upper, [6.5 + 0.4 / 5.5, 2.5])
+    np.testing.assert_allclose(found.stderr, 0, atol=1e-12)
+    np.testing.assert_allclose(np.abs(ritz), np.eye(3))
+
+
+@pytest.mark.parametrize("draws", [np.inf, 10_000])
+def test_more_values_of_near_eigenvalues_are_not_those_of_mixed_vectors(draws: float) -> None:
+    """The first draws turn two vectors by the noise; their own v'Hv would lie between the eigenvalues."""
+    rng = np.random.default_rng(3)
+    true = np.diag([4.0, 3.8, 1.0])
+    seen = []
+    for _ in range(40):
+        noise = rng.normal(size=(16, 3, 3))
+        forms = true + 0.6 * (noise + noise.transpose(0, 2, 1))
+        ritz = with_more(forms, np.zeros((3, 3)), 2, 500, [])[1]
+        again = (0.0 if np.isinf(draws) else 0.1) * rng.normal(size=(16, 3, 3))
+        rows = ritz[:2] @ (true + again + again.transpose(0, 2, 1))
+        more = More(draws, (0, 1), rows)
+        found, _ = with_more(forms, np.zeros((3, 3)), 2, 500, [more])
+        seen.append(found.lower)
+    np.testing.assert_allclose(np.mean(seen, 0), [4.0, 3.8], atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +176,14 @@ def test_the_cheaper_side_grows(width: float, stderr: float, samples: int, kind:
     if kind == SINGLE:
         assert step is not None
         assert step.pairs == (0,)
+
+
+def test_a_value_of_all_data_is_not_measured_again() -> None:
+    lower = np.array([10.0, 8.0])
+    found = Bracket(lower, lower, np.array([0.3, 0.001]), np.zeros(2), np.eye(2, 4))
+    step = next_step(found, Spent(200, 400, np.array([np.inf, 0.0])), 0.02, 10**6, 8)
+    assert step is not None
+    assert step.kind != SINGLE
 
 
 # -- draws -----------------------------------------------------------------------------------------------------------
@@ -199,6 +277,7 @@ def test_trace_to_an_error(objective: ls.Objective, full: ls.Spectrum) -> None:
     ("options", "message"),
     [
         ({"smallest": 1}, r"error = 0.1 and smallest = 1: .* leave out one of the two"),
+        *(({"error": bad}, "it is relative to each eigenvalue") for bad in (0, -0.1, 1, float("nan"), "1%", True)),
         ({"samples": 100}, "error = 0.1 and samples = 100"),
         ({"trace": "hutchinson"}, "trace = 'hutchinson' passes over all data"),
         ({"start": torch.ones(1, 291)}, "start= and error=0.1"),

@@ -255,6 +255,22 @@ def test_a_count_of_which_the_sub_sample_holds_none_is_not_known_exactly() -> No
     assert 0.3 / SAMPLES < now.error[1] < 3 / SAMPLES
 
 
+def test_a_count_without_residuals_is_not_known_exactly_beside_points_that_have_some() -> None:
+    """These hold one mistake of the sub-sample, which alone does not tell of those that it lacks."""
+    losses = np.zeros((len(X) * len(Y), SAMPLES))
+    wish = asked()
+    for n, p in enumerate(wish.first):
+        losses[p, 900 : 900 + 3] = 1.0
+        losses[p, 0] = n % 2
+    losses[1, 900 : 900 + 3] = 1.0
+    full = np.zeros(wish.size, dtype=bool)
+    full[list(wish.first)] = True
+    units = {p: losses[p, :BLOCK] for p in [*wish.first, 1]}
+    now = estimate(wish, Held(full, losses.mean(1), losses.std(1), units), positive=False)
+    assert now.found[1] == SAMPLED
+    assert abs(now.values[1] - losses[1].mean()) <= 1.96 * now.error[1] < 9 / SAMPLES
+
+
 def test_what_failed_is_not_asked_for_again() -> None:
     wish = asked(0.2)
     first: list[Item] = [(p, FULL) for p in wish.first]
