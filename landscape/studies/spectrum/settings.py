@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated, Any
 
 from annotated_types import Ge
@@ -61,6 +62,8 @@ class SpectrumSettings:
             self._check_error()
 
     def _check_error(self) -> None:
+        if not (type(self.error) is not bool and isinstance(self.error, Real) and 0 < self.error < 1):
+            raise InputError(f"error={self.error!r}; it is a relative accuracy, give a number between 0 and 1")
         for name in ("smallest", "samples", "block", "max_products"):
             if getattr(self, name):
                 raise InputError(
