@@ -158,6 +158,8 @@ def nearest(name: object, known: Iterable[str]) -> str:
     "did you mean 'normalize'?"
     >>> nearest("zzz", ["seed", "kind"])
     'known: kind, seed'
+    >>> nearest(None, ["seed", "kind"])
+    'known: kind, seed'
     """
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3) if isinstance(name, str) else []
