@@ -231,7 +231,8 @@ def heading(commit: str, parts: int, took: float) -> str:
     from benchmarks import machine
 
     about = re.sub(r", \d+ thread\(s\)$", "", machine())
-    return f"`scripts/bench` at commit {commit}: {parts} parts in {took / 60:.0f} minutes. {about}, one thread."
+    counted = f"{parts} part{'s' * (parts != 1)}"
+    return f"`scripts/bench` at commit {commit}: {counted} in {took / 60:.1f} minutes. {about}, one thread."
 
 
 def table(rows: Sequence[Sequence[str]], about: str) -> str:

@@ -89,8 +89,8 @@ class Centre:
         """Raise InputError where somebody has written to the parameters of a `live` model since it was bound."""
         if self.live and self._versions != [p._version for p in self._trainable]:
             raise InputError(
-                "the model's parameters were changed after the objective was made, and it holds no copy of a model as "
-                "large as this; make a new Objective of the model as it is now"
+                "the model's parameters were changed after the objective was made, and it holds no copy of them; make "
+                "a new Objective of the model as it is now"
             )
 
     @contextmanager
@@ -149,6 +149,11 @@ class Centre:
             raise InputError(
                 f"checkpoint={str(checkpoint)!r} is what the model is put back from after it was written to in place, "
                 f"which needs dense parameters of {self.dtype} on {self.device} that share no memory; leave it out"
+            )
+        if not isinstance(checkpoint, str | Path):
+            raise InputError(
+                f"checkpoint is of type {type(checkpoint).__name__}; give the path of a safetensors file or a "
+                "folder of them"
             )
         stored = StoredTensors(checkpoint)
         for block, parameter in zip(self._layout.blocks, self._trainable, strict=True):

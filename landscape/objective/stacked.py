@@ -41,13 +41,18 @@ class Stacked:
     The model is called once for a block of them (vmap), on smaller chunks of the data, and the loss once on all of
     their outputs, where that was seen to give what single calls give; else one after another. With `many` to come the
     operations of usual losses are traced, which takes the time of some hundred. Never in half precision.
-    Raises InputError for a quantity that the objective does not have.
+    Raises InputError for a quantity that the objective does not have, and for a model in its own half precision.
     """
 
     def __init__(self, objective: Objective, of: str = "loss", many: bool = False) -> None:
         if objective.precision == "bf16":
             logger.info("values are computed in float32: rises near the centre have no digits in half precision")
             objective = objective.on(objective.data, precision="float32")
+        if objective.precision == "own":
+            raise InputError(
+                "rises near the centre need float32, and this model is measured in its own half precision; make the "
+                "objective with precision='float32', which takes twice the memory"
+            )
         self._objective, self._of = objective, of
         self._name = self._quantity(of)
         self._logits: dict[int, Tensor] = {}  # chunk -> ln p at the centre

@@ -119,7 +119,7 @@ class SeededPlane(Plane):
         if (centre or self._of.own.digest) != self._of.centre_digest:
             raise InputError(
                 "the model's parameters were changed after the plane was made, which is scaled to them and keeps no "
-                "copy of a model as large as this; make the objective and the plane anew"
+                "copy of them; make the objective and the plane anew"
             )
         return {
             "centre": self._of.centre_digest,

@@ -43,6 +43,11 @@ def test_the_page_keeps_what_is_around_the_table() -> None:
     assert bench_all.put((ROOT / "BENCHMARKS.md").read_text(encoding="utf-8"), "new")
 
 
+def test_the_heading_counts_parts_and_minutes() -> None:
+    assert "commit abc: 1 part in 0.3 minutes. " in bench_all.heading("abc", 1, 19.0)
+    assert "commit abc: 23 parts in 25.5 minutes. " in bench_all.heading("abc", 23, 1530.0)
+
+
 def test_parts_that_fail_or_hang_are_told_and_keep_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scripts").mkdir()
     row = "print('| a | b | 2 | | | |', flush=True)\n"

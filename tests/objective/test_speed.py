@@ -66,6 +66,7 @@ def test_slow_half_precision_is_told_with_its_ratio(caplog: pytest.LogCaptureFix
     ratio, told = warned(Clock(half=9.0), caplog)
     assert ratio == pytest.approx(9.0)
     assert "bf16' takes 9.0 times as long as 'float32'" in told
+    assert "float32 is faster here, and exact to 1e-7" in told
     assert "Leave precision out" in told
 
 

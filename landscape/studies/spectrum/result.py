@@ -50,6 +50,16 @@ class Eigenpairs:
         if len(self.rounding) != len(self.values):
             object.__setattr__(self, "rounding", np.full(len(self.values), np.nan))
 
+    @property
+    def sampled(self) -> bool:
+        """Whether the values are of samples, to an error that was asked for; False where all data were measured."""
+        return self.error is not None and bool(self.error.any())
+
+    @property
+    def known_to(self) -> FloatArray:
+        """(k,), `error` of values of samples, else `stderr`: what bars in pictures are of."""
+        return self.error if self.error is not None and self.sampled else self.stderr
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -125,6 +135,9 @@ class Spectrum(Result):
         if self.density is not None:
             probes = f"of {len(self.density.nodes)} probes" if self.density.nodes.size else "exact"
             parts.append(f"density {probes}")
+        if "work" in self.attributes:
+            spent = self.attributes["work"]["share_of_full"]
+            parts.append(f"error {self.attributes['error_asked']:g} asked, by {spent:.0%} of a full measurement")
         return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
 
     @property

@@ -214,6 +214,37 @@ def _about(description: Description, rows: Rows, asked: Asked, loss: Estimated, 
     }
 
 
+@dataclass(frozen=True)
+class WorkThere:
+    """What the rows of a precise task took."""
+
+    full: int  # full passes
+    blocks: int  # blocks of the sub-sample
+    block: int  # samples of one
+    share: float  # of a full pass at every point
+    finished: bool
+
+    def __str__(self) -> str:
+        """In words."""
+        if not self.full + self.blocks:
+            return "nothing"
+        ended = "all: " if self.finished else ""
+        return (
+            f"{ended}{self.full:,} full passes and {self.blocks:,} times {self.block} samples, {self.share:.1%} of "
+            "brute force"
+        )
+
+
+def work_there(description: Description, rows: Rows) -> WorkThere:
+    """Of a run that is begun, the work that is done, and whether any is left."""
+    levels = rows.columns["level"][rows.done & (rows.columns["point"] >= 0)]
+    about = settled(description, rows, ()).about if len(levels) else {}
+    full = int((levels == FULL).sum())
+    share = float(about["work"]["share_of_brute_force"]) if about else 0.0
+    block = int(description.identity["precision_asked"]["block"])
+    return WorkThere(full, len(levels) - full, block, share, bool(about.get("finished")))
+
+
 def planned(description: Description, rows: Rows, items: Iterable[Item]) -> list[Item]:
     """The items of all rounds that rows are there for, from those of the first."""
     found = list(items)

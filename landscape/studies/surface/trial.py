@@ -14,12 +14,12 @@ import numpy as np
 from landscape.objective.objective import Objective
 from landscape.planes.grid import Grid
 from landscape.planes.plane import Plane
-from landscape.results.trial import Trial, slowest, timed
+from landscape.results.trial import Trial, rows_there, slowest, timed
 from landscape.run.comm import SERIAL, world
-from landscape.run.together import agree
+from landscape.run.together import agree, on_rank_0
 from landscape.studies.surface.foretell import foretold, probes
 from landscape.studies.surface.measure import surface_task
-from landscape.studies.surface.precise import PreciseTask
+from landscape.studies.surface.precise import PreciseTask, work_there
 
 
 def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
@@ -43,7 +43,7 @@ def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path,
 def _precise_trial(task: PreciseTask, out: Path, ranks_per_item: int) -> Trial:
     """A full pass and the first block are timed; what a point takes beyond a block follows from its samples."""
     asked = task.asked
-    trial = timed(task, out, ranks_per_item, "full passes to begin with", (0, task.count // 2))
+    trial = timed(task, out, ranks_per_item, "full passes of the first round", (0, task.count // 2))
     if asked.blocks == 0:
         return replace(trial, said={**trial.said, "work": "a full pass at every point: the data are small"})
     started = time.perf_counter()
@@ -54,7 +54,8 @@ def _precise_trial(task: PreciseTask, out: Path, ranks_per_item: int) -> Trial:
     losses = {point: agree(world(), partial(task.first_losses, point, SERIAL)) for point in probed}
     block = slowest(time.perf_counter() - started) / len(probed)
     told = foretold(asked, losses)
-    seconds = told.full * full + told.blocks * block
+    there = on_rank_0(lambda: work_there(task.describe(), rows_there(out, task)))
+    seconds = max(0.0, told.full - there.full) * full + max(0.0, told.blocks - there.blocks) * block
     work = (
         f"about {told.passes:,.0f} full passes, {told.share:.1%} of brute force, for an error of {asked.error:g} "
         f"{asked.scale} at {asked.share:.0%} of the points; a guess from {asked.block} samples at {len(probed)} points"
@@ -62,7 +63,8 @@ def _precise_trial(task: PreciseTask, out: Path, ranks_per_item: int) -> Trial:
     return replace(
         trial,
         said={**trial.said, "work": work, f"time per {asked.block} samples": f"{block:.3g} s"},
-        duration=lambda ranks: seconds / ranks,
+        duration=lambda ranks: 0.0 if there.finished else seconds / ranks,
+        done={"rounds": str(there)},
     )
 
 

@@ -278,6 +278,13 @@ def test_what_is_no_objective_or_has_no_loss_is_refused() -> None:
         ls.measure_basin(ls.Objective(broken, data=data(), device="cpu", check=False))
 
 
+@pytest.mark.parametrize("of", ["loss", "kl"])
+def test_a_model_in_its_own_half_precision_is_refused(of: str) -> None:
+    half = ls.Objective(net().bfloat16(), data=data(), device="cpu", precision="own")
+    with pytest.raises(ls.InputError, match=r"rises near the centre need float32.*precision='float32'"):
+        ls.measure_basin(half, 3.0, of=of, directions=2)
+
+
 def test_of_kl_the_centre_is_the_smallest(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         basin = ls.measure_basin(ls.Objective(net(), data=data(), device="cpu"), 0.1, "kl", directions=3)

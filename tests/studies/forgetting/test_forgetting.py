@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -314,3 +315,17 @@ def test_decades_of_the_picture_lie_apart(tmp_path: Path) -> None:
             ticks = ax.get_xticks()
             assert (np.abs(ticks[ticks != 0]) >= ax.xaxis.get_transform().linthresh).all()
     assert found.plot().axes[0].get_xscale() == "symlog"
+
+
+def test_ticks_within_decades_are_few_and_plain(tmp_path: Path) -> None:
+    """Names of all nine parts of a decade, as powers, lie on one another."""
+    found = of_points(tmp_path, [np.ones(4), np.zeros(4), np.ones(4)])
+    spread = np.geomspace(0.17, 2.2, len(found.forgetting))
+    values = {**found.values, "forgetting": spread, "quadratic": spread, "gradient": 0 * spread, "distance": spread}
+    values["lambda_max"] = np.ones(len(spread))
+    figure = dataclasses.replace(found, values=values).plot()
+    figure.canvas.draw()
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        assert axis.get_scale() == "log"
+        assert not any(label.get_text() for label in axis.get_ticklabels(minor=True))
+        assert all("$" not in label.get_text() for label in axis.get_ticklabels())

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from torch import nn
 
 import landscape as ls
@@ -26,6 +27,7 @@ from landscape.studies.spectrum.brackets import (
     with_more,
 )
 from landscape.studies.spectrum.precise import _Fold, _without_each
+from landscape.studies.spectrum.views import spectrum_views
 
 N, K, ERROR = 3000, 2, 0.1
 
@@ -245,6 +247,7 @@ def test_small_data_are_measured_whole(objective: ls.Objective) -> None:
     assert not asked.eigenvalue_error.any()
     np.testing.assert_array_equal(asked.largest.stderr, plain.largest.stderr)
     assert asked.attributes["work"]["forward_passes"] == 0
+    np.testing.assert_array_equal(asked.largest.known_to, plain.largest.stderr)
 
 
 def test_stopped_after_every_round_gives_the_same_bits(objective: ls.Objective, tmp_path: Path) -> None:
@@ -271,13 +274,32 @@ def test_trace_to_an_error(objective: ls.Objective, full: ls.Spectrum) -> None:
     assert abs(found.value - full.trace.value) < 3.5 * found.stderr_probes
     assert found.stderr_probes <= ERROR * found.value
     np.testing.assert_allclose(sum(found.layers.values()), found.value)
+    _pictures_tell_errors_and_work(spectrum)
+
+
+def _pictures_tell_errors_and_work(spectrum: ls.Spectrum) -> None:
+    work = spectrum.attributes["work"]
+    assert f"error 0.1 asked, by {work['share_of_full']:.0%} of a full measurement" in str(spectrum)
+    figure = spectrum.plot("spectrum")
+    segments = np.array(figure.axes[0].containers[0].lines[2][0].get_segments())  # type: ignore[attr-defined]
+    np.testing.assert_allclose(np.ptp(segments[:, :, 1], axis=1), 4 * spectrum.eigenvalue_error)
+    words = [text.get_text().replace("\n", " ") for text in figure.findobj(Text)]  # type: ignore[call-arg]
+    assert any(f"{work['sample_products']:,} products with one sample" in line for line in words)
+    assert "±2 errors, for all data" in words
+    below = [t.get_text().replace("\n", " ") for t in spectrum.plot("density").findobj(Text)]  # type: ignore[call-arg]
+    assert any("of a sample of 1,024" in line for line in below)
+    eigenvalues, density = [*spectrum_views(spectrum, 1000)][:2]
+    assert eigenvalues.notes[0] == "bars: ±2 errors, for all data; hollow: not converged"
+    assert "of a sample of 1,024" in density.notes
+    bars = eigenvalues.views["eigenvalues"]["data"][0]["error_y"]["array"]
+    np.testing.assert_allclose(bars, 2 * spectrum.eigenvalue_error, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"smallest": 1}, r"error = 0.1 and smallest = 1: .* leave out one of the two"),
-        *(({"error": bad}, "it is relative to each eigenvalue") for bad in (0, -0.1, 1, float("nan"), "1%", True)),
+        *(({"error": bad}, "it is relative to each eigenvalue") for bad in (0, -0.1, 1, float("nan"), "a", True)),
         ({"samples": 100}, "error = 0.1 and samples = 100"),
         ({"trace": "hutchinson"}, "trace = 'hutchinson' passes over all data"),
         ({"start": torch.ones(1, 291)}, "start= and error=0.1"),

@@ -163,6 +163,8 @@ def test_what_cannot_be_is_told(checkpoint: Path, tmp_path: Path, monkeypatch: p
         other[0].weight[0, 0] += 1
     with pytest.raises(InputError, match=r"has other values of 0\.weight than the model"):
         ls.Objective(other, data=data(), checkpoint=checkpoint)
+    with pytest.raises(InputError, match="checkpoint is of type int; give the path of a safetensors file"):
+        ls.Objective(network(), data=data(), checkpoint=5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"needs dense parameters of torch\.float64"):
         ls.Objective(network(), data=data(), precision="float64", checkpoint=checkpoint)
     monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
@@ -170,11 +172,15 @@ def test_what_cannot_be_is_told(checkpoint: Path, tmp_path: Path, monkeypatch: p
     objective = ls.Objective(model, data=data())
     plane = ls.random_plane(objective)
     model[0].weight.data[0, 0] += 1  # torch does not count this
-    with pytest.raises(InputError, match="changed after the plane was made"):
+    with pytest.raises(
+        InputError, match="changed after the plane was made, which is scaled to them and keeps no copy of them"
+    ):
         ls.measure_surface(objective, plane, **AXES)
     with torch.no_grad():
         model[0].weight[0, 0] += 1
-    with pytest.raises(InputError, match="changed after the objective was made"):
+    with pytest.raises(
+        InputError, match="changed after the objective was made, and it holds no copy of them; make a new"
+    ):
         ls.measure_surface(objective, plane, **AXES)
 
 
