@@ -83,7 +83,8 @@ class Centre:
             return self._vector[piece.slice]
         if self._stored is not None:
             return self._read(self._stored, piece)
-        return self._own(piece)
+        # reshape: a model in use may have its images' layout
+        return as_real(self._trainable[self._numbers[piece.block.name]].data).reshape(-1)[piece.inside]
 
     def require_unchanged(self) -> None:
         """Raise InputError where somebody has written to the parameters of a `live` model since it was bound."""

@@ -240,3 +240,57 @@ def value(model: nn.Module, theta: Tensor, kind: torch.dtype) -> float:
         nn.utils.vector_to_parameters(theta.to(kind), model.parameters())
         inputs = data()[0].bfloat16().to(kind)
         return float(nn.functional.cross_entropy(model(inputs).float(), data()[1]))
+
+
+class Scaled(nn.Module):
+    """A layer, and parameters of a list, which is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.layer, self.scales = nn.Linear(6, 3), nn.ParameterList([torch.randn(3), torch.randn(3)])
+        self.to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x) * self.scales[0] + self.scales[1]
+        return found
+
+
+@pytest.mark.parametrize("memory", ["streamed", "flat"])
+@pytest.mark.parametrize("through", [False, True])
+def test_half_precision_along_given_directions(memory: str, through: bool) -> None:
+    """Directions in float32 stay so, a point is rounded once, and anchors are not, whatever module uses them."""
+    objective = ls.Objective(Scaled(), data=data(), precision="own")
+    centre, generator = objective.theta.float(), torch.Generator().manual_seed(7)
+    along = [0.3 * torch.randn(objective.layout.size, generator=generator) for _ in range(2)]
+    if through:
+        plane = ls.plane_through(objective, [centre, centre + along[0], centre + along[1]])
+        along = [direction.float() for direction in plane.directions]
+    else:
+        plane = ls.plane_from_directions(objective, along)
+    worst, twin = 0.0, Scaled()
+    found = ls.measure_surface(objective, plane, x=(-1, 1, 3), y=(-0.37, 0.5, 3), memory=memory)
+    assert torch.equal(plane.centre, objective.theta)
+    for j, y in enumerate(found.axes["y"]):
+        for i, x in enumerate(found.axes["x"]):
+            exact = centre + float(x) * along[0] + float(y) * along[1]
+            assert torch.equal(plane.point([float(x), float(y)]), exact.bfloat16())
+            low, full = (value(twin, exact, kind) for kind in (torch.bfloat16, torch.float32))
+            np.testing.assert_allclose(found.values["loss"][j, i], low, rtol=1e-5)
+            worst = max(worst, abs(found.values["loss"][j, i] - full) / full)
+    assert worst == pytest.approx(found.attributes["precision_error_relative"], rel=1e-2)
+
+
+def test_half_precision_of_convolutions_has_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(4, 3, 8, 8, generator=generator), torch.randint(2, (4,), generator=generator)
+    errors = []
+    for large in (1 << 60, 0):
+        monkeypatch.setattr("landscape.objective.centre.LARGE", large)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)).bfloat16()
+        objective = ls.Objective(model, data=images, precision="own")
+        assert objective.channels_last
+        found = ls.measure_surface(objective, ls.random_plane(objective), x=(-1, 1, 3), y=(-1, 1, 2))
+        errors.append(found.attributes["precision_error_relative"])
+    assert 0 < errors[0] == errors[1]
