@@ -442,6 +442,8 @@ class BoundModel:
         (complex numbers, packed ones) need it. Parameters, their gradients, buffers,
         modes and random states are put back on every way out.
         """
+        if theta is None:
+            self.own.require_unchanged()
         parameters = [*self._trainable, *self._frozen]
         saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
@@ -491,19 +493,28 @@ class BoundModel:
                     if module.training:
                         module.training = False
                 yield self.model
-            finally:
-                for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
-                    parameter.grad = None
-                    parameter.data = data
-                    parameter.grad = grad
-                    parameter.requires_grad_(requires_grad)
-                for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
-                    module._buffers[key] = buffer
-                for (module, key), constant in zip(self._constants, constants, strict=True):
-                    vars(module)[key] = constant
-                for module, mode in zip(self._modules, modes, strict=True):
-                    if module.training != mode:
-                        module.training = mode
+            finally:  # whatever interrupts it meanwhile
+                interrupt: KeyboardInterrupt | None = None
+                done = False
+                while not done:
+                    try:
+                        for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
+                            parameter.grad = None
+                            parameter.data = data
+                            parameter.grad = grad
+                            parameter.requires_grad_(requires_grad)
+                        for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
+                            module._buffers[key] = buffer
+                        for (module, key), constant in zip(self._constants, constants, strict=True):
+                            vars(module)[key] = constant
+                        for module, mode in zip(self._modules, modes, strict=True):
+                            if module.training != mode:
+                                module.training = mode
+                        done = True
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+                if interrupt is not None:
+                    raise interrupt
 
     def load(self) -> None:
         """Inside `at` with a gradient: let parameters that could not be views of `theta` have its values now."""

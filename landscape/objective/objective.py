@@ -132,6 +132,7 @@ class Objective:
     @property
     def theta(self) -> Tensor:
         """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
+        self._model.own.require_unchanged()
         return self._model.centre if self._model.own.live else self._model.centre.clone()
 
     @property

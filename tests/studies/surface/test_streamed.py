@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import landscape_kernels.pieces as cutting
 import numpy as np
@@ -294,3 +297,70 @@ def test_half_precision_of_convolutions_has_its_error(monkeypatch: pytest.Monkey
         found = ls.measure_surface(objective, ls.random_plane(objective), x=(-1, 1, 3), y=(-1, 1, 2))
         errors.append(found.attributes["precision_error_relative"])
     assert 0 < errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("memory", ["streamed", "flat"])
+def test_what_was_changed_meanwhile_is_refused_and_kept(memory: str, checkpoint: Path, tmp_path: Path) -> None:
+    """The user's own change stays in the model, also one that torch does not count; a file must stay as it was."""
+    model = network()
+    objective = ls.Objective(model, data=data(), checkpoint=checkpoint)
+    size = objective.layout.size
+    planes = [ls.random_plane(objective), ls.plane_from_directions(objective, [torch.ones(size), torch.arange(size)])]
+    model[6].weight.data.mul_(2)
+    changed = bits(model)
+    for plane in planes:
+        with pytest.raises(InputError, match="changed after the objective was made"):
+            ls.measure_surface(objective, plane, **AXES, memory=memory)
+    assert bits(model) == changed
+    file = tmp_path / "copy.safetensors"
+    file.write_bytes(checkpoint.read_bytes())
+    objective = ls.Objective(network(), data=data(), checkpoint=file)
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\x80?")
+    with pytest.raises(InputError, match="was written to while it was used"):
+        ls.measure_surface(objective, ls.random_plane(objective), **AXES, memory=memory)
+
+
+@pytest.mark.parametrize("name", ["0.bias", "6.bias"])  # one that does not vary, and one that does
+def test_a_changed_model_is_not_evaluated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = network()
+    objective = ls.Objective(model, data=data())
+    with torch.no_grad():
+        model.get_parameter(name).add_(1)
+    with pytest.raises(InputError, match="changed after the objective was made"):
+        objective.evaluate()
+
+
+def test_a_plane_of_a_changed_model_is_not_made_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = network()
+    plane = ls.random_plane(objective := ls.Objective(model, data=data()))
+    model[6].weight.data.mul_(2)
+    with pytest.raises(InputError, match="changed after the plane was made"):
+        ls.measure_surface(objective, plane, **AXES, memory="flat")
+
+
+@pytest.mark.parametrize("line", ["parameter.data = data", "self._put_back(self._stored)"])
+def test_interrupted_on_the_way_out(line: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model, left = network(), True
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        file = frame.f_code.co_filename
+        if left and event == "line" and line in linecache.getline(file, frame.f_lineno):
+            left = False
+            raise KeyboardInterrupt
+        return trace if file.endswith(("objective/model.py", "objective/centre.py", "contextlib.py")) else None
+
+    objective = ls.Objective(model, data=data(), checkpoint=checkpoint if "_put_back" in line else None)
+    plane = ls.random_plane(objective, seed=3)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ls.measure_surface(objective, plane, **AXES)
+    finally:
+        sys.settrace(before)
+    assert not left
+    assert bits(model) == bits(network())
