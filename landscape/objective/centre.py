@@ -32,6 +32,7 @@ class Centre:
         layout: Layout,
         trainable: Sequence[Tensor],
         others: Sequence[Tensor],
+        attributes: Sequence[Tensor],
         device: torch.device,
         dtype: torch.dtype,
         checkpoint: str | Path | None,
@@ -43,7 +44,9 @@ class Centre:
         self._versions = self._now()
         self._known = ""  # digest of a `live` model, once it was taken
         large = sum(t.numel() * t.element_size() for t in every) >= LARGE
-        self.live = (large or checkpoint is not None) and all(map(self._as_it_lies, trainable)) and not _overlap(every)
+        self.live = (large or checkpoint is not None) and all(map(self._as_it_lies, trainable))
+        # a view of a parameter that a module keeps has the centre's values at every point
+        self.live = self.live and not _overlap(every) and not _share(trainable, attributes)
         self._vector = None if self.live else self._made()
         self._spare: Tensor | None = None
         self._stored = None if checkpoint is None else self._opened(checkpoint)
@@ -178,6 +181,12 @@ class Centre:
                     "that the model was loaded from, or leave checkpoint out: a copy is then held in memory"
                 )
         return stored
+
+
+def _share(parameters: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Whether one of the others lies in the memory of a parameter."""
+    memory = {p.untyped_storage().data_ptr() for p in parameters if p.numel()}
+    return any(t.numel() and t.device.type != "meta" and t.untyped_storage().data_ptr() in memory for t in others)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -364,3 +364,31 @@ def test_interrupted_on_the_way_out(line: str, checkpoint: Path, monkeypatch: py
         sys.settrace(before)
     assert not left
     assert bits(model) == bits(network())
+
+
+def test_a_view_of_a_parameter_that_a_module_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the centre's values at all points, as in a copy, so that the model is not written to."""
+
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+            self.kept = [self.layer.weight.data.T]
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.layer(x) + x @ self.kept[0]
+            return found
+
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = Viewed()
+    assert not ls.Objective(model, data=data()).centre.live
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="share no memory"):
+        ls.Objective(model, data=data(), checkpoint=tmp_path / "model.safetensors")
+
+
+def test_adapters_in_float32_on_a_large_model_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.model.LARGE", 0)
+    model = nn.Sequential(nn.Linear(6, 6).bfloat16().requires_grad_(False), nn.Linear(6, 3))
+    objective = ls.Objective(model, data=data())
+    assert (objective.precision, objective.layout.size) == ("float32", 21)
