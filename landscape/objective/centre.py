@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from landscape_kernels.layout import Layout
 from landscape_kernels.pieces import Piece, pieces
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.files.slices import StoredTensors
@@ -31,7 +31,8 @@ class Centre:
         self,
         layout: Layout,
         trainable: Sequence[Tensor],
-        others: Sequence[Tensor],
+        frozen: Sequence[Tensor],
+        buffers: Sequence[Tensor],
         attributes: Sequence[Tensor],
         device: torch.device,
         dtype: torch.dtype,
@@ -39,8 +40,8 @@ class Centre:
     ) -> None:
         self._layout, self._trainable, self.device, self.dtype = layout, trainable, device, dtype
         self._numbers = {name: number for number, name in enumerate(layout.names)}
-        every = [*trainable, *others]
-        self._parameters = [t for t in every if isinstance(t, nn.Parameter)]
+        every = [*trainable, *frozen, *buffers]
+        self._parameters = [*trainable, *frozen]
         self._versions = self._now()
         self._known = ""  # digest of a `live` model, once it was taken
         large = sum(t.numel() * t.element_size() for t in every) >= LARGE

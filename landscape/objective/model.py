@@ -291,8 +291,8 @@ class BoundModel:
         self.frozen_names = tuple(named)
         for name, held in [*named.items(), *model.named_buffers()]:
             _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
-        others = [*self._frozen, *model.buffers()]
-        self.own = Centre(self.layout, self._trainable, others, _attributes(model), device, dtype, checkpoint)
+        buffers, attributes = list(model.buffers()), _attributes(model)
+        self.own = Centre(self.layout, self._trainable, self._frozen, buffers, attributes, device, dtype, checkpoint)
         moved = [self._to_device(p.data) for p in self._frozen]
         self.frozen_values = moved if self.own.live else [value.clone() for value in moved]
         self.complex_names = tuple(
