@@ -12,15 +12,16 @@ def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coeffici
     """out <- centre + sum_i coefficients[i] * directions[i], all (size,) on one device; returns `out`.
 
     The sum runs in the order of the directions, coordinate by coordinate, so its bits depend on nothing else. A zero
-    coefficient leaves its direction out: the centre is met exactly. A centre in half precision with directions in
-    float32 is added to in float32, and rounded once.
+    coefficient leaves its direction out: the centre is met exactly. What is in half precision is summed in float32,
+    and rounded once.
     """
     terms = [(c, d) for c, d in zip(coefficients, directions, strict=True) if c != 0]
     if not terms:
         return out.copy_(centre)
-    if terms[0][1].dtype != out.dtype:
-        wide = centre.to(terms[0][1].dtype)
-        return out.copy_(perturb_(wide, wide, [d for _, d in terms], [c for c, _ in terms]))
+    dtype = wide(terms[0][1].dtype)
+    if dtype != out.dtype or any(direction.dtype != dtype for _, direction in terms):
+        total = centre.to(dtype, copy=True)
+        return out.copy_(perturb_(total, total, [d.to(dtype) for _, d in terms], [c for c, _ in terms]))
     (first, direction), *rest = terms
     torch.add(centre, direction, alpha=first, out=out)
     for coefficient, direction in rest:

@@ -74,8 +74,8 @@ class StoredTensors:
         """Raise InputError where a file was written to since it was opened."""
         if self._now() != self._stamps:
             raise InputError(
-                f"checkpoint {self._path} was written to while its model was measured, so the model could not be put "
-                "back from it; measure again, once nothing writes to it any more"
+                f"checkpoint {self._path} was written to while it was used, and a model that is measured is put back "
+                "from it; load the model again, and make a new Objective once nothing writes to the file any more"
             )
 
     def read(self, name: str, start: int, stop: int) -> Tensor:

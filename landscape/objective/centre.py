@@ -31,17 +31,23 @@ class Centre:
         self,
         layout: Layout,
         trainable: Sequence[Tensor],
-        others: Sequence[Tensor],
+        frozen: Sequence[Tensor],
+        buffers: Sequence[Tensor],
+        attributes: Sequence[Tensor],
         device: torch.device,
         dtype: torch.dtype,
         checkpoint: str | Path | None,
     ) -> None:
         self._layout, self._trainable, self.device, self.dtype = layout, trainable, device, dtype
         self._numbers = {name: number for number, name in enumerate(layout.names)}
-        self._versions = [p._version for p in trainable]
-        every = [*trainable, *others]
+        every = [*trainable, *frozen, *buffers]
+        self._parameters = [*trainable, *frozen]
+        self._versions = self._now()
+        self._known = ""  # digest of a `live` model, once it was taken
         large = sum(t.numel() * t.element_size() for t in every) >= LARGE
-        self.live = (large or checkpoint is not None) and all(map(self._as_it_lies, trainable)) and not _overlap(every)
+        self.live = (large or checkpoint is not None) and all(map(self._as_it_lies, trainable))
+        # a view of a parameter that a module keeps has the centre's values at every point
+        self.live = self.live and not _overlap(every) and not _share(trainable, attributes)
         self._vector = None if self.live else self._made()
         self._spare: Tensor | None = None
         self._stored = None if checkpoint is None else self._opened(checkpoint)
@@ -71,10 +77,23 @@ class Centre:
 
     @property
     def digest(self) -> str:
-        """`trees.digest` of the vector, which need not be there."""
+        """`trees.digest` of the vector, which need not be there.
+
+        Raises InputError where a `live` model, or the checkpoint of one, was written to, also where torch did not count
+        it (`parameter.data`).
+        """
+        self.require_unchanged()
+        if self._stored is not None:
+            self._stored.require_unchanged()
         found = Digest(self.dtype, (self._layout.size,))
         for piece in pieces(self._layout):
-            found.add(self.at(piece))
+            values = self.at(piece)
+            if self._stored is not None and not _same(values, self._own(piece)):
+                raise _changed()
+            found.add(values)
+        if self.live and self._known not in ("", found.text):
+            raise _changed()
+        self._known = found.text
         return found.text
 
     def at(self, piece: Piece) -> Tensor:
@@ -83,15 +102,13 @@ class Centre:
             return self._vector[piece.slice]
         if self._stored is not None:
             return self._read(self._stored, piece)
-        return self._own(piece)
+        # reshape: a model in use may have its images' layout
+        return as_real(self._trainable[self._numbers[piece.block.name]].data).reshape(-1)[piece.inside]
 
     def require_unchanged(self) -> None:
         """Raise InputError where somebody has written to the parameters of a `live` model since it was bound."""
-        if self.live and self._versions != [p._version for p in self._trainable]:
-            raise InputError(
-                "the model's parameters were changed after the objective was made, and it holds no copy of them; make "
-                "a new Objective of the model as it is now"
-            )
+        if self.live and self._versions != self._now():
+            raise _changed()
 
     @contextmanager
     def written(self, write: Callable[[Sequence[Tensor]], None]) -> Iterator[Tensor | None]:
@@ -110,23 +127,26 @@ class Centre:
         try:
             write([as_real(p.data).view(-1) for p in self._trainable])
             yield None
-        finally:
-            self._put_back(self._stored)
+        finally:  # whatever interrupts it meanwhile
+            interrupt: KeyboardInterrupt | None = None
+            done = False
+            while not done:
+                try:
+                    self._put_back(self._stored)
+                    done = True
+                except KeyboardInterrupt as error:
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt
 
     def _put_back(self, stored: StoredTensors) -> None:
-        """The checkpoint's values into the model, whatever interrupts it meanwhile."""
-        interrupt: KeyboardInterrupt | None = None
-        done = False
-        while not done:
-            try:
-                for piece in pieces(self._layout):
-                    self._own(piece).copy_(self._read(stored, piece))
-                done = True
-            except KeyboardInterrupt as error:
-                interrupt = error
+        for piece in pieces(self._layout):
+            self._own(piece).copy_(self._read(stored, piece))
         stored.require_unchanged()
-        if interrupt is not None:
-            raise interrupt
+
+    def _now(self) -> list[int]:
+        """How often each parameter was written to, as torch counts it."""
+        return [0 if p.is_inference() else p._version for p in self._parameters]
 
     def _made(self) -> Tensor:
         return torch.cat([as_real(p.data).to(self.device, self.dtype).reshape(-1) for p in self._trainable])
@@ -161,12 +181,30 @@ class Centre:
                 raise InputError(f"{block.name} is complex, which safetensors do not hold; leave checkpoint out")
             stored.require(block.name, block.shape)
         for piece in pieces(self._layout):
-            if not torch.equal(self._read(stored, piece), self._own(piece)):
+            if not _same(self._read(stored, piece), self._own(piece)):
                 raise InputError(
                     f"checkpoint {checkpoint} has other values of {piece.block.name} than the model; give the file "
                     "that the model was loaded from, or leave checkpoint out: a copy is then held in memory"
                 )
         return stored
+
+
+def _share(parameters: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
+    """Whether one of the others lies in the memory of a parameter."""
+    memory = {p.untyped_storage().data_ptr() for p in parameters if p.numel()}
+    return any(t.numel() and t.device.type != "meta" and t.untyped_storage().data_ptr() in memory for t in others)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two vectors of one type hold the same bits."""
+    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+def _changed() -> InputError:
+    return InputError(
+        "the model's parameters were changed after the objective was made, and it holds no copy of them; make a new "
+        "Objective of the model as it is now"
+    )
 
 
 def _overlap(tensors: Iterable[Tensor]) -> bool:

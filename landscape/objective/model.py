@@ -55,13 +55,15 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 def default_precision(model: nn.Module) -> str:
     """The precision of the first parameter of numbers: "float64", or "float32" for that and anything shorter.
 
-    A large model in half precision is measured in its "own": in float32 it would be twice as large.
+    A large model whose parameters that vary are in half precision is measured in its "own": in float32 it would be
+    twice as large.
     Raises InputError for what is no nn.Module.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
     dtype = _real_dtype(model.parameters())
-    if dtype in _HALF and sum(p.numel() * p.element_size() for p in model.parameters()) >= LARGE:
+    alike = {p.dtype for p in model.parameters() if p.requires_grad} == {dtype}  # not those with adapters in float32
+    if alike and dtype in _HALF and sum(p.numel() * p.element_size() for p in model.parameters()) >= LARGE:
         return "own"
     return "float64" if dtype == torch.float64 else "float32"
 
@@ -226,6 +228,18 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def _attributes(model: nn.Module) -> list[Tensor]:
+    """Tensors that modules hold as plain attributes, or in a list, tuple or dict of them."""
+    found: list[Tensor] = []
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            parts = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+            found += [part for part in parts if type(part) is Tensor and part.layout == torch.strided]
+    return found
+
+
 def _nothing_to_vary(model: nn.Module) -> str:
     """Why a model has no trainable parameter, and what can be done: integers of a quantised one cannot be varied."""
     name = type(model).__name__
@@ -277,7 +291,8 @@ class BoundModel:
         self.frozen_names = tuple(named)
         for name, held in [*named.items(), *model.named_buffers()]:
             _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
-        self.own = Centre(self.layout, self._trainable, [*self._frozen, *model.buffers()], device, dtype, checkpoint)
+        buffers, attributes = list(model.buffers()), _attributes(model)
+        self.own = Centre(self.layout, self._trainable, self._frozen, buffers, attributes, device, dtype, checkpoint)
         moved = [self._to_device(p.data) for p in self._frozen]
         self.frozen_values = moved if self.own.live else [value.clone() for value in moved]
         self.complex_names = tuple(
@@ -442,6 +457,8 @@ class BoundModel:
         (complex numbers, packed ones) need it. Parameters, their gradients, buffers,
         modes and random states are put back on every way out.
         """
+        if theta is None:
+            self.own.require_unchanged()
         parameters = [*self._trainable, *self._frozen]
         saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
@@ -491,19 +508,28 @@ class BoundModel:
                     if module.training:
                         module.training = False
                 yield self.model
-            finally:
-                for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
-                    parameter.grad = None
-                    parameter.data = data
-                    parameter.grad = grad
-                    parameter.requires_grad_(requires_grad)
-                for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
-                    module._buffers[key] = buffer
-                for (module, key), constant in zip(self._constants, constants, strict=True):
-                    vars(module)[key] = constant
-                for module, mode in zip(self._modules, modes, strict=True):
-                    if module.training != mode:
-                        module.training = mode
+            finally:  # whatever interrupts it meanwhile
+                interrupt: KeyboardInterrupt | None = None
+                done = False
+                while not done:
+                    try:
+                        for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
+                            parameter.grad = None
+                            parameter.data = data
+                            parameter.grad = grad
+                            parameter.requires_grad_(requires_grad)
+                        for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
+                            module._buffers[key] = buffer
+                        for (module, key), constant in zip(self._constants, constants, strict=True):
+                            vars(module)[key] = constant
+                        for module, mode in zip(self._modules, modes, strict=True):
+                            if module.training != mode:
+                                module.training = mode
+                        done = True
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+                if interrupt is not None:
+                    raise interrupt
 
     def load(self) -> None:
         """Inside `at` with a gradient: let parameters that could not be views of `theta` have its values now."""

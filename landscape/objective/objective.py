@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,7 @@ class Objective:
     @property
     def theta(self) -> Tensor:
         """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
+        self._model.own.require_unchanged()
         return self._model.centre if self._model.own.live else self._model.centre.clone()
 
     @property
@@ -261,8 +262,11 @@ class Objective:
         """
         other = copy.copy(self)
         other._data = self._data.converted(widened_tensor)
-        with widened(self._model, values):
-            return other.estimates(buffers=buffers, group=group)
+        idle: set[nn.Module] = set()
+        found = other._estimated(None, buffers, group, False, None, inside=widened(self._model, values, idle=idle))
+        if idle:  # their parameters, if they were used at all, were the model's own
+            found = other._estimated(None, buffers, group, False, None, inside=widened(self._model, values, idle))
+        return found[0]
 
     def estimates_and_replicates(
         self, theta: Any = None, *, buffers: Mapping[str, Tensor] | None = None, group: Communicator = SERIAL
@@ -303,12 +307,13 @@ class Objective:
         full_precision: bool,
         groups: SampleGroups | None,
         chosen: ChosenSamples | None = None,
+        inside: AbstractContextManager[object] | None = None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
         vector = None if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
         parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
         per_sample = [True] * len(self._quantities)
-        with self._model.at(vector, buffers), self._calls.context(full_precision):
+        with self._model.at(vector, buffers), self._calls.context(full_precision), inside or nullcontext():
             model = self._folding.applied()
             for number, batch in self._data.chunks(group.rank, group.size):
                 if self._writes_buffers:  # no chunk may see what another left, whoever computes it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,16 +21,27 @@ def widened_tensor(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def widened(model: BoundModel, values: Callable[[str], Tensor]) -> Iterator[None]:
+def widened(
+    model: BoundModel,
+    values: Callable[[str], Tensor],
+    held: Collection[nn.Module] = (),
+    idle: set[nn.Module] | None = None,
+) -> Iterator[None]:
     """For the length of a `with` block every module computes in float32, with `values(name)` as trainable parameters.
 
-    Beside the model this takes the largest module's own tensors. A module whose parameters are used by others' forward
-    passes alone stays as it is, which torch refuses to mix.
+    To be entered inside `BoundModel.at`. Beside the model this takes the largest module's own tensors, and those of the
+    modules `held`, which are widened all the while: the parameters of a module that is not called itself, as a
+    ParameterList, are used by others. `idle` gets the modules of which that may be so.
     """
     names = {id(p): name for name, p in zip(model.layout.names, model.trainable, strict=True)}
     stacks: dict[nn.Module, list[_Saved]] = {}
+    called: set[nn.Module] = set()
+
+    def narrow(parameter: nn.Parameter | None) -> bool:
+        return parameter is not None and id(parameter) in names and parameter.dtype in _HALF
 
     def before(module: nn.Module, _inputs: Any) -> None:
+        called.add(module)
         saved: _Saved = []
         stacks.setdefault(module, []).append(saved)
         for parameter in module._parameters.values():
@@ -53,7 +64,13 @@ def widened(model: BoundModel, values: Callable[[str], Tensor]) -> Iterator[None
                 stack.callback(module.register_forward_pre_hook(before, prepend=True).remove)
                 stack.callback(module.register_forward_hook(after, always_call=True).remove)
         try:
+            for module in held:
+                before(module, None)
             yield
+            if idle is not None:
+                for module in set(model.model.modules()) - called:
+                    if any(map(narrow, module._parameters.values())):
+                        idle.add(module)
         finally:
             for module, left in stacks.items():  # of a pass that was interrupted
                 while left:

@@ -297,7 +297,7 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
             )
         except ValueError as error:
             raise InputError(f"direction {number}: {error}") from error
-    vector = objective.vector(direction).clone()  # the caller's own may change
+    vector = objective.vector(direction, wide(objective.dtype)).clone()  # the caller's own may change
     if not bool(vector.isfinite().all()):
         raise InputError(f"direction {number} has {int((~vector.isfinite()).sum())} values that are NaN or infinite")
     if not bool(vector.any()):

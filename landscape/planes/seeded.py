@@ -96,7 +96,8 @@ class SeededPlane(Plane):
         return tuple(torch.cat(parts).to(self._of.own.device) for parts in found)
 
     def flat(self) -> Plane:
-        """See `Plane`."""
+        """See `Plane`. Raises InputError where the model was changed since the plane was made."""
+        self.identity()
         return Plane(self.centre, self.directions, self.about)
 
     def centre_at(self, piece: Piece) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.perturb import perturb_
+from landscape_kernels.perturb import perturb_, wide
 from torch import Tensor
 
 from landscape.errors import InputError
@@ -95,7 +95,7 @@ class ProfilesTask:
             objective = self._objective
             theta = objective.theta.double().cpu()
             drawn = random_direction(theta, objective.layout, self._normalize, self._ignored, self._seed, number)
-            self._held = (number, objective.vector(drawn))
+            self._held = (number, objective.vector(drawn, wide(objective.dtype)))
         return self._held[1]
 
 

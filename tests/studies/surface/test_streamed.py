@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import linecache
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import landscape_kernels.pieces as cutting
 import numpy as np
@@ -246,3 +249,152 @@ def value(model: nn.Module, theta: Tensor, kind: torch.dtype) -> float:
         nn.utils.vector_to_parameters(theta.to(kind), model.parameters())
         inputs = data()[0].bfloat16().to(kind)
         return float(nn.functional.cross_entropy(model(inputs).float(), data()[1]))
+
+
+class Scaled(nn.Module):
+    """A layer, and parameters of a list, which is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.layer, self.scales = nn.Linear(6, 3), nn.ParameterList([torch.randn(3), torch.randn(3)])
+        self.to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x) * self.scales[0] + self.scales[1]
+        return found
+
+
+@pytest.mark.parametrize("memory", ["streamed", "flat"])
+@pytest.mark.parametrize("through", [False, True])
+def test_half_precision_along_given_directions(memory: str, through: bool) -> None:
+    """Directions in float32 stay so, a point is rounded once, and anchors are not, whatever module uses them."""
+    objective = ls.Objective(Scaled(), data=data(), precision="own")
+    centre, generator = objective.theta.float(), torch.Generator().manual_seed(7)
+    along = [0.3 * torch.randn(objective.layout.size, generator=generator) for _ in range(2)]
+    if through:
+        plane = ls.plane_through(objective, [centre, centre + along[0], centre + along[1]])
+        along = [direction.float() for direction in plane.directions]
+    else:
+        plane = ls.plane_from_directions(objective, along)
+    worst, twin = 0.0, Scaled()
+    found = ls.measure_surface(objective, plane, x=(-1, 1, 3), y=(-0.37, 0.5, 3), memory=memory)
+    assert torch.equal(plane.centre, objective.theta)
+    for j, y in enumerate(found.axes["y"]):
+        for i, x in enumerate(found.axes["x"]):
+            exact = centre + float(x) * along[0] + float(y) * along[1]
+            assert torch.equal(plane.point([float(x), float(y)]), exact.bfloat16())
+            low, full = (value(twin, exact, kind) for kind in (torch.bfloat16, torch.float32))
+            np.testing.assert_allclose(found.values["loss"][j, i], low, rtol=1e-5)
+            worst = max(worst, abs(found.values["loss"][j, i] - full) / full)
+    assert worst == pytest.approx(found.attributes["precision_error_relative"], rel=1e-2)
+
+
+def test_half_precision_of_convolutions_has_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(4, 3, 8, 8, generator=generator), torch.randint(2, (4,), generator=generator)
+    errors = []
+    for large in (1 << 60, 0):
+        monkeypatch.setattr("landscape.objective.centre.LARGE", large)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2)).bfloat16()
+        objective = ls.Objective(model, data=images, precision="own")
+        assert objective.channels_last
+        found = ls.measure_surface(objective, ls.random_plane(objective), x=(-1, 1, 3), y=(-1, 1, 2))
+        errors.append(found.attributes["precision_error_relative"])
+    assert 0 < errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("memory", ["streamed", "flat"])
+def test_what_was_changed_meanwhile_is_refused_and_kept(memory: str, checkpoint: Path, tmp_path: Path) -> None:
+    """The user's own change stays in the model, also one that torch does not count; a file must stay as it was."""
+    model = network()
+    objective = ls.Objective(model, data=data(), checkpoint=checkpoint)
+    size = objective.layout.size
+    planes = [ls.random_plane(objective), ls.plane_from_directions(objective, [torch.ones(size), torch.arange(size)])]
+    model[6].weight.data.mul_(2)
+    changed = bits(model)
+    for plane in planes:
+        with pytest.raises(InputError, match="changed after the objective was made"):
+            ls.measure_surface(objective, plane, **AXES, memory=memory)
+    assert bits(model) == changed
+    file = tmp_path / "copy.safetensors"
+    file.write_bytes(checkpoint.read_bytes())
+    objective = ls.Objective(network(), data=data(), checkpoint=file)
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\x80?")
+    with pytest.raises(InputError, match="was written to while it was used"):
+        ls.measure_surface(objective, ls.random_plane(objective), **AXES, memory=memory)
+
+
+@pytest.mark.parametrize("name", ["0.bias", "6.bias"])  # one that does not vary, and one that does
+def test_a_changed_model_is_not_evaluated(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = network()
+    objective = ls.Objective(model, data=data())
+    with torch.no_grad():
+        model.get_parameter(name).add_(1)
+    with pytest.raises(InputError, match="changed after the objective was made"):
+        objective.evaluate()
+
+
+def test_a_plane_of_a_changed_model_is_not_made_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = network()
+    plane = ls.random_plane(objective := ls.Objective(model, data=data()))
+    model[6].weight.data.mul_(2)
+    with pytest.raises(InputError, match="changed after the plane was made"):
+        ls.measure_surface(objective, plane, **AXES, memory="flat")
+
+
+@pytest.mark.parametrize("line", ["parameter.data = data", "self._put_back(self._stored)"])
+def test_interrupted_on_the_way_out(line: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model, left = network(), True
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        file = frame.f_code.co_filename
+        if left and event == "line" and line in linecache.getline(file, frame.f_lineno):
+            left = False
+            raise KeyboardInterrupt
+        return trace if file.endswith(("objective/model.py", "objective/centre.py", "contextlib.py")) else None
+
+    objective = ls.Objective(model, data=data(), checkpoint=checkpoint if "_put_back" in line else None)
+    plane = ls.random_plane(objective, seed=3)
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ls.measure_surface(objective, plane, **AXES)
+    finally:
+        sys.settrace(before)
+    assert not left
+    assert bits(model) == bits(network())
+
+
+def test_a_view_of_a_parameter_that_a_module_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the centre's values at all points, as in a copy, so that the model is not written to."""
+
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 3)
+            self.kept = [self.layer.weight.data.T]
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.layer(x) + x @ self.kept[0]
+            return found
+
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = Viewed()
+    assert not ls.Objective(model, data=data()).centre.live
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="share no memory"):
+        ls.Objective(model, data=data(), checkpoint=tmp_path / "model.safetensors")
+
+
+def test_adapters_in_float32_on_a_large_model_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.model.LARGE", 0)
+    model = nn.Sequential(nn.Linear(6, 6).bfloat16().requires_grad_(False), nn.Linear(6, 3))
+    objective = ls.Objective(model, data=data())
+    assert (objective.precision, objective.layout.size) == ("float32", 21)
