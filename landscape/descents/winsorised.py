@@ -51,7 +51,7 @@ class WinsorisedGradient:
                 f"the losses are {shape}; winsorised descent needs one of each example, as reduction='none' gives them"
             )
         parameters = dict(self._model.named_parameters())
-        found = [torch.empty_like(parameters[name]) for name in self.names]
+        found = [torch.empty_like(parameters[name], memory_format=torch.contiguous_format) for name in self.names]
         for number, part, rows in squares.rows(values, _BLOCK):
             found[number].view(-1)[part] = winsorised_mean(rows, self._percent)
         return values.detach(), found

@@ -249,6 +249,34 @@ def test_formed_gradients_of_convolutions(name: str, by_rows: bool, monkeypatch:
         torch.testing.assert_close(total, sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS)
 
 
+class Twice(nn.Module):
+    """A layer that is called on images as they come, and on others with their channels last."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = x.tanh().contiguous(memory_format=torch.channels_last)
+        return self.layer(x).flatten(1) * self.layer(turned).flatten(1)
+
+
+@pytest.mark.parametrize("forms", [True, False])
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 5, (3, 2)), nn.Conv2d(4, 5, (3, 2))])
+def test_calls_in_two_memory_formats(layer: nn.Module, forms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Convolution, "_forms", lambda self, length: forms)
+    model = Twice(copy.deepcopy(layer)).double()
+    inputs = torch.randn(4, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
+    agree(model, lambda: model(inputs))
+    squares = GradientSquares(model, names_of(model))
+    with squares.recording():
+        values = model(inputs).square().sum(1)
+    _, found = squares.sums_and_squares(values, 4)
+    rows = [torch.autograd.grad(model(one[None]).square().sum(), list(model.parameters())) for one in inputs]
+    expected = torch.stack([torch.stack([g.square().sum() for g in row]) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=0)
+
+
 @pytest.mark.parametrize("by_patches", [True, False])
 @pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 6, (3, 2), groups=2), nn.Conv2d(4, 6, (3, 2))])
 def test_sums_of_channels_last(layer: nn.Module, by_patches: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,10 +40,14 @@ class Product(Layer):
         """(B, groups, M, L): the gradient at each position."""
         return self.by_channel(gradient)
 
+    def _in_order(self, values: Tensor) -> Tensor:
+        """Channels first, so that the entries of several calls stand for the same ones of the weight."""
+        return values.contiguous() if len(self.calls) > 1 else values
+
     def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
         if "weight" in self.columns:
             for k, (call, gradient) in enumerate(zip(self.calls, gradients, strict=True)):
-                errors = self.errors(gradient, call)
+                errors = self.errors(self._in_order(gradient), call)
                 self._room(k, errors, slots)[:, :, slot] = errors
         if "bias" not in self.columns:
             return {}
@@ -72,7 +76,7 @@ class Product(Layer):
 
     def _block_squares(self, calls: list[tuple[Call, Tensor]], block: slice) -> Tensor:
         """By the gradient itself, M K L products, or as sum_{l,l'} (g_l.g_l')(a_l.a_l'), L^2 (M + K): the cheaper."""
-        a = joined([self.activations(call.inputs[block], call) for call, _ in calls])
+        a = joined([self.activations(self._in_order(call.inputs[block]), call) for call, _ in calls])
         g = joined([errors[block] for _, errors in calls])
         M, K, L = g.shape[2], a.shape[2], a.shape[3]
         if L * (M + K) < M * K:
@@ -114,8 +118,8 @@ class Product(Layer):
                 total = total + found.sum(0).double()
                 squares.append(torch.linalg.vector_norm(found.flatten(2), dim=2).double().square().sum(1))
             else:
-                a = joined([self.activations(call.inputs, call) for call, _ in part])
-                g = joined([self.errors(gradient, call) for call, gradient in part])
+                a = joined([self.activations(self._in_order(call.inputs), call) for call, _ in part])
+                g = joined([self.errors(self._in_order(gradient), call) for call, gradient in part])
                 squares.append(squares_by_places(g, a))
         if forms:
             sums["weight"] = self.arranged(total)
@@ -135,7 +139,8 @@ class Product(Layer):
             yield "bias", slice(0, len(bias)), bias
         if "weight" not in self.columns or self.factor_refusal():  # which is no matrix of outputs by inputs
             return
-        a = joined([self.activations(call.inputs, call) for call in self.calls])[:, 0]  # (B, K, L)
+        # Channels first, as in `entries`: the order of the weight.
+        a = joined([self.activations(call.inputs.contiguous(), call) for call in self.calls])[:, 0]  # (B, K, L)
         g = joined([self.errors(one, call) for one, call in zip(gradients, self.calls, strict=True)])[:, 0]
         samples, columns, length = a.shape
         step = max(1, size // (columns * samples))
