@@ -31,6 +31,7 @@ _SLACK = 1.15  # times what points of coarser tiers are brought to, up to which 
 _BETWEEN = 0.6  # of the error allowed, that interpolation alone may take: 0.6^2 + 0.8^2 = 1
 _TORN = 3  # times the error allowed, by which neighbours may miss one another where a point is left to interpolation
 _GROWTH = 8  # times its samples that a point gets more at most in a round: its error is not known better
+_ALIKE = 16  # times the squared error of a point, up to which those of full passes tell what its residuals lack
 _UNSEEN = 1 / 2  # of what full passes miss beyond their stated variance, that points between them have at least
 _AT_ONCE = 1 << 21  # numbers of controls on samples at once, 16 MiB
 
@@ -221,15 +222,16 @@ class _Further:
         places, n = places_of(self.asked), len(own)
         k = min(_CONTROLS, len(self.points))
         near = KDTree(places[self.points]).query(places[points], k=k)[1].reshape(len(points), k)
-        missed, stated, squares = self.missed[near].mean(1), self.stated[near].mean(1), np.square(own).sum(0)
+        squares = np.square(own).sum(0)
+        # Full passes with residuals no larger tell what such residuals lack: larger ones of others would hide it.
+        size = self.stated[near] * self.asked.block / n
+        alike = size <= np.maximum(_ALIKE * squares, size.min(1))[:, None]
+        counts = alike.sum(1)
+        missed, stated = ((part[near] * alike).sum(1) / counts for part in (self.missed, self.stated))
         beyond = np.maximum(missed - stated, 0.0) * self.asked.block / n
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(stated > 0, beyond / stated, 0.0)
-            least = np.maximum(squares * (1 + ratio), beyond * _UNSEEN)
-            # Residuals of 0 tell nothing of what the sub-sample lacks: only full passes that have such, too, do.
-            alike = self.stated[near] == 0
-            unseen = np.where(alike.any(1), (self.missed[near] * alike).sum(1) / alike.sum(1), missed)
-            least = np.where(squares > 0, least, unseen * self.asked.block / n)
+            part = np.where(stated > 0, np.minimum(squares / stated, _ALIKE), 0.0)
+            least = np.maximum(squares + part * beyond, beyond * np.where(squares > 0, _UNSEEN, 1.0))
             scaled: FloatArray = np.where(squares > 0, own * np.sqrt(least / squares), np.sqrt(least / n))
         return scaled
 

@@ -271,6 +271,23 @@ def test_a_count_without_residuals_is_not_known_exactly_beside_points_that_have_
     assert abs(now.values[1] - losses[1].mean()) <= 1.96 * now.error[1] < 9 / SAMPLES
 
 
+def test_large_residuals_nearby_do_not_hide_what_small_ones_lack() -> None:
+    """Every second full pass states a large error and is right; the others state hardly one and miss three samples."""
+    samples, losses = np.arange(SAMPLES), np.zeros((len(X) * len(Y), SAMPLES))
+    wish = asked()
+    for n, p in enumerate([*wish.first, 1]):
+        losses[p] = 1 + 1e-6 * np.sin(samples * (n + 1))
+        losses[p, 900 : 900 + 3] += 1.0
+        if n % 2:
+            losses[p] = 1 + (-1.0) ** (samples >> n % 5)
+    losses[1] = losses[0]
+    full = np.zeros(wish.size, dtype=bool)
+    full[list(wish.first)] = True
+    units = {p: losses[p, :BLOCK] + 1e-7 * np.cos(samples[:BLOCK] * p) for p in [*wish.first, 1]}
+    now = estimate(wish, Held(full, losses.mean(1), losses.std(1), units), positive=False)
+    assert abs(now.values[1] - losses[1].mean()) <= 1.96 * now.error[1] < 30 / SAMPLES
+
+
 def test_what_failed_is_not_asked_for_again() -> None:
     wish = asked(0.2)
     first: list[Item] = [(p, FULL) for p in wish.first]
