@@ -136,8 +136,9 @@ class Spectrum(Result):
             probes = f"of {len(self.density.nodes)} probes" if self.density.nodes.size else "exact"
             parts.append(f"density {probes}")
         if "work" in self.attributes:
-            spent = self.attributes["work"]["share_of_full"]
-            parts.append(f"error {self.attributes['error_asked']:g} asked, by {spent:.0%} of a full measurement")
+            share = f"by {self.attributes['work']['share_of_full']:.0%} of a full measurement"
+            spent = share if self.largest.sampled else "all data measured"
+            parts.append(f"error {self.attributes['error_asked']:g} asked, {spent}")
         return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
 
     @property

@@ -52,10 +52,12 @@ def _precision(spectrum: Spectrum) -> dict[str, str]:
     spent = (
         f"{work['sample_products']:,} products with one sample, as much as {work['products_of_all_data']:.1f} with all"
     )
+    share = f"{work['share_of_full']:.0%} of about what all data take"
+    share = share if spectrum.largest.sampled else "all data were measured"
     said = {
         "error asked": f"{about['error_asked']:g} of each eigenvalue",
         "error reached": f"{np.max(reached, initial=0.0):.2g} at most",
-        "eigenvalues": f"{spent} ({work['share_of_full']:.0%} of about what all data take)",
+        "eigenvalues": f"{spent} ({share})",
     }
     if "density_samples" in about:
         said["density"] = f"of a sample of {about['density_samples']:,}"

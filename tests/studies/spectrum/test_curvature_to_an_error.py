@@ -27,6 +27,7 @@ from landscape.studies.spectrum.brackets import (
     with_more,
 )
 from landscape.studies.spectrum.precise import _Fold, _without_each
+from landscape.studies.spectrum.tables import spectrum_tables
 from landscape.studies.spectrum.views import spectrum_views
 
 N, K, ERROR = 3000, 2, 0.1
@@ -248,6 +249,10 @@ def test_small_data_are_measured_whole(objective: ls.Objective) -> None:
     np.testing.assert_array_equal(asked.largest.stderr, plain.largest.stderr)
     assert asked.attributes["work"]["forward_passes"] == 0
     np.testing.assert_array_equal(asked.largest.known_to, plain.largest.stderr)
+    assert str(asked).endswith("error 0.1 asked, all data measured)")
+    told = str(next(iter(spectrum_tables(asked, "title"))))
+    assert "(all data were measured)" in told
+    assert "what all data take" not in told
 
 
 def test_stopped_after_every_round_gives_the_same_bits(objective: ls.Objective, tmp_path: Path) -> None:
