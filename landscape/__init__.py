@@ -17,10 +17,12 @@ from landscape.errors import InputError, LandscapeError, NumericalError, RunFail
 from landscape.network.alignment import Alignment, align, find_alignment
 from landscape.objective.losses import named_losses, named_metrics
 from landscape.objective.objective import Objective
+from landscape.objective.speed import Speed, speed_trial
 from landscape.opening.several import merge_runs
 from landscape.opening.several import open_anything as open  # the notebook's ls.open(path)
 from landscape.pictures.saving import save_figure
-from landscape.planes.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.planes.directions import pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.planes.plane import Plane
 from landscape.results.estimate import Estimate
 from landscape.run.failures import Tolerance
 from landscape.run.loop import run_task
@@ -135,6 +137,7 @@ __all__ = [
     "RunInterrupted",
     "Saddles",
     "Spectrum",
+    "Speed",
     "StoreError",
     "Subject",
     "Surface",
@@ -195,6 +198,7 @@ __all__ = [
     "run_task",
     "save_figure",
     "sign_errors",
+    "speed_trial",
     "split_task",
     "train_models",
     "truncate_weights",

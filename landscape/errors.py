@@ -151,16 +151,18 @@ def _innermost(error: BaseException, *, libraries: bool) -> traceback.FrameSumma
     return None
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Advice listing the known names closest to `name`, or all of them when none is close.
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Advice listing the known names closest to `name`, or all of them when none is close or it is no name.
 
     >>> nearest("normalise", ["normalize", "seed"])
     "did you mean 'normalize'?"
     >>> nearest("zzz", ["seed", "kind"])
     'known: kind, seed'
+    >>> nearest(None, ["seed", "kind"])
+    'known: kind, seed'
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3)
+    close = difflib.get_close_matches(name, names, n=3) if isinstance(name, str) else []
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "known: " + ", ".join(names)

@@ -1,6 +1,6 @@
 """Radii of a basin against a loop of single forward passes, as ratios in one run.
 
-    python scripts/bench_basin.py [--directions 1000] [--width 16]
+    python scripts/bench_basin.py [--directions 1000] [--width 16] [--quick]
 
 An MLP of the 1,297 handwritten digits. The loop is what one writes without this engine: for each direction the weights
 are copied into the module, one forward pass gives the loss, radii are doubled until the loss is above the cutoff and
@@ -11,11 +11,13 @@ compared.
 from __future__ import annotations
 
 import argparse
-import sys
+import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
+from benchmarks import Ratios, print_heading, print_row, ratios_of
 from landscape_jobs.demo import digits
 from torch import Tensor, nn
 
@@ -70,7 +72,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directions", type=int, default=1000)
     parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--quick", action="store_true", help="50 directions: to see that all runs")
+    parser.add_argument("--shared", type=Path, help="not used here")
     given = parser.parse_args()
+    given.directions = 50 if given.quick else given.directions
     torch.set_num_threads(1)
     model, data = trained(given.width)
     objective = ls.Objective(model, data=data, device="cpu")
@@ -88,11 +93,15 @@ def main() -> None:
         theirs.append((time.process_time() - began) * given.directions / part)
     gap = float(np.max(np.abs(basin.radii[:part] / np.array(radii) - 1)))
     each = basin.attributes["evaluations"] / given.directions
-    say = sys.stdout.write
-    say(f"{given.directions} radii of an MLP of {objective.layout.size:,} parameters on {objective.samples} samples\n")
-    say(f"a loop of forward passes: {min(theirs):.2f} s, {passes / part:.1f} passes a radius (from {part} of them)\n")
-    say(f"measure_basin: {min(ours):.2f} s, {each:.1f} values a radius, profiles of 32 directions included\n")
-    say(f"ratio {min(theirs) / min(ours):.1f}; largest relative gap of a radius {gap:.1e}\n")
+    print_heading()
+    print_row(
+        f"{given.directions} radii, MLP of {objective.layout.size:,} parameters, {objective.samples} digits",
+        f"single forward passes, {passes / part:.1f} a radius (from {part} of them)",
+        Ratios(ratios_of(ours, theirs), statistics.median(ours), statistics.median(theirs)),
+        ">= 10",
+        f"{min(ours):.2f} s, {each:.1f} values a radius, profiles of 32 included, against {min(theirs):.2f} s",
+    )
+    print_row("the same: largest relative gap of a radius", "", f"{gap:.1e}", "<= 1e-5")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
 """Speed and memory of coherence and of winsorised steps, as ratios in one run; prints a Markdown table.
 
-    python scripts/bench_coherence.py [--only PART ...] [--images 2000] [--peer FOLDER] [--shared FOLDER]
+    python scripts/bench_coherence.py [--only PART ...] [--images 2000] [--shared FOLDER] [--quick]
 
 Coherence of all layers is compared with a plain pass that makes the gradient of the mean loss, in batches of 100, and
-with per-sample gradients by torch.func.vmap of grad and by opacus (1.6.0), which is no dependency: `--peer` is a folder
-that holds it, as `pip install --target FOLDER opacus` makes one. Times are processor seconds on one thread, medians of
-so many turns of all of them; memory is what the largest resident size of a process grows by, beyond model and data.
+with per-sample gradients by torch.func.vmap of grad and by opacus (1.6.0) where it is installed (`scripts/bench` makes
+an environment for it). Times are processor seconds on one thread, medians of `--turns` turns of all of them; memory is
+the most that a process has resident while it runs, looked at a thousand times a second, beyond what it has before, with
+model, data and objective made and each tried on a few images.
 Networks are the ResNet-20 checkpoint (random weights where it is not at hand), a GPT-2 of 2 layers and an LSTM, both of
 random weights, each with as many samples.
 Beside the ratios stand floors, what no method of the kind can do without: of coherence a pass forward and backward to
 the outputs of the layers, without any gradient of parameters; of a winsorised step the forming of all examples' numbers
-block by block, before any is compared; of memory a plain pass in the batches that coherence takes.
+block by block, and that with each number compared once with another one; of memory a plain pass in batches of 50.
 `coverage` draws 200 data sets and counts how often alpha lies within two standard errors of its mean.
 """
 
@@ -18,10 +19,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
+import gc
+import importlib.util
 import itertools
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_surface import HERE, machine, resnet20
+from benchmarks import SHARED, Ratios, print_heading, print_row, ratios_of, resnet20, with_transformers
 from landscape_jobs.demo import digits
 from torch import Tensor, nn
 
@@ -41,15 +46,15 @@ BATCH = 100
 PARTS = ("resnet20", "gpt2", "lstm", "winsorised", "coverage", "memory")
 
 
-def medians(actions: dict[str, Callable[[], Any]], turns: int) -> dict[str, float]:
-    """{name: processor seconds}, medians of so many turns of all of them."""
+def in_turns(actions: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
+    """{name: processor seconds of each turn}."""
     found: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(turns):
         for name, action in actions.items():
             began = time.process_time()
             action()
             found[name].append(time.process_time() - began)
-    return {name: float(np.median(seconds)) for name, seconds in found.items()}
+    return found
 
 
 def batches(data: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,8 +124,11 @@ def without_batchnorm(model: nn.Module) -> nn.Module:
     return model
 
 
-def opacus_model(model: nn.Module, peer: Path) -> Any:
-    sys.path.append(str(peer))
+def has_opacus() -> bool:
+    return importlib.util.find_spec("opacus") is not None
+
+
+def opacus_model(model: nn.Module) -> Any:
     from opacus import GradSampleModule
 
     return GradSampleModule(model.train(), loss_reduction="sum", strict=False)  # it sees nothing in eval mode
@@ -131,11 +139,18 @@ def coherence_of(model: nn.Module, data: Any, **options: Any) -> Callable[[], An
     return lambda: ls.measure_coherence(objective)
 
 
-def compared(given: argparse.Namespace, what: str, actions: dict[str, Callable[[], Any]]) -> None:
-    found = medians(actions, given.turns)
-    whole = found["plain pass"]
-    passes = ", ".join(f"{name} {seconds / whole:.2f}" for name, seconds in found.items() if name != "plain pass")
-    print(f"| {what} | {found['coherence'] / whole:.2f} | a plain pass {whole:.2f} s; in these: {passes} |", flush=True)
+def compared(given: argparse.Namespace, what: str, actions: dict[str, Callable[[], Any]], asked: str) -> None:
+    found = in_turns(actions, given.turns)
+    middle = {name: float(np.median(times)) for name, times in found.items()}
+    ours, plain = found.pop("coherence"), found.pop("plain pass")
+    print_row(what, "plain gradient passes", ratios(ours, plain, "theirs"), asked)
+    for name, times in found.items():
+        floor = f"a floor: {middle[name] / middle['plain pass']:.2f} plain passes" if name == "floor" else ""
+        print_row("the same", name, ratios(ours, times), ">= 4" if name == "opacus" else "", floor)
+
+
+def ratios(ours: list[float], theirs: list[float], over: str = "ours") -> Ratios:
+    return Ratios(ratios_of(ours, theirs, over), float(np.median(ours)), float(np.median(theirs)))
 
 
 def part_resnet20(given: argparse.Namespace) -> None:
@@ -150,24 +165,25 @@ def part_resnet20(given: argparse.Namespace) -> None:
         }
 
     actions = actions_of(model) | {"vmap of grad": lambda: by_vmap(model, data)}
-    compared(given, f"coherence of ResNet-20, {given.images} images ({note})", actions)
-    if given.peer:
-        model = without_batchnorm(model)
-        wrapped = opacus_model(copy.deepcopy(model), given.peer)
-        actions = actions_of(model) | {"opacus": lambda: by_opacus(wrapped, data)}
-        compared(given, "the same with GroupNorm, as opacus takes no BatchNorm", actions)
+    compared(given, f"coherence of ResNet-20, {given.images} images ({note})", actions, "<= 1.3")
+    if not has_opacus():
+        print_row("coherence of ResNet-20 with GroupNorm", "opacus", "not installed")
+        return
+    model = without_batchnorm(model)
+    wrapped = opacus_model(copy.deepcopy(model))
+    actions = actions_of(model) | {"opacus": lambda: by_opacus(wrapped, data)}
+    compared(given, "coherence of ResNet-20 with GroupNorm, as opacus takes no BatchNorm", actions, "")
 
 
 def part_gpt2(given: argparse.Namespace) -> None:
-    for folder in ("programs", "curvature"):
-        sys.path.insert(0, str(HERE.parent / "tests" / folder))
-    from test_zoo import transformers
+    _held = with_transformers()
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    settings = transformers().GPT2Config(
+    settings = GPT2Config(
         vocab_size=1000, n_positions=32, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0
     )
-    model = transformers().GPT2LMHeadModel(settings).eval()
+    model = GPT2LMHeadModel(settings).eval()
     tokens = torch.randint(0, 1000, (given.images, 33))
 
     def forward(m: nn.Module, batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,6 +199,7 @@ def part_gpt2(given: argparse.Namespace) -> None:
         given,
         f"coherence of a 2-layer GPT-2, {len(tokens)} texts of 32 tokens",
         {"plain pass": lambda: plain(model, (tokens, tokens), loss), "coherence": ours},
+        "<= 2",
     )
 
 
@@ -204,6 +221,7 @@ def part_lstm(given: argparse.Namespace) -> None:
         given,
         f"coherence of an LSTM of 128, {given.images} sequences of 30",
         {"plain pass": lambda: plain(model, data), "coherence": coherence_of(model, data)},
+        "<= 2",
     )
 
 
@@ -224,22 +242,27 @@ def part_winsorised(given: argparse.Namespace) -> None:
     inputs = [torch.randn(layer.in_features, BATCH) for layer in layers]
     outputs = [torch.randn(layer.out_features, BATCH) for layer in layers]
 
-    def form() -> None:
+    def form(compare: bool) -> None:
         for a, g in zip(inputs, outputs, strict=True):
             for part in g.split(max(1, (1 << 18) // a.numel())):
-                part[:, None] * a
+                first, second = (part[:, None] * a).chunk(2, -1)
+                if compare:
+                    torch.minimum(first, second), torch.maximum(first, second)
 
-    found = medians(
+    found = in_turns(
         {
             "plain": lambda: [step() for _ in range(10)],
             "winsorised": lambda: clipping.step(lambda: F.cross_entropy(model(x), y, reduction="none")),
-            "form": form,
+            "formed": lambda: form(False),
+            "compared": lambda: form(True),
         },
         5 * given.turns,
     )
-    each = found["plain"] / 10
-    told = f"a plain step {each:.4f} s; in these: floor {found['form'] / each:.1f}"
-    print(f"| winsorised step, batch {BATCH}, MLP of 3 x 256 | {found['winsorised'] / each:.1f} | {told} |", flush=True)
+    plain_steps = [seconds / 10 for seconds in found["plain"]]
+    one = float(np.median(plain_steps))
+    told = ", ".join(f"{name} {float(np.median(found[name])) / one:.1f}" for name in ("formed", "compared"))
+    what = f"winsorised step, batch {BATCH}, MLP of 3 x 256"
+    print_row(what, "plain steps", ratios(found["winsorised"], plain_steps, "theirs"), "<= 4", f"floors: {told}")
 
 
 def part_coverage(given: argparse.Namespace) -> None:
@@ -276,37 +299,58 @@ def part_coverage(given: argparse.Namespace) -> None:
         values, errors = np.array(drawn).T
         covered = float((np.abs(values - values.mean()) <= 2 * errors).mean())
         told = f"scatter {values.std():.4f}, error {errors.mean():.4f}, alpha {values.mean():.4f}"
-        print(f"| alpha within 2 standard errors in 200 draws: {what} | {covered:.3f} | {told} |", flush=True)
+        print_row(f"alpha within 2 standard errors in 200 draws: {what}", "", f"{covered:.3f}", "0.95", told)
 
 
 def part_memory(given: argparse.Namespace) -> None:
     """Each in a process of its own."""
     found = {}
-    for which in ("coherence", "floor", *(["opacus"] if given.peer else [])):
+    for which in ("coherence", "floor", *(["opacus"] if has_opacus() else [])):
         words = [sys.executable, __file__, "--shared", str(given.shared), "--grows", which]
-        words += ["--peer", str(given.peer)] if given.peer else []
+        words += ["--images", str(given.images)]
         found[which] = float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     told = ", ".join(f"{name} {size:.0f} MiB" for name, size in found.items())
     ratio = found["coherence"] / found["opacus"] if "opacus" in found else float("nan")
-    print(
-        f"| memory of ResNet-20 (GroupNorm) beyond model and data, ours over opacus's | {ratio:.2f} | {told} |",
-        flush=True,
-    )
+    against = "opacus" if has_opacus() else ""
+    print_row("memory of ResNet-20 (GroupNorm) beyond model and data", against, f"{ratio:.2f}", "<= 0.1", told)
 
 
 def grows(which: str, given: argparse.Namespace) -> None:
     model, (images, labels), _ = resnet20(given.shared)
-    data = images[:200], labels[:200]
+    data = images.repeat(2, 1, 1, 1)[: given.images], labels.repeat(2)[: given.images]
+    few = data[0][:4], data[1][:4]
     model = without_batchnorm(model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    actions: list[Callable[[], Any]]
     if which == "floor":
-        for x, y in zip(data[0].split(12), data[1].split(12), strict=True):
-            plain(model, (x, y))
+        parts = list(zip(data[0].split(50), data[1].split(50), strict=True))
+        actions = [lambda: plain(model, few), lambda: [plain(model, part) for part in parts]]
     elif which == "coherence":
-        ls.measure_coherence(ls.Objective(model, "cross_entropy", data))
+        actions = [coherence_of(model, few), coherence_of(model, data)]
     else:
-        by_opacus(opacus_model(model, given.peer), data)
-    sys.stdout.write(f"{(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}")
+        wrapped = opacus_model(model)
+        actions = [lambda: by_opacus(wrapped, few), lambda: by_opacus(wrapped, data)]
+    actions[0]()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    sys.stdout.write(f"{most_resident(actions[1])}")
+
+
+def most_resident(action: Callable[[], Any]) -> float:
+    """MiB that the process has more, at most, while the action runs."""
+    pages = Path("/proc/self/statm")
+    over = threading.Event()
+    seen = [int(pages.read_text().split()[1])]
+
+    def look() -> None:
+        while not over.wait(1e-3):
+            seen.append(int(pages.read_text().split()[1]))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    action()
+    over.set()
+    watch.join()
+    return (max(seen) - seen[0]) * resource.getpagesize() / 2**20
 
 
 def main() -> None:
@@ -314,16 +358,17 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--peer", type=Path)
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--quick", action="store_true", help="100 images, once: to see that all runs")
     parser.add_argument("--grows", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.grows:
         grows(given.grows, given)
         return
-    print(machine())
-    print("\n| what | ratio to plain | times |\n|---|---|---|")
+    if given.quick:
+        given.images, given.turns = 100, 1
+    print_heading()
     for part in given.only:
         globals()[f"part_{part}"](given)
 

@@ -1,6 +1,6 @@
 """Speed of mode connectivity, as ratios against plain peers in one run; prints a Markdown table.
 
-    python scripts/bench_curve.py [--threads 1] [--shared ../shared] [--only PART ...]
+    python scripts/bench_curve.py [--threads 1] [--shared ../shared] [--only PART ...] [--quick]
 
 Peers: a plain training step of the same network (SGD with momentum on the module's own parameters, batches of 128 in an
 order drawn anew in each epoch, images in either memory format); 61 plain evaluations and statistics passes at the same
@@ -17,13 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from bench_surface import HERE, digits, machine, mlp, mpi_environment, mpiexec, resnet20, seconds
+from benchmarks import (
+    SHARED,
+    Ratios,
+    digits,
+    in_turn,
+    mlp,
+    mpi_environment,
+    mpiexec,
+    print_heading,
+    print_row,
+    ratios_of,
+    resnet20,
+    seconds,
+)
 from shared import ResNet20
 from torch import Tensor, nn
 
@@ -31,22 +43,8 @@ import landscape as ls
 
 BATCH, LR, MOMENTUM = 128, 0.03, 0.9
 PLACES = 61
-IMAGES = 256
+IMAGES = 128
 MODELS = 10
-
-Timed = Callable[[], object]
-
-
-def interleaved(ours: Timed, peer: Timed, repeats: int) -> tuple[float, float, float]:
-    """(our time / peer time, our seconds, peer seconds): medians over interleaved repeats."""
-    times = [(seconds(ours), seconds(peer)) for _ in range(repeats)]
-    ratios = [a / b for a, b in times]
-    mine, other = zip(*times, strict=True)
-    return statistics.median(ratios), statistics.median(mine), statistics.median(other)
-
-
-def print_row(what: str, against: str, measured: str, asked: str, times: str) -> None:
-    print(f"| {what} | {against} | {measured} | {asked} | {times} |", flush=True)
 
 
 def other_resnet20(seed: int) -> nn.Module:
@@ -66,9 +64,10 @@ def plain_epoch(model: nn.Module, images: Tensor, labels: Tensor, optimizer: tor
         optimizer.step()
 
 
-def step(shared: Path) -> None:
-    trained, (images, labels), note = resnet20(shared)
-    images, labels = images[: 4 * BATCH], labels[: 4 * BATCH]
+def step(given: argparse.Namespace) -> None:
+    trained, (images, labels), note = resnet20(given.shared)
+    batches = 1 if given.quick else 2
+    images, labels = images[: batches * BATCH], labels[: batches * BATCH]
     steps = len(images) // BATCH
     objective = ls.Objective(trained, "cross_entropy", (images[:BATCH], labels[:BATCH]))
     ends = trained.state_dict(), other_resnet20(1).state_dict()
@@ -87,41 +86,42 @@ def step(shared: Path) -> None:
                 plain_epoch(m, x, labels, o)
 
         curve(), plain()
-        ratio, mine, other = interleaved(curve, plain, 7)
+        found = in_turn(curve, plain, 1 if given.quick else 5, over="theirs")
         name = str(layout).removeprefix("torch.")
         print_row(
             f"step of a quadratic Bezier curve, ResNet-20, batch {BATCH}, float32 ({note})",
             f"a plain step, {name}",
-            f"{ratio:.3f}",
+            found,
             "<= 1.10",
-            f"{mine / steps / 2 * 1e3:.0f} ms against {other / steps / 2 * 1e3:.0f} ms a step",
+            f"{found.ours / steps / 2 * 1e3:.0f} ms against {found.theirs / steps / 2 * 1e3:.0f} ms a step",
         )
 
 
 # -- evaluation along a curve -----------------------------------------------------------------------------------------
 
 
-def path(shared: Path) -> None:
-    trained, (images, labels), note = resnet20(shared)
-    data = images[:IMAGES], labels[:IMAGES]
+def path(given: argparse.Namespace) -> None:
+    trained, (images, labels), note = resnet20(given.shared)
+    count, places = (32, 5) if given.quick else (IMAGES, PLACES)
+    data = images[:count], labels[:count]
     objective = ls.Objective(trained, "cross_entropy", data, metrics=("error",))
     a, b = objective.theta, torch.nn.utils.parameters_to_vector(other_resnet20(1).parameters()).detach()
     curve = ls.curve_from_points(objective, [a, (a + b) / 2, b], kind="bezier")
-    ratios, mine, other, loops = [], [], [], []
+    mine, other, loops = [], [], []
     losses: list[float] = []
     net = copy.deepcopy(trained)
     norms = [module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)]
 
     def plain() -> None:
         losses.clear()
-        for t in np.linspace(0, 1, PLACES):
+        for t in np.linspace(0, 1, places):
             theta = curve.point(float(t))
             losses.append(float(objective.evaluate(theta, buffers=objective.reestimate(theta))["loss"]))
 
     @torch.no_grad()
     def loop() -> None:
         """What a script does: a pass in train mode with cumulative statistics, then one in eval mode."""
-        for t in np.linspace(0, 1, PLACES):
+        for t in np.linspace(0, 1, places):
             torch.nn.utils.vector_to_parameters(curve.point(float(t)), net.parameters())
             for norm in norms:
                 norm.momentum = None
@@ -132,36 +132,32 @@ def path(shared: Path) -> None:
                     torch.nn.functional.cross_entropy(net(x), y, reduction="sum")
 
     ls.measure_path(objective, curve, t=3)
-    for _ in range(3):
+    for _ in range(1 if given.quick else 2):
         start = time.perf_counter()
-        found = ls.measure_path(objective, curve, t=PLACES)
+        found = ls.measure_path(objective, curve, t=places)
         mine.append(time.perf_counter() - start)
         other.append(seconds(plain))
         loops.append(seconds(loop))
-        ratios.append(mine[-1] / other[-1])
     print_row(
-        f"path at {PLACES} t with statistics re-estimated, ResNet-20, {len(data[0])} images, float32 ({note})",
-        f"{PLACES} evaluations and {PLACES} statistics passes",
-        f"{statistics.median(ratios):.3f}",
+        f"path at {places} t with statistics re-estimated, ResNet-20, {len(data[0])} images, float32 ({note})",
+        f"{places} evaluations and {places} statistics passes",
+        Ratios(ratios_of(mine, other, "theirs"), statistics.median(mine), statistics.median(other)),
         "<= 1.05",
-        f"{statistics.median(mine):.1f} s against {statistics.median(other):.1f} s",
     )
     print_row(
-        f"the same path, loss and error at {PLACES} t",
+        f"the same path, loss and error at {places} t",
         "a plain torch loop, loss alone",
-        f"{statistics.median(m / o for m, o in zip(mine, loops, strict=True)):.3f}",
-        "",
-        f"{statistics.median(mine):.1f} s against {statistics.median(loops):.1f} s",
+        Ratios(ratios_of(mine, loops, "theirs"), statistics.median(mine), statistics.median(loops)),
     )
     gap = float(np.abs(found.values["loss"] - losses).max())
-    print_row("path: largest gap of the losses", "the same evaluations", f"{gap:.1e}", "0", f"{PLACES} places")
+    print_row("path: largest gap of the losses", "the same evaluations", f"{gap:.1e}", "0", f"{places} places")
 
 
 # -- alignment --------------------------------------------------------------------------------------------------------
 
 
-def align(shared: Path) -> None:
-    trained, (images, labels), note = resnet20(shared)
+def align(given: argparse.Namespace) -> None:
+    trained, (images, labels), note = resnet20(given.shared)
     objective = ls.Objective(trained, "cross_entropy", (images[:BATCH], labels[:BATCH]))
     other = other_resnet20(1)
     for method in ("weights", "activations"):
@@ -172,6 +168,7 @@ def align(shared: Path) -> None:
             f"{statistics.median(found):.1f} s",
             "<= 10 s",
             "median of 3, verification included",
+            f"{min(found):.2g} to {max(found):.2g} s",
         )
 
 
@@ -191,11 +188,11 @@ def rank_job(part: str, out: str) -> None:
     ls.measure_connectivity(objective, models, pairs=chosen, epochs=20, t=25, out=out)
 
 
-def sweep(shared: Path) -> None:
+def sweep(given: argparse.Namespace) -> None:
     command = [sys.executable, __file__, "--rank"]
     environment = {**mpi_environment(), "OMP_NUM_THREADS": "1"}
     times = []
-    for _ in range(3):
+    for _ in range(1 if given.quick else 3):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             halves = [subprocess.Popen([*command, part, f"{folder}/{part}"], env=environment) for part in "01"]
@@ -204,13 +201,12 @@ def sweep(shared: Path) -> None:
             start = time.perf_counter()
             subprocess.run([*mpiexec(2), *command, "all", f"{folder}/all"], env=environment, check=True)
             times.append((time.perf_counter() - start, apart))
-    ratio, together, apart = sorted((a / b, a, b) for a, b in times)[1]
+    together, apart = ([pair[k] for pair in times] for k in (0, 1))
     print_row(
         f"sweep over all pairs of {MODELS} MLPs (64-64-64-10, digits) on 2 ranks, start-up included",
         "two runs on half the pairs each, started together",
-        f"{ratio:.3f}",
+        Ratios(ratios_of(together, apart, "theirs"), statistics.median(together), statistics.median(apart)),
         "<= 1.08",
-        f"{together:.1f} s against {apart:.1f} s",
     )
 
 
@@ -220,7 +216,8 @@ PARTS = {part.__name__: part for part in (step, path, align, sweep)}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--quick", action="store_true", help="smallest sizes, once: to see that all runs")
     parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -228,10 +225,9 @@ def main() -> None:
     if given.rank:
         rank_job(*given.rank)
         return
-    print(machine(), end="\n\n")
-    print("| what | against | measured | asked | times |\n|---|---|---|---|---|", flush=True)
+    print_heading()
     for name in given.only or PARTS:
-        PARTS[name](given.shared)
+        PARTS[name](given)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed of log evidence and of kernels, as ratios against GPy in one run; prints a Markdown table.
 
-    python scripts/bench_evidence.py [--only PART ...] [--peer PYTHON] [--samples N]
+    python scripts/bench_evidence.py [--only PART ...] [--peer PYTHON] [--samples N] [--quick]
 
 GPy 1.15.0 is no dependency: `--peer` is the interpreter of an environment that holds it, as `python -m venv FOLDER` and
 `FOLDER/bin/pip install GPy` make one. Both get the same file with a kernel and signs, and one thread. Every ratio is
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,11 +20,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from benchmarks import Ratios, print_heading, print_row
 from landscape_kernels.evidence import Evidence, laplace_evidence, signed_correlations
 from landscape_kernels.nngp import nngp_kernel
 from landscape_kernels.propagation import propagated_orthant
 
 PARTS = ("ep", "probit", "laplace", "kernel")
+WORDS = {"ep": "expectation propagation, Heaviside", "probit": "the same, probit", "laplace": "Laplace"}
 PEER = """
 import sys, time
 import numpy as np
@@ -103,33 +104,36 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--peer", help="the interpreter of an environment with GPy")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="60 samples: to see that all runs")
+    parser.add_argument("--shared", type=Path, help="not used here")
     asked = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         if os.environ.get(name) != "1":  # the libraries read it when they are loaded
             os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             os.execv(sys.executable, [sys.executable, *sys.argv])
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, one thread\n")
-    print("| part | ours, s | peer, s | ratio | log P ours | log P peer |\n|---|---|---|---|---|---|", flush=True)
-    kernel, signs = problem(asked.samples)
+    samples = 60 if asked.quick else asked.samples
+    print_heading()
+    kernel, signs = problem(samples)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "problem.npz"
         np.savez(path, kernel=kernel, signs=signs)
         for part in (part for part in asked.only if part != "kernel"):
             found, seconds = ours(part, kernel, signs)
-            for order in ("parallel", "serial") if part != "laplace" and asked.peer else ("",):
-                title = f"{part}, {asked.samples} samples" + (f", GPy's {order}" if order else "")
+            for order in ("parallel", "serial") if part != "laplace" else ("",):
+                title = f"log evidence, {WORDS[part]}, {samples} samples"
+                against = f"GPy 1.15.0{', ' + order + ' updates' if order else ''}"
                 if asked.peer is None:
-                    print(f"| {title} | {seconds:.3g} | - | - | {found.log:.8g} | - |", flush=True)
+                    print_row(title, against, "no --peer", "", f"{seconds:.3g} s")
                     continue
                 log, theirs = run(asked.peer, PEER, str(path), part, order or "parallel")
-                ratio = theirs / seconds
-                print(
-                    f"| {title} | {seconds:.3g} | {theirs:.3g} | {ratio:.3g} | {found.log:.8g} | {log:.8g} |",
-                    flush=True,
-                )
+                times = f"{seconds:.3g} s against {theirs:.3g} s; gap {abs(log - found.log):.1e}"
+                asked_for = ">= 10" if order else ""
+                print_row(title, against, Ratios((theirs / seconds,), seconds, theirs), asked_for, times)
     if "kernel" in asked.only:
-        seconds, before, peak = run(sys.executable, MEMORY, "5000")
-        print(f"\nNNGP kernel of 5,000 images: {seconds:.3g} s, {peak - before:.3g} GiB on top of {before:.3g} GiB")
+        count = 500 if asked.quick else 5000
+        seconds, before, peak = run(sys.executable, MEMORY, str(count))
+        told = f"{seconds:.3g} s, on top of {before:.3g} GiB"
+        print_row(f"NNGP kernel of {count:,} images: memory", "", f"{peak - before:.3g} GiB", "<= 2 GiB", told)
 
 
 if __name__ == "__main__":

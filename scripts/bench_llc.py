@@ -1,6 +1,6 @@
 """Speed of local learning coefficients, as ratios to devinterp in one run; prints a Markdown table.
 
-    python scripts/bench_llc.py --peer PYTHON [--draws 1000]
+    python scripts/bench_llc.py --peer PYTHON [--draws 1000] [--quick]
 
 `--peer` is the Python of an environment with devinterp (2.0.1), which is no dependency: `python -m venv ENV` and
 `ENV/bin/pip install devinterp==2.0.1`. It takes language models alone, so samples are given to it by their numbers.
@@ -77,6 +77,9 @@ def made(name: str, folder: Path) -> tuple[Tensor, Tensor, nn.Module]:
 
 def theirs(name: str, folder: Path) -> None:
     """In the other environment: seconds for each chain and step, and the coefficient, as JSON."""
+    from benchmarks import with_transformers
+
+    _held = with_transformers()
     from datasets import Dataset
     from devinterp.slt.llc import llc
 
@@ -128,12 +131,17 @@ def main() -> None:
     parser.add_argument("--peer", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--theirs", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="160 draws: to see that all runs")
+    parser.add_argument("--shared", type=Path, help="not used here")
     given = parser.parse_args()
     if given.theirs:
         theirs(given.theirs[0], Path(given.theirs[1]))
         return
+    from benchmarks import Ratios, print_heading, print_row
+
     torch.set_num_threads(1)
-    print("| a step of one chain | times faster | ours | devinterp | coefficients |\n|---|---|---|---|---|")
+    draws = 160 if given.quick else given.draws
+    print_heading()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, chains in (("mlp", (4,)), ("crossing", (4, 200))):
@@ -141,18 +149,20 @@ def main() -> None:
             size = sum(p.numel() for p in model.parameters())
             environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
             words = [str(given.peer), __file__, "--peer", "none", "--theirs", name, temporary]
+            done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+            peer, value = json.loads(done.stdout.strip().splitlines()[-1])
             for count in chains:
-                done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
-                peer, value = json.loads(done.stdout.strip().splitlines()[-1])
                 for method, asked in (
                     ("its steps", {"parity": "devinterp", "batch_size": N}),
                     ("MALA", {"method": "mala"}),
                 ):
-                    each, own = ours(name, (x, y), model, count, given.draws, **asked)
-                    print(
-                        f"| {size} parameters, {N} samples, {count} chains, {method} | {peer / each:.1f} | "
-                        f"{each * 1e6:.3g} us | {peer * 1e3:.3g} ms | {own:.3g}, {value:.3g} |",
-                        flush=True,
+                    each, own = ours(name, (x, y), model, count, draws, **asked)
+                    print_row(
+                        f"a step of one of {count} chains, {size} parameters, {N} samples, {method}",
+                        "devinterp 2.0.1",
+                        Ratios((peer / each,), each, peer),
+                        ">= 4" if name == "mlp" else ">= 500",
+                        f"{each * 1e6:.3g} us against {peer * 1e3:.3g} ms; coefficients {own:.3g}, {value:.3g}",
                     )
 
 

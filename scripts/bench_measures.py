@@ -1,6 +1,6 @@
 """Speed of generalisation measures, as ratios against a plain transcription of the reference's loop in one run.
 
-    python scripts/bench_measures.py [--shared ../shared] [--images 2000] [--only PART ...]
+    python scripts/bench_measures.py [--shared ../shared] [--images 2000] [--only PART ...] [--quick]
 
 All measures of Jiang et al. on the shared ResNet-20: the peer fuses BatchNorm, computes every norm by a dense SVD,
 those of convolutions at each frequency, and finds sigma by bisection of [0, 2] in 15 steps at most with ten fresh draws
@@ -19,7 +19,6 @@ import argparse
 import copy
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -28,15 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import SHARED, Ratios, networks, print_heading, print_row
 from landscape_kernels.circular import circular_norm
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import landscape as ls
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-os.environ.setdefault("LANDSCAPE_SHARED", str(HERE.parent.parent / "shared"))
 PARTS = ("spectra", "jiang", "sigma")
 DRAWS, SEEDS, REPEATED = 12, 4, 2_000
 
@@ -146,7 +143,7 @@ def plain(model: nn.Module, start: nn.Module, images: Tensor, labels: Tensor, si
     return found
 
 
-def spectra() -> None:
+def spectra(repeats: int) -> None:
     """Spectral norms of the convolutions of a ResNet-20, and of wider ones, on the images that they see."""
     for what, shapes in (
         ("of ResNet-20", [(16, 16, 32)] * 6 + [(32, 32, 16)] * 6 + [(64, 64, 8)] * 6),
@@ -155,16 +152,16 @@ def spectra() -> None:
     ):
         generator = torch.Generator().manual_seed(0)
         kernels = [(torch.randn(o, i, 3, 3, generator=generator).double(), (n, n)) for o, i, n in shapes]
-        best = [math.inf, math.inf]
-        for _ in range(3):
+        times = []
+        for _ in range(repeats):
             theirs, its = cpu_seconds(lambda kernels=kernels: [dense_norm(w.numpy(), size) for w, size in kernels])
             ours, mine = cpu_seconds(lambda kernels=kernels: [circular_norm(w, size) for w, size in kernels])
-            best = [min(best[0], theirs), min(best[1], ours)]
+            times.append((ours, theirs))
         gap = float(np.abs(np.array(mine) / np.array(its) - 1).max())
-        print(
-            f"| spectral norms {what} | {best[0] / best[1]:.1f} | {best[0]:.3f} | {best[1]:.3f} | {gap:.0e} |",
-            flush=True,
-        )
+        ours, theirs = (min(pair[k] for pair in times) for k in (0, 1))
+        found = Ratios(tuple(b / a for a, b in times), ours, theirs)
+        told = f"{ours:.3f} s against {theirs:.3f} s; gap {gap:.0e}"
+        print_row(f"spectral norms {what}", "FFT and dense SVD of every frequency", found, ">= 3", told)
 
 
 def root(drop: Callable[[float], float], size: float) -> float:
@@ -202,11 +199,6 @@ def sigma(count: int) -> None:
     model = ResNet20().eval()
     model.load_state_dict(load_file(resnet20_checkpoint()))
     objective, plain_model = ls.Objective(model, data=(images, labels)), fused(model)
-    print(
-        "\n| noise | error of ours, as told; as seen over seeds | of the peer | passes of ours; of the peer | "
-        "what the peer's follow from |"
-    )
-    print("|---|---|---|---|---|")
     for name, magnitude in (("pacbayes_flatness", False), ("pacbayes_mag_flatness", True)):
         found = [ls.measure_complexity(objective, measures=name, seed=seed) for seed in range(SEEDS)]
         sizes = np.array([float(one[name]) ** -0.5 for one in found])
@@ -216,8 +208,13 @@ def sigma(count: int) -> None:
         noisy, ends = Noisy(plain_model, images, labels, magnitude), [near / 1.25, near * 1.25]
         error, steps, follows = repeated(ends, np.array([noisy.common(size, DRAWS) for size in ends]))
         seen, passes = float(np.log(sizes).std(ddof=1)), float(np.mean([one.passes.sum() for one in found]))
-        row = f"| {name} | {told:.1%}; {seen:.1%} | {error:.1%} | {passes:.1f}; {10 * steps:.0f} | {follows} |"
-        print(row, flush=True)
+        print_row(
+            f"{name}: error of the size of the noise, as told; as seen over seeds",
+            f"the peer's bisection, {error:.1%}",
+            f"{told:.1%}; {seen:.1%}",
+            f"<= {error:.1%}",
+            f"{passes:.1f} passes against {10 * steps:.0f}; {follows}",
+        )
 
 
 def jiang(count: int) -> None:
@@ -230,31 +227,33 @@ def jiang(count: int) -> None:
     objective = ls.Objective(model, data=(images, labels))
     ours, mine = cpu_seconds(lambda: ls.measure_complexity(objective, measures="jiang", initial=start))
     sizes = {name: size for name, (size, _) in ls.Subject(objective).convolutions.items()}
-    print(f"| ours alone, {mine.passes.sum():.1f} passes | | | {ours:.1f} | |", flush=True)
+    print_row("all measures of Jiang et al., ours alone", "", "", "", f"{ours:.1f} s, {mine.passes.sum():.1f} passes")
     theirs, its = cpu_seconds(lambda: plain(model, start, images, labels, sizes))
     gaps = [
         abs(float(mine[name]) / float(value) - 1)
         for name, value in its.items()
         if name in mine.names and name != "path_norm"
     ]
-    print(f"| all measures on {count:,} images | {theirs / ours:.1f} | {theirs:.1f} | {ours:.1f} | {max(gaps):.0e} |")
+    found = Ratios((theirs / ours,), ours, theirs)
+    told = f"{ours:.1f} s against {theirs:.1f} s; largest gap {max(gaps):.0e}"
+    print_row(f"all measures of Jiang et al. on {count:,} images", "a plain loop", found, ">= 10", told)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--shared", type=Path)
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--quick", action="store_true", help="once, on 100 images: to see that all runs")
     asked = parser.parse_args()
-    if asked.shared:
-        os.environ["LANDSCAPE_SHARED"] = str(asked.shared)
+    asked.images = 100 if asked.quick else asked.images
+    networks.ROOT = asked.shared
     torch.set_num_threads(1)
     if os.environ.get("OMP_NUM_THREADS") != "1":
         sys.exit("set OMP_NUM_THREADS=1: processor seconds of several threads are no measure of time")
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, numpy {np.__version__}\n")
-    print("| what | peer / ours | peer, s | ours, s | largest gap |\n|---|---|---|---|---|")
+    print_heading(f"numpy {np.__version__}")
     if "spectra" in asked.only:
-        spectra()
+        spectra(1 if asked.quick else 5)
     if "jiang" in asked.only:
         jiang(asked.images)
     if "sigma" in asked.only:

@@ -1,6 +1,6 @@
 """Speed of training and of maps of phases, as ratios against plain peers in one run; prints a Markdown table.
 
-    python scripts/bench_phases.py [--threads 1] [--shared ../shared] [--only PART ...]
+    python scripts/bench_phases.py [--threads 1] [--shared ../shared] [--only PART ...] [--quick]
 
 Peers: a plain PyTorch loop with the same recipe, loss and error measured on the same data after each epoch; two
 separate processes that train one model each, started together; the seeds of a cell one after another. Every ratio but
@@ -24,8 +24,19 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from bench_curve import interleaved, print_row
-from bench_surface import HERE, digits, machine, mpi_environment, mpiexec, resnet20, seconds
+from benchmarks import (
+    SHARED,
+    Ratios,
+    digits,
+    in_turn,
+    mpi_environment,
+    mpiexec,
+    print_heading,
+    print_row,
+    ratios_of,
+    resnet20,
+    seconds,
+)
 from shared import ResNet20
 from torch import Tensor, nn
 
@@ -78,17 +89,19 @@ def one_model(factory: Callable[..., nn.Module], data: object, recipe: ls.Recipe
     return plan.training(0)
 
 
-def step(shared: Path) -> None:
-    _, (images, labels), note = resnet20(shared)
+def step(given: argparse.Namespace) -> None:
+    _, (images, labels), note = resnet20(given.shared)
+    count = 128 if given.quick else 256
+    few, large = (images[:count], labels[:count]), RECIPE.with_keys(batch_size=128)
     cases: list[tuple[str, Callable[..., nn.Module], tuple[Tensor, Tensor], ls.Recipe, int]] = [
         ("MLP 64-64-64-10, digits, batch 32", mlp, digits(), RECIPE, 9),
         ("MLP 64-8-8-10, digits, batch 32", lambda: mlp(8), digits(), RECIPE, 9),
-        (f"ResNet-20, {note}, batch 128", ResNet20, (images[:512], labels[:512]), RECIPE.with_keys(batch_size=128), 3),
+        (f"ResNet-20, {note}, batch 128", ResNet20, few, large, 3),
     ]
     for name, factory, data, recipe, repeats in cases:
         training, model = one_model(factory, data, recipe), factory()
         optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
-        epochs = 10 if repeats > 3 else 1
+        epochs = 10 if repeats > 3 and not given.quick else 1
 
         def ours(t: ModelTraining = training, n: int = epochs) -> None:
             for _ in range(n):
@@ -105,14 +118,14 @@ def step(shared: Path) -> None:
                 plain_epoch(m, d, r, o)
 
         ours(), peer()
-        ratio, mine, other = interleaved(ours, peer, repeats)
+        found = in_turn(ours, peer, 1 if given.quick else repeats, over="theirs")
         steps = epochs * -(-len(data[1]) // recipe.batch_size)
         print_row(
             f"an epoch of training with its evaluation, {name}",
             "a plain loop with the same evaluation",
-            f"{ratio:.3f}",
+            found,
             "<= 1.05",
-            f"{mine / steps * 1e3:.2f} ms against {other / steps * 1e3:.2f} ms a step",
+            f"{found.ours / steps * 1e3:.2f} ms against {found.theirs / steps * 1e3:.2f} ms a step",
         )
 
 
@@ -126,11 +139,11 @@ def rank_job(seed: str, out: str) -> None:
     ls.train_models(mlp, digits(), recipe=RECIPE.with_keys(epochs=300), seeds=seeds, batched=False, out=out)
 
 
-def ranks(shared: Path) -> None:
+def ranks(given: argparse.Namespace) -> None:
     command = [sys.executable, __file__, "--rank"]
     environment = {**mpi_environment(), "OMP_NUM_THREADS": "1"}
     times = []
-    for _ in range(3):
+    for _ in range(1 if given.quick else 3):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             alone = [subprocess.Popen([*command, seed, f"{folder}/{seed}"], env=environment) for seed in "01"]
@@ -139,37 +152,34 @@ def ranks(shared: Path) -> None:
             start = time.perf_counter()
             subprocess.run([*mpiexec(2), *command, "all", f"{folder}/all"], env=environment, check=True)
             times.append((time.perf_counter() - start, apart))
-    ratio, together, apart = sorted((a / b, a, b) for a, b in times)[1]
+    together, apart = ([pair[k] for pair in times] for k in (0, 1))
     print_row(
         "two MLPs (64-64-64-10, digits, 300 epochs) on 2 ranks, start-up included",
         "two processes of one model each, started together",
-        f"{ratio:.3f}",
+        Ratios(ratios_of(together, apart, "theirs"), statistics.median(together), statistics.median(apart)),
         "<= 1.05",
-        f"{together:.1f} s against {apart:.1f} s",
     )
 
 
 # -- all seeds as one -------------------------------------------------------------------------------------------------
 
 
-def together(shared: Path) -> None:
-    data = digits()
+def together(given: argparse.Namespace) -> None:
+    data, whole = digits(), 2 if given.quick else 40
     for width, batch in ((8, 32), (64, 32), (64, 128), (128, 128)):
-        recipe = RECIPE.with_keys(batch_size=batch, epochs=40)
+        recipe = RECIPE.with_keys(batch_size=batch, epochs=whole)
         run(width, data, recipe.with_keys(epochs=1), batched=True)  # tracing loads what it needs
         alone, one = (partial(run, width, data, recipe, batched=batched) for batched in (False, True))
-        times = [(seconds(alone), seconds(one)) for _ in range(3)]
-        ratio = statistics.median(a / b for a, b in times)
+        found = in_turn(one, alone, 1 if given.quick else 2)
         parameters = sum(p.numel() for p in mlp(width).parameters())
         pays = "on by default" if 6 * parameters * batch <= MOST_OPERATIONS else "off by default"
         print_row(
-            f"{SEEDS} seeds of a MLP 64-{width}-{width}-10 as one, digits, batch {batch}, 40 epochs ({pays})",
+            f"{SEEDS} seeds of a MLP 64-{width}-{width}-10 as one, digits, batch {batch}, {whole} epochs ({pays})",
             "one after another",
-            f"{ratio:.2f} times as fast",
-            ">= 2",
-            f"{statistics.median(b for _, b in times):.1f} s against {statistics.median(a for a, _ in times):.1f} s",
+            found,
+            ">= 2" if pays.startswith("on") else "",
         )
-    for precision, epochs in (("float64", 40), ("float32", 1), ("float32", 40)):
+    for precision, epochs in (("float64", whole), ("float32", 1), ("float32", whole)):
         recipe = RECIPE.with_keys(precision=precision, epochs=epochs)
         losses = [run(64, data, recipe, batched=batched).values["loss"][:, -1] for batched in (False, True)]
         print_row(
@@ -188,9 +198,9 @@ def run(width: int, data: object, recipe: ls.Recipe, *, batched: bool) -> ls.Tra
 COLUMNS = {"lambda_max": "hess_top", "mc": "mc_train_err_pct", "cka": "cka_softmax", "test_accuracy": "test_acc"}
 
 
-def published(shared: Path) -> None:
+def published(given: argparse.Namespace) -> None:
     """The map of the published grid, or of a table of as many cells, from its file; and its picture."""
-    path = shared / "reference" / "s1_published_grid.csv"
+    path = given.shared / "reference" / "s1_published_grid.csv"
     with tempfile.TemporaryDirectory() as folder:
         if not path.exists():
             random = np.random.default_rng(0)
@@ -213,7 +223,7 @@ def published(shared: Path) -> None:
     print_row("its picture, four metrics and the phases", "", f"{drawn:.2f} s", "", "")
 
 
-def cell(shared: Path, width: int = 32, epochs: int = 10) -> None:
+def cell(given: argparse.Namespace, width: int = 32, epochs: int = 10) -> None:
     """One cell of three seeds by `measure_phases`, and by hand with the calls that it is made of."""
     images, labels = (part[:600] for part in digits())
 
@@ -244,13 +254,11 @@ def cell(shared: Path, width: int = 32, epochs: int = 10) -> None:
             ls.measure_connectivity(objective, models, t=5, epochs=epochs, lr=0.05)
             ls.measure_agreement(mixed(objective, 768, 0), models)
 
-        ratio, ours, theirs = interleaved(together, by_hand, 3)
+        found = in_turn(together, by_hand, 1 if given.quick else 3, over="theirs")
     print_row(
         "a cell of three seeds of a map",
         "the same calls by hand",
-        f"{ratio:.2f}",
-        "",
-        f"{ours:.2f} s against {theirs:.2f} s",
+        found,
     )
 
 
@@ -260,7 +268,8 @@ PARTS = {part.__name__: part for part in (step, ranks, together, published, cell
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--quick", action="store_true", help="smallest sizes, once: to see that all runs")
     parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -268,10 +277,9 @@ def main() -> None:
     if given.rank:
         rank_job(*given.rank)
         return
-    print(machine(), end="\n\n")
-    print("| what | against | measured | asked | times |\n|---|---|---|---|---|", flush=True)
+    print_heading()
     for name in given.only or PARTS:
-        PARTS[name](given.shared)
+        PARTS[name](given)
 
 
 if __name__ == "__main__":

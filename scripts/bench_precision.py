@@ -4,8 +4,11 @@
 
 Parts: `conv`, a small convolutional network with BatchNorm trained here on images made here; `resnet20`, a ResNet-20 on
 CIFAR-10 test images of the shared folder (hours of a core for 51 x 51 points and 10,000 images); `digits`, the MLP of
-the demo, where data are small. True errors are against full passes at points drawn at random that had none, those of a
-loss below 10. Time of brute force is that of these passes, times the points.
+the demo, where data are small; `spectrum`, the ten largest eigenvalues of an MLP on MNIST images of
+the shared folder, with `error=` 0.02 and 0.05 against a measurement of all of them.
+
+True errors are against full passes at points drawn at random that had none, those of a loss below 10. Time of brute
+force is that of these passes, times the points.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import HERE, SHARED, Ratios, print_heading, print_row
 from landscape_jobs.demo import digits, digits_mlp
 from torch import Tensor, nn
 
 import landscape as ls
 from landscape.planes.grid import Grid
 
-HERE = Path(__file__).resolve().parent
 CHECKED = 60  # points at which full passes tell the true error
 LARGEST = 10.0  # loss up to which points are looked at
 
@@ -84,11 +87,51 @@ def small(arguments: argparse.Namespace) -> ls.Objective:
     return ls.Objective(model, "cross_entropy", (images, labels), metrics=("accuracy",))
 
 
+def spectra(arguments: argparse.Namespace) -> None:
+    """The table of eigenvalues to a stated error: three seeds each."""
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from shared import Dense, mnist_train
+
+    torch.manual_seed(0)
+    model, (images, labels) = Dense(784, 64, 32, 10), mnist_train()
+    train(model, images[:50_000], labels[:50_000])
+    data = images[50_000:][: arguments.images], labels[50_000:][: arguments.images]
+    objective = ls.Objective(model, "cross_entropy", data)
+    plain: dict[str, Any] = {"k": 10, "trace": False, "density": False}
+    start = time.perf_counter()
+    full = ls.measure_spectrum(objective, **plain)
+    whole = time.perf_counter() - start
+    for error in (0.02, 0.05):
+        for seed in range(3):
+            start = time.perf_counter()
+            found = ls.measure_spectrum(objective, **plain, error=error, seed=seed)
+            took = time.perf_counter() - start
+            gap = np.abs(found.eigenvalues - full.eigenvalues)
+            spent = found.attributes["work"]["products_of_all_data"]
+            upper, lower = found.largest.upper, found.largest.lower
+            assert upper is not None
+            assert lower is not None
+            half = (upper - lower) / 2 / full.eigenvalues
+            what = f"ten eigenvalues of {objective.samples:,} images to {error:.0%}, seed {seed}"
+            least = ">= 10" if error == 0.02 else ""
+            products = f"{spent:.2f} of {full.products} products of all data"
+            print_row(f"{what}: products", "a full measurement", f"{full.products / spent:.1f}", least, products)
+            print_row(f"{what}: time", "a full measurement", Ratios((whole / took,), took, whole))
+            print_row(
+                f"{what}: median and largest relative error",
+                "a full measurement",
+                f"{np.median(gap / full.eigenvalues):.1%}; {np.max(gap / full.eigenvalues):.1%}",
+                f"<= {error:.0%}",
+                f"{np.mean(gap <= 2 * found.eigenvalue_error):.0%} within 2 errors; half widths up to "
+                f"{half[:-1].max():.1%}, of the last {half[-1]:.1%}",
+            )
+
+
 PARTS = {"conv": conv, "resnet20": resnet20, "digits": small}
 
 
-def measured(name: str, arguments: argparse.Namespace) -> str:
-    """A line of the table."""
+def measured(name: str, arguments: argparse.Namespace) -> None:
+    """The rows of a part."""
     objective = PARTS[name](arguments)
     plane = ls.random_plane(objective, normalize="filter", ignore=("bias", "norm"), seed=0)
     axes: dict[str, Any] = dict.fromkeys("xy", (-1, 1, arguments.points))
@@ -109,36 +152,42 @@ def measured(name: str, arguments: argparse.Namespace) -> str:
     brute = (time.perf_counter() - start) / len(checked) * values.size
     gap = np.abs(values[checked] - true)
     work = surface.attributes["work"]
-    cells = (
-        f"{name}, {objective.samples:,} samples, {arguments.points} x {arguments.points}",
-        f"{100 * arguments.error:g} % at {arguments.share:.0%}",
-        f"{1 / work['share_of_brute_force']:.1f}",
-        f"{brute / ours:.1f}",
-        f"{100 * np.median(gap / true):.2f} %",
-        f"{100 * np.quantile(gap / true, 0.9):.2f} %",
-        f"{np.mean(gap <= 1.96 * error[checked] + 1e-6 * np.abs(true)):.0%}",
-        ", ".join(f"{int((surface.found == kind).sum())} {kind}" for kind in ("anchor", "sampled", "interpolated")),
+    asked = f"{100 * arguments.error:g} % at {arguments.share:.0%} of the points"
+    what = f"{name}, {objective.samples:,} samples, {arguments.points} x {arguments.points}, {asked}"
+    works, least = 1 / work["share_of_brute_force"], ">= 1" if name == "digits" else ""
+    found = ", ".join(f"{int((surface.found == kind).sum())} {kind}" for kind in ("anchor", "sampled", "interpolated"))
+    print_row(f"{what}: time", "a full pass at every point", Ratios((brute / ours,), ours, brute), least)
+    print_row(f"{what}: sample passes", "a full pass at every point", f"{works:.1f}", least, found)
+    print_row(
+        f"{what}: median relative error; of nine tenths",
+        f"full passes at {len(checked)} points",
+        f"{100 * np.median(gap / true):.2f} %; {100 * np.quantile(gap / true, 0.9):.2f} %",
+        f"<= {100 * arguments.error:g} %",
+        f"{np.mean(gap <= 1.96 * error[checked] + 1e-6 * np.abs(true)):.0%} within 1.96 errors",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     """Measure the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", choices=sorted(PARTS), default=["conv", "digits"])
+    parser.add_argument("--part", nargs="+", choices=sorted([*PARTS, "spectrum"]), default=["conv", "digits"])
     parser.add_argument("--points", type=int, default=51)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--error", type=float, default=0.01)
     parser.add_argument("--share", type=float, default=0.8)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--quick", action="store_true", help="7 x 7 points of 200 images: to see that all runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.points, arguments.images = 7, 200
     torch.set_num_threads(arguments.threads)
-    print(f"{torch.__version__}, {arguments.threads} threads; work and time: brute force over ours\n")
-    print("| part | asked | work | time | median error | nine tenths | within 1.96 errors | points |")
-    print("|---|---|---|---|---|---|---|---|")
+    print_heading()
     for name in arguments.part:
-        print(measured(name, arguments), flush=True)
+        if name == "spectrum":
+            spectra(arguments)
+        else:
+            measured(name, arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Speed and accuracy of curvature, as ratios against named peers in one run; prints a Markdown table.
 
-    python scripts/bench_spectrum.py [--threads 1] [--shared ../shared] [--only PART ...] [--patience SECONDS]
+    python scripts/bench_spectrum.py [--shared ../shared] [--only PART ...] [--patience SECONDS] [--images N] [--quick]
 
-Network: ResNet-20 in eval mode on 512 CIFAR-10 images. Peers: PyHessian (a dependency) and scipy's eigsh over
-curvlinops' HessianLinearOperator where installed (`pip install curvlinops-for-pytorch`). Ratios are peer time over
+Network: ResNet-20 in eval mode on 512 CIFAR-10 images. Peers: PyHessian (a dependency), and, where they are installed
+(`scripts/bench` makes environments for them), scipy's eigsh over curvlinops' HessianLinearOperator and Lanczos' method
+of hessian-eigenthings, with as many steps as ours took. Ratios are peer time over
 ours (above 1: we are faster). A peer reads the data in the way that is fastest for it here, and residuals are measured
 with our products. A run of PyHessian that would take longer than `--patience` is extrapolated, and its row says so: its
 own code on a diagonal matrix of the same spectrum counts the products (power iteration from a normal vector depends on
@@ -32,14 +33,15 @@ from unittest import mock
 
 import numpy as np
 import torch
-from bench_surface import HERE, digits, machine, mlp, resnet20
+from benchmarks import SHARED, Ratios, digits, mlp, print_heading, print_row, ratios_of, resnet20
 from landscape_kernels.krylov import KrylovState, eigenpairs
 from torch import Tensor, nn
 
 import landscape as ls
 from landscape.results.stages import read_stage
 
-IMAGES, PAIRS, TOL = 512, 10, 1e-3
+PAIRS, TOL = 10, 1e-3
+REFERENCE = 512  # images that the reference values are of
 TOP_TEN = (95.85, 84.70, 64.94, 61.81, 47.74, 43.01, 33.53, 29.75, 26.14, 24.98)
 TRACE = 1013.1
 COMMON, SEED = 4, 1  # probes of a deflated trace that all chunks share
@@ -57,10 +59,6 @@ def seconds(action: Callable[[], object]) -> float:
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def print_row(what: str, against: str, measured: str, asked: str = "", times: str = "") -> None:
-    print("| " + " | ".join((what, against, measured, asked, times)) + " |", flush=True)
 
 
 def note(text: str) -> None:
@@ -83,12 +81,13 @@ class OurPairs:
 class Problem:
     """The network and its data."""
 
-    def __init__(self, shared: Path) -> None:
-        self.shared = shared
-        model, (inputs, targets), self.about = resnet20(shared)
+    def __init__(self, shared: Path, images: int, *, quick: bool = False) -> None:
+        self.shared, self.images, self.quick = shared, images, quick
+        model, (inputs, targets), self.about = (mlp(), digits(), "an MLP on digits") if quick else resnet20(shared)
         self.model = model.to(DEVICE)
-        self.inputs, self.targets = inputs[:IMAGES].to(DEVICE), targets[:IMAGES].to(DEVICE)
-        self.known = "trained" in self.about
+        self.inputs, self.targets = inputs[:images].to(DEVICE), targets[:images].to(DEVICE)
+        self.trained = "trained" in self.about
+        self.known = self.trained and images == REFERENCE
 
     @cached_property
     def objective(self) -> ls.Objective:
@@ -258,8 +257,8 @@ def eigen(problem: Problem, patience: float) -> None:
     peer = Peer(problem)
     size = problem.objective.layout.size
     curvature = diagonal(ours, size)
-    runs = [on_diagonal(curvature, 1e-3, 100, seed) for seed in range(9)]
-    predicted, values, residuals = sorted(runs, key=lambda run: run[0])[4]
+    runs = [on_diagonal(curvature, 1e-3, 100, seed) for seed in range(1 if problem.quick else 9)]
+    predicted, values, residuals = sorted(runs, key=lambda run: run[0])[len(runs) // 2]
     expected = predicted * peer.product_seconds
     if expected <= patience:
         note(f"PyHessian, {PAIRS} pairs at its default: about {expected:.0f} s")
@@ -277,7 +276,7 @@ def eigen(problem: Problem, patience: float) -> None:
     spectrum = ls.measure_spectrum(problem.objective, k=PAIRS, tol=TOL, trace=False, density=False)
     again = time.perf_counter() - begin
     mine = (ours.seconds + again) / 2
-    name = f"ten largest eigenpairs, ResNet-20, {IMAGES} images ({problem.about})"
+    name = f"ten largest eigenpairs, ResNet-20, {problem.images} images ({problem.about})"
     print_row(
         f"{name}: largest relative residual",
         "",
@@ -292,7 +291,7 @@ def eigen(problem: Problem, patience: float) -> None:
     print_row(
         "the same, at PyHessian's default tol",
         f"PyHessian top_n={PAIRS}",
-        f"{theirs / mine:.1f}",
+        Ratios((theirs / mine,), mine, theirs),
         ">= 7",
         f"{mine:.1f} s against {theirs:.0f} s, {products} products ({how})",
     )
@@ -303,6 +302,9 @@ def eigen(problem: Problem, patience: float) -> None:
         "",
         f"{order_of(values)}: {' '.join(f'{v:.2f}' for v in values)}",
     )
+    print_row("PyHessian's density()", "", density_fault())
+    if problem.quick:
+        return
     each = theirs / products
     for tol in 10.0 ** -np.arange(4, 12, 0.25):  # the loosest that does it
         products, _, driven = on_diagonal(curvature, tol, 100_000, 0)
@@ -312,12 +314,11 @@ def eigen(problem: Problem, patience: float) -> None:
     print_row(
         "the same, all residuals at most 1e-3",
         f"PyHessian, tol={tol:.1g}, maxIter large",
-        f"{theirs / mine:.0f}",
+        Ratios((theirs / mine,), mine, theirs),
         ">= 25",
         f"{mine:.1f} s against {theirs:.0f} s: **extrapolated**, {products} products by its code on a diagonal matrix "
         f"of the spectrum (residuals up to {driven.max():.1e}), {each:.2f} s each as in the row above",
     )
-    print_row("PyHessian's density()", "", density_fault())
 
 
 def density_fault() -> str:
@@ -339,14 +340,14 @@ def density_fault() -> str:
 def scipy(problem: Problem, patience: float) -> None:
     name = f"ten largest eigenpairs at residual {TOL:g}"
     if importlib.util.find_spec("curvlinops") is None:
-        print_row(name, "scipy eigsh over curvlinops", "not installed", ">= 1", "pip install curvlinops-for-pytorch")
+        print_row(name, "scipy eigsh over curvlinops", "not installed", ">= 1")
         return
     from curvlinops import HessianLinearOperator
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     parameters = list(problem.model.parameters())
     best: tuple[float, object, int] | None = None
-    for batch in (32, 128, IMAGES):
+    for batch in sorted({min(32, problem.images), min(128, problem.images), problem.images}):
         given = (problem.model, nn.CrossEntropyLoss(), parameters, problem.loader(batch))
         operator = HessianLinearOperator(*given, check_deterministic=False).to_scipy()
         vector = np.random.default_rng(0).standard_normal(operator.shape[0]).astype(np.float32)
@@ -372,10 +373,42 @@ def scipy(problem: Problem, patience: float) -> None:
     print_row(
         name,
         "scipy eigsh over curvlinops",
-        f"{theirs / ours.seconds:.2f}",
+        Ratios((theirs / ours.seconds,), ours.seconds, theirs),
         ">= 1",
         f"{ours.seconds:.1f} s, {ours.products - PAIRS} products against {theirs:.1f} s, {len(count)} products, "
         f"residuals up to {residuals.max():.1e}, batches of {batch}",
+    )
+
+
+# -- hessian-eigenthings ------------------------------------------------------------------------------------------
+
+
+def eigenthings(problem: Problem, patience: float) -> None:
+    name = f"ten largest eigenpairs, {problem.images} images"
+    if importlib.util.find_spec("hessian_eigenthings") is None:
+        print_row(name, "hessian-eigenthings", "not installed")
+        return
+    from hessian_eigenthings import HessianOperator, lanczos, supervised_loss
+
+    H = HessianOperator(problem.model, problem.loader(problem.images), supervised_loss(nn.functional.cross_entropy))
+    ours, found = problem.pairs, list[tuple[np.ndarray, Tensor]]()
+    steps = ours.products - PAIRS
+
+    def run() -> None:
+        pairs = lanczos(H, k=PAIRS, max_iter=steps, tol=TOL, reorthogonalize=True, which="LA", seed=0)
+        order = pairs.eigenvalues.argsort(descending=True)
+        found.append((pairs.eigenvalues[order].double().cpu().numpy(), pairs.eigenvectors[order]))
+
+    theirs = seconds(run)
+    with ls.CurvatureOperator(problem.objective) as operator:
+        residuals = relative_residuals(operator, *found[0])
+    gap = float(np.abs(found[0][0] / ours.values - 1).max())
+    told = f"{ours.seconds:.1f} s against {theirs:.1f} s, {steps} steps each; residuals up to "
+    print_row(
+        name,
+        "hessian-eigenthings lanczos",
+        Ratios((theirs / ours.seconds,), ours.seconds, theirs),
+        times=f"{told}{ours.residuals.max():.1e} and {residuals.max():.1e}, largest gap of the values {gap:.1e}",
     )
 
 
@@ -390,25 +423,27 @@ def trace(problem: Problem, patience: float) -> None:
     few = problem.objective.on(problem.objective.data.head(8))
     exact(few)  # imports what it needs
     rows = []
-    for _ in range(3):
+    for _ in range(1 if problem.quick else 3):
         gradient = problem.gradient_seconds()
         mine = seconds(lambda: found.append(exact(problem.objective)))
         rows.append((mine, gradient, mine / gradient, (mine - seconds(lambda: exact(few))) / gradient))
-    mine, gradient, whole, alone = np.median(rows, axis=0)
+    mine, gradient, _, alone = np.median(rows, axis=0)
     value = float(found[0])
     if problem.known:
         gap = abs(value / TRACE - 1)
-        print_row(f"trace, {IMAGES} images, exact route", "", f"{value:.2f}", f"{TRACE} to 1e-3", f"off by {gap:.1e}")
+        told = f"{TRACE} to 1e-3", f"off by {gap:.1e}"
+        print_row(f"trace, {problem.images} images, exact route", "", f"{value:.2f}", *told)
     print_row("the same in gradients, the pass over the data", "", f"{alone:.1f}", "", f"{gradient:.2f} s each")
-    print_row("the same in gradients, checks before it included", "", f"{whole:.1f}", "<= 12", f"{mine:.2f} s")
+    found_in = Ratios(tuple(row[2] for row in rows), mine, gradient)
+    print_row("the same in gradients, checks before it included", "one gradient pass of ours", found_in, "<= 12")
     peer = Peer(problem)
     values, theirs, products = peer.run("trace")
     peer.free()
     off = abs(np.mean(values) / value - 1)
     print_row(
-        f"trace, {IMAGES} images, exact route with its checks",
+        f"trace, {problem.images} images, exact route with its checks",
         "PyHessian trace() at its default",
-        f"{theirs / mine:.1f}",
+        Ratios((theirs / mine,), mine, theirs),
         "",
         f"{mine:.2f} s against {theirs:.1f} s = {theirs / gradient:.0f} gradients, {len(values)} probes, {off:.1%} off",
     )
@@ -418,7 +453,7 @@ def trace(problem: Problem, patience: float) -> None:
 def sampled(problem: Problem, product: float, products: int) -> None:
     """The population of all test images, where PyHessian's products are priced by those on a part."""
     data = (problem.inputs, problem.targets)
-    if problem.known:
+    if problem.trained and not problem.quick:
         from shared import cifar10_test
 
         data = cifar10_test()
@@ -429,15 +464,15 @@ def sampled(problem: Problem, product: float, products: int) -> None:
         spectrum = ls.measure_spectrum(objective, k=0, trace="sampled", trace_tol=0.01, density=False)
         found.append(spectrum.trace)
 
-    times = [seconds(ours) for _ in range(3)]
-    mine, theirs = statistics.median(times), product * products * objective.samples / IMAGES
+    times = [seconds(ours) for _ in range(3 if problem.known else 1)]
+    mine, theirs = statistics.median(times), product * products * objective.samples / problem.images
     print_row(
         f"trace of all {objective.samples:,} test images within 1 % standard error, sampled route",
         "PyHessian trace() at its default",
-        f"{theirs / mine:.0f}",
+        Ratios((theirs / mine,), mine, theirs),
         ">= 30",
         f"{mine:.1f} s ({found[0].value:.2f} +- {found[0].stderr_probes:.2f}) against {theirs:.0f} s: "
-        f"**extrapolated** from {products} products and {product:.2f} s a product on {IMAGES} images",
+        f"**extrapolated** from {products} products and {product:.2f} s a product on {problem.images} images",
     )
 
 
@@ -511,9 +546,9 @@ def product(problem: Problem, patience: float) -> None:
         )
     gradient, single, block = np.median(times, axis=0)
     print_row(
-        f"one Hessian product in steady state, {IMAGES} images",
+        f"one Hessian product in steady state, {problem.images} images",
         "one gradient pass of ours",
-        f"{np.median(times[:, 1] / times[:, 0]):.2f}",
+        Ratios(ratios_of(times[:, 1].tolist(), times[:, 0].tolist(), "theirs"), single, gradient),
         "<= 2.6",
         f"{single:.2f} s against {gradient:.2f} s; the first, which makes the graph, {first:.2f} s",
     )
@@ -533,6 +568,8 @@ def memory(problem: Problem, patience: float) -> None:
             __file__,
             "--shared",
             str(problem.shared),
+            "--images",
+            str(problem.images),
             "--memory",
             name,
             str(warm),
@@ -540,7 +577,7 @@ def memory(problem: Problem, patience: float) -> None:
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         before, after = (float(word) for word in done.stdout.split())
-        network = "MLP, 1,797 digits" if name == "mlp" else f"ResNet-20, {IMAGES} images"
+        network = "MLP, 1,797 digits" if name == "mlp" else f"ResNet-20, {problem.images} images"
         print_row(
             f"peak memory, {products} products more ({network}), MiB",
             f"after {warm} products",
@@ -550,7 +587,7 @@ def memory(problem: Problem, patience: float) -> None:
         )
 
 
-def memory_job(shared: Path, name: str, warm: int, products: int) -> None:
+def memory_job(shared: Path, images: int, name: str, warm: int, products: int) -> None:
     def peak() -> float:
         if DEVICE.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
@@ -558,7 +595,8 @@ def memory_job(shared: Path, name: str, warm: int, products: int) -> None:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
-    objective = Problem(shared).objective if name == "resnet20" else ls.Objective(mlp(), "cross_entropy", digits())
+    known = Problem(shared, images).objective if name == "resnet20" else None
+    objective = known or ls.Objective(mlp(), "cross_entropy", digits())
     with ls.CurvatureOperator(objective) as H:
         vector = torch.randn(1, H.size, device=DEVICE)
         for count in (warm, products):
@@ -568,13 +606,15 @@ def memory_job(shared: Path, name: str, warm: int, products: int) -> None:
             sys.stdout.write(f"{peak()}\n")
 
 
-PARTS = {part.__name__: part for part in (eigen, scipy, trace, probes, product, memory)}
+PARTS = {part.__name__: part for part in (eigen, scipy, eigenthings, trace, probes, product, memory)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--images", type=int, default=REFERENCE)
+    parser.add_argument("--quick", action="store_true", help="an MLP on 64 digits: to see that all runs")
     parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--patience", type=float, default=1200.0)
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
@@ -583,11 +623,10 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*create_graph=True")  # PyHessian's
     if given.memory:
         name, warm, products = given.memory
-        memory_job(given.shared, name, int(warm), int(products))
+        memory_job(given.shared, given.images, name, int(warm), int(products))
         return
-    print(machine() + (f", {torch.cuda.get_device_name()}" if DEVICE.type == "cuda" else ""), end="\n\n")
-    print("| what | against | measured | asked | times |\n|---|---|---|---|---|", flush=True)
-    problem = Problem(given.shared)
+    print_heading(*([torch.cuda.get_device_name()] if DEVICE.type == "cuda" else []))
+    problem = Problem(given.shared, 64 if given.quick else given.images, quick=given.quick)
     for name in given.only or PARTS:
         note(name)
         PARTS[name](problem, given.patience)

@@ -1,9 +1,9 @@
 """Speed and memory of weight metrics, as ratios against WeightWatcher in one run; prints a Markdown table.
 
-    python scripts/bench_weights.py [--only PART ...] [--peer FOLDER] [--powerlaw FOLDER]
+    python scripts/bench_weights.py [--only PART ...] [--quick]
 
-WeightWatcher 0.7.7 and powerlaw 1.5 are no dependencies: `--peer` and `--powerlaw` are folders that hold them, as
-`pip install --target FOLDER` makes one. Networks are random weights of the shapes of ResNet-20, ResNet-50 and ViT-B.
+WeightWatcher 0.7.7 and powerlaw 1.5 are no dependencies; `scripts/bench` makes environments for them, whose Python
+this is started with. Networks are random weights of the shapes of ResNet-20, ResNet-50 and ViT-B.
 Every ratio is the peer's time over ours (above 1: we are faster), of one run each, in processor seconds on one thread;
 numbers are compared to 1e-9. `ranks` starts mpiexec, in seconds of a clock; `memory` writes 2 GB of a checkpoint of
 Llama-2-7B's shapes into a temporary folder, where the rest of its 13 GB are holes, and takes minutes.
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import json
 import math
 import os
-import platform
 import resource
 import struct
 import subprocess
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_surface import mpi_environment, mpiexec
+from benchmarks import Ratios, mpi_environment, mpiexec, print_heading, print_row
 from landscape_kernels.powerlaw import fit_power_law, fit_truncated
 from landscape_kernels.spectra import gram_spectrum
 
@@ -89,17 +89,25 @@ def analyzed(name: str, state: dict[str, torch.Tensor], peer: Any, **options: An
     theirs, its = cpu_seconds(lambda: quiet(lambda: peer.WeightWatcher(model=state).analyze(**options)))
     gaps = [np.abs(mine[c] / its[c] - 1).max() for c in COLUMNS]
     told = ", ".join(option for option, given in options.items() if given) or "defaults"
-    print(f"| {name}, {told} | {theirs / ours:.1f} | {theirs:.2f} | {ours:.2f} | {max(gaps):.0e} |", flush=True)
+    least = {"resnet20": 5.0, "resnet50": 3.0, "vit": 3.0}[name]
+    if options:
+        least = {"resnet20": 100.0, "resnet50": 20.0}[name]
+    row(f"analyze(), shapes of {name}, {told}", "weightwatcher", ours, theirs, f"largest gap {max(gaps):.0e}", least)
 
 
-def fits(peer: Any) -> None:
+def row(what: str, against: str, ours: float, theirs: float, more: str, least: float | None = None) -> None:
+    times = f"{ours:.3g} s against {theirs:.3g} s; {more}"
+    print_row(what, against, Ratios((theirs / ours,), ours, theirs), f">= {least:g}" if least else "", times)
+
+
+def fits(peer: Any, sizes: tuple[int, ...]) -> None:
     """The power law alone, of the eigenvalues of matrices with heavy-tailed entries, pooled beyond 1,000."""
     generator = np.random.default_rng(0)
 
     def fit(x: Any) -> Any:
         return fit_power_law(x, fewest=2, two_sided=False, near=0)
 
-    for n in (100, 1000, 5000, 15_000):
+    for n in sizes:
         side = min(n, 1000)
         parts = [gram_spectrum(generator.standard_t(3, (2 * side, side))) for _ in range(n // side)]
         x = np.sort(np.concatenate(parts))
@@ -108,27 +116,24 @@ def fits(peer: Any) -> None:
         ours, mine = ours / repeats, mine[0]
         theirs, its = cpu_seconds(lambda x=x: quiet(lambda: peer.WW_powerlaw.WWFit(x)))
         gap = max(abs(getattr(mine, name) / getattr(its, name) - 1) for name in ("alpha", "D", "xmin"))
-        row = f"{theirs / ours:.0f} | {theirs:.4f} | {ours:.5f} | {gap:.0e}"
-        print(f"| power law of {n:,} eigenvalues | {row} |", flush=True)
+        least = {1000: 25.0, 15_000: 200.0}.get(n)
+        row(f"power law of {n:,} eigenvalues", "weightwatcher", ours, theirs, f"largest gap {gap:.0e}", least)
 
 
-def truncated() -> None:
+def truncated(step: int) -> None:
     """A truncated power law for every xmin with 10 eigenvalues or more behind it, beta of 1 or more as there."""
     powerlaw: Any = quiet(lambda: __import__("powerlaw"))
     x = gram_spectrum(np.random.default_rng(0).standard_t(3, (1000, 500)))
     starts = range(x.size - 9)
     ours, mine = cpu_seconds(lambda: [fit_truncated(x[i:], x[i], least_beta=1.0) for i in starts])
-    some = starts[::10]  # the peer takes minutes for all
+    some = starts[::step]  # the peer takes minutes for all
     theirs, its = cpu_seconds(
         lambda: quiet(lambda: [powerlaw.Fit(x, xmin=x[i], verbose=False).truncated_power_law for i in some])
     )
     theirs *= len(starts) / len(some)
     gains = [mine[i].loglik - float(law.loglikelihoods(x[i:]).sum()) for i, law in zip(some, its, strict=True)]
-    what = f"truncated power law, {len(starts)} xmins, against powerlaw"
-    print(
-        f"| {what} | {theirs / ours:.0f} | {theirs:.1f} | {ours:.2f} | likelihood {min(gains):+.0e} or more |",
-        flush=True,
-    )
+    what = f"truncated power law at {len(starts)} xmins of {x.size} eigenvalues, 1 in {step} there"
+    row(what, "powerlaw 1.5", ours, theirs, f"log-likelihood {min(gains):+.0e} or more above", 50)
 
 
 def ranks() -> None:
@@ -137,11 +142,8 @@ def ranks() -> None:
     for _ in range(3):
         one, two = (_ran("rank", *mpiexec(n)) for n in (1, 2))
         ratios.append(two["seconds"] / one["seconds"])
-    told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(
-        f"| vit, two ranks over one, on the clock | {told} | {one['seconds']:.1f} | {two['seconds']:.1f} | |",
-        flush=True,
-    )
+    found = Ratios(tuple(ratios), two["seconds"], one["seconds"])
+    print_row("ViT-B on two ranks, on the clock", "one rank", found, "<= 0.55")
 
 
 def rank() -> None:
@@ -161,7 +163,7 @@ def memory() -> None:
         found = _ran("peak", folder=folder)
     what = f"peak memory, {size / 1e9:.1f} GB of bfloat16 in files ({real / 1e9:.1f} GB of it no holes)"
     copies = f"{found['peak'] / found['matrix']:.2f} of the largest matrix in float64"
-    print(f"| {what} | {copies} | | {found['seconds']:.0f} | |", flush=True)
+    print_row(what, "", copies, "<= 3", f"{found['seconds']:.0f} s")
 
 
 def write_llama(folder: Path) -> tuple[int, int]:
@@ -213,8 +215,8 @@ def _ran(part: str, *before: str, folder: str = "") -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part not in _SLOW])
-    parser.add_argument("--peer", help="folder that holds weightwatcher 0.7.7")
-    parser.add_argument("--powerlaw", help="folder that holds powerlaw 1.5")
+    parser.add_argument("--quick", action="store_true", help="smallest sizes: to see that all runs")
+    parser.add_argument("--shared", type=Path, help="not used here")
     parser.add_argument("--inner", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -224,21 +226,20 @@ def main() -> None:
         return
     if os.environ.get("OMP_NUM_THREADS") != "1":
         sys.exit("set OMP_NUM_THREADS=1: processor seconds of several threads are no measure of time")
-    if asked.peer:
-        sys.path.append(asked.peer)
-    if asked.powerlaw:
-        sys.path.insert(0, asked.powerlaw)  # before the peer, which may bring another version of it
-    compared = [part for part in asked.only if part not in ("truncated", "null", *_SLOW)]
-    peer = quiet(lambda: __import__("weightwatcher")) if compared else None
-    version = f"weightwatcher {peer.__version__}" if peer else "no peer"
-    print(f"{platform.processor() or platform.machine()}, {version}, numpy {np.__version__}\n")
-    print("| what | peer / ours | peer, s | ours, s | largest gap |\n|---|---|---|---|---|")
+    print_heading(f"numpy {np.__version__}")
     networks = {"resnet20": resnet20, "resnet50": resnet50, "vit": vit_b}
     for part in asked.only:
+        if asked.quick and part in ("resnet50", "vit", "full50"):
+            continue
+        needed = "powerlaw" if part == "truncated" else "" if part in ("null", *_SLOW) else "weightwatcher"
+        if needed and importlib.util.find_spec(needed) is None:
+            print_row(part, needed, "not installed")
+            continue
+        peer = quiet(lambda name=needed: __import__(name)) if needed else None
         if part == "fit":
-            fits(peer)
+            fits(peer, (100, 1000) if asked.quick else (100, 1000, 5000, 15_000))
         elif part == "truncated":
-            truncated() if asked.powerlaw else print("| truncated: --powerlaw FOLDER is needed | | | | |")
+            truncated(100 if asked.quick else 10)
         elif part in _SLOW:
             ranks() if part == "ranks" else memory()
         elif part in networks:
@@ -246,10 +247,10 @@ def main() -> None:
         elif part == "null":
             state = resnet20()
             seconds, _ = cpu_seconds(lambda state=state: ls.measure_weights(state))
-            print(f"| resnet20, measure_weights with 20 shuffles | | | {seconds:.2f} | |", flush=True)
+            print_row("measure_weights with 20 shuffles, shapes of ResNet-20", "", "", "", f"{seconds:.2f} s")
         else:
             network = "resnet20" if part == "full20" else "resnet50"
-            analyzed(network, networks[network](), peer, mp_fit=True, randomize=True, detX=True)
+            analyzed(network, networks[network](), peer, mp_fit=True, randomize=not asked.quick, detX=True)
 
 
 if __name__ == "__main__":

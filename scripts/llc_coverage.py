@@ -1,11 +1,11 @@
 """How often the stated error of a local learning coefficient holds its true value; prints a Markdown table.
 
-    python scripts/llc_coverage.py [--sets 100] [--draws 1000] [--sgld]
+    python scripts/llc_coverage.py [--sets 100] [--draws 1000] [--seed 1] [--models 6] [--sgld] [--batch-size 32]
 
 The models are x w_1^p_1 w_2^p_2 with squared loss on 1,000 samples x ~ N(0, 2), y ~ N(0, 1/4), at w = 0, nbeta n / ln n
 and localisation 1. Their true value for that very sample is an integral over w, taken on a grid. As chains follow from
-(seed, number) alone, sets of four of them are what as many seeds give. With --sgld steps are always taken, and their
-bias is in the error.
+(seed, number) alone, sets of four of them are what as many seeds give. With --sgld or a batch size steps are always
+taken, and their bias is in the error. --models is how many of them, the first of the list.
 """
 
 from __future__ import annotations
@@ -72,16 +72,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=100)
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--models", type=int, default=len(POWERS))
     parser.add_argument("--sgld", action="store_true")
+    parser.add_argument("--batch-size", type=int)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    asked = {"method": "sgld"} if given.sgld else {}
+    asked = {"method": "sgld", "batch_size": given.batch_size} if given.sgld or given.batch_size else {}
     print("| p | by quadrature | all chains | scatter of sets | their error | held | to be believed | held then | s |")
     print("|---|---|---|---|---|---|---|---|---|")
-    for powers in POWERS:
+    for powers in POWERS[: given.models]:
         began, exact = time.process_time(), by_quadrature(powers)
         objective = ls.Objective(Crossing(powers), "mse", data(), check=False)
-        found = ls.measure_llc(objective, chains=CHAINS * given.sets, draws=given.draws, **asked)
+        found = ls.measure_llc(objective, CHAINS * given.sets, given.draws, seed=given.seed, **asked)
         each = sets_of(found)
         values, errors = np.array([float(one.value) for one in each]), np.array([one.stderr for one in each])
         held, trusted = np.abs(values - exact) <= 2 * errors, np.array([one.believable for one in each])

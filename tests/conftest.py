@@ -48,6 +48,14 @@ def mpi_command(ranks: int, program: str, *arguments: object) -> list[str]:
     return [launcher, "-n", str(ranks), sys.executable, str(PROGRAMS / program), *map(str, arguments)]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _users_cache_is_left_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What trials of speed remember lies in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("landscape.objective.speed._cache", lambda: tmp_path_factory.getbasetemp() / "speed")
+        yield
+
+
 RunMpi = Callable[..., subprocess.CompletedProcess[str]]
 
 

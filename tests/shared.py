@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +19,8 @@ def shared(*parts: str) -> Path:
     """A path under the folder of shared data; skips the test when it is absent."""
     path = ROOT.joinpath(*parts)
     if not path.exists():
+        import pytest  # scripts that take these networks do without
+
         pytest.skip(f"needs {'/'.join(parts)} of the shared data; set LANDSCAPE_SHARED to its folder")
     return path
 

@@ -72,6 +72,21 @@ def mean_and_error(values: FloatArray) -> tuple[float, float]:
     return mean, max(by_draws, by_chains) if math.isfinite(by_draws) else math.nan
 
 
+def slow_error(values: FloatArray) -> float:
+    """A standard error of the mean of all draws that allows for chains whose own scatter says too little.
+
+    sqrt((m + 2 s) / C): m is the mean over chains of the squared error of a chain's mean, by its own effective samples,
+    and s the standard error of m over chains. Where one chain alone has been where they are slow, s is as large as m,
+    and the others say nothing of it. NaN where no chain moves.
+    """
+    squares = np.array([mean_and_error(chain[None])[1] ** 2 for chain in values])
+    squares = squares[np.isfinite(squares)]
+    if not len(squares):
+        return math.nan
+    unsure = float(squares.std(ddof=1)) / math.sqrt(len(squares)) if len(squares) > 1 else 0.0
+    return math.sqrt((float(squares.mean()) + 2 * unsure) / len(values))
+
+
 def drift(values: FloatArray) -> tuple[float, float]:
     """(mean of the second halves of the chains less that of the first, its standard error)."""
     half = values.shape[1] // 2

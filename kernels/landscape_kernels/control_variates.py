@@ -22,7 +22,7 @@ def regressed_means(
     is sqrt(sum e^2 / (n - 1) / n (1 - n/N)) for a population of N and controls known exactly. Without controls (k = 0)
     it is the mean of the sample and its standard error. The bias is of order k/n of the error squared.
 
-    All arguments are finite; n is 2 or more.
+    All may have the same further dimensions in front: as many regressions. All are finite; n is 2 or more.
     Source: Cochran, Sampling Techniques, 3rd ed. 1977, chapter 7 (regression estimators); Allen, Technometrics 16,
     1974 (PRESS).
 
@@ -31,25 +31,31 @@ def regressed_means(
     >>> mean.round(4), coefficients.round(4), bool(np.abs(residuals).max() < 1e-4)
     (array([8.]), array([[2.]]), True)
     """
-    n, middle = len(targets), targets.mean(0)
-    centred = targets - middle
-    residuals, coefficients = centred * (n / (n - 1)), np.zeros((controls.shape[1], targets.shape[1]))
-    spread = controls.std(0)
-    varies = spread > 1e-12 * np.abs(controls).max(0, initial=0.0)
-    if varies.any():
-        scaled = (controls[:, varies] - controls[:, varies].mean(0)) / spread[varies]
-        left, values, right = np.linalg.svd(scaled, full_matrices=False)
-        along, press = left.T @ centred, np.square(residuals).sum(0)
-        for penalty in n * _PENALTIES:
-            share = values**2 / (values**2 + penalty)
-            leverage = np.square(left) @ share + 1 / n
-            left_out = (centred - left @ (share[:, None] * along)) / np.maximum(1 - leverage, 1e-12)[:, None]
-            squares = np.square(left_out).sum(0)
-            better = squares < press
-            press, residuals = np.where(better, squares, press), np.where(better, left_out, residuals)
-            found = right.T @ ((values / (values**2 + penalty))[:, None] * along) / spread[varies, None]
-            coefficients[varies] = np.where(better, found, coefficients[varies])
-    return middle + (means - controls.mean(0)) @ coefficients, coefficients, residuals
+    n, middle, centre = targets.shape[-2], targets.mean(-2), controls.mean(-2)
+    centred, spread = targets - middle[..., None, :], controls.std(-2)
+    # A control that does not vary on the sample tells nothing: its coefficient is 0.
+    spread = np.where(spread > 1e-12 * np.abs(controls).max(-2, initial=0.0), spread, np.inf)
+    scaled = (controls - centre[..., None, :]) / spread[..., None, :]
+    squares, right = np.linalg.eigh(scaled.swapaxes(-1, -2) @ scaled)
+    left = scaled @ right
+    along, lengths = left.swapaxes(-1, -2) @ centred, np.square(left)
+
+    def left_out(weights: FloatArray) -> FloatArray:
+        """Residuals by 1 / (eigenvalue + penalty), (k, p) or (k, 1)."""
+        inside = np.maximum(1 - 1 / n - lengths @ weights, 1e-12)
+        found: FloatArray = (centred - left @ (weights * along)) / inside
+        return found
+
+    best = np.zeros((*squares.shape, targets.shape[-1]))  # as of an infinite penalty: the plain mean
+    press = np.square(left_out(best)).sum(-2)
+    for penalty in n * _PENALTIES:
+        weights = 1 / (np.maximum(squares, 0.0) + penalty)[..., None]
+        found = np.square(left_out(weights)).sum(-2)
+        best = np.where((found < press)[..., None, :], weights, best)
+        press = np.minimum(press, found)
+    coefficients = right @ (best * along) / spread[..., None]
+    shifted = ((means - centre)[..., None, :] @ coefficients)[..., 0, :]
+    return middle + shifted, coefficients, left_out(best)
 
 
 def samples_needed(error: FloatArray, samples: FloatArray, asked: FloatArray, population: int) -> FloatArray:

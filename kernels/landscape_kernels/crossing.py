@@ -22,44 +22,48 @@ Values = Callable[[IntArray, FloatArray], FloatArray]
 
 @dataclass(frozen=True)
 class Crossings:
-    """Radii (n,), Inf where a function never crosses; how many values they took."""
+    """Radii (n,), Inf where a function never crosses; how many values they took; the power that rises go about as."""
 
     radii: FloatArray
     evaluations: int
+    power: float
 
 
 def first_crossings(
-    values: Values, count: int, centre: float, cutoff: float, *, start: float = 1.0, rtol: float = 1e-6
+    values: Values,
+    count: int,
+    centre: float,
+    cutoff: float,
+    start: float = 1.0,
+    power: float = 2.0,
+    rtol: float = 1e-6,
 ) -> Crossings:
     """The radius at which each of `count` functions comes to `cutoff`, from `centre` below it at radius 0.
 
-    A first function is followed alone, from `start`; the others begin at its radius, and foretell theirs by the power
-    of the radius that its rise goes as. A radius is doubled, or made
-    smaller by a half, at most, until it brackets a crossing: at its lower end the value is below the cutoff, at its
-    upper end not (NaN is not). What rises and falls again between two of these radii is not seen. In the bracket
-    Chandrupatla's method (1997), inverse quadratic interpolation or bisection, goes on in ln r and the logarithm of
-    the rise until the bracket is narrower than `rtol` relatively. For a power of the radius that takes one step.
+    All begin at `start`, and foretell their radii by the `power` of the radius that rises go about as. A radius is
+    doubled, or made smaller by a half, at most, until it brackets a crossing: at its lower end the value is below the
+    cutoff, at its upper end not (NaN is not). What rises and falls again between two of these radii is not seen. In the
+    bracket Chandrupatla's method (1997), inverse quadratic interpolation or bisection, goes on in ln r and the
+    logarithm of the rise until the bracket is narrower than `rtol` relatively. For a power of the radius that takes one
+    step.
     """
     if not centre < cutoff:
         raise ValueError(f"the cutoff {cutoff} is not above the value at the centre, {centre}")
-    search = _Search(values, count, centre, cutoff, start, rtol)
-    if count > 1:
-        search.follow(np.array([0]), start)
-        known = float(search.radii[0])
-        search.follow(np.arange(1, count), known if math.isfinite(known) else start)
-    else:
-        search.follow(np.arange(count), start)
-    return Crossings(search.radii, search.evaluations)
+    search = _Search(values, count, centre, cutoff, start, power, rtol)
+    search.follow(start)
+    return Crossings(search.radii, search.evaluations, search.power)
 
 
 class _Search:
-    def __init__(self, values: Values, count: int, centre: float, cutoff: float, start: float, rtol: float) -> None:
+    def __init__(
+        self, values: Values, count: int, centre: float, cutoff: float, start: float, power: float, rtol: float
+    ) -> None:
         self._values, self._centre, self._cutoff, self._rtol = values, centre, cutoff, rtol
         self._nearest = math.log(start) - _HALVINGS * math.log(2)
         self._furthest = math.log(start) + DOUBLINGS * math.log(2)
         self.radii = np.full(count, np.inf)
         self.evaluations = 0
-        self._power = 2.0  # of the radius that rises go about as
+        self.power = power
 
     def _rises(self, which: IntArray, logs: FloatArray) -> FloatArray:
         """ln((value - centre) / (cutoff - centre)) at radii exp(logs): below 0 inside, 0 or more outside."""
@@ -72,29 +76,29 @@ class _Search:
         rise = np.clip(rise, _FLOOR, -_FLOOR)
         return np.where(outside, np.maximum(rise, 0.0), np.minimum(rise, -1e-300))
 
-    def follow(self, which: IntArray, start: float) -> None:
-        """Find the radii of some functions, all from one start."""
-        low, high = np.full(len(which), np.nan), np.full(len(which), np.nan)  # ln r inside and outside
-        at_low, at_high = np.full(len(which), np.nan), np.full(len(which), np.nan)
-        here = np.full(len(which), math.log(start))
-        open_, beside = np.arange(len(which)), _BESIDE
+    def follow(self, start: float) -> None:
+        """Find the radii of all functions from one start."""
+        count = len(self.radii)
+        low, high = np.full(count, np.nan), np.full(count, np.nan)  # ln r inside and outside
+        at_low, at_high = np.full(count, np.nan), np.full(count, np.nan)
+        here = np.full(count, math.log(start))
+        open_, beside = np.arange(count), _BESIDE
         while len(open_):
-            rise = self._rises(which[open_], here[open_])
+            rise = self._rises(open_, here[open_])
             inside = rise < 0
             low[open_[inside]], at_low[open_[inside]] = here[open_[inside]], rise[inside]
             high[open_[~inside]], at_high[open_[~inside]] = here[open_[~inside]], rise[~inside]
-            step = np.minimum(np.abs(rise) / self._power + beside, math.log(2))
+            step = np.minimum(np.abs(rise) / self.power + beside, math.log(2))
             beside *= 4
             here[open_] += np.where(inside, step, -step)
             bracketed = np.isfinite(low[open_]) & np.isfinite(high[open_])
-            self.radii[which[open_[here[open_] < self._nearest]]] = 0.0
+            self.radii[open_[here[open_] < self._nearest]] = 0.0
             open_ = open_[~bracketed & (here[open_] <= self._furthest) & (here[open_] >= self._nearest)]
         there = np.flatnonzero(np.isfinite(low) & np.isfinite(high))
         if len(there):
             powers = (at_high[there] - at_low[there]) / (high[there] - low[there])
-            self._power = float(np.clip(np.median(powers), 0.5, 20.0))
-            found = self._narrowed(which[there], low[there], high[there], at_low[there], at_high[there])
-            self.radii[which[there]] = np.exp(found)
+            self.power = float(np.clip(np.median(powers), 0.5, 20.0))
+            self.radii[there] = np.exp(self._narrowed(there, low[there], high[there], at_low[there], at_high[there]))
 
     def _narrowed(
         self, which: IntArray, a: FloatArray, b: FloatArray, at_a: FloatArray, at_b: FloatArray

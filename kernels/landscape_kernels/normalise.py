@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape_kernels.layout import Block, Layout
+from landscape_kernels.pieces import WHOLE, columns_of, norm_of, pieces_of
 
 NORMALIZATIONS = ("none", "filter", "layer", "weight", "model")
 
@@ -19,23 +20,28 @@ _SWEEPS = 200
 
 
 def block_norms(vector: Tensor, block: Block, how: str) -> Tensor:
-    """Norm of every group of one block, shaped to broadcast over the block's grouped view.
+    """Norm of every group of one block of vectors (..., size), shaped to broadcast over the block's grouped view.
 
     `how="filter"` gives one norm per filter (one for the whole tensor where it has no filters), "layer" one norm.
     """
     view = _grouped(vector, block, how)
-    inner = block.filters.inner if how == "filter" and block.filters else tuple(range(view.ndim))
+    columns = columns_of(block) if how == "filter" else 0
+    if vector.ndim == 1 and (view.ndim == 1 or columns) and block.size > WHOLE:
+        parts = (vector[piece.slice] for piece in pieces_of(block))
+        return norm_of(parts, block.size, columns).reshape(-1, *[columns] * bool(columns))
+    filters = block.filters if how == "filter" else None
+    inner = [axis - len(filters.shape) for axis in filters.inner] if filters else [-1]
     norms: Tensor = torch.linalg.vector_norm(view, dim=inner, keepdim=True)
     return norms
 
 
 def _grouped(vector: Tensor, block: Block, how: str) -> Tensor:
     shape = block.filters.shape if how == "filter" and block.filters else (block.size,)
-    return vector[block.slice].view(shape)
+    return vector[..., block.slice].view(*vector.shape[:-1], *shape)
 
 
 def normalise_(direction: Tensor, theta: Tensor, layout: Layout, how: str, ignored: Sequence[Block] = ()) -> Tensor:
-    """Scale `direction` (size,) in place to `theta` (size,), zero on `ignored`; returns it.
+    """Scale `direction` (..., size), one or many, in place to `theta` (size,), zero on `ignored`; returns it.
 
     - "none":   d unchanged
     - "filter": d_f <- d_f |theta_f| / |d_f| for each filter f; tensors without filters are scaled as a layer
@@ -55,16 +61,18 @@ def normalise_(direction: Tensor, theta: Tensor, layout: Layout, how: str, ignor
         raise ValueError(f"normalisation {how!r} is not one of {', '.join(NORMALIZATIONS)}")
     skipped = {block.name for block in ignored}
     for block in ignored:
-        direction[block.slice] = 0
+        direction[..., block.slice] = 0
     if how == "weight":
         direction.mul_(theta.abs())
     elif how == "model":
-        kept = torch.ones_like(theta, dtype=torch.bool)
-        for block in ignored:
-            kept[block.slice] = False
-        norm = torch.linalg.vector_norm(direction)
-        if norm > 0:
-            direction.mul_(torch.linalg.vector_norm(theta[kept]) / norm)
+        parts = [piece for block in layout.blocks for piece in pieces_of(block)]
+        kept = [piece for piece in parts if piece.block.name not in skipped]
+        if direction.ndim > 1:
+            norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+        else:
+            norm = norm_of((direction[piece.slice] for piece in parts), layout.size)
+        wanted = norm_of((theta[piece.slice] for piece in kept), sum(piece.size for piece in kept))
+        direction.mul_(torch.where(norm > 0, wanted / norm, torch.ones_like(norm)))
     elif how in ("filter", "layer"):
         for block in layout.blocks:
             if block.name in skipped:

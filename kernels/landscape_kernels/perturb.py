@@ -12,13 +12,23 @@ def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coeffici
     """out <- centre + sum_i coefficients[i] * directions[i], all (size,) on one device; returns `out`.
 
     The sum runs in the order of the directions, coordinate by coordinate, so its bits depend on nothing else. A zero
-    coefficient leaves its direction out: the centre is met exactly.
+    coefficient leaves its direction out: the centre is met exactly. What is in half precision is summed in float32,
+    and rounded once.
     """
     terms = [(c, d) for c, d in zip(coefficients, directions, strict=True) if c != 0]
     if not terms:
         return out.copy_(centre)
+    dtype = wide(terms[0][1].dtype)
+    if dtype != out.dtype or any(direction.dtype != dtype for _, direction in terms):
+        total = centre.to(dtype, copy=True)
+        return out.copy_(perturb_(total, total, [d.to(dtype) for _, d in terms], [c for c, _ in terms]))
     (first, direction), *rest = terms
     torch.add(centre, direction, alpha=first, out=out)
     for coefficient, direction in rest:
         out.add_(direction, alpha=coefficient)
     return out
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that directions are kept in: float32 for half precision, else the same."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

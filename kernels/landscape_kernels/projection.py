@@ -13,6 +13,7 @@ from torch import Tensor
 from landscape_kernels.arrays import FloatArray
 
 _BLOCK = 1 << 16  # numbers in a block of coordinates
+_LONG = 1 << 22  # numbers of vectors that are converted to float64 at once
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,20 @@ class Projection:
 
 
 def gram(vectors: Sequence[Tensor]) -> FloatArray:
-    """Inner products of the vectors in float64, (k, k)."""
-    result = np.empty((len(vectors), len(vectors)))
-    for i, a in enumerate(vectors):
-        for j, b in enumerate(vectors[: i + 1]):
-            result[i, j] = result[j, i] = float(a.double() @ b.double())
+    """Inner products of the vectors in float64, (k, k); long vectors are read in parts."""
+    result = np.zeros((len(vectors), len(vectors)))
+    size = len(vectors[0]) if len(vectors) else 0
+    for part in [slice(0, size)] if size <= _LONG else _parts(size, _LONG):
+        result += gram_of([vector[part].double() for vector in vectors])
+    return result
+
+
+def gram_of(parts: Sequence[Tensor]) -> FloatArray:
+    """Inner products (k, k) of parts of vectors, float64."""
+    result = np.empty((len(parts), len(parts)))
+    for i, a in enumerate(parts):
+        for j, b in enumerate(parts[: i + 1]):
+            result[i, j] = result[j, i] = float(a @ b)
     return result
 
 
@@ -118,8 +128,8 @@ def principal_axes(vectors: Sequence[Tensor], count: int, *, held: int = 1) -> P
     return PrincipalAxes(axes, values[:count] / values.sum())
 
 
-def _parts(size: int) -> list[slice]:
-    return [slice(start, start + _BLOCK) for start in range(0, size, _BLOCK)]
+def _parts(size: int, step: int = _BLOCK) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, size, step)]
 
 
 def _mean(vectors: Sequence[Tensor]) -> Tensor:

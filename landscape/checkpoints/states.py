@@ -52,7 +52,7 @@ def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | N
     if set(state) == set(parameters):
         check_state(state, parameters, source)
         return state
-    with objective.differentiable() as (model, _):  # whose tensors tell which names are tied
+    with objective.at(None) as model:  # whose tensors tell which names are tied
         entries = entries_of(model)
     return fit_state(state, entries, source)
 

@@ -17,8 +17,9 @@ from torch.autograd import forward_ad
 
 from landscape.errors import InputError
 from landscape.objective.batches import Batch
-from landscape.objective.model import aligned, as_real, shaped_like
+from landscape.objective.model import aligned, shaped_like
 from landscape.objective.objective import Objective
+from landscape.objective.trees import as_real
 from landscape.objective.units import Units
 
 Parts = Sequence[Tensor]

@@ -1,13 +1,14 @@
-"""Samples of an objective's data for curvature: uniform, or by importance."""
+"""Samples of an objective's data for curvature: uniform, by importance, or balanced over what the model says."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.arrays import FloatArray
+from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from landscape.errors import InputError
 from landscape.network.seeds import output_seeds, softmax_seeds
 from landscape.objective.objective import Objective
 
+logger = logging.getLogger(__name__)
 SAMPLINGS = ("uniform", "importance")
 # The share of draws that is uniform. A sample that seems flat in the forward pass is then drawn, too, and its weight
 # is at most 1 / 0.2 = 5 times that of a uniform draw.
@@ -83,7 +85,26 @@ def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> 
             "sampling='importance' weighs samples by their outputs; with loss=None forward returns the loss itself: "
             "let forward return (outputs, targets) and give loss=, or use sampling='uniform'"
         )
+    curvature, _, total = _passed(objective, theta, buffers)
+    return _probabilities(curvature), total
+
+
+def _probabilities(curvature: FloatArray) -> FloatArray:
+    flat, mass = 1 / len(curvature), float(curvature.sum())
+    if not mass > 0:
+        return np.full(len(curvature), flat)
+    return (1 - _UNIFORM_PART) * curvature / mass + _UNIFORM_PART * flat
+
+
+def _passed(objective: Objective, theta: Any, buffers: Any) -> tuple[FloatArray, IntArray, float]:
+    """((N,) output curvatures, (N, 2) largest outputs, sum of the loss' denominators), from one forward pass."""
+    if objective.loss_is_returned:
+        raise InputError(
+            "sampling='importance' weighs samples by their outputs; with loss=None forward returns the loss itself: "
+            "let forward return (outputs, targets) and give loss=, or use sampling='uniform'"
+        )
     weights: list[FloatArray] = []
+    leaders: list[IntArray] = []
     total = 0.0
     with objective.differentiable(theta, buffers) as (model, _):
         for _, batch in objective.batches():
@@ -92,17 +113,55 @@ def importance(objective: Objective, theta: Any = None, buffers: Any = None) -> 
                 units = objective.loss_units(outputs, targets)
             total += units.total
             weights.append(output_curvature(objective, outputs, targets).cpu().numpy())
+            flat = (outputs.abs() if outputs.is_complex() else outputs).reshape(len(outputs), -1)
+            first = flat.topk(min(2, flat.shape[1]), dim=1).indices
+            leaders.append(first[:, [0, -1]].cpu().numpy())
     curvature = np.concatenate(weights)
     if len(curvature) != objective.samples:
         raise InputError(
             f"the model gives {len(curvature)} outputs for {objective.samples} samples, so they do not say "
             "how much each sample counts; use sampling='uniform'"
         )
-    flat = 1 / len(curvature)
-    mass = float(curvature.sum())
-    return (1 - _UNIFORM_PART) * curvature / mass + _UNIFORM_PART * flat if mass > 0 else np.full(
-        len(curvature), flat
-    ), total
+    return curvature, np.concatenate(leaders), total
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """Draws that hold of each kind of sample what the data hold of it, all blocks of them independent.
+
+    A block of b draws is a systematic sample (Madow 1949): sample i is drawn b q_i times, rounded up or down, with q_i
+    that of `importance`, along an order in which samples of like outputs (the two largest, then the curvature) are
+    neighbours. So every mean over a block is right on average, and varies only by what differs among neighbours; blocks
+    have starts of their own, so that the spread over blocks tells the error. Where outputs do not tell how much a
+    sample counts, all count alike.
+    """
+
+    objective: Objective
+    order: IntArray  # (N,)
+    q: FloatArray | None  # (N,) probabilities of a draw; None where all are drawn alike
+    total: float | None  # denominators of all data
+
+    @classmethod
+    def of(cls, objective: Objective, theta: Any = None, buffers: Any = None) -> Balanced:
+        """From one forward pass over the data."""
+        try:
+            curvature, leaders, total = _passed(objective, theta, buffers)
+        except InputError as error:
+            logger.info("all samples count alike: %s", error)
+            return cls(objective, np.arange(objective.samples), None, None)
+        order: IntArray = np.lexsort((curvature, leaders[:, 1], leaders[:, 0])).astype(np.int64)
+        return cls(objective, order, _probabilities(curvature), total)
+
+    def drawn(self, blocks: int, size: int, seed: int, *keys: int | str) -> Sample:
+        """`blocks` blocks of `size` draws, one after another, which follow from `seed` and `keys`."""
+        q = np.full(len(self.order), 1 / len(self.order)) if self.q is None else self.q
+        ends = np.cumsum(q[self.order])
+        starts = np.random.Generator(np.random.Philox(key=derive_seed(seed, "balanced", *keys))).random(blocks)
+        places = (starts[:, None] + np.arange(size)) / size * ends[-1]
+        rows = self.order[np.searchsorted(ends, places.ravel(), side="right").clip(max=len(ends) - 1)]
+        if self.q is None:
+            return Sample(self.objective.on(self.objective.data.taken(rows.tolist())), None, None)
+        return _weighted(self.objective, rows, self.q, self.total or 0.0)
 
 
 def output_curvature(objective: Objective, outputs: Tensor, targets: Any) -> Tensor:

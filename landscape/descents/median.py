@@ -82,7 +82,14 @@ class RA3(_Windowed):
 
 def require_rates(lr: float, weight_decay: float) -> None:
     """Raise InputError for a step size that is not positive, or a negative weight decay."""
-    if not (math.isfinite(lr) and lr > 0):
-        raise InputError(f"lr={lr}; give a positive number")
-    if not (math.isfinite(weight_decay) and weight_decay >= 0):
-        raise InputError(f"weight_decay={weight_decay}; give 0 or more")
+    if not (_is_finite(lr) and lr > 0):
+        raise InputError(f"lr={lr!r}; give a positive number")
+    if not (_is_finite(weight_decay) and weight_decay >= 0):
+        raise InputError(f"weight_decay={weight_decay!r}; give a number, 0 or more")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError):  # no number
+        return False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
+from typing import Any
 
 import torch
 from landscape_kernels.robust import winsorised_mean
@@ -49,7 +51,7 @@ class WinsorisedGradient:
                 f"the losses are {shape}; winsorised descent needs one of each example, as reduction='none' gives them"
             )
         parameters = dict(self._model.named_parameters())
-        found = [torch.empty_like(parameters[name]) for name in self.names]
+        found = [torch.empty_like(parameters[name], memory_format=torch.contiguous_format) for name in self.names]
         for number, part, rows in squares.rows(values, _BLOCK):
             found[number].view(-1)[part] = winsorised_mean(rows, self._percent)
         return values.detach(), found
@@ -72,6 +74,15 @@ class WinsorisedSGD(Optimizer):
         chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(chosen, {"lr": lr, "weight_decay": weight_decay})
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Refuse a second group: the model's trainable parameters are in the first. Raises InputError."""
+        if self.param_groups:
+            raise InputError(
+                "WinsorisedSGD has one group, of all trainable parameters of its model; set requires_grad before it is "
+                "made, and step what no example of this model moves by another optimizer"
+            )
+        super().add_param_group(param_group)
+
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor:  # type: ignore[override]
         """One step; returns the losses (b,) before it."""
         if closure is None:
@@ -88,5 +99,5 @@ class WinsorisedSGD(Optimizer):
 
 def require_percent(percent: float) -> None:
     """Raise InputError for what is no percentage below a half."""
-    if not 0 <= percent < 50:
-        raise InputError(f"percent={percent}; give 0 (no clipping) or more, and less than 50: a share of either end")
+    if not isinstance(percent, Real) or not 0 <= percent < 50:
+        raise InputError(f"percent={percent!r}; give 0 (no clipping) or more, and less than 50: a share of either end")

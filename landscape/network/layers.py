@@ -17,6 +17,7 @@ from landscape.network import recurrent
 from landscape.network.piecewise import graph_nodes
 from landscape.network.rules.convolution import Convolution, TransposedConvolution
 from landscape.network.rules.embedding import Embedding, cross
+from landscape.network.rules.folded import NORM, FoldedConvolution
 from landscape.network.rules.layer import Call, Factors, Layer
 from landscape.network.rules.normalisation import Normalisation
 from landscape.network.rules.product import Linear, Product, Transposed
@@ -64,7 +65,8 @@ class GradientSquares:
     Raises InputError for a name that is no trainable parameter.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], *, pairs: Sequence[tuple[str, str]] = ()) -> None:
+        """`pairs` (a convolution, the BatchNorm that alone reads it) fold; then `sums_and_squares` alone holds."""
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name in names:
             if name not in parameters:
@@ -112,6 +114,21 @@ class GradientSquares:
                     self._elsewhere[reason] = None
                 else:
                     self._refuse(reason)
+        self._folded: list[FoldedConvolution] = []
+        for pair in pairs:
+            self._fold(*map(model.get_submodule, pair))
+
+    def _fold(self, module: nn.Module, norm: nn.Module) -> None:
+        """Put both in the place of the first, where its gradients are asked for and nobody shares them."""
+        layers = {id(layer.module): layer for layer in self._layers}
+        first, second = layers.get(id(module)), layers.get(id(norm))
+        if type(first) is not Convolution or first.tied or (second and second.tied):
+            return
+        folded = FoldedConvolution(first.title, module, norm)
+        of_norm = second.columns if second else {}
+        folded.columns = first.columns | {NORM + local: number for local, number in of_norm.items()}
+        self._layers[self._layers.index(first)] = folded
+        self._folded.append(folded)
 
     def _add_recurrent(self, path: str, module: Any, uses: dict[str, list[str]]) -> None:
         """A recurrent layer as the linear ones that it is made of, a product of its inputs or of its states each."""
@@ -156,6 +173,10 @@ class GradientSquares:
                 record = partial(self._record, layer)
                 if isinstance(layer.module, nn.Module):
                     stack.callback(layer.module.register_forward_hook(record, prepend=True, with_kwargs=True).remove)
+            for folded in self._folded:
+                for one, forward in folded.forwards().items():
+                    one.forward = forward
+                    stack.callback(vars(one).pop, "forward")
             for module, parts in self._recurrent:
                 if recurrent.refusal(module):  # its own forward pass is another
                     continue
@@ -166,6 +187,8 @@ class GradientSquares:
 
     def _record(self, layer: Layer, _module: nn.Module, args: Any, kwargs: dict[str, Any], output: Tensor) -> Tensor:
         inputs: Tensor = args[0] if args else kwargs["input"]
+        if any(folded.folds and folded.norm is layer.module for folded in self._folded):
+            return output
         if self._samples is not None and isinstance(layer, Embedding) and inputs.ndim == 2 and len(inputs) == 1:
             inputs, output = inputs.expand(self._samples, -1), output.expand(self._samples, -1, -1).clone()
         self._refuse(layer.refusal(inputs), layer)

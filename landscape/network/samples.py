@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -93,11 +93,39 @@ class SampleGradients:
             "single": lambda *given: self._one_by_one(*given[:4], direction=given[4])[1],
         }
 
+    def check(self, theta: Tensor, buffers: Mapping[str, Tensor] | None, label: str) -> None:
+        """Raise InputError where samples meet at theta, of a few of them: branches and losses may depend on it.
+
+        Alone they must have the gradients that the route finds, and their sum be that of the batch. What rounding
+        leaves of the gradients of a fitted network differs, too, so what differs must differ beside theta as well.
+        """
+        objective = self._objective
+        if not objective.data.divisible:  # the user's batches are not to be cut
+            return
+        data = objective.data.spread(min(_TRIAL, objective.chunk))
+        for place in (theta, _near(theta)):
+            with objective.differentiable(place, buffers) as (model, parameters):
+                values, _ = self._values(model, data.first, data.samples)
+                together = _flat(_gradients(values.sum(), [parameters[k] for k in self.chosen]))
+                alone = self._one_by_one(model, parameters, data.first, data.samples)[0]
+                found = self.of(model, parameters, data.first, data.samples)
+            finite = bool(together.isfinite().all()) and bool(alone.squares.isfinite().all())
+            apart = _alike(together, _flat(alone.gradient), objective.dtype)
+            if not finite or (apart and _alike(found.squares, alone.squares, objective.dtype)):
+                return
+        raise InputError(
+            f"at {label} samples meet, though not at the objective's own parameters: of {data.samples} samples the "
+            "gradients alone are not those that they have together, so that the loss is no sum over samples. Take out "
+            "what joins them there, or leave this theta out"
+        )
+
     # -- routes -------------------------------------------------------------------------------------------------
 
     def _by_rules(self, model: Any, batch: Batch, samples: int) -> Sums:
         if self._rules is None or self._rules[0] != id(model):
-            self._rules = id(model), GradientSquares(model, self.names)  # it knows by then that samples do not meet
+            pairs = [(layer, norm) for layer, norm, _ in self._objective.folded_pairs]
+            squares = GradientSquares(model, self.names, pairs=pairs)
+            self._rules = id(model), squares  # it knows by then that samples do not meet
         squares = self._rules[1]
         with squares.recording(samples):
             values, denominators = self._values(model, batch, samples)

@@ -33,8 +33,8 @@ class Statistics:
         """How many samples they are estimated from, 0 where they are not."""
         return 0 if self.data is None else self.data.samples
 
-    def at(self, objective: Objective, theta: Tensor) -> Mapping[str, Tensor] | None:
-        """Buffers estimated at theta (size,); None where the model's own are used."""
+    def at(self, objective: Objective, theta: Tensor | None) -> Mapping[str, Tensor] | None:
+        """Buffers estimated at theta (size,), None for what the model holds; None where the model's own are used."""
         return None if self.data is None else objective.reestimate(theta, self.data)
 
     def require_enough(self) -> None:

@@ -99,7 +99,7 @@ class Calls:
 
     def run(self, batch: Batch, full_precision: bool = False, theta: Tensor | None = None) -> tuple[Any, Any]:
         """(outputs, targets) of one batch at theta (size,), the centre by default."""
-        with self.model.at(self.model.centre if theta is None else theta) as model, self.context(full_precision):
+        with self.model.at(theta) as model, self.context(full_precision):
             return self.outputs(model, batch)
 
     def formatted(self, tensor: Tensor) -> Tensor:

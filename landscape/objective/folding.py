@@ -121,9 +121,9 @@ def settled_folding(
 
     It is used when the outputs agree up to a relative `gap` at the centre and at parameters and statistics far from it.
     """
-    with bound.at(bound.centre) as model:
+    with bound.at(None) as model:
         folding = Folding(model, foldable_pairs(model, call, batch))
-    for theta, buffers in ((bound.centre, None), _disturbed(bound)) if folding.pairs else ():
+    for theta, buffers in ((None, None), _disturbed(bound)) if folding.pairs else ():
         with bound.at(theta, buffers) as model:
             plain, folded = (
                 [t.detach() for t in tensors_in(call(m, batch)[0]) if t.is_floating_point() and t.numel()]

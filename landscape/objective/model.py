@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,15 +22,17 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from landscape.errors import InputError, nearest, user_code
+from landscape.objective.centre import LARGE, Centre
 from landscape.objective.random_state import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
-from landscape.objective.trees import equal, tensors_in, why_without_values
+from landscape.objective.trees import as_real, equal, tensors_in, why_without_values
 from landscape.objective.uses import axes_of_outputs
 from landscape.run.comm import local_rank
 
 logger = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
 _ALIGNED = 16  # bytes
+_HALF = (torch.bfloat16, torch.float16)
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
 
 
@@ -52,12 +55,30 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 def default_precision(model: nn.Module) -> str:
     """The precision of the first parameter of numbers: "float64", or "float32" for that and anything shorter.
 
+    A large model whose parameters that vary are in half precision is measured in its "own": in float32 it would be
+    twice as large.
     Raises InputError for what is no nn.Module.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
     dtype = _real_dtype(model.parameters())
+    alike = {p.dtype for p in model.parameters() if p.requires_grad} == {dtype}  # not those with adapters in float32
+    if alike and dtype in _HALF and sum(p.numel() * p.element_size() for p in model.parameters()) >= LARGE:
+        return "own"
     return "float64" if dtype == torch.float64 else "float32"
+
+
+def dtype_of(precision: str, model: nn.Module) -> torch.dtype:
+    """The dtype of theta in a precision. Raises InputError where "own" is of a model that is not in half precision."""
+    if precision != "own":
+        return torch.float64 if precision == "float64" else torch.float32
+    found = {p.dtype for p in model.parameters() if p.requires_grad}
+    if len(found) == 1 and (dtype := found.pop()) in _HALF:
+        return dtype
+    raise InputError(
+        "precision='own' keeps the parameters of a model in bfloat16 or float16 as they are, and those that vary here "
+        f"are {', '.join(sorted(map(str, found))) or 'of another dtype'}; leave precision out"
+    )
 
 
 def _real_dtype(parameters: Iterable[Tensor]) -> torch.dtype | None:
@@ -207,6 +228,18 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def _attributes(model: nn.Module) -> list[Tensor]:
+    """Tensors that modules hold as plain attributes, or in a list, tuple or dict of them."""
+    found: list[Tensor] = []
+    for module in model.modules():
+        for key, value in vars(module).items():
+            if key in ("_parameters", "_buffers", "_modules"):
+                continue
+            parts = value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+            found += [part for part in parts if type(part) is Tensor and part.layout == torch.strided]
+    return found
+
+
 def _nothing_to_vary(model: nn.Module) -> str:
     """Why a model has no trainable parameter, and what can be done: integers of a quantised one cannot be varied."""
     name = type(model).__name__
@@ -231,11 +264,20 @@ class BoundModel:
     because the Parameter objects stay and only what they point to is exchanged.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        as_is: bool = False,
+        checkpoint: str | Path | None = None,
+    ) -> None:
         model = _unwrapped(model)
         self.model = model
         self.device = device
         self.dtype = dtype
+        self._as_is = as_is  # frozen parameters, buffers and constants keep their dtype
         self.layout = parameter_layout(model)
         named = dict(model.named_parameters())
         self._trainable = [named.pop(name) for name in self.layout.names]
@@ -249,11 +291,13 @@ class BoundModel:
         self.frozen_names = tuple(named)
         for name, held in [*named.items(), *model.named_buffers()]:
             _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
-        self.frozen_values = [self._to_device(p.data).clone() for p in self._frozen]
+        buffers, attributes = list(model.buffers()), _attributes(model)
+        self.own = Centre(self.layout, self._trainable, self._frozen, buffers, attributes, device, dtype, checkpoint)
+        moved = [self._to_device(p.data) for p in self._frozen]
+        self.frozen_values = moved if self.own.live else [value.clone() for value in moved]
         self.complex_names = tuple(
             name for name, p in zip(self.layout.names, self._trainable, strict=True) if p.is_complex()
         )
-        self.centre = torch.cat([as_real(self._to_device(p.data)).reshape(-1) for p in self._trainable])
         self._modules = list(model.modules())
         numbers = {id(parameter): number for number, parameter in enumerate(self._trainable)}
         # Each place once, of a module that stands at two places of the model, too: functional_call of torch would put
@@ -287,11 +331,17 @@ class BoundModel:
         """The same model with the same centre, buffers and frozen parameters in another precision."""
         other = copy.copy(self)
         other.dtype = dtype
-        other.centre = self.centre.to(dtype)
+        other._as_is = False
+        other.own = self.own.converted(dtype)
         other.frozen_values = [other._to_device(value) for value in self.frozen_values]
         other.buffers = {name: other._to_device(value) for name, value in self.buffers.items()}
         other._constants = other._find_constants()
         return other
+
+    @property
+    def centre(self) -> Tensor:
+        """The trainable parameters as one vector (size,), which is not to be written to."""
+        return self.own.vector
 
     def _find_constants(self) -> list[tuple[nn.Module, str]]:
         """Attributes of modules that hold tensors which are no buffers, and which this precision or device needs moved.
@@ -334,7 +384,7 @@ class BoundModel:
         if not self.along_axis_0:
             return
         named = dict(zip(self.layout.names, self._trainable, strict=True))
-        with self.at(self.centre) as model:
+        with self.at(None) as model:
             parameters = {name: named[name] for name in self.along_axis_0}
             try:
                 found = axes_of_outputs(parameters, batch, lambda: call(model, batch))
@@ -395,9 +445,11 @@ class BoundModel:
 
     @contextmanager
     def at(
-        self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None, gradient: Tensor | None = None
+        self, theta: Tensor | None, buffers: Mapping[str, Tensor] | None = None, gradient: Tensor | None = None
     ) -> Iterator[nn.Module]:
         """The model in eval mode at `theta` (size,), with `buffers` in place of those it had at the start.
+
+        None is the centre; of a model that is its own centre, what its parameters hold now (see `Centre.written`).
 
         With `gradient` (size,) it is in train mode: its parameters are views of `theta`, which may change meanwhile
         (call `load` after a change), and their gradients views of `gradient`, to which a backward pass adds. A
@@ -405,6 +457,8 @@ class BoundModel:
         (complex numbers, packed ones) need it. Parameters, their gradients, buffers,
         modes and random states are put back on every way out.
         """
+        if theta is None:
+            self.own.require_unchanged()
         parameters = [*self._trainable, *self._frozen]
         saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
@@ -421,9 +475,10 @@ class BoundModel:
                 for parameter in parameters:
                     parameter.grad = None
                 training = gradient is not None
-                parts = theta.split_with_sizes(self._sizes)
-                for parameter, shape, part in zip(self._trainable, self._shapes, parts, strict=True):
-                    value = shaped_like(parameter, aligned(part), shape)
+                whole = self.own.held if theta is None else theta
+                parts = () if whole is None else whole.split_with_sizes(self._sizes)
+                for number, (parameter, shape) in enumerate(zip(self._trainable, self._shapes, strict=True)):
+                    value = parameter.data if whole is None else shaped_like(parameter, aligned(parts[number]), shape)
                     # Once here rather than in every convolution of every chunk.
                     parameter.data = (
                         value.contiguous(memory_format=torch.channels_last)
@@ -453,19 +508,28 @@ class BoundModel:
                     if module.training:
                         module.training = False
                 yield self.model
-            finally:
-                for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
-                    parameter.grad = None
-                    parameter.data = data
-                    parameter.grad = grad
-                    parameter.requires_grad_(requires_grad)
-                for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
-                    module._buffers[key] = buffer
-                for (module, key), constant in zip(self._constants, constants, strict=True):
-                    vars(module)[key] = constant
-                for module, mode in zip(self._modules, modes, strict=True):
-                    if module.training != mode:
-                        module.training = mode
+            finally:  # whatever interrupts it meanwhile
+                interrupt: KeyboardInterrupt | None = None
+                done = False
+                while not done:
+                    try:
+                        for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
+                            parameter.grad = None
+                            parameter.data = data
+                            parameter.grad = grad
+                            parameter.requires_grad_(requires_grad)
+                        for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
+                            module._buffers[key] = buffer
+                        for (module, key), constant in zip(self._constants, constants, strict=True):
+                            vars(module)[key] = constant
+                        for module, mode in zip(self._modules, modes, strict=True):
+                            if module.training != mode:
+                                module.training = mode
+                        done = True
+                    except KeyboardInterrupt as error:
+                        interrupt = error
+                if interrupt is not None:
+                    raise interrupt
 
     def load(self) -> None:
         """Inside `at` with a gradient: let parameters that could not be views of `theta` have its values now."""
@@ -492,7 +556,7 @@ class BoundModel:
 
     def reestimate(
         self,
-        theta: Tensor,
+        theta: Tensor | None,
         chunks: Callable[[], Iterable[Any]],
         count: int,
         forward: Callable[[nn.Module, Any], object],
@@ -582,7 +646,7 @@ class BoundModel:
     def _to_device(self, tensor: Tensor) -> Tensor:
         dtype = tensor.dtype
         if tensor.is_floating_point() or tensor.is_complex():
-            dtype = self.dtype.to_complex() if tensor.is_complex() else self.dtype
+            dtype = dtype if self._as_is else self.dtype.to_complex() if tensor.is_complex() else self.dtype
         return tensor.detach().to(self.device, dtype)
 
     def _check_batchnorm(self) -> None:
@@ -603,11 +667,6 @@ def is_aligned(part: Tensor) -> bool:
 def aligned(part: Tensor) -> Tensor:
     """The same values, copied where they begin in the middle of 16 bytes."""
     return part if is_aligned(part) else part.clone()
-
-
-def as_real(tensor: Tensor) -> Tensor:
-    """A complex tensor with a last axis of its real and imaginary parts; a real one as it is."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def shaped_like(parameter: Tensor, part: Tensor, shape: Sequence[int]) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Layout
 from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
@@ -18,13 +20,14 @@ from torch import Tensor, nn
 from landscape.errors import InputError, raised_by
 from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls
+from landscape.objective.centre import Centre
 from landscape.objective.chosen import ChosenSamples
 from landscape.objective.counting import Counting
 from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike
-from landscape.objective.model import BoundModel, choose_device, default_precision
+from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
@@ -33,10 +36,11 @@ from landscape.objective.trees import (
     digest_text,
 )
 from landscape.objective.units import Units
+from landscape.objective.widened import widened, widened_tensor
 from landscape.results.estimate import Estimate
 from landscape.run.comm import SERIAL, Communicator
 
-PRECISIONS = ("float32", "float64", "bf16")
+PRECISIONS = ("float32", "float64", "bf16", "own")
 BATCHNORM_MODES = ("frozen", "reestimated", "interpolated")
 # A statistics pass is one chunk (and one pass, whatever the depth) while its largest activation stays below this.
 _STATISTICS_BYTES = 1 << 30
@@ -62,9 +66,17 @@ class Objective:
 
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
-    (autocast over float32 parameters); by default that of the model's parameters. `device` defaults to this rank's
-    GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each evaluation. `check`
-    reads the data twice and refuses it when the passes differ.
+    (autocast over float32 parameters); by default that of the model's parameters. "own" keeps parameters in bfloat16 or
+    float16 as they are, for surfaces; large models in half precision are measured so by default. `device` defaults to
+    this rank's GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each
+    evaluation. `check` reads the data twice and refuses it when the passes differ. `chunk` is how many samples are
+    evaluated at a time, by default what follows from the model's sizes, and `channels_last` whether images may be laid
+    out so where the model answers alike: `speed_trial` tells what is faster here, and values depend on both in their
+    last bits. Where bf16 is slower than float32 on a first chunk, a warning says by how much.
+
+    A large model (parameters of 256 MiB or more) is not copied: nobody else may write to it while the objective is
+    used. `checkpoint`, a safetensors file or a folder of them with the same values, lets points be made in the model
+    itself, which is put back from there; without it a copy holds them.
 
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
@@ -84,6 +96,9 @@ class Objective:
         memory_budget: int = 4 << 30,
         check: bool = True,
         batch_size: int | Callable[[Any], int] | None = None,
+        chunk: int | None = None,
+        channels_last: bool = True,
+        checkpoint: str | Path | None = None,
     ) -> None:
         if data is None:
             raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
@@ -94,14 +109,14 @@ class Objective:
         self.precision = precision or default_precision(model)
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        self.dtype = torch.float64 if self.precision == "float64" else torch.float32
+        self.dtype = dtype_of(self.precision, model)
         self.device = choose_device(device)
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
-        self._memory_budget, self._check = memory_budget, check
-        self._model = BoundModel(model, self.device, self.dtype)
+        self._memory_budget, self._check, self._may_be_channels_last = memory_budget, check, channels_last
+        self._model = BoundModel(model, self.device, self.dtype, as_is=self.precision == "own", checkpoint=checkpoint)
         counting = Counting(batch_size)
         self._calls = Calls(self._model, forward, loss is None, self.precision, self.dtype, self.device, counting)
-        settled = settle(self._calls, self._loss, self._metrics, self._read(data))
+        settled = settle(self._calls, self._loss, self._metrics, self._read(data), chunk, channels_last)
         self._calls, self._folding, self._quantities = settled.calls, settled.folding, settled.quantities
         self._writes_buffers, self._values_per_sample = settled.writes_buffers, settled.values_per_sample
         self._undivided, self._data, self.chunk = settled.undivided, settled.data, settled.chunk
@@ -117,7 +132,18 @@ class Objective:
     @property
     def theta(self) -> Tensor:
         """The centre: trainable parameters as one vector (size,), in `named_parameters` order (a copy)."""
-        return self._model.centre.clone()
+        self._model.own.require_unchanged()
+        return self._model.centre if self._model.own.live else self._model.centre.clone()
+
+    @property
+    def centre(self) -> Centre:
+        """The centre's values piece by piece, and the place where others are put in their stead."""
+        return self._model.own
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and convolutions are laid out channels-last."""
+        return self._calls.channels_last
 
     @property
     def layout(self) -> Layout:
@@ -170,6 +196,7 @@ class Objective:
 
         Without the `centre` and its BatchNorm statistics for what is measured elsewhere alone.
         """
+        self._model.own.require_unchanged()
         given = self._calls.counting.given
         norms = () if centre else tuple(f"{name}." for name in self.batchnorm_names)
         buffers = [value for name, value in self._model.buffers.items() if not (norms and name.startswith(norms))]
@@ -178,7 +205,7 @@ class Objective:
             "parameters": self.layout.size,
             "structure": digest_text(self._model.structure),
             "layout": digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
-            "centre": digest(self._model.centre) if centre else "",
+            "centre": self._model.own.digest if centre else "",
             "fixed": digest(*buffers, *self._model.frozen_values),
             "data": self._data.digest,
             "samples": self.samples,
@@ -187,6 +214,7 @@ class Objective:
             "forward": describe_callable(self._calls.forward) if self._calls.forward else "",
             "precision": self.precision,
             "chunk": self.chunk,
+            **({} if self._may_be_channels_last else {"channels_last": False}),
             **({} if given is None else {"batch_size": describe_callable(given) if callable(given) else given}),
         }
 
@@ -219,6 +247,26 @@ class Objective:
         streams as it did on a trial: who calls it often keeps them around all calls.
         """
         return self._estimated(theta, buffers, group, full_precision, None)[0]
+
+    def estimates_widened(
+        self,
+        values: Callable[[str], Tensor],
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+    ) -> dict[str, Estimate]:
+        """What `estimates` returns of a model in half precision that computes in float32.
+
+        `values(name)` are its trainable parameters in float32, asked for when they are used. Raises InputError where
+        the model does not run so.
+        """
+        other = copy.copy(self)
+        other._data = self._data.converted(widened_tensor)
+        idle: set[nn.Module] = set()
+        found = other._estimated(None, buffers, group, False, None, inside=widened(self._model, values, idle=idle))
+        if idle:  # their parameters, if they were used at all, were the model's own
+            found = other._estimated(None, buffers, group, False, None, inside=widened(self._model, values, idle))
+        return found[0]
 
     def estimates_and_replicates(
         self, theta: Any = None, *, buffers: Mapping[str, Tensor] | None = None, group: Communicator = SERIAL
@@ -259,12 +307,13 @@ class Objective:
         full_precision: bool,
         groups: SampleGroups | None,
         chosen: ChosenSamples | None = None,
+        inside: AbstractContextManager[object] | None = None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
-        vector = self._model.centre if theta is None else self.vector(theta)
+        vector = None if theta is None else self.vector(theta)
         sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
         parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
         per_sample = [True] * len(self._quantities)
-        with self._model.at(vector, buffers), self._calls.context(full_precision):
+        with self._model.at(vector, buffers), self._calls.context(full_precision), inside or nullcontext():
             model = self._folding.applied()
             for number, batch in self._data.chunks(group.rank, group.size):
                 if self._writes_buffers:  # no chunk may see what another left, whoever computes it
@@ -301,7 +350,7 @@ class Objective:
             with self._calls.context(True):
                 self._calls.call(model, batch)
 
-        return self._model.reestimate(self.vector(theta), chunks, data.count, forward)
+        return self._model.reestimate(None if theta is None else self.vector(theta), chunks, data.count, forward)
 
     @keeps_random_state
     def read_statistics(self, data: Any = None) -> Data:
@@ -336,7 +385,8 @@ class Objective:
 
         Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
         """
-        vector = self._model.centre if theta is None else self.vector(theta)
+        self._require_derivatives()
+        vector = None if theta is None else self.vector(theta)
         with (
             self._model.at(vector, buffers) as model,
             self._calls.context(True),
@@ -354,6 +404,7 @@ class Objective:
 
         Its buffers begin with the values of `buffers` {name: value}, by default with the model's own.
         """
+        self._require_derivatives()
         with (
             self._model.at(theta, buffers, gradient=gradient) as model,
             self._calls.context(False),
@@ -362,10 +413,17 @@ class Objective:
             yield model
 
     @contextmanager
-    def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
-        """The model in eval mode at `theta` (size,) with `buffers` {name: value}, as to write it into a file."""
-        with self._model.at(self.vector(theta), buffers) as model:
+    def at(self, theta: Tensor | None, buffers: Mapping[str, Tensor] | None = None) -> Iterator[nn.Module]:
+        """The model in eval mode at `theta` (size,), None for the centre, with `buffers`, as to write it to a file."""
+        with self._model.at(None if theta is None else self.vector(theta), buffers) as model:
             yield model
+
+    def _require_derivatives(self) -> None:
+        if self.precision == "own":
+            raise InputError(
+                "derivatives and training need float32, and this model is measured in its own half precision; make the "
+                "objective with precision='float32', which takes twice the memory"
+            )
 
     def outputs(self, model: Any, batch: Batch) -> tuple[Any, Any]:
         """(outputs, targets) of one batch inside `differentiable`; with loss=None the loss values and the batch."""
@@ -405,6 +463,16 @@ class Objective:
     def loss_units(self, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of the loss from what `outputs` returned."""
         return self._calls.units_of(self._quantities[0], outputs, targets)
+
+    def loss_elements(self, outputs: Any, targets: Any) -> Tensor:
+        """Numerators of the loss; of the usual ones without a look at weights, which tracing does not know."""
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            real = targets.is_floating_point()
+            if self.loss_is_cross_entropy and outputs.ndim == 2 and targets.ndim == 1 and not real:
+                return F.cross_entropy(outputs, targets.long(), reduction="none")
+            if self.loss_words == "mse" and outputs.shape == targets.shape and real:
+                return F.mse_loss(outputs, targets, reduction="none")
+        return self.loss_units(outputs, targets).numerators
 
     def units_of(self, quantity: str, outputs: Any, targets: Any) -> Units:
         """Numerators and denominators of one of `quantities` from what `outputs` returned."""
@@ -447,6 +515,11 @@ class Objective:
         return self._data.count
 
     @property
+    def values_per_sample(self) -> int:
+        """Numbers for each sample of the largest tensor that the model makes or is given."""
+        return self._values_per_sample
+
+    @property
     def loss_is_returned(self) -> bool:
         """Whether `forward` returns the loss itself, so that there are no outputs to tell apart from it."""
         return self._calls.loss_is_returned
@@ -466,8 +539,12 @@ class Objective:
         """Whether the loss is "cross_entropy" by name: unweighted, labels of -100 ignored."""
         return self._loss == "cross_entropy"
 
-    def on(self, data: Data, *, chunk: int | None = None, precision: str | None = None) -> Objective:
+    def on(
+        self, data: Data, *, chunk: int | None = None, precision: str | None = None, channels_last: bool = True
+    ) -> Objective:
         """The same model and loss on other data (see `read`), in chunks of another size or another precision.
+
+        Without `channels_last` images are laid out as they come.
 
         Nothing is checked again. Raises InputError for data that were not read, and for a model that does not run in
         that precision.
@@ -481,10 +558,15 @@ class Objective:
         other.chunk = chunk or self.chunk
         other.precision = precision or self.precision
         if other.precision != self.precision:
-            other.dtype = torch.float64 if other.precision == "float64" else torch.float32
+            other.dtype = dtype_of(other.precision, self._model.model)
             other._model = self._model.in_precision(other.dtype)
             other._calls = replace(self._calls, model=other._model, precision=other.precision, dtype=other.dtype)
             data = data.converted(lambda t: t.to(other.dtype) if t.is_floating_point() else t)
+        if self.channels_last and not channels_last:
+            other._model = copy.copy(other._model)
+            other._model.channels_last = other._may_be_channels_last = False
+            other._calls = replace(other._calls, model=other._model, channels_last=False)
+            data = data.converted(lambda t: t.contiguous() if t.ndim == 4 and t.is_floating_point() else t)
         other._undivided, other._data, other._groups = data, data.divided(other.chunk), None
         if other.precision != self.precision:
             try:
@@ -510,10 +592,10 @@ class Objective:
         """Images in the memory format that is fastest for this model; anything else as it is."""
         return self._calls.formatted(tensor)
 
-    def vector(self, theta: Any) -> Tensor:
-        """`theta` as a vector on the device in the working precision. Raises InputError for another size."""
+    def vector(self, theta: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """`theta` as a vector on the device, by default in the working precision. Raises InputError for other sizes."""
         try:
-            tensor = torch.as_tensor(theta).detach().to(self.device, self.dtype).reshape(-1)
+            tensor = torch.as_tensor(theta).detach().to(self.device, dtype or self.dtype).reshape(-1)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"theta of type {type(theta).__name__} is not a vector of numbers ({error}); from a state dict or a "

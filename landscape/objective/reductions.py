@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.errors import InputError, user_code
@@ -20,6 +19,7 @@ from landscape.objective.counting import (
     targets_in,
 )
 from landscape.objective.data import Data
+from landscape.objective.moves import Moves
 from landscape.objective.trees import (
     has_batch_axis,
     joined,
@@ -45,7 +45,7 @@ def check_batches(calls: Calls, quantities: Sequence[Quantity], data: Data) -> N
     if not (checks or returned):
         return
     doubt = ""
-    with calls.model.at(calls.model.centre) as model, calls.context(True):
+    with calls.model.at(None) as model, calls.context(True):
         before: Any = None
         for _, batch in data.chunks():
             if returned:
@@ -88,23 +88,22 @@ def _check_weights(calls: Calls, quantities: Sequence[Quantity], data: Data) -> 
     if not pairs:
         return
     names = ["forward" if calls.loss_is_returned else f"{q.name} ({q.describe})" for q in quantities]
-    at = calls.model.centre
-    step = (at.abs().mean() or 1.0) * normal_vector(calls.model.layout.size, 0, "moves").to(at)
+    move = Moves(calls.model)
     totals = dict.fromkeys(pairs, 0.0)
 
-    def units(batch: Batch, theta: Tensor) -> list[Units] | None:
+    def units(batch: Batch, scale: float) -> list[Units] | None:
         try:
-            with calls.model.at(theta) as model, calls.context(True):
+            with move.by(scale) as theta, calls.model.at(theta) as model, calls.context(True):
                 return calls.units(quantities, model, batch)
         except InputError:
             return None
 
     for number, batch in data.chunks():
-        with calls.model.at(at) as model, calls.context(True):
+        with calls.model.at(None) as model, calls.context(True):
             found = calls.units(quantities, model, batch)
-        moved = [units(batch, at + scale * step) for scale in (1.0, 10.0)] if number == 0 else []
+        moved = [units(batch, scale) for scale in (1.0, 10.0)] if number == 0 else []
         single = number == 0 and calls.loss_is_returned and found[0].numerators.numel() == 1
-        parts = [units(part, at) for part in _parts(calls, batch)] if single else []
+        parts = [units(part, 0.0) for part in _parts(calls, batch)] if single else []
         for k in pairs:
             halves = [part[k] for part in parts if part is not None] if None not in parts else []
             there = [units[k] for units in moved if units is not None] if k == 0 else []

@@ -14,19 +14,19 @@ from landscape.run.comm import Communicator
 
 REPLICATES = "_replicates"  # ends the names of values without one group of the samples
 # Relative gap allowed when rows found in a run folder are computed again: other hardware sums in another order.
-RECHECK_RTOL = {"float32": 1e-4, "float64": 1e-8, "bf16": 3e-2}
+RECHECK_RTOL = {"float32": 1e-4, "float64": 1e-8, "bf16": 3e-2, "own": 3e-2}
 
 
 def evaluated(
     objective: Objective,
-    theta: Tensor,
+    theta: Tensor | None,
     buffers: Mapping[str, Tensor] | None,
     group: Communicator,
     *,
     full_precision: bool = False,
 ) -> dict[str, float]:
     """{quantity: value, quantity_stderr: its standard error, ...} at theta (size,); see `Objective.estimates`."""
-    return _row(objective.estimates(theta, buffers=buffers, group=group, full_precision=full_precision))
+    return row_of(objective.estimates(theta, buffers=buffers, group=group, full_precision=full_precision))
 
 
 def replicated(
@@ -37,7 +37,7 @@ def replicated(
 ) -> dict[str, float | FloatArray]:
     """What `evaluated` returns, and quantity_replicates (GROUPS,); see `Objective.estimates_and_replicates`."""
     found, replicates = objective.estimates_and_replicates(theta, buffers=buffers, group=group)
-    return {**_row(found), **{f"{name}{REPLICATES}": values for name, values in replicates.items()}}
+    return {**row_of(found), **{f"{name}{REPLICATES}": values for name, values in replicates.items()}}
 
 
 def replicate_columns(quantities: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -45,7 +45,8 @@ def replicate_columns(quantities: Iterable[str]) -> dict[str, tuple[int, ...]]:
     return {f"{name}{REPLICATES}": (GROUPS,) for name in quantities}
 
 
-def _row(found: Mapping[str, Estimate]) -> dict[str, float]:
+def row_of(found: Mapping[str, Estimate]) -> dict[str, float]:
+    """{quantity: value, quantity_stderr: its standard error, ...}."""
     row: dict[str, float] = {}
     for name, estimate in found.items():
         row[name], row[f"{name}_stderr"] = float(estimate), estimate.stderr

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.errors import InputError, UserCodeError, raised_by, told_of_user, user_code
@@ -30,9 +29,11 @@ from landscape.objective.described import own_parameters
 from landscape.objective.folding import Folding, settled_folding
 from landscape.objective.losses import LossLike, loss_quantity, metric_quantities, no_such_class
 from landscape.objective.model import default_precision
+from landscape.objective.moves import Moves
 from landscape.objective.random_state import random_streams, seed_everything
 from landscape.objective.reductions import NoPartError, check_batches, halves, near, rows_in, scalar_of, weighted_mean
 from landscape.objective.remembered import Remembered
+from landscape.objective.slow_half import tell_slow_half
 from landscape.objective.trees import (
     alike,
     axes_of,
@@ -56,8 +57,8 @@ _MOVES = (1e-2, 1.0, 10.0, 1e3)  # steps that parameters are moved by, relative 
 _TRIAL = 16  # samples that questions are settled on, where batches may be cut
 # Relative gaps that rounding may cause, and no more: between batch sizes or memory formats, which sum in another order,
 # and between two runs on the same batch, whose order varies only by atomics on GPUs.
-_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9}
-_SAME = {torch.float32: 1e-5, torch.float64: 1e-12}
+_ROUNDING = {torch.float32: 1e-3, torch.float64: 1e-9, torch.bfloat16: 0.1, torch.float16: 0.02}
+_SAME = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,10 @@ class Settled:
     folding: Folding
 
 
-def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) -> Settled:
-    """Try the model on the data, and settle how it is evaluated.
+def settle(
+    calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data, chunk: int | None, channels_last: bool
+) -> Settled:
+    """Try the model on the data, and settle how it is evaluated; in chunks of `chunk` samples where that is given.
 
     Raises InputError for a model, a loss or data that would give numbers that mean something else than asked.
     """
@@ -83,12 +86,13 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     trial = _trial_batch(data)
     untouched = Remembered(dict(calls.model.model.named_modules()))
     calls = _tried(calls, trial)
-    calls = _in_memory_format(calls, trial)
+    if channels_last:
+        calls = _in_memory_format(calls, trial)
     with calls.context(True):
         calls.model.settle_filters(trial, calls.outputs)
     undivided = data.converted(calls.formatted) if calls.channels_last else data
     values_per_sample = _largest_activation(calls, trial)
-    chunk = _chunk_size(calls, undivided, trial, values_per_sample)
+    chunk = _checked_chunk(chunk, undivided) or _chunk_size(calls, undivided, trial, values_per_sample)
     data = undivided.divided(chunk)
     quantities = settled_quantities(calls, loss, metrics, data)
     calls, data = counted(calls, quantities, data)
@@ -105,6 +109,8 @@ def settle(calls: Calls, loss: LossLike | None, metrics: Metrics, data: Data) ->
     if calls.forward is None and not calls.needs_grad and not writes_buffers:
         with calls.context(True):
             folding = settled_folding(calls.model, calls.call, _trial_batch(data), _ROUNDING[calls.dtype])
+    if calls.precision == "bf16":
+        tell_slow_half(calls, quantities, data.first)
     return Settled(calls, undivided, data, chunk, values_per_sample, quantities, writes_buffers, folding)
 
 
@@ -201,7 +207,7 @@ def counted(calls: Calls, quantities: Sequence[Quantity], data: Data) -> tuple[C
         data = data.counted([None] * data.count)
     sizes: list[int] = []
     seen, fits = data.sizes or [], True
-    with calls.model.at(calls.model.centre) as model, calls.context(True):
+    with calls.model.at(None) as model, calls.context(True):
         for number, batch in data.chunks():
             known = seen[number]
             sizes.append(_units_in(calls, quantity, model, batch) if known is None else known)
@@ -287,7 +293,7 @@ def _is_list_by_trial(calls: Calls, data: Data, count: int | None) -> bool:
         return False
     half = len(batch) // 2
     parts = [batch[:half], batch[half:]]
-    with calls.model.at(calls.model.centre) as model, calls.context(True):
+    with calls.model.at(None) as model, calls.context(True):
         try:
             whole, *values = [scalar_of(calls, model, of) for of in (batch, *parts)]
         except NoPartError:
@@ -373,7 +379,7 @@ def _first_call(calls: Calls, trial: Batch) -> Calls:
         calls = replace(calls, needs_grad=True)
         calls.run(trial)
     if calls.model.batchnorm_names:
-        with calls.model.at(calls.model.centre) as model, calls.context(False):
+        with calls.model.at(None) as model, calls.context(False):
             calls.call(model, trial)
             calls.model.require_eval()
     return replace(calls, copies_inputs=versions != [t._version for t in tensors_in(trial)])
@@ -401,6 +407,19 @@ def _largest_activation(calls: Calls, trial: Batch) -> int:
     inputs = max(part.numel() for t in tensors_in(trial) for part in strided_parts(t))
     size = calls.counting.of(trial) if calls.forward is not None else None
     return -(-max(inside, inputs) // (size or rows_in(trial) or 1))
+
+
+def _checked_chunk(chunk: int | None, data: Data) -> int | None:
+    if chunk is None:
+        return None
+    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
+        raise InputError(f"chunk={chunk!r} is no number of samples: give a whole number from 1 on, or leave it out")
+    if not data.divisible:
+        raise InputError(
+            f"chunk={chunk} cannot be used: the batches are the user's own (forward=, or batches that cannot be cut), "
+            "and each is a chunk; leave it out, and make the batches of that size"
+        )
+    return chunk
 
 
 def _chunk_size(calls: Calls, data: Data, trial: Batch, values_per_sample: int) -> int:
@@ -467,7 +486,7 @@ def _check_crossed(calls: Calls, batch: Batch, size: int) -> None:
 
 def _loss_units(calls: Calls, quantities: Sequence[Quantity], batch: Batch, seed: int) -> Units:
     """The loss with every random stream at `seed`, in full precision, where rounding says little."""
-    with calls.model.at(calls.model.centre) as model, calls.context(True):
+    with calls.model.at(None) as model, calls.context(True):
         seed_everything(seed)
         return calls.units(quantities, model, batch)[0]
 
@@ -477,15 +496,14 @@ def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data, untou
 
     What modules remember since they were `untouched` must not matter: a part that caches hides behind one that moves.
     """
-    trial, at = _trial_batch(data), calls.model.centre
-    centre = _answers(calls, quantities, trial, at)
-    step = (at.abs().mean() or 1.0) * normal_vector(calls.model.layout.size, 0, "moves").to(at)
+    trial, move = _trial_batch(data), Moves(calls.model)
+    centre = _answers(calls, quantities, trial, None)
     still = any(bool(t.isfinite().all()) and t.numel() for t in centre)
     moved: list[Tensor] | None = None
     for scale in _MOVES:  # a loss may be flat near the centre, as a hinge is
-        there = at + scale * step
         try:
-            moved = _answers(calls, quantities, trial, there)
+            with move.by(scale) as there:
+                moved = _answers(calls, quantities, trial, there)
         except InputError:  # what cannot be evaluated there is no constant
             still, moved = False, None
             break
@@ -493,13 +511,13 @@ def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data, untou
         still = still and all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(centre, moved, strict=True))
         if not still:
             break
-    back = _answers(calls, quantities, trial, at)
+    back = _answers(calls, quantities, trial, None)
     if not alike(centre, back, _SAME[calls.dtype]):
         raise InputError(
             "the model answers differently at its own parameters after it was evaluated at others: its forward "
             "keeps something from call to call. Compute it anew in each call."
         )
-    if still and bool(step.any()):
+    if still:
         what = "the loss that forward returns does" if calls.loss_is_returned else "the model's outputs do"
         raise InputError(
             f"{what} not change when all its trainable parameters do: its forward uses something "
@@ -507,11 +525,17 @@ def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data, untou
             + (": forward=lambda model, batch: ... has to call the model it is given" if calls.forward else "")
         )
     if moved is not None:
-        _check_remembered(calls, quantities, trial, there, moved, untouched)
+        with move.by(scale) as there:
+            _check_remembered(calls, quantities, trial, there, moved, untouched)
 
 
 def _check_remembered(
-    calls: Calls, quantities: Sequence[Quantity], batch: Batch, theta: Tensor, seen: list[Tensor], untouched: Remembered
+    calls: Calls,
+    quantities: Sequence[Quantity],
+    batch: Batch,
+    theta: Tensor | None,
+    seen: list[Tensor],
+    untouched: Remembered,
 ) -> None:
     """Whether the answers `seen` at theta (size,) are those of a model that was not called before."""
     names = untouched.changed()
@@ -527,8 +551,8 @@ def _check_remembered(
         )
 
 
-def _answers(calls: Calls, quantities: Sequence[Quantity], batch: Batch, theta: Tensor) -> list[Tensor]:
-    """What the model gives at theta (size,): its outputs, or the loss where that is returned."""
+def _answers(calls: Calls, quantities: Sequence[Quantity], batch: Batch, theta: Tensor | None) -> list[Tensor]:
+    """What the model gives at theta (size,), None for what it holds: its outputs, or a loss that is returned."""
     if not calls.loss_is_returned:
         return floats_in(calls.run(batch, full_precision=True, theta=theta))
     with calls.model.at(theta) as model, calls.context(True):
@@ -543,7 +567,7 @@ def _side_effects(calls: Calls, quantities: Sequence[Quantity], data: Data) -> b
     _, batch = next(data.chunks())
     before = random_streams()
     calls.model.draws_elsewhere = False
-    with calls.model.at(calls.model.centre) as model, calls.context(False):
+    with calls.model.at(None) as model, calls.context(False):
         calls.units(quantities, model, batch)
         written = calls.model.buffers_were_written()
     calls.model.draws_elsewhere = random_streams() != before

@@ -294,6 +294,27 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     return state.hexdigest()
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """A complex tensor with a last axis of its real and imaginary parts; a real one as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+class Digest:
+    """`digest` of one dense tensor whose values come in parts, in row-major order."""
+
+    def __init__(self, dtype: torch.dtype, shape: Sequence[int]) -> None:
+        self._state = hashlib.blake2b(f"{dtype}{tuple(shape)}".encode(), digest_size=16)
+
+    def add(self, part: Tensor) -> None:
+        """The next values."""
+        self._state.update(tensor_bytes(part))
+
+    @property
+    def text(self) -> str:
+        """The hash of what came so far."""
+        return self._state.hexdigest()
+
+
 def digest_text(text: str) -> str:
     """Hash of a text."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

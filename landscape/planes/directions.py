@@ -1,10 +1,9 @@
-"""Planes: a centre, directions from it, and known points on them."""
+"""Planes made: random, along given directions, through models, of principal axes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Block, Layout
 from landscape_kernels.normalise import NORMALIZATIONS, normalise_, orthogonalise_
-from landscape_kernels.perturb import perturb_
+from landscape_kernels.perturb import wide
 from landscape_kernels.probes import normal_vector
-from landscape_kernels.projection import gram, principal_axes, project
+from landscape_kernels.projection import principal_axes, project
 from torch import Tensor
 
 from landscape.checkpoints.states import ModelVectors, ThetaLike, in_order, model_labels, read_model
@@ -23,83 +22,10 @@ from landscape.errors import InputError, nearest
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching, select_blocks
-from landscape.objective.trees import digest, digest_of
+from landscape.planes.plane import Plane, PlanePoints
+from landscape.planes.seeded import Seeded, SeededPlane
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PlanePoints:
-    """Parameter vectors to be shown on a plane."""
-
-    kind: str  # "points", "trajectory" or "curve"
-    labels: tuple[str, ...]
-    vectors: Sequence[Tensor]  # m of (size,); those of checkpoints may be read from their files when asked for
-    coordinates: FloatArray  # (m, axes)
-    distance: FloatArray  # (m,), from the plane
-    explained_variance: FloatArray | None = None  # (axes,), PCA only
-    buffers: tuple[Mapping[str, Tensor], ...] = ()  # m, where known
-
-
-@dataclass(frozen=True, repr=False)
-class Plane:
-    """theta(c) = centre + sum_i c_i directions[i], for any number of axes."""
-
-    centre: Tensor  # (size,)
-    directions: tuple[Tensor, ...]  # (size,) each, x first
-    about: Mapping[str, Any] = field(default_factory=dict)  # how it was made, in plain values
-    points: PlanePoints | None = None
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # at the centre, where they vary over the plane
-    buffer_directions: tuple[Mapping[str, Tensor], ...] = ()  # change of the buffers along each axis
-
-    def __repr__(self) -> str:
-        made = ", ".join(f"{key}={value!r}" for key, value in self.about.items())
-        shown = f"; {len(self.points.labels)} {self.points.kind} on it" if self.points is not None else ""
-        return f"Plane({self.axes} axes in {self.centre.numel():,} parameters: {made}{shown})"
-
-    @property
-    def axes(self) -> int:
-        """Number of axes."""
-        return len(self.directions)
-
-    def point(self, coordinates: Sequence[float], out: Tensor | None = None) -> Tensor:
-        """theta at `coordinates`, into `out` where given."""
-        return perturb_(
-            torch.empty_like(self.centre) if out is None else out, self.centre, self.directions, coordinates
-        )
-
-    def buffers_at(self, coordinates: Sequence[float]) -> dict[str, Tensor]:
-        """Buffers interpolated along with the parameters; variances extrapolated below 0 are 0."""
-        result: dict[str, Tensor] = {}
-        for name, value in self.buffers.items():
-            if value.is_floating_point():
-                value = perturb_(
-                    torch.empty_like(value), value, [change[name] for change in self.buffer_directions], coordinates
-                )
-            result[name] = value.clamp(min=0) if name.endswith("running_var") else value
-        return result
-
-    def identity(self) -> dict[str, Any]:
-        """What fixes the plane's points, in plain values."""
-        return {
-            "centre": digest(self.centre),
-            "directions": [digest(d) for d in self.directions],
-            "points": digest_of(self.points.vectors) if self.points else "",
-            "buffers": digest(*self.buffers.values(), *(v for d in self.buffer_directions for v in d.values())),
-        }
-
-    @property
-    def made(self) -> dict[str, Any]:
-        """What of `about` a run's identity holds: how the plane was made, without what was only noted of it."""
-        return {key: value for key, value in self.about.items() if key != "along_axis_0"}
-
-    def geometry(self) -> dict[str, Any]:
-        """Lengths of the directions and the cosines between them."""
-        products = gram(self.directions)
-        lengths = np.sqrt(products.diagonal())
-        with np.errstate(invalid="ignore", divide="ignore"):
-            cosines = products / np.outer(lengths, lengths)
-        return {"lengths": lengths.tolist(), "cosines": np.nan_to_num(cosines).tolist()}
 
 
 def random_direction(
@@ -107,6 +33,14 @@ def random_direction(
 ) -> Tensor:
     """Direction `axis` (size,) of `random_plane`, from (seed, axis) alone, scaled to theta (size,), 0 where ignored."""
     return normalise_(normal_vector(layout.size, seed, "direction", axis), theta, layout, normalize, ignored)
+
+
+def random_directions(
+    theta: Tensor, layout: Layout, normalize: str, ignored: Sequence[Block], seed: int, axes: Sequence[int]
+) -> Tensor:
+    """`random_direction` of each of `axes`, (n, size), to rounding, and scaled all at once."""
+    drawn = torch.stack([normal_vector(layout.size, seed, "direction", axis) for axis in axes])
+    return normalise_(drawn, theta, layout, normalize, ignored)
 
 
 @of_objective
@@ -129,8 +63,9 @@ def random_plane(
     "weight") or patterns of parameter names whose directions are zero. `params` names the parameters that vary at all:
     modules ("layer1"), parameters, or patterns ("*.lora_*"), as in `measure_spectrum`; by default every one.
     `orthogonal` makes the directions exactly orthogonal (cosine below 1e-13, before they are rounded to the objective's
-    precision) while each keeps its norms; without it they are so only on average, about 1/sqrt(size). Raises InputError
-    for unknown names, or when everything is ignored.
+    precision) while each keeps its norms; without it they are so only on average, about 1/sqrt(size). Of a large model
+    the plane keeps its seeds and no vectors (`plane.streamed`), unless it is orthogonal. Raises InputError for unknown
+    names, or when everything is ignored.
     """
     if normalize not in NORMALIZATIONS:
         raise InputError(f"normalize={normalize!r} is unknown; {nearest(normalize, NORMALIZATIONS)}")
@@ -144,26 +79,21 @@ def random_plane(
         what = "parameter tensors" if params is None else f"parameter tensors of params={params!r}"
         raise InputError(f"ignore={ignore} covers all {len(varied)} {what}; no direction is left")
     ignored += [block for block in layout.blocks if block not in varied and block not in ignored]
-    theta = objective.theta.double().cpu()
+    seeded: Seeded | None = None
     directions: list[Tensor] = []
-    for axis in range(axes):
-        direction = random_direction(theta, layout, normalize, ignored, seed, axis)
-        if orthogonal:
-            try:
-                orthogonalise_(direction, directions, theta, layout, normalize, ignored)
-            except ValueError as error:
-                raise InputError(
-                    f"axis {axis} cannot be made orthogonal with normalize={normalize!r}: {error}. Use fewer axes, "
-                    "normalize='model', or orthogonal=False."
-                ) from error
-        directions.append(direction)
-    for axis, direction in enumerate(directions):
-        if not bool(direction.any()):
-            raise InputError(
-                f"direction {axis} is zero: with normalize={normalize!r} it is scaled by parameters that are all zero. "
-                "Use normalize='none', or a trained model."
-            )
-    still = [b.name for b in varied if b not in ignored and not any(bool(d[b.slice].any()) for d in directions)]
+    if objective.centre.live and not orthogonal:
+        seeded = Seeded(objective, normalize, ignored, seed, axes)
+        zero, moved = sorted(seeded.zero), seeded.moved
+    else:
+        directions = _drawn(objective, normalize, ignored, seed, axes, orthogonal)
+        zero = [axis for axis, direction in enumerate(directions) if not bool(direction.any())]
+        moved = {b.name for b in varied if any(bool(d[b.slice].any()) for d in directions)}
+    for axis in zero:
+        raise InputError(
+            f"direction {axis} is zero: with normalize={normalize!r} it is scaled by parameters that are all zero. "
+            "Use normalize='none', or a trained model."
+        )
+    still = [b.name for b in varied if b not in ignored and b.name not in moved]
     if still:
         logger.warning(
             "no direction moves %s: with normalize=%r a direction is scaled by parameters that are all zero there, as "
@@ -190,7 +120,29 @@ def random_plane(
             "which axes make outputs. normalize='layer' does not depend on it.",
             ", ".join(unclear[:5]) + (f" and {len(unclear) - 5} more" if len(unclear) > 5 else ""),
         )
+    if seeded is not None:
+        return SeededPlane(seeded, about)
     return Plane(objective.theta, placed_points(objective, directions), about)
+
+
+def _drawn(
+    objective: Objective, normalize: str, ignored: Sequence[Block], seed: int, axes: int, orthogonal: bool
+) -> list[Tensor]:
+    """The directions of `random_plane`, in float64."""
+    theta, layout = objective.theta.double().cpu(), objective.layout
+    directions: list[Tensor] = []
+    for axis in range(axes):
+        direction = random_direction(theta, layout, normalize, ignored, seed, axis)
+        if orthogonal:
+            try:
+                orthogonalise_(direction, directions, theta, layout, normalize, ignored)
+            except ValueError as error:
+                raise InputError(
+                    f"axis {axis} cannot be made orthogonal with normalize={normalize!r}: {error}. Use fewer axes, "
+                    "normalize='model', or orthogonal=False."
+                ) from error
+        directions.append(direction)
+    return directions
 
 
 @of_objective
@@ -345,7 +297,7 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
             )
         except ValueError as error:
             raise InputError(f"direction {number}: {error}") from error
-    vector = objective.vector(direction).clone()  # the caller's own may change
+    vector = objective.vector(direction, wide(objective.dtype)).clone()  # the caller's own may change
     if not bool(vector.isfinite().all()):
         raise InputError(f"direction {number} has {int((~vector.isfinite()).sum())} values that are NaN or infinite")
     if not bool(vector.any()):
@@ -354,5 +306,6 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
 
 
 def placed_points(objective: Objective, directions: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Directions on the objective's device, in its precision."""
-    return tuple(objective.vector(direction) for direction in directions)
+    """Directions on the objective's device, in its precision, or float32 where that is less."""
+    dtype = wide(objective.dtype)
+    return tuple(objective.vector(direction, dtype) for direction in directions)

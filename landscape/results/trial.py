@@ -21,7 +21,7 @@ from landscape.errors import InputError
 from landscape.results.tables import Table, pairs_table
 from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
-from landscape.run.task import Task
+from landscape.run.task import Rows, Task
 from landscape.run.together import agree, on_rank_0
 
 _FILE = 40 << 10  # bytes of a file besides its arrays: attributes and scales; 38 to 51 kB seen with small arrays
@@ -83,7 +83,7 @@ def timed(task: Task, out: Path, ranks_per_item: int, unit: str, items: Sequence
 def one_of(unit: str) -> str:
     """The singular of a unit."""
     head = unit.partition(" of ")[0]
-    for many, one in (("matrices", "matrix"), ("classes", "class"), ("families", "family")):
+    for many, one in (("matrices", "matrix"), ("classes", "class"), ("passes", "pass"), ("families", "family")):
         if head.endswith(many):
             return head.removesuffix(many) + one
     return head.removesuffix("s")
@@ -109,14 +109,19 @@ def peak_memory() -> tuple[int, int]:
 
 
 def rows_done(out: Path, task: Task) -> int:
-    """Rows the run folder holds. Raises InputError where it belongs to another run."""
+    """Rows of the task's items that the run folder holds. Raises InputError where it belongs to another run."""
+    return int(rows_there(out, task).done[: task.count].sum())
+
+
+def rows_there(out: Path, task: Task) -> Rows:
+    """The rows the run folder holds, those of later rounds too. Raises InputError where it belongs to another run."""
     require_writable(out)
+    description = task.describe()
     if not (out / "run.json").exists():
         Store(out).require_free()
-        return 0
+        return Rows.empty(description.columns, task.count)
     # A folder that has its run.json is only compared with the task, not written to.
-    store = Store.create(out, task.describe(), task.count, "")
-    return int(store.rows().done.sum())
+    return Store.create(out, description, task.count, "").rows()
 
 
 def require_writable(out: Path) -> None:

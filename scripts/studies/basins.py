@@ -21,16 +21,16 @@ import numpy as np
 from scipy.stats import kendalltau
 
 import landscape as ls
-from landscape.pictures.style import LINE_COLOURS, StyledFigure, finish
 from landscape.run.comm import world
-from landscape.studies.basin.pictures import plot_boundary, plot_volumes
+from landscape.studies.basin.pictures import plot_boundary, plot_minima, plot_volumes
+from landscape.studies.training.data import poison_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import basins_nets as nets
 
 SEEDS = 3
 RECIPE = {"optimizer": "adam", "lr": 0.01, "schedule": "cosine", "batch_size": 50, "epochs": 200}
-SPIRALS = {"optimizer": "adam", "lr": 0.0058, "schedule": "cosine", "batch_size": 100, "epochs": 500, "clip": 8.0}
+SPIRALS = {"optimizer": "adam", "lr": 0.003, "schedule": "cosine", "batch_size": 200, "epochs": 3000}
 CUTOFF = 0.3
 
 
@@ -126,7 +126,8 @@ def spirals(directions: int, out: Path) -> None:
     )  # fmt: skip
     accuracy, train = 1 - run.final("test_error"), 1 - run.final("error")
     say(
-        "\nspirals: poison, clean accuracy, test accuracy, median radius (filter), log volume (filter): bound, estimate"
+        "\nspirals: poison, accuracy on what is clean, on the poison as it was told, on new points, median radius "
+        "(filter), log volume (filter): bound, estimate"
     )
     basins = []
     for row, path in enumerate(run.checkpoints.final):
@@ -138,27 +139,22 @@ def spirals(directions: int, out: Path) -> None:
         kept(plot_boundary(objective, title=f"poison {poison:g}, test accuracy {accuracy[row]:.1%}"),
              out / f"boundary-{row}.png")  # fmt: skip
         loss = float(objective.evaluate()["loss"])
+        learnt = float("nan")
+        if poison:
+            told = poison_of(nets.spirals(), run.recipe(row))
+            learnt = 1 - float(ls.Objective(net, data=told, metrics=("error",), device="cpu").evaluate()["error"])
         basin = ls.measure_basin(objective, max(CUTOFF, 2 * loss), directions=directions, out=out / f"spiral-{row}")
         volume = basin.log_volume
+        trust = "" if volume.believable else "not "
         say(
-            f"  {poison:g}, {train[row]:.3f}, {accuracy[row]:.3f}, {np.median(basin.radii):.4f}, {volume.mean:.1f}, "
-            f"{float(volume):.1f} ({'' if volume.believable else 'not '}to be believed); loss {loss:.2g}"
+            f"  {poison:g}, {train[row]:.3f}, {learnt:.3f}, {accuracy[row]:.3f}, {np.median(basin.radii):.4f}, "
+            f"{volume.mean:.1f}, {float(volume):.1f} ({trust}to be believed); loss {loss:.2g}"
         )
         basins.append(basin)
-    files = [folder for path in run.paths for folder in sorted((out / "spirals" / path).glob("*.safetensors"))]
-    plane = ls.pca_plane(objective, files)
-    if world().rank == 0 and plane.points is not None:
-        figure = StyledFigure(figsize=(6.0, 5.0), layout="constrained")
-        ax = figure.add_subplot()
-        for k, (label, (x, y)) in enumerate(zip(files, plane.points.coordinates, strict=True)):
-            row = k // 2
-            poison, end = run.keys["poison"][row], label.stem
-            colour = LINE_COLOURS[0 if poison == 0 else 1]
-            marker = "o" if end == "final" else "x"
-            ax.plot(x, y, marker, color=colour, label=f"{end}, poison {poison:g}", linestyle="none")
-        ax.set_xlabel("first principal axis (distance)")
-        ax.set_ylabel("second principal axis (distance)")
-        finish(figure, [ax], ["minima of two spirals and where they began"]).savefig(out / "minefield.png")
+    plane = ls.pca_plane(objective, [*run.checkpoints.initial, *run.checkpoints.final])
+    at_first = 1 - run.values["test_error"][:, 0]
+    labels = [f"{end}, poison {poison:g}" for end in ("initial", "final") for poison in run.keys["poison"]]
+    kept(plot_minima(plane, [*at_first, *accuracy], labels=labels), out / "minefield.png")
 
 
 if __name__ == "__main__":

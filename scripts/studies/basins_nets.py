@@ -13,7 +13,7 @@ from landscape.studies.training.recipe import Recipe
 
 POISONS = (0.0, 0.05, 0.1, 0.2, 0.3)
 _TRAINED = 800  # of 1,297 samples: the rest would only take time
-_WIDTHS = (2, 23, 16, 26, 32, 28, 31, 2)
+_WIDTHS = (2, 128, 128, 128, 128, 2)  # what the paper's 4,000 parameters learn of as much poison is 70 %
 
 
 def net() -> nn.Module:
@@ -39,16 +39,16 @@ def held_out() -> tuple[Tensor, Tensor]:
 
 
 def spiral_net() -> nn.Module:
-    """The network of the paper's spirals."""
+    """An MLP of four hidden layers for two spirals, 50,178 parameters."""
     layers = [part for a, b in itertools.pairwise(_WIDTHS) for part in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*layers[:-1])
 
 
 def spirals() -> tuple[Tensor, Tensor]:
     """Two spirals, poison included."""
-    return swiss_roll(600, seed=0)
+    return swiss_roll(200, seed=0)
 
 
 def spirals_held_out() -> tuple[Tensor, Tensor]:
     """More points of them."""
-    return swiss_roll(2000, seed=1)
+    return swiss_roll(500, seed=1)

@@ -135,6 +135,34 @@ def test_winsorised_steps_are_those_of_a_loop(net: Any, block: int, monkeypatch:
         torch.testing.assert_close(parameter.detach(), old - 0.5 * (gradient + 0.1 * old), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("images", [torch.contiguous_format, torch.channels_last])
+def test_winsorised_steps_in_every_memory_format(images: Any, weights: Any) -> None:
+    torch.manual_seed(0)
+    model: nn.Module = nn.Sequential(nn.Conv2d(2, 3, (2, 3)), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.Flatten())
+    model = model.double().to(memory_format=weights)
+    x, y = seeded(20, 2, 3, 4).contiguous(memory_format=images), torch.arange(20) % 2
+    expected = [p.detach() - 0.5 * g for p, g in zip(model.parameters(), clipped(model, x, y, 10.0), strict=True)]
+    WinsorisedSGD(model, lr=0.5, percent=10.0).step(lambda: F.cross_entropy(model(x), y, reduction="none"))
+    for found, value in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(found.detach(), value, rtol=1e-12, atol=1e-13)
+
+
+def test_recipes_winsorise_convolutions(tmp_path: Path) -> None:
+    """Whose images a training lays out with their channels last."""
+    x, y = seeded(20, 2, 3, 4), torch.arange(20) % 2
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, (2, 3)), nn.Tanh(), nn.Conv2d(3, 2, 2), nn.Flatten()).double()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    recipe = {"lr": 0.5, "momentum": 0.0, "batch_size": 20, "epochs": 1, "winsorise": 10.0}
+    run = ls.train_models(lambda: model, (x, y), recipe=recipe, out=tmp_path / "run")
+    model.load_state_dict(start)
+    gradients = clipped(model, x, y, 10.0)
+    final = ls.read_state(run.checkpoints.final[0])
+    for (name, value), gradient in zip(model.named_parameters(), gradients, strict=True):
+        torch.testing.assert_close(final[name], value.detach() - 0.5 * gradient, rtol=1e-10, atol=1e-12)
+
+
 class Last(nn.Module):
     """The last output of a recurrent layer."""
 
@@ -200,6 +228,12 @@ def test_bad_input_is_told() -> None:
     model = nn.Linear(5, 3)
     with pytest.raises(InputError, match="percent=50"):
         WinsorisedSGD(model, lr=0.1, percent=50)
+    with pytest.raises(InputError, match="percent='a'"):
+        WinsorisedSGD(model, lr=0.1, percent="a")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="one group"):
+        WinsorisedSGD(model, lr=0.1, percent=5).add_param_group({"params": nn.Linear(2, 2).parameters()})
+    with pytest.raises(InputError, match="lr='a'"):
+        WinsorisedSGD(model, lr="a", percent=5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="lr=0"):
         RM3(model.parameters(), lr=0)
     with pytest.raises(InputError, match="weight_decay=-1"):

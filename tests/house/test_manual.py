@@ -236,6 +236,7 @@ WORDS = {
     "bf16": "surface",
     "precise": "surface",
     "sampled": "spectrum",
+    "eigenvalues": "spectrum",
 }
 
 
@@ -267,6 +268,10 @@ def results(out: Path) -> dict[str, Path]:
     some: dict[str, Any] = {"trace": "hutchinson", "trace_tol": 0.5}
     ls.measure_spectrum(smooth, k=1, smallest=1, samples=32, sampling="importance", **some, out=out / "sampled")
     ls.measure_spectrum(smooth, k=1, trace=False, density=False, out=out / "spectrum")
+    wide = torch.nn.Sequential(torch.nn.Linear(4, 40), torch.nn.Tanh(), torch.nn.Linear(40, 3))
+    many = ls.Objective(wide, data=tuple(part.repeat(33, *[1] * (part.ndim - 1)) for part in data), device="cpu")
+    few: dict[str, Any] = {"trace": False, "density_probes": 1, "density_steps": 2}
+    ls.measure_spectrum(many, k=1, error=0.2, **few, out=out / "eigenvalues")
     ls.measure_layer_spectra(smooth, k=1, **some, out=out / "layers")
     ls.measure_layer_structure(objective, k=2, other=nets[1], out=out / "structure")
     ls.measure_diagonal(objective, out=out / "diagonal")

@@ -117,6 +117,17 @@ def test_filters_of_zeros_stay_zero_and_zero_directions_too() -> None:
 
 
 @pytest.mark.parametrize("how", NORMALIZATIONS)
+def test_many_directions_are_scaled_as_each(how: str) -> None:
+    layout = Layout.of({"w": (3, 2, 2), "b": (3,), "still": (2,), "zero": (2,)})
+    theta, drawn = normal_vector(layout.size, 1), normal_vector(2 * layout.size, 2).reshape(2, -1)
+    theta[layout.blocks[3].slice] = 0
+    drawn[1, layout.blocks[0].slice] = 0
+    expected = [normalise_(one.clone(), theta, layout, how, [layout.blocks[2]]) for one in drawn]
+    found = normalise_(drawn.clone(), theta, layout, how, [layout.blocks[2]])
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("how", NORMALIZATIONS)
 def test_three_axes_are_orthogonal_and_keep_their_norms(how: str) -> None:
     theta, ignored = random(0), [LAYOUT.blocks[0]]  # the first entry is ignored: QR leaves rounding there
     axes: list[Tensor] = []

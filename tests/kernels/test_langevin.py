@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from landscape_kernels.arrays import FloatArray
-from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat
+from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat, slow_error
 from landscape_kernels.langevin import (
     ChainNoise,
     Losses,
@@ -155,6 +155,18 @@ def test_error_of_a_mean_covers_it() -> None:
         mean, error = mean_and_error(series(0.9, 4, 500, seed))
         held.append(abs(mean) <= 2 * error)
     assert 0.90 < np.mean(held) < 0.995
+
+
+def test_one_chain_that_has_been_where_the_others_were_not_counts_for_them() -> None:
+    """Of C = 4 the mean m of squared errors is a quarter of that chain's, and so is the error of m: sqrt(3 / 16)."""
+    random = np.random.default_rng(0)
+    chains = 1e-9 * random.normal(size=(4, 400))
+    chains[2] = random.normal(size=400)
+    assert slow_error(chains) == pytest.approx(math.sqrt(3 / 16) * mean_and_error(chains[2:3])[1], rel=1e-6)
+    alike = random.normal(size=(40, 400))
+    assert slow_error(alike) == pytest.approx(1 / math.sqrt(alike.size), rel=0.2)
+    assert slow_error(alike[:1]) == mean_and_error(alike[:1])[1]
+    assert math.isnan(slow_error(np.ones((2, 400))))
 
 
 def test_chains_that_disagree_or_drift_are_seen() -> None:

@@ -19,6 +19,7 @@ from landscape.network.piecewise import piecewise_linear
 from landscape.network.rules import product
 from landscape.network.rules.convolution import Convolution
 from landscape.network.rules.layer import BLOCK_BYTES
+from landscape.network.rules.product import Product
 from landscape.network.seeds import output_seeds, softmax_seeds
 
 EPS = torch.finfo(torch.float64).eps
@@ -196,7 +197,7 @@ def test_divided_work_gives_the_same(name: str, samples: int, seeds: int, monkey
 def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few positions go by inner products of positions, many by the gradient itself."""
     used: list[tuple[str, int]] = []
-    for form in ("inner", "norms"):
+    for form in ("squares_by_places", "norms"):
         original = getattr(product, form)
 
         def spy(*args: Tensor, form: str = form, original: Any = original) -> Tensor:
@@ -205,7 +206,7 @@ def test_both_forms_of_the_product_are_used(monkeypatch: pytest.MonkeyPatch) -> 
             return original(*args)
 
         monkeypatch.setattr(product, form, spy)
-    for positions, form in ((2, "inner"), (200, "norms")):
+    for positions, form in ((2, "squares_by_places"), (200, "norms")):
         used.clear()
         model = nn.Sequential(nn.Conv1d(8, 9, 1), nn.ReLU(), nn.Flatten(), nn.Linear(9 * positions, 1)).double()
         inputs = torch.randn(3, 8, positions, dtype=torch.float64)
@@ -246,6 +247,88 @@ def test_formed_gradients_of_convolutions(name: str, by_rows: bool, monkeypatch:
     torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=0)
     for total, parts in zip(sums, zip(*rows, strict=True), strict=True):
         torch.testing.assert_close(total, sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS)
+
+
+class Twice(nn.Module):
+    """A layer that is called on images as they come, and on others with their channels last."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = x.tanh().contiguous(memory_format=torch.channels_last)
+        return self.layer(x).flatten(1) * self.layer(turned).flatten(1)
+
+
+@pytest.mark.parametrize("forms", [True, False])
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 5, (3, 2)), nn.Conv2d(4, 5, (3, 2))])
+def test_calls_in_two_memory_formats(layer: nn.Module, forms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Convolution, "_forms", lambda self, length: forms)
+    model = Twice(copy.deepcopy(layer)).double()
+    inputs = torch.randn(4, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
+    agree(model, lambda: model(inputs))
+    squares = GradientSquares(model, names_of(model))
+    with squares.recording():
+        values = model(inputs).square().sum(1)
+    _, found = squares.sums_and_squares(values, 4)
+    rows = [torch.autograd.grad(model(one[None]).square().sum(), list(model.parameters())) for one in inputs]
+    expected = torch.stack([torch.stack([g.square().sum() for g in row]) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=0)
+
+
+@pytest.mark.parametrize("by_patches", [True, False])
+@pytest.mark.parametrize("layer", [nn.ConvTranspose2d(4, 6, (3, 2), groups=2), nn.Conv2d(4, 6, (3, 2))])
+def test_sums_of_channels_last(layer: nn.Module, by_patches: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient that comes back from a pooling layer has its channels last, too."""
+    if by_patches:  # as on a GPU
+        monkeypatch.setattr(Convolution, "formed", Convolution._formed_by_patches)
+        monkeypatch.setattr(Convolution, "arranged", Product.arranged)
+    model = nn.Sequential(copy.deepcopy(layer), nn.AdaptiveAvgPool2d(2), nn.Flatten()).double()
+    inputs = torch.randn(4, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
+    for given in (inputs, inputs.contiguous(memory_format=torch.channels_last)):
+        squares = GradientSquares(model, names_of(model))
+        with squares.recording():
+            values = model(given).square().sum(1)
+        sums, _ = squares.sums_and_squares(values, 4)
+        expected = torch.autograd.grad(model(given).square().sum(), list(model.parameters()))
+        for one, true in zip(sums, expected, strict=True):
+            torch.testing.assert_close(one, true, rtol=1e4 * EPS, atol=1e3 * EPS)
+
+
+@pytest.mark.parametrize("names", [None, ["0.weight", "4.bias"], ["1.weight", "3.weight"]])
+@pytest.mark.parametrize("forms", [True, False])
+def test_batchnorm_behind_a_convolution(names: list[str] | None, forms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one layer: in place behind it, a factor of zero, groups, no factors; and where gradients are not formed."""
+    monkeypatch.setattr(Convolution, "_forms", lambda self, length: forms)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True),
+        nn.Conv2d(6, 8, 3, stride=2, padding="valid"), nn.BatchNorm2d(8), nn.Tanh(),
+        nn.Conv2d(8, 4, (1, 3), groups=2, dilation=(2, 1)), nn.BatchNorm2d(4, affine=False), nn.Flatten(),
+    ).double()  # fmt: skip
+    inputs = torch.randn(5, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        model(3 * inputs + 1)
+        for k in (1, 4):
+            model[k].weight.normal_()
+            model[k].bias.normal_()
+        model[1].weight[2] = 0
+    model.eval()
+    names = names or names_of(model)
+    squares = GradientSquares(model, names, pairs=[("0", "1"), ("3", "4"), ("6", "7")])
+    with squares.recording():
+        values = model(inputs).square().sum(1)
+    assert {folded.folds for folded in squares._folded} == {forms}
+    sums, found = squares.sums_and_squares(values, 5)
+    chosen = [dict(model.named_parameters())[name] for name in names]
+    rows = [torch.autograd.grad(model(one[None]).square().sum(), chosen) for one in inputs]
+    expected = torch.tensor([[float(g.square().sum()) for g in row] for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e4 * EPS, atol=1e2 * EPS * float(expected.max()))
+    for total, parts in zip(sums, zip(*rows, strict=True), strict=True):
+        torch.testing.assert_close(total, sum(parts), rtol=1e4 * EPS, atol=1e3 * EPS * float(total.abs().max()))
+    assert "forward" not in vars(model[0])
+    assert "forward" not in vars(model[1])
 
 
 class Words(nn.Module):
@@ -379,6 +462,21 @@ def test_chunks_of_other_sizes_follow_each_other() -> None:
             outputs = model(chunk)
         expected = by_loop(model, lambda chunk=chunk: model(chunk), seeds, names_of(model))
         torch.testing.assert_close(squares.of(outputs, seeds), expected, rtol=1e4 * EPS, atol=0)
+
+
+def test_places_with_a_large_common_part() -> None:
+    """Whose gradients all but take each other out: float32 sees what float64 does."""
+    torch.manual_seed(0)
+    layer, parts = nn.Linear(40, 40, bias=False), torch.randn(6, 5, 40)
+    inputs, seeds = 1 + 1e-2 * torch.randn(6, 5, 40), parts - parts.mean(1, keepdim=True)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        model, x = copy.deepcopy(layer).to(dtype), inputs.to(dtype)
+        squares = GradientSquares(model, ["weight"])
+        with squares.recording():
+            values = (model(x) * seeds.to(dtype)).flatten(1).sum(1)
+        found.append(squares.sums_and_squares(values, 6)[1])
+    torch.testing.assert_close(found[0], found[1], rtol=2e-5, atol=0)
 
 
 def test_float32_models() -> None:

@@ -16,7 +16,8 @@ import landscape as ls
 from landscape.checkpoints.states import read_model
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
-from landscape.planes.directions import Plane, pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.planes.directions import pca_plane, plane_from_directions, plane_through, random_plane
+from landscape.planes.plane import Plane
 
 
 def net(seed: int = 0) -> nn.Sequential:

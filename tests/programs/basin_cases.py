@@ -19,11 +19,12 @@ def results() -> dict[str, str]:
     found = {}
     cases: dict[str, dict[str, Any]] = {
         "filter": {},
+        "traced": {"directions": 256},
         "krylov": {"kind": "gaussian", "precondition": "krylov"},
         "shared": {"kind": "gaussian", "ranks_per_item": min(2, world().size)},
     }
     for name, asked in cases.items():
-        basin = ls.measure_basin(objective, cutoff, directions=70, **asked)
+        basin = ls.measure_basin(objective, cutoff, **{"directions": 70, **asked})
         parts = (basin.radii, basin.lengths, basin.contributions, basin.profiles)
         found |= {f"{name} {k}": part.tobytes().hex() for k, part in enumerate(parts)}
     return found

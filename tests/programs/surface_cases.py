@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from streamed_cases import streamed_bytes
 
 import landscape as ls
 from landscape.run.comm import world
@@ -23,11 +24,14 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(203, 6, generator=generator), torch.randint(3, (203,), generator=generator)
 
 
+def samples() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1200, 6, generator=generator), torch.randint(3, (1200,), generator=generator)
+
+
 def many_samples(loss: Any = "cross_entropy") -> ls.Objective:
     """So many samples, in so small chunks, that a surface to a stated error is measured on few of them."""
-    generator = torch.Generator().manual_seed(1)
-    inputs, targets = torch.randn(1200, 6, generator=generator), torch.randint(3, (1200,), generator=generator)
-    objective = ls.Objective(network(), loss, (inputs, targets), metrics=("accuracy",))
+    objective = ls.Objective(network(), loss, samples(), metrics=("accuracy",))
     return objective.on(objective.data, chunk=256)
 
 
@@ -57,6 +61,7 @@ def results() -> dict[str, str]:
         "data over ranks": lambda: surface_bytes(ranks_per_item=size),
         "to an error": precise_bytes,
         "to an error, data over ranks": lambda: precise_bytes(ranks_per_item=size),
+        "in the model's memory": streamed_bytes,
         "batchnorm": lambda: surface_bytes(batchnorm="reestimated", ranks_per_item=size),
     }
     return {name: case() for name, case in cases.items()}

@@ -18,7 +18,10 @@ import torch
 import landscape as ls
 from landscape.checkpoints.reading import checkpoint_files, in_step_order, load_state, step_files
 from landscape.errors import InputError, nearest, text_of, user_code
+from landscape.files.slices import StoredTensors
 from landscape.objective.batches import as_whole, inputs_and_targets
+from landscape.objective.centre import LARGE
+from landscape.objective.model import choose_device
 from landscape.opening.opening import is_result
 from landscape.results.study import Input
 from landscape.run.comm import processor_count, world
@@ -145,7 +148,13 @@ def _build(job: Job, read: _Read | None) -> Built:
 def _input(job: Job, key: str, given: Input, value: Any) -> Any:
     """What a key of the study's table stands for."""
     if given.form == "data":
-        return _made(key, value)
+        made = _made(key, value)
+        if made is None:
+            raise InputError(
+                f"{key}.factory = {value.factory!r} returned None; let it return the data (its return statement may be "
+                f"missing), or leave {key} out"
+            )
+        return made
     if given.form in ("model", "checkpoint", "trained"):
         return job.located(value)
     if given.form == "surface":
@@ -184,6 +193,8 @@ def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
         ("metrics", asked.metrics, "loss and error are measured"),
         ("precision", asked.precision, f"say {job.study.name}.recipe.precision"),
         ("batch_size", asked.batch_size, "samples are counted by the data"),
+        ("chunk", asked.chunk, "it follows from the model's sizes"),
+        ("channels_last", not asked.channels_last, "it follows from the model"),
     ):
         if value:
             raise InputError(f"objective.{key} is not used by [{job.study.name}]: {way}; leave it out")
@@ -256,7 +267,22 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
         precision=asked.precision,
         device=asked.device,
         batch_size=_imported("objective.batch_size", size) if isinstance(size, str) else size,
+        chunk=asked.chunk,
+        channels_last=asked.channels_last,
+        checkpoint=None if read and read.state else _put_back_from(model, _centre(job, models), asked.device),
     )
+
+
+def _put_back_from(model: Any, checkpoint: Path | None, device: str | None) -> Path | None:
+    """The checkpoint of a large model where points can be made in the model itself, on the CPU; else None."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if checkpoint is None or sum(p.numel() * p.element_size() for p in model.parameters()) < LARGE:
+        return None
+    files = checkpoint_files(checkpoint) if checkpoint.is_dir() else [checkpoint]
+    on_cpu = choose_device(device).type == "cpu" and not any(p.is_complex() for p in named.values())
+    if not on_cpu or any(file.suffix != ".safetensors" for file in files):
+        return None
+    return checkpoint if set(named) <= StoredTensors(checkpoint).names else None
 
 
 def _centre(job: Job, models: list[Path]) -> Path | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
-from landscape_jobs.cluster.slurm import Options, checked
+from landscape_jobs.cluster.options import Options, checked
 
 PROJECT = "landscape-site.toml"
 USER = Path("landscape", "site.toml")  # in the user's configuration folder

@@ -27,8 +27,9 @@ from typing import Any
 from landscape.errors import InputError, StoreError, nearest
 from landscape.opening.runs import finished, run_stores
 from landscape.run.store import RESULT
+from landscape_jobs.cluster.options import checked
+from landscape_jobs.cluster.script import FINISHED
 from landscape_jobs.cluster.site import anchored
-from landscape_jobs.cluster.slurm import FINISHED, checked
 from landscape_jobs.spec.job import Job, parse_job
 from landscape_jobs.spec.toml import TomlFile, read_toml
 from landscape_jobs.sweeps.folder import named_files, text_key

@@ -24,20 +24,11 @@ from typing import Any
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import create_durably, write_durably
 from landscape.run.records import TABLE, TEXT, or_none, read_record
+from landscape_jobs.cluster.options import TIME_VARIABLE, Options
 from landscape_jobs.cluster.queue import JobName, Queue
+from landscape_jobs.cluster.script import FINISHED, Places, batch_script, command_script
 from landscape_jobs.cluster.site import anchored, options_for, profiles, read_profile
-from landscape_jobs.cluster.slurm import (
-    FINISHED,
-    TIME_VARIABLE,
-    Options,
-    Places,
-    array_of,
-    batch_script,
-    command_script,
-    job_id,
-    refusal,
-    sbatch_environment,
-)
+from landscape_jobs.cluster.slurm import array_of, job_id, refusal, sbatch_environment
 from landscape_jobs.cluster.stages import StagedJob, command_finished, job_finished, load_stages
 from landscape_jobs.spec.job import Job, load_job
 from landscape_jobs.spec.toml import STAGES, SWEEP, TomlFile, read_toml

@@ -28,13 +28,15 @@ def check(
         typer.Option("--against", metavar="pyhessian", help="Compare Hessian products with those of that package."),
     ] = None,
 ) -> None:
-    """Validate all of a job and estimate its time and memory from a small part of it; writes nothing.
+    """Validate all of a job and estimate its time and memory from a small part of it; writes nothing of the run.
 
+    Of an objective it also says what would be faster on this machine, and remembers that in the user's cache folder.
     Of a sweep every cell's job is validated as far as its text tells, and the estimate is for the first cell that is
     not finished.
     """
     with exit_codes():
         from landscape.errors import InputError
+        from landscape.objective.speed import speed_table, speed_trial
         from landscape.results.trial import trial_table
         from landscape_jobs.build.objects import build
         from landscape_jobs.terminal.tables import as_rich
@@ -45,6 +47,9 @@ def check(
         built = build(loaded)
         estimate = trial_table(_trial(loaded, built))
         on_rank_0(lambda: print_tables(as_rich(estimate)))
+        if loaded.study.subject == "objective":
+            objective = built.subject
+            on_rank_0(lambda: print_tables(as_rich(speed_table(speed_trial(objective)))))
         if against is not None and loaded.study.subject != "objective":
             raise InputError(f"--against {against}: [{loaded.study.name}] has no Hessian products to compare")
         if against is not None and not _agrees_with_pyhessian(built.subject):

@@ -130,7 +130,7 @@ def submit(
 def _given(context: typer.Context, job: Path) -> dict[str, Any]:
     """The options of sbatch that were given, by their typed names. Raises InputError for a word too many."""
     from landscape.errors import InputError
-    from landscape_jobs.cluster.slurm import option_names, unknown_option
+    from landscape_jobs.cluster.options import option_names, unknown_option
 
     unknown = next((word for word in (str(job), *context.args) if word.startswith("-")), None)
     if unknown is not None:

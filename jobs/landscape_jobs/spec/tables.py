@@ -38,7 +38,8 @@ class ModelTable(JobTable):
 class ObjectiveTable(JobTable):
     """What is measured, see `landscape.Objective`; loss "returned" means that `forward` returns the loss itself.
 
-    `batch_size` is how many samples every batch holds, or a callable of a batch that says it.
+    `batch_size` is how many samples every batch holds, or a callable of a batch that says it; `chunk` how many samples
+    are evaluated at a time, and `channels_last` whether images may be laid out so.
     """
 
     loss: Annotated[str, named_or_callable((*named_losses(), RETURNED))] = "cross_entropy"
@@ -47,6 +48,8 @@ class ObjectiveTable(JobTable):
     precision: Annotated[str, one_of(PRECISIONS)] | None = None
     device: str | None = None
     batch_size: Annotated[int | str | None, BeforeValidator(count_or_callable)] = None
+    chunk: PositiveInt | None = None
+    channels_last: bool = True
 
 
 class RunTable(JobTable):

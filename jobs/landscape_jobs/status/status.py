@@ -16,7 +16,7 @@ from landscape.opening.sweeps import is_sweep, sweep_cells
 from landscape.results.study import study_of
 from landscape.run.store import RESULT, Store
 from landscape_jobs.cluster.queue import Answer, JobName, Queue, by_age, job_of
-from landscape_jobs.cluster.slurm import FINISHED
+from landscape_jobs.cluster.script import FINISHED
 from landscape_jobs.status.advice import advice
 from landscape_jobs.status.facts import (
     COMPLETE,

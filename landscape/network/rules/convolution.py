@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -41,26 +42,38 @@ class Convolution(Product):
     def bytes_of(self, pairs: Sequence[tuple[Call, Tensor]], forms: bool) -> int:
         if not forms or pairs[0][1].device.type != "cpu":
             return super().bytes_of(pairs, forms)
-        return sum(c.inputs[:1].nbytes + g[:1].nbytes for c, g in pairs) + int(self.module.weight.nbytes)
+        times = math.prod(self.module.kernel_size[1:]) if self._has_long_rows() else 1
+        return sum(times * c.inputs[:1].nbytes + g[:1].nbytes for c, g in pairs) + int(self.module.weight.nbytes)
 
     def formed(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
         if pairs[0][1].device.type != "cpu":
-            return super().formed(pairs)
+            return self._formed_by_patches(pairs)
         each = self._by_rows if self._has_long_rows() else self._by_groups
         found = [each(*pair) for pair in pairs]
         total: Tensor = sum(found[1:], found[0])
         return total
 
+    def _formed_by_patches(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
+        """(B, groups, M, K) as products of what is under the kernel: of channels last K comes in another order."""
+        return super().formed([(replace(c, inputs=c.inputs.contiguous()), g.contiguous()) for c, g in pairs])
+
     def arranged(self, total: Tensor) -> Tensor:
         if total.device.type != "cpu":
             return super().arranged(total)
-        return total.transpose(1, 2) if self._has_long_rows() else total
+        return total.movedim((0, -1), (2, 1)) if self._has_long_rows() else total
+
+    def laid_out(self, weight: Tensor) -> Tensor:
+        """The weight as what is `formed` lies in memory, on a CPU."""
+        return weight.movedim((2, 1), (0, -1)) if self._has_long_rows() else weight
+
+    def rows_axis(self) -> int:
+        """The axis of the M rows in that."""
+        return 1 if self._has_long_rows() else 0
 
     def _has_long_rows(self) -> bool:
-        """Whether a gradient has more numbers than what it is the product of: then writing it decides."""
-        m, positions = self.module, sum(map(self.positions, self.calls))
-        each = m.weight[0].numel() // m.kernel_size[0]
-        return bool(m.groups == 1 and m.weight.numel() > positions * (len(m.weight) + each))
+        """Whether a row of the kernel meets more numbers than the kernel has rows: then a product for each is cheap."""
+        m = self.module
+        return bool(m.groups == 1 and m.weight[0].numel() >= m.kernel_size[0] ** 2)
 
     def _by_groups(self, call: Call, gradient: Tensor) -> Tensor:
         """As a convolution whose groups of channels are the samples, in a fifth of the time of unfolding."""
@@ -78,27 +91,31 @@ class Convolution(Product):
         return found.view(size, *like.shape)
 
     def _by_rows(self, call: Call, gradient: Tensor) -> Tensor:
-        """Unfolded along all axes of space but the first, along which each place in the kernel is a part of memory."""
-        m, padded = self.module, self._padded(call.inputs).contiguous()
+        """(B, rows of the kernel, M, its other axes, K): one product for each row, with no copy of its own.
+
+        Channels come last and the inputs are unfolded along all axes of space but the first, along which each row of
+        the kernel meets one piece of memory.
+        """
+        m, padded = self.module, self._padded(call.inputs).movedim(1, -1).contiguous()
         (count, *kernel), (step, *steps), (gap, *gaps) = m.kernel_size, m.stride, m.dilation
         rows, *positions = call.shape[2:]
-        padded = F.pad(padded, [0, 0] * len(steps) + [0, -padded.shape[2] % step])  # whole numbers of steps
-        samples, channels = padded.shape[:2]
-        sample, channel, row, *space = padded.stride()
+        if left := -padded.shape[1] % step:  # whole numbers of steps
+            padded = F.pad(padded, [0, 0] * len(m.stride) + [0, left])
+        samples, channels = len(padded), padded.shape[-1]
+        sample, row, *space, _ = padded.stride()
         values = padded.as_strided(
-            (samples, channels, *kernel, step, padded.shape[2] // step, *positions),
+            (samples, step, padded.shape[1] // step, *positions, *kernel, channels),
             (
-                *(sample, channel, *(a * b for a, b in zip(space, gaps, strict=True)), row, row * step),
-                *(a * b for a, b in zip(space, steps, strict=True)),
+                *(sample, row, row * step, *(a * b for a, b in zip(space, steps, strict=True))),
+                *(*(a * b for a, b in zip(space, gaps, strict=True)), 1),
             ),
-        ).reshape(samples, channels * math.prod(kernel), step, -1)
-        each, g = math.prod(positions), gradient.flatten(2)
-        found = g.new_empty(samples, g.shape[1], count, values.shape[1])
+        ).reshape(samples, step, -1, math.prod(kernel) * channels)
+        each, g = math.prod(positions), gradient.movedim(1, -1).reshape(samples, -1, gradient.shape[1]).transpose(1, 2)
+        found = g.new_empty(count, samples, g.shape[1], values.shape[3])
         for k in range(count):
             first = k * gap // step * each
-            part = values[:, :, k * gap % step, first : first + rows * each]
-            torch.bmm(g, part.transpose(1, 2), out=found[:, :, k])
-        return found.view(*found.shape[:3], channels, *kernel)
+            torch.bmm(g, values[:, k * gap % step, first : first + rows * each], out=found[k])
+        return found.view(*found.shape[:3], *kernel, channels).transpose(0, 1)
 
 
 class TransposedConvolution(Convolution):
@@ -117,7 +134,7 @@ class TransposedConvolution(Convolution):
         return Product.bytes_of(self, pairs, forms)
 
     def formed(self, pairs: Sequence[tuple[Call, Tensor]]) -> Tensor:
-        return Product.formed(self, pairs)
+        return self._formed_by_patches(pairs)
 
     def arranged(self, total: Tensor) -> Tensor:
         return Product.arranged(self, total)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 BLOCK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}  # unfolded at a time; on a CPU it should stay in a core's cache
+_LOST = 300.0  # how much smaller than the largest sum of such terms a sum of products is to be exact
 PLACES = ("reduce", "expand")  # how the places of a layer that is used at several join in its factors
 
 
@@ -99,6 +100,23 @@ def joined(parts: list[Tensor]) -> Tensor:
 def inner(first: Tensor, second: Tensor) -> Tensor:
     """Inner products (B,) of two (B, ...), in float64."""
     return (first * second).flatten(1).sum(1, dtype=torch.float64)
+
+
+def squares_by_places(g: Tensor, a: Tensor) -> Tensor:
+    """|sum_l g_l a_l'|^2 (B,), summed over groups, of g (B, groups, M, L) and a (B, groups, K, L), in float64.
+
+    As sum_{l,l'} (g_l.g_l')(a_l.a_l'). Where places all but take each other out, as those with a large common part may,
+    rounding decides in float32, and these samples are done again in float64.
+    """
+    outputs, inputs = g.transpose(2, 3) @ g, a.transpose(2, 3) @ a
+    found = inner(outputs, inputs)
+    if g.shape[3] == 1 or g.dtype == torch.float64:
+        return found
+    lengths = (outputs.diagonal(dim1=2, dim2=3).double() * inputs.diagonal(dim1=2, dim2=3)).sqrt()
+    lost = found < lengths.sum(2).square().sum(1) / _LOST
+    if lost.any():
+        found[lost] = squares_by_places(g[lost].double(), a[lost].double())
+    return found
 
 
 def norms(vectors: Any) -> Tensor:

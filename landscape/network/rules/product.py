@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.network.rules.layer import BLOCK_BYTES, Call, Layer, entries_of, inner, joined, norms
+from landscape.network.rules.layer import BLOCK_BYTES, Call, Layer, entries_of, joined, norms, squares_by_places
 
 
 class Product(Layer):
@@ -40,10 +40,14 @@ class Product(Layer):
         """(B, groups, M, L): the gradient at each position."""
         return self.by_channel(gradient)
 
+    def _in_order(self, values: Tensor) -> Tensor:
+        """Channels first, so that the entries of several calls stand for the same ones of the weight."""
+        return values.contiguous() if len(self.calls) > 1 else values
+
     def squares(self, gradients: list[Tensor], slot: int, slots: int) -> dict[str, Tensor]:
         if "weight" in self.columns:
             for k, (call, gradient) in enumerate(zip(self.calls, gradients, strict=True)):
-                errors = self.errors(gradient, call)
+                errors = self.errors(self._in_order(gradient), call)
                 self._room(k, errors, slots)[:, :, slot] = errors
         if "bias" not in self.columns:
             return {}
@@ -72,11 +76,11 @@ class Product(Layer):
 
     def _block_squares(self, calls: list[tuple[Call, Tensor]], block: slice) -> Tensor:
         """By the gradient itself, M K L products, or as sum_{l,l'} (g_l.g_l')(a_l.a_l'), L^2 (M + K): the cheaper."""
-        a = joined([self.activations(call.inputs[block], call) for call, _ in calls])
+        a = joined([self.activations(self._in_order(call.inputs[block]), call) for call, _ in calls])
         g = joined([errors[block] for _, errors in calls])
         M, K, L = g.shape[2], a.shape[2], a.shape[3]
         if L * (M + K) < M * K:
-            return inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a)
+            return squares_by_places(g, a)
         return norms(g @ a.transpose(2, 3))
 
     def positions(self, call: Call) -> int:
@@ -84,17 +88,20 @@ class Product(Layer):
         return call.shape[1:-1].numel()
 
     def _forms_gradients(self) -> bool:
+        return self._forms(sum(map(self.positions, self.calls)))
+
+    def _forms(self, length: int) -> bool:
         """Whether sum and squares are cheaper of the gradients of samples, formed by M K L products.
 
-        Else inner products of places take L^2 (M + K), and the sum, where it is of use, M K L again.
+        Else inner products of L places take L^2 (M + K), and the sum, where it is of use, M K L again.
         """
-        weight, length = self.module.weight, sum(map(self.positions, self.calls))
+        weight = self.module.weight
         rows, columns = len(weight) // getattr(self.module, "groups", 1), weight[0].numel()
         return bool((1 if self.tied else 2) * length * (rows + columns) >= rows * columns)
 
     def summed(self) -> tuple[str, ...]:
         made = {"weight": self._forms_gradients(), "bias": True}
-        return tuple(name for name in self.columns if made[name])
+        return tuple(name for name in self.columns if made.get(name))
 
     def sums_and_squares(self, gradients: list[Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         sums, found_squares = dict[str, Tensor](), dict[str, Tensor]()
@@ -105,21 +112,26 @@ class Product(Layer):
             return sums, found_squares
         pairs = list(zip(self.calls, gradients, strict=True))
         forms, squares, total = self._forms_gradients(), list[Tensor](), gradients[0].new_zeros(())
-        each = self.bytes_of(pairs, forms)
-        size = max(1, BLOCK_BYTES[gradients[0].device.type] // each)
-        for start in range(0, len(gradients[0]), size):
-            part = [(replace(c, inputs=c.inputs[start : start + size]), g[start : start + size]) for c, g in pairs]
+        for part in self.blocks(pairs, forms):
             if forms:
                 found = self.formed(part)
                 total = total + found.sum(0).double()
                 squares.append(torch.linalg.vector_norm(found.flatten(2), dim=2).double().square().sum(1))
             else:
-                a = joined([self.activations(call.inputs, call) for call, _ in part])
-                g = joined([self.errors(gradient, call) for call, gradient in part])
-                squares.append(inner(g.transpose(2, 3) @ g, a.transpose(2, 3) @ a))
+                a = joined([self.activations(self._in_order(call.inputs), call) for call, _ in part])
+                g = joined([self.errors(self._in_order(gradient), call) for call, gradient in part])
+                squares.append(squares_by_places(g, a))
         if forms:
             sums["weight"] = self.arranged(total)
         return sums, found_squares | {"weight": torch.cat(squares)}
+
+    def blocks(self, pairs: Sequence[tuple[Call, Tensor]], forms: bool) -> Iterator[list[tuple[Call, Tensor]]]:
+        """Calls and the gradients of their outputs, of as many samples at a time as memory should hold."""
+        first = pairs[0][1]
+        size = max(1, BLOCK_BYTES[first.device.type] // self.bytes_of(pairs, forms))
+        for start in range(0, len(first), size):
+            block = slice(start, start + size)
+            yield [(replace(call, inputs=call.inputs[block]), gradient[block]) for call, gradient in pairs]
 
     def rows(self, gradients: list[Tensor], size: int) -> Iterator[tuple[str, slice, Tensor]]:
         if "bias" in self.columns:
@@ -127,7 +139,8 @@ class Product(Layer):
             yield "bias", slice(0, len(bias)), bias
         if "weight" not in self.columns or self.factor_refusal():  # which is no matrix of outputs by inputs
             return
-        a = joined([self.activations(call.inputs, call) for call in self.calls])[:, 0]  # (B, K, L)
+        # Channels first, as in `entries`: the order of the weight.
+        a = joined([self.activations(call.inputs.contiguous(), call) for call in self.calls])[:, 0]  # (B, K, L)
         g = joined([self.errors(one, call) for one, call in zip(gradients, self.calls, strict=True)])[:, 0]
         samples, columns, length = a.shape
         step = max(1, size // (columns * samples))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray, IntArray
-from landscape_kernels.crossing import first_crossings
+from landscape_kernels.crossing import Values, first_crossings
 from landscape_kernels.layout import Block
 from landscape_kernels.probes import normal_vector
 from landscape_kernels.volumes import log_ball_contributions, log_gaussian_contributions, log_mean_exp
@@ -23,7 +23,7 @@ from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import blocks_matching
 from landscape.objective.stacked import Stacked
-from landscape.planes.directions import random_direction
+from landscape.planes.directions import random_directions
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -39,6 +39,8 @@ from landscape.studies.basin.result import Basin
 from landscape.studies.basin.settings import BasinSettings
 
 logger = logging.getLogger(__name__)
+_MANY = 256  # directions from which on tracing the model is little
+_COARSE = 1e-2  # relative accuracy of the radius where the search begins
 _PROFILED = 32  # directions whose values are looked at between the centre and twice the radius
 _PLACES = np.linspace(0, 2, 17)[1:]
 _STEPS = np.exp2(np.arange(-20.0, 12.0))  # along the descent direction, of where it would reach the cutoff
@@ -62,7 +64,7 @@ class BasinTask:
         self._asked, self._still = settings, list(still)
         self._precondition: Preconditioner | None = None
         self._given = objective
-        self._values = Stacked(objective, settings.of)
+        self._values = Stacked(objective, settings.of, settings.directions >= _MANY)
         self._objective = self._values.objective
         self._theta = self._objective.theta
         self._exact = self._theta.double().cpu()
@@ -84,7 +86,8 @@ class BasinTask:
         self._width = self._values.width
         self.count = -(-settings.directions // self._width)
         self._start = 0.1 if settings.kind == "filter" else max(0.1 * float(self._exact[self._varied].norm()), 1e-3)
-        if not float(self._direction(0).norm()) > 0:
+        self._first: tuple[float, float] | None = None  # see `_usual`
+        if not float(self._directions([0]).norm()) > 0:
             raise InputError(
                 "directions are zero: kind='filter' scales them by parameters that are all zero. Use kind='gaussian', "
                 "or a trained model"
@@ -164,22 +167,18 @@ class BasinTask:
         """See `Task`."""
         b, asked = self._width, self._asked
         numbers = range(index * b, min((index + 1) * b, asked.directions))
-        drawn = [self._direction(number) for number in numbers]
-        lengths = np.array([float(v.norm()) for v in drawn])
-        along = np.array([float(v @ self._exact) for v in drawn]) / lengths
-        directions = torch.stack(drawn).to(self._theta)
-
-        def values(which: IntArray, radii: FloatArray) -> FloatArray:
-            steps = torch.from_numpy(radii).to(self._theta)[:, None]
-            return self._values.values(self._theta + steps * directions[torch.from_numpy(which)], group)
-
-        found = first_crossings(values, len(drawn), self.centre, asked.cutoff, start=self._start, rtol=asked.rtol)
+        drawn = self._directions(numbers)
+        lengths = drawn.norm(dim=1).numpy()
+        along = (drawn @ self._exact).numpy() / lengths
+        values = self._along(drawn, group)
+        if self._first is None:
+            self._first = self._usual(group)
+        found = first_crossings(values, len(drawn), self.centre, asked.cutoff, *self._first, asked.rtol)
         profile = np.full((b, len(_PLACES)), np.nan)
-        if index < -(-_PROFILED // b):
-            there = np.flatnonzero(np.isfinite(found.radii))
-            for k, place in enumerate(_PLACES):
-                if len(there):
-                    profile[there, k] = values(there, place * found.radii[there])
+        there = np.flatnonzero(np.isfinite(found.radii) & (np.array(numbers) < _PROFILED))
+        for k, place in enumerate(_PLACES):
+            if len(there):
+                profile[there, k] = values(there, place * found.radii[there])
 
         def padded(part: FloatArray) -> FloatArray:
             return np.concatenate([part, np.full(b - len(part), np.nan)])
@@ -193,14 +192,33 @@ class BasinTask:
             "median": float(np.median(found.radii)),
         }
 
-    def _direction(self, number: int) -> Tensor:
-        """Direction `number` (size,) float64, from (seed, number) alone."""
+    def _usual(self, group: Communicator) -> tuple[float, float]:
+        """The radius of direction 0, where all others are looked for, and the power that its rise goes as."""
+        values = self._along(self._directions([0]), group)
+        found = first_crossings(values, 1, self.centre, self._asked.cutoff, self._start, rtol=_COARSE)
+        radius = float(found.radii[0])
+        return (radius if 0 < radius < math.inf else self._start), found.power
+
+    def _along(self, directions: Tensor, group: Communicator) -> Values:
+        """What is asked for at radii along directions (n, size)."""
+        directions = directions.to(self._theta)
+
+        def values(which: IntArray, radii: FloatArray) -> FloatArray:
+            steps = torch.from_numpy(radii).to(self._theta)[:, None]
+            return self._values.values(self._theta + steps * directions[torch.from_numpy(which)], group)
+
+        return values
+
+    def _directions(self, numbers: Sequence[int]) -> Tensor:
+        """Directions of these numbers (n, size) in float64, each from (seed, number) alone."""
         layout, seed = self._objective.layout, self._asked.seed
         if self._asked.kind == "filter":
-            return random_direction(self._exact, layout, "filter", self._still, seed, number)
-        drawn = normal_vector(layout.size, seed, "direction", number) * self._varied
-        drawn /= drawn.norm()
-        return drawn if self._precondition is None else self._precondition.apply(drawn)
+            return random_directions(self._exact, layout, "filter", self._still, seed, numbers)
+        drawn = torch.stack([normal_vector(layout.size, seed, "direction", number) for number in numbers])
+        drawn *= self._varied
+        drawn /= drawn.norm(dim=1, keepdim=True)
+        by = self._precondition
+        return drawn if by is None else torch.stack([by.apply(direction) for direction in drawn])
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -232,8 +250,8 @@ def measure_basin(
 
     `of` is the "loss", the "error" (a metric of the objective), or "kl", the divergence of the predictions from those
     at the centre. The radius along d is the first r at which the value at theta + r d is not below the cutoff: found by
-    steps of a factor of two at most from where another direction crosses, the first from a tenth of the centre's
-    length, then a bracketing method to a relative `rtol`. What rises and falls again within one step, or below the
+    steps of a factor of two at most from where direction 0 crosses, which begins at a tenth of the centre's length,
+    then a bracketing method to a relative `rtol`. What rises and falls again within one step, or below the
     radius that the steps begin at, is not seen there; `crossed_before` counts where the profiles see it. A direction
     along which it never comes to the cutoff has radius Inf.
 
@@ -291,8 +309,7 @@ def basin_from_rows(description: Description, rows: Rows, history: History) -> B
         asked = lengths[computed], along[computed], dimension, float(about["norm"]), float(sigma)
         contributions[computed] = log_gaussian_contributions(radii[computed], *asked)
         whole = log_mean_exp(log_gaussian_contributions(np.full(int(computed.sum()), np.inf), *asked))
-    profiled = -(-_PROFILED // width) * width
-    profiles = rows.columns["profile"].reshape(-1, len(_PLACES))[: min(profiled, count)]
+    profiles = rows.columns["profile"].reshape(-1, len(_PLACES))[: min(_PROFILED, count)]
     attributes = result_attributes(description, history) | {
         **{name: identity[name] for name in ("kind", "rtol", "seed")},
         "precondition": about["precondition"] or "",

@@ -1,4 +1,4 @@
-"""Pictures of basins, of several against their accuracy, and of decision boundaries in the plane."""
+"""Pictures of basins, of several against their accuracy, of where minima lie, and of decision boundaries."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from landscape.errors import InputError, nearest
 from landscape.objective.objective import Objective
-from landscape.pictures.style import BLUE, GREY, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled
+from landscape.pictures.style import BLUE, GREY, LINE_COLOURS, RED, VALUES, StyledFigure, finish, line_look, styled
+from landscape.planes.plane import Plane
 from landscape.results.estimate import Estimate
 from landscape.results.kind import Asked, Pictures
 from landscape.studies.basin.result import Basin
@@ -126,6 +129,52 @@ def plot_volumes(
     if not believed and which == "log_mean_exp":
         notes.append("arrows: not to be believed, the volume is likely to be larger")
     return finish(figure, [ax], notes)
+
+
+@styled
+def plot_minima(
+    plane: Plane, values: Sequence[float], *, axis: str = "test accuracy", labels: Sequence[str] = ()
+) -> Figure:
+    """Where models lie in a plane, in the colour of a value of each, with a marker for each label.
+
+    `plane` is one of two axes with points, as `ls.pca_plane(objective, models)` makes it; axes are distances in
+    parameter space. A value that is NaN leaves its marker empty. Raises InputError for another plane, or lists of other
+    lengths.
+    """
+    points = plane.points
+    if plane.axes != 2 or points is None:
+        there = "no" if points is None else "its"
+        raise InputError(
+            f"{plane!r} has {plane.axes} axes and {there} points; give two axes with the models on them, as "
+            "pca_plane(objective, models) makes them"
+        )
+    count = len(points.labels)
+    if len(values) != count or (labels and len(labels) != count):
+        raise InputError(f"{count} models with {len(values)} values and {len(labels)} labels; give one for each")
+    known = np.array([float(value) for value in values])
+    finite = known[np.isfinite(known)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    names = list(labels) or ["model"] * count
+    figure = StyledFigure(figsize=(6.4, 5.2), layout="constrained")
+    ax = figure.add_subplot()
+    x, y = points.coordinates.T
+    for number, name in enumerate(dict.fromkeys(names)):
+        rows = np.array([k for k, one in enumerate(names) if one == name])
+        marker, solid = line_look(number)["marker"], rows[np.isfinite(known[rows])]
+        ax.scatter(x[rows], y[rows], s=60, marker=marker, facecolor="none", edgecolor="0.2", label=name)
+        ax.scatter(x[solid], y[solid], s=60, c=known[solid], marker=marker, cmap=VALUES, vmin=low, vmax=high)
+    if len(finite):
+        figure.colorbar(ScalarMappable(Normalize(low, high), VALUES), ax=ax, label=axis)
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.grid()
+    shares = points.explained_variance
+    told = ["", ""] if shares is None else [f", {100 * share:.0f} % of the variance" for share in shares]
+    ax.set_xlabel(f"axis 1 (distance{told[0]})")
+    ax.set_ylabel(f"axis 2 (distance{told[1]})")
+    notes = [f"{count} models; they lie up to {float(np.max(points.distance)):.3g} from the plane"]
+    if len(finite) < count:
+        notes.append("empty markers: value not known")
+    return finish(figure, [ax] if labels else [], notes)
 
 
 @styled

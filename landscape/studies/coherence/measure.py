@@ -157,6 +157,8 @@ class CoherenceTask:
         theta, buffers = read_model(objective, self._thetas[index])
         if self._statistics is not None:
             buffers |= self._statistics.at(objective, theta) or {}
+        if not torch.equal(theta, objective.theta):
+            self._gradients.check(theta, buffers or None, f"theta {self._labels[index]!r}")
         mine = range(group.rank, len(self._blocks), group.size)
         with objective.differentiable(theta, buffers or None) as (model, parameters):
             row, sums = self._sums(model, parameters, mine)
@@ -298,7 +300,8 @@ def measure_coherence(
 
     alpha is NaN where all gradients are zero or one is not finite, and `undefined` says so. Raises InputError, before
     computing, for a loss without values per sample, samples that meet in the network, complex parameters, dropout
-    with `train`, and all that cannot be measured as asked; see `run_task` for the rest.
+    with `train`, and all that cannot be measured as asked, and at a later theta for samples that meet there alone; see
+    `run_task` for the rest.
     """
     comm = world()
     settings = CoherenceSettings(name_tuple(params), examples, train)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.moments import jackknife
+from landscape_kernels.perturb import wide
 from torch import Tensor
 
 from landscape.curvature.routes import flat, gradient_parts, summed_loss
@@ -89,7 +90,7 @@ def search(objective: Objective, direction: Any = None, group: Communicator = SE
         d, cost = -gradient, 3.0
         slope = -float(gradient.double().square().sum())
     else:
-        d = objective.vector(direction)
+        d = objective.vector(direction, wide(objective.dtype))
     length = float(d.double().norm())
     if not 0 < length < math.inf:
         what = "the gradient" if direction is None else "direction"

@@ -19,8 +19,8 @@ from landscape.errors import InputError
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
+from landscape.planes.plane import Plane
 from landscape.results.attributes import result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple

@@ -10,7 +10,8 @@ from landscape_kernels.projection import gram
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.planes.directions import Plane, placed_points, points_of
+from landscape.planes.directions import placed_points, points_of
+from landscape.planes.plane import Plane
 from landscape.studies.curve.result import Curve
 
 

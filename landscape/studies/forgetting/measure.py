@@ -98,6 +98,7 @@ class ForgettingTask:
             "quantities": list(models.quantities),
             "device": str(models.objective(0)[0].device),
             "batchnorm": "each model's own" if models.objective(0)[0].batchnorm_names else "",
+            "other_data": models.of_other_data,
         }
         return Description("forgetting", columns, identity, about)
 
@@ -215,8 +216,8 @@ def measure_forgetting(
     `models` are what `train_models` with a `sequence` returned, the folder of its run, or a table of models or its path
     (see `landscape.checkpoints.trained.read_models`), for which `sequence` names the key whose values are the tasks, in
     the order of their rows. A training of this process brings factory, data, test data and loss; else `factory`, whose
-    arguments are keys of the models, and `data`, a function of the task, are needed. Without `loss` it is the cross
-    entropy.
+    arguments are keys of the models, and `data`, a function of the task, are needed. Data that differ from those that a
+    training recorded are told, in a warning and in the result. Without `loss` it is the cross entropy.
 
     With w the weights after a task, v those after a later one, d = v - w, and L the loss of the task on its training
     data, in eval mode, measured are, for every pair of a task and a later one of each run (a cell and a seed):
@@ -274,6 +275,14 @@ def forgetting_task(
         return Models(source, runs_of(source.models, source.sequence, settings.sequence), device)
 
     prepared = agree(comm, found).prepare(comm, settings.tol)
+    if comm.rank == 0 and (others := prepared.of_other_data):
+        logger.warning(
+            "%d of %d models were trained on other data than those given, %s first: what is measured is how the loss "
+            "of these data went on, and no forgetting of what was learnt; give data= as in train_models",
+            len(others),
+            len(prepared.items),
+            others[0],
+        )
     if comm.rank == 0 and len({seen.identity["data"] for seen in prepared.looked}) == 1 < len(prepared.runs.tasks) - 1:
         logger.warning(
             "all tasks have the same data: what is measured is how the loss went on, and no forgetting; let data= be a "
@@ -309,6 +318,7 @@ def forgetting_from_rows(description: Description, rows: Rows, history: History)
         "error": _ERROR,
         **({"batchnorm": about["batchnorm"]} if about["batchnorm"] else {}),
         **({"lost": about["lost"]} if about["lost"] else {}),
+        **({"other_data": about["other_data"]} if about.get("other_data") else {}),
     }
     return Forgetting(
         sequence=about["sequence"],

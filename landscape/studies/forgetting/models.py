@@ -31,6 +31,7 @@ class Looked:
     layers: tuple[str, ...]
     check: ProductCheck
     test: str  # digest of the test data
+    other_data: bool  # whether the model after the task was trained on other data
 
 
 class Models:
@@ -64,6 +65,11 @@ class Models:
         """Loss and error of the task, and of its test data."""
         own = ("loss", *(self._metrics or ()))
         return (*own, *(f"test_{name}" for name in own if self.source.tested))
+
+    @property
+    def of_other_data(self) -> list[str]:
+        """The models, in words, that their training tells were trained on other data than those given."""
+        return [self.label(item) for item, seen in enumerate(self.looked) if seen.other_data]
 
     def label(self, item: int) -> str:
         """The model that an item is of, in words."""
@@ -131,4 +137,5 @@ class Models:
             tuple(layers_of(objective.layout.names)),
             self._check(item, objective),
             "" if test is None else test.data.digest,
+            self.source.is_other_data(self._row(*self.items[item])),
         )

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import short
 from landscape.pictures.marks import counted
+from landscape.pictures.scale import name_log_ticks
 from landscape.pictures.style import ERROR, PALE, RED, StyledFigure, finish, line_look, styled
 from landscape.results.kind import Asked, Pictures
 from landscape.studies.forgetting.result import EXCEEDED, Forgetting
@@ -58,6 +59,8 @@ def _bound(f: Forgetting) -> Figure:
     if above.any():
         ring: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": RED}
         axes[2].plot(f.bound[above], f.forgetting[above], linestyle="none", label="bound exceeded", **ring)
+    for axis in (axis for ax in axes for axis in (ax.xaxis, ax.yaxis) if axis.get_scale() == "log"):
+        name_log_ticks(axis)
     notes = [f"{len(f.seed)} pairs of a task and a later one; filled: after the last task"]
     notes.append(f"bound exceeded beyond errors in {int(above.sum())}")
     return finish(figure, axes, [*notes, *counted([(f.forgetting, f.computed)], "pairs")])

@@ -31,7 +31,8 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.layer_spectra.result import LayerSpectra
 from landscape.studies.layer_spectra.settings import LayerSpectraSettings
-from landscape.studies.spectrum.measure import PRODUCTS_PER_PAIR, begun, trace_of_stage, trace_task
+from landscape.studies.spectrum.measure import begun, trace_of_stage, trace_task
+from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR
 from landscape.studies.spectrum.result import Trace
 from landscape.studies.spectrum.ways import check_trace_probes, choose_method
 

@@ -13,7 +13,8 @@ from landscape.run.task import Task
 from landscape.run.together import agree
 from landscape.studies.layer_spectra.measure import STAGES, LayerPlan
 from landscape.studies.layer_spectra.settings import LayerSpectraSettings
-from landscape.studies.spectrum.measure import PRODUCTS_PER_PAIR, trace_task
+from landscape.studies.spectrum.measure import trace_task
+from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR
 from landscape.studies.spectrum.trial import curvature_trial
 
 

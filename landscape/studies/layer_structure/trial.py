@@ -15,7 +15,7 @@ from landscape.run.task import Task
 from landscape.run.together import agree
 from landscape.studies.layer_structure.measure import STAGES, StructurePlan
 from landscape.studies.layer_structure.settings import LayerStructureSettings
-from landscape.studies.spectrum.measure import PRODUCTS_PER_PAIR
+from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR
 from landscape.studies.spectrum.trial import curvature_trial
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.probes import derive_seed, normal_vector
 from torch import Tensor
@@ -147,21 +146,11 @@ class ChainLosses:
         """The sum of the loss' numerators on a batch at theta (d,): to be differentiated, and in float64."""
 
         def total(model: Any, one: Batch) -> tuple[Tensor, Tensor]:
-            found = self._elements(*self._objective.outputs(model, one))
+            found = self._objective.loss_elements(*self._objective.outputs(model, one))
             return found.sum(), found.detach().sum(dtype=torch.float64)
 
         found: tuple[Tensor, Tensor] = self._called(theta, batch, total)
         return found
-
-    def _elements(self, outputs: Any, targets: Any) -> Tensor:
-        """Numerators of the loss; of the usual ones without a look at weights, whose values tracing does not know."""
-        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
-            real = targets.is_floating_point()
-            if self._objective.loss_is_cross_entropy and outputs.ndim == 2 and targets.ndim == 1 and not real:
-                return F.cross_entropy(outputs, targets.long(), reduction="none")
-            if self._objective.loss_words == "mse" and outputs.shape == targets.shape and real:
-                return F.mse_loss(outputs, targets, reduction="none")
-        return self._objective.loss_units(outputs, targets).numerators
 
     def _called(self, theta: Tensor, batch: Batch, function: Callable[[Any, Batch], Any]) -> Any:
         """A function of the model at theta (d,) and a batch."""
@@ -201,7 +190,10 @@ class BatchLosses:
     def rows(self, seeds: Sequence[int], step: int) -> Tensor:
         """(C, b) the samples of each chain's batch."""
         epoch, part = divmod(step, self._parts)
-        return torch.from_numpy(np.stack([np.array_split(self._order(s, epoch), self._parts)[part] for s in seeds]))
+        each, more = divmod(self._samples, self._parts)  # the first `more` parts have one sample more
+        start = part * each + min(part, more)
+        rows = slice(start, start + each + (part < more))
+        return torch.from_numpy(np.stack([self._order(seed, epoch)[rows] for seed in seeds]))
 
     def _order(self, seed: int, epoch: int) -> Any:
         if (seed, epoch) not in self._orders:

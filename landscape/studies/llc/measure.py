@@ -39,7 +39,7 @@ _MOST_ROWS, _MOST_WORK = 1024, 4e9  # parameters, and their square times samples
 _ERROR = {
     "mala": "stderr is that of a mean over draws, for the data given; exact steps, so no bias but of the burn-in",
     "sgld": "stderr is that of a mean over draws, for the data given, and the bias of the step from chains of half the "
-    "step, added as squares",
+    "step, with its own error, added as squares",
     "devinterp": "stderr is that of a mean over all draws, burn-in included; the bias of the step is not in it",
 }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
-from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat
+from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat, slow_error
 
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_R_HAT, FEWEST_SAMPLES, MOST_DRIFT = 1.05, 50, 3  # beyond which a value is not to be believed
+_MOST_BIAS = 0.4  # of the value, with its error: beyond, half steps do not tell what whole ones add
+_BEGINNING = 10  # a chain's first tenth tells of its beginning alone
 _CHANCE = 10  # what the draws of a chain of few parameters may come to on average though it is near its minimum
 
 
@@ -91,13 +93,14 @@ class LLC(Result):
     @cached_property
     def value(self) -> Estimate:
         """The local learning coefficient, with its standard error over draws for the data given."""
-        found = self.draws[self._kept]
-        mean, error = mean_and_error(found) if len(found) else (math.nan, math.nan)
-        return Estimate(mean, stderr=math.hypot(error, self.bias), n=len(found), unit="chain")
+        kept = self._kept
+        mean = float(self._means[kept].mean()) if len(kept) else math.nan
+        error = math.hypot(self._sampling_error, self.bias, self.bias_stderr)
+        return Estimate(mean, stderr=error, n=len(kept), unit="chain")
 
     @property
     def stderr(self) -> float:
-        """Standard error of `value`, the bias of the step put in."""
+        """Standard error of `value`, the bias of the step and its own error put in."""
         return self.value.stderr
 
     @property
@@ -111,6 +114,14 @@ class LLC(Result):
         kept = self._kept
         half = float(self.halved[kept].mean()) if len(kept) else math.nan
         return 2 * float(self._means[kept].mean() - self.nbeta * (half - self.loss)) if len(kept) else math.nan
+
+    @cached_property
+    def bias_stderr(self) -> float:
+        """Standard error of `bias`, of the draws by both steps; 0 by MALA."""
+        if not self.halved.shape[1]:
+            return 0.0
+        kept = self._kept
+        return 2 * math.hypot(self._sampling_error, _error(self.nbeta * self.halved[kept])) if len(kept) else math.nan
 
     @property
     def r_hat(self) -> float:
@@ -186,14 +197,31 @@ class LLC(Result):
             )
         if self.halved.shape[1] and not math.isfinite(self.bias):
             found.append("the bias of the step is not known")
-        elif abs(self.bias) > max(0.25 * abs(value), 2 * self._sampling_error):
-            found.append(f"the step adds {self.bias:.2g} to it; give a smaller step")
+        elif math.hypot(self.bias, self.bias_stderr) > _MOST_BIAS * abs(value):
+            found.append(
+                f"the step adds {self.bias:.2g} +- {self.bias_stderr:.2g} to it, which is not small against "
+                f"{float(value):.2g}; give a smaller step, or more draws"
+            )
         return found
 
-    @property
+    @cached_property
     def _sampling_error(self) -> float:
-        return mean_and_error(self.draws[self._kept])[1]
+        """The largest of three: of the draws; the same with doubt about slow chains; that of the burn-in's end, too.
+
+        What chains seldom reach, as the far arms of a singular minimum, they may have been to in the burn-in alone.
+        """
+        if not len(self._kept):
+            return math.nan
+        draws, traces = self.draws[self._kept], self.nbeta * self.traces[self._kept]
+        longer = traces[:, min(self.burn_in, traces.shape[1] // _BEGINNING) :]
+        more = slow_error(longer) * math.sqrt(longer.shape[1] / draws.shape[1])
+        return float(np.fmax(_error(draws), more))
 
     def plot(self, kind: str = "traces") -> Figure:
         """A Figure of the traces of the loss, or of "chains", the coefficient by each; see `plot_llc`."""
         return self._drawn(kind)
+
+
+def _error(draws: FloatArray) -> float:
+    """The larger error of a mean of draws (C, N): of all of them, or with doubt about slow chains."""
+    return float(np.fmax(mean_and_error(draws)[1], slow_error(draws)))

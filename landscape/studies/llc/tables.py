@@ -80,7 +80,7 @@ def llc_tables(llc: LLC, title: str) -> Iterator[Table]:
             "nbeta": cell(llc.nbeta, 6),
             "localisation": cell(llc.localisation, 6),
             "step": _range(llc.steps),
-            **({} if exact else {"bias of the step": cell(llc.bias, 3)}),
+            **({} if exact else {"bias of the step": cell(llc.bias, 3, llc.bias_stderr)}),
             **({"acceptance": _range(llc.acceptance)} if np.isfinite(llc.acceptance).any() else {}),
             "chains": f"{int(llc.computed.sum())} of {len(llc.computed)} computed, {len(llc.left_out)} left out",
             "draws": f"{llc.traces.shape[1] - llc.burn_in:,} of each chain after {llc.burn_in:,} of burn-in",

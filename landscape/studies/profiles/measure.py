@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.perturb import perturb_
+from landscape_kernels.perturb import perturb_, wide
 from torch import Tensor
 
 from landscape.errors import InputError
@@ -44,7 +44,7 @@ class ProfilesTask:
         if n < 1:
             raise InputError(f"n={n}; give 1 or more directions, 10 are usual")
         x = axis_values("x", settings.x)
-        first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1)
+        first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1).flat()
         self._objective, self._first, self._seed, self._normalize = objective, first, seed, normalize
         self._ignored = blocks_matching(objective.layout, first.about["ignore"])
         self._grid = Grid({"x": x, "direction": np.arange(float(n))})
@@ -95,7 +95,7 @@ class ProfilesTask:
             objective = self._objective
             theta = objective.theta.double().cpu()
             drawn = random_direction(theta, objective.layout, self._normalize, self._ignored, self._seed, number)
-            self._held = (number, objective.vector(drawn))
+            self._held = (number, objective.vector(drawn, wide(objective.dtype)))
         return self._held[1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from landscape.curvature.check import check_products
 from landscape.curvature.matrix import Matrix, matrix_of
-from landscape.curvature.sampling import Sample
+from landscape.curvature.sampling import Balanced, Sample
 from landscape.curvature.small import small
+from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import layers_of
@@ -32,15 +33,16 @@ from landscape.run.task import Description, Task
 from landscape.run.together import agree
 from landscape.studies.spectrum.density import DensityTask, check_density, density_from_rows
 from landscape.studies.spectrum.eigen import EigenTask, space_rows
+from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR, PreciseTask, settled
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
+from landscape.studies.spectrum.sampled_trace import METHOD, SampledTraceTask, sampled_trace
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, Deflated, TraceTask, trace_from_rows
-from landscape.studies.spectrum.ways import check_trace_probes, check_trace_tol, choose_method
+from landscape.studies.spectrum.ways import check_trace_probes, check_trace_tol, choose_method, exact_reasons
 
 STAGES = ("eigenpairs", "trace", "density")  # folders in a spectrum's run folder, each the run of one task
 KRYLOV_STATE = "krylov.npz"  # in the folder of the eigenpairs while they are computed
-# Krylov products for each eigenpair (28 for ten of a ResNet-20 to residuals of 1e-3), and the check of its residual
-PRODUCTS_PER_PAIR = 4
+DENSITY_DRAWS = 1024  # of the sample that a density is of, with error=
 _SMALLEST = 200  # more of them for one of the smallest, which lie close together where many are almost 0: 250 were seen
 
 
@@ -69,6 +71,7 @@ def measure_spectrum(
     start: Any = None,
     max_products: int | None = None,
     seed: int = 0,
+    error: float | None = None,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
     tolerance: Tolerance | None = None,
@@ -99,6 +102,14 @@ def measure_spectrum(
 
     `density` asks for stochastic Lanczos quadrature with `density_probes` probes of `density_steps` products each, on
     the complement of the eigenpairs.
+
+    `error` is what each of the k largest eigenvalues may be off from that of all data, relative to it (one standard
+    error and half the width of its bracket); the samples are then chosen so that they reach it, in rounds: vectors of
+    a sample, quotients on independent draws, and more of whichever is the cheaper to add. `largest.lower` and `upper`
+    are the brackets, `eigenvalue_error` what was reached, `attributes["work"]` what was spent. The trace goes on until
+    its relative standard error is `error`, by draws, too; the density is that of a sample. Small data are measured
+    whole, and so are those of which samples would not be cheaper; there is no `smallest`, `samples`, `block` or
+    `max_products` beside it.
 
     A small matrix, of up to 256 rows, or of up to 2,048 where that is cheaper than what was asked, is computed whole,
     by the products of all unit vectors in float64: eigenvalues with all copies, trace (where it is not had from
@@ -136,6 +147,7 @@ def measure_spectrum(
         block=block,
         max_products=max_products,
         seed=seed,
+        error=error,
     )
     folder = None if out is None else Path(out)
     plan = agree(world(), lambda: Plan.of(objective, settings, folder, theta=theta, buffers=buffers, start=start))
@@ -207,8 +219,15 @@ class Plan:
         for stage, word in (("density", "whole"), ("eigenpairs", "all_values")):
             if (known := begun(folder, stage)) is not None:
                 whole = word in known.columns or word in known.identity
+        sampled = settings.error is not None and not whole
+        if sampled and start is not None:
+            raise InputError(f"start= and error={settings.error:g}: the vectors are those of samples; leave out one")
         known = begun(folder, "trace")
-        if settings.trace is True and known is not None:
+        if sampled and settings.trace:
+            method = METHOD if settings.trace is True and exact_reasons(matrix) else "sampled"
+            if method == "sampled":
+                choose_method(matrix, method, settings.k)
+        elif settings.trace is True and known is not None:
             method = str(known.identity["method"])
         else:
             method = choose_method(matrix, settings.trace, settings.k, whole=whole) if settings.trace else ""
@@ -216,11 +235,19 @@ class Plan:
             start = torch.as_tensor(start).to(objective.device, objective.dtype)
         return cls(settings, matrix, independent, method, whole, start)
 
-    def eigenpairs(self, folder: Path | None) -> EigenTask | None:
+    @property
+    def sampled(self) -> float | None:
+        """The error that samples of the data are to reach; None where all data are measured."""
+        return None if self.whole else self.settings.error
+
+    def eigenpairs(self, folder: Path | None) -> EigenTask | PreciseTask | None:
         """The first task, whose state goes below `folder`; None where no eigenpair is asked for."""
         asked, matrix = self.settings, self.matrix
         if not asked.k + asked.smallest:
             return None
+        state = None if folder is None else folder / "eigenpairs" / KRYLOV_STATE
+        if self.sampled is not None:
+            return PreciseTask(matrix, asked.k, error=self.sampled, tol=asked.tol, seed=asked.seed, state=state)
         known = begun(folder, "eigenpairs")
         rows = space_rows(asked.k, matrix.size) if self.method == "deflated" and not self.whole else 0
         return EigenTask(
@@ -233,24 +260,34 @@ class Plan:
             seed=asked.seed,
             independent=self.independent,
             max_products=asked.max_products,
-            state=None if folder is None else folder / "eigenpairs" / KRYLOV_STATE,
+            state=state,
             space=rows if known is None else known.columns["space"][0],
             whole=self.whole,
             beside=expected_products(asked, matrix.size) - PRODUCTS_PER_PAIR * (asked.k + asked.smallest),
             begun=known,
         )
 
-    def trace(self, found: Mapping[str, Stage], folder: Path | None = None) -> TraceTask:
+    def trace(self, found: Mapping[str, Stage], folder: Path | None = None) -> TraceTask | SampledTraceTask:
         """The task of the trace after those `found`."""
         asked = self.settings
-        probes = asked.trace_probes
+        probes, found = asked.trace_probes, settled_stages(found)
+        if self.sampled is not None:
+            if self.method == METHOD:
+                vectors = _vectors(found, "vectors")
+                return SampledTraceTask(
+                    self.matrix, error=self.sampled, seed=asked.seed, vectors=vectors, most=probes + asked.k
+                )
+            return TraceTask(self.matrix, self.method, tol=self.sampled, seed=asked.seed)
         return trace_task(self.matrix, self.method, asked.trace_tol, asked.seed, found, probes=probes, folder=folder)
 
     def density(self, found: Mapping[str, Stage], folder: Path | None = None) -> DensityTask:
         """The task of the density after those `found`, whose eigenvectors it takes out."""
-        asked = self.settings
+        asked, matrix, found = self.settings, self.matrix, settled_stages(found)
+        if self.sampled is not None and not _measured_whole(found):
+            draws = Balanced.of(matrix.sample.objective, matrix.theta, matrix.buffers)
+            matrix = replace(matrix, sample=draws.drawn(1, DENSITY_DRAWS, asked.seed, "density"))
         return DensityTask(
-            self.matrix,
+            matrix,
             probes=asked.density_probes,
             steps=asked.density_steps,
             seed=asked.seed,
@@ -273,6 +310,7 @@ class Plan:
 
 def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
     """The result of what its tasks left."""
+    stages = settled_stages(stages)
     first = next(iter(stages.values()))
     identity, about = first.description.identity, first.description.about
     nothing: FloatArray = np.zeros(0)
@@ -306,12 +344,36 @@ def spectrum_from_stages(stages: Mapping[str, Stage]) -> Spectrum:
             "eigenvalues are those of the data used, to their residuals; stderr and bias are for the population it was "
             "drawn from"
         )
+        if "error" in row:
+            about = stage.description.about
+            attributes |= {"error_asked": about["error_asked"], **({"work": about["work"]} if "work" in about else {})}
+            attributes["error"] = (
+                "eigenvalue_error is what an eigenvalue may be off from that of all data: one standard error over "
+                "draws and half the width of its bracket"
+            )
+            if "density" in stages and not _measured_whole(stages):
+                attributes["density_samples"] = DENSITY_DRAWS
     trace = trace_of_stage(stages)
     if "density" in stages and stages["density"].rows.done.any():
         values = np.concatenate([nothing, *(pairs.values for pairs in _deflating(stages, largest, smallest))])
         every = bool(stages["density"].description.identity.get("whole"))
         curve = density_from_rows(stages["density"].rows, values, size, whole=every)
     return Spectrum(largest, smallest, size, products, passes, trace, curve, attributes, searched, missed, whole)
+
+
+def settled_stages(stages: Mapping[str, Stage]) -> Mapping[str, Stage]:
+    """The same, where the rounds of eigenvalues to a stated error are one row of an EigenTask."""
+    stage = stages.get("eigenpairs")
+    if stage is None or "error" not in stage.description.identity or "kind" not in stage.rows.columns:
+        return stages
+    rows, about = settled(stage.description, stage.rows)
+    description = replace(stage.description, about={**stage.description.about, **about})
+    return {**stages, "eigenpairs": Stage(description, rows, stage.history)}
+
+
+def _measured_whole(stages: Mapping[str, Stage]) -> bool:
+    """Whether the eigenvalues turned out to need all data."""
+    return "eigenpairs" in stages and not np.any(stages["eigenpairs"].rows.columns["error"])
 
 
 def _deflating(stages: Mapping[str, Stage], largest: Eigenpairs, smallest: Eigenpairs) -> list[Eigenpairs]:
@@ -336,6 +398,7 @@ def _pairs(row: Mapping[str, Any], prefix: str) -> Eigenpairs:
         independent,
         None if independent is None else row["independent_stderr"],
         row[f"{prefix}rounding"][there] if f"{prefix}rounding" in row else np.zeros(0),
+        *((row[name] for name in ("error", "lower", "upper")) if not prefix and "error" in row else ()),
     )
 
 
@@ -403,6 +466,8 @@ def trace_of_stage(stages: Mapping[str, Stage]) -> Trace | None:
     if "trace" not in stages:
         return None
     stage = stages["trace"]
+    if stage.description.identity["method"] == METHOD:
+        return sampled_trace(stage.description, stage.rows) if stage.rows.done.sum() > 1 else None
     deflated: Deflated | None = None
     if stage.description.identity["method"] == "deflated":
         shapes: Mapping[str, Sequence[int]] = stage.description.about["tensors"]

@@ -20,6 +20,7 @@ from landscape.results.kind import Asked, Pictures
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
 
 KINDS = ("spectrum", "density", "layers", "vectors")
+ERROR_ASKED = "±2 errors, for all data"  # of eigenvalues to a stated error
 _BULK = 0.99  # share of the density that counts as the bulk
 _SPAN = 1e-9  # of the highest value to the lowest on a log scale, where no width tells what is low
 _IMAGES = 3  # tensors drawn for each eigenvector
@@ -30,11 +31,12 @@ _TILES = 16  # filters drawn along each side of a tensor's image
 def plot_spectrum(spectrum: Spectrum, kind: str = "spectrum", *, count: int = 3) -> Figure:
     """A picture of a spectrum; eigenvalues are per unit of (parameter)^2 of a loss, so without a unit.
 
-    Kinds: "spectrum", the eigenvalues of both ends by rank with bars of two standard errors (for the population) and,
-    where they are known, corrected for the bias of sampling data or measured on an independent sample; pairs that did
-    not converge are hollow; beside them the density, where there is one. Its middle 99 %, without the eigenvalues
-    taken out of it, is the bulk, and outliers lie farther from the bulk than it is wide. "density", on a log scale
-    with its band over probes, the eigenvalues taken out of it as ticks, and the height that a single eigenvalue has.
+    Kinds: "spectrum", the eigenvalues of both ends by rank with bars of two standard errors (for the population; of two
+    errors where one was asked for) and, where they are known, corrected for the bias of sampling data or measured on an
+    independent sample; pairs that did not converge are hollow; beside them the density, where there is one. Its middle
+    99 %, without the eigenvalues taken out of it, is the bulk, and outliers lie farther from the bulk than it is wide.
+    "density", on a log scale with its band over probes, the eigenvalues taken out of it as ticks, and the height that a
+    single eigenvalue has.
     "layers", the trace of each layer. "vectors", how the first `count` eigenvectors share their squared norm among
     parameter tensors, and the entries of the tensors that have most of it.
 
@@ -112,7 +114,7 @@ def _plot_ends(spectrum: Spectrum) -> Figure:
             ax.axhspan(*bulk, color="0.9", zorder=0, label=f"bulk: middle {_BULK:.0%} of the density")
         ax.set_ylim(bottom, top)
     k, done = int(np.isfinite(spectrum.eigenvalues).sum()), int(spectrum.converged.sum())
-    notes = [f"{done} of {k} largest converged", cost(spectrum.products, spectrum.passes)]
+    notes = [f"{done} of {k} largest converged", _spent(spectrum)]
     if bulk is not None:
         notes.append("outliers are farther from the bulk than it is wide")
     return finish(figure, axes, notes)
@@ -140,6 +142,8 @@ def _plot_density(spectrum: Spectrum) -> Figure:
     probes, steps = density.nodes.shape
     way = f"{probes} probes of {steps} nodes" if probes * steps else "exact: all eigenvalues are known"
     notes = [way, f"width {density.width:.3g}", cost(density.products, density.passes)]
+    if "density_samples" in spectrum.attributes:
+        notes.append(f"of a sample of {spectrum.attributes['density_samples']:,}")
     if floor is None:
         notes.append("linear scale: no value is positive")
     elif (density.values <= 0).any():
@@ -214,10 +218,10 @@ def _draw_pairs(ax: Axes, pairs: Eigenpairs, bulk: tuple[float, float] | None) -
     beyond = np.zeros(len(values), dtype=bool)
     if bulk is not None:
         beyond = np.maximum(bulk[0] - values, values - bulk[1]) > bulk[1] - bulk[0]
-    known = np.isfinite(pairs.stderr) & np.isfinite(values)
+    known = np.isfinite(pairs.known_to) & np.isfinite(values)
     if known.any():
-        error = 2 * pairs.stderr[known]
-        ax.errorbar(rank[known], values[known], error, fmt="none", ecolor="0.45", elinewidth=1, capsize=2, label=ERROR)
+        error, label = 2 * pairs.known_to[known], ERROR_ASKED if pairs.sampled else ERROR
+        ax.errorbar(rank[known], values[known], error, fmt="none", ecolor="0.45", elinewidth=1, capsize=2, label=label)
     for where, colour, text in ((beyond, ORANGE, "outlier"), (~beyond, BLUE, "eigenvalue")):
         for solid in (True, False):
             chosen = where & (pairs.converged == solid) & np.isfinite(values)
@@ -330,6 +334,12 @@ def _tiles(entries: FloatArray) -> tuple[FloatArray, str]:
 def trace_words(trace: Trace) -> str:
     """The trace of all layers in words."""
     return f"trace of all layers {trace.value:.4g}, standard error {trace.stderr:.2g}"
+
+
+def _spent(spectrum: Spectrum) -> str:
+    if spectrum.largest.sampled:
+        return f"{spectrum.attributes['work']['sample_products']:,} products with one sample"
+    return cost(spectrum.products, spectrum.passes)
 
 
 def cost(products: int, passes: int) -> str:

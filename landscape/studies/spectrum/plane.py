@@ -10,7 +10,8 @@ from torch import Tensor
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
-from landscape.planes.directions import Plane, plane_from_directions
+from landscape.planes.directions import plane_from_directions
+from landscape.planes.plane import Plane
 from landscape.studies.spectrum.result import Spectrum
 
 

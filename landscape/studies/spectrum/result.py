@@ -40,10 +40,25 @@ class Eigenpairs:
     independent_stderr: FloatArray | None = None  # (k,), its standard error over chunks
     # (k,), what rounding of products may move a value by, relative; NaN where it is not known
     rounding: FloatArray = field(default_factory=lambda: np.zeros(0))
+    # with error=, (k,): how far the value may be off from that of all data (one standard error and half the bracket's
+    # width), and the bracket, whose lower end is a mean over draws
+    error: FloatArray | None = None
+    lower: FloatArray | None = None
+    upper: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if len(self.rounding) != len(self.values):
             object.__setattr__(self, "rounding", np.full(len(self.values), np.nan))
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the values are of samples, to an error that was asked for; False where all data were measured."""
+        return self.error is not None and bool(self.error.any())
+
+    @property
+    def known_to(self) -> FloatArray:
+        """(k,), `error` of values of samples, else `stderr`: what bars in pictures are of."""
+        return self.error if self.error is not None and self.sampled else self.stderr
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,10 @@ class Spectrum(Result):
         if self.density is not None:
             probes = f"of {len(self.density.nodes)} probes" if self.density.nodes.size else "exact"
             parts.append(f"density {probes}")
+        if "work" in self.attributes:
+            share = f"by {self.attributes['work']['share_of_full']:.0%} of a full measurement"
+            spent = share if self.largest.sampled else "all data measured"
+            parts.append(f"error {self.attributes['error_asked']:g} asked, {spent}")
         return f"Spectrum({self.attributes.get('operator', 'hessian')} of size {self.size:,}: {'; '.join(parts)})"
 
     @property
@@ -141,6 +160,11 @@ class Spectrum(Result):
     def eigenvalue_stderr(self) -> FloatArray:
         """(k,), standard errors as estimates for the population."""
         return self.largest.stderr
+
+    @property
+    def eigenvalue_error(self) -> FloatArray:
+        """(k,), what each may be off from that of all data: 0 without `error=`, residuals and rounding apart."""
+        return np.zeros(len(self.largest.values)) if self.largest.error is None else self.largest.error
 
     @property
     def eigenvectors(self) -> FloatArray | None:

@@ -34,8 +34,11 @@ _PAIRS: Names = {
     "independent": ("independent", "v'Av of the eigenvector on an independent sample of the data"),
     "independent_stderr": ("independent_stderr", "standard error of v'Av on the independent sample"),
     "rounding": ("rounding", "what rounding of products may move the eigenvalue by, relative to it"),
+    "error": ("eigenvalue_error", "what the eigenvalue may be off from that of all data, in one standard error"),
+    "lower": ("eigenvalue_lower", "lower end of the eigenvalue's bracket, a mean over draws of the data"),
+    "upper": ("eigenvalue_upper", "upper end of the eigenvalue's bracket, a mean over draws of the data"),
 }
-_OPTIONAL = ("vectors", "independent", "independent_stderr", "rounding")
+_OPTIONAL = ("vectors", "independent", "independent_stderr", "rounding", "error", "lower", "upper")
 _ENDS = {"largest": ("", "from the largest down"), "smallest": ("smallest_", "from the smallest up")}
 
 COUNTS: Names = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated, Any
 
 from annotated_types import Ge
@@ -48,6 +49,7 @@ class SpectrumSettings:
     block: Annotated[int, Ge(1)] | None = None
     max_products: Annotated[int, Ge(1)] | None = None
     seed: int = 0
+    error: Accuracy | None = None
 
     def __post_init__(self) -> None:
         if not (self.k or self.smallest or self.trace or self.density):
@@ -56,3 +58,22 @@ class SpectrumSettings:
             raise InputError(f"sampling = {self.sampling!r} needs samples, the number of samples to draw")
         if self.trace == "deflated" and not self.k:
             raise InputError("trace = 'deflated' takes out the largest eigenpairs, and k = 0 asks for none")
+        if self.error is not None:
+            self._check_error()
+
+    def _check_error(self) -> None:
+        if isinstance(self.error, bool) or not (isinstance(self.error, Real) and 0 < self.error < 1):
+            raise InputError(
+                f"error = {self.error!r}; it is relative to each eigenvalue, give a number between 0 and 1, as 0.02"
+            )
+        for name in ("smallest", "samples", "block", "max_products"):
+            if getattr(self, name):
+                raise InputError(
+                    f"error = {self.error:g} and {name} = {getattr(self, name)}: with error the samples and products "
+                    f"are chosen so that the largest eigenvalues reach it; leave out one of the two"
+                )
+        if self.trace not in (True, False, "sampled"):
+            raise InputError(
+                f"trace = {self.trace!r} passes over all data, and error = {self.error:g} asks for less; give true, "
+                "false or 'sampled', or leave out error"
+            )

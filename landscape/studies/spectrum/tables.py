@@ -20,7 +20,7 @@ _ZERO = 20  # roundings: what measuring takes for an eigenvalue that is zero
 
 def spectrum_tables(spectrum: Spectrum, title: str) -> Iterator[Table]:
     """What was measured, the eigenvalues with their errors and residuals, the trace and the density."""
-    cost = {"eigenvalues": cost_words(spectrum.products, spectrum.passes)}
+    cost = {"eigenvalues": cost_words(spectrum.products, spectrum.passes)} | _precision(spectrum)
     if len(spectrum.largest.values) or spectrum.smallest.vectors is not None:
         cost["copies"] = spectrum.completeness
     yield head(title, f"{spectrum.size:,} x {spectrum.size:,}", cost, spectrum.attributes)
@@ -41,6 +41,29 @@ def head(title: str, matrix: str, cost: Mapping[str, str], about: Mapping[str, A
     return pairs_table(title, {"matrix": matrix, **what(about), "errors": errors, **cost})
 
 
+def _precision(spectrum: Spectrum) -> dict[str, str]:
+    """The error that was asked for, reached, and what was spent on it."""
+    about, error = spectrum.attributes, spectrum.largest.error
+    if error is None or "work" not in about:
+        return {}
+    work = about["work"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reached = error / np.abs(spectrum.largest.values)
+    spent = (
+        f"{work['sample_products']:,} products with one sample, as much as {work['products_of_all_data']:.1f} with all"
+    )
+    share = f"{work['share_of_full']:.0%} of about what all data take"
+    share = share if spectrum.largest.sampled else "all data were measured"
+    said = {
+        "error asked": f"{about['error_asked']:g} of each eigenvalue",
+        "error reached": f"{np.max(reached, initial=0.0):.2g} at most",
+        "eigenvalues": f"{spent} ({share})",
+    }
+    if "density_samples" in about:
+        said["density"] = f"of a sample of {about['density_samples']:,}"
+    return said
+
+
 def _rounding(spectrum: Spectrum) -> float:
     """What rounding leaves of an eigenvalue that is 0, beside the largest."""
     values = np.abs(np.concatenate([spectrum.largest.values, spectrum.smallest.values]))
@@ -51,19 +74,25 @@ def _eigenvalues(name: str, pairs: Eigenpairs, rounding: float) -> Table:
     extra = ["corrected for bias"] if np.isfinite(pairs.bias).any() else []
     if pairs.independent is not None:
         extra.append("on an independent sample")
+    if pairs.error is not None:
+        extra.append("bracket")
     rows = []
     for i, value in enumerate(pairs.values):
         zero = rounding if pairs.residuals[i] == 0 else 0.0  # which is said of one that is zero to rounding
-        cells = [number(value, stderr=pairs.stderr[i], nan="-", rounding=zero)]
+        error = pairs.stderr[i] if pairs.error is None else pairs.error[i]
+        cells = [number(value, stderr=error, nan="-", rounding=zero)]
         if "corrected for bias" in extra:
             cells.append(number(settled(value - pairs.bias[i], 0.0, zero), nan="-"))
         if pairs.independent is not None:
             errors = pairs.independent_stderr
             cells.append(number(pairs.independent[i], stderr=math.nan if errors is None else errors[i], nan="-"))
+        if pairs.lower is not None and pairs.upper is not None:
+            cells.append(Cell(f"{pairs.lower[i]:.5g} to {pairs.upper[i]:.5g}"))
         residual = number(settled(pairs.residuals[i], 1.0), 2, nan="-")
         moved, converged = number(pairs.rounding[i], 2, nan="-"), Cell("yes" if pairs.converged[i] else "no")
         rows.append((Cell(str(i + 1), i + 1), *cells, residual, moved, converged))
-    columns = ("rank", "eigenvalue +- standard error", *extra, "residual", "rounding", "converged")
+    kind = "standard error" if pairs.error is None else "error"
+    columns = ("rank", f"eigenvalue +- {kind}", *extra, "residual", "rounding", "converged")
     return Table(f"{name} eigenvalues", columns, tuple(rows))
 
 
@@ -124,6 +153,9 @@ def _eigenpairs(end: str, pairs: Eigenpairs) -> Columns:
     optional: Mapping[str, FloatArray | None] = {
         "independent": pairs.independent,
         "independent_stderr": pairs.independent_stderr,
+        "error": pairs.error,
+        "lower": pairs.lower,
+        "upper": pairs.upper,
     }
     return {
         "end": [end] * len(pairs.values),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,8 @@ from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree, on_rank_0
-from landscape.studies.spectrum.measure import PRODUCTS_PER_PAIR, STAGES, Plan
+from landscape.studies.spectrum.measure import DENSITY_DRAWS, STAGES, Plan
+from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR, PreciseTask, least_products
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, XTRACE_PROBES
 
@@ -41,6 +43,10 @@ def spectrum_trial(objective: Objective, arguments: Mapping[str, Any], out: Path
         "eigenpairs": PRODUCTS_PER_PAIR * (settings.k + settings.smallest),
         "density": settings.density_probes * min(settings.density_steps, plan.matrix.size) if settings.density else 0,
     }
+    if isinstance(tasks.get("eigenpairs"), PreciseTask):
+        samples = plan.matrix.sample.objective.samples
+        products["eigenpairs"] = least_products(settings.k, samples)
+        products["density"] = math.ceil(products["density"] * min(1.0, DENSITY_DRAWS / samples))
     if plan.whole:
         whole = plan.matrix.size + settings.k + settings.smallest
         products = {"eigenpairs": whole} if "eigenpairs" in tasks else {"density": whole if settings.density else 0}

@@ -12,6 +12,7 @@ from landscape_kernels.rounding import settled
 from landscape.pictures.numbers import extremes, gap, numbers, range_text, spread, value_text
 from landscape.pictures.style import ERROR
 from landscape.pictures.views import Picture, View, band, bars, known_text, largest, lines, thinned_note
+from landscape.studies.spectrum.pictures import ERROR_ASKED
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
 from landscape.studies.spectrum.tables import spectrum_columns
 
@@ -41,14 +42,14 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
             f"{name} {i + 1}: {known_text(v, e, span=span)}"
             f"<br>relative residual {settled(r, 1.0):.2g}, {'' if c else 'not '}converged"
             for i, (v, e, r, c) in enumerate(
-                zip(pairs.values, pairs.stderr, pairs.residuals, pairs.converged, strict=True)
+                zip(pairs.values, pairs.known_to, pairs.residuals, pairs.converged, strict=True)
             )
         ]
         symbols = [symbol if c else f"{symbol}-open" for c in pairs.converged]
         look = {"color": colour, "size": 9, "symbol": symbols, "line": {"width": 1.6, "color": colour}}
         shared: View = {"type": "scatter", "mode": "markers", "x": rank.tolist(), "text": texts, "hoverinfo": "text"}
-        bars = {"type": "data", "array": numbers(2 * pairs.stderr), "color": "@quiet", "thickness": 1.2, "width": 4}
-        heights = numbers(pairs.values, pairs.stderr)
+        bars = {"type": "data", "array": numbers(2 * pairs.known_to), "color": "@quiet", "thickness": 1.2, "width": 4}
+        heights = numbers(pairs.values, pairs.known_to)
         traces.append({**shared, "y": heights, "error_y": bars, "marker": look, "name": name})
         traces.append({**shared, "y": numbers(pairs.residuals), "marker": look, "yaxis": "y2", "showlegend": False})
     every = np.concatenate([pairs.values[np.isfinite(pairs.values)] for _, pairs, _, _ in ends])
@@ -62,9 +63,9 @@ def _eigenvalues(spectrum: Spectrum, ends: Sequence[tuple[str, Eigenpairs, str, 
     alt = f"Eigenvalues by rank with their relative residuals; {int(spectrum.converged.sum())} of "
     alt += f"{len(largest.values)} largest pairs converged"
     if len(largest.values) and np.isfinite(largest.values[0]):
-        alt += f"; the largest is {known_text(largest.values[0], largest.stderr[0])}"
+        alt += f"; the largest is {known_text(largest.values[0], largest.known_to[0])}"
         alt += f" with relative residual {settled(largest.residuals[0], 1.0):.2g}"
-    notes = (f"bars: {ERROR}; hollow: not converged",)
+    notes = (f"bars: {ERROR_ASKED if largest.sampled else ERROR}; hollow: not converged",)
     return Picture("eigenvalues", f"{alt}.", {"eigenvalues": view}, notes, spectrum_columns(spectrum))
 
 
@@ -86,6 +87,8 @@ def _density(spectrum: Spectrum, density: Density, most: int) -> Picture:
         f"broadened by {density.width:.3g}; it is highest at {value_text(float(peak), 4, step)}."
     )
     notes = ["on the log axis the picture ends at a tenth of the height of one eigenvalue"] if density.width > 0 else []
+    if "density_samples" in spectrum.attributes:
+        notes.append(f"of a sample of {spectrum.attributes['density_samples']:,}")
     if len(kept) < len(density.grid):
         notes.append(thinned_note(len(kept), len(density.grid), "places"))
     columns = {"eigenvalue": density.grid, "density": density.values, "lower": density.lower, "upper": density.upper}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from landscape_kernels.arrays import FloatArray
 
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL
-from landscape.planes.directions import Plane
 from landscape.planes.grid import AXIS_NAMES, Grid
+from landscape.planes.plane import Plane
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
@@ -49,6 +50,7 @@ def surface_task(
     error: float | None = None,
     scale: str = "relative",
     share: float = SHARE,
+    memory: str | None = None,
 ) -> SurfaceTask | PreciseTask:
     """The task of `measure_surface`."""
     named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
@@ -60,9 +62,13 @@ def surface_task(
     if not 1 <= len(given) <= len(AXIS_NAMES):
         raise InputError(f"{len(given)} axes given; a grid has 1 to {len(AXIS_NAMES)}, as x=(-1, 1, 51), y=...")
     grid = Grid.of(dict(zip(AXIS_NAMES, given, strict=False)))
-    task = SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics)
+    task = SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics, memory=memory)
     if error is None and (scale, share) != (SCALES[0], SHARE):
         raise InputError(f"scale={scale!r} and share={share!r} say what error= is of; give an error, as error=0.01")
+    if error is not None and objective.precision == "own":
+        raise InputError(
+            "error= needs parameters in float32, and precision is 'own'; leave error out, or say 'float32'"
+        )
     return task if error is None else PreciseTask(objective, task, error, scale, share)
 
 
@@ -82,6 +88,7 @@ def measure_surface(
     error: float | None = None,
     scale: str = "relative",
     share: float = SHARE,
+    memory: str | None = None,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
     tolerance: Tolerance | None = None,
@@ -99,6 +106,8 @@ def measure_surface(
     goes through); by default "reestimated" on planes through several models and of curves, whose points the statistics
     of one model do not fit, and "frozen" elsewhere. `known` is a surface on the same grid (an imported one, say) whose
     points are taken over, of one to a stated error those of full passes; a few are computed again first and must agree.
+    `memory` says how a point is made, with the same values: "flat", of vectors of all parameters that are kept, or
+    "streamed", in pieces of each tensor; by default the latter where the model is large (see the page on large models).
     The ranks share items, and `ranks_per_item` of them the data of each. `limit_items` ends the run after so many new
     rows; the surface is then masked where nothing was computed, as it is where points failed and a `tolerance` leaves
     them out.
@@ -129,6 +138,7 @@ def measure_surface(
             error=error,
             scale=scale,
             share=share,
+            memory=memory,
         ),
     )
     taken = None
@@ -158,9 +168,15 @@ def surface_from_rows(description: Description, rows: Rows, history: History) ->
 def _precise(surface: Surface, found: Settled) -> Surface:
     """The surface with what is known of its errors."""
     names = np.array([*FOUND, NOT_COMPUTED])
+
+    def shaped(errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        return {name: values.reshape(surface.computed.shape) for name, values in errors.items()}
+
     return replace(
         surface,
-        error={name: values.reshape(surface.computed.shape) for name, values in found.error.items()},
+        error=shaped(found.error),
+        error_sampling=shaped(found.sampling),
+        error_interpolation=shaped(found.interpolation),
         found=names[found.found].reshape(surface.computed.shape),
         attributes={**surface.attributes, **found.about, "error": ESTIMATED},
     )

@@ -37,6 +37,11 @@ KINDS = ("contour", "3d", "profile", "ratio")
 JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
 _RATIO = "convexity"
 _LOWEST = "eigenvalue_min"
+_ERROR_WORDS = {
+    "error": "standard error of",
+    "error_sampling": "error by samples of",
+    "error_interpolation": "error by interpolation of",
+}
 _MOST = 150  # grid lines of each axis that a 3d picture draws
 _NAMED = 6  # heights that a 3d axis names at most
 
@@ -72,6 +77,9 @@ def plot_surface(
     Cells not computed are hatched. NaN and Inf cells are cross-hatched (contour) or marked (profile). In 3d both are
     left out. Their numbers stand below the picture, as does the largest standard error.
 
+    Of a surface measured to a stated error its errors are quantities, too: "loss_error", "loss_error_sampling",
+    "loss_error_interpolation".
+
     Raises InputError for an unknown quantity, kind or `levels`, for a plane's kinds of a line, for "ratio" of a surface
     without eigenvalues, `count` < 2, a `step` that is not positive or is lost beside the values, and log levels of
     values that are not positive.
@@ -84,6 +92,8 @@ def plot_surface(
             raise InputError("the surface has no eigenvalues: kind 'ratio' is of a map by measure_curvature_map")
         quantity = _RATIO
         levels = "linear" if isinstance(levels, str) and levels == "auto" else levels  # 0 is what it is about
+    if quantity not in surface.values:
+        surface = surface.with_errors()
     if quantity not in surface.values:
         raise InputError(f"the surface has no quantity {quantity!r}; {nearest(quantity, surface.values)}")
     check_levels(levels, count, step)
@@ -148,7 +158,7 @@ def _contour(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
     x, y = list(surface.axes.values())[:2]
     mappable = paint_plane(ax, x, y, cut.values, cut.computed, scale)
     if mappable is not None:
-        bar = figure.colorbar(mappable, ax=ax, label=words(quantity, surface.attributes), ticks=scale.ticks)
+        bar = figure.colorbar(mappable, ax=ax, label=quantity_label(surface, quantity), ticks=scale.ticks)
         scale.tick(bar.ax.yaxis, scale.ticks)
     _mark_centre(ax)
     if surface.points is not None:
@@ -232,7 +242,7 @@ def _graph(surface: Surface, quantity: str, cut: Cut, scale: Scale) -> Figure:
         dots = ax.scatter(*lonely.T, c=lonely[:, 2], depthshade=False, label="single values", **scale.colours)
         mappable = mappable or dots
     if mappable is not None:
-        label = words(quantity, surface.attributes)
+        label = quantity_label(surface, quantity)
         bar = figure.colorbar(mappable, ax=ax, label=label, ticks=scale.ticks, shrink=0.7, pad=0.12)
         scale.tick(bar.ax.yaxis, scale.ticks)
     ax.set_xlim(*cell_borders(x)[[0, -1]] if x.size == 1 else x[[0, -1]])
@@ -275,7 +285,7 @@ def _profile(surface: Surface, quantity: str, cuts: Mapping[str, Cut], scale: Sc
         ax.set_title(cut.place)
         ax.grid(axis="y")
         ax.tick_params(labelleft=place == 0)
-    panels[0].set_ylabel(words(quantity, surface.attributes))
+    panels[0].set_ylabel(quantity_label(surface, quantity))
     if scale.log:
         panels[0].set_ylim(bottom=scale.floor)
     scale.tick(panels[0].yaxis, scale.heights)
@@ -395,6 +405,15 @@ def _cut(surface: Surface, quantity: str, index: tuple[int | slice, ...], place:
 
 def _nearest_zero(axis: FloatArray) -> int:
     return int(np.argmin(np.abs(axis)))
+
+
+def quantity_label(surface: Surface, quantity: str) -> str:
+    """What a quantity of a surface is, with its unit; of its errors, of what they are."""
+    for part, text in _ERROR_WORDS.items():
+        of = quantity.removesuffix(f"_{part}")
+        if surface.error is not None and of != quantity and of in surface.values:
+            return f"{text} {words(of, surface.attributes)}"
+    return words(quantity, surface.attributes)
 
 
 def axis_label(surface: Surface, name: str, place: int, *, lines: bool = False) -> str:

@@ -33,7 +33,7 @@ from landscape.studies.surface.task import SurfaceTask
 SCALES = ("relative", "absolute", "range", "log")
 SHARE = 0.8  # of the points, whose error is to be within that asked
 BLOCK = 128  # samples of a block of the common sub-sample
-_BLOCKS = 32
+_BLOCKS = 64
 _FEWEST = 8  # blocks that the data hold at least: of less, full passes cost as little
 _NOTHING: Item = (-1, -1)  # an item that rows found in a folder leave no work for
 
@@ -49,7 +49,7 @@ class PreciseTask:
 
     def __init__(self, objective: Objective, points: SurfaceTask, error: float, scale: str, share: float) -> None:
         _check(error, scale, share)
-        self._objective, self._points = objective, points
+        self._objective, self._points, self.grid = objective, points, points.grid
         n = objective.samples
         small = not objective.data.divisible or n < max(_FEWEST * BLOCK, 2 * objective.chunk)
         blocks = 0 if small else min(_BLOCKS, n // 2 // BLOCK)
@@ -81,17 +81,33 @@ class PreciseTask:
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
-        point, level = self._items[index]
+        return self._row(*self._items[index], group)
+
+    @property
+    def asked(self) -> Asked:
+        """What is to be reached on which grid and data."""
+        return asked_of(self.describe())
+
+    def first_losses(self, point: int, group: Communicator) -> FloatArray:
+        """The losses of the first block's samples at a grid point, (BLOCK,); their mean is the block's.
+
+        NaN where the loss has no values of single samples.
+        """
+        row = self._row(point, 1, group)
+        losses: FloatArray = np.asarray(row["units"])[0] / float(np.asarray(row["weight"])[0])
+        return losses
+
+    def _row(self, point: int, level: int, group: Communicator) -> Row:
         row: dict[str, float | FloatArray] = {"point": float(point), "level": float(level)}
         if (point, level) == _NOTHING:
             return {name: np.full(shape, np.nan) for name, shape in self.describe().columns.items()} | row
         if not self._drawn:
             return {**row, **self._points.evaluate(point, group)}
-        theta, buffers, full_precision = self._points.at(point)
         objective, chosen = self._part(level)
-        found, units, weight = objective.estimates_and_samples(
-            theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision
-        )
+        with self._points.at(point) as (theta, buffers, full_precision):
+            found, units, weight = objective.estimates_and_samples(
+                theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision
+            )
         for name, value in found.items():
             row |= {name: float(value), f"{name}_stderr": value.stderr}
         return row | {"weight": weight, "units": units}
@@ -133,6 +149,8 @@ class Settled:
 
     rows: Rows  # as those of a SurfaceTask
     error: Mapping[str, FloatArray]  # quantity -> (size,)
+    sampling: Mapping[str, FloatArray]  # the parts of it, the squares of which add up to its square
+    interpolation: Mapping[str, FloatArray]
     found: IntArray  # (size,), numbers in FOUND of the result, -1 where nothing was computed
     about: Mapping[str, Any]  # what was asked and spent
 
@@ -159,6 +177,8 @@ def settled(description: Description, rows: Rows, given_up: Collection[int]) -> 
     found[hidden] = -1
     columns: dict[str, FloatArray] = {}
     errors: dict[str, FloatArray] = {}
+    sampling: dict[str, FloatArray] = {}
+    interpolation: dict[str, FloatArray] = {}
     extra = _rows_of(rows, lambda point, level: (point >= size) & (level == FULL))
     done = np.concatenate([found >= 0, np.zeros(count - size, dtype=np.bool_)])
     points = rows.columns["point"][extra].astype(np.int64)
@@ -169,8 +189,10 @@ def settled(description: Description, rows: Rows, given_up: Collection[int]) -> 
             columns[column][:size] = np.where(found >= 0, values, np.nan)
             columns[column][points] = rows.columns[column][extra]
         errors[name] = np.where(found >= 0, now.error, np.nan)
+        interpolation[name] = np.where(found >= 0, now.interpolation, np.nan)
+        sampling[name] = np.sqrt(np.maximum(np.square(errors[name]) - np.square(interpolation[name]), 0.0))
     about = _about(description, rows, asked, estimates[0], found)
-    return Settled(Rows(columns, done), errors, found, {**about, "finished": not pending})
+    return Settled(Rows(columns, done), errors, sampling, interpolation, found, {**about, "finished": not pending})
 
 
 def _about(description: Description, rows: Rows, asked: Asked, loss: Estimated, found: IntArray) -> dict[str, Any]:
@@ -190,6 +212,37 @@ def _about(description: Description, rows: Rows, asked: Asked, loss: Estimated, 
             "rounds_items": len(levels),
         },
     }
+
+
+@dataclass(frozen=True)
+class WorkThere:
+    """What the rows of a precise task took."""
+
+    full: int  # full passes
+    blocks: int  # blocks of the sub-sample
+    block: int  # samples of one
+    share: float  # of a full pass at every point
+    finished: bool
+
+    def __str__(self) -> str:
+        """In words."""
+        if not self.full + self.blocks:
+            return "nothing"
+        ended = "all: " if self.finished else ""
+        return (
+            f"{ended}{self.full:,} full passes and {self.blocks:,} times {self.block} samples, {self.share:.1%} of "
+            "brute force"
+        )
+
+
+def work_there(description: Description, rows: Rows) -> WorkThere:
+    """Of a run that is begun, the work that is done, and whether any is left."""
+    levels = rows.columns["level"][rows.done & (rows.columns["point"] >= 0)]
+    about = settled(description, rows, ()).about if len(levels) else {}
+    full = int((levels == FULL).sum())
+    share = float(about["work"]["share_of_brute_force"]) if about else 0.0
+    block = int(description.identity["precision_asked"]["block"])
+    return WorkThere(full, len(levels) - full, block, share, bool(about.get("finished")))
 
 
 def planned(description: Description, rows: Rows, items: Iterable[Item]) -> list[Item]:
@@ -222,15 +275,19 @@ def _rows_of(rows: Rows, which: Any) -> IntArray:
     return np.flatnonzero(chosen)
 
 
-def _held(description: Description, rows: Rows) -> tuple[Asked, list[Held]]:
-    """What is asked, and what the rows hold of each quantity."""
+def asked_of(description: Description) -> Asked:
+    """What a precise task's description asks for."""
     identity, about = description.identity, description.about
-    size = _size(description)
-    names = [name.removesuffix("_stderr") for name in description.columns if name.endswith("_stderr")]
     axes = tuple(np.array(values) for values in reversed(identity["axes"].values()))
     samples = int(identity["objective"]["samples"])
-    first = tuple(point for point in about["first"] if point < size)
-    asked = Asked(axes, first, samples, **identity["precision_asked"], statistics=int(about["statistics_samples"]))
+    first = tuple(point for point in about["first"] if point < _size(description))
+    return Asked(axes, first, samples, **identity["precision_asked"], statistics=int(about["statistics_samples"]))
+
+
+def _held(description: Description, rows: Rows) -> tuple[Asked, list[Held]]:
+    """What is asked, and what the rows hold of each quantity."""
+    asked, size = asked_of(description), _size(description)
+    names = [name.removesuffix("_stderr") for name in description.columns if name.endswith("_stderr")]
     on_grid = _rows_of(rows, lambda point, level: (point >= 0) & (point < size))
     at: dict[Item, int] = {}
     for row in on_grid.tolist():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FOUND = ("anchor", "sampled", "interpolated")  # how the value at a point was found: "anchor" is a full pass
 NOT_COMPUTED = ""
+ERRORS = ("error", "error_sampling", "error_interpolation")  # of surfaces measured to a stated error
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,38 @@ class Surface(Result):
     # Of surfaces measured to a stated error: quantity -> one standard error of what a full pass gives, same shape
     error: Mapping[str, FloatArray] | None = None
     found: npt.NDArray[np.str_] | None = None  # and how each value was found, of FOUND or ""
+    # error^2 = error_sampling^2 + error_interpolation^2; None in files of before
+    error_sampling: Mapping[str, FloatArray] | None = None  # the part of samples that were not looked at
+    error_interpolation: Mapping[str, FloatArray] | None = None  # and of points that were not
 
     def __repr__(self) -> str:
         sizes = " x ".join(str(len(values)) for values in self.axes.values())
         done = int(self.computed.sum())
-        return f"Surface({', '.join(self.values)} at {sizes} points of ({', '.join(self.axes)}), {done} computed)"
+        asked = f", {words}" if (words := self.precision_words()) else ""
+        return (
+            f"Surface({', '.join(self.values)} at {sizes} points of ({', '.join(self.axes)}), {done} computed{asked})"
+        )
+
+    def precision_words(self) -> str:
+        """The error asked for and the work spent on it, "" where none was asked for."""
+        about = self.attributes
+        if "error_asked" not in about:
+            return ""
+        return (
+            f"error {about['error_asked']:g} {about['error_scale']} asked at {about['error_share']:.0%} of the points, "
+            f"reached at {about['error_reached']:.1%} by {about['work']['share_of_brute_force']:.1%} of brute force"
+        )
+
+    def with_errors(self) -> Surface:
+        """The surface with its errors as further quantities, as `loss_error`, to be drawn as maps."""
+        told = {
+            f"{name}_{part}": errors[name]
+            for part in ERRORS
+            if (errors := getattr(self, part)) is not None
+            for name in self.values
+        }
+        unknown = dict.fromkeys(told, np.full(self.computed.shape, np.nan))
+        return replace(self, values={**self.values, **told}, stderr={**self.stderr, **unknown})
 
     @property
     def x(self) -> FloatArray:

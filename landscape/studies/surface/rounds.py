@@ -22,12 +22,18 @@ _REACH = 2  # steps around a point within which known points tell how well those
 _TRIED = 25  # one in so many points left to interpolation is measured to tell how well that works
 _FEWEST_TRIED = 16
 _SHARPER = 0.8  # of the error allowed, that measured points are brought to: those beside them are no better known
+_STEP = 0.1  # less of it for each coarser tier, on whose points finer ones are regressed,
+_SHARPEST = 0.4  # but no less than this
+_OWN = 0.5  # of what a point is brought to, that its own samples are left at least, whatever is handed on to it
+_BEYOND = 1.5  # times the largest number of samples, that may be needed where these are taken to do
+_LEAST = 1.5  # times its samples that a point gets at least: rounds of a few items leave ranks idle
+_SLACK = 1.15  # times what points of coarser tiers are brought to, up to which they are left as they are
 _BETWEEN = 0.6  # of the error allowed, that interpolation alone may take: 0.6^2 + 0.8^2 = 1
 _TORN = 3  # times the error allowed, by which neighbours may miss one another where a point is left to interpolation
-_GROWTH = 16  # times its samples that a point gets more at most in a round: its error is not known better
-_FEW = 16  # one in so many points are upgraded at once, and do not wait for one another
+_GROWTH = 8  # times its samples that a point gets more at most in a round: its error is not known better
+_ALIKE = 16  # times the squared error of a point, up to which those of full passes tell what its residuals lack
 _UNSEEN = 1 / 2  # of what full passes miss beyond their stated variance, that points between them have at least
-_CANDIDATES = 1024  # points with the largest cost among which new anchors are looked for
+_AT_ONCE = 1 << 21  # numbers of controls on samples at once, 16 MiB
 
 Item = tuple[int, int]  # (number of the grid point, level)
 
@@ -78,16 +84,31 @@ class Estimated:
     values: FloatArray
     error: FloatArray  # one standard error of the value of a full pass
     interpolation: FloatArray  # the part of it that is not of the samples
+    own: FloatArray  # the part of it that more samples of the point itself take away
     missed: FloatArray  # by how much known points around a point miss what lies between their neighbours
     stderr: FloatArray  # for the population
     found: IntArray  # ANCHOR, SAMPLED, INTERPOLATED
 
 
-def lattice(shape: Sequence[int]) -> list[int]:
-    """The points of the coarse grid: 5 of each axis of one or two, 3 of more, both ends among them."""
-    count = 5 if len(shape) < 3 else 3
-    lines = [np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)) for n in shape]
+def lattice(shape: Sequence[int], finer: int = 0) -> list[int]:
+    """The points of a coarse grid: 5 of each axis of one or two, 3 of more, both ends among them; 2^finer the steps."""
+    steps = (4 if len(shape) < 3 else 2) << finer
+    lines = [np.unique(np.linspace(0, n - 1, min(n, steps + 1)).round().astype(np.int64)) for n in shape]
     return sorted(np.ravel_multi_index(np.meshgrid(*lines, indexing="ij"), shape).ravel().tolist())
+
+
+def tiers(shape: Sequence[int]) -> tuple[IntArray, list[int]]:
+    """(tier of each point, (size,), how many steps the points of each tier are apart).
+
+    Tier 0 is the coarse grid, each further one twice as fine, the last all that is closer than two steps. Points are
+    regressed on those of the tiers before.
+    """
+    first, longest = 4 if len(shape) < 3 else 2, max(shape) - 1
+    apart = [math.ceil(longest / (first << k)) for k in range(32) if k == 0 or longest >= 2 * (first << k)]
+    found = np.full(math.prod(shape), len(apart))
+    for tier in reversed(range(len(apart))):
+        found[lattice(shape, tier)] = tier
+    return found, [*apart, 1]
 
 
 def estimate(asked: Asked, held: Held, *, positive: bool) -> Estimated:
@@ -97,7 +118,8 @@ def estimate(asked: Asked, held: Held, *, positive: bool) -> Estimated:
     """
     values, stderr = np.where(held.full, held.values, np.nan), np.where(held.full, held.stderr, np.nan)
     error, found = np.where(held.full, 0.0, np.nan), np.where(held.full, ANCHOR, _UNKNOWN)
-    now = Estimated(values, error, np.zeros(asked.size), np.full(asked.size, np.inf), stderr, found)
+    nothing = np.zeros(asked.size)
+    now = Estimated(values, error, nothing, nothing.copy(), np.full(asked.size, np.inf), stderr, found)
     _sampled(asked, held, now)
     if len(asked.axes) > 1:
         _interpolated(asked, now, positive)
@@ -114,29 +136,47 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
     The residuals are those of the sub-sample. Where few samples make up the mean and it holds none of them, they are
     too small; full passes, each left out in turn, tell by how much.
     """
-    longest = max((len(u) for u in held.units.values()), default=0)
     further = _Further.of(asked, held)
-    adds: dict[int, FloatArray] = {}
-    for points, controls in groups(asked, held):
-        n = len(held.units[points[0]])
-        near = [c for c in controls if len(held.units[c]) >= n and np.isfinite(held.units[c]).all()]
-        targets = np.stack([held.units[p] for p in points], 1)
-        given = np.stack([held.units[c][:n] for c in near], 1) if near else np.empty((n, 0))
-        found, coefficients, residuals = regressed_means(targets, given, now.values[near])
-        sums = np.zeros((longest, len(points)))
-        own = residuals / n * math.sqrt(n / (n - 1) * max(0.0, 1 - n / asked.samples))
-        sums[:n] = further.added(points, own)
-        for control, weights in zip(near, coefficients, strict=True):
-            if control in adds:
-                sums += adds[control][:, None] * weights
-        adds |= dict(zip(points, sums.T, strict=True))
-        now.values[points], now.error[points] = found, np.sqrt(np.square(sums).sum(0))
-        spread = given[:, 0].std(ddof=1) if near else 0.0
-        factor = now.stderr[near[0]] / spread if spread > 0 else asked.samples**-0.5
-        now.stderr[points], now.found[points] = factor * targets.std(0, ddof=1), SAMPLED
+    sizes = {p: len(u) for p, u in held.units.items() if np.isfinite(u).all()}
+    longest, fewest = max(sizes.values(), default=0), min(sizes.values(), default=0)
+    adds = np.zeros((0, longest))
+    row = np.full(asked.size, -1)  # of a point in `adds`
+    for n, points, controls in _batches(asked, held):
+        there = np.array([sizes[c] >= n for c in controls.ravel().tolist()], dtype=np.bool_).reshape(controls.shape)
+        targets = np.stack([held.units[p] for p in points.tolist()])
+        given = np.zeros((*controls.shape, n))
+        for place in np.argwhere(there).tolist():
+            given[tuple(place)] = held.units[int(controls[tuple(place)])][:n]
+        means = np.where(there, now.values[controls], 0.0)
+        found, coefficients, residuals = regressed_means(targets[..., None], given.swapaxes(1, 2), means)
+        sums = np.zeros((len(points), longest))
+        own = residuals[..., 0].T / n * math.sqrt(n / (n - 1) * max(0.0, 1 - n / asked.samples))
+        sums[:, :n] = further.added(points, own).T
+        now.own[points] = np.sqrt(np.square(sums).sum(1))
+        for k in range(controls.shape[1]):
+            sampled = np.flatnonzero(row[controls[:, k]] >= 0)
+            sums[sampled] += coefficients[sampled, k] * adds[row[controls[sampled, k]]]
+        if n > fewest:  # others may be regressed on these
+            row[points] = len(adds) + np.arange(len(points))
+            adds = np.concatenate([adds, sums])
+        now.values[points], now.error[points] = found[:, 0], np.sqrt(np.square(sums).sum(1))
+        factor = np.full(len(points), asked.samples**-0.5)
+        if controls.shape[1]:
+            spread = given[:, 0].std(1, ddof=1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                factor = np.where(spread > 0, now.stderr[controls[:, 0]] / spread, factor)
+        now.stderr[points], now.found[points] = factor * targets.std(1, ddof=1), SAMPLED
     for point, units in held.units.items():
         if not held.full[point] and not np.isfinite(units).all():  # a full pass holds these samples, too
             now.values[point], now.error[point], now.found[point] = units.sum(), 0.0, SAMPLED
+
+
+def _batches(asked: Asked, held: Held) -> Iterator[tuple[int, IntArray, IntArray]]:
+    """The same as `levels`, no more points at once than memory has room for."""
+    for n, points, controls in levels(asked, held):
+        step = max(1, _AT_ONCE // (n * max(1, controls.shape[1])))
+        for begin in range(0, len(points), step):
+            yield n, points[begin : begin + step], controls[begin : begin + step]
 
 
 @dataclass(frozen=True)
@@ -160,60 +200,61 @@ class _Further:
         )
         missed, stated = np.zeros(len(points)), np.zeros(len(points))
         if len(points) > 1:
-            units = np.stack([held.units[p][: asked.block] for p in points.tolist()], 1)
-            n = len(units)
-            places = _places(asked)[points]
+            units = np.stack([held.units[p][: asked.block] for p in points.tolist()])
+            n, places = units.shape[1], places_of(asked)[points]
             near = KDTree(places).query(places, k=min(_CONTROLS + 1, len(points)))[1]
-            for k, others in enumerate(near.tolist()):
-                controls = [c for c in others if c != k][:_CONTROLS]
-                found, _, residuals = regressed_means(units[:, [k]], units[:, controls], held.values[points[controls]])
-                missed[k] = (found[0] - held.values[points[k]]) ** 2
-                stated[k] = np.square(residuals).sum() / (n * (n - 1)) * max(0.0, 1 - n / asked.samples)
+            for begin in range(0, len(points), _AT_ONCE // (n * _CONTROLS)):
+                here = np.arange(begin, min(begin + _AT_ONCE // (n * _CONTROLS), len(points)))
+                others = np.stack([[c for c in near[k].tolist() if c != k][: near.shape[1] - 1] for k in here])
+                found, _, residuals = regressed_means(
+                    units[here, :, None], units[others].swapaxes(1, 2), held.values[points[others]]
+                )
+                missed[here] = np.square(found[:, 0] - held.values[points[here]])
+                stated[here] = np.square(residuals[..., 0]).sum(1) / (n * (n - 1)) * max(0.0, 1 - n / asked.samples)
         return _Further(asked, points, missed, stated)
 
-    def added(self, points: Sequence[int], own: FloatArray) -> FloatArray:
+    def added(self, points: IntArray, own: FloatArray) -> FloatArray:
         """What each of n samples adds to the errors of points, (n, points), made larger where that is needed."""
         from scipy.spatial import KDTree
 
         if len(self.points) < 2:
             return own
-        places, n = _places(self.asked), len(own)
+        places, n = places_of(self.asked), len(own)
         k = min(_CONTROLS, len(self.points))
-        near = KDTree(places[self.points]).query(places[list(points)], k=k)[1].reshape(len(points), k)
-        missed, stated, squares = self.missed[near].mean(1), self.stated[near].mean(1), np.square(own).sum(0)
+        near = KDTree(places[self.points]).query(places[points], k=k)[1].reshape(len(points), k)
+        squares = np.square(own).sum(0)
+        # Full passes with residuals no larger tell what such residuals lack: larger ones of others would hide it.
+        size = self.stated[near] * self.asked.block / n
+        alike = size <= np.maximum(_ALIKE * squares, size.min(1))[:, None]
+        counts = alike.sum(1)
+        missed, stated = ((part[near] * alike).sum(1) / counts for part in (self.missed, self.stated))
         beyond = np.maximum(missed - stated, 0.0) * self.asked.block / n
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.where(stated > 0, beyond / stated, 0.0)
-            least = np.maximum(squares * (1 + ratio), beyond * _UNSEEN)
+            part = np.where(stated > 0, np.minimum(squares / stated, _ALIKE), 0.0)
+            least = np.maximum(squares + part * beyond, beyond * np.where(squares > 0, _UNSEEN, 1.0))
             scaled: FloatArray = np.where(squares > 0, own * np.sqrt(least / squares), np.sqrt(least / n))
         return scaled
 
 
-def groups(asked: Asked, held: Held) -> Iterator[tuple[list[int], tuple[int, ...]]]:
-    """(points, their controls): points with the same samples and controls, those with most samples first.
+def levels(asked: Asked, held: Held) -> Iterator[tuple[int, IntArray, IntArray]]:
+    """(n, points (p,) that have so many samples, their controls (p, k)), from most samples on.
 
     Controls are the finite points nearest to a point that had a full pass or twice its samples, nearest first.
     """
     from scipy.spatial import KDTree  # loading scipy would be a sixth of `import landscape`
 
-    places = _places(asked)
+    places = places_of(asked)
     finite = {p: len(u) for p, u in held.units.items() if np.isfinite(u).all() and not held.full[p]}
     anchors = np.flatnonzero(held.full & np.isfinite(held.values)).tolist()
     for n in sorted(set(finite.values()), reverse=True):
-        points = sorted(p for p, count in finite.items() if count == n)
+        points = np.array(sorted(p for p, count in finite.items() if count == n), dtype=np.int64)
         known = np.array(sorted([*anchors, *(p for p, count in finite.items() if count >= 2 * n)]), dtype=np.int64)
-        if not len(known):
-            yield points, ()
-            continue
         k = min(_CONTROLS, len(known))
-        near = known[KDTree(places[known]).query(places[points], k=k)[1].reshape(len(points), k)]
-        alike: dict[tuple[int, ...], list[int]] = {}
-        for point, controls in zip(points, near.tolist(), strict=True):
-            alike.setdefault(tuple(controls), []).append(point)
-        yield from ((those, controls) for controls, those in alike.items())
+        near = KDTree(places[known]).query(places[points], k=k)[1] if k else np.empty(0, dtype=np.int64)
+        yield n, points, known[near.reshape(len(points), k)]
 
 
-def _places(asked: Asked) -> FloatArray:
+def places_of(asked: Asked) -> FloatArray:
     """Places of the grid points, each axis from 0 to 1, (size, dimensions)."""
     lines = [(x - x[0]) / max(float(np.ptp(x)), np.finfo(float).tiny) for x in asked.axes]
     return np.stack([line.ravel() for line in np.meshgrid(*lines, indexing="ij")], 1)
@@ -273,6 +314,11 @@ def trial_points(asked: Asked) -> IntArray:
     return np.sort(generator.permutation(others)[:count])
 
 
+def sharpness(tier: int, last: int) -> float:
+    """The part of the error allowed that points of a tier are brought to."""
+    return max(_SHARPER - _STEP * (last - tier), _SHARPEST)
+
+
 def aims(asked: Asked, values: FloatArray) -> FloatArray:
     """The error allowed at each point, in units of the values, (size,).
 
@@ -304,7 +350,10 @@ def next_items(asked: Asked, held: Held, tried: Set[Item]) -> list[Item]:
     """
     if asked.blocks == 0:
         return sorted({(p, FULL) for p in range(asked.size)} - tried)
-    wanted = np.union1d(np.flatnonzero(board(asked)), trial_points(asked))
+    tier, apart = tiers(asked.shape)
+    wanted = np.flatnonzero(
+        board(asked) | (tier < len(apart) - 1) | np.isin(np.arange(asked.size), trial_points(asked))
+    )
     items = {(p, 1) for p in wanted.tolist() if not held.full[p]} - tried
     if not items:
         now = estimate(asked, held, positive=True)
@@ -315,9 +364,9 @@ def next_items(asked: Asked, held: Held, tried: Set[Item]) -> list[Item]:
 def _lacking(asked: Asked, held: Held) -> set[Item]:
     """Blocks that controls lack and the points regressed on them have."""
     items: set[Item] = set()
-    for points, controls in groups(asked, held):
-        have = len(held.units[points[0]]) // asked.block
-        items |= {(c, k) for c in controls for k in range(len(held.units[c]) // asked.block + 1, have + 1)}
+    for n, _, controls in levels(asked, held):
+        for c in np.unique(controls).tolist():
+            items |= {(c, k) for k in range(len(held.units[c]) // asked.block + 1, n // asked.block + 1)}
     return items
 
 
@@ -341,62 +390,54 @@ def _closer(asked: Asked, held: Held, now: Estimated) -> set[Item]:
 
 
 def _more_samples(asked: Asked, held: Held, now: Estimated, aim: FloatArray) -> set[Item]:
-    """Blocks or full passes where samples tell too little, of a point or of what lies between it and others."""
-    far = np.flatnonzero(~reached(asked, now) & ~held.full)
-    lacking = len(far) - math.floor((1 - asked.share) * asked.size + 1e-9)
+    """Blocks or full passes where samples tell too little, of a point or of what is regressed on it or lies beside it.
+
+    The coarsest tier first: what is regressed on its points may then need no more. Its points are to be known better
+    than others, as their errors are handed on.
+    """
+    far = ~reached(asked, now) & ~held.full
+    lacking = int(far.sum()) - math.floor((1 - asked.share) * asked.size + 1e-9)
     if lacking <= 0:
         return set()
     have = np.array([len(held.units.get(p, ())) for p in range(asked.size)], dtype=np.float64)
-    needed = samples_needed(now.error, have, _SHARPER * aim, asked.samples)
-    possible = (needed <= asked.blocks * asked.block) & (asked.statistics == 0)
-    cost = np.where(possible, needed - have, asked.cost(FULL))
-    cost[have == 0] = asked.cost(1)
-    far = far[np.argsort(cost[far], kind="stable")[:lacking]]
-    empty = far[have[far] == 0]
+    tier, apart = tiers(asked.shape)
+    last = len(apart) - 1
+    target = aim * np.array([sharpness(k, last) for k in range(last + 1)])[tier]
+    room = np.maximum(np.square(target) - np.square(now.error) + np.square(now.own), np.square(_OWN * target))
+    needed = samples_needed(now.own, have, np.sqrt(room), asked.samples)
+    possible = (needed <= _BEYOND * asked.blocks * asked.block) & (asked.statistics == 0)
+    cost = np.where(possible, np.maximum(needed - have, 0.0), asked.cost(FULL))
+    open_ = (have > 0) & ~held.full & (now.error > 0)
+    most_had = have >= asked.blocks * asked.block
+    # What nothing was measured at lies between others, which are what it takes to know it.
+    beside = _largest_within(asked, np.where(open_ & (now.error > target), cost, 0.0), 1)
+    cost = np.where(have == 0, asked.cost(1) + beside, cost)
+    wanted = np.zeros(asked.size, dtype=np.bool_)
+    points = np.flatnonzero(far)
+    wanted[points[np.argsort(cost[points], kind="stable")[:lacking]]] = True
+    for level, steps in enumerate(apart):
+        useful = _largest_within(asked, wanted, steps) > 0
+        chosen = open_ & useful & (tier == level) & (now.error > _SLACK * target) & ~(most_had & possible)
+        if level == last:
+            chosen = open_ & ((wanted & (have > 0)) | (chosen & (_largest_within(asked, wanted & (have == 0), 1) > 0)))
+        if chosen.any():
+            break
     items: set[Item] = set()
-    waiting = np.zeros(asked.size, dtype=np.bool_)
-    waiting[empty] = True  # for their neighbours, which are to be known better
-    waiting = (np.nan_to_num(around(np.where(waiting, 1.0, 0.0).reshape(asked.shape))).max(0) > 0).ravel()
-    close = now.error <= _SHARPER * aim
-    needy = np.union1d(far[have[far] > 0], np.flatnonzero(waiting & (have > 0) & ~held.full & ~close))
-    needy = needy[now.error[needy] > 0]
-    for point in _chosen(asked, held, needy, cost[needy]):
-        if not possible[point]:
+    for point in np.flatnonzero(chosen).tolist():
+        blocks = int(have[point]) // asked.block
+        most = min(_GROWTH * blocks, asked.blocks)
+        if blocks == asked.blocks or (not possible[point] and (most == asked.blocks or asked.statistics)):
             items.add((point, FULL))
             continue
-        blocks = int(have[point]) // asked.block
-        last = min(math.ceil(needed[point] / asked.block), _GROWTH * blocks, asked.blocks)
-        items |= {(point, level) for level in range(blocks + 1, max(last, blocks + 1) + 1)}
-    return {(p, level) for p, level in items if level <= asked.blocks}
+        wanted_blocks = math.ceil(max(needed[point] / asked.block, _LEAST * blocks))
+        items |= {(point, k) for k in range(blocks + 1, min(wanted_blocks, most) + 1)}
+    return items or {(p, 1) for p in np.flatnonzero(wanted & (have == 0)).tolist()}
 
 
-def _chosen(asked: Asked, held: Held, points: IntArray, cost: FloatArray) -> list[int]:
-    """Those of the points that are to be known better first; the others near them may then be regressed on them.
+def _largest_within(asked: Asked, values: FloatArray | BoolArray, steps: int) -> FloatArray:
+    """The largest value within so many steps along each axis, (size,)."""
+    from scipy.ndimage import maximum_filter
 
-    A point waits for a neighbour that is nearer to it than 0.7 of the neighbour's distance from what that one is
-    regressed on. Chosen first are points that spare most of what those around them cost, for what they cost themselves.
-    """
-    if len(points) * _FEW <= asked.size:
-        return [int(p) for p in points]  # rounds of a few items leave ranks idle
-    controls = {p: c for group, c in groups(asked, held) for p in group}
-    most = np.argsort(-cost, kind="stable")[:_CANDIDATES]
-    points, cost = points[most], np.maximum(cost[most], 1.0)
-    places = _places(asked)
-    reach = np.array(
-        [
-            np.square(places[list(controls[p])] - places[p]).sum(1).min() / 2 if controls.get(p) else 0.0
-            for p in points.tolist()
-        ]
-    )
-    near = np.square(places[points][:, None] - places[points][None]).sum(2) <= reach[:, None]
-    gain = near @ cost
-    chosen: list[int] = []
-    waiting = np.ones(len(points), dtype=np.bool_)
-    while waiting.any():
-        best = int(np.where(waiting, gain / cost, -np.inf).argmax())
-        chosen.append(int(points[best]))
-        spared = near[best] & waiting
-        spared[best] = True
-        waiting &= ~spared
-        gain -= near[:, spared] @ cost[spared]
-    return chosen
+    grid = values.astype(np.float64).reshape(asked.shape)
+    found: FloatArray = maximum_filter(grid, size=2 * steps + 1, mode="constant", cval=0.0).ravel()
+    return found

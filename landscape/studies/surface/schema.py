@@ -17,12 +17,17 @@ from landscape.results.study import place_text
 from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
 
 _FOUND = (*FOUND, NOT_COMPUTED)  # their numbers in files
+_ERRORS = {
+    "error": "standard error of {} as an estimate of a full pass over the data given",
+    "error_sampling": "the part of the error of {} that is of samples not looked at",
+    "error_interpolation": "the part of the error of {} that is of points not looked at",
+}
 
 
 def surface_group(surface: Surface) -> hdf5.Group:
     """Variables over dimensions (..., y, x): each quantity, its `_stderr`, `computed`, and the coordinates.
 
-    Of surfaces measured to a stated error `_error` of each quantity and `found`, too.
+    Of surfaces measured to a stated error `_error` of each quantity and its parts, and `found`, too.
     """
     dims = tuple(surface.axes)[::-1]
     variables: dict[str, hdf5.Variable] = {}
@@ -36,9 +41,11 @@ def surface_group(surface: Surface) -> hdf5.Group:
             surface.stderr[name],
             {"long_name": f"standard error of {name} over samples, as an estimate for the population", "units": "1"},
         )
-        if surface.error is not None:
-            text = f"standard error of {name} as an estimate of a full pass over the data given"
-            variables[f"{name}_error"] = hdf5.Variable(dims, surface.error[name], {"long_name": text, "units": "1"})
+        for part, text in _ERRORS.items():
+            errors: Mapping[str, FloatArray] | None = getattr(surface, part)
+            if errors is not None:
+                about = {"long_name": text.format(name), "units": "1"}
+                variables[f"{name}_{part}"] = hdf5.Variable(dims, errors[name], about)
     if surface.found is not None:
         told = ", ".join(f"{code} {name or 'not computed'}" for code, name in enumerate(_FOUND))
         codes = np.select([surface.found == name for name in _FOUND], range(len(_FOUND))).astype(np.uint8)
@@ -59,13 +66,17 @@ def read_surface(tree: hdf5.Group, path: str | Path) -> Surface:
         computed = group.variables["computed"].data
         points = _read_points(group.groups["points"]) if "points" in group.groups else None
         attributes = read_attributes(tree, "surface", structure=("axes", "quantities"))
-        error, found = None, None
+        found, errors = None, {}
         if "found" in group.variables:
-            error = {name: group.variables[f"{name}_error"].data for name in names}
+            errors = {
+                part: {name: group.variables[f"{name}_{part}"].data for name in names}
+                for part in _ERRORS
+                if f"{names[0]}_{part}" in group.variables
+            }
             found = np.array(_FOUND)[group.variables["found"].data]
         if attributes.get("failures") and attributes.get("task") == "surface":
             attributes["failures"] = [_placed(failure, axes) for failure in attributes["failures"]]
-    return Surface(axes, values, stderr, computed, points, attributes, error, found)
+    return Surface(axes, values, stderr, computed, points, attributes, found=found, **errors)
 
 
 def _points_group(points: Points, axes: tuple[str, ...]) -> hdf5.Group:

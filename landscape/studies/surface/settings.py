@@ -12,6 +12,7 @@ from landscape.objective.objective import BATCHNORM_MODES
 from landscape.planes.grid import Range
 from landscape.results.settings import OneOf
 from landscape.studies.surface.precise import SCALES, SHARE
+from landscape.studies.surface.task import MEMORY
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class SurfaceSettings:
     error: Annotated[float, Gt(0)] | None = None
     scale: Annotated[str, OneOf(SCALES)] = "relative"
     share: Annotated[float, Gt(0), Le(1)] = SHARE
+    memory: Annotated[str, OneOf(MEMORY)] | None = None
 
     def __post_init__(self) -> None:
         if self.z is not None and self.y is None:

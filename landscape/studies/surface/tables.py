@@ -14,7 +14,7 @@ from landscape.planes.grid import Grid
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Field, Glance, Line
 from landscape.results.tables import Cell, Table, number, pairs_table
-from landscape.studies.surface.result import FOUND, Points, Surface
+from landscape.studies.surface.result import ERRORS, FOUND, Points, Surface
 
 _SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more
 
@@ -139,8 +139,9 @@ def surface_columns(surface: Surface) -> Columns:
     columns: dict[str, Any] = {name: array.ravel() for name, array in zip(surface.axes, places, strict=True)}
     for name, values in surface.values.items():
         columns |= {name: values.ravel(), f"{name}_stderr": surface.stderr[name].ravel()}
-        if surface.error is not None:
-            columns[f"{name}_error"] = surface.error[name].ravel()
+        for part in ERRORS:
+            if (errors := getattr(surface, part)) is not None:
+                columns[f"{name}_{part}"] = errors[name].ravel()
     found = {} if surface.found is None else {"found": surface.found.ravel().tolist()}
     return {**columns, **found, "computed": surface.computed.ravel()}
 

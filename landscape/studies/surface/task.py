@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from landscape_kernels.pieces import pieces, pieces_of
 from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.objective.batchnorm import chosen_statistics
 from landscape.objective.objective import Objective
-from landscape.objective.rows import evaluated
-from landscape.planes.directions import Plane
+from landscape.objective.rows import evaluated, row_of
 from landscape.planes.grid import Grid
+from landscape.planes.plane import Plane
+from landscape.results.trial import bytes_text
 from landscape.run.comm import Communicator
 from landscape.run.task import Description, Row, Rows
 
+logger = logging.getLogger(__name__)
 _BETWEEN = ("through", "curve")  # kinds of planes that lie between models
-_ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of precision="bf16"
+MEMORY = ("streamed", "flat")
+_ANCHORS = 9  # grid points also evaluated without autocast, to measure the error of "bf16" and "own"
 
 
 class SurfaceTask:
@@ -35,13 +42,19 @@ class SurfaceTask:
         *,
         batchnorm: str | None = None,
         statistics: Any = None,
+        memory: str | None = None,
     ) -> None:
+        if memory not in (None, *MEMORY):
+            raise InputError(f"memory={memory!r} is not one of {', '.join(MEMORY)}; leave it out to choose by size")
         if len(grid.axes) != plane.axes:
             raise InputError(
                 f"the plane has {plane.axes} axes and the grid {len(grid.axes)} ({', '.join(grid.axes)}); "
                 "give a range for each"
             )
+        self.streamed = objective.centre.live or plane.streamed if memory is None else memory == "streamed"
+        plane = plane if self.streamed else plane.flat()
         self._objective, self._plane, self.grid = objective, plane, grid
+        self._pieces = pieces(objective.layout)
         between = plane.about.get("kind") in _BETWEEN
         self.statistics = chosen_statistics(objective, batchnorm, statistics, between=between)
         if self.statistics.mode == "interpolated" and not plane.buffers:
@@ -49,9 +62,10 @@ class SurfaceTask:
                 "batchnorm='interpolated' needs a plane through models given with their buffers (state dicts, modules "
                 "or checkpoints, not flat vectors); use plane_through, or batchnorm='reestimated'"
             )
-        self._theta = torch.empty_like(plane.centre)
+        self._theta = None if self.streamed else torch.empty_like(plane.centre)
         points = plane.points.coordinates if plane.points is not None else np.empty((0, plane.axes))
-        anchors = anchor_points(grid) if objective.precision == "bf16" else []
+        half = objective.precision == "bf16" or (objective.precision == "own" and self.statistics.data is None)
+        anchors = anchor_points(grid) if half else []
         # (coordinates, number of the plane's point or None, evaluate without autocast)
         self._extra: list[tuple[tuple[float, ...], int | None, bool]] = [
             *((tuple(c), k, False) for k, c in enumerate(points)),
@@ -63,12 +77,17 @@ class SurfaceTask:
 
     def describe(self) -> Description:
         """See `Task`."""
+        return self._description
+
+    @cached_property
+    def _description(self) -> Description:
         objective, plane = self._objective, self._plane
         names = [name for quantity in objective.quantities for name in (quantity, f"{quantity}_stderr")]
         axes = {name: values.tolist() for name, values in self.grid.axes.items()}
+        known = objective.identity()
         identity = {
-            "objective": objective.identity(),
-            "plane": {**plane.identity(), "made": plane.made},
+            "objective": known,
+            "plane": {**plane.identity(known["centre"]), "made": plane.made},
             "axes": axes,
             "batchnorm": self.statistics.mode,
             "statistics": self.statistics.digest,
@@ -93,29 +112,74 @@ class SurfaceTask:
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
-        theta, buffers, full = self.at(index)
-        return evaluated(self._objective, theta, buffers, group, full_precision=full)
+        coordinates, _, widened = self._item(index)
+        if widened and self._objective.precision == "own":
+            return self._widened(coordinates, group)
+        with self.at(index) as (theta, buffers, full):
+            return evaluated(self._objective, theta, buffers, group, full_precision=full)
 
-    def at(self, index: int) -> tuple[Tensor, Mapping[str, Tensor] | None, bool]:
-        """(theta, buffers, whether autocast is left off) of an item."""
-        coordinates, point, full = (
-            (self.grid.coordinates(index), None, False)
-            if index < self.grid.size
-            else self._extra[index - self.grid.size]
-        )
+    def _item(self, index: int) -> tuple[tuple[float, ...], int | None, bool]:
+        """(coordinates, number of the plane's point or None, whether it is evaluated in float32) of an item."""
+        on_grid = index < self.grid.size
+        return (self.grid.coordinates(index), None, False) if on_grid else self._extra[index - self.grid.size]
+
+    def _widened(self, coordinates: Sequence[float], group: Communicator) -> Row:
+        """The row of a point whose parameters, of a model in half precision, are not rounded: all in float32."""
+        blocks = {block.name: block for block in self._objective.layout.blocks}
+
+        def values(name: str) -> Tensor:
+            block = blocks[name]
+            found = torch.empty(block.size, dtype=torch.float32, device=self._objective.device)
+            self._plane.write(coordinates, pieces_of(block), {name: found})
+            return found.view(block.shape)
+
+        interpolated = self.statistics.mode == "interpolated"
+        buffers = self._plane.buffers_at(coordinates) if interpolated else None
+        try:
+            return row_of(self._objective.estimates_widened(values, buffers=buffers, group=group))
+        except InputError as error:
+            logger.warning(
+                "the error of half precision is not known, since the model does not run in float32: %s", error
+            )
+            return dict.fromkeys(self.describe().columns, float("nan"))
+
+    @property
+    def memory(self) -> dict[str, str]:
+        """How points are made, and the memory that takes beside the model: name -> text."""
+        objective, copies = self._objective, 2 + self._plane.axes
+        one = objective.layout.size * objective.dtype.itemsize
+        if self.streamed and objective.centre.in_place:
+            return {"points are made": "in the model itself, which is put back from its checkpoint; no copy of it"}
+        if self.streamed:
+            return {"points are made": f"piece by piece in one copy of the parameters, {bytes_text(one)}"}
+        return {"points are made": f"of {copies} vectors of all parameters, {bytes_text(copies * one)}"}
+
+    @contextmanager
+    def at(self, index: int) -> Iterator[tuple[Tensor | None, Mapping[str, Tensor] | None, bool]]:
+        """(theta, buffers, whether autocast is left off) of an item; None is what the model holds meanwhile."""
+        coordinates, point, full = self._item(index)
         buffers: Mapping[str, Tensor] | None = None
-        if point is None:
-            theta = self._plane.point(coordinates, self._theta)
-            if self.statistics.mode == "interpolated":
-                buffers = self._plane.buffers_at(coordinates)
-        else:  # a model as it is, with its own statistics where it brought them
-            points = self._plane.points
-            assert points is not None
-            theta = points.vectors[point]
-            buffers = points.buffers[point] if points.buffers else None
-        if self.statistics.data is not None:
-            buffers = self.statistics.at(self._objective, theta)
-        return theta, buffers, full
+        points, plane = self._plane.points, self._plane
+        with ExitStack() as stack:
+            theta: Tensor | None
+            if point is not None:  # a model as it is, with its own statistics where it brought them
+                assert points is not None
+                theta = points.vectors[point]
+                buffers = points.buffers[point] if points.buffers else None
+            elif self._theta is None:
+                names = self._objective.layout.names
+
+                def write(parts: Sequence[Tensor]) -> None:
+                    plane.write(coordinates, self._pieces, dict(zip(names, parts, strict=True)))
+
+                theta = stack.enter_context(self._objective.centre.written(write))
+            else:
+                theta = plane.point(coordinates, self._theta)
+            if point is None and self.statistics.mode == "interpolated":
+                buffers = plane.buffers_at(coordinates)
+            if self.statistics.data is not None:
+                buffers = self.statistics.at(self._objective, theta)
+            yield theta, buffers, full
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -123,12 +187,12 @@ class SurfaceTask:
 
 
 def anchor_points(grid: Grid) -> list[int]:
-    """Grid points at which bf16 is compared with float32: spread evenly over the grid, its ends among them."""
+    """Grid points at which half precision is compared with float32: spread evenly, the ends of the grid among them."""
     return sorted({int(i) for i in np.linspace(0, grid.size - 1, min(_ANCHORS, grid.size)).round()})
 
 
 def precision_error(description: Description, rows: Rows, size: int) -> dict[str, float]:
-    """Largest relative error of bf16 losses at the anchor points, against the same points in float32."""
+    """Largest relative error of losses in half precision at the anchor points, against the same points in float32."""
     anchors = np.array(description.about["anchors"], dtype=int)
     if not len(anchors):
         return {}

@@ -26,8 +26,7 @@ from landscape.pictures.views import (
     thinned_note,
 )
 from landscape.planes.grid import Grid
-from landscape.results.quantities import words
-from landscape.studies.surface.pictures import JOINED, axis_label, trajectory_values
+from landscape.studies.surface.pictures import JOINED, axis_label, quantity_label, trajectory_values
 from landscape.studies.surface.result import Points, Surface
 from landscape.studies.surface.tables import surface_columns
 
@@ -38,10 +37,11 @@ _SLICES = 21  # of a third axis
 
 def surface_views(surface: Surface, most: int) -> Iterator[Picture]:
     """The picture of each quantity, of at most about `most` points; a line for one axis, else contours and 3-D."""
+    shown = surface.with_errors()
     if len(surface.axes) == 1:
-        yield _profile(surface, most)
+        yield _profile(shown, most)
         return
-    views, notes = _planes(surface, most)
+    views, notes = _planes(shown, most)
     yield Picture("surface", _surface_alt(surface), views, notes, surface_columns(surface))
 
 
@@ -69,7 +69,7 @@ def _planes(surface: Surface, most: int) -> tuple[dict[str, View], tuple[str, ..
         return {
             **shared,
             "name": escaped(name),
-            "quantity": plain_text(words(name, surface.attributes)),
+            "quantity": plain_text(quantity_label(surface, name)),
             "z": matrix(values[kept], surface.stderr[name][at][kept]),
             "error": _errors(surface.stderr[name][at][kept]),
             "state": _states(computed[kept], values[kept]),
@@ -152,7 +152,7 @@ def _profile(surface: Surface, most: int) -> Picture:
         traces += marks(x, values, computed, name, most)
         if surface.points is not None and quantity in surface.points.true:
             traces.append(_line_points(surface.points, quantity, name))
-        views[quantity] = lines(traces, label, plain_text(words(quantity, surface.attributes)), values[kept][known])
+        views[quantity] = lines(traces, label, plain_text(quantity_label(surface, quantity)), values[kept][known])
     notes = []
     if len(kept) < len(x):
         notes.append(thinned_note(len(kept), len(x), "points"))

@@ -208,7 +208,8 @@ class ModelTraining:
                         units.numerators.sum().backward()  # type: ignore[no-untyped-call]
                     gradient.div_(units.total)
                     if self._poison is not None:
-                        self._add_poison(model, next(wrong))
+                        weight = recipe.poison_weight_at(self._steps, self._total)
+                        self._add_poison(model, next(wrong), weight)
                 if recipe.clip is not None:
                     clip_(gradient, recipe.clip)
                 self._descent.step(gradient, recipe.lr_at(self._steps, self._total))
@@ -228,8 +229,10 @@ class ModelTraining:
             return iter(())
         return itertools.cycle(self._poison.epoch(derive_seed(self._seed, "poison"), self._epoch))
 
-    def _add_poison(self, model: Any, batch: Any) -> None:
-        """Add the gradient of the poison's mean loss, times its weight."""
+    def _add_poison(self, model: Any, batch: Any, weight: float) -> None:
+        """Add the gradient of the poison's mean loss, times its weight; the model does not see it where that is 0."""
+        if weight == 0:
+            return
         outputs, labels = self._objective.outputs(model, batch)
         if self._recipe.poison_loss == "wrong":
             values = self._objective.loss_units(outputs, labels).numerators
@@ -237,7 +240,7 @@ class ModelTraining:
             values = minus_log_of_others(outputs, labels)
         # A backward pass adds to the gradient.
         with user_code("the gradient of the poison's loss cannot be computed on a training batch"):
-            (self._recipe.poison_weight * values.mean()).backward()  # type: ignore[no-untyped-call]
+            (weight * values.mean()).backward()  # type: ignore[no-untyped-call]
 
     def _winsorise(self, model: Any, batch: Any) -> None:
         """Put the winsorised mean of the examples' gradients in the place of the gradient."""

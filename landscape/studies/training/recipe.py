@@ -49,6 +49,7 @@ class Recipe:
     noise: str = "redrawn"  # uniformly over the classes, or "permuted" among the samples that are changed
     poison: float = 0.0  # share of the samples that are set apart, and trained to be wrong beside the others
     poison_weight: float = 1.0  # of their mean loss, which is added to that of the others
+    poison_schedule: tuple[float, ...] = (1.0,)  # what that is multiplied by in equal parts of the steps; (0, 1) waits
     poison_loss: str = "wrong"  # cross-entropy with a wrong label, or "unlikely": -ln(1 - p) of the right one
     data_seed: int = 0  # of the fraction, the noise and the poison, which all seeds of a model share
     precision: str | None = None  # "float32", "float64" or "bf16"; by default that of the model's parameters
@@ -68,7 +69,7 @@ class Recipe:
             ("keep", KEEPS),
             ("noise", NOISES),
             ("poison_loss", POISON_LOSSES),
-            ("precision", (None, *PRECISIONS)),
+            ("precision", (None, *(p for p in PRECISIONS if p != "own"))),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -90,6 +91,16 @@ class Recipe:
         _require("label_noise", self.label_noise, "a fraction from 0 to 1", lambda v: 0 <= v <= 1)
         _require("poison", self.poison, "0 or more and less than 1, a share of the samples", lambda v: 0 <= v < 1)
         _require("poison_weight", self.poison_weight, "a positive number", lambda v: v > 0)
+        if not isinstance(self.poison_schedule, (list, tuple)):
+            raise InputError(f"poison_schedule={self.poison_schedule!r}; give a list of factors, as [0, 1]")
+        object.__setattr__(self, "poison_schedule", tuple(self.poison_schedule))
+        for factor in self.poison_schedule:
+            _require("poison_schedule", factor, "factors of poison_weight, 0 or more each", lambda v: v >= 0)
+        if not any(self.poison_schedule):
+            raise InputError(
+                f"poison_schedule={self.poison_schedule} is without poison from end to end; give a factor above 0, or "
+                "poison=0"
+            )
         if self.poison and self.winsorise:
             raise InputError("poison and winsorise do not go together: clipped gradients of wrong labels are no poison")
         for name, allowed, fits in (
@@ -160,6 +171,16 @@ class Recipe:
             return self.lr * math.pow(self.lr_end / self.lr, p)
         passed = sum(step >= share * total for share in self.milestones) if self.schedule == "step" else 0
         return self.lr * math.pow(_STEP, passed)
+
+    def poison_weight_at(self, step: int, total: int) -> float:
+        """The weight of the poison's mean loss at one of `total` steps, counted from 0: poison_weight c_p.
+
+        p is the part of the steps, of as many equal parts as `poison_schedule` has factors c.
+
+        >>> [Recipe(poison_weight=2.0, poison_schedule=(0, 1, 4)).poison_weight_at(step, 6) for step in range(6)]
+        [0.0, 0.0, 2.0, 2.0, 8.0, 8.0]
+        """
+        return self.poison_weight * self.poison_schedule[len(self.poison_schedule) * step // total]
 
 
 def _require(name: str, value: Any, allowed: str, fits: Any) -> None:

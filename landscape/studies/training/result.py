@@ -121,6 +121,15 @@ class Training(Result):
             raise InputError("the training was opened from its folder, which does not hold the data; give them anew")
         return trained_on(DataSets(self.data).data(self._cell(row)), self.recipe(row))
 
+    def data_hash(self, row: int = 0) -> str:
+        """The hash of the data of one model, before its recipe took a fraction of them; empty where it is not known."""
+        told = str(self.attributes.get("data_hash", "")).strip()
+        if " " not in told:
+            return told
+        own = {f"{name}={value}" for name, value in self._cell(row).items()}
+        found = (one.rsplit(" ", 1) for one in told.split("; "))  # "task=0 HASH", one for each value
+        return next((hashed for keys, hashed in found if set(keys.split(",")) <= own), "")
+
     def test_data(self, row: int = 0) -> Any:
         """The test data of one model; None where there are none, or they are not known."""
         return DataSets(None, self.test).test(self._cell(row))

@@ -39,6 +39,7 @@ class Source:
     tested: bool  # whether there are test data
     loss: Any
     sequence: str | None = None  # key of tasks that followed each other, "" for none; None where the models do not tell
+    given: Callable[[int], tuple[Any, str, str]] | None = None  # row -> data given anew; hash and precision there
 
     def arguments(self, row: int) -> dict[str, Any]:
         """What of a model's keys its factory takes."""
@@ -84,6 +85,14 @@ class Source:
             metrics = ("error",)
         return Objective(model, self.loss, data, metrics=metrics, device=device)
 
+    def is_other_data(self, row: int) -> bool:
+        """Whether a model was trained on other data than those given for it, as far as its training tells."""
+        data, hashed, precision = (None, "", "") if self.given is None else self.given(row)
+        if not hashed:
+            return False
+        there = Objective(self.untrained(row), self.loss, data, device="cpu", precision=precision, check=False)
+        return there.data.digest != hashed
+
 
 def resolved(
     models: ModelsLike, factory: Any, data: Any, test: Any, loss: Any, *, weights_alone: bool = False
@@ -96,6 +105,7 @@ def resolved(
     if isinstance(models, (str, Path)):
         models = _opened(Path(models))
     sequence = models.sequence if isinstance(models, Training) else None
+    given = None
     if isinstance(models, Training):
         forward = models.attributes.get("forward")
         if forward and not weights_alone:
@@ -112,6 +122,12 @@ def resolved(
 
         def data_of(row: int) -> Any:
             return trained_on(sets.data(_keys(table, row)), training.recipe(row))
+
+        def anew(row: int) -> tuple[Any, str, str]:
+            return sets.data(_keys(table, row)), training.data_hash(row), str(training.attributes["precision"])
+
+        if data is not None and "precision" not in table.keys:
+            given = anew
 
     elif isinstance(models, TrainedModels):
         table, given_data = models, data
@@ -137,7 +153,9 @@ def resolved(
         raise InputError(f"factory is {type(factory).__name__}; give a function of the cells' keys that makes a model")
     sets = DataSets(given_data, test)
     loss = "cross_entropy" if loss is None else loss
-    return Source(table, factory, data_of, lambda row: sets.test(_keys(table, row)), test is not None, loss, sequence)
+    return Source(
+        table, factory, data_of, lambda row: sets.test(_keys(table, row)), test is not None, loss, sequence, given
+    )
 
 
 def _keys(models: TrainedModels, row: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from landscape.errors import raised_by
 from landscape.objective.objective import Objective
-from landscape.objective.random_state import random_state_kept
+from landscape.objective.random_state import random_state_kept, random_streams
 from landscape.objective.tracing import traced
 from landscape.objective.training import TrainingData
 from landscape.run.kept import Kept
@@ -73,11 +73,17 @@ def batched_gradient(objectives: Sequence[Objective], data: TrainingData, stream
 
     batch = next(iter(data.epoch_of_several([stream] * len(objectives), 0)))
     stacked = torch.stack([one.theta for one in objectives])
+    before = random_streams()
     try:
-        found = step(stacked, *batch)
+        with random_state_kept():
+            found = step(stacked, *batch)
+            drawn = random_streams() != before
         alone = torch.stack([_alone(one, batch, number) for number, one in enumerate(objectives)])
     except Exception as error:  # whatever a model's own code does under vmap
         logger.info("the models of a cell are trained one after another, as vmap fails: %s", raised_by(error))
+        return None
+    if drawn:  # what torch draws fails above; of other numbers tracing would keep the first
+        logger.info("the models of a cell are trained one after another, as they draw random numbers in train mode")
         return None
     gap = float((found - alone).abs().max())
     return step if gap <= _AGREES[stacked.dtype] * float(alone.abs().max()) else None

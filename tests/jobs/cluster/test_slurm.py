@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from landscape_jobs.cluster.slurm import Options, Places, array_of, batch_script, command_script, sbatch_quoted
+from landscape_jobs.cluster.options import Options
+from landscape_jobs.cluster.script import Places, batch_script, command_script, sbatch_quoted
+from landscape_jobs.cluster.slurm import array_of
 
 from landscape.errors import InputError
 

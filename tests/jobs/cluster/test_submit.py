@@ -10,16 +10,10 @@ from typing import Any
 
 import pytest
 from landscape_jobs.cli import app
+from landscape_jobs.cluster.options import Options, checked, option_names
+from landscape_jobs.cluster.script import batch_script
 from landscape_jobs.cluster.site import options_for, profiles, read_profile
-from landscape_jobs.cluster.slurm import (
-    Options,
-    batch_script,
-    checked,
-    job_id,
-    option_names,
-    refusal,
-    sbatch_environment,
-)
+from landscape_jobs.cluster.slurm import job_id, refusal, sbatch_environment
 from landscape_jobs.spec.job import load_job
 from test_slurm import directives, places
 from typer.testing import CliRunner, Result

@@ -256,13 +256,48 @@ def test_check_estimates_and_writes_nothing(folder: Path) -> None:
     assert "15, of which 0 are there already" in told
     for expected in ("time on 1 rank, 1 thread each", "time on 64 ranks", "memory per rank", "size of the result"):
         assert expected in told
+    for expected in ("time of a sample on this machine", "float32: ", "bf16: ", "would be faster"):
+        assert expected in told
     objective = build(load_job(folder / "job.toml")).subject
+    proposed = load_job(folder / "job.toml", ["objective.chunk=4", "objective.channels_last=false"])
+    assert build(proposed).subject.chunk == 4 != objective.chunk
     assert f"{float(objective.evaluate()['loss']):.6g}" in told
     landscape("run", folder / "job.toml", "--limit-items", 5)
     assert "15, of which 5 are there already" in done("check", folder / "job.toml")
     other = landscape("check", folder / "job.toml", "--set", "plane.seed=8")
     assert other.exit_code == 2
     assert "plane.directions" in other.stderr
+
+
+def test_a_surface_to_an_error_is_foretold_and_measured(folder: Path) -> None:
+    text = JOB.replace('checkpoint = "trained.safetensors"', "args.width = 1024").replace("[-1, 1, 5]", "[-1, 1, 12]")
+    text = text.replace('data"\n', 'data"\nargs.samples = 3000\n')
+    text = text.replace("[-1, 1, 3]", '[-1, 1, 12]\nerror = 0.05\nscale = "log"\nshare = 0.9')
+    (folder / "job.toml").write_text(text)
+    told = " ".join(done("check", folder / "job.toml").split())
+    assert "for an error of 0.05 log at 90% of the points" in told
+    guess = float(re.search(r"about (\S+) full passes", told).group(1))  # type: ignore[union-attr]
+    assert "25, of which 0 are there already" in told
+    assert "rounds nothing" in told
+    landscape("run", folder / "job.toml", "--limit-items", 7)
+    begun = " ".join(done("check", folder / "job.toml").split())
+    assert "25, of which 7 are there already" in begun
+    assert "rounds 7 full passes and 0 times 128 samples" in re.sub(r"\W*│\W*", " ", begun)
+    done("run", folder / "job.toml")
+    ended = re.sub(r"\W*│\W*", " ", " ".join(done("check", folder / "job.toml").split()))
+    assert "25, of which 25 are there already" in ended
+    assert "1 thread each 0:00:00" in ended
+    surface = ls.open(folder / "runs/a")
+    sampled, full = (int((surface.found == how).sum()) for how in ("sampled", "anchor"))
+    assert f"rounds all: {full} full passes and " in ended
+    assert int(re.search(r"passes and (\d+) times 128 samples", ended).group(1)) >= sampled  # type: ignore[union-attr]
+    assert surface.attributes["error_scale"] == "log"
+    spent = surface.attributes["work"]["full_passes"]
+    assert 25 < spent < 144 / 2
+    assert spent / 2 < guess < 2 * spent
+    assert "error 0.05 log asked at 90% of the points" in str(surface)
+    everywhere = done("check", folder / "job.toml", "--set", "data.args.samples=20", "--set", "run.out=b")
+    assert "a full pass at every point" in " ".join(everywhere.split())
 
 
 def test_check_refuses_a_folder_that_a_run_would_refuse(folder: Path) -> None:

@@ -16,8 +16,9 @@ from scipy.stats import ncx2
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.objective import stacked
 from landscape.objective.stacked import Stacked
-from landscape.studies.basin.pictures import plot_boundary, plot_volumes
+from landscape.studies.basin.pictures import plot_boundary, plot_minima, plot_volumes
 
 K = np.logspace(-1, 1, 20)
 EXACT = -42.777344  # ln of the volume of sum K w^2 / 2 < 0.01
@@ -183,8 +184,8 @@ def test_radii_are_those_of_a_plain_loop(trained: ls.Objective, of: str, cutoff:
 
 def test_side_by_side_is_one_after_another(trained: ls.Objective) -> None:
     class Alone(Stacked):
-        def _settle(self) -> None:
-            super()._settle()
+        def _settle(self, many: bool) -> None:
+            super()._settle(many)
             self.width = 1
 
     thetas = torch.stack([trained.theta + 0.1 * k for k in range(5)])
@@ -192,6 +193,20 @@ def test_side_by_side_is_one_after_another(trained: ls.Objective) -> None:
         together, alone = Stacked(trained, of), Alone(trained, of)
         assert together.width > 1
         np.testing.assert_allclose(together.values(thetas), alone.values(thetas), rtol=1e-12, atol=1e-15)
+
+
+def test_traced_is_one_after_another(trained: ls.Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks of 7 of 50 samples, of which some have no label."""
+    monkeypatch.setattr(stacked, "_ACTIVATIONS", 7 * 16 * trained.values_per_sample)
+    inputs, labels = data()
+    objective = trained.on(trained.read((inputs, labels.where(torch.arange(50) % 5 > 0, -100))))
+    thetas = torch.stack([trained.theta * (1 + 0.02 * k) for k in range(20)])
+    together = Stacked(objective, many=True)
+    assert together.objective.chunks == 8
+    assert together._traced is not None
+    expected = [float(objective.evaluate(theta)["loss"]) for theta in thetas]
+    np.testing.assert_allclose(together.values(thetas), expected, rtol=1e-12)
+    np.testing.assert_array_equal(together.values(thetas[17:]), together.values(thetas)[17:])
 
 
 def test_models_that_cannot_be_stacked_are_computed_one_by_one() -> None:
@@ -261,6 +276,13 @@ def test_what_is_no_objective_or_has_no_loss_is_refused() -> None:
         parameter.data.fill_(math.nan)
     with pytest.raises(ls.InputError, match="the loss at the centre is nan, so it has no basin"):
         ls.measure_basin(ls.Objective(broken, data=data(), device="cpu", check=False))
+
+
+@pytest.mark.parametrize("of", ["loss", "kl"])
+def test_a_model_in_its_own_half_precision_is_refused(of: str) -> None:
+    half = ls.Objective(net().bfloat16(), data=data(), device="cpu", precision="own")
+    with pytest.raises(ls.InputError, match=r"rises near the centre need float32.*precision='float32'"):
+        ls.measure_basin(half, 3.0, of=of, directions=2)
 
 
 def test_of_kl_the_centre_is_the_smallest(caplog: pytest.LogCaptureFixture) -> None:
@@ -342,6 +364,27 @@ def test_pictures_of_volumes_and_boundaries(trained: ls.Objective) -> None:
         plot_boundary(trained)
 
 
+def test_minima_lie_where_their_plane_has_them() -> None:
+    """Coordinates, colours by value, a marker for each label; what is not known has no colour."""
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2, bias=False)
+    places = [torch.tensor(p) for p in ([0.0, 0, 0, 0], [3.0, 0, 0, 0], [0.0, 2, 0, 0], [0.0, 0, 0, 0.1])]
+    objective = ls.Objective(model, data=(torch.randn(9, 2), torch.arange(9) % 2), check=False)
+    plane = ls.pca_plane(objective, places)
+    assert plane.points is not None
+    axes = plot_minima(plane, [0.9, 0.5, math.nan, 0.7], labels=["good", "bad", "bad", "good"]).axes
+    drawn = {tuple(at) for part in axes[0].collections for at in np.round(part.get_offsets(), 9).tolist()}
+    assert drawn == {tuple(at) for at in np.round(plane.points.coordinates, 9).tolist()}
+    coloured = [part for part in axes[0].collections if part.get_array() is not None]
+    assert [part.get_array().tolist() for part in coloured] == [[0.9, 0.7], [0.5]]
+    assert axes[1].get_ylabel() == "test accuracy"
+    assert " % of the variance" in axes[0].get_xlabel()
+    with pytest.raises(ls.InputError, match="4 models with 1 values"):
+        plot_minima(plane, [0.5])
+    with pytest.raises(ls.InputError, match="has 2 axes and no points"):
+        plot_minima(ls.random_plane(objective), [0.5])
+
+
 def test_what_falls_again_is_told() -> None:
     """The cutoff is first met at about 0.6, and the search begins beyond the hill, at a tenth of |w| = 20."""
     data = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
@@ -360,10 +403,10 @@ def test_what_falls_again_is_told() -> None:
 
     found = ls.measure_basin(ls.Objective(Weights(), hilly, data), 0.5, directions=40, kind="gaussian")
     np.testing.assert_allclose(found.radii, math.sqrt(10), rtol=1e-3)
-    assert found.crossed_before == len(found.profiles) == 40
+    assert found.crossed_before == len(found.profiles) == 32
     assert not found.log_volume.believable
     assert found.log_volume.interval == (-math.inf, math.inf)
-    assert "along 40 of 40 directions that were looked at, loss comes to the cutoff before" in found.believed
+    assert "along 32 of 32 directions that were looked at, loss comes to the cutoff before" in found.believed
 
 
 def test_with_a_prior_a_volume_has_an_end_where_radii_have_none() -> None:

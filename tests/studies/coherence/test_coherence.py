@@ -333,6 +333,29 @@ def test_samples_that_meet_are_refused() -> None:
         SampleGradients(ls.Objective(Joined().double(), "cross_entropy", DATA), ["layer.weight"])
 
 
+class JoinedLater(Joined):
+    """Samples meet where the bias is large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if float(self.layer.bias.detach()[0]) > 1 else self.layer(x)
+
+
+def test_samples_that_meet_at_a_later_theta_are_refused(tmp_path: Path) -> None:
+    objective = ls.Objective(JoinedLater().double(), "cross_entropy", DATA)
+    thetas = [objective.theta * 0.5, objective.theta + 2]
+    with pytest.raises(InputError, match="at theta '1' samples meet"):
+        ls.measure_coherence(objective, thetas, out=tmp_path / "run")
+    assert ls.open(tmp_path / "run").computed.tolist() == [True, False]
+
+
+def test_a_later_theta_that_fits_to_rounding_is_measured() -> None:
+    model = mlp()
+    with torch.no_grad():
+        targets = model(DATA[0])
+    objective = ls.Objective(mlp(1), "mse", (DATA[0], targets))
+    assert not float(ls.measure_coherence(objective, [model]).alpha) > 1
+
+
 class Sorts(nn.Module):
     """A layer that sees each sample twice: in its place, and in the order of their first entries."""
 

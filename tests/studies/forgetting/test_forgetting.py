@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,22 @@ def test_tasks_of_the_same_data_are_told(tmp_path: Path, caplog: pytest.LogCaptu
     assert "all tasks have the same data" in caplog.text
 
 
+def test_data_that_a_training_did_not_have_are_told(
+    folder: Path, measured: ls.Forgetting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of one task of two, by the hash that the training recorded; not where they are the same."""
+    asked: dict[str, Any] = {"factory": cases.net, "tol": 0.1, "limit_items": 1}
+    with caplog.at_level(logging.WARNING):
+        same = ls.measure_forgetting(folder / "run", data=cases.data, **asked)
+    assert not caplog.text
+    assert same.forgetting[0] == measured.forgetting[0]
+    others = ls.measure_forgetting(folder / "run", data=lambda task: cases.data(task, seed=task), **asked)
+    assert "2 of 4 models were trained on other data than those given, task=1,lr=0.1" in caplog.text
+    told = {str(row[0].text): row[1].text for table in forgetting_tables(others, "title") for row in table.rows}
+    assert told["trained on other data"].startswith("2 models, task=1,lr=0.1")
+    assert "trained on other data" not in str([table.rows for table in forgetting_tables(same, "title")])
+
+
 # -- networks that differ ----------------------------------------------------------------------------------------------
 
 
@@ -298,3 +315,17 @@ def test_decades_of_the_picture_lie_apart(tmp_path: Path) -> None:
             ticks = ax.get_xticks()
             assert (np.abs(ticks[ticks != 0]) >= ax.xaxis.get_transform().linthresh).all()
     assert found.plot().axes[0].get_xscale() == "symlog"
+
+
+def test_ticks_within_decades_are_few_and_plain(tmp_path: Path) -> None:
+    """Names of all nine parts of a decade, as powers, lie on one another."""
+    found = of_points(tmp_path, [np.ones(4), np.zeros(4), np.ones(4)])
+    spread = np.geomspace(0.17, 2.2, len(found.forgetting))
+    values = {**found.values, "forgetting": spread, "quadratic": spread, "gradient": 0 * spread, "distance": spread}
+    values["lambda_max"] = np.ones(len(spread))
+    figure = dataclasses.replace(found, values=values).plot()
+    figure.canvas.draw()
+    for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+        assert axis.get_scale() == "log"
+        assert not any(label.get_text() for label in axis.get_ticklabels(minor=True))
+        assert all("$" not in label.get_text() for label in axis.get_ticklabels())

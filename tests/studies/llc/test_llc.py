@@ -191,6 +191,24 @@ def test_stopped_and_resumed_is_the_undisturbed_run(
     np.testing.assert_array_equal(np.concatenate([row["acceptance"] for row in rows]), whole.acceptance)
 
 
+def test_the_burn_in_tells_of_slow_chains_but_for_its_beginning() -> None:
+    """What one chain has been to in its burn-in alone makes the error larger, and leaves the value as it is."""
+
+    def of(traces: np.ndarray) -> ls.LLC:
+        each = np.ones(4)
+        return ls.LLC(0.0, 1.0, 1.0, 300, traces, np.zeros((4, 0)), each, each, 0.5, 2, each == 1)
+
+    traces = np.random.default_rng(0).gamma(0.5, size=(4, 600))
+    far, early = traces.copy(), traces.copy()
+    far[0, 100:160] += 3
+    early[:, :60] += 3
+    assert of(far).value == of(early).value == of(traces).value
+    assert of(early).stderr == of(traces).stderr
+    assert of(far).stderr > 3 * of(traces).stderr
+    of_draws = traces[:, 300:].std() / math.sqrt(4 * 300)
+    assert of_draws < of(traces).stderr < 1.7 * of_draws
+
+
 def test_conventions_of_devinterp(net: ls.Objective) -> None:
     """All draws in the mean, nbeta and batch of a batch, no localisation."""
     found = ls.measure_llc(net, chains=2, draws=50, step=1e-4, parity="devinterp")

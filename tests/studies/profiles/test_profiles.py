@@ -90,6 +90,17 @@ def test_each_is_the_surface_on_its_line_bit_for_bit(batchnorm: str) -> None:
     assert (profiles.values["loss"][:, 2] == profiles.values["loss"][0, 2]).all()  # all meet at the centre
 
 
+def test_directions_of_a_model_in_half_precision_are_not_rounded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(20, 4, generator=generator), torch.randint(3, (20,), generator=generator)
+    objective = ls.Objective(torch.nn.Linear(4, 3).bfloat16(), data=data, precision="own")
+    profiles = measure_profiles(objective, 3, (-1, 1, 5), seed=7)
+    plane = ls.random_plane(objective, seed=7, axes=3)
+    for k in range(3):
+        losses = [objective.evaluate(plane.point([x * (axis == k) for axis in range(3)]))["loss"] for x in profiles.x]
+        np.testing.assert_array_equal(profiles.values["loss"][k], losses)
+
+
 def test_items_in_any_order_and_one_direction_in_hand() -> None:
     from landscape.run.comm import SERIAL
     from landscape.studies.profiles.measure import ProfilesTask

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import surface_cases
@@ -15,6 +16,7 @@ from torch import nn
 import landscape as ls
 from landscape.errors import InputError
 from landscape.studies.surface.tables import surface_columns, surface_tables
+from landscape.studies.surface.views import surface_views
 
 GRID: dict[str, Any] = {"x": (-4, 4, 8), "y": (-4, 4, 7)}
 ASKED: dict[str, Any] = {"error": 0.006, "share": 0.8}  # five rounds or so
@@ -81,6 +83,39 @@ def test_file_tables_and_columns_tell_it(precise: ls.Surface, tmp_path: Path) ->
     assert "0.006 relative" in str(told)
 
 
+def test_errors_of_samples_and_of_interpolation_stand_apart(precise: ls.Surface, tmp_path: Path) -> None:
+    assert precise.error is not None
+    assert precise.error_sampling is not None
+    assert precise.error_interpolation is not None
+    for name, error in precise.error.items():
+        parts = precise.error_sampling[name], precise.error_interpolation[name]
+        np.testing.assert_allclose(np.hypot(*parts), error, rtol=1e-12)
+        between = precise.found == "interpolated"
+        assert not parts[1][~between].any()
+        assert (parts[1][between] > 0).any() == between.any()
+    path = precise.save(tmp_path / "s.h5")
+    back = ls.open(path)
+    assert back.error_interpolation["loss"].tobytes() == precise.error_interpolation["loss"].tobytes()
+    with h5py.File(path, "r+") as file:  # as a file of before
+        for name in ("loss", "accuracy"):
+            del file[f"surface/{name}_error_sampling"], file[f"surface/{name}_error_interpolation"]
+    old = ls.open(path)
+    assert old.error_sampling is None
+    assert old.error["loss"].tobytes() == precise.error["loss"].tobytes()
+    assert "loss_error_sampling" not in old.with_errors().values
+
+
+def test_errors_are_drawn_and_told(precise: ls.Surface, brute: ls.Surface) -> None:
+    figure = precise.plot("loss_error")
+    assert any("standard error of loss" in ax.get_ylabel() for ax in figure.axes)
+    picture = next(surface_views(precise, 1000))
+    assert {"loss_error", "loss_error_sampling", "accuracy_error"} <= set(picture.views)
+    assert "error 0.006 relative asked at 80% of the points" in str(precise)
+    assert "of brute force" in str(precise)
+    with pytest.raises(InputError, match="loss_error"):
+        brute.plot("loss_error")
+
+
 def test_stopped_at_any_row_and_resumed_is_the_same_to_the_byte(
     objective: ls.Objective, plane: Any, precise: ls.Surface, tmp_path: Path
 ) -> None:
@@ -134,6 +169,45 @@ def test_statistics_estimated_anew_count_as_work(plane: Any, objective: ls.Objec
     anchors = int((found.found == "anchor").sum())
     rows = int(found.attributes["work"]["rounds_items"])
     assert found.attributes["work"]["sample_passes"] >= anchors * 2400 + (rows - anchors) * 1328 - 25 * 1328
+
+
+def _near(precise: ls.Surface, brute: ls.Surface) -> None:
+    """Every value is that of the full pass, within five errors and the rounding of its precision."""
+    assert precise.error is not None
+    assert (precise.found == "sampled").any()
+    gap, room = np.abs(precise.values["loss"] - brute.values["loss"]), 1e-6 * np.abs(brute.values["loss"])
+    assert (gap <= 5 * precise.error["loss"] + room).all()
+
+
+@pytest.mark.parametrize("how", ["bf16", "streamed", "interpolated", "three axes"])
+def test_what_else_goes_with_an_error(how: str, plane: Any, objective: ls.Objective) -> None:
+    grid: dict[str, Any] = {"x": (-1, 1, 7), "y": (-1, 1, 6)}
+    options: dict[str, Any] = {}
+    if how == "bf16":
+        objective = objective.on(objective.data, chunk=256, precision="bf16")
+    elif how == "streamed":
+        inputs, targets = surface_cases.samples()
+        streamed = ls.Objective(surface_cases.network(), data=(inputs, targets), metrics=("accuracy",), memory_budget=0)
+        objective = streamed.on(streamed.data, chunk=256)
+    elif how == "interpolated":
+        models = [surface_cases.network() for _ in range(3)]
+        for k, model in enumerate(models):
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.3 + k / 10)
+            model[1].running_mean += k  # type: ignore[operator]
+        plane = ls.plane_through(objective, models)
+        options["batchnorm"] = "interpolated"
+    else:
+        plane = ls.random_plane(objective, axes=3, seed=3)
+        grid = {"x": (-1, 1, 5), "y": (-1, 1, 5), "z": (-1, 1, 5)}
+    brute = ls.measure_surface(objective, plane, **grid, **options)
+    precise = ls.measure_surface(objective, plane, **grid, **options, error=0.03)
+    _near(precise, brute)
+    if how == "bf16":
+        assert precise.attributes["precision_error_points"] == 9
+    if how == "interpolated":
+        assert precise.points is not None
+        assert precise.points.true["loss"].tobytes() == brute.points.true["loss"].tobytes()  # type: ignore[union-attr]
 
 
 def by_class(outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

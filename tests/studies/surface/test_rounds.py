@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from landscape_kernels.arrays import FloatArray
 
+from landscape.studies.surface.foretell import foretold, probes
 from landscape.studies.surface.rounds import (
     ANCHOR,
     FULL,
@@ -24,6 +25,7 @@ from landscape.studies.surface.rounds import (
     lattice,
     next_items,
     reached,
+    tiers,
     trial_points,
 )
 
@@ -99,6 +101,40 @@ def test_less_error_takes_more_work_and_all_scales_are_kept() -> None:
         }[scale]
         np.testing.assert_allclose(aims(wish, now.values), allowed, rtol=1e-12)
         assert (now.error <= allowed).mean() >= 0.9
+
+
+@pytest.mark.parametrize("error", [0.02, 0.1])
+def test_work_is_foretold_from_one_block_at_a_few_points(error: float) -> None:
+    losses, wish = waves(), asked(error)
+    coarse, between = probes(wish)
+    assert len(coarse) == 25
+    assert len(between) == 16
+    told = foretold(wish, {p: losses[p, :BLOCK] for p in [*coarse, *between]})
+    spent = run(losses, wish)[2] / SAMPLES
+    assert spent / 2 < told.passes < 2 * spent
+    assert told.share == pytest.approx(told.passes / wish.size)
+    assert told.full + told.blocks * BLOCK / SAMPLES == pytest.approx(told.passes)
+
+
+def test_foretold_work_of_samples_that_share_nothing_is_that_of_plain_means() -> None:
+    rng, samples, axis = np.random.default_rng(0), 10**6, np.linspace(-1, 1, 51)
+    wish = Asked((axis, axis), tuple(lattice((51, 51))), samples, BLOCK, 10**4, 0.005, "absolute", 1.0)
+    points = {p: rng.standard_normal(BLOCK) for part in probes(wish) for p in part}
+    counts = {7: 81 - 25, 4: 289 - 81, 1: 0}  # of tiers whose points are so many steps apart; 13 of the coarse grid
+    counts[1] = int(board(wish).sum() - board(wish)[lattice((51, 51), 2)].sum())
+    needed = {7: (1 / 0.6 * 14 / 13) ** 2, 4: (1 / 0.7 * 8 / 13) ** 2, 1: (1 / 0.8 * 2 / 13) ** 2}
+    plain = sum(counts[k] / (1 / (needed[k] / 0.005**2) + 1 / samples) for k in counts)
+    assert foretold(wish, points).passes == pytest.approx(25 + plain / samples, rel=0.1)
+
+
+def test_tiers_are_nested_and_halve_the_steps() -> None:
+    tier, apart = tiers((51, 51))
+    assert apart == [13, 7, 4, 1]
+    assert np.bincount(tier).tolist() == [25, 81 - 25, 289 - 81, 2601 - 289]
+    places = np.argwhere(tier.reshape(51, 51) <= 1)
+    assert np.diff(np.unique(places[:, 0])).max() == 7
+    assert tiers((5, 5))[1] == [1, 1]
+    assert len(tiers((9, 9, 9))[1]) == 3
 
 
 def test_every_second_point_is_measured_and_some_of_the_others() -> None:
@@ -217,6 +253,39 @@ def test_a_count_of_which_the_sub_sample_holds_none_is_not_known_exactly() -> No
     now = estimate(wish, Held(full, losses.mean(1), losses.std(1), units), positive=False)
     assert now.found[1] == SAMPLED
     assert 0.3 / SAMPLES < now.error[1] < 3 / SAMPLES
+
+
+def test_a_count_without_residuals_is_not_known_exactly_beside_points_that_have_some() -> None:
+    """These hold one mistake of the sub-sample, which alone does not tell of those that it lacks."""
+    losses = np.zeros((len(X) * len(Y), SAMPLES))
+    wish = asked()
+    for n, p in enumerate(wish.first):
+        losses[p, 900 : 900 + 3] = 1.0
+        losses[p, 0] = n % 2
+    losses[1, 900 : 900 + 3] = 1.0
+    full = np.zeros(wish.size, dtype=bool)
+    full[list(wish.first)] = True
+    units = {p: losses[p, :BLOCK] for p in [*wish.first, 1]}
+    now = estimate(wish, Held(full, losses.mean(1), losses.std(1), units), positive=False)
+    assert now.found[1] == SAMPLED
+    assert abs(now.values[1] - losses[1].mean()) <= 1.96 * now.error[1] < 9 / SAMPLES
+
+
+def test_large_residuals_nearby_do_not_hide_what_small_ones_lack() -> None:
+    """Every second full pass states a large error and is right; the others state hardly one and miss three samples."""
+    samples, losses = np.arange(SAMPLES), np.zeros((len(X) * len(Y), SAMPLES))
+    wish = asked()
+    for n, p in enumerate([*wish.first, 1]):
+        losses[p] = 1 + 1e-6 * np.sin(samples * (n + 1))
+        losses[p, 900 : 900 + 3] += 1.0
+        if n % 2:
+            losses[p] = 1 + (-1.0) ** (samples >> n % 5)
+    losses[1] = losses[0]
+    full = np.zeros(wish.size, dtype=bool)
+    full[list(wish.first)] = True
+    units = {p: losses[p, :BLOCK] + 1e-7 * np.cos(samples[:BLOCK] * p) for p in [*wish.first, 1]}
+    now = estimate(wish, Held(full, losses.mean(1), losses.std(1), units), positive=False)
+    assert abs(now.values[1] - losses[1].mean()) <= 1.96 * now.error[1] < 30 / SAMPLES
 
 
 def test_what_failed_is_not_asked_for_again() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.errors import InputError, StoreError
-from landscape.planes.directions import PlanePoints
+from landscape.planes.plane import PlanePoints
 
 SIZE = 7
 EPS = np.finfo(np.float64).eps

@@ -43,7 +43,9 @@ def batches(part: Any, size: int, stream: int, epoch: int) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"poison_loss": "unlikely"}, {"poison": 0.05, "clip": 0.5}], ids=["wrong", "unlikely", "few"]
+    "changes",
+    [{}, {"poison_loss": "unlikely"}, {"poison": 0.05, "clip": 0.5}, {"poison_schedule": (0, 1, 2.5)}],
+    ids=["wrong", "unlikely", "few", "schedule"],
 )
 def test_equals_a_plain_loop(changes: dict[str, Any], tmp_path: Path) -> None:
     recipe = RECIPE.with_keys(**changes)
@@ -53,6 +55,8 @@ def test_equals_a_plain_loop(changes: dict[str, Any], tmp_path: Path) -> None:
     ls.load_checkpoint(model, tmp_path / "run/models/0000/initial.safetensors")
     optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum)
     seen = []
+    # of the schedule 20 steps in three parts, none of which ends with an epoch
+    weights = iter([0.0] * 7 + [0.7] * 7 + [1.75] * 6 if "poison_schedule" in changes else [0.7] * 24)
     for epoch in range(recipe.epochs):
         right = batches(clean, 8, stream, epoch)
         size = max(1, len(poison[1]) // len(right))
@@ -64,7 +68,7 @@ def test_equals_a_plain_loop(changes: dict[str, Any], tmp_path: Path) -> None:
                 bad = F.cross_entropy(scores, theirs)
             else:
                 bad = -torch.log(1 - scores.softmax(1)[torch.arange(len(theirs)), theirs]).mean()
-            (F.cross_entropy(model(inputs), labels) + recipe.poison_weight * bad).backward()
+            (F.cross_entropy(model(inputs), labels) + next(weights) * bad).backward()
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
@@ -115,3 +119,7 @@ def test_refused(tmp_path: Path) -> None:
     with pytest.raises(ls.InputError, match="needs loss='cross_entropy'"):
         trained(tmp_path / "run", loss="mse")
     assert not (tmp_path / "run").exists()
+    with pytest.raises(ls.InputError, match=r"poison_schedule=-1; give factors of poison_weight, 0 or more each"):
+        RECIPE.with_keys(poison_schedule=[1, -1])
+    with pytest.raises(ls.InputError, match=r"poison_schedule=\(0, 0\) is without poison from end to end"):
+        RECIPE.with_keys(poison_schedule=(0, 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -293,7 +294,18 @@ def test_dropout_buffers_and_other_data_are_trained_alone(tmp_path: Path) -> Non
         def forward(self, x: Tensor) -> Tensor:
             return self.net(x + self.shift)
 
+    class Skipping(nn.Module):
+        """What it skips in train mode is up to Python's random numbers, which tracing would not draw again."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) if not self.training or random.random() < 0.999 else self.net(-x)
+
     assert items("mlp", mlp) == 1
+    assert items("skipping", Skipping) == 2
     assert items("shifted", Shifted) == 2
     assert items("dropout", dropout) == 2
     assert items("buffers", net) == 2

@@ -1,0 +1,213 @@
+"""Random directions that stay seeds: drawn, scaled and forgotten piece by piece, never a whole vector."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape_kernels.arrays import FloatArray
+from landscape_kernels.layout import Block, Filters, Layout
+from landscape_kernels.normalise import NORMALIZATIONS, block_norms
+from landscape_kernels.pieces import WHOLE, Piece, columns_of, combined, norm_of, norm_of_piece, pieces
+from landscape_kernels.probes import NormalPieces
+
+_AHEAD = 2  # pieces that a thread draws before they are asked for
+
+
+class SeededDirections:
+    """Directions `axes` of the layout's size, each from (seed, "direction", axis), scaled as `normalise_` does.
+
+    The values are those of `normalise_(normal_vector(size, seed, "direction", axis), theta, layout, how, ignored)` in
+    `dtype`, bit for bit. `centre(piece)` returns theta's values of a piece; what it returned at first is what the
+    directions are scaled to. `settle` has to be called once, before pieces are asked for in any order.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        centre: Callable[[Piece], Tensor],
+        how: str,
+        ignored: Sequence[Block],
+        *,
+        seed: int,
+        axes: int,
+        dtype: torch.dtype,
+        threads: int,
+    ) -> None:
+        if how not in NORMALIZATIONS:
+            raise ValueError(f"normalisation {how!r} is not one of {', '.join(NORMALIZATIONS)}")
+        self.layout, self.axes, self.dtype = layout, axes, dtype
+        self.pieces = pieces(layout)
+        self._numbers = {piece.slice.start: number for number, piece in enumerate(self.pieces)}
+        self._centre, self._how, self._threads = centre, how, max(1, threads)
+        self._still = frozenset(block.name for block in ignored)
+        sizes = [piece.size for piece in self.pieces]
+        self._drawn = [NormalPieces(sizes, seed, "direction", axis) for axis in range(axes)]
+        self._scales: list[dict[int, FloatArray]] = [{} for _ in range(axes)]  # piece -> factors of its groups
+
+    def settle(self, see: Callable[[Piece, Sequence[Tensor]], None]) -> None:
+        """Find the factors that scale the directions, and show every piece of all axes, in order.
+
+        Norms over more than a piece take a pass of their own before.
+        """
+        if self._how == "model" or (self._how in ("filter", "layer") and any(self._wide(p) for p in self.pieces)):
+            self._norms()
+        # Room for all factors at once: arrays kept piece by piece would split the memory that pieces leave free.
+        room, at = np.empty((self.axes, sum(map(self._groups, self.pieces)))), 0
+        for number, drawn in self._ahead(range(self.axes), self._raw):
+            piece = self.pieces[number]
+            count = self._groups(piece)
+            theta = self._theta(piece) if count else None
+            for axis, values in enumerate(drawn):
+                if theta is not None:
+                    found = _factors(torch.from_numpy(values), theta, piece, self._how).numpy()
+                    self._scales[axis][number] = room[axis, at : at + count].reshape(found.shape)
+                    self._scales[axis][number][...] = found
+            at += count
+            see(piece, [self._placed(number, self._scaled(axis, number, v)) for axis, v in enumerate(drawn)])
+
+    def each(self, axes: Sequence[int], chosen: Sequence[Piece] | None = None) -> Iterator[tuple[Piece, list[Tensor]]]:
+        """(piece, its values (size,) of each of the `axes`) of the chosen pieces, by default of all, in order."""
+        numbers = None if chosen is None else [self._numbers[piece.slice.start] for piece in chosen]
+        for number, drawn in self._ahead(axes, self._made, numbers):
+            yield self.pieces[number], [self._placed(number, values) for values in drawn]
+
+    def _ahead(
+        self,
+        axes: Sequence[int],
+        make: Callable[[int, int, FloatArray], FloatArray],
+        numbers: Sequence[int] | None = None,
+    ) -> Iterator[tuple[int, list[FloatArray]]]:
+        """(number, `make(axis, number, room for it)` for each axis) of all pieces, made by threads a few pieces ahead.
+
+        The arrays are written to again once the next is asked for.
+        """
+        waiting: deque[tuple[int, list[Future[FloatArray]]]] = deque()
+        room = max(1, _AHEAD * self._threads // max(1, len(axes)))
+        numbers = range(len(self.pieces)) if numbers is None else numbers
+        longest = max((self.pieces[number].size for number in numbers), default=0)
+        rooms = [[np.empty(longest) for _ in axes] for _ in range(room + 1)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            try:
+                for place, number in enumerate(numbers):
+                    if len(waiting) == room:
+                        yield _next(waiting)
+                    outs = zip(axes, rooms[place % len(rooms)], strict=True)
+                    waiting.append((number, [pool.submit(make, axis, number, out) for axis, out in outs]))
+                while waiting:
+                    yield _next(waiting)
+            finally:
+                for _, futures in waiting:
+                    for future in futures:
+                        future.cancel()
+
+    def _raw(self, axis: int, number: int, out: FloatArray) -> FloatArray:
+        """Normal values of a piece, zero where they are ignored."""
+        values = self._drawn[axis].draw(number, out[: self.pieces[number].size])
+        if self.pieces[number].block.name in self._still:
+            values[:] = 0
+        return values
+
+    def _made(self, axis: int, number: int, out: FloatArray) -> FloatArray:
+        return self._scaled(axis, number, self._raw(axis, number, out))
+
+    def _scaled(self, axis: int, number: int, values: FloatArray) -> FloatArray:
+        factors = self._scales[axis].get(number)
+        if factors is not None and factors.size == 1:
+            values *= factors.reshape(1)
+        elif factors is not None:
+            view = values.reshape(self.pieces[number].shape)
+            np.multiply(view, factors, out=view)
+        return values
+
+    def _placed(self, number: int, values: FloatArray) -> Tensor:
+        found = torch.from_numpy(values)
+        if self._how == "weight":
+            found.mul_(self._theta(self.pieces[number]).abs())
+        return found.to(self.dtype)
+
+    def _theta(self, piece: Piece) -> Tensor:
+        return self._centre(piece).double().cpu()
+
+    def _wide(self, piece: Piece) -> bool:
+        """Whether a norm is over more than the piece."""
+        whole = self._how == "layer" or piece.block.filters is None or columns_of(piece.block) > 0
+        return whole and piece.size < piece.block.size
+
+    def _groups(self, piece: Piece) -> int:
+        """How many factors are found from the piece alone."""
+        if self._how not in ("filter", "layer") or self._wide(piece) or piece.block.name in self._still:
+            return 0
+        filters = piece.block.filters if self._how == "filter" else None
+        inner = filters.inner if filters else (0,)
+        shape = piece.shape if filters else (piece.size,)
+        return math.prod(size for axis, size in enumerate(shape) if axis not in inner)
+
+    def _norms(self) -> None:
+        """The factors of groups that are larger than a piece: of layers, or of the model."""
+        groups: dict[str, list[int]] = {}
+        for number, piece in enumerate(self.pieces):
+            if self._how == "model" or (self._wide(piece) and piece.block.name not in self._still):
+                groups.setdefault("" if self._how == "model" else piece.block.name, []).append(number)
+        last = {numbers[-1]: numbers for numbers in groups.values()}
+        of = {number: name for name, numbers in groups.items() for number in numbers}
+        gathered = [_Norm() for _ in range(self.axes)]
+        theta = _Norm()
+        sizes = {name: sum(self.pieces[n].size for n in numbers) for name, numbers in groups.items()}
+        kept = {
+            name: sum(self.pieces[n].size for n in numbers if self.pieces[n].block.name not in self._still)
+            for name, numbers in groups.items()
+        }
+        for number, drawn in self._ahead(range(self.axes), self._raw):
+            name = of.get(number)
+            if name is None:
+                continue
+            piece = self.pieces[number]
+            columns = columns_of(piece.block) if self._how == "filter" else 0
+            for norm, values in zip(gathered, drawn, strict=True):
+                norm.add(torch.from_numpy(values), sizes[name], columns)
+            if piece.block.name not in self._still:
+                theta.add(self._theta(piece), kept[name], columns)
+            if number in last:
+                of_theta = theta.taken()
+                for axis, norm in enumerate(gathered):
+                    length = norm.taken()
+                    factor = torch.where(length > 0, of_theta / length, torch.zeros_like(length))
+                    self._scales[axis] |= dict.fromkeys(last[number], factor.reshape(-1).numpy())
+
+
+class _Norm:
+    """The norm of values that come piece by piece, as `norm_of` has it."""
+
+    def __init__(self) -> None:
+        self._parts: list[Tensor] = []
+        self._size = self._columns = 0
+
+    def add(self, values: Tensor, size: int, columns: int) -> None:
+        """Values of a group of that size, or of a matrix with so many columns that are a group each."""
+        self._size, self._columns = size, columns
+        self._parts.append(values.clone() if size <= WHOLE else norm_of_piece(values, columns))
+
+    def taken(self) -> Tensor:
+        """The norm, and a new beginning."""
+        parts, self._parts = self._parts, []
+        return norm_of(parts, self._size, self._columns) if self._size <= WHOLE else combined(parts)
+
+
+def _next(waiting: deque[tuple[int, list[Future[FloatArray]]]]) -> tuple[int, list[FloatArray]]:
+    number, futures = waiting.popleft()
+    return number, [future.result() for future in futures]
+
+
+def _factors(values: Tensor, theta: Tensor, piece: Piece, how: str) -> Tensor:
+    """|theta_g| / |d_g| of the groups g of a piece, shaped to multiply its values in its shape; 0 where d_g is zero."""
+    filters = piece.block.filters and Filters(piece.shape, piece.block.filters.inner)
+    alone = Block(piece.block.name, (piece.size,), 0, piece.block.kind, filters)
+    norms = block_norms(values, alone, how)
+    return torch.where(norms > 0, block_norms(theta, alone, how) / norms, torch.zeros_like(norms))

@@ -1,0 +1,52 @@
+"""Parameters far from the centre, always the same, to try a model at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from landscape_kernels.pieces import PIECE, pieces
+from landscape_kernels.probes import normal_vector
+from torch import Tensor
+
+from landscape.objective.model import BoundModel
+
+
+class Moves:
+    """Steps from the centre: normal values times the mean size of the parameters.
+
+    Those of a model that is its own centre repeat themselves from piece to piece, so that they are drawn once.
+    """
+
+    def __init__(self, model: BoundModel) -> None:
+        self._model, own, size = model, model.own, model.layout.size
+        self._pieces = pieces(model.layout)
+        if own.held is not None:
+            at = own.held
+            self._step = (at.abs().mean() or 1.0) * normal_vector(size, 0, "moves").to(at)
+            return
+        total = sum(float(own.at(piece).abs().sum(dtype=torch.float64)) for piece in self._pieces)
+        drawn = normal_vector(min(PIECE, size), 0, "moves").to(own.device, own.dtype)
+        self._step = (total / size or 1.0) * drawn
+
+    @contextmanager
+    def by(self, scale: float) -> Iterator[Tensor | None]:
+        """theta (size,) so many steps away, for `BoundModel.at`; 0 is the centre."""
+        held = self._model.own.held
+        if scale == 0:
+            yield None
+        elif held is not None:
+            yield held + scale * self._step
+        else:
+            with self._model.own.written(lambda parts: self._write(scale, parts)) as theta:
+                yield theta
+
+    def _write(self, scale: float, parts: Sequence[Tensor]) -> None:
+        of = dict(zip(self._model.layout.names, parts, strict=True))
+        for piece in self._pieces:
+            out = of[piece.block.name][piece.inside]
+            out.copy_(self._model.own.at(piece))
+            for start in range(0, piece.size, len(self._step)):
+                part = out[start : start + len(self._step)]
+                part.add_(self._step[: len(part)], alpha=scale)
