@@ -67,7 +67,7 @@ k = {k}                                       # largest eigenvalues of the Hessi
 tol = 1e-3                                  # their relative residuals
 trace = true                                # the cheapest way that is right for this net
 density = true
-density_steps = 16                          # of Lanczos' method; 32, its default, has finer detail
+density_steps = 12                          # of Lanczos' method; 32, its default, has finer detail
 
 [run]
 out = "runs/{name}"
@@ -198,7 +198,7 @@ def digits_tasks(kind: str = "rotated", split: str = "train") -> Callable[[int],
     return lambda task: kinds[kind](whole, task)
 
 
-def make_demo(out: str | Path, *, nx: int = 21, ny: int = 17, epochs: int = 20, k: int = 5) -> Left:
+def make_demo(out: str | Path, *, nx: int = 17, ny: int = 13, epochs: int = 20, k: int = 5) -> Left:
     """Train the nets, measure nx x ny surfaces and a spectrum on all ranks; `out` gets demo.h5, report.html, pictures.
 
     What an earlier call left there is used: checkpoints, job files, finished rows. Raises InputError without

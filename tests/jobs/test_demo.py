@@ -19,7 +19,7 @@ import landscape as ls
 from landscape.opening.opening import Place
 
 MADE = os.environ.get("LANDSCAPE_DEMO")
-SETTINGS = {"nx": 21, "ny": 17, "epochs": 20, "k": 5} if MADE else {"nx": 5, "ny": 4, "epochs": 3, "k": 2}
+SETTINGS = {"nx": 17, "ny": 13, "epochs": 20, "k": 5} if MADE else {"nx": 5, "ny": 4, "epochs": 3, "k": 2}
 
 
 @pytest.fixture(scope="module")
