@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks import with_transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -104,6 +105,7 @@ def memory(key: str) -> int:
 
 
 def child(name: str, way: str, width: int, folder: Path) -> None:
+    _held = with_transformers()
     model, given = MODELS[name](width)
     model.eval()
     file = folder / f"{name}.safetensors"
