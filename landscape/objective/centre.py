@@ -14,6 +14,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.files.slices import StoredTensors
+from landscape.objective.interrupts import until_done
 from landscape.objective.trees import Digest, as_real
 
 # Bytes of parameters from which on a model is its own centre: no copy of them is made where none is asked for.
@@ -123,21 +124,17 @@ class Centre:
             write(self._spare.split_with_sizes([block.size for block in self._layout.blocks]))
             yield self._spare
             return
-        self._stored.require_unchanged()
+        stored = self._stored
+        stored.require_unchanged()
+
+        def put_back() -> None:
+            self._put_back(stored)
+
         try:
             write([as_real(p.data).view(-1) for p in self._trainable])
             yield None
-        finally:  # whatever interrupts it meanwhile
-            interrupt: KeyboardInterrupt | None = None
-            done = False
-            while not done:
-                try:
-                    self._put_back(self._stored)
-                    done = True
-                except KeyboardInterrupt as error:
-                    interrupt = error
-            if interrupt is not None:
-                raise interrupt
+        finally:
+            until_done(put_back)
 
     def _put_back(self, stored: StoredTensors) -> None:
         for piece in pieces(self._layout):

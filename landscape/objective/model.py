@@ -23,6 +23,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from landscape.errors import InputError, nearest, user_code
 from landscape.objective.centre import LARGE, Centre
+from landscape.objective.interrupts import until_done
 from landscape.objective.random_state import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
 from landscape.objective.trees import as_real, equal, tensors_in, why_without_values
@@ -464,6 +465,21 @@ class BoundModel:
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
         modes = [module.training for module in self._modules]
         constants = [vars(module).get(key) for module, key in self._constants]
+
+        def put_back() -> None:
+            for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
+                parameter.grad = None
+                parameter.data = data
+                parameter.grad = grad
+                parameter.requires_grad_(requires_grad)
+            for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
+                module._buffers[key] = buffer
+            for (module, key), constant in zip(self._constants, constants, strict=True):
+                vars(module)[key] = constant
+            for module, mode in zip(self._modules, modes, strict=True):
+                if module.training != mode:
+                    module.training = mode
+
         working = self._working_buffers(buffers or {})
         self._working = working
         self._given = {**self.buffers, **(buffers or {})}
@@ -508,28 +524,8 @@ class BoundModel:
                     if module.training:
                         module.training = False
                 yield self.model
-            finally:  # whatever interrupts it meanwhile
-                interrupt: KeyboardInterrupt | None = None
-                done = False
-                while not done:
-                    try:
-                        for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
-                            parameter.grad = None
-                            parameter.data = data
-                            parameter.grad = grad
-                            parameter.requires_grad_(requires_grad)
-                        for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
-                            module._buffers[key] = buffer
-                        for (module, key), constant in zip(self._constants, constants, strict=True):
-                            vars(module)[key] = constant
-                        for module, mode in zip(self._modules, modes, strict=True):
-                            if module.training != mode:
-                                module.training = mode
-                        done = True
-                    except KeyboardInterrupt as error:
-                        interrupt = error
-                if interrupt is not None:
-                    raise interrupt
+            finally:
+                until_done(put_back)
 
     def load(self) -> None:
         """Inside `at` with a gradient: let parameters that could not be views of `theta` have its values now."""

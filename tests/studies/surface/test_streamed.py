@@ -346,7 +346,7 @@ def test_a_plane_of_a_changed_model_is_not_made_flat(monkeypatch: pytest.MonkeyP
         ls.measure_surface(objective, plane, **AXES, memory="flat")
 
 
-@pytest.mark.parametrize("line", ["parameter.data = data", "self._put_back(self._stored)"])
+@pytest.mark.parametrize("line", ["parameter.data = data", "self._put_back(stored)"])
 def test_interrupted_on_the_way_out(line: str, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
     model, left = network(), True
