@@ -1,4 +1,7 @@
-"""What the benchmarks share: times taken in turn, one form of row, networks and data, how ranks are started."""
+"""What the benchmarks share: times taken in turn, one form of row, networks and data, how ranks are started.
+
+Peers have environments without the engine, so nothing of it is imported here.
+"""
 
 from __future__ import annotations
 
