@@ -35,6 +35,12 @@ for mpi in pmix pmi2; do
   fi
 done
 
+# Open MPI does not start where one of the same process number left its folder, as it does when it is killed
+if [ "${start[0]}" = mpiexec ] && [ -z "$PRTE_MCA_prte_tmpdir_base" ]; then
+  export PRTE_MCA_prte_tmpdir_base="${TMPDIR:-/tmp}/landscape.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"
+  trap 'rm -rf -- "$PRTE_MCA_prte_tmpdir_base"' EXIT
+fi
+
 # Open MPI 5 can let the other ranks go on when one dies: asked on this node alone, outside of the allocation
 if [ "${start[0]}" = mpiexec ]; then
   for trial in 1 2 3; do

@@ -84,6 +84,17 @@ class Cluster:
         wait_for(lambda: not any(f"slurmstepd: [{job}." in words for words in self.processes().values()))
         self.ask("scontrol", "update", f"JobId={job}", "StartTime=now+3")
 
+    def has_begun(self, job: str, ready: Callable[[], bool]) -> None:
+        """Wait until `ready()`; AssertionError, with what it wrote, of a job that ends before, or hangs."""
+        try:
+            wait_for(lambda: ready() or self.about(job)["JobState"] in _ENDED)
+            assert ready()
+        except AssertionError as error:
+            about = self.about(job)
+            told = Path(about["StdOut"]).read_text(encoding="utf-8", errors="replace")
+            processes = "\n".join(self.processes().values())
+            raise AssertionError(f"{about['JobState']} with {told}\nprocesses:\n{processes}") from error
+
     def ended(self, job: str) -> dict[str, str]:
         """What is told of a job when it has ended."""
         wait_for(lambda: self.about(job)["JobState"] in _ENDED)

@@ -67,6 +67,14 @@ for mpi in {types}; do
 done
 """
 
+_SESSIONS = """\
+# Open MPI does not start where one of the same process number left its folder, as it does when it is killed
+if [ "${start[0]}" = mpiexec ] && [ -z "$PRTE_MCA_prte_tmpdir_base" ]; then
+  export PRTE_MCA_prte_tmpdir_base="${TMPDIR:-/tmp}/landscape.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"
+  trap 'rm -rf -- "$PRTE_MCA_prte_tmpdir_base"' EXIT
+fi
+"""
+
 _SURVIVORS = """\
 # Open MPI 5 can let the other ranks go on when one dies: asked on this node alone, outside of the allocation
 if [ "${start[0]}" = mpiexec ]; then
@@ -176,6 +184,7 @@ def batch_script(options: Options, places: Places, *, cells: bool = False) -> st
     Source: sbatch(1), srun(1), scontrol(1) of Slurm 22.05.
     """
     signal = f"#SBATCH --signal=B:USR1@{options.lead}"
+    mpiexec = options.ranks > 1 and options.launcher != "srun"  # may be what starts the ranks
     return "\n".join(
         (
             "#!/bin/bash",
@@ -187,7 +196,8 @@ def batch_script(options: Options, places: Places, *, cells: bool = False) -> st
             *(_CELL if cells else _WHOLE),
             "",
             _launcher(options),
-            *((_SURVIVORS,) if options.survivors and options.ranks > 1 and options.launcher != "srun" else ()),
+            *((_SESSIONS,) if mpiexec else ()),
+            *((_SURVIVORS,) if mpiexec and options.survivors else ()),
             _RUN,
         )
     )

@@ -172,6 +172,7 @@ if [[ $* = *"-n 1 true" ]]; then
   exit 0
 fi
 echo "mpiexec $*" >>"$CALLS"
+mkdir -p "$PRTE_MCA_prte_tmpdir_base"; echo "$PRTE_MCA_prte_tmpdir_base" >"$CALLS.sessions"
 [ "$1" != --with-ft ] || shift 2
 shift 4; exec "$@"
 """,
@@ -509,3 +510,15 @@ def test_survivors_go_on_where_mpiexec_can_and_nobody_objects(machine: Machine, 
     words = "--with-ft ulfm " if trial <= 3 and asked else ""
     assert machine.calls == [f"mpiexec {words}-n 4 --bind-to none landscape run {machine.places.job}"]
     assert ("--with-ft ulfm failed: no such option" in log) == (trial > 3)
+
+
+@pytest.mark.parametrize("own", ["", "sites"])
+def test_mpiexec_meets_no_folder_that_a_killed_one_left(machine: Machine, own: str) -> None:
+    """A folder of this job's, gone at its end; where a site has one, that."""
+    given = {"PRTE_MCA_prte_tmpdir_base": str(machine.folder / own)} if own else {}
+    options = Options(ntasks_per_node=4, launcher="mpiexec", survivors=False)
+    code, _ = machine.finish(options, CODE="7", TMPDIR=str(machine.folder), SLURM_RESTART_COUNT="2", **given)
+    assert code == 7
+    sessions = Path(Path(f"{machine.log}.sessions").read_text().strip())
+    assert sessions == machine.folder / (own or "landscape.12.2")
+    assert sessions.exists() == bool(own)

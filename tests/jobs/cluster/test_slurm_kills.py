@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slurm
 POINTS = 400
 SLOW = points(POINTS // 40)
 NAP = {"NAP": "0.05"}
+LONG = {"NAP": "0.3"}  # of attempts that are killed: what is left of them must not complete the run meanwhile
 SRUN = ["--launcher", "srun", "--mpi", "pmix"]
 
 
@@ -40,10 +41,10 @@ def test_killed_it_loses_nothing_that_is_finished(
     launcher: list[str], victims: list[str], cluster: Cluster, tmp_path: Path, alone: dict[str, bytes]
 ) -> None:
     run = write_job(tmp_path)
-    job = cluster.submit(tmp_path, *SLOW, *launcher, **NAP)
+    job = cluster.submit(tmp_path, *SLOW, *launcher, **LONG)
     finished: dict[Path, bytes] = {}
     for attempt, victim in enumerate(victims, start=1):
-        wait_for(lambda attempt=attempt: any(run.glob(f"shards/{attempt:04d}-*.npz")))
+        cluster.has_begun(job, lambda attempt=attempt: any(run.glob(f"shards/{attempt:04d}-*.npz")))
         cluster.kill(victim)
         assert cluster.ended(job)["JobState"] == "FAILED", victim
         wait_for(lambda: not cluster.ask("squeue", "--noheader"))
@@ -51,7 +52,7 @@ def test_killed_it_loses_nothing_that_is_finished(
         assert {path: now[path] for path in finished} == finished
         assert len(now) > len(finished)
         finished = now
-        job = cluster.submit_again(run, **NAP)
+        job = cluster.submit_again(run, **(LONG if attempt < len(victims) else {}))
     state = cluster.ended(job)
     assert (state["JobState"], state["ExitCode"]) == ("COMPLETED", "0:0"), log(run)
     assert list(items(run)) == list(range(POINTS))
