@@ -135,15 +135,16 @@ def environment(peer: Sequence[str], folder: Path, python: str = sys.executable)
         return python
     home = folder.resolve() / re.sub(r"[^\w.-]+", "_", "_".join(peer))
     made, stamp = home / "bin" / "python", home / "installed"
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
+    # Behind its own packages those of this environment: what the peer does not pin is the same, and torch is there.
+    behind = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
     if stamp.exists():
+        (own / "behind.pth").write_text(behind)  # it may have been made by another checkout
         return str(made)
     note(f"installing {' '.join(peer)}")
     try:
         venv.create(home, clear=True, with_pip=True)
-        own = Path(sysconfig.get_path("purelib", vars={"base": str(home), "platbase": str(home)}))
-        # Behind its own packages those of this environment: what the peer does not pin is the same, and torch is there.
-        ours = sysconfig.get_path("purelib")
-        (own / "behind.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
+        (own / "behind.pth").write_text(behind)
         words = [str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *peer]
         done = subprocess.run(words, capture_output=True, text=True, timeout=INSTALLING, check=False)
     except (OSError, subprocess.SubprocessError) as error:

@@ -175,7 +175,7 @@ def landscaper_run(model: nn.Module, data: tuple[Tensor, Tensor], steps: int) ->
 
 # One rank of the parallel measurements: `bench_surface.py --rank HALF OUT` measures half of the grid (0 or 1) or
 # all of it ("all"); it is started alone or by mpiexec.
-GRID = (20, 12)
+GRID = (20, 8)
 
 
 def rank_job(part: str, out: str, given: argparse.Namespace) -> None:
