@@ -27,6 +27,8 @@ def result_attributes(description: Description, history: History) -> dict[str, A
 def provenance(description: Description, history: History) -> dict[str, Any]:
     """Who computed a result when and with what, and which items failed, for its file."""
     attributes: dict[str, Any] = {"job": history.job, "attempts": list(history.attempts)}
+    if others := description.about.get("other_data"):  # models that were trained on other data than those given
+        attributes["other_data"] = others
     if history.failed:
         place = study_of(description.name).place
         attributes["failures"] = [
@@ -78,4 +80,5 @@ _NOTHING = ("", "{}", "[]", "0", "0.0", "None", "none")
 
 def what(about: Mapping[str, Any], *without: str) -> dict[str, Any]:
     """What was measured on what, as far as a result tells; `without` names what its tables say elsewhere."""
-    return {k: about[k] for k in _WHAT if k not in without and str(about.get(k, "")) not in _NOTHING}
+    told = {k: about[k] for k in _WHAT if k not in without and str(about.get(k, "")) not in _NOTHING}
+    return told | ({"trained on other data": about["other_data"]} if about.get("other_data") else {})

@@ -33,7 +33,7 @@ from landscape.studies.audit.statistics import SIZES, compare, follow
 from landscape.studies.complexity.catalogue import chosen
 from landscape.studies.complexity.entry import Measure
 from landscape.studies.complexity.measure import complexity_from_rows, complexity_task
-from landscape.studies.training.sources import ModelsLike, resolved
+from landscape.studies.training.sources import ModelsLike, resolved, warn_of_other_data
 
 _TEXT = 600  # characters of a note in a row
 _STATISTICS = ("knobs", "complexity", "within", "level", "draws")
@@ -79,6 +79,7 @@ class AuditTask:
             "sources": {one.name: one.source for one in self._measures},
             "formulas": {one.name: one.formula for one in self._measures},
             "left_out": {source.label(row): reason for row, reason in source.left_out.items()},
+            "other_data": networks.of_other_data,
             "statistics": {name: asdict(settings)[name] for name in _STATISTICS},
         }
         return Description("audit", {"measures": (), "value": wide, "stderr": wide, "note": (_TEXT,)}, identity, about)
@@ -220,6 +221,8 @@ def audit_task(
 
     networks, found = agree(comm, networks_of)
     networks.prepare(comm)
+    if comm.rank == 0:
+        warn_of_other_data(networks.of_other_data, "their test errors are not those of a training on these data")
     agree(comm, lambda: _require_pairs(networks.models(), networks.settings))
     return AuditTask(networks, found)
 

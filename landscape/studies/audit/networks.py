@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from landscape.run.together import agree
 from landscape.studies.audit.models import RESCALED, Models
 from landscape.studies.audit.rescaling import before_normalisation, rescaled
 from landscape.studies.audit.settings import AuditSettings
-from landscape.studies.training.sources import Source
+from landscape.studies.training.sources import Source, of_other_data
 
 SIZE = "fraction"  # key that says nothing but the size of the training set, where each size has one
 
@@ -32,6 +32,7 @@ class Looked:
     digests: tuple[tuple[str, str], ...]  # of the final and initial weights of its models
     samples: int
     pairs: tuple[tuple[str, str], ...]  # layers that stand before a BatchNorm
+    other_data: Mapping[int, bool]  # by row, whether the model was trained on other data than those given
 
 
 class Networks:
@@ -93,6 +94,11 @@ class Networks:
         """What was seen of the cell of each row."""
         return self._looked
 
+    @property
+    def of_other_data(self) -> str:
+        """The models, in words, that their training tells were trained on other data than those given."""
+        return of_other_data({self.source.models.label(row): self._looked[row].other_data[row] for row in self._rows})
+
     def models(self, values: dict[str, FloatArray] | None = None) -> Models:
         """The items as models that are compared, with `values` {measure: (items,)} where there are some."""
         table, rows = self.source.models, [row for row, _ in self.items]
@@ -142,6 +148,7 @@ class Networks:
             tuple((_digest(self.source.models.final[row]), _digest(self.source.models.initial[row])) for row in rows),
             objective.samples,
             before_normalisation(objective) if self.rescales else (),
+            {row: self.source.is_other_data(row) for row in rows},
         )
 
     def _require_pairs(self) -> None:

@@ -35,7 +35,7 @@ from landscape.studies.corpus_table.metric_sets import METRIC_SETS, Metric, as_p
 from landscape.studies.corpus_table.settings import CorpusTableSettings
 from landscape.studies.corpus_table.subject import Subject
 from landscape.studies.measures.result import Measures
-from landscape.studies.training.sources import ModelsLike, Source, resolved
+from landscape.studies.training.sources import ModelsLike, Source, of_other_data, resolved, warn_of_other_data
 from landscape.studies.weights.metrics import DISTANCES
 
 logger = logging.getLogger(__name__)
@@ -142,6 +142,7 @@ class CorpusTableTask:
         self.count = len(self._rows)
         self.headline = next(name for one in self._sets.values() for name in one.metrics)
         self._digests: list[Any] = []
+        self.of_other_data = ""  # the models, in words, that their training tells were trained on others
 
     def prepare(self, comm: Communicator) -> CorpusTableTask:
         """Look at all models before any is measured, shared out over the ranks of `comm`; all of them call this.
@@ -151,7 +152,8 @@ class CorpusTableTask:
         """
         mine = agree(comm, lambda: {k: self._looked_at(k) for k in range(comm.rank, self.count, comm.size)})
         found = {k: seen for part in comm.gather_all(mine) for k, seen in part.items()}
-        self._digests = [found[k] for k in range(self.count)]
+        self._digests = [found[k][0] for k in range(self.count)]
+        self.of_other_data = of_other_data({self._label(k): found[k][1] for k in range(self.count)})
         return self
 
     def describe(self) -> Description:
@@ -179,6 +181,7 @@ class CorpusTableTask:
             "words": {name: metric.words for name, metric in metrics.items()},
             "units": {name: metric.unit for name, metric in metrics.items()},
             "sets": {name: list(self._kept(name)) for name in self._sets},
+            "other_data": self.of_other_data,
         }
         return Description("corpus_table", columns, identity, about)
 
@@ -222,18 +225,20 @@ class CorpusTableTask:
         lacking |= set() if self._models.source.tested else {"test_loss", "test_error"}
         return {metric: one for metric, one in METRIC_SETS[name].metrics.items() if metric not in lacking}
 
-    def _looked_at(self, index: int) -> str:
-        """Digest of all that the metrics of a model depend on."""
+    def _looked_at(self, index: int) -> tuple[str, bool]:
+        """Digest of all that the metrics of a model depend on; whether they take other data than it was trained on."""
         model = self._subject(index)
         known: dict[str, Any] = {"weights": _digest_of(model.path), "module": self._models.source.factory is not None}
         assert model.weights is not None  # which fits what the factory makes
         if model.initial is not None and "weights" in self._sets:
             known["initial"] = _digest_of(model.initial)
-        if any(one.network for one in self._sets.values()):
+        on_data = any(one.network for one in self._sets.values())
+        if on_data:
             known["objective"] = model.objective.identity(centre=False)
             known["test"] = None if model.test is None or "loss" not in self._sets else model.test.data.digest
             assert model.part is not None  # enough samples
-        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+        other = on_data and self._models.source.is_other_data(self._rows[index])
+        return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest(), other
 
 
 def _digest_of(path: Path) -> dict[str, str]:
@@ -264,7 +269,10 @@ def corpus_table_task(
         found = _Models.of(models, factory, data, test, loss, weights_alone=not needing)
         return CorpusTableTask(found, settings, device)
 
-    return agree(comm, made).prepare(comm)
+    task = agree(comm, made).prepare(comm)
+    if comm.rank == 0:
+        warn_of_other_data(task.of_other_data, "what the training tells of them is not of these data")
+    return task
 
 
 @keeps_random_state

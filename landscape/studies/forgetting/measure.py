@@ -38,7 +38,7 @@ from landscape.studies.forgetting.runs import runs_of
 from landscape.studies.forgetting.settings import ForgettingSettings
 from landscape.studies.spectrum.measure import Plan, spectrum_from_stages
 from landscape.studies.spectrum.settings import SpectrumSettings
-from landscape.studies.training.sources import ModelsLike, resolved
+from landscape.studies.training.sources import ModelsLike, resolved, warn_of_other_data
 
 logger = logging.getLogger(__name__)
 _PAIRED = ("forgetting", "gradient", "quadratic")  # with errors of their own
@@ -275,13 +275,10 @@ def forgetting_task(
         return Models(source, runs_of(source.models, source.sequence, settings.sequence), device)
 
     prepared = agree(comm, found).prepare(comm, settings.tol)
-    if comm.rank == 0 and (others := prepared.of_other_data):
-        logger.warning(
-            "%d of %d models were trained on other data than those given, %s first: what is measured is how the loss "
-            "of these data went on, and no forgetting of what was learnt; give data= as in train_models",
-            len(others),
-            len(prepared.items),
-            others[0],
+    if comm.rank == 0:
+        warn_of_other_data(
+            prepared.of_other_data,
+            "what is measured is how the loss of these data went on, and no forgetting of what was learnt",
         )
     if comm.rank == 0 and len({seen.identity["data"] for seen in prepared.looked}) == 1 < len(prepared.runs.tasks) - 1:
         logger.warning(
@@ -318,7 +315,6 @@ def forgetting_from_rows(description: Description, rows: Rows, history: History)
         "error": _ERROR,
         **({"batchnorm": about["batchnorm"]} if about["batchnorm"] else {}),
         **({"lost": about["lost"]} if about["lost"] else {}),
-        **({"other_data": about["other_data"]} if about.get("other_data") else {}),
     }
     return Forgetting(
         sequence=about["sequence"],

@@ -19,7 +19,7 @@ from landscape.objective.trees import digest
 from landscape.run.comm import Communicator
 from landscape.run.together import agree
 from landscape.studies.forgetting.runs import Runs
-from landscape.studies.training.sources import Source
+from landscape.studies.training.sources import Source, of_other_data
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Models:
         return (*own, *(f"test_{name}" for name in own if self.source.tested))
 
     @property
-    def of_other_data(self) -> list[str]:
+    def of_other_data(self) -> str:
         """The models, in words, that their training tells were trained on other data than those given."""
-        return [self.label(item) for item, seen in enumerate(self.looked) if seen.other_data]
+        return of_other_data({self.label(item): seen.other_data for item, seen in enumerate(self.looked)})
 
     def label(self, item: int) -> str:
         """The model that an item is of, in words."""

@@ -42,7 +42,6 @@ def forgetting_tables(forgetting: Forgetting, title: str) -> Iterator[Table]:
             "tasks": f"by {f.sequence}: {', '.join(map(str, dict.fromkeys((*f.task, *f.later))))}",
             "bound": ", ".join(f"{word} in {count}" for word, count in counts.items()),
             **what(f.attributes),
-            **_of_other_data(f),
             "errors": f.attributes.get("error", "unknown"),
         },
     )
@@ -60,11 +59,6 @@ def forgetting_tables(forgetting: Forgetting, title: str) -> Iterator[Table]:
     yield pairs_table("what they are", {name: meaning_of(name).long_name for name in (*f.values, "bound")})
     if lost := f.attributes.get("lost"):
         yield pairs_table("models without final weights", dict(lost))
-
-
-def _of_other_data(f: Forgetting) -> dict[str, str]:
-    others = f.attributes.get("other_data", ())
-    return {"trained on other data": f"{len(others)} models, {others[0]} first"} if len(others) else {}
 
 
 def _mean(values: FloatArray) -> Cell:

@@ -28,7 +28,7 @@ from landscape.studies.phases.settings import PhasesSettings
 from landscape.studies.phases.sources import mapped
 from landscape.studies.phases.tasks import MODELS, PAIRS, STATES, ModelsTask, PairsTask
 from landscape.studies.spectrum.measure import begun
-from landscape.studies.training.sources import ModelsLike, resolved
+from landscape.studies.training.sources import ModelsLike, resolved, warn_of_other_data
 
 STAGES = (MODELS, PAIRS)
 _ERROR = (
@@ -159,6 +159,8 @@ def phases_tasks(
         return Networks(source, mapped(source.models, settings.load, settings.temperature), settings, device)
 
     networks = agree(comm, networks_of).prepare(comm)
+    if comm.rank == 0:
+        warn_of_other_data(networks.of_other_data, "load and temperature are not those of a training on these data")
 
     def tasks_of() -> dict[str, ModelsTask | PairsTask]:
         models_in, pairs_in = (None if folder is None else folder / name for name in STAGES)

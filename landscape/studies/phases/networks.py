@@ -29,7 +29,7 @@ from landscape.studies.phases.sources import Map
 from landscape.studies.spectrum.measure import Plan
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.ways import choose_method
-from landscape.studies.training.sources import Source
+from landscape.studies.training.sources import Source, of_other_data
 
 _BETA = 16.0  # of the mixing weights, Beta(16, 16)
 _TOL = 1e-3  # relative residual of an eigenvalue
@@ -45,6 +45,7 @@ class Looked:
     check: ProductCheck
     ways: tuple[str, str]  # to the trace of a sample and of all data
     test: str  # digest of its test data
+    other_data: tuple[bool, ...]  # whether its models were trained on other data than those given
 
 
 class Networks:
@@ -76,6 +77,12 @@ class Networks:
         other = copy.copy(self)
         other.settings = settings
         return other
+
+    @property
+    def of_other_data(self) -> str:
+        """The models, in words, that their training tells were trained on other data than those given."""
+        rows = ((row, k, seen) for place, seen in self.looked.items() for k, row in enumerate(self.placed.rows[place]))
+        return of_other_data({self.label(row): seen.other_data[k] for row, k, seen in rows})
 
     @property
     def labelled(self) -> bool:
@@ -165,6 +172,7 @@ class Networks:
             check,
             (ways[0], ways[1]),
             "" if test is None else test.data.digest,
+            tuple(self.source.is_other_data(row) for row in rows),
         )
 
     # -- curvature ----------------------------------------------------------------------------------------------

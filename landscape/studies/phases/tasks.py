@@ -78,6 +78,7 @@ class _CellTask:
             "thresholds": asdict(settings.thresholds),
             "well": settings.well,
             "settings": asdict(settings),
+            "other_data": networks.of_other_data,
         }
         return Description(name, dict.fromkeys(columns, ()), identity, about)
 

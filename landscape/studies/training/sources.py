@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from landscape.studies.training.recipe import KEYS
 from landscape.studies.training.result import Training
 from landscape.studies.training.schema import read_training
 
+logger = logging.getLogger(__name__)
 ModelsLike = Any  # Training, TrainedModels, or the path of a table or of the folder of a training run
 
 
@@ -92,6 +94,24 @@ class Source:
             return False
         there = Objective(self.untrained(row), self.loss, data, device="cpu", precision=precision, check=False)
         return there.data.digest != hashed
+
+
+def of_other_data(seen: Mapping[str, bool]) -> str:
+    """How many models were trained on other data than those given, of {label: whether it was}; "" where none was.
+
+    >>> of_other_data({"width=8,seed=0": False, "width=8,seed=1": True})
+    '1 of 2 models, width=8,seed=1 first'
+    """
+    others = [label for label, other in seen.items() if other]
+    return f"{len(others)} of {len(seen)} models, {others[0]} first" if others else ""
+
+
+def warn_of_other_data(others: str, measured: str) -> None:
+    """Log what `of_other_data` found; `measured` says what is measured then."""
+    if others:
+        logger.warning(
+            "%s: trained on other data than those given; %s; give data= as in train_models", others, measured
+        )
 
 
 def resolved(

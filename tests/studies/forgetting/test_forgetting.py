@@ -258,9 +258,9 @@ def test_data_that_a_training_did_not_have_are_told(
     assert not caplog.text
     assert same.forgetting[0] == measured.forgetting[0]
     others = ls.measure_forgetting(folder / "run", data=lambda task: cases.data(task, seed=task), **asked)
-    assert "2 of 4 models were trained on other data than those given, task=1,lr=0.1" in caplog.text
+    assert "2 of 4 models, task=1,lr=0.1" in caplog.text
     told = {str(row[0].text): row[1].text for table in forgetting_tables(others, "title") for row in table.rows}
-    assert told["trained on other data"].startswith("2 models, task=1,lr=0.1")
+    assert told["trained on other data"].startswith("2 of 4 models, task=1,lr=0.1")
     assert "trained on other data" not in str([table.rows for table in forgetting_tables(same, "title")])
 
 
