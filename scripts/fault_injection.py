@@ -104,7 +104,9 @@ def start(folder: Path, job: str, ranks: int, *launcher: str) -> subprocess.Pope
             command,
             cwd=folder,
             # mpiexec that is killed leaves its session's folder, and one that gets its number later fails on that
-            env=os.environ | SETTINGS | {"NAP": JOBS[job][1], "TMPDIR": str(folder)},
+            env=os.environ
+            | SETTINGS
+            | {"NAP": JOBS[job][1], "PRTE_MCA_prte_tmpdir_base": tempfile.mkdtemp(dir=folder)},
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -138,9 +138,11 @@ def plot_minima(
     """Where models lie in a plane, in the colour of a value of each, with a marker for each label.
 
     `plane` is one of two axes with points, as `ls.pca_plane(objective, models)` makes it; axes are distances in
-    parameter space. A value that is NaN leaves its marker empty. Raises InputError for another plane, or lists of other
-    lengths.
+    parameter space. A value that is NaN leaves its marker empty. Raises InputError for another plane, values that are
+    no numbers, or lists of other lengths.
     """
+    if not isinstance(plane, Plane):
+        raise InputError(f"plane is a {type(plane).__name__}; give one that pca_plane(objective, models) makes")
     points = plane.points
     if plane.axes != 2 or points is None:
         there = "no" if points is None else "its"
@@ -148,10 +150,13 @@ def plot_minima(
             f"{plane!r} has {plane.axes} axes and {there} points; give two axes with the models on them, as "
             "pca_plane(objective, models) makes them"
         )
+    try:
+        known = np.array([float(value) for value in values])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"values={values!r} are no numbers, one for each model: {error}") from error
     count = len(points.labels)
-    if len(values) != count or (labels and len(labels) != count):
-        raise InputError(f"{count} models with {len(values)} values and {len(labels)} labels; give one for each")
-    known = np.array([float(value) for value in values])
+    if len(known) != count or (len(labels) and len(labels) != count):
+        raise InputError(f"{count} models with {len(known)} values and {len(labels)} labels; give one for each")
     finite = known[np.isfinite(known)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     names = list(labels) or ["model"] * count
