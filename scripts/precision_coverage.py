@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import landscape as ls
 from landscape.planes.grid import Grid
-from landscape.studies.surface.rounds import ANCHOR, FULL, Asked, Held, Item, estimate, lattice, next_items
+from landscape.precise.rounds import ANCHOR, FULL, Asked, Held, Item, estimate, lattice, next_items
 
 BLOCK = 128
 

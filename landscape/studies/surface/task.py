@@ -33,6 +33,7 @@ class SurfaceTask:
     """The grid points of a surface, then the plane's points (true and projected), then bf16's anchor points."""
 
     headline = "loss"
+    lines = 1
 
     def __init__(
         self,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from landscape_kernels.arrays import FloatArray
 
-from landscape.studies.surface.foretell import foretold, probes
-from landscape.studies.surface.rounds import (
+from landscape.precise.foretell import foretold, probes
+from landscape.precise.rounds import (
     ANCHOR,
     FULL,
     INTERPOLATED,
