@@ -11,10 +11,12 @@ from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
 from landscape.precise.task import Settled
+from landscape.results.quantities import words
 
 FOUND = ("anchor", "sampled", "interpolated")  # how the value at a point was found: "anchor" is a full pass
 NOT_COMPUTED = ""
 ERRORS = ("error", "error_sampling", "error_interpolation")  # of results measured to a stated error
+UNSURE = "±2 errors of what was not measured"  # in the legend of a picture
 ESTIMATED = (
     "error is one standard error of a value as an estimate of a full pass over the data given, 0 where there was one; "
     "stderr is for the population they were drawn from"
@@ -23,6 +25,11 @@ _LONG_NAMES = {
     "error": "standard error of {} as an estimate of a full pass over the data given",
     "error_sampling": "the part of the error of {} that is of samples not looked at",
     "error_interpolation": "the part of the error of {} that is of points not looked at",
+}
+_LABELS = {
+    "error": "standard error of",
+    "error_sampling": "error by samples of",
+    "error_interpolation": "error by interpolation of",
 }
 _CODES = (*FOUND, NOT_COMPUTED)  # their numbers in files
 
@@ -60,8 +67,21 @@ def told(result: Precise) -> Iterator[tuple[str, str, FloatArray]]:
     for name in result.values:
         for part in ERRORS:
             errors: Mapping[str, FloatArray] | None = getattr(result, part)
-            if errors is not None:
+            if errors is not None and name in errors:
                 yield name, part, errors[name]
+
+
+def errors_as_quantities(result: Precise) -> dict[str, FloatArray]:
+    """{"loss_error": ..., ...}, to be drawn as the values are."""
+    return {f"{name}_{part}": errors for name, part, errors in told(result)}
+
+
+def quantity_label(result: Precise, quantity: str) -> str:
+    """What a quantity of a result is, with its unit; of its errors, of what they are."""
+    for name, part, _ in told(result):
+        if quantity == f"{name}_{part}":
+            return f"{_LABELS[part]} {words(name, result.attributes)}"
+    return words(quantity, result.attributes)
 
 
 def error_fields(found: Settled, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -126,9 +146,9 @@ def found_variable(result: Precise, dims: tuple[str, ...]) -> dict[str, hdf5.Var
     """How each value was found, as a variable of a file."""
     if result.found is None:
         return {}
-    words = ", ".join(f"{code} {name or 'not computed'}" for code, name in enumerate(_CODES))
+    named = ", ".join(f"{code} {name or 'not computed'}" for code, name in enumerate(_CODES))
     codes = np.select([result.found == name for name in _CODES], range(len(_CODES))).astype(np.uint8)
-    return {"found": hdf5.Variable(dims, codes, {"long_name": f"how the value was found: {words}", "units": "1"})}
+    return {"found": hdf5.Variable(dims, codes, {"long_name": f"how the value was found: {named}", "units": "1"})}
 
 
 def read_errors(variables: Mapping[str, hdf5.Variable], quantities: Iterable[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
 
-from landscape.precise.told import precision_words, told
+from landscape.precise.told import errors_as_quantities, precision_words
 from landscape.results.base import Result
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Surface(Result):
 
     def with_errors(self) -> Surface:
         """The surface with its errors as further quantities, as `loss_error`, to be drawn as maps."""
-        errors = {f"{name}_{part}": values for name, part, values in told(self)}
+        errors = errors_as_quantities(self)
         unknown = dict.fromkeys(errors, np.full(self.computed.shape, np.nan))
         return replace(self, values={**self.values, **errors}, stderr={**self.stderr, **unknown})
 
