@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 from landscape_kernels.control_variates import regressed_means, samples_needed
-from landscape_kernels.gaps import around, between
+from landscape_kernels.gaps import above_ends, around, between
 from landscape_kernels.probes import derive_seed
 
 FULL = 0  # the level of a full pass; level k is the k-th block of the common sub-sample
@@ -56,6 +56,7 @@ class Asked:
     share: float  # of the points whose error is to be within that asked
     statistics: int = 0  # samples on which BatchNorm is estimated anew for every item
     lines: int = 1
+    highest: bool = False  # whether the highest point of a line above its ends is to be known to that error, too
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -385,6 +386,8 @@ def next_items(asked: Asked, held: Held, tried: Set[Item]) -> list[Item]:
     if not items:
         now = estimate(asked, held, positive=True)
         items = _lacking(asked, held) | _beside_what_is_not_finite(asked, held, now) | _closer(asked, held, now)
+        if asked.highest and not items - tried:
+            items = _highest(asked, held, now)
     return sorted({(int(at[p]), level) for p, level in items} - tried)
 
 
@@ -458,6 +461,44 @@ def _more_samples(asked: Asked, held: Held, now: Estimated, aim: FloatArray) -> 
         wanted_blocks = math.ceil(max(needed[point] / asked.block, _LEAST * blocks))
         items |= {(point, k) for k in range(blocks + 1, min(wanted_blocks, most) + 1)}
     return items or {(p, 1) for p in np.flatnonzero(wanted & (have == 0)).tolist()}
+
+
+def _highest(asked: Asked, held: Held, now: Estimated) -> set[Item]:
+    """A full pass where a line is highest above its ends; then more samples where it may be higher still."""
+    heights = above_ends(asked.axes[0], now.values)
+    if not np.isfinite(heights).all():
+        return set()
+    top = int(np.argmax(heights))
+    if not held.full[top]:
+        return {(top, FULL)}
+    rises = squared_rises(heights - heights[top], now.error)
+    if math.sqrt(float(rises.sum())) <= aims(asked, now.values)[top]:
+        return set()
+    items: set[Item] = set()
+    for point in np.flatnonzero(rises > rises.max() / _ALIKE).tolist():
+        blocks = len(held.units.get(point, ())) // asked.block
+        if asked.statistics or 2 * blocks > asked.blocks:
+            items.add((point, FULL))
+        else:
+            items |= {(point, k) for k in range(blocks + 1, 2 * blocks + 1)}
+    return items
+
+
+def squared_rises(heights: FloatArray, error: FloatArray) -> FloatArray:
+    """E[max(0, h + e Z)^2] = (h^2 + e^2) Phi(h/e) + h e phi(h/e) of normal Z, for heights h and errors e (n,).
+
+    Their sum bounds the square by which the largest of h + e Z is above 0, however these depend on one another.
+
+    >>> squared_rises(np.array([0.0, -1.0, -1.0]), np.array([1.0, 0.0, 1.0])).round(4).tolist()
+    [0.5, 0.0, 0.0753]
+    """
+    from scipy.special import ndtr
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = heights / error
+        density = np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)
+        found = (np.square(heights) + np.square(error)) * ndtr(z) + heights * error * density
+    return np.where(error > 0, np.maximum(found, 0.0), np.square(np.maximum(heights, 0.0)))
 
 
 def _largest_within(asked: Asked, values: FloatArray | BoolArray, steps: int) -> FloatArray:

@@ -15,6 +15,7 @@ from landscape_kernels.probes import derive_seed
 from landscape.errors import InputError
 from landscape.objective.chosen import ChosenSamples
 from landscape.objective.objective import Objective
+from landscape.objective.rows import REPLICATES
 from landscape.planes.grid import Grid
 from landscape.precise.rounds import (
     FULL,
@@ -50,6 +51,7 @@ class Points(Protocol):
     grid: Grid
     lines: int
     anchors: list[int]  # points of the grid that get a full pass in any case
+    highest: bool  # whether the grid is a line of which the highest point is to be known, with replicates
 
     def describe(self) -> Description:
         """See `Task`."""
@@ -90,6 +92,7 @@ class PreciseTask:
         self._drawn = [np.sort(part).tolist() for part in order[: blocks * BLOCK].reshape(blocks, BLOCK)]
         self._parts: dict[int, tuple[Objective, ChosenSamples]] = {}  # level -> the data of it
         self._asked = {"error": float(error), "scale": scale, "share": float(share), "block": BLOCK, "blocks": blocks}
+        self._asked |= {"highest": True} if points.highest else {}
         size, axes = points.grid.size * points.lines, tuple(points.grid.axes.values())[::-1]
         coarse = [line + p for line in range(0, size, points.grid.size) for p in lattice(tuple(map(len, axes)))]
         at = meeting(axes, points.lines)
@@ -142,12 +145,20 @@ class PreciseTask:
             return {**row, **self._points.evaluate(point, group)}
         objective, chosen = self._part(level)
         with self._points.at(point) as (theta, buffers, full_precision):
-            found, units, weight = objective.estimates_and_samples(
-                theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision
+            found, replicates, units, weight = objective.estimates_replicates_and_samples(
+                theta,
+                chosen=chosen,
+                buffers=buffers,
+                group=group,
+                full_precision=full_precision,
+                replicates=self._points.highest and level == FULL,
             )
         for name, value in found.items():
             row |= {name: float(value), f"{name}_stderr": value.stderr}
-        return row | {"weight": weight, "units": units}
+        row |= {f"{name}{REPLICATES}": values for name, values in replicates.items()}
+        row |= {"weight": weight, "units": units}
+        columns = self.describe().columns
+        return row | {name: np.full(shape, np.nan) for name, shape in columns.items() if name not in row}
 
     def _part(self, level: int) -> tuple[Objective, ChosenSamples]:
         """All data, of which the first block's samples are noted, or a block."""
@@ -225,6 +236,10 @@ def settled(description: Description, rows: Rows, given_up: Collection[int]) -> 
             columns[column] = np.full(count, np.nan)
             columns[column][:size] = np.where(found >= 0, values, np.nan)
             columns[column][points] = rows.columns[column][extra]
+        if (column := f"{name}{REPLICATES}") in rows.columns:
+            full = _rows_of(rows, lambda point, level: (point >= 0) & (level == FULL))
+            columns[column] = np.full((count, *rows.columns[column].shape[1:]), np.nan)
+            columns[column][rows.columns["point"][full].astype(np.int64)] = rows.columns[column][full]
         errors[name] = np.where(found >= 0, now.error, np.nan)
         interpolation[name] = np.where(found >= 0, now.interpolation, np.nan)
         sampling[name] = np.sqrt(np.maximum(np.square(errors[name]) - np.square(interpolation[name]), 0.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from surface_cases import data, network
+from surface_cases import data, many_samples, network
 
 import landscape as ls
 from landscape.run.comm import world
@@ -37,10 +37,20 @@ def path_bytes(**options: object) -> str:
     return b"".join(array.tobytes() for array in arrays).hex()
 
 
+def precise_bytes(**options: object) -> str:
+    """A path to a stated error, in several rounds."""
+    found = measure_path(many_samples(), ends(), t=13, error=0.004, **options)  # type: ignore[arg-type]
+    assert found.error is not None
+    assert found.found is not None
+    arrays = [found.values["loss"], found.error["loss"], found.stderr["accuracy"], found.found]
+    return b"".join(array.tobytes() for array in [*arrays, found.replicates["loss"]]).hex()
+
+
 def results() -> dict[str, str]:
     """The bytes of each way to share the work."""
     cases: dict[str, Callable[[], str]] = {
         "places over ranks": path_bytes,
         "data over ranks": lambda: path_bytes(ranks_per_item=world().size),
+        "to an error": precise_bytes,
     }
     return {name: case() for name, case in cases.items()}

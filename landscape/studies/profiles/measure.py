@@ -42,6 +42,7 @@ class ProfilesTask:
     """Item k nx + i: direction k at x[i]; then, for bf16, anchor points in float32 that measure its error."""
 
     headline = "loss"
+    highest = False
 
     def __init__(self, objective: Objective, settings: ProfilesSettings, statistics: Any = None) -> None:
         n, normalize, ignore, seed = settings.n, settings.normalize, settings.ignore, settings.seed

@@ -33,7 +33,7 @@ class SurfaceTask:
     """The grid points of a surface, then the plane's points (true and projected), then bf16's anchor points."""
 
     headline = "loss"
-    lines = 1
+    lines, highest = 1, False
 
     def __init__(
         self,
