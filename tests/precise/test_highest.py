@@ -32,18 +32,18 @@ def wish(error: float = 0.02, **changes: object) -> Asked:
 
 
 def test_rises_are_those_of_random_numbers() -> None:
-    draws = np.random.default_rng(0).standard_normal(1_000_000)
+    draws = np.random.default_rng(0).standard_normal(250_000)
     for below, error in ((0.0, 1.0), (-0.5, 1.0), (-2.0, 0.8), (0.7, 0.5)):
         found = np.square(np.maximum(below + error * draws, 0.0))
         expected = squared_rises(np.array([below]), np.array([error]))[0]
-        assert abs(expected - found.mean()) < 3.5 * found.std() / 1000
+        assert abs(expected - found.mean()) < 3.5 * found.std() / 500
     assert squared_rises(np.array([-1.0, 2.0]), np.zeros(2)).tolist() == [0.0, 4.0]
 
 
 @pytest.mark.parametrize("height", [1.0, 0.0])
 def test_the_barrier_is_known_to_the_error_and_its_error_covers(height: float) -> None:
     inside, errors = [], []
-    for seed in range(10):
+    for seed in range(8):
         losses = hump(seed, height)
         true = above_ends(T, losses.mean(1))
         now, held, spent = run(losses, wish(), seed)
@@ -56,7 +56,7 @@ def test_the_barrier_is_known_to_the_error_and_its_error_covers(height: float) -
         assert spent < losses.size
         inside.append(true.max() - heights[top] <= 1.96 * error + 1e-12)
         errors.append(true.max() - heights[top])
-    assert np.mean(inside) >= 0.9
+    assert np.mean(inside) > 0.8
     assert np.max(errors) < 0.04
 
 

@@ -24,6 +24,15 @@ def ends() -> list[dict[str, torch.Tensor]]:
     return [first.state_dict(), second.state_dict()]
 
 
+def far_ends() -> list[dict[str, torch.Tensor]]:
+    """The same, the second so far that there is a barrier between them."""
+    first, second = ends()
+    for name, values in second.items():
+        if values.is_floating_point() and "running" not in name:
+            values.add_(2 * torch.randn(values.shape, generator=torch.Generator().manual_seed(5)))
+    return [first, second]
+
+
 def path(**options: object) -> Path:
     """A refined path with the spread of its statistics."""
     objective = ls.Objective(network(), "cross_entropy", data(), metrics=("error",))
@@ -39,7 +48,7 @@ def path_bytes(**options: object) -> str:
 
 def precise_bytes(**options: object) -> str:
     """A path to a stated error, in several rounds."""
-    found = measure_path(many_samples(), ends(), t=13, error=0.004, **options)  # type: ignore[arg-type]
+    found = measure_path(many_samples(), far_ends(), t=13, error=0.004, **options)  # type: ignore[arg-type]
     assert found.error is not None
     assert found.found is not None
     arrays = [found.values["loss"], found.error["loss"], found.stderr["accuracy"], found.found]

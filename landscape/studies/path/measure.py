@@ -311,8 +311,7 @@ def measure_path(
     loss is highest above the line between the ends, and more samples where it may be higher still, until the barrier is
     known to `error` at these places. `scale` says in which unit; see `measure_surface`. `Path.error` and `Path.found`
     then tell how well each place is known, `Path.peak` what is left unknown of the barrier and of its place, and
-    `attributes["work"]` what was spent. Errors of new samples (`stderr`) of the mean and of mc are not known then, nor
-    is `statistics_stderr`. It takes no `test` and no `tol`.
+    `attributes["work"]` what was spent. `statistics_stderr` is not measured then; it takes no `test` and no `tol`.
 
     `out` is the run folder: rows found there are not computed again, and when all are there it holds `landscape.h5`.
     The ranks share items, and `ranks_per_item` of them the data of each. `limit_items` ends the run after so many new

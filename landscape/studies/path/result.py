@@ -15,7 +15,7 @@ from landscape_kernels.rounding import rounding_of
 
 from landscape.errors import InputError, nearest
 from landscape.precise.rounds import squared_rises
-from landscape.precise.told import precision_words
+from landscape.precise.told import FOUND, precision_words
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
 
@@ -94,6 +94,10 @@ class Path(Result):
     end that they need is not. All places are measured on the same samples, so such a number is known better than the
     values it is made of: its `stderr` is a jackknife over the `replicates` (see DEFINITIONS), with the number of groups
     as its `n`, and NaN where there are none, as in paths that earlier versions measured.
+
+    Of a path to a stated error `barrier`, `rebasin_barrier` and `mc` are made of the places that had full passes alone,
+    and have errors for new samples; what is not known of the barrier is told by `peak`. `maximum`, `minimum` and `mean`
+    are of all places and as unsure as `error` says; the mean has no error for new samples.
     """
 
     t: FloatArray  # (n,), ascending from 0 to 1
@@ -172,10 +176,10 @@ class Path(Result):
 
         t* is found anew in each replicate, so that the error is large where two places are about as far from the ends.
         """
-        values = self._known(quantity)
+        values = self._known(quantity, self._full)
         if not self._has_ends:
             return _UNKNOWN
-        return _estimate(mode_connectivity(values), mode_connectivities(self._replicates(quantity)))
+        return _estimate(mode_connectivity(values), mode_connectivities(self._replicates(quantity, self._full)))
 
     @property
     def barrier(self) -> Estimate:
@@ -189,13 +193,13 @@ class Path(Result):
         to 3 of its errors or by rounding: how far above 0 the barrier may be. Where it lies further below, the barrier
         is 0 whatever the samples and the error NaN, as it is where there is no place between the ends.
         """
-        values, t = self._known(quantity), self.t[self.computed]
+        values, t = self._known(quantity, self._full), self.t[self._full]
         if not self._has_ends:
             return _UNKNOWN
         of_groups = np.zeros(0)
         if len(t) > 2:
             top = 1 + int(np.argmax(above_ends(t, values)[1:-1]))
-            of_groups = above_ends(t, self._replicates(quantity))[top]
+            of_groups = above_ends(t, self._replicates(quantity, self._full))[top]
             height = above_ends(t, values)[top]
             limit = max(_BELOW * jackknife(of_groups)[0], self.rounding_of(quantity))
             if height < -limit:
@@ -229,7 +233,7 @@ class Path(Result):
         """max_t L(t) - 1/2 (L(0) + L(1)) of the loss, as Git Re-Basin defines it; above 0 is a barrier."""
         if not self._has_ends:
             return _UNKNOWN
-        values, of_groups = self._known("loss"), self._replicates("loss")
+        values, of_groups = self._known("loss", self._full), self._replicates("loss", self._full)
         with np.errstate(invalid="ignore"):
             height = values.max() - (values[0] + values[-1]) / 2
             return _estimate(height, of_groups[np.argmax(values)] - (of_groups[0] + of_groups[-1]) / 2)
@@ -251,18 +255,25 @@ class Path(Result):
 
     @property
     def _has_ends(self) -> bool:
-        return len(self.t) > 1 and bool(self.computed[0] and self.computed[-1])
+        return len(self.t) > 1 and bool(self._full[0] and self._full[-1])
 
-    def _known(self, quantity: str) -> FloatArray:
+    @property
+    def _full(self) -> BoolArray:
+        """(n,), the places that had full passes: all that were computed, but where an error was asked for."""
+        return self.computed if self.found is None else self.computed & (self.found == FOUND[0])
+
+    def _known(self, quantity: str, places: BoolArray | None = None) -> FloatArray:
+        """The values at all places computed, or some of them."""
         if quantity not in self.values:
             raise InputError(f"the path has no quantity {quantity!r}; {nearest(quantity, self.values)}")
-        return self.values[quantity][self.computed]
+        return self.values[quantity][self.computed if places is None else places]
 
-    def _replicates(self, quantity: str) -> FloatArray:
+    def _replicates(self, quantity: str, places: BoolArray | None = None) -> FloatArray:
         """(places computed, groups): those of groups that have samples; (places computed, 0) where there are none."""
+        places = self.computed if places is None else places
         if quantity not in self.replicates:
-            return np.zeros((int(self.computed.sum()), 0))
-        found = self.replicates[quantity][self.computed]
+            return np.zeros((int(places.sum()), 0))
+        found = self.replicates[quantity][places]
         return found[:, ~np.isnan(found).all(0)]
 
     def _extremum(self, quantity: str, find: Any) -> Extremum:

@@ -31,7 +31,9 @@ def path_columns(path: Path) -> Columns:
 def path_tables(path: Path, title: str) -> Iterator[Table]:
     """What was measured along the path, and the numbers made of it."""
     way = "tol= asks for less" if path.found is None else "more places t= tell"
-    which = "barrier, mode connectivity and mean" if path.found is None else "the barrier"
+    which = (
+        "barrier, mode connectivity and mean" if path.found is None else "barrier and mode connectivity, of full passes"
+    )
     mc = number(path.mc, stderr=path.mc.stderr, rounding=path.mc_rounding)
     yield pairs_table(
         title,
