@@ -76,3 +76,12 @@ def around(values: FloatArray, reach: int = 1) -> FloatArray:
     shifts = [s for s in np.ndindex(*(2 * reach + 1,) * values.ndim) if any(k != reach for k in s)]
     cuts = [tuple(slice(k, k + size) for k, size in zip(s, values.shape, strict=True)) for s in shifts]
     return np.stack([wide[cut] for cut in cuts])
+
+
+def above_ends(t: FloatArray, values: FloatArray) -> FloatArray:
+    """Values (n, ...) minus the straight line between the first and the last of them, at places t (n,) from 0 to 1."""
+    t = t.reshape(-1, *[1] * (values.ndim - 1))
+    with np.errstate(invalid="ignore"):
+        result: FloatArray = values - ((1 - t) * values[0] + t * values[-1])
+    result[[0, -1]] = np.where(np.isfinite(result[[0, -1]]), 0.0, np.nan)
+    return result

@@ -294,10 +294,29 @@ class Objective:
         Numerators are (quantities, n), denominators (quantities,). A value is the mean over all samples of numerator /
         mean denominator. Both are NaN for quantities of which only batch values are known.
         """
-        estimates, _, totals = self._estimated(theta, buffers, group, full_precision, None, chosen)
+        found, _, units, weights = self.estimates_replicates_and_samples(
+            theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision, replicates=False
+        )
+        return found, units, weights
+
+    def estimates_replicates_and_samples(
+        self,
+        theta: Any = None,
+        *,
+        chosen: ChosenSamples,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+        full_precision: bool = False,
+        replicates: bool = True,
+    ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray, FloatArray]:
+        """What `estimates_and_replicates` and `estimates_and_samples` return, of one pass; {} without `replicates`."""
+        if replicates and self._groups is None:
+            self._groups = SampleGroups(self._data, self.device)
+        groups = self._groups if replicates else None
+        estimates, left_out, totals = self._estimated(theta, buffers, group, full_precision, groups, chosen)
         weights: FloatArray = totals[:, 2] / totals[:, 0]
         single = np.array([estimate.unit == "sample" for estimate in estimates.values()])
-        return estimates, chosen.taken(group), np.where(single, weights, np.nan)
+        return estimates, left_out, chosen.taken(group), np.where(single, weights, np.nan)
 
     def _estimated(
         self,

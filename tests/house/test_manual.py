@@ -235,6 +235,8 @@ WORDS = {
     "pca": "surface",
     "bf16": "surface",
     "precise": "surface",
+    "lines": "profiles",
+    "line": "path",
     "sampled": "spectrum",
     "eigenvalues": "spectrum",
 }
@@ -261,8 +263,10 @@ def results(out: Path) -> dict[str, Path]:
     ls.measure_surface(fast, ls.random_plane(fast), **grid, out=out / "bf16")
     ls.measure_surface(objective, ls.random_plane(objective), **grid, error=0.1, out=out / "precise")
     ls.measure_profiles(objective, n=2, x=(-1, 1, 3), out=out / "profiles")
+    ls.measure_profiles(objective, n=2, x=(-1, 1, 3), error=0.1, out=out / "lines")
     curve = ls.fit_curve(objective, *states[:2], epochs=1, out=out / "curve")
     ls.measure_path(objective, curve, t=3, test=data, out=out / "path")
+    ls.measure_path(objective, curve, t=3, error=0.1, out=out / "line")
     ls.measure_connectivity(objective, states[:2], epochs=1, t=3, align="weights", out=out / "connectivity")
     ls.measure_agreement(objective, states, features="1", out=out / "agreement")
     some: dict[str, Any] = {"trace": "hutchinson", "trace_tol": 0.5}

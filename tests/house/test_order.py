@@ -24,7 +24,7 @@ ORDER = (
     ("landscape.objective",),
     ("landscape.checkpoints",),
     ("landscape.planes", "landscape.network"),
-    ("landscape.curvature", "landscape.descents"),
+    ("landscape.curvature", "landscape.descents", "landscape.precise"),
     ("landscape.studies",),
     ("landscape.opening",),
     ("landscape.compat", "landscape.lightning_callback", "landscape.transformers_callback"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from surface_cases import data, network
+from surface_cases import data, many_samples, network
 
 import landscape as ls
 from landscape.run.comm import world
@@ -24,6 +24,15 @@ def ends() -> list[dict[str, torch.Tensor]]:
     return [first.state_dict(), second.state_dict()]
 
 
+def far_ends() -> list[dict[str, torch.Tensor]]:
+    """The same, the second so far that there is a barrier between them."""
+    first, second = ends()
+    for name, values in second.items():
+        if values.is_floating_point() and "running" not in name:
+            values.add_(2 * torch.randn(values.shape, generator=torch.Generator().manual_seed(5)))
+    return [first, second]
+
+
 def path(**options: object) -> Path:
     """A refined path with the spread of its statistics."""
     objective = ls.Objective(network(), "cross_entropy", data(), metrics=("error",))
@@ -37,10 +46,20 @@ def path_bytes(**options: object) -> str:
     return b"".join(array.tobytes() for array in arrays).hex()
 
 
+def precise_bytes(**options: object) -> str:
+    """A path to a stated error, in several rounds."""
+    found = measure_path(many_samples(), far_ends(), t=13, error=0.004, **options)  # type: ignore[arg-type]
+    assert found.error is not None
+    assert found.found is not None
+    arrays = [found.values["loss"], found.error["loss"], found.stderr["accuracy"], found.found]
+    return b"".join(array.tobytes() for array in [*arrays, found.replicates["loss"]]).hex()
+
+
 def results() -> dict[str, str]:
     """The bytes of each way to share the work."""
     cases: dict[str, Callable[[], str]] = {
         "places over ranks": path_bytes,
         "data over ranks": lambda: path_bytes(ranks_per_item=world().size),
+        "to an error": precise_bytes,
     }
     return {name: case() for name, case in cases.items()}

@@ -46,6 +46,15 @@ def precise_bytes(**options: Any) -> str:
     return b"".join(array.tobytes() for array in arrays).hex()
 
 
+def lines_bytes(**options: Any) -> str:
+    """Profiles in several rounds, the last of few items."""
+    profiles = ls.measure_profiles(many_samples(), 2, (-8, 8, 9), seed=3, error=0.005, **options)
+    assert profiles.error is not None
+    assert profiles.found is not None
+    arrays = [profiles.values["loss"], profiles.error["loss"], profiles.stderr["accuracy"], profiles.found]
+    return b"".join(array.tobytes() for array in arrays).hex()
+
+
 def surface_bytes(**options: object) -> str:
     objective = ls.Objective(network(), "cross_entropy", data(), metrics=("accuracy",))
     plane = ls.random_plane(objective, seed=3)
@@ -61,6 +70,7 @@ def results() -> dict[str, str]:
         "data over ranks": lambda: surface_bytes(ranks_per_item=size),
         "to an error": precise_bytes,
         "to an error, data over ranks": lambda: precise_bytes(ranks_per_item=size),
+        "profiles to an error": lines_bytes,
         "in the model's memory": streamed_bytes,
         "batchnorm": lambda: surface_bytes(batchnorm="reestimated", ranks_per_item=size),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -24,6 +25,9 @@ from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL, REPLICATES, evaluated, replicate_columns, replicated
 from landscape.objective.trees import digest
+from landscape.planes.grid import Grid
+from landscape.precise.task import SHARE, PreciseTask, require_objective, settled
+from landscape.precise.told import error_attributes, error_fields
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
@@ -95,9 +99,13 @@ class _Plan:
 
 
 class PathTask:
-    """Places of a curve; then, with `tol`, rounds of more of them; then parts of the statistics data at two of them."""
+    """Places of a curve; then, with `tol`, rounds of more of them; then parts of the statistics data at two of them.
+
+    The places `alone` are what a path to a stated error is made of; see `Points`.
+    """
 
     headline = "loss"
+    lines, highest = 1, True
 
     def __init__(
         self,
@@ -109,6 +117,7 @@ class PathTask:
         statistics: Any = None,
         test: Any = None,
         tol: float | None = None,
+        alone: bool = False,
     ) -> None:
         curve = curve.placed(objective)
         _check_length(curve)
@@ -123,8 +132,11 @@ class PathTask:
         self._objective, self._curve = objective, curve
         self._test = objective.elsewhere(test) if test is not None else None
         self._theta = torch.empty_like(curve.control_points[0])
+        self.grid, self.anchors = Grid({"t": t}), list[int]()
         parts = 0
-        if self._statistics.data is not None and (self._pool.divisible or self._pool.count >= _PARTS):
+        if alone:
+            pass
+        elif self._statistics.data is not None and (self._pool.divisible or self._pool.count >= _PARTS):
             parts = _PARTS
         elif self._statistics.data is not None:
             logger.warning(
@@ -189,6 +201,13 @@ class PathTask:
             row |= {f"test_{name}": value for name, value in replicated(self._test, theta, buffers, group).items()}
         return row
 
+    @contextmanager
+    def at(self, index: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor] | None, bool]]:
+        """(theta, buffers, False) of a place of the first round; see `Points`."""
+        t = self._items[index].t
+        theta = self._curve.point(t, self._theta)
+        yield theta, self._buffers(t, theta), False
+
     def extend(self, rows: Rows) -> int:
         """See `Task`. Rows found in a folder are to be given here before their run goes on."""
         self._items = self._plan.items(rows)
@@ -222,10 +241,28 @@ def path_task(
     *,
     test: Any = None,
     tol: float | None = None,
-) -> PathTask:
+    error: float | None = None,
+    scale: str = "relative",
+    share: float = SHARE,
+) -> PathTask | PreciseTask:
     """The task of `measure_path`."""
+    require_objective(objective, error, scale, share)
     joined = curve if isinstance(curve, Curve) else _line(objective, curve)
-    return PathTask(objective, joined, places_of(t), batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
+    options = {"batchnorm": batchnorm, "statistics": statistics}
+    if error is None:
+        return PathTask(objective, joined, places_of(t), test=test, tol=tol, **options)
+    if tol is not None:
+        raise InputError(
+            f"tol={tol} and error={error} are both given: tol adds places, which error measures on samples; leave one "
+            "out, or give more places t"
+        )
+    if test is not None:
+        raise InputError(
+            "test and error are both given, and samples are chosen of one set of data; measure the test data in a run "
+            "of its own, with an Objective of them"
+        )
+    task = PathTask(objective, joined, places_of(t), alone=True, **options)
+    return PreciseTask(objective, task, error, scale, share)
 
 
 @of_objective
@@ -238,6 +275,9 @@ def measure_path(
     *,
     test: Any = None,
     tol: float | None = None,
+    error: float | None = None,
+    scale: str = "relative",
+    share: float = SHARE,
     out: str | FilePath | None = None,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
@@ -265,6 +305,14 @@ def measure_path(
     that the first places show a trace of. Intervals are split down to 2^-20 and up to about 1,000 places; a warning
     tells where that was not enough.
 
+    With an `error` the work is what that takes: full passes at five places, the ends among them, and samples of a
+    common sub-sample at the others, regressed on what is better known nearby, until the standard error of the loss, as
+    an estimate of what a full pass gives, is at most `error` at a `share` of the places; then a full pass where the
+    loss is highest above the line between the ends, and more samples where it may be higher still, until the barrier is
+    known to `error` at these places. `scale` says in which unit; see `measure_surface`. `Path.error` and `Path.found`
+    then tell how well each place is known, `Path.peak` what is left unknown of the barrier and of its place, and
+    `attributes["work"]` what was spent. `statistics_stderr` is not measured then; it takes no `test` and no `tol`.
+
     `out` is the run folder: rows found there are not computed again, and when all are there it holds `landscape.h5`.
     The ranks share items, and `ranks_per_item` of them the data of each. `limit_items` ends the run after so many new
     rows; the path is then masked where nothing was computed, as it is where places failed and a `tolerance` leaves them
@@ -276,12 +324,12 @@ def measure_path(
 
     task = agree(
         comm,
-        lambda: path_task(objective, curve, t, batchnorm, statistics, test=test, tol=tol),
+        lambda: path_task(
+            objective, curve, t, batchnorm, statistics, test=test, tol=tol, error=error, scale=scale, share=share
+        ),
     )
-    found = agree(comm, lambda: _found_rows(task, out) if comm.rank == 0 and out is not None else None)
-    found = comm.broadcast(found)
-    if found is not None:
-        task.extend(found)  # items of later rounds follow from the rows of the earlier ones
+    if isinstance(task, PathTask):
+        _go_on(task, out)
     run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
@@ -303,8 +351,26 @@ def measure_path(
     return path
 
 
+def _go_on(task: PathTask, out: str | FilePath | None) -> None:
+    """Tell a task the rows in its folder: items of later rounds follow from those of the earlier ones."""
+    comm = world()
+    found = agree(comm, lambda: _found_rows(task, out) if comm.rank == 0 and out is not None else None)
+    found = comm.broadcast(found)
+    if found is not None:
+        task.extend(found)
+
+
 def path_from_rows(description: Description, rows: Rows, history: History) -> Path:
     """The result in the rows of a path task, masked where rows are missing."""
+    if "precision_asked" not in description.identity:
+        return _of_places(description, rows, history)
+    found = settled(description, rows, history.failed)
+    path = _of_places(description, found.rows, history)
+    attributes = {**path.attributes, **error_attributes(found)}
+    return replace(path, attributes=attributes, **error_fields(found, path.t.shape))
+
+
+def _of_places(description: Description, rows: Rows, history: History) -> Path:
     about, identity = description.about, description.identity
     items = _Plan.of(description).items(rows)
     width = len(rows.done)

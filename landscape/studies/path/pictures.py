@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from landscape_kernels.gaps import above_ends
 from landscape_kernels.rounding import settled
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,12 +14,13 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError, nearest
 from landscape.pictures.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled
+from landscape.precise.told import UNSURE
 from landscape.results.kind import Asked, Pictures
 from landscape.results.quantities import words
-from landscape.studies.path.result import Path, above_ends
+from landscape.studies.path.result import Path
 
 AGAINST = ("t", "arc")
-_MARKS = ("ends", ERROR, "line between the ends", "NaN or Inf")  # last in the legend
+_MARKS = ("ends", ERROR, UNSURE, "line between the ends", "NaN or Inf")  # last in the legend
 _FRACTIONS = ("error", "accuracy")  # drawn in per cent
 _DENSE, _APART = 31, 10  # places up to which each is marked; beyond, one of so many is
 _SEEN = 0.08  # barriers lower than this share of the panel's height have no arrow; the sentence below tells them
@@ -39,6 +41,7 @@ def plot_paths(
     a line with its band of 2 standard errors (population), and its ends are squares. Values on the test data are dashed
     with hollow marks, and have a colour of their own where there is only one path. In the panel of the loss a dotted
     line joins the ends, and an arrow from it shows the barrier. `against` is "t" or "arc", the length along the curve.
+    Of paths measured to a stated error a grey band has 2 of these errors.
     NaN and Inf are crosses at the border, and the sentence below counts them and places not computed.
 
     Raises InputError for no path, as many labels as paths, unknown `quantities` or `against`.
@@ -101,6 +104,10 @@ def _draw(ax: Axes, path: Path, name: str, label: str, number: int, against: str
         ax.plot(x, values, linestyle=stroke, label=text, **marks, **look)
         band: dict[str, Any] = {"color": look["color"], "alpha": 0.2, "linewidth": 0, "label": ERROR}
         ax.fill_between(x, values - error, values + error, **band)
+        unsure = 2 * factor * (path.error or {}).get(quantity, np.zeros(len(x)))
+        if unsure[known].any():
+            off: dict[str, Any] = {"color": "0.45", "alpha": 0.4, "linewidth": 0, "label": UNSURE}
+            ax.fill_between(x, values - unsure, values + unsure, **off)
         ends: dict[str, Any] = {"color": look["color"], "markeredgecolor": "black", "markersize": 6, "zorder": 4}
         ax.plot(x[[0, -1]], values[[0, -1]], "s", label="ends", **ends)
         for bad, height in ((np.isposinf, 0.97), (np.isneginf, 0.03), (np.isnan, 0.03)):

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
+from landscape_kernels.gaps import above_ends
 from landscape_kernels.moments import jackknife
 from landscape_kernels.rounding import rounding_of
 
 from landscape.errors import InputError, nearest
+from landscape.precise.rounds import squared_rises
+from landscape.precise.told import FOUND, precision_words
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
 
@@ -22,10 +26,16 @@ if TYPE_CHECKING:
 # How far a second divided difference may be below the largest curvature near it. With 1, the parabola through a place
 # and its neighbours would never rise above a place in the middle of a narrow bump.
 _SAFETY = 4.0
+_NAN = float("nan")
 _BELOW = 3.0  # errors below the line between the ends, from which on a barrier of 0 has no error
 MC = "1/2 (E(0) + E(1)) - E(t*), t* = argmax_t |E(t) - 1/2 (E(0) + E(1))| over the places t; below 0 is a barrier"
 BARRIER = "max_t [L(t) - ((1 - t) L(0) + t L(1))] over the places t; above 0 is a barrier"
 MEAN = "1/length int L ds over arc length s, by the trapezoid rule between the places t"
+PEAK = (
+    "where the loss is highest above the line between the ends: height (the barrier) and t; error, one standard error "
+    "of samples that were not looked at; beyond, how far the loss between the places may rise above it; first and last "
+    "of the places that may be the highest"
+)
 DEFINITIONS: Mapping[str, str] = {
     "length": "int_0^1 |gamma'(t)| dt, in parameter units",
     "distance": "|gamma(1) - gamma(0)|, in parameter units",
@@ -58,6 +68,24 @@ class Extremum:
         return self.value
 
 
+@dataclass(frozen=True)
+class Peak:
+    """Where the loss is highest above the line between the ends, and what is not known of that; NaN without the ends.
+
+    Of full passes at the places t. `error`^2 is the error of the height there, squared, plus the sum over the others of
+    E[max(0, h + e Z)^2], h how far a place is below the highest, e its error (so the barrier is not much lower, where
+    `error` is of places that may be higher). `first` and `last` are the ends of the places that may be the highest: at
+    most 2 errors below it.
+    """
+
+    height: float  # the barrier
+    t: float  # in [0, 1]
+    error: float  # one standard error, of samples that were not looked at; 0 where all places had full passes
+    beyond: float  # how far the loss between the places may rise above it, by second differences; see `upper_bounds`
+    first: float  # in [0, t]
+    last: float  # in [t, 1]
+
+
 @dataclass(frozen=True, repr=False)
 class Path(Result):
     """Quantities at places t of a curve gamma(t), from one model at t = 0 to another at t = 1.
@@ -66,6 +94,10 @@ class Path(Result):
     end that they need is not. All places are measured on the same samples, so such a number is known better than the
     values it is made of: its `stderr` is a jackknife over the `replicates` (see DEFINITIONS), with the number of groups
     as its `n`, and NaN where there are none, as in paths that earlier versions measured.
+
+    Of a path to a stated error `barrier`, `rebasin_barrier` and `mc` are made of the places that had full passes alone,
+    and have errors for new samples; what is not known of the barrier is told by `peak`. `maximum`, `minimum` and `mean`
+    are of all places and as unsure as `error` says; the mean has no error for new samples.
     """
 
     t: FloatArray  # (n,), ascending from 0 to 1
@@ -78,15 +110,21 @@ class Path(Result):
     statistics_stderr: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (n,); see DEFINITIONS
     attributes: Mapping[str, Any] = field(default_factory=dict)  # curve, BatchNorm, data, provenance
     replicates: Mapping[str, FloatArray] = field(default_factory=dict)  # quantity -> (n, groups); see DEFINITIONS
+    # Of paths measured to a stated error: quantity -> one standard error of what a full pass gives, (n,)
+    error: Mapping[str, FloatArray] | None = None
+    found: npt.NDArray[np.str_] | None = None  # (n,), how each value was found: "anchor", "sampled" or ""
+    error_sampling: Mapping[str, FloatArray] | None = None  # the parts of it, the squares of which add up to its square
+    error_interpolation: Mapping[str, FloatArray] | None = None  # 0: every place is measured
 
     def __repr__(self) -> str:
         about = f"Path({', '.join(self.values)} at {len(self.t)} places, {int(self.computed.sum())} computed"
-        return f"{about}, barrier={self.barrier:.4g}, mc={self.mc:.4g})"
+        asked = f", {words}" if (words := precision_words(self.attributes)) else ""
+        return f"{about}, barrier={self.barrier:.4g}, mc={self.mc:.4g}{asked})"
 
     @property
     def complete(self) -> bool:
-        """Whether every place was computed."""
-        return bool(self.computed.all())
+        """Whether every place was computed, and to a stated error all rounds."""
+        return bool(self.computed.all() and self.attributes.get("finished", True))
 
     @property
     def maximum(self) -> dict[str, Extremum]:
@@ -138,10 +176,10 @@ class Path(Result):
 
         t* is found anew in each replicate, so that the error is large where two places are about as far from the ends.
         """
-        values = self._known(quantity)
+        values = self._known(quantity, self._full)
         if not self._has_ends:
             return _UNKNOWN
-        return _estimate(mode_connectivity(values), mode_connectivities(self._replicates(quantity)))
+        return _estimate(mode_connectivity(values), mode_connectivities(self._replicates(quantity, self._full)))
 
     @property
     def barrier(self) -> Estimate:
@@ -155,13 +193,13 @@ class Path(Result):
         to 3 of its errors or by rounding: how far above 0 the barrier may be. Where it lies further below, the barrier
         is 0 whatever the samples and the error NaN, as it is where there is no place between the ends.
         """
-        values, t = self._known(quantity), self.t[self.computed]
+        values, t = self._known(quantity, self._full), self.t[self._full]
         if not self._has_ends:
             return _UNKNOWN
         of_groups = np.zeros(0)
         if len(t) > 2:
             top = 1 + int(np.argmax(above_ends(t, values)[1:-1]))
-            of_groups = above_ends(t, self._replicates(quantity))[top]
+            of_groups = above_ends(t, self._replicates(quantity, self._full))[top]
             height = above_ends(t, values)[top]
             limit = max(_BELOW * jackknife(of_groups)[0], self.rounding_of(quantity))
             if height < -limit:
@@ -169,11 +207,33 @@ class Path(Result):
         return _estimate(barrier(t, values), of_groups)
 
     @property
+    def peak(self) -> Peak:
+        """Where the loss is highest above the line between the ends, and what is not known of that; see `Peak`."""
+        t, values = self.t[self.computed], self._known("loss")
+        if not self._has_ends or not np.isfinite(values).all():
+            height = barrier(t, values) if self._has_ends else _NAN
+            return Peak(height, _NAN, _NAN, _NAN, _NAN, _NAN)
+        error = np.zeros(len(t)) if self.error is None else self.error["loss"][self.computed]
+        heights = above_ends(t, values)
+        top = int(np.argmax(heights))
+        others = np.delete(np.arange(len(t)), top)
+        rises = squared_rises(heights[others] - heights[top], np.hypot(error[others], error[top]))
+        reach = t[heights + 2 * (error + error[top]) >= heights[top]]
+        return Peak(
+            float(heights[top]),
+            float(t[top]),
+            float(np.sqrt(error[top] ** 2 + rises.sum())),
+            maximum_excess(t, heights),
+            float(reach[0]),
+            float(reach[-1]),
+        )
+
+    @property
     def rebasin_barrier(self) -> Estimate:
         """max_t L(t) - 1/2 (L(0) + L(1)) of the loss, as Git Re-Basin defines it; above 0 is a barrier."""
         if not self._has_ends:
             return _UNKNOWN
-        values, of_groups = self._known("loss"), self._replicates("loss")
+        values, of_groups = self._known("loss", self._full), self._replicates("loss", self._full)
         with np.errstate(invalid="ignore"):
             height = values.max() - (values[0] + values[-1]) / 2
             return _estimate(height, of_groups[np.argmax(values)] - (of_groups[0] + of_groups[-1]) / 2)
@@ -195,18 +255,25 @@ class Path(Result):
 
     @property
     def _has_ends(self) -> bool:
-        return len(self.t) > 1 and bool(self.computed[0] and self.computed[-1])
+        return len(self.t) > 1 and bool(self._full[0] and self._full[-1])
 
-    def _known(self, quantity: str) -> FloatArray:
+    @property
+    def _full(self) -> BoolArray:
+        """(n,), the places that had full passes: all that were computed, but where an error was asked for."""
+        return self.computed if self.found is None else self.computed & (self.found == FOUND[0])
+
+    def _known(self, quantity: str, places: BoolArray | None = None) -> FloatArray:
+        """The values at all places computed, or some of them."""
         if quantity not in self.values:
             raise InputError(f"the path has no quantity {quantity!r}; {nearest(quantity, self.values)}")
-        return self.values[quantity][self.computed]
+        return self.values[quantity][self.computed if places is None else places]
 
-    def _replicates(self, quantity: str) -> FloatArray:
+    def _replicates(self, quantity: str, places: BoolArray | None = None) -> FloatArray:
         """(places computed, groups): those of groups that have samples; (places computed, 0) where there are none."""
+        places = self.computed if places is None else places
         if quantity not in self.replicates:
-            return np.zeros((int(self.computed.sum()), 0))
-        found = self.replicates[quantity][self.computed]
+            return np.zeros((int(places.sum()), 0))
+        found = self.replicates[quantity][places]
         return found[:, ~np.isnan(found).all(0)]
 
     def _extremum(self, quantity: str, find: Any) -> Extremum:
@@ -262,15 +329,6 @@ def barrier(t: FloatArray, values: FloatArray) -> float:
     2.0
     """
     return float(np.max(above_ends(t, values)))
-
-
-def above_ends(t: FloatArray, values: FloatArray) -> FloatArray:
-    """Values (n, ...) minus the straight line between the first and the last of them, at places t (n,) from 0 to 1."""
-    t = t.reshape(-1, *[1] * (values.ndim - 1))
-    with np.errstate(invalid="ignore"):
-        result: FloatArray = values - ((1 - t) * values[0] + t * values[-1])
-    result[[0, -1]] = np.where(np.isfinite(result[[0, -1]]), 0.0, np.nan)
-    return result
 
 
 def arc_mean(arc: FloatArray, values: FloatArray) -> float:

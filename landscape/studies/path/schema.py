@@ -6,15 +6,17 @@ path    loss (t), loss_stderr, error, test_loss, ..., arc, computed, loss_statis
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path as FilePath
 from typing import Any
 
 from landscape.files import hdf5
 from landscape.files.schema import read_attributes, reading
 from landscape.objective.rows import REPLICATES
+from landscape.precise.told import error_variables, found_variable, read_errors
 from landscape.results.estimate import Estimate
 from landscape.results.quantities import long_name
-from landscape.studies.path.result import DEFINITIONS, Path
+from landscape.studies.path.result import DEFINITIONS, PEAK, Path
 
 _STATISTICS = "_statistics_stderr"
 _NAMES = "derived"  # attributes that follow from the arrays, separated by spaces
@@ -34,6 +36,7 @@ def read_path(tree: hdf5.Group, file: str | FilePath) -> Path:
             computed=v["computed"].data,
             statistics_stderr={name: v[name + _STATISTICS].data for name in names if name + _STATISTICS in v},
             replicates={name: v[name + REPLICATES].data for name in names if name + REPLICATES in v},
+            **read_errors(v, names),
             attributes=read_attributes(tree, "path", ("quantities", _NAMES, *str(group.attributes[_NAMES]).split())),
         )
 
@@ -49,6 +52,8 @@ def path_group(path: Path) -> hdf5.Group:
         variables[name] = _variable(values, long_name(name))
         text = f"standard error of {name} over samples, as an estimate for the population"
         variables[f"{name}_stderr"] = _variable(path.stderr[name], text)
+        variables |= error_variables(path, name, ("t",))
+    variables |= found_variable(path, ("t",))
     for name, values in path.statistics_stderr.items():
         text = f"standard error of {name} from sampling BatchNorm statistics: {DEFINITIONS['statistics_stderr']}"
         variables[name + _STATISTICS] = _variable(values, text)
@@ -68,6 +73,8 @@ def _numbers(path: Path) -> dict[str, Any]:
     numbers: dict[str, Any] = {"length": path.length, "distance": path.distance, "maximum_excess": path.maximum_excess}
     numbers |= {"mc_quantity": path.mc_quantity, **_with_error("mc", path.mc), **_with_error("barrier", path.barrier)}
     numbers |= _with_error("rebasin_barrier", path.rebasin_barrier)
+    if path.found is not None:
+        numbers |= {f"peak_{name}": value for name, value in asdict(path.peak).items()} | {"peak_definition": PEAK}
     for name, mean in path.mean.items():
         high, low = path.maximum[name], path.minimum[name]
         numbers |= _with_error(f"mean_{name}", mean)

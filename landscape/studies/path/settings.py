@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from annotated_types import Gt
+from annotated_types import Gt, Le
 
 from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
+from landscape.precise.task import SCALES, SHARE
 from landscape.results.settings import OneOf
 
 
@@ -30,8 +31,11 @@ Places = Annotated[int | tuple[float, ...], _Places()]
 
 @dataclass(frozen=True)
 class PathSettings:
-    """The places on the curve, BatchNorm there, and how exactly the largest loss is to be known; see `measure_path`."""
+    """The places on the curve, BatchNorm there, and how exactly the losses are to be known; see `measure_path`."""
 
     t: Places = 61
     batchnorm: Annotated[str, OneOf(BATCHNORM_MODES)] | None = None
     tol: Annotated[float, Gt(0)] | None = None
+    error: Annotated[float, Gt(0)] | None = None
+    scale: Annotated[str, OneOf(SCALES)] = "relative"
+    share: Annotated[float, Gt(0), Le(1)] = SHARE

@@ -10,6 +10,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.rounding import settled
 
+from landscape.precise.told import error_columns, found_column, precision_pairs
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Line
 from landscape.results.tables import Cell, Table, number, pairs_table
@@ -21,14 +22,18 @@ def path_columns(path: Path) -> Columns:
     """A row for each place: t, arc length, quantities and their `_stderr` and `_statistics_stderr`, computed."""
     columns: dict[str, Any] = {"t": path.t, "arc": path.arc}
     for name, values in path.values.items():
-        columns |= {name: values, f"{name}_stderr": path.stderr[name]}
+        columns |= {name: values, f"{name}_stderr": path.stderr[name], **error_columns(path, name)}
         if name in path.statistics_stderr:
             columns[f"{name}_statistics_stderr"] = path.statistics_stderr[name]
-    return {**columns, "computed": path.computed}
+    return {**columns, **found_column(path), "computed": path.computed}
 
 
 def path_tables(path: Path, title: str) -> Iterator[Table]:
     """What was measured along the path, and the numbers made of it."""
+    way = "tol= asks for less" if path.found is None else "more places t= tell"
+    which = (
+        "barrier, mode connectivity and mean" if path.found is None else "barrier and mode connectivity, of full passes"
+    )
     mc = number(path.mc, stderr=path.mc.stderr, rounding=path.mc_rounding)
     yield pairs_table(
         title,
@@ -37,12 +42,14 @@ def path_tables(path: Path, title: str) -> Iterator[Table]:
             "length": length(path.length, path.distance),
             **what(path.attributes),
             "barrier of the loss": number(path.barrier, stderr=path.barrier.stderr, rounding=path.rounding_of("loss")),
-            **between_places(path.maximum_excess, path.rounding_of("loss"), "tol= asks for less"),
+            **between_places(path.maximum_excess, path.rounding_of("loss"), way),
             "mode connectivity": Cell(
                 f"{mc.text}, of the {path.mc_quantity}; below 0 is a barrier", mc.value, mc.stderr
             ),
             "errors": path.attributes.get("error", ""),
-            **of_numbers(path.replicates, "barrier, mode connectivity and mean"),
+            **precision_pairs(path),
+            **_peak(path),
+            **of_numbers(path.replicates, which),
         },
     )
     means, largest, smallest = path.mean, path.maximum, path.minimum
@@ -63,6 +70,21 @@ def path_tables(path: Path, title: str) -> Iterator[Table]:
     known = {name: Cell(f"at most {error:.2g}", error) for name, error in most.items()}
     if known:
         yield pairs_table("standard error from estimating BatchNorm statistics", known)
+
+
+def _peak(path: Path) -> dict[str, str]:
+    """What is not known of the barrier of a path to a stated error."""
+    if path.found is None:
+        return {}
+    peak = path.peak
+    error = settled(peak.error, 0.0, path.rounding_of("loss"))
+    if peak.height == 0:
+        return {"error of the barrier": f"{error:.2g}; no place measured lies above the line between the ends"}
+    between = "" if peak.first == peak.last else f", it may be anywhere from {peak.first:.4g} to {peak.last:.4g}"
+    return {
+        "error of the barrier": f"{error:.2g}, of samples not looked at",
+        "place of the barrier": f"t = {peak.t:.4g} of the places measured{between}",
+    }
 
 
 def between_places(excess: float, rounding: float, way: str) -> dict[str, Cell]:

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray, IntArray
+from landscape_kernels.gaps import above_ends
 
 from landscape.pictures.numbers import extremes, numbers
 from landscape.pictures.views import (
     Picture,
     View,
+    band,
     band_and_line,
     known_text,
     lines,
@@ -21,8 +23,9 @@ from landscape.pictures.views import (
     plain_text,
     thinned_note,
 )
+from landscape.precise.told import UNSURE
 from landscape.results.quantities import words
-from landscape.studies.path.result import Path, above_ends
+from landscape.studies.path.result import Path
 from landscape.studies.path.tables import path_columns
 
 _ALONG = (
@@ -60,6 +63,10 @@ def views_along(paths: Sequence[tuple[Path, str, str]], most: int) -> dict[str, 
                     path.t[kept], values, path.stderr[name][kept], known, name, "t", colour=colour, label=text
                 )
                 found[-1]["line"]["dash"] = dash
+                unsure = 2 * (path.error or {}).get(name, np.zeros(len(path.t)))[kept]
+                if unsure[known].any():
+                    at = path.t[kept]
+                    found.insert(0, band(at, values - unsure, values + unsure, known, "@orange", UNSURE))
                 if dash == "dash":
                     found[-1]["marker"]["symbol"] = "circle-open"
                 traces += found + marks(path.t, path.values[name], path.computed, "t", most)
@@ -82,6 +89,8 @@ def _path_alt(path: Path) -> str:
     first, last = (known_text(path.values["loss"][k], path.stderr["loss"][k], 4, rounding=rounding) for k in (0, -1))
     alt = f"Values at {len(path.t)} places from one model to the other; the loss is {first} at one end and {last} at "
     alt += f"the other, its barrier {known_text(path.barrier, path.barrier.stderr, 4, rounding=rounding)}"
+    if path.error is not None:
+        alt += f" with an error of {path.peak.error:.2g} by samples not looked at"
     alt += not_finite_text(path.computed, path.values["loss"])
     missing = int((~path.computed).sum())
     return alt + (f"; {missing} of {len(path.t)} places not computed." if missing else ".")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from landscape.objective.parameters import blocks_matching
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import random_direction, random_plane
 from landscape.planes.grid import Grid, axis_values
+from landscape.precise.task import SHARE, PreciseTask, require_objective, settled
+from landscape.precise.told import error_attributes, error_fields
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -38,6 +42,7 @@ class ProfilesTask:
     """Item k nx + i: direction k at x[i]; then, for bf16, anchor points in float32 that measure its error."""
 
     headline = "loss"
+    highest = False
 
     def __init__(self, objective: Objective, settings: ProfilesSettings, statistics: Any = None) -> None:
         n, normalize, ignore, seed = settings.n, settings.normalize, settings.ignore, settings.seed
@@ -47,15 +52,16 @@ class ProfilesTask:
         first = random_plane(objective, normalize=normalize, ignore=ignore, seed=seed, axes=1).flat()
         self._objective, self._first, self._seed, self._normalize = objective, first, seed, normalize
         self._ignored = blocks_matching(objective.layout, first.about["ignore"])
-        self._grid = Grid({"x": x, "direction": np.arange(float(n))})
+        self.grid, self.lines = Grid({"x": x}), n
+        self._size = n * x.size
         self._statistics = chosen_statistics(
             objective, settings.batchnorm, statistics, between=False, modes=WITHOUT_ENDS
         )
         self._theta = torch.empty_like(first.centre)
         # The direction in hand, by its number. Points of one direction come one after the other.
         self._held: tuple[int, Tensor] = (0, first.directions[0])
-        self._all_anchors = anchor_points(self._grid) if objective.precision == "bf16" else []
-        self.count = self._grid.size + len(self._all_anchors)
+        self.anchors = anchor_points(self._size) if objective.precision == "bf16" else []
+        self.count = self._size + len(self.anchors)
 
     def describe(self) -> Description:
         """See `Task`."""
@@ -64,26 +70,32 @@ class ProfilesTask:
         identity = {
             "objective": objective.identity(),
             "directions": {**first.identity(), "made": first.made},
-            "n": len(self._grid.axes["direction"]),
-            "x": self._grid.axes["x"].tolist(),
+            "n": self.lines,
+            "x": self.grid.axes["x"].tolist(),
             "batchnorm": self._statistics.mode,
             "statistics": self._statistics.digest,
         }
         about = {
             "device": str(objective.device),
             "statistics_samples": self._statistics.samples,
-            "anchors": self._all_anchors,
+            "anchors": self.anchors,
             "along_axis_0": list(first.about.get("along_axis_0", ())),
         }
         return Description("profiles", dict.fromkeys(names, ()), identity, about)
 
     def evaluate(self, index: int, group: Communicator) -> Row:
         """See `Task`."""
-        anchor = index - self._grid.size
-        x, number = self._grid.coordinates(index if anchor < 0 else self._all_anchors[anchor])
-        theta = perturb_(self._theta, self._first.centre, [self._direction(int(number))], [x])
-        buffers = self._statistics.at(self._objective, theta)
-        return evaluated(self._objective, theta, buffers, group, full_precision=anchor >= 0)
+        with self.at(index) as (theta, buffers, full_precision):
+            return evaluated(self._objective, theta, buffers, group, full_precision=full_precision)
+
+    @contextmanager
+    def at(self, index: int) -> Iterator[tuple[Tensor, Mapping[str, Tensor] | None, bool]]:
+        """(theta, buffers, whether autocast is left off) of an item."""
+        anchor = index - self._size
+        number, place = divmod(index if anchor < 0 else self.anchors[anchor], self.grid.size)
+        (x,) = self.grid.coordinates(place)
+        theta = perturb_(self._theta, self._first.centre, [self._direction(number)], [x])
+        yield theta, self._statistics.at(self._objective, theta), anchor >= 0
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -99,6 +111,17 @@ class ProfilesTask:
         return self._held[1]
 
 
+def profiles_task(
+    objective: Objective, settings: ProfilesSettings, statistics: Any = None
+) -> ProfilesTask | PreciseTask:
+    """The task of `measure_profiles`."""
+    require_objective(objective, settings.error, settings.scale, settings.share)
+    task = ProfilesTask(objective, settings, statistics)
+    if settings.error is None:
+        return task
+    return PreciseTask(objective, task, settings.error, settings.scale, settings.share)
+
+
 @of_objective
 def measure_profiles(
     objective: Objective,
@@ -111,6 +134,9 @@ def measure_profiles(
     *,
     batchnorm: str | None = None,
     statistics: Any = None,
+    error: float | None = None,
+    scale: str = "relative",
+    share: float = SHARE,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
     tolerance: Tolerance | None = None,
@@ -122,11 +148,18 @@ def measure_profiles(
     One pair of directions is one draw; how much profiles differ over directions tells what a picture of one is worth.
     Direction k is that of axis k of `random_plane(objective, normalize=, ignore=, seed=)`, drawn from (seed, k) alone,
     and `x` is (start, stop, n) with both ends included, or an array of coordinates. The other arguments are those of
-    `measure_surface`. Raises InputError for anything that cannot be measured as asked, before computing; see
-    `run_task` for the rest.
+    `measure_surface`.
+
+    With an `error` the work is what that takes: full passes at five places of each line, of which the centre is common
+    to all, and samples of a common sub-sample elsewhere, regressed on what is better known on the line, until the
+    standard error of the loss, as an estimate of what a full pass gives, is at most `error` at a `share` of the points.
+    Nothing is interpolated. `scale` says in which unit; see `measure_surface`. `Profiles.error` and `Profiles.found`
+    then tell how well each point is known and how it was found, and `attributes["work"]` what was spent.
+
+    Raises InputError for anything that cannot be measured as asked, before computing; see `run_task` for the rest.
     """
-    settings = ProfilesSettings(n, x, normalize, name_tuple(ignore) or (), seed, batchnorm)
-    task = agree(world(), lambda: ProfilesTask(objective, settings, statistics))
+    settings = ProfilesSettings(n, x, normalize, name_tuple(ignore) or (), seed, batchnorm, error, scale, share)
+    task = agree(world(), lambda: profiles_task(objective, settings, statistics))
     run = Measurement(
         out,
         ranks_per_item=ranks_per_item,
@@ -141,6 +174,15 @@ def measure_profiles(
 
 def profiles_from_rows(description: Description, rows: Rows, history: History) -> Profiles:
     """The result in the rows of a profiles task, masked where rows are missing."""
+    if "precision_asked" not in description.identity:
+        return _of_points(description, rows, history)
+    found = settled(description, rows, history.failed)
+    profiles = _of_points(description, found.rows, history)
+    attributes = {**profiles.attributes, **error_attributes(found)}
+    return replace(profiles, attributes=attributes, **error_fields(found, profiles.computed.shape))
+
+
+def _of_points(description: Description, rows: Rows, history: History) -> Profiles:
     identity = description.identity
     x = np.array(identity["x"])
     shape = (int(identity["n"]), x.size)

@@ -13,8 +13,8 @@ from landscape.errors import InputError, nearest
 from landscape.pictures.marks import coordinate_words, counted, mark_nonfinite
 from landscape.pictures.scale import choose_scale
 from landscape.pictures.style import BLUE, ERROR, StyledFigure, cell_borders, finish, hatch_spans, styled
+from landscape.precise.told import UNSURE, quantity_label
 from landscape.results.kind import Asked, Pictures
-from landscape.results.quantities import words
 from landscape.studies.profiles.result import SHARES, Profiles
 
 LEVELS = ("auto", "linear", "log")
@@ -30,8 +30,13 @@ def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str | S
     a decade (an accuracy is linear). Places that no direction has are hatched, NaN and Inf marked, and the sentence
     below counts what is left out.
 
+    Of profiles measured to a stated error each line has a band of 2 of these errors, and they are quantities, too:
+    "loss_error", "loss_error_sampling", "loss_error_interpolation".
+
     Raises InputError for an unknown quantity or `levels`, and log levels of values that are not positive.
     """
+    if quantity not in profiles.values:
+        profiles = profiles.with_errors()
     if quantity not in profiles.values:
         raise InputError(f"the profiles have no quantity {quantity!r}; {nearest(quantity, profiles.values)}")
     if not isinstance(levels, str) or levels not in LEVELS:
@@ -48,11 +53,17 @@ def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str | S
     thin: dict[str, Any] = {"color": "0.55", "linewidth": 0.7, "zorder": 2}
     barred = np.zeros(x.size, dtype=bool)
     barred[:: -(-x.size // _BARRED)] = True
+    off, nowhere, banded = profiles.error or {}, np.zeros(values.shape), False
     for number, (row, error, known) in enumerate(zip(values, profiles.stderr[quantity], finite, strict=True)):
         alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
         label = "each direction" if number == 0 else "_"  # one entry in the legend
         heights = drawn(np.where(known, row, np.nan))
         ax.plot(x, heights, marker=".", markevery=np.flatnonzero(alone).tolist(), label=label, **thin)
+        unsure = off.get(quantity, nowhere)[number]
+        if unsure[known].any():
+            low, high = (drawn(np.where(known, row + side * unsure, np.nan)) for side in (-2, 2))
+            ax.fill_between(x, low, high, color="0.55", alpha=0.35, linewidth=0, label="_" if banded else UNSURE)
+            banded = True
         sure = known & np.isfinite(error) & (barred | alone)
         if sure.any():
             low, high = (np.abs(drawn(row + side * error)[sure] - heights[sure]) for side in (-2, 2))
@@ -74,7 +85,7 @@ def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str | S
     scale.tick(ax.yaxis, scale.heights)
     ax.grid(axis="y")
     ax.set_xlabel(f"x ({coordinate_words(profiles.attributes)})")
-    ax.set_ylabel(words(quantity, profiles.attributes))
+    ax.set_ylabel(quantity_label(profiles, quantity))
     notes = [f"{len(values)} direction{'s' * (len(values) != 1)}", *counted([(values, computed)], "points")]
     notes += [scale.note] if scale.note else []
     return finish(figure, [ax], notes, last=("centre",))

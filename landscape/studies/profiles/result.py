@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
 
 from landscape.errors import InputError, nearest
+from landscape.precise.told import errors_as_quantities, precision_words
 from landscape.results.base import Result
 
 if TYPE_CHECKING:
@@ -28,16 +30,22 @@ class Profiles(Result):
     stderr: Mapping[str, FloatArray]  # quantity -> (n, nx); standard error over samples (population)
     computed: BoolArray  # (n, nx); False where no value was computed yet
     attributes: Mapping[str, Any] = field(default_factory=dict)  # directions, data, precision, provenance
+    # Of profiles measured to a stated error: quantity -> one standard error of what a full pass gives, (n, nx)
+    error: Mapping[str, FloatArray] | None = None
+    found: npt.NDArray[np.str_] | None = None  # (n, nx), how each value was found: "anchor", "sampled" or ""
+    error_sampling: Mapping[str, FloatArray] | None = None  # the parts of it, the squares of which add up to its square
+    error_interpolation: Mapping[str, FloatArray] | None = None  # 0: every point of a line is measured
 
     def __repr__(self) -> str:
         n, nx = self.computed.shape
-        names = ", ".join(self.values)
-        return f"Profiles({names} at {nx} points along {n} directions, {int(self.computed.sum())} computed)"
+        names, done = ", ".join(self.values), int(self.computed.sum())
+        asked = f", {words}" if (words := precision_words(self.attributes)) else ""
+        return f"Profiles({names} at {nx} points along {n} directions, {done} computed{asked})"
 
     @property
     def complete(self) -> bool:
-        """Whether every point was computed."""
-        return bool(self.computed.all())
+        """Whether every point was computed, and to a stated error all rounds."""
+        return bool(self.computed.all() and self.attributes.get("finished", True))
 
     @property
     def mean(self) -> dict[str, FloatArray]:
@@ -62,6 +70,12 @@ class Profiles(Result):
         if not 0 <= share <= 1:
             raise InputError(f"share={share} is not between 0 and 1; 0.5 is the median")
         return self._over_directions(quantity, lambda values: _quantile(values, share), 1)
+
+    def with_errors(self) -> Profiles:
+        """The profiles with their errors as further quantities, as `loss_error`, to be drawn."""
+        errors = errors_as_quantities(self)
+        unknown = dict.fromkeys(errors, np.full(self.computed.shape, np.nan))
+        return replace(self, values={**self.values, **errors}, stderr={**self.stderr, **unknown})
 
     def plot(self, quantity: str | None = None, *, levels: str = "auto") -> Figure:
         """A Figure of every direction with median and band; see `plot_profiles`."""

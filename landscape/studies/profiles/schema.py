@@ -11,6 +11,7 @@ import numpy as np
 
 from landscape.files import hdf5
 from landscape.files.schema import read_attributes, reading
+from landscape.precise.told import error_variables, found_variable, read_errors
 from landscape.results.quantities import long_name
 from landscape.studies.profiles.result import Profiles
 
@@ -18,7 +19,10 @@ _DIMS = ("direction", "x")
 
 
 def profiles_group(profiles: Profiles) -> hdf5.Group:
-    """Variables over (direction, x): each quantity, its `_stderr`, `computed`, and the coordinates."""
+    """Variables over (direction, x): each quantity, its `_stderr`, `computed`, and the coordinates.
+
+    Of profiles measured to a stated error `_error` of each quantity and its parts, and `found`, too.
+    """
     number = {"long_name": "number of the direction, which with the seed fixes it"}
     place = {"long_name": "coordinate along each direction: theta = centre + x d", "units": "1"}
     variables = {
@@ -29,6 +33,8 @@ def profiles_group(profiles: Profiles) -> hdf5.Group:
         text = f"standard error of {name} over samples, as an estimate for the population"
         variables[name] = hdf5.Variable(_DIMS, values, {"long_name": long_name(name), "units": "1"})
         variables[f"{name}_stderr"] = hdf5.Variable(_DIMS, profiles.stderr[name], {"long_name": text, "units": "1"})
+        variables |= error_variables(profiles, name, _DIMS)
+    variables |= found_variable(profiles, _DIMS)
     computed = {"long_name": "whether the point was computed; elsewhere values are NaN and mean nothing", "units": "1"}
     variables["computed"] = hdf5.Variable(_DIMS, profiles.computed, computed)
     return hdf5.Group(variables, {"quantities": " ".join(profiles.values)})
@@ -45,4 +51,5 @@ def read_profiles(tree: hdf5.Group, path: str | Path) -> Profiles:
             {name: v[f"{name}_stderr"].data for name in names},
             v["computed"].data,
             read_attributes(tree, "profiles", structure=("quantities",)),
+            **read_errors(v, names),
         )

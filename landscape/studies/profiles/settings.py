@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 from landscape_kernels.normalise import NORMALIZATIONS
 
 from landscape.objective.batchnorm import WITHOUT_ENDS
 from landscape.planes.grid import Range
+from landscape.precise.task import SCALES, SHARE
 from landscape.results.settings import Names, OneOf
 
 
 @dataclass(frozen=True)
 class ProfilesSettings:
-    """How many directions, along which places, and how they are made; see `measure_profiles`."""
+    """How many directions, along which places, how they are made, and the error asked; see `measure_profiles`."""
 
     n: Annotated[int, Ge(1)] = 10
     x: Range = (-1.0, 1.0, 51)
@@ -23,3 +24,6 @@ class ProfilesSettings:
     ignore: Names = ("bias", "norm")
     seed: int = 0
     batchnorm: Annotated[str, OneOf(WITHOUT_ENDS)] | None = None
+    error: Annotated[float, Gt(0)] | None = None
+    scale: Annotated[str, OneOf(SCALES)] = "relative"
+    share: Annotated[float, Gt(0), Le(1)] = SHARE

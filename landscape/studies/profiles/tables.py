@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from landscape_kernels.rounding import rounding_of, settled
 
+from landscape.precise.told import error_columns, found_column, precision_pairs
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Line
 from landscape.results.tables import Table, number, pairs_table
@@ -24,6 +26,7 @@ def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
             "points": f"{nx} along each, {int(profiles.computed.sum())} of {n * nx} computed",
             **what(about, "seed"),
             "errors": about.get("error", "unknown"),
+            **precision_pairs(profiles),
         },
     )
     low, _, high = (f"{share:.0%} of directions below" for share in SHARES)
@@ -47,12 +50,13 @@ def profiles_tables(profiles: Profiles, title: str) -> Iterator[Table]:
 
 
 def profiles_columns(profiles: Profiles) -> Columns:
-    """A row for each (direction, x): each quantity, its `_stderr`, and whether it was computed."""
+    """A row for each (direction, x): each quantity, its `_stderr` (and errors), and whether it was computed."""
     n, nx = profiles.computed.shape
-    columns = {"direction": np.repeat(np.arange(n), nx), "x": np.tile(profiles.x, n)}
+    columns: dict[str, Any] = {"direction": np.repeat(np.arange(n), nx), "x": np.tile(profiles.x, n)}
     for name, values in profiles.values.items():
         columns |= {name: values.ravel(), f"{name}_stderr": profiles.stderr[name].ravel()}
-    return {**columns, "computed": profiles.computed.ravel()}
+        columns |= error_columns(profiles, name)
+    return {**columns, **found_column(profiles), "computed": profiles.computed.ravel()}
 
 
 def profiles_glance(profiles: Profiles) -> Line:

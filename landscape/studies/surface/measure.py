@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from landscape_kernels.arrays import FloatArray
 
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
@@ -16,6 +15,8 @@ from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL
 from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.planes.plane import Plane
+from landscape.precise.task import SHARE, PreciseTask, require_objective, settled
+from landscape.precise.told import FOUND, error_attributes, error_fields
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.study import of_rows
@@ -25,14 +26,9 @@ from landscape.run.progress import Progress
 from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
-from landscape.studies.surface.precise import SCALES, SHARE, PreciseTask, Settled, settled
-from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
+from landscape.studies.surface.result import Points, Surface
 from landscape.studies.surface.task import SurfaceTask, precision_error
 
-ESTIMATED = (
-    "error is one standard error of a value as an estimate of a full pass over the data given, 0 where there was one; "
-    "stderr is for the population they were drawn from"
-)
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
 _KNOWN_RTOL = 1e-5  # how far these may be off, since another program in float32 sums in another order
 
@@ -63,12 +59,7 @@ def surface_task(
         raise InputError(f"{len(given)} axes given; a grid has 1 to {len(AXIS_NAMES)}, as x=(-1, 1, 51), y=...")
     grid = Grid.of(dict(zip(AXIS_NAMES, given, strict=False)))
     task = SurfaceTask(objective, plane, grid, batchnorm=batchnorm, statistics=statistics, memory=memory)
-    if error is None and (scale, share) != (SCALES[0], SHARE):
-        raise InputError(f"scale={scale!r} and share={share!r} say what error= is of; give an error, as error=0.01")
-    if error is not None and objective.precision == "own":
-        raise InputError(
-            "error= needs parameters in float32, and precision is 'own'; leave error out, or say 'float32'"
-        )
+    require_objective(objective, error, scale, share)
     return task if error is None else PreciseTask(objective, task, error, scale, share)
 
 
@@ -162,24 +153,9 @@ def surface_from_rows(description: Description, rows: Rows, history: History) ->
     if "precision_asked" not in description.identity:
         return _of_points(description, rows, history)
     found = settled(description, rows, history.failed)
-    return _precise(_of_points(description, found.rows, history), found)
-
-
-def _precise(surface: Surface, found: Settled) -> Surface:
-    """The surface with what is known of its errors."""
-    names = np.array([*FOUND, NOT_COMPUTED])
-
-    def shaped(errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        return {name: values.reshape(surface.computed.shape) for name, values in errors.items()}
-
-    return replace(
-        surface,
-        error=shaped(found.error),
-        error_sampling=shaped(found.sampling),
-        error_interpolation=shaped(found.interpolation),
-        found=names[found.found].reshape(surface.computed.shape),
-        attributes={**surface.attributes, **found.about, "error": ESTIMATED},
-    )
+    surface = _of_points(description, found.rows, history)
+    attributes = {**surface.attributes, **error_attributes(found)}
+    return replace(surface, attributes=attributes, **error_fields(found, surface.computed.shape))
 
 
 def _of_points(description: Description, rows: Rows, history: History) -> Surface:

@@ -29,19 +29,14 @@ from landscape.pictures.style import (
     hatch_spans,
     styled,
 )
+from landscape.precise.told import quantity_label
 from landscape.results.kind import Asked, Pictures
-from landscape.results.quantities import words
 from landscape.studies.surface.result import Points, Surface
 
 KINDS = ("contour", "3d", "profile", "ratio")
 JOINED = ("trajectory", "curve")  # kinds of points that are drawn as a line
 _RATIO = "convexity"
 _LOWEST = "eigenvalue_min"
-_ERROR_WORDS = {
-    "error": "standard error of",
-    "error_sampling": "error by samples of",
-    "error_interpolation": "error by interpolation of",
-}
 _MOST = 150  # grid lines of each axis that a 3d picture draws
 _NAMED = 6  # heights that a 3d axis names at most
 
@@ -405,15 +400,6 @@ def _cut(surface: Surface, quantity: str, index: tuple[int | slice, ...], place:
 
 def _nearest_zero(axis: FloatArray) -> int:
     return int(np.argmin(np.abs(axis)))
-
-
-def quantity_label(surface: Surface, quantity: str) -> str:
-    """What a quantity of a surface is, with its unit; of its errors, of what they are."""
-    for part, text in _ERROR_WORDS.items():
-        of = quantity.removesuffix(f"_{part}")
-        if surface.error is not None and of != quantity and of in surface.values:
-            return f"{text} {words(of, surface.attributes)}"
-    return words(quantity, surface.attributes)
 
 
 def axis_label(surface: Surface, name: str, place: int, *, lines: bool = False) -> str:

@@ -10,15 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.precise.told import errors_as_quantities, precision_words
 from landscape.results.base import Result
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
-
-FOUND = ("anchor", "sampled", "interpolated")  # how the value at a point was found: "anchor" is a full pass
-NOT_COMPUTED = ""
-ERRORS = ("error", "error_sampling", "error_interpolation")  # of surfaces measured to a stated error
 
 
 @dataclass(frozen=True)
@@ -78,24 +75,13 @@ class Surface(Result):
 
     def precision_words(self) -> str:
         """The error asked for and the work spent on it, "" where none was asked for."""
-        about = self.attributes
-        if "error_asked" not in about:
-            return ""
-        return (
-            f"error {about['error_asked']:g} {about['error_scale']} asked at {about['error_share']:.0%} of the points, "
-            f"reached at {about['error_reached']:.1%} by {about['work']['share_of_brute_force']:.1%} of brute force"
-        )
+        return precision_words(self.attributes)
 
     def with_errors(self) -> Surface:
         """The surface with its errors as further quantities, as `loss_error`, to be drawn as maps."""
-        told = {
-            f"{name}_{part}": errors[name]
-            for part in ERRORS
-            if (errors := getattr(self, part)) is not None
-            for name in self.values
-        }
-        unknown = dict.fromkeys(told, np.full(self.computed.shape, np.nan))
-        return replace(self, values={**self.values, **told}, stderr={**self.stderr, **unknown})
+        errors = errors_as_quantities(self)
+        unknown = dict.fromkeys(errors, np.full(self.computed.shape, np.nan))
+        return replace(self, values={**self.values, **errors}, stderr={**self.stderr, **unknown})
 
     @property
     def x(self) -> FloatArray:

@@ -12,16 +12,10 @@ from landscape_kernels.arrays import FloatArray
 from landscape.files import hdf5
 from landscape.files.schema import read_attributes, reading
 from landscape.planes.grid import Grid
+from landscape.precise.told import error_variables, found_variable, read_errors
 from landscape.results.quantities import long_name
 from landscape.results.study import place_text
-from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
-
-_FOUND = (*FOUND, NOT_COMPUTED)  # their numbers in files
-_ERRORS = {
-    "error": "standard error of {} as an estimate of a full pass over the data given",
-    "error_sampling": "the part of the error of {} that is of samples not looked at",
-    "error_interpolation": "the part of the error of {} that is of points not looked at",
-}
+from landscape.studies.surface.result import Points, Surface
 
 
 def surface_group(surface: Surface) -> hdf5.Group:
@@ -41,15 +35,8 @@ def surface_group(surface: Surface) -> hdf5.Group:
             surface.stderr[name],
             {"long_name": f"standard error of {name} over samples, as an estimate for the population", "units": "1"},
         )
-        for part, text in _ERRORS.items():
-            errors: Mapping[str, FloatArray] | None = getattr(surface, part)
-            if errors is not None:
-                about = {"long_name": text.format(name), "units": "1"}
-                variables[f"{name}_{part}"] = hdf5.Variable(dims, errors[name], about)
-    if surface.found is not None:
-        told = ", ".join(f"{code} {name or 'not computed'}" for code, name in enumerate(_FOUND))
-        codes = np.select([surface.found == name for name in _FOUND], range(len(_FOUND))).astype(np.uint8)
-        variables["found"] = hdf5.Variable(dims, codes, {"long_name": f"how the value was found: {told}", "units": "1"})
+        variables |= error_variables(surface, name, dims)
+    variables |= found_variable(surface, dims)
     computed = {"long_name": "whether the point was computed; elsewhere values are NaN and mean nothing", "units": "1"}
     variables["computed"] = hdf5.Variable(dims, surface.computed, computed)
     groups = {"points": _points_group(surface.points, tuple(surface.axes))} if surface.points else {}
@@ -66,17 +53,10 @@ def read_surface(tree: hdf5.Group, path: str | Path) -> Surface:
         computed = group.variables["computed"].data
         points = _read_points(group.groups["points"]) if "points" in group.groups else None
         attributes = read_attributes(tree, "surface", structure=("axes", "quantities"))
-        found, errors = None, {}
-        if "found" in group.variables:
-            errors = {
-                part: {name: group.variables[f"{name}_{part}"].data for name in names}
-                for part in _ERRORS
-                if f"{names[0]}_{part}" in group.variables
-            }
-            found = np.array(_FOUND)[group.variables["found"].data]
+        errors = read_errors(group.variables, names)
         if attributes.get("failures") and attributes.get("task") == "surface":
             attributes["failures"] = [_placed(failure, axes) for failure in attributes["failures"]]
-    return Surface(axes, values, stderr, computed, points, attributes, found=found, **errors)
+    return Surface(axes, values, stderr, computed, points, attributes, **errors)
 
 
 def _points_group(points: Points, axes: tuple[str, ...]) -> hdf5.Group:

@@ -10,8 +10,8 @@ from annotated_types import Gt, Le
 from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
 from landscape.planes.grid import Range
+from landscape.precise.task import SCALES, SHARE
 from landscape.results.settings import OneOf
-from landscape.studies.surface.precise import SCALES, SHARE
 from landscape.studies.surface.task import MEMORY
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from landscape.planes.grid import Grid
+from landscape.precise.task import point_of
 from landscape.results.kind import Kind, Pictures, Views
 from landscape.results.study import DATA, PLANE, Input, Study, of_rows
 from landscape.run.task import Description
@@ -50,8 +51,8 @@ def place(description: Description, item: int) -> dict[str, float | str]:
     """
     grid = Grid({name: np.array(values) for name, values in description.identity["axes"].items()})
     if "precision_asked" in description.identity:
-        first = description.about["first"]
-        item = first[item] if item < len(first) else grid.size
+        point = point_of(description, item)
+        item = grid.size if point is None else point
     if item >= grid.size:
         return {}
     return dict(zip(grid.axes, grid.coordinates(item), strict=True))

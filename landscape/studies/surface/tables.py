@@ -11,10 +11,11 @@ from landscape_kernels.arrays import FloatArray
 from landscape_kernels.rounding import rounding_of
 
 from landscape.planes.grid import Grid
+from landscape.precise.told import error_columns, found_column, precision_pairs
 from landscape.results.attributes import what
 from landscape.results.kind import Columns, Field, Glance, Line
 from landscape.results.tables import Cell, Table, number, pairs_table
-from landscape.studies.surface.result import ERRORS, FOUND, Points, Surface
+from landscape.studies.surface.result import Points, Surface
 
 _SIDE_BY_SIDE = 2  # quantities of points in one table: a terminal of 80 columns has no room for more
 
@@ -30,7 +31,7 @@ def surface_tables(surface: Surface, title: str) -> Iterator[Table]:
             **what(about, "seed"),
             "errors": about.get("error", "unknown: this file came without them"),
             **_precision(about),
-            **_asked(surface),
+            **precision_pairs(surface),
         },
     )
     plane: Mapping[str, Any] = about.get("plane") or {}
@@ -118,32 +119,14 @@ def _precision(about: Mapping[str, Any]) -> dict[str, str]:
     return {"precision error": f"at most {float(error):.2g} relative at {points} points also computed in float32"}
 
 
-def _asked(surface: Surface) -> dict[str, str]:
-    """The error asked for, where it was reached, and the work."""
-    about = surface.attributes
-    if surface.found is None or "error_asked" not in about:
-        return {}
-    work = about["work"]
-    counts = ", ".join(f"{int((surface.found == name).sum()):,} {name}" for name in FOUND)
-    return {
-        "error asked": f"{about['error_asked']:g} {about['error_scale']}, at {about['error_share']:.0%} of the points",
-        "error reached": f"at {about['error_reached']:.1%} of the points",
-        "found": counts,
-        "work": f"{work['full_passes']:,.1f} full passes, {work['share_of_brute_force']:.1%} of brute force",
-    }
-
-
 def surface_columns(surface: Surface) -> Columns:
     """A row for each grid point, the first axis fastest: coordinates, quantities and their `_stderr`, computed."""
     places = np.meshgrid(*[*surface.axes.values()][::-1], indexing="ij")[::-1]
     columns: dict[str, Any] = {name: array.ravel() for name, array in zip(surface.axes, places, strict=True)}
     for name, values in surface.values.items():
         columns |= {name: values.ravel(), f"{name}_stderr": surface.stderr[name].ravel()}
-        for part in ERRORS:
-            if (errors := getattr(surface, part)) is not None:
-                columns[f"{name}_{part}"] = errors[name].ravel()
-    found = {} if surface.found is None else {"found": surface.found.ravel().tolist()}
-    return {**columns, **found, "computed": surface.computed.ravel()}
+        columns |= error_columns(surface, name)
+    return {**columns, **found_column(surface), "computed": surface.computed.ravel()}
 
 
 def surface_glance(surface: Surface) -> Glance:

@@ -33,6 +33,7 @@ class SurfaceTask:
     """The grid points of a surface, then the plane's points (true and projected), then bf16's anchor points."""
 
     headline = "loss"
+    lines, highest = 1, False
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class SurfaceTask:
         self._theta = None if self.streamed else torch.empty_like(plane.centre)
         points = plane.points.coordinates if plane.points is not None else np.empty((0, plane.axes))
         half = objective.precision == "bf16" or (objective.precision == "own" and self.statistics.data is None)
-        anchors = anchor_points(grid) if half else []
+        anchors = anchor_points(grid.size) if half else []
         # (coordinates, number of the plane's point or None, evaluate without autocast)
         self._extra: list[tuple[tuple[float, ...], int | None, bool]] = [
             *((tuple(c), k, False) for k, c in enumerate(points)),
@@ -186,9 +187,9 @@ class SurfaceTask:
         return self.count
 
 
-def anchor_points(grid: Grid) -> list[int]:
-    """Grid points at which half precision is compared with float32: spread evenly, the ends of the grid among them."""
-    return sorted({int(i) for i in np.linspace(0, grid.size - 1, min(_ANCHORS, grid.size)).round()})
+def anchor_points(size: int) -> list[int]:
+    """Which of so many points are computed in half precision and float32: spread evenly, both ends among them."""
+    return sorted({int(i) for i in np.linspace(0, size - 1, min(_ANCHORS, size)).round()})
 
 
 def precision_error(description: Description, rows: Rows, size: int) -> dict[str, float]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,12 @@ import numpy as np
 from landscape.objective.objective import Objective
 from landscape.planes.grid import Grid
 from landscape.planes.plane import Plane
-from landscape.results.trial import Trial, rows_there, slowest, timed
-from landscape.run.comm import SERIAL, world
-from landscape.run.together import agree, on_rank_0
-from landscape.studies.surface.foretell import foretold, probes
+from landscape.precise.task import PreciseTask
+from landscape.precise.trial import precise_trial
+from landscape.results.trial import Trial, timed
+from landscape.run.comm import world
+from landscape.run.together import agree
 from landscape.studies.surface.measure import surface_task
-from landscape.studies.surface.precise import PreciseTask, work_there
 
 
 def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
@@ -30,7 +28,7 @@ def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path,
     given = {name: value for name, value in arguments.items() if name != "known"}
     task = agree(world(), lambda: surface_task(objective, **given))
     if isinstance(task, PreciseTask):
-        trial = _precise_trial(task, out, ranks_per_item)
+        trial = precise_trial(task, out, ranks_per_item)
         return replace(trial, said={**trial.said, **_models_on(arguments["plane"], task.grid)})
     nearest = task.grid.nearest([0.0] * len(task.grid.axes))
     trial = timed(task, out, ranks_per_item, "points", (0, nearest))
@@ -38,34 +36,6 @@ def surface_trial(objective: Objective, arguments: Mapping[str, Any], out: Path,
     rate = said.popitem()
     said |= {**task.memory, **_models_on(arguments["plane"], task.grid)}
     return replace(trial, said={**said, rate[0]: rate[1]})
-
-
-def _precise_trial(task: PreciseTask, out: Path, ranks_per_item: int) -> Trial:
-    """A full pass and the first block are timed; what a point takes beyond a block follows from its samples."""
-    asked = task.asked
-    trial = timed(task, out, ranks_per_item, "full passes of the first round", (0, task.count // 2))
-    if asked.blocks == 0:
-        return replace(trial, said={**trial.said, "work": "a full pass at every point: the data are small"})
-    started = time.perf_counter()
-    agree(world(), lambda: task.evaluate(0, SERIAL))
-    full = slowest(time.perf_counter() - started)
-    probed = sorted({point for points in probes(asked) for point in points})
-    started = time.perf_counter()
-    losses = {point: agree(world(), partial(task.first_losses, point, SERIAL)) for point in probed}
-    block = slowest(time.perf_counter() - started) / len(probed)
-    told = foretold(asked, losses)
-    there = on_rank_0(lambda: work_there(task.describe(), rows_there(out, task)))
-    seconds = max(0.0, told.full - there.full) * full + max(0.0, told.blocks - there.blocks) * block
-    work = (
-        f"about {told.passes:,.0f} full passes, {told.share:.1%} of brute force, for an error of {asked.error:g} "
-        f"{asked.scale} at {asked.share:.0%} of the points; a guess from {asked.block} samples at {len(probed)} points"
-    )
-    return replace(
-        trial,
-        said={**trial.said, "work": work, f"time per {asked.block} samples": f"{block:.3g} s"},
-        duration=lambda ranks: 0.0 if there.finished else seconds / ranks,
-        done={"rounds": str(there)},
-    )
 
 
 def _models_on(plane: Plane, grid: Grid) -> dict[str, str]:

@@ -26,7 +26,8 @@ from landscape.pictures.views import (
     thinned_note,
 )
 from landscape.planes.grid import Grid
-from landscape.studies.surface.pictures import JOINED, axis_label, quantity_label, trajectory_values
+from landscape.precise.told import quantity_label
+from landscape.studies.surface.pictures import JOINED, axis_label, trajectory_values
 from landscape.studies.surface.result import Points, Surface
 from landscape.studies.surface.tables import surface_columns
 

@@ -1,7 +1,8 @@
-"""What a surface to a stated error is going to take, from the first block of samples at a few points."""
+"""What values to a stated error are going to take, from the first block of samples at a few points."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray, IntArray
 from landscape_kernels.control_variates import regressed_means
 
-from landscape.studies.surface.rounds import Asked, aims, board, lattice, places_of, sharpness, tiers
+from landscape.precise.rounds import Asked, aims, board, lattice, places_of, sharpness, tiers
 
 _CONTROLS = 9
+_LINES = 4  # of several, that are looked at
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,15 @@ class Foretold:
 
 
 def probes(asked: Asked) -> tuple[list[int], list[int]]:
-    """(points of the coarse grid, those half way between them), at which the first block is looked at."""
-    lines = [_middles(n, len(asked.shape)) for n in asked.shape]
-    inner = np.ravel_multi_index(np.meshgrid(*lines, indexing="ij"), asked.shape)
-    return lattice(asked.shape), sorted(inner.ravel().tolist())
+    """(points of the coarse grid, those half way between them), at which the first block is looked at.
+
+    Of several lines these are on the first few.
+    """
+    middles = [_middles(n, len(asked.shape)) for n in asked.shape]
+    inner = np.ravel_multi_index(np.meshgrid(*middles, indexing="ij"), asked.shape)
+    coarse, between = lattice(asked.shape), sorted(inner.ravel().tolist())
+    starts = [line * math.prod(asked.shape) for line in range(min(asked.lines, _LINES))]
+    return [start + p for start in starts for p in coarse], [start + p for start in starts for p in between]
 
 
 def _middles(n: int, dimensions: int) -> IntArray:
@@ -45,7 +52,7 @@ def foretold(asked: Asked, losses: Mapping[int, FloatArray]) -> Foretold:
     square of the distance to what a point is regressed on. So each finer tier needs as many samples as its target asks.
     """
     coarse, between = probes(asked)
-    size, (tier_of, apart) = asked.size, tiers(asked.shape)
+    size, (tier_of, apart) = asked.size, tiers(asked.shape, asked.lines)
     counts, measured = np.bincount(tier_of), np.bincount(tier_of, weights=board(asked))
     if not between or asked.blocks == 0:
         return Foretold(float(size), 0.0, float(size), 1.0)

@@ -1,11 +1,12 @@
-"""A surface to a stated error: its task, in rounds, and the values in its rows."""
+"""Values to a stated error: their task, in rounds, and the values in its rows."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray, IntArray
@@ -14,9 +15,9 @@ from landscape_kernels.probes import derive_seed
 from landscape.errors import InputError
 from landscape.objective.chosen import ChosenSamples
 from landscape.objective.objective import Objective
-from landscape.run.comm import Communicator
-from landscape.run.task import Description, Row, Rows
-from landscape.studies.surface.rounds import (
+from landscape.objective.rows import REPLICATES
+from landscape.planes.grid import Grid
+from landscape.precise.rounds import (
     FULL,
     INTERPOLATED,
     Asked,
@@ -25,10 +26,12 @@ from landscape.studies.surface.rounds import (
     Item,
     estimate,
     lattice,
+    meeting,
     next_items,
 )
-from landscape.studies.surface.rounds import reached as within
-from landscape.studies.surface.task import SurfaceTask
+from landscape.precise.rounds import reached as within
+from landscape.run.comm import Communicator
+from landscape.run.task import Description, Row, Rows
 
 SCALES = ("relative", "absolute", "range", "log")
 SHARE = 0.8  # of the points, whose error is to be within that asked
@@ -38,16 +41,48 @@ _FEWEST = 8  # blocks that the data hold at least: of less, full passes cost as 
 _NOTHING: Item = (-1, -1)  # an item that rows found in a folder leave no work for
 
 
+class Points(Protocol):
+    """The task of full passes at every point, which comes in one round: the grid's points, then others.
+
+    Several lines are so many grids of one axis, one after another, which are at one point where the axis has 0.
+    """
+
+    count: int
+    grid: Grid
+    lines: int
+    anchors: list[int]  # points of the grid that get a full pass in any case
+    highest: bool  # whether the grid is a line of which the highest point is to be known, with replicates
+
+    def describe(self) -> Description:
+        """See `Task`."""
+
+    def evaluate(self, index: int, group: Communicator) -> Row:
+        """See `Task`: {quantity: its value, quantity_stderr: ..., ...}."""
+
+    def at(self, index: int) -> AbstractContextManager[tuple[Any, Any, bool]]:
+        """(theta or None, buffers or None, whether autocast is left off) of a point, for `Objective.estimates`."""
+
+
+def require_objective(objective: Objective, error: float | None, scale: str, share: float) -> None:
+    """Raise InputError where no error can be asked for, or what is said of it without one."""
+    if error is None and (scale, share) != (SCALES[0], SHARE):
+        raise InputError(f"scale={scale!r} and share={share!r} say what error= is of; give an error, as error=0.01")
+    if error is not None and objective.precision == "own":
+        raise InputError(
+            "error= needs parameters in float32, and precision is 'own'; leave error out, or say 'float32'"
+        )
+
+
 class PreciseTask:
     """Round 1: full passes on a coarse grid and for all points but the grid's. Later ones follow from the rows.
 
     An item is a full pass at a point, or one block of the common sub-sample there. The row says which: `point` (that of
-    the surface's task), `level` (0, or the number of the block), then the numerators of the block's samples.
+    the task of full passes), `level` (0, or the number of the block), then the numerators of the block's samples.
     """
 
     headline = "loss"
 
-    def __init__(self, objective: Objective, points: SurfaceTask, error: float, scale: str, share: float) -> None:
+    def __init__(self, objective: Objective, points: Points, error: float, scale: str, share: float) -> None:
         _check(error, scale, share)
         self._objective, self._points, self.grid = objective, points, points.grid
         n = objective.samples
@@ -57,9 +92,12 @@ class PreciseTask:
         self._drawn = [np.sort(part).tolist() for part in order[: blocks * BLOCK].reshape(blocks, BLOCK)]
         self._parts: dict[int, tuple[Objective, ChosenSamples]] = {}  # level -> the data of it
         self._asked = {"error": float(error), "scale": scale, "share": float(share), "block": BLOCK, "blocks": blocks}
-        size = points.grid.size
-        first = {*range(size)} if small else {*lattice(points.grid.shape), *points.anchors}
-        self._first = [*sorted(first), *range(size, points.count)]
+        self._asked |= {"highest": True} if points.highest else {}
+        size, axes = points.grid.size * points.lines, tuple(points.grid.axes.values())[::-1]
+        coarse = [line + p for line in range(0, size, points.grid.size) for p in lattice(tuple(map(len, axes)))]
+        at = meeting(axes, points.lines)
+        first = {at[p] for p in (range(size) if small else (*coarse, *points.anchors))}
+        self._first = [*sorted(int(p) for p in first), *range(size, points.count)]
         self._items: list[Item] = [(point, FULL) for point in self._first]
         self.count = len(self._items)
 
@@ -70,8 +108,10 @@ class PreciseTask:
         if self._drawn:
             quantities = len(self._objective.quantities)
             columns |= {"weight": (quantities,), "units": (quantities, BLOCK)}
-        identity = {**plain.identity, "precision_asked": self._asked}
-        about = {**plain.about, "first": self._first, "points_in_all": self._points.count}
+        axes = {name: values.tolist() for name, values in self.grid.axes.items()}
+        identity = {**plain.identity, "axes": axes, "precision_asked": self._asked}
+        lines = self._points.lines
+        about = {**plain.about, "first": self._first, "points_in_all": self._points.count, "lines": lines}
         return Description(plain.name, columns, identity, about)
 
     def plan(self, rows: Rows) -> None:
@@ -105,12 +145,20 @@ class PreciseTask:
             return {**row, **self._points.evaluate(point, group)}
         objective, chosen = self._part(level)
         with self._points.at(point) as (theta, buffers, full_precision):
-            found, units, weight = objective.estimates_and_samples(
-                theta, chosen=chosen, buffers=buffers, group=group, full_precision=full_precision
+            found, replicates, units, weight = objective.estimates_replicates_and_samples(
+                theta,
+                chosen=chosen,
+                buffers=buffers,
+                group=group,
+                full_precision=full_precision,
+                replicates=self._points.highest and level == FULL,
             )
         for name, value in found.items():
             row |= {name: float(value), f"{name}_stderr": value.stderr}
-        return row | {"weight": weight, "units": units}
+        row |= {f"{name}{REPLICATES}": values for name, values in replicates.items()}
+        row |= {"weight": weight, "units": units}
+        columns = self.describe().columns
+        return row | {name: np.full(shape, np.nan) for name, shape in columns.items() if name not in row}
 
     def _part(self, level: int) -> tuple[Objective, ChosenSamples]:
         """All data, of which the first block's samples are noted, or a block."""
@@ -147,7 +195,7 @@ def _check(error: float, scale: str, share: float) -> None:
 class Settled:
     """What the rows of a precise task say."""
 
-    rows: Rows  # as those of a SurfaceTask
+    rows: Rows  # as those of the task of full passes
     error: Mapping[str, FloatArray]  # quantity -> (size,)
     sampling: Mapping[str, FloatArray]  # the parts of it, the squares of which add up to its square
     interpolation: Mapping[str, FloatArray]
@@ -188,6 +236,10 @@ def settled(description: Description, rows: Rows, given_up: Collection[int]) -> 
             columns[column] = np.full(count, np.nan)
             columns[column][:size] = np.where(found >= 0, values, np.nan)
             columns[column][points] = rows.columns[column][extra]
+        if (column := f"{name}{REPLICATES}") in rows.columns:
+            full = _rows_of(rows, lambda point, level: (point >= 0) & (level == FULL))
+            columns[column] = np.full((count, *rows.columns[column].shape[1:]), np.nan)
+            columns[column][rows.columns["point"][full].astype(np.int64)] = rows.columns[column][full]
         errors[name] = np.where(found >= 0, now.error, np.nan)
         interpolation[name] = np.where(found >= 0, now.interpolation, np.nan)
         sampling[name] = np.sqrt(np.maximum(np.square(errors[name]) - np.square(interpolation[name]), 0.0))
@@ -265,7 +317,12 @@ def _next(description: Description, rows: Rows, items: Iterable[Item]) -> list[I
 
 
 def _size(description: Description) -> int:
-    return int(np.prod([len(values) for values in description.identity["axes"].values()]))
+    return _lines(description) * int(np.prod([len(values) for values in description.identity["axes"].values()]))
+
+
+def _lines(description: Description) -> int:
+    """Those of a surface are one, which folders of before do not say."""
+    return int(description.about.get("lines", 1))
 
 
 def _rows_of(rows: Rows, which: Any) -> IntArray:
@@ -281,7 +338,14 @@ def asked_of(description: Description) -> Asked:
     axes = tuple(np.array(values) for values in reversed(identity["axes"].values()))
     samples = int(identity["objective"]["samples"])
     first = tuple(point for point in about["first"] if point < _size(description))
-    return Asked(axes, first, samples, **identity["precision_asked"], statistics=int(about["statistics_samples"]))
+    statistics = int(about["statistics_samples"])
+    return Asked(axes, first, samples, **identity["precision_asked"], statistics=statistics, lines=_lines(description))
+
+
+def point_of(description: Description, item: int) -> int | None:
+    """The grid point of an item of the first round; None for others, which follow from the rows."""
+    first = description.about["first"]
+    return first[item] if item < len(first) and first[item] < _size(description) else None
 
 
 def _held(description: Description, rows: Rows) -> tuple[Asked, list[Held]]:
@@ -302,6 +366,7 @@ def _held(description: Description, rows: Rows) -> tuple[Asked, list[Held]]:
     if not single:
         asked = replace(asked, blocks=0)
     blocks = _blocks(asked, at) if asked.blocks else {}
+    of = meeting(asked.axes, asked.lines)
     held = []
     for k, name in enumerate(names):
         values, stderr = np.full(size, np.nan), np.full(size, np.nan)
@@ -311,7 +376,8 @@ def _held(description: Description, rows: Rows) -> tuple[Asked, list[Held]]:
             point: rows.columns["units"][of_point, k].ravel() / float(weights[0, k])
             for point, of_point in blocks.items()
         }
-        held.append(Held(full, values, stderr, units))
+        shared = {p: units[k] for p, k in enumerate(of.tolist()) if k in units}
+        held.append(Held(full[of], values[of], stderr[of], shared))
     return asked, held
 
 

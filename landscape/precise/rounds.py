@@ -1,4 +1,4 @@
-"""Which points of a surface are measured on which samples, round by round, until the error asked for is reached.
+"""Which points of a grid are measured on which samples, round by round, until the error asked for is reached.
 
 Pure functions of what was measured so far: numbers in, numbers out.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 from landscape_kernels.control_variates import regressed_means, samples_needed
-from landscape_kernels.gaps import around, between
+from landscape_kernels.gaps import above_ends, around, between
 from landscape_kernels.probes import derive_seed
 
 FULL = 0  # the level of a full pass; level k is the k-th block of the common sub-sample
@@ -33,6 +33,7 @@ _TORN = 3  # times the error allowed, by which neighbours may miss one another w
 _GROWTH = 8  # times its samples that a point gets more at most in a round: its error is not known better
 _ALIKE = 16  # times the squared error of a point, up to which those of full passes tell what its residuals lack
 _UNSEEN = 1 / 2  # of what full passes miss beyond their stated variance, that points between them have at least
+_APART = 2.0  # lines, in lengths of one: what is nearest to a point is on its own line
 _AT_ONCE = 1 << 21  # numbers of controls on samples at once, 16 MiB
 
 Item = tuple[int, int]  # (number of the grid point, level)
@@ -40,7 +41,10 @@ Item = tuple[int, int]  # (number of the grid point, level)
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be reached on which grid and data."""
+    """What is to be reached on which grid and data.
+
+    Several lines are so many grids of one axis, one after another; where the axis has 0 all of them are at one point.
+    """
 
     axes: tuple[FloatArray, ...]  # in the order of the dimensions: the last axis first
     first: tuple[int, ...]  # points that get a full pass before anything is known
@@ -51,16 +55,23 @@ class Asked:
     scale: str  # "relative", "absolute", "range" or "log"
     share: float  # of the points whose error is to be within that asked
     statistics: int = 0  # samples on which BatchNorm is estimated anew for every item
+    lines: int = 1
+    highest: bool = False  # whether the highest point of a line above its ends is to be known to that error, too
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Points along each dimension."""
+        """Points along each dimension, of each line."""
         return tuple(map(len, self.axes))
 
     @property
     def size(self) -> int:
-        """Number of grid points."""
-        return math.prod(self.shape)
+        """Number of grid points, of all lines."""
+        return self.lines * math.prod(self.shape)
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The lines, then the points along each dimension."""
+        return (self.lines, *self.shape)
 
     def cost(self, level: int) -> int:
         """Samples that an item takes."""
@@ -97,8 +108,22 @@ def lattice(shape: Sequence[int], finer: int = 0) -> list[int]:
     return sorted(np.ravel_multi_index(np.meshgrid(*lines, indexing="ij"), shape).ravel().tolist())
 
 
-def tiers(shape: Sequence[int]) -> tuple[IntArray, list[int]]:
-    """(tier of each point, (size,), how many steps the points of each tier are apart).
+def meeting(axes: Sequence[FloatArray], lines: int) -> IntArray:
+    """The point, of the first line, at which each point of all lines is: its own number but where lines meet, (size,).
+
+    >>> meeting([np.array([-1.0, 0.0, 1.0])], 2).tolist()
+    [0, 1, 2, 3, 1, 5]
+    """
+    size = math.prod(map(len, axes))
+    found = np.arange(lines * size).reshape(lines, size)
+    if lines > 1:
+        centre = axes[0] == 0
+        found[:, centre] = found[0, centre]
+    return found.ravel()
+
+
+def tiers(shape: Sequence[int], lines: int = 1) -> tuple[IntArray, list[int]]:
+    """(tier of each point, (size,), how many steps the points of each tier are apart), of each of several lines alike.
 
     Tier 0 is the coarse grid, each further one twice as fine, the last all that is closer than two steps. Points are
     regressed on those of the tiers before.
@@ -108,7 +133,7 @@ def tiers(shape: Sequence[int]) -> tuple[IntArray, list[int]]:
     found = np.full(math.prod(shape), len(apart))
     for tier in reversed(range(len(apart))):
         found[lattice(shape, tier)] = tier
-    return found, [*apart, 1]
+    return np.tile(found, lines), [*apart, 1]
 
 
 def estimate(asked: Asked, held: Held, *, positive: bool) -> Estimated:
@@ -255,8 +280,10 @@ def levels(asked: Asked, held: Held) -> Iterator[tuple[int, IntArray, IntArray]]
 
 
 def places_of(asked: Asked) -> FloatArray:
-    """Places of the grid points, each axis from 0 to 1, (size, dimensions)."""
+    """Places of the grid points, each axis from 0 to 1, (size, dimensions); lines are further apart than long."""
     lines = [(x - x[0]) / max(float(np.ptp(x)), np.finfo(float).tiny) for x in asked.axes]
+    if asked.lines > 1:
+        lines.insert(0, _APART * np.arange(asked.lines))
     return np.stack([line.ravel() for line in np.meshgrid(*lines, indexing="ij")], 1)
 
 
@@ -348,17 +375,20 @@ def next_items(asked: Asked, held: Held, tried: Set[Item]) -> list[Item]:
 
     `tried` are the items of all rounds so far: one that failed is not asked for again.
     """
+    at = meeting(asked.axes, asked.lines)
     if asked.blocks == 0:
-        return sorted({(p, FULL) for p in range(asked.size)} - tried)
-    tier, apart = tiers(asked.shape)
+        return sorted({(p, FULL) for p in at.tolist()} - tried)
+    tier, apart = tiers(asked.shape, asked.lines)
     wanted = np.flatnonzero(
         board(asked) | (tier < len(apart) - 1) | np.isin(np.arange(asked.size), trial_points(asked))
     )
-    items = {(p, 1) for p in wanted.tolist() if not held.full[p]} - tried
+    items = {(int(at[p]), 1) for p in wanted.tolist() if not held.full[p]} - tried
     if not items:
         now = estimate(asked, held, positive=True)
         items = _lacking(asked, held) | _beside_what_is_not_finite(asked, held, now) | _closer(asked, held, now)
-    return sorted(items - tried)
+        if asked.highest and not items - tried:
+            items = _highest(asked, held, now)
+    return sorted({(int(at[p]), level) for p, level in items} - tried)
 
 
 def _lacking(asked: Asked, held: Held) -> set[Item]:
@@ -374,8 +404,7 @@ def _beside_what_is_not_finite(asked: Asked, held: Held, now: Estimated) -> set[
     """Full passes for what is infinite on some samples, and for all that lies next to a value that is not finite."""
     measured = (now.found == ANCHOR) | (now.found == SAMPLED)
     odd = measured & ~np.isfinite(now.values)
-    marked = np.where(odd, 1.0, 0.0).reshape(asked.shape)
-    next_to = (np.nan_to_num(around(marked)).max(0) > 0).ravel() & ~odd
+    next_to = (_largest_within(asked, odd, 1) > 0) & ~odd
     infinite = odd & (now.found == SAMPLED) & ~np.isnan(now.values)
     return {(p, FULL) for p in np.flatnonzero((next_to | infinite) & ~held.full).tolist()}
 
@@ -400,7 +429,7 @@ def _more_samples(asked: Asked, held: Held, now: Estimated, aim: FloatArray) -> 
     if lacking <= 0:
         return set()
     have = np.array([len(held.units.get(p, ())) for p in range(asked.size)], dtype=np.float64)
-    tier, apart = tiers(asked.shape)
+    tier, apart = tiers(asked.shape, asked.lines)
     last = len(apart) - 1
     target = aim * np.array([sharpness(k, last) for k in range(last + 1)])[tier]
     room = np.maximum(np.square(target) - np.square(now.error) + np.square(now.own), np.square(_OWN * target))
@@ -434,10 +463,49 @@ def _more_samples(asked: Asked, held: Held, now: Estimated, aim: FloatArray) -> 
     return items or {(p, 1) for p in np.flatnonzero(wanted & (have == 0)).tolist()}
 
 
+def _highest(asked: Asked, held: Held, now: Estimated) -> set[Item]:
+    """A full pass where a line is highest above its ends; then more samples where it may be higher still."""
+    heights = above_ends(asked.axes[0], now.values)
+    if not np.isfinite(heights).all():
+        return set()
+    top = int(np.argmax(heights))
+    if not held.full[top]:
+        return {(top, FULL)}
+    rises = squared_rises(heights - heights[top], now.error)
+    if math.sqrt(float(rises.sum())) <= aims(asked, now.values)[top]:
+        return set()
+    items: set[Item] = set()
+    for point in np.flatnonzero(rises > rises.max() / _ALIKE).tolist():
+        blocks = len(held.units.get(point, ())) // asked.block
+        if asked.statistics or 2 * blocks > asked.blocks:
+            items.add((point, FULL))
+        else:
+            items |= {(point, k) for k in range(blocks + 1, 2 * blocks + 1)}
+    return items
+
+
+def squared_rises(heights: FloatArray, error: FloatArray) -> FloatArray:
+    """E[max(0, h + e Z)^2] = (h^2 + e^2) Phi(h/e) + h e phi(h/e) of normal Z, for heights h and errors e (n,).
+
+    Their sum bounds the square by which the largest of h + e Z is above 0, however these depend on one another.
+
+    >>> squared_rises(np.array([0.0, -1.0, -1.0]), np.array([1.0, 0.0, 1.0])).round(4).tolist()
+    [0.5, 0.0, 0.0753]
+    """
+    from scipy.special import ndtr
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = heights / error
+        density = np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)
+        found = (np.square(heights) + np.square(error)) * ndtr(z) + heights * error * density
+    return np.where(error > 0, np.maximum(found, 0.0), np.square(np.maximum(heights, 0.0)))
+
+
 def _largest_within(asked: Asked, values: FloatArray | BoolArray, steps: int) -> FloatArray:
     """The largest value within so many steps along each axis, (size,)."""
     from scipy.ndimage import maximum_filter
 
-    grid = values.astype(np.float64).reshape(asked.shape)
-    found: FloatArray = maximum_filter(grid, size=2 * steps + 1, mode="constant", cval=0.0).ravel()
+    grid = values.astype(np.float64).reshape(asked.whole)
+    size = (1, *(2 * steps + 1,) * len(asked.shape))
+    found: FloatArray = maximum_filter(grid, size=size, mode="constant", cval=0.0).ravel()
     return found

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from landscape_kernels.arrays import FloatArray
 
-from landscape.studies.surface.foretell import foretold, probes
-from landscape.studies.surface.rounds import (
+from landscape.precise.foretell import foretold, probes
+from landscape.precise.rounds import (
     ANCHOR,
     FULL,
     INTERPOLATED,
@@ -23,6 +23,7 @@ from landscape.studies.surface.rounds import (
     board,
     estimate,
     lattice,
+    meeting,
     next_items,
     reached,
     tiers,
@@ -64,7 +65,9 @@ def run(losses: FloatArray, wish: Asked, seed: int = 0) -> tuple[Estimated, Held
                 part = losses[p, order[(k - 1) * wish.block : k * wish.block]]
                 units[p] = np.concatenate([units.get(p, np.empty(0)), part])
         tried |= set(items)
-        held = Held(full, values, stderr, units)
+        of = meeting(wish.axes, wish.lines)
+        shared = {p: units[k] for p, k in enumerate(of.tolist()) if k in units}
+        held = Held(full[of], values, stderr, shared)
         items = next_items(wish, held, tried)
         assert not set(items) & tried
     return estimate(wish, held, positive=True), held, spent
