@@ -24,7 +24,7 @@ _FEWEST_TRIED = 16
 _SHARPER = 0.8  # of the error allowed, that measured points are brought to: those beside them are no better known
 _STEP = 0.1  # less of it for each coarser tier, on whose points finer ones are regressed,
 _SHARPEST = 0.4  # but no less than this
-_OWN = 0.5  # of what a point is brought to, that its own samples are left at least, whatever is handed on to it
+OWN = 0.5  # of what a point is brought to, that its own samples are left at least, whatever is handed on to it
 _BEYOND = 1.5  # times the largest number of samples, that may be needed where these are taken to do
 _LEAST = 1.5  # times its samples that a point gets at least: rounds of a few items leave ranks idle
 _SLACK = 1.15  # times what points of coarser tiers are brought to, up to which they are left as they are
@@ -90,11 +90,17 @@ class Estimated:
     found: IntArray  # ANCHOR, SAMPLED, INTERPOLATED
 
 
+def lattice_lines(shape: Sequence[int], finer: int = 0) -> list[IntArray]:
+    """The places of a coarse grid on each axis: 5 of one axis, 3 of each of more, both ends; 2^finer the steps."""
+    steps = (4 if len(shape) == 1 else 2) << finer
+    return [np.unique(np.linspace(0, n - 1, min(n, steps + 1)).round().astype(np.int64)) for n in shape]
+
+
 def lattice(shape: Sequence[int], finer: int = 0) -> list[int]:
-    """The points of a coarse grid: 5 of each axis of one or two, 3 of more, both ends among them; 2^finer the steps."""
-    steps = (4 if len(shape) < 3 else 2) << finer
-    lines = [np.unique(np.linspace(0, n - 1, min(n, steps + 1)).round().astype(np.int64)) for n in shape]
-    return sorted(np.ravel_multi_index(np.meshgrid(*lines, indexing="ij"), shape).ravel().tolist())
+    """The points of that coarse grid."""
+    return sorted(
+        np.ravel_multi_index(np.meshgrid(*lattice_lines(shape, finer), indexing="ij"), shape).ravel().tolist()
+    )
 
 
 def tiers(shape: Sequence[int]) -> tuple[IntArray, list[int]]:
@@ -103,8 +109,8 @@ def tiers(shape: Sequence[int]) -> tuple[IntArray, list[int]]:
     Tier 0 is the coarse grid, each further one twice as fine, the last all that is closer than two steps. Points are
     regressed on those of the tiers before.
     """
-    first, longest = 4 if len(shape) < 3 else 2, max(shape) - 1
-    apart = [math.ceil(longest / (first << k)) for k in range(32) if k == 0 or longest >= 2 * (first << k)]
+    first, longest = 4 if len(shape) == 1 else 2, max(shape) - 1
+    apart = [math.ceil(longest / (first << k)) for k in range(32) if k < 2 or longest >= 2 * (first << k)]
     found = np.full(math.prod(shape), len(apart))
     for tier in reversed(range(len(apart))):
         found[lattice(shape, tier)] = tier
@@ -403,7 +409,7 @@ def _more_samples(asked: Asked, held: Held, now: Estimated, aim: FloatArray) -> 
     tier, apart = tiers(asked.shape)
     last = len(apart) - 1
     target = aim * np.array([sharpness(k, last) for k in range(last + 1)])[tier]
-    room = np.maximum(np.square(target) - np.square(now.error) + np.square(now.own), np.square(_OWN * target))
+    room = np.maximum(np.square(target) - np.square(now.error) + np.square(now.own), np.square(OWN * target))
     needed = samples_needed(now.own, have, np.sqrt(room), asked.samples)
     possible = (needed <= _BEYOND * asked.blocks * asked.block) & (asked.statistics == 0)
     cost = np.where(possible, np.maximum(needed - have, 0.0), asked.cost(FULL))
