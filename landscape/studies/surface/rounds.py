@@ -140,9 +140,10 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
     have. The variance is the sum of the squares: controls that share samples do not err independently.
 
     The residuals are those of the sub-sample. Where few samples make up the mean and it holds none of them, they are
-    too small; full passes, each left out in turn, tell by how much.
+    too small; full passes, each left out in turn, tell by how much. Of a count, where residuals may be none at all, one
+    sample may be off, if nearby points have so many.
     """
-    further = _Further.of(asked, held)
+    further, one = _Further.of(asked, held), _counted(held)
     sizes = {p: len(u) for p, u in held.units.items() if np.isfinite(u).all()}
     longest, fewest = max(sizes.values(), default=0), min(sizes.values(), default=0)
     adds = np.zeros((0, longest))
@@ -157,7 +158,9 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
         found, coefficients, residuals = regressed_means(targets[..., None], given.swapaxes(1, 2), means)
         sums = np.zeros((len(points), longest))
         own = residuals[..., 0].T / n * math.sqrt(n / (n - 1) * max(0.0, 1 - n / asked.samples))
-        sums[:, :n] = further.added(points, own).T
+        rare = np.minimum(means, one - means).max(1, initial=0.0) if controls.shape[1] else np.full(len(points), one)
+        floor = np.clip(rare, 0.0, one / n) * math.sqrt(max(0.0, 1 - n / asked.samples))
+        sums[:, :n] = further.added(points, own, np.square(floor)).T
         now.own[points] = np.sqrt(np.square(sums).sum(1))
         for k in range(controls.shape[1]):
             sampled = np.flatnonzero(row[controls[:, k]] >= 0)
@@ -175,6 +178,12 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
     for point, units in held.units.items():
         if not held.full[point] and not np.isfinite(units).all():  # a full pass holds these samples, too
             now.values[point], now.error[point], now.found[point] = units.sum(), 0.0, SAMPLED
+
+
+def _counted(held: Held) -> float:
+    """The value of one that is counted, where samples have that or 0 alone, as those of an accuracy; 0 elsewhere."""
+    one = max((float(units.max()) for units in held.units.values()), default=0.0)
+    return one if all(((units == 0) | (units == one)).all() for units in held.units.values()) else 0.0
 
 
 def _batches(asked: Asked, held: Held) -> Iterator[tuple[int, IntArray, IntArray]]:
@@ -219,8 +228,11 @@ class _Further:
                 stated[here] = np.square(residuals[..., 0]).sum(1) / (n * (n - 1)) * max(0.0, 1 - n / asked.samples)
         return _Further(asked, points, missed, stated)
 
-    def added(self, points: IntArray, own: FloatArray) -> FloatArray:
-        """What each of n samples adds to the errors of points, (n, points), made larger where that is needed."""
+    def added(self, points: IntArray, own: FloatArray, floor: FloatArray) -> FloatArray:
+        """What each of n samples adds to the errors of points, (n, points), made larger where that is needed.
+
+        `floor`, (points,), are squares that they have at least.
+        """
         from scipy.spatial import KDTree
 
         if len(self.points) < 2:
@@ -238,6 +250,7 @@ class _Further:
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(stated > 0, np.minimum(squares / stated, _ALIKE), 0.0)
             least = np.maximum(squares + part * beyond, beyond * np.where(squares > 0, _UNSEEN, 1.0))
+            least = np.maximum(least, floor)
             scaled: FloatArray = np.where(squares > 0, own * np.sqrt(least / squares), np.sqrt(least / n))
         return scaled
 

@@ -260,6 +260,20 @@ def test_a_count_of_which_the_sub_sample_holds_none_is_not_known_exactly() -> No
     assert 0.3 / SAMPLES < now.error[1] < 3 / SAMPLES
 
 
+def test_a_count_that_full_passes_explain_exactly_may_be_off_by_a_sample() -> None:
+    """A point that agrees with its controls on all of the sub-sample has no residuals, and is not known exactly."""
+    losses = np.zeros((len(X) * len(Y), SAMPLES))
+    losses[:, ::3] = 1.0
+    losses[1, -9:] = 1 - losses[1, -9:]  # samples that are not drawn
+    wish = asked()
+    full = np.zeros(wish.size, dtype=bool)
+    full[list(wish.first)] = True
+    units = {p: losses[p, :BLOCK] for p in [*wish.first, 1]}
+    now = estimate(wish, Held(full, losses.mean(1), losses.std(1), units), positive=False)
+    assert now.error[1] == pytest.approx(np.sqrt(1 - BLOCK / SAMPLES) / BLOCK, rel=1e-3)
+    assert abs(now.values[1] - losses[1].mean()) < now.error[1]
+
+
 def test_a_count_without_residuals_is_not_known_exactly_beside_points_that_have_some() -> None:
     """These hold one mistake of the sub-sample, which alone does not tell of those that it lacks."""
     losses = np.zeros((len(X) * len(Y), SAMPLES))
