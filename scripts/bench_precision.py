@@ -26,7 +26,9 @@ from landscape_jobs.demo import digits, digits_mlp
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.errors import RunInterrupted
 from landscape.planes.grid import Grid
+from landscape.run.progress import Progress
 
 CHECKED = 60  # points at which full passes tell the true error
 LARGEST = 10.0  # loss up to which points are looked at
@@ -130,33 +132,70 @@ def spectra(arguments: argparse.Namespace) -> None:
 PARTS = {"conv": conv, "resnet20": resnet20, "digits": small}
 
 
+class Clocks:
+    """Times since now: of the clock on the wall, and of this process' processor time."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def passed(self) -> tuple[float, float]:
+        """Both, in seconds."""
+        return time.perf_counter() - self._began[0], time.process_time() - self._began[1]
+
+
+class Told:
+    """Prints each round of a surface to the terminal, and its items every few minutes."""
+
+    def __init__(self) -> None:
+        self._total, self._said = 0, 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """See `measure_surface`."""
+        if progress.total != self._total or progress.elapsed - self._said > 120:
+            self._total, self._said = progress.total, progress.elapsed
+            print(
+                f"{progress.done:,} of {progress.total:,} items, {progress.elapsed:.0f} s", file=sys.stderr, flush=True
+            )
+
+
 def measured(name: str, arguments: argparse.Namespace) -> None:
     """The rows of a part."""
     objective = PARTS[name](arguments)
     plane = ls.random_plane(objective, normalize="filter", ignore=("bias", "norm"), seed=0)
     axes: dict[str, Any] = dict.fromkeys("xy", (-1, 1, arguments.points))
+    asked: dict[str, Any] = {"error": arguments.error, "share": arguments.share}
     objective.evaluate()  # a first pass warms caches
-    start = time.perf_counter()
-    surface = ls.measure_surface(objective, plane, **axes, error=arguments.error, share=arguments.share)
-    ours = time.perf_counter() - start
+    start = Clocks()
+    try:
+        surface = ls.measure_surface(objective, plane, **axes, **asked, out=arguments.out, progress=Told())
+    except RunInterrupted:
+        if arguments.out is not None:
+            print(ls.open(arguments.out).attributes["work"], file=sys.stderr)
+        raise
+    ours = start.passed()
     assert surface.error is not None
     assert surface.found is not None
+    work = surface.attributes["work"]
+    print(work, file=sys.stderr, flush=True)
     values, error = surface.values["loss"].ravel(), surface.error["loss"].ravel()
     free = np.flatnonzero((surface.found.ravel() != "anchor") & (values < LARGEST))
     free = free if len(free) else np.arange(values.size)
     checked = np.random.default_rng(0).permutation(free)[:CHECKED]
     theta = torch.empty_like(plane.centre)
-    start = time.perf_counter()
-    grid = Grid(surface.axes)
-    true = np.array([float(objective.evaluate(plane.point(grid.coordinates(int(k)), theta))["loss"]) for k in checked])
-    brute = (time.perf_counter() - start) / len(checked) * values.size
+    grid, true = Grid(surface.axes), np.zeros(len(checked))
+    start = Clocks()
+    for row, k in enumerate(checked.tolist()):
+        true[row] = float(objective.evaluate(plane.point(grid.coordinates(k), theta))["loss"])
+        told = f"{values[k]:.6g} +- {error[k]:.2g}, {surface.found.flat[k]}; full pass {true[row]:.6g}"
+        print(f"{row + 1} of {len(checked)} points: {told}", file=sys.stderr, flush=True)
+    brute = [part / len(checked) * values.size for part in start.passed()]
     gap = np.abs(values[checked] - true)
-    work = surface.attributes["work"]
-    asked = f"{100 * arguments.error:g} % at {arguments.share:.0%} of the points"
-    what = f"{name}, {objective.samples:,} samples, {arguments.points} x {arguments.points}, {asked}"
+    size = f"{arguments.points} x {arguments.points}"
+    what = f"{name}, {objective.samples:,} samples, {size}, {100 * arguments.error:g} % at {arguments.share:.0%}"
     works, least = 1 / work["share_of_brute_force"], ">= 1" if name == "digits" else ""
     found = ", ".join(f"{int((surface.found == kind).sum())} {kind}" for kind in ("anchor", "sampled", "interpolated"))
-    print_row(f"{what}: time", "a full pass at every point", Ratios((brute / ours,), ours, brute), least)
+    for clock, mine, theirs in zip(("time", "processor time"), ours, brute, strict=True):
+        print_row(f"{what}: {clock}", "a full pass at every point", Ratios((theirs / mine,), mine, theirs), least)
     print_row(f"{what}: sample passes", "a full pass at every point", f"{works:.1f}", least, found)
     print_row(
         f"{what}: median relative error; of nine tenths",
@@ -177,6 +216,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--out", type=Path, help="keep the rows in this folder, and go on from those there")
     parser.add_argument("--quick", action="store_true", help="7 x 7 points of 200 images: to see that all runs")
     arguments = parser.parse_args()
     if arguments.quick:

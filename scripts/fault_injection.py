@@ -1,12 +1,13 @@
-"""kill -9 at random moments of the three core jobs: what is finished must stay, and the end be the same.
+"""kill -9 at random moments of the core jobs: what is finished must stay, and the end be the same.
 
     python scripts/fault_injection.py --kills 100          # ranks and mpiexec; the job is started again after each
     python scripts/fault_injection.py --survivors 20       # one rank a run; the others go on (Open MPI 5)
+    python scripts/fault_injection.py --kills 10 --ranks 2 --jobs precise
 
-A surface, a spectrum and a sweep of fitted curves are computed once undisturbed, on as many ranks. Then each is started
-again and again, a random rank (or mpiexec) is killed at a random moment, and the next start goes on from what is there.
-After each kill every file of finished rows must be there with its bytes; at the end every value must be equal to the
-undisturbed one bit for bit. Needs mpiexec; exit code 1 where anything was lost.
+A surface, one to a stated error, a spectrum and a sweep of fitted curves are computed once undisturbed, on as many
+ranks. Then each is started again and again, a random rank (or mpiexec) is killed at a random moment, and the next start
+goes on from what is there. After each kill every file of finished rows must be there with its bytes; at the end every
+value must be equal to the undisturbed one bit for bit. Needs mpiexec; exit code 1 where anything was lost.
 """
 
 from __future__ import annotations
@@ -49,6 +50,11 @@ def data():
     return torch.randn(96, 6, generator=generator), torch.arange(96) % 3
 
 
+def many():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2000, 6, generator=generator), torch.arange(2000) % 3
+
+
 def slow(outputs, targets):
     time.sleep(float(os.environ["NAP"]))
     return nn.functional.cross_entropy(outputs, targets, reduction="none")
@@ -60,10 +66,12 @@ factory = "nets:mlp"
 factory = "nets:data"
 [objective]
 loss = "nets:slow"
+chunk = 500
 """
 # The nap of one evaluation is chosen so that each takes some ten seconds on two ranks.
 JOBS = {
     "surface": ("[surface]\nx = [-1, 1, 25]\ny = [-1, 1, 16]\n", "0.04"),
+    "precise": ("[surface]\nx = [-1, 1, 13]\ny = [-1, 1, 12]\nerror = 0.01\n", "0.05"),
     "spectrum": ("[spectrum]\nk = 4\ntrace = 'hutchinson'\ndensity = true\n", "0.004"),
     "curves": ("[connectivity]\nmodels = ['a.pt', 'b.pt', 'c.pt', 'd.pt']\nepochs = 12\nbatch_size = 16\n", "0.005"),
 }
@@ -91,7 +99,8 @@ def prepare(folder: Path) -> None:
         torch.manual_seed(seed)
         torch.save(nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).state_dict(), folder / f"{name}.pt")
     for name, (table, _) in JOBS.items():
-        (folder / f"{name}.toml").write_text(f"{HEAD}{table}[run]\nout = '{name}'\n")
+        head = HEAD.replace("nets:data", "nets:many") if name == "precise" else HEAD
+        (folder / f"{name}.toml").write_text(f"{head}{table}[run]\nout = '{name}'\n")
 
 
 def start(folder: Path, job: str, ranks: int, *launcher: str) -> subprocess.Popen[bytes]:
@@ -241,16 +250,17 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0, help="kills in all, shared out over the jobs")
     parser.add_argument("--survivors", type=int, default=0, help="runs that lose a rank and complete, in all")
     parser.add_argument("--ranks", type=int, default=3)
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    chance = random.Random(asked.seed)
+    chance, jobs = random.Random(asked.seed), len(asked.jobs)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)
-        for place, job in enumerate(JOBS):
+        for place, job in enumerate(asked.jobs):
             wanted, seconds = undisturbed(folder, job, asked.ranks)
             print(f"{job}: {len(wanted)} arrays, {seconds:.1f} s undisturbed on {asked.ranks} ranks", flush=True)
-            share, runs, killed = asked.kills // 3 + (place < asked.kills % 3), 0, Counter[str]()
+            share, runs, killed = asked.kills // jobs + (place < asked.kills % jobs), 0, Counter[str]()
             while killed.total() < share:
                 killed += kill_until_complete(
                     folder, job, asked.ranks, wanted, seconds, chance, min(8, share - killed.total())
@@ -261,7 +271,7 @@ def main() -> None:
                 print(
                     f"  {killed.total()} kills ({who}), {runs} runs completed: no row lost, all bits equal", flush=True
                 )
-            share = asked.survivors // 3 + (place < asked.survivors % 3)
+            share = asked.survivors // jobs + (place < asked.survivors % jobs)
             done = sum(survive(folder, job, asked.ranks, wanted, seconds, chance) for _ in range(share))
             if share:
                 print(f"  {done} of {share} runs that lost a rank were completed by the others", flush=True)

@@ -24,7 +24,7 @@ _FEWEST_TRIED = 16
 _SHARPER = 0.8  # of the error allowed, that measured points are brought to: those beside them are no better known
 _STEP = 0.1  # less of it for each coarser tier, on whose points finer ones are regressed,
 _SHARPEST = 0.4  # but no less than this
-_OWN = 0.5  # of what a point is brought to, that its own samples are left at least, whatever is handed on to it
+OWN = 0.5  # of what a point is brought to, that its own samples are left at least, whatever is handed on to it
 _BEYOND = 1.5  # times the largest number of samples, that may be needed where these are taken to do
 _LEAST = 1.5  # times its samples that a point gets at least: rounds of a few items leave ranks idle
 _SLACK = 1.15  # times what points of coarser tiers are brought to, up to which they are left as they are
@@ -101,11 +101,17 @@ class Estimated:
     found: IntArray  # ANCHOR, SAMPLED, INTERPOLATED
 
 
+def lattice_lines(shape: Sequence[int], finer: int = 0) -> list[IntArray]:
+    """The places of a coarse grid on each axis: 5 of one axis, 3 of each of more, both ends; 2^finer the steps."""
+    steps = (4 if len(shape) == 1 else 2) << finer
+    return [np.unique(np.linspace(0, n - 1, min(n, steps + 1)).round().astype(np.int64)) for n in shape]
+
+
 def lattice(shape: Sequence[int], finer: int = 0) -> list[int]:
-    """The points of a coarse grid: 5 of each axis of one or two, 3 of more, both ends among them; 2^finer the steps."""
-    steps = (4 if len(shape) < 3 else 2) << finer
-    lines = [np.unique(np.linspace(0, n - 1, min(n, steps + 1)).round().astype(np.int64)) for n in shape]
-    return sorted(np.ravel_multi_index(np.meshgrid(*lines, indexing="ij"), shape).ravel().tolist())
+    """The points of that coarse grid."""
+    return sorted(
+        np.ravel_multi_index(np.meshgrid(*lattice_lines(shape, finer), indexing="ij"), shape).ravel().tolist()
+    )
 
 
 def meeting(axes: Sequence[FloatArray], lines: int) -> IntArray:
@@ -128,8 +134,8 @@ def tiers(shape: Sequence[int], lines: int = 1) -> tuple[IntArray, list[int]]:
     Tier 0 is the coarse grid, each further one twice as fine, the last all that is closer than two steps. Points are
     regressed on those of the tiers before.
     """
-    first, longest = 4 if len(shape) < 3 else 2, max(shape) - 1
-    apart = [math.ceil(longest / (first << k)) for k in range(32) if k == 0 or longest >= 2 * (first << k)]
+    first, longest = 4 if len(shape) == 1 else 2, max(shape) - 1
+    apart = [math.ceil(longest / (first << k)) for k in range(32) if k < 2 or longest >= 2 * (first << k)]
     found = np.full(math.prod(shape), len(apart))
     for tier in reversed(range(len(apart))):
         found[lattice(shape, tier)] = tier
@@ -159,9 +165,10 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
     have. The variance is the sum of the squares: controls that share samples do not err independently.
 
     The residuals are those of the sub-sample. Where few samples make up the mean and it holds none of them, they are
-    too small; full passes, each left out in turn, tell by how much.
+    too small; full passes, each left out in turn, tell by how much. Of a count, where residuals may be none at all, one
+    sample may be off, if nearby points have so many.
     """
-    further = _Further.of(asked, held)
+    further, one = _Further.of(asked, held), _counted(held)
     sizes = {p: len(u) for p, u in held.units.items() if np.isfinite(u).all()}
     longest, fewest = max(sizes.values(), default=0), min(sizes.values(), default=0)
     adds = np.zeros((0, longest))
@@ -176,7 +183,9 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
         found, coefficients, residuals = regressed_means(targets[..., None], given.swapaxes(1, 2), means)
         sums = np.zeros((len(points), longest))
         own = residuals[..., 0].T / n * math.sqrt(n / (n - 1) * max(0.0, 1 - n / asked.samples))
-        sums[:, :n] = further.added(points, own).T
+        rare = np.minimum(means, one - means).max(1, initial=0.0) if controls.shape[1] else np.full(len(points), one)
+        floor = np.clip(rare, 0.0, one / n) * math.sqrt(max(0.0, 1 - n / asked.samples))
+        sums[:, :n] = further.added(points, own, np.square(floor)).T
         now.own[points] = np.sqrt(np.square(sums).sum(1))
         for k in range(controls.shape[1]):
             sampled = np.flatnonzero(row[controls[:, k]] >= 0)
@@ -194,6 +203,12 @@ def _sampled(asked: Asked, held: Held, now: Estimated) -> None:
     for point, units in held.units.items():
         if not held.full[point] and not np.isfinite(units).all():  # a full pass holds these samples, too
             now.values[point], now.error[point], now.found[point] = units.sum(), 0.0, SAMPLED
+
+
+def _counted(held: Held) -> float:
+    """The value of one that is counted, where samples have that or 0 alone, as those of an accuracy; 0 elsewhere."""
+    one = max((float(units.max()) for units in held.units.values()), default=0.0)
+    return one if all(((units == 0) | (units == one)).all() for units in held.units.values()) else 0.0
 
 
 def _batches(asked: Asked, held: Held) -> Iterator[tuple[int, IntArray, IntArray]]:
@@ -238,8 +253,11 @@ class _Further:
                 stated[here] = np.square(residuals[..., 0]).sum(1) / (n * (n - 1)) * max(0.0, 1 - n / asked.samples)
         return _Further(asked, points, missed, stated)
 
-    def added(self, points: IntArray, own: FloatArray) -> FloatArray:
-        """What each of n samples adds to the errors of points, (n, points), made larger where that is needed."""
+    def added(self, points: IntArray, own: FloatArray, floor: FloatArray) -> FloatArray:
+        """What each of n samples adds to the errors of points, (n, points), made larger where that is needed.
+
+        `floor`, (points,), are squares that they have at least.
+        """
         from scipy.spatial import KDTree
 
         if len(self.points) < 2:
@@ -257,6 +275,7 @@ class _Further:
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(stated > 0, np.minimum(squares / stated, _ALIKE), 0.0)
             least = np.maximum(squares + part * beyond, beyond * np.where(squares > 0, _UNSEEN, 1.0))
+            least = np.maximum(least, floor)
             scaled: FloatArray = np.where(squares > 0, own * np.sqrt(least / squares), np.sqrt(least / n))
         return scaled
 
@@ -432,7 +451,7 @@ def _more_samples(asked: Asked, held: Held, now: Estimated, aim: FloatArray) -> 
     tier, apart = tiers(asked.shape, asked.lines)
     last = len(apart) - 1
     target = aim * np.array([sharpness(k, last) for k in range(last + 1)])[tier]
-    room = np.maximum(np.square(target) - np.square(now.error) + np.square(now.own), np.square(_OWN * target))
+    room = np.maximum(np.square(target) - np.square(now.error) + np.square(now.own), np.square(OWN * target))
     needed = samples_needed(now.own, have, np.sqrt(room), asked.samples)
     possible = (needed <= _BEYOND * asked.blocks * asked.block) & (asked.statistics == 0)
     cost = np.where(possible, np.maximum(needed - have, 0.0), asked.cost(FULL))
