@@ -26,6 +26,7 @@ from landscape.objective.rows import RECHECK_RTOL, REPLICATES, evaluated, replic
 from landscape.objective.trees import digest
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
+from landscape.results.settings import require_plain
 from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
@@ -36,6 +37,7 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.curve.result import Curve, curve_from_points
 from landscape.studies.path.result import Path, to_split
+from landscape.studies.path.settings import PathSettings
 
 logger = logging.getLogger(__name__)
 _FINEST = 2.0**-20  # intervals of t shorter than this are not split any more
@@ -224,6 +226,7 @@ def path_task(
     tol: float | None = None,
 ) -> PathTask:
     """The task of `measure_path`."""
+    require_plain(PathSettings, tol=tol)
     joined = curve if isinstance(curve, Curve) else _line(objective, curve)
     return PathTask(objective, joined, places_of(t), batchnorm=batchnorm, statistics=statistics, test=test, tol=tol)
 

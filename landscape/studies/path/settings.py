@@ -9,7 +9,7 @@ from annotated_types import Gt
 
 from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 
 
 class _Places:
@@ -29,7 +29,7 @@ Places = Annotated[int | tuple[float, ...], _Places()]
 
 
 @dataclass(frozen=True)
-class PathSettings:
+class PathSettings(Settings):
     """The places on the curve, BatchNorm there, and how exactly the largest loss is to be known; see `measure_path`."""
 
     t: Places = 61

@@ -18,6 +18,7 @@ from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.planes.plane import Plane
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
+from landscape.results.settings import require_plain
 from landscape.results.study import of_rows
 from landscape.run.comm import SERIAL, world
 from landscape.run.failures import Tolerance
@@ -27,6 +28,7 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.surface.precise import SCALES, SHARE, PreciseTask, Settled, settled
 from landscape.studies.surface.result import FOUND, NOT_COMPUTED, Points, Surface
+from landscape.studies.surface.settings import SurfaceSettings
 from landscape.studies.surface.task import SurfaceTask, precision_error
 
 ESTIMATED = (
@@ -53,6 +55,7 @@ def surface_task(
     memory: str | None = None,
 ) -> SurfaceTask | PreciseTask:
     """The task of `measure_surface`."""
+    require_plain(SurfaceSettings, error=error, share=share)
     named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
     if axes is not None and named:
         raise InputError(f"both axes and {', '.join(named)} are given; give one or the other")

@@ -304,7 +304,7 @@ def _pictures_tell_errors_and_work(spectrum: ls.Spectrum) -> None:
     ("options", "message"),
     [
         ({"smallest": 1}, r"error = 0.1 and smallest = 1: .* leave out one of the two"),
-        *(({"error": bad}, "it is relative to each eigenvalue") for bad in (0, -0.1, 1, float("nan"), "a", True)),
+        *(({"error": bad}, "a finite number between 0 and 1,") for bad in (0, -0.1, 1, float("nan"), "a", True)),
         ({"samples": 100}, "error = 0.1 and samples = 100"),
         ({"trace": "hutchinson"}, "trace = 'hutchinson' passes over all data"),
         ({"start": torch.ones(1, 291)}, "start= and error=0.1"),
