@@ -26,3 +26,4 @@ class CurvatureMapSettings(Settings):
     weight_decay: Annotated[float, Ge(0)] = 0.0
     batchnorm: Annotated[str, OneOf(WITHOUT_ENDS)] = "frozen"
     seed: int = 0
+    error: Accuracy | None = None

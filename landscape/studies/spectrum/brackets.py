@@ -21,6 +21,7 @@ GROUPS = 16  # of blocks, each left out in turn
 CAUTION = 1.2
 _SPARE = 0.85  # of the error asked that a round aims at: the errors are themselves estimates
 _NARROW = 0.75  # of it, that the width may take where more values are to tell the rest
+_MARGIN = 1.25  # times the draws that vectors are taken to need
 _GROWTH = 8  # times its draws that a sample gets at most in one round
 
 
@@ -165,13 +166,15 @@ def next_step(found: Bracket, spent: Spent, error: float, samples: int, full: in
         needed = np.where(everything, 0.0, np.minimum(have * found.stderr**2 / left, _GROWTH * have) - have)
         lacking = np.flatnonzero(found.error > aim)
         # few rounds: where each ended as soon as its own error came out small, errors would come out too small
-        more = min(math.ceil(max(float(needed[lacking].max()), spent.draws / 2)), samples)
-        lacking = lacking[needed[lacking] > more / 4]
-        if len(lacking):
-            options.append((float(len(lacking) * more), Step(SINGLE, more, tuple(lacking.tolist()))))
+        needed = np.minimum(np.maximum(needed[lacking], spent.draws / 2), samples) * (needed[lacking] > 0)
+        more = math.ceil(float(needed.max()))
+        if more:
+            now = lacking[needed > more / 2]  # the others wait for a round of less
+            options.append((float(needed.sum()), Step(SINGLE, more, tuple(now.tolist()))))
     half = half * min(1.0, spent.quality / spent.draws)
     grown = float((half / (_NARROW * aim)).max())
-    draws = spent.draws if grown <= 1 else math.ceil(spent.draws * min(grown, _GROWTH))
+    # widths vary with the draws, too: where little is to spare, a round of a few more saves another one
+    draws = math.ceil(spent.draws * min(max(_MARGIN * grown, 1.0), _GROWTH))
     left = np.maximum((_SPARE * aim) ** 2 - half**2, (aim / 2) ** 2)
     later = float(np.clip(spent.draws * found.stderr**2 / left - draws, 0, samples).sum())
     options.append((m * draws * (1 + (grown > 1)) + later, Step(VECTORS, draws)))
