@@ -25,22 +25,22 @@ def run_inside(
     count = task.count
     while True:
         if isinstance(task, Planned):
-            task.plan(_rows(found, description, count))
+            task.plan(rows_of(found, description, count))
         for item in range(len(found), count):
             if stopping is not None and any(group.gather_all(stopping())):
                 raise ItemStopped
             if report is not None:
                 report(f"{description.name} {item + 1}")
             found.append(checked_row(task.evaluate(item, group), description.columns))
-        rows = _rows(found, description, count)
+        rows = rows_of(found, description, count)
         more = task.extend(rows)
         if more <= count:
             return Stage(description, rows, History())
         count = more
 
 
-def _rows(found: Sequence[Row], description: Description, count: int) -> Rows:
-    """Those found, and the others of `count` empty."""
+def rows_of(found: Sequence[Row], description: Description, count: int) -> Rows:
+    """Rows of `count` items: those found, and the others empty."""
     rows = Rows.empty(description.columns, count)
     for item, row in enumerate(found):
         rows.done[item] = True

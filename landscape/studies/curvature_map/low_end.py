@@ -57,10 +57,10 @@ def lowest(
     `start` (1, size) is a guess of its vector. All data are measured where a quarter of them does not do.
     """
     samples, count, spent = matrix.sample.objective.samples, _FIRST, 0
-    loose = max(tol, _LOOSE * error)
+    loose, most = max(tol, _LOOSE * error), matrix.sample.objective.chunk
     while count <= _MOST * samples:
         sample = draws.drawn(1, count, seed, "lowest", count)
-        with matrix.bind(group, sample=sample) as H:
+        with matrix.bind(group, sample=sample, chunk=min(count, most)) as H:
             key = derive_seed(seed, "lowest", count)
             found = eigenpairs(H, 0, smallest=1, tol=loose, start=start, seed=key, max_products=max_products)
         start = found.smallest.vectors

@@ -103,7 +103,7 @@ class PreciseTask:
         """See `Planned`."""
         self._steps, description = [self._first()], self.describe()
         for n in range(1, len(rows.done)):
-            self._steps.append(following(description, _head(rows, n)) or self._steps[-1])
+            self._steps.append(following(description, head(rows, n)) or self._steps[-1])
         self._known = known(description, rows)
 
     def extend(self, rows: Rows) -> int:
@@ -276,15 +276,6 @@ def fewest_samples(k: int) -> int:
     return max(FEWEST, 4 * first_draws(k))
 
 
-def least_products(k: int, samples: int) -> int:
-    """Products of all data that the first rounds come to, about: less than of a measurement without sampling."""
-    draws = first_draws(k)
-    full = PRODUCTS_PER_PAIR * k
-    if samples < fewest_samples(k):
-        return full
-    return min(full, -(-(full + 3 * _GROWN * (k + _FURTHER)) * draws // samples))
-
-
 def blocks_of(draws: int, most: int) -> tuple[int, int]:
     """(number of blocks, a multiple of GROUPS, draws of each, at most `most`) for at least so many draws."""
     each = -(-draws // GROUPS)
@@ -292,7 +283,8 @@ def blocks_of(draws: int, most: int) -> tuple[int, int]:
     return GROUPS * pieces, -(-each // pieces)
 
 
-def _head(rows: Rows, n: int) -> Rows:
+def head(rows: Rows, n: int) -> Rows:
+    """The rows of the first n items."""
     return Rows({name: values[:n] for name, values in rows.columns.items()}, rows.done[:n])
 
 
