@@ -153,8 +153,8 @@ class Spent:
 def next_step(found: Bracket, spent: Spent, error: float, samples: int, full: int) -> Step | None:
     """What is to be measured so that every error is `error` of its value at least cost; None once it is there.
 
-    The width falls with the draws that the vectors follow from, the variance with a power of those of the values. `full`
-    are the products of a measurement of all data, which is told where nothing else is cheaper.
+    The width falls with the draws that the vectors follow from, the variance with a power of those of the values.
+    `full` are the products of a measurement of all data, which is told where nothing else is cheaper.
     """
     aim = error * np.abs(found.values)
     if bool((found.error <= aim).all()):
