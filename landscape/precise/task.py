@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -83,7 +82,7 @@ class PreciseTask:
     headline = "loss"
 
     def __init__(self, objective: Objective, points: Points, error: float, scale: str, share: float) -> None:
-        _check(error, scale, share)
+        _check(error, scale)
         self._objective, self._points, self.grid = objective, points, points.grid
         n = objective.samples
         small = not objective.data.divisible or n < max(_FEWEST * BLOCK, 2 * objective.chunk)
@@ -175,19 +174,13 @@ class PreciseTask:
         return len(self._items)
 
 
-def _check(error: float, scale: str, share: float) -> None:
+def _check(error: float, scale: str) -> None:
     if scale not in SCALES:
         raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
-    if not (isinstance(error, Real) and 0 < error < np.inf):
-        raise InputError(f"error={error!r} is not above 0; give one standard error, as 0.01, or leave it out")
     if scale != "absolute" and not error < 1:
         raise InputError(
             f"error={error} is 1 or more on the scale {scale!r}, where 0.01 is a hundredth; give less, or say "
             "scale='absolute' for an error in units of the loss"
-        )
-    if not (isinstance(share, Real) and 0 < share <= 1):
-        raise InputError(
-            f"share={share!r} of the points is not above 0 and at most 1; 1 asks for the error at all of them"
         )
 
 

@@ -119,8 +119,14 @@ def precision_pairs(result: Precise) -> dict[str, str]:
         "error asked": f"{about['error_asked']:g} {about['error_scale']}, at {about['error_share']:.0%} of the points",
         "error reached": f"at {about['error_reached']:.1%} of the points",
         "found": counts,
-        "work": f"{work['full_passes']:,.1f} full passes, {work['share_of_brute_force']:.1%} of brute force",
+        "work": f"{_spent(work)}, {work['share_of_brute_force']:.1%} of brute force",
     }
+
+
+def _spent(work: Mapping[str, Any]) -> str:
+    if "products_of_all_data" in work:  # of a curvature map
+        return f"{work['products_of_all_data']:,.1f} products of all data"
+    return f"{work['full_passes']:,.1f} full passes"
 
 
 def error_columns(result: Precise, quantity: str) -> dict[str, FloatArray]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from landscape.results.stages import Stage
 from landscape.run.comm import Communicator
 from landscape.run.store import History
-from landscape.run.task import ItemStopped, Row, Rows, Task, checked_row
+from landscape.run.task import Description, ItemStopped, Planned, Row, Rows, Task, checked_row
 
 
 def run_inside(
@@ -26,15 +24,26 @@ def run_inside(
     found: list[Row] = []
     count = task.count
     while True:
+        if isinstance(task, Planned):
+            task.plan(rows_of(found, description, count))
         for item in range(len(found), count):
             if stopping is not None and any(group.gather_all(stopping())):
                 raise ItemStopped
             if report is not None:
                 report(f"{description.name} {item + 1}")
             found.append(checked_row(task.evaluate(item, group), description.columns))
-        columns = {name: np.stack([np.asarray(row[name]) for row in found]) for name in description.columns}
-        rows = Rows(columns, np.ones(count, dtype=bool))
+        rows = rows_of(found, description, count)
         more = task.extend(rows)
         if more <= count:
             return Stage(description, rows, History())
         count = more
+
+
+def rows_of(found: Sequence[Row], description: Description, count: int) -> Rows:
+    """Rows of `count` items: those found, and the others empty."""
+    rows = Rows.empty(description.columns, count)
+    for item, row in enumerate(found):
+        rows.done[item] = True
+        for name, value in row.items():
+            rows.columns[name][item] = value
+    return rows

@@ -21,7 +21,7 @@ from landscape.errors import InputError
 from landscape.results.tables import Table, pairs_table
 from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
-from landscape.run.task import Rows, Task
+from landscape.run.task import Row, Rows, Task
 from landscape.run.together import agree, on_rank_0
 
 _FILE = 40 << 10  # bytes of a file besides its arrays: attributes and scales; 38 to 51 kB seen with small arrays
@@ -57,10 +57,19 @@ def trial_table(trial: Trial) -> Table:
     )
 
 
-def timed(task: Task, out: Path, ranks_per_item: int, unit: str, items: Sequence[int] = (0, 1)) -> Trial:
+def timed(
+    task: Task,
+    out: Path,
+    ranks_per_item: int,
+    unit: str,
+    items: Sequence[int] = (0, 1),
+    *,
+    rows: list[Row] | None = None,
+) -> Trial:
     """The trial of a task from two of its items, of which the first warms up and the second is timed.
 
-    Called on all ranks. Raises InputError where the run folder `out` belongs to another run or cannot be written to.
+    Called on all ranks. The rows of the items are added to `rows`. Raises InputError where the run folder `out` belongs
+    to another run or cannot be written to.
     """
     left = task.count - on_rank_0(lambda: rows_done(out, task))
     headlines, seconds = [], 0.0
@@ -68,16 +77,18 @@ def timed(task: Task, out: Path, ranks_per_item: int, unit: str, items: Sequence
         started = time.perf_counter()
         row = agree(world(), partial(task.evaluate, item, SERIAL))
         seconds = time.perf_counter() - started
+        if rows is not None:
+            rows.append(row)
         headlines.append(float(np.asarray(row[task.headline]).ravel()[0]))
     columns = task.describe().columns.values()
     each = slowest(seconds)
-    rows = sum(int(np.prod(shape)) for shape in columns)
+    size = sum(int(np.prod(shape)) for shape in columns)
     said = {
         unit: f"{task.count}, of which {task.count - left} are there already",
         **({"loss at two trial items": ", ".join(f"{v:.6g}" for v in headlines)} if task.headline == "loss" else {}),
         f"time per {one_of(unit)}": f"{each:.3g} s",
     }
-    return Trial(said, lambda ranks: shared(left, each, ranks, ranks_per_item), result=8 * rows * task.count)
+    return Trial(said, lambda ranks: shared(left, each, ranks, ranks_per_item), result=8 * size * task.count)
 
 
 def one_of(unit: str) -> str:

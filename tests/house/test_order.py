@@ -44,7 +44,7 @@ PLACE = {room: place for place, rooms in enumerate(ORDER) for room in rooms}
 MADE_OF = {
     "profiles": {"surface"},
     "topology": {"surface"},
-    "curvature_map": {"surface"},
+    "curvature_map": {"spectrum", "surface"},
     "layer_spectra": {"spectrum"},
     "path": {"curve"},
     "connectivity": {"path", "curve"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import spectrum_nets as nets
 from torch import nn
 
@@ -24,6 +25,17 @@ def spectrum() -> ls.Spectrum:
     )
 
 
+def map_to_an_error() -> str:
+    """Two lines of one point, each from samples of its own."""
+    model = nets.settled(nn.Linear(4, 3))
+    many = ls.Objective(model, "cross_entropy", (nets.seeded(2100, 4), nets.labels(2100)))
+    plane = ls.random_plane(many, seed=0)
+    found = ls.measure_curvature_map(many, plane, x=np.array([0.5]), y=np.array([0.0, 0.5]), error=0.3)
+    assert found.error is not None
+    assert (found.found == "sampled").all()
+    return "".join((found.values[name].tobytes() + found.error[name].tobytes()).hex() for name in found.values)
+
+
 def results() -> dict[str, str]:
     """What comes from items over ranks, and what from a small matrix that every rank multiplies alone."""
     found = spectrum()
@@ -36,6 +48,7 @@ def results() -> dict[str, str]:
         "trace": repr([found.trace.value, found.trace.stderr, found.trace.stderr_probes, dict(found.trace.layers)]),
         "whole trace": repr([whole.trace.value, whole.trace.stderr, dict(whole.trace.layers)]),
         "whole density": (whole.density.values.tobytes() + whole.density.nodes.tobytes()).hex(),
+        "map to an error": map_to_an_error(),
         "layers": (layers.eigenvalues.tobytes() + layers.trace.tobytes()).hex(),
     }
 

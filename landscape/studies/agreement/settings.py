@@ -7,13 +7,13 @@ from typing import Annotated
 
 from landscape.checkpoints.states import ModelPairs
 from landscape.objective.batchnorm import WITHOUT_ENDS
-from landscape.results.settings import Names, OneOf
+from landscape.results.settings import Names, OneOf, Settings
 
 REPRESENTATIONS = ("outputs", "probabilities")
 
 
 @dataclass(frozen=True)
-class AgreementSettings:
+class AgreementSettings(Settings):
     """Which pairs of models, by which representations, with which BatchNorm; see `measure_agreement`."""
 
     pairs: ModelPairs = "all"

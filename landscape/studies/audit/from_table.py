@@ -11,10 +11,10 @@ from landscape_kernels.arrays import FloatArray
 
 from landscape.errors import InputError
 from landscape.files.provenance import engine_version
-from landscape.results.settings import name_tuple
+from landscape.results.settings import name_tuple, require_plain
 from landscape.studies.audit.models import JOIN, RESCALED, Models
 from landscape.studies.audit.result import Audit
-from landscape.studies.audit.settings import require_statistics
+from landscape.studies.audit.settings import AuditSettings
 from landscape.studies.audit.statistics import compare, follow
 from landscape.studies.corpus.reading import ModelTable, read_table
 
@@ -44,7 +44,7 @@ def audit_table(
     Raises InputError for columns that are not there or hold no numbers, models that agree in everything with one seed,
     knobs that no two models differ in alone, and values of the other arguments that cannot be.
     """
-    require_statistics(within, level, draws)
+    require_plain(AuditSettings, within=within, level=level, draws=draws)
     found = read_table(table)
     measured, turned = name_tuple(measures) or (), name_tuple(knobs) or ()
     harder = name_tuple(complexity) or ()

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Annotated
 
 from annotated_types import Ge, Gt
 
 from landscape.errors import InputError
 from landscape.objective.stacked import OF
-from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.results.settings import Accuracy, Names, OneOf, Settings
 
 KINDS = ("filter", "gaussian")
 PRECONDITIONERS = ("diagonal", "krylov", "adam")
 
 
 @dataclass(frozen=True)
-class BasinSettings:
+class BasinSettings(Settings):
     """Where the basin ends, and along which directions it is measured; see `measure_basin`."""
 
     cutoff: float = 0.1
@@ -32,24 +30,14 @@ class BasinSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, word, known in (("of", self.of, OF), ("kind", self.kind, KINDS)):
             if word not in known:
                 raise InputError(f"{name}={word!r} is not one of {', '.join(known)}")
         if self.precondition not in (None, *PRECONDITIONERS):
             raise InputError(f"precondition={self.precondition!r} is not one of {', '.join(PRECONDITIONERS)}")
-        for name in ("cutoff", "rtol", "prior_sigma"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) and not (name == "prior_sigma" and value is None):
-                raise InputError(f"{name}={value!r}; give a number")
-        if type(self.directions) is not int or self.directions < 1:
-            raise InputError(f"directions={self.directions!r}; give a whole number of 1 or more, 1000 are usual")
-        if not 0 < self.rtol < 1:
-            raise InputError(f"rtol={self.rtol}; it is the relative accuracy of a radius, between 0 and 1")
-        if self.prior_sigma is not None and not (math.isfinite(self.prior_sigma) and self.prior_sigma > 0):
-            raise InputError(f"prior_sigma={self.prior_sigma}; it is a standard deviation, give a positive number")
         allowed = {"loss": "a finite number", "error": "a fraction above 0 and at most 1", "kl": "a positive number"}
-        fits = math.isfinite(self.cutoff) and (self.of == "loss" or self.cutoff > 0)
-        if not fits or (self.of == "error" and self.cutoff > 1):
+        if (self.of != "loss" and not self.cutoff > 0) or (self.of == "error" and self.cutoff > 1):
             raise InputError(f"cutoff={self.cutoff}; with of={self.of!r} give {allowed[self.of]}")
         needing: dict[str, object] = {"precondition": self.precondition, "prior_sigma": self.prior_sigma}
         for name, value in needing.items():

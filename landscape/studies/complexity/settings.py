@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.results.settings import Accuracy, Names, OneOf, Settings
 
 PARITIES = ("jiang",)
 
 
 @dataclass(frozen=True)
-class ComplexitySettings:
+class ComplexitySettings(Settings):
     """Which measures, by whose definitions, and how exact those by random draws; see `measure_complexity`."""
 
     measures: Names = ("all",)

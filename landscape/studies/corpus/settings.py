@@ -7,13 +7,13 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from landscape.results.settings import Accuracy, Names
+from landscape.results.settings import Accuracy, Names, Settings
 
 LEAST_DRAWS = 100
 
 
 @dataclass(frozen=True)
-class CorpusSettings:
+class CorpusSettings(Settings):
     """Which columns are what, and how intervals are drawn; see `analyse_corpus`."""
 
     target: str = "test_accuracy"

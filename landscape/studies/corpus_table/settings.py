@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from landscape.errors import InputError, nearest
+from landscape.results.settings import Settings
 from landscape.studies.corpus_table.metric_sets import METRIC_SETS
 
 
@@ -28,7 +29,7 @@ class _Sets:
 
 
 @dataclass(frozen=True)
-class CorpusTableSettings:
+class CorpusTableSettings(Settings):
     """Which sets of metrics, and on how many samples those that need data; see `measure_corpus`."""
 
     measure: Annotated[tuple[str, ...], _Sets()] = ("weights",)
@@ -36,9 +37,8 @@ class CorpusTableSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             object.__setattr__(self, "measure", _Sets().check("measure", self.measure))
         except InputError as error:
             raise InputError(f"measure: {error}") from None
-        if self.samples is not None and self.samples < 2:
-            raise InputError(f"samples={self.samples}; give 2 or more, or None for all")

@@ -10,11 +10,11 @@ from annotated_types import Ge
 from landscape.curvature.operator import OPERATORS
 from landscape.objective.batchnorm import WITHOUT_ENDS
 from landscape.planes.grid import Range
-from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.results.settings import Accuracy, Names, OneOf, Settings
 
 
 @dataclass(frozen=True)
-class CurvatureMapSettings:
+class CurvatureMapSettings(Settings):
     """The grid, (start, stop, n) for each axis of the plane, and the curvature; see `measure_curvature_map`."""
 
     x: Range
@@ -26,3 +26,4 @@ class CurvatureMapSettings:
     weight_decay: Annotated[float, Ge(0)] = 0.0
     batchnorm: Annotated[str, OneOf(WITHOUT_ENDS)] = "frozen"
     seed: int = 0
+    error: Accuracy | None = None

@@ -8,6 +8,7 @@ from landscape.results.study import PLANE, Study, of_rows
 from landscape.run.task import Description
 from landscape.studies.curvature_map.measure import map_from_rows, map_task, measure_curvature_map
 from landscape.studies.curvature_map.settings import CurvatureMapSettings
+from landscape.studies.curvature_map.trial import map_trial
 from landscape.studies.surface.study import KIND
 
 
@@ -28,6 +29,7 @@ STUDY = Study(
     settings=CurvatureMapSettings,
     inputs={"plane": PLANE},
     task=lambda objective, plane, **asked: map_task(objective, plane, CurvatureMapSettings(**asked)),
+    trial=map_trial,
     place=place,
     unit="lines",
 )

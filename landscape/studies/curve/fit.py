@@ -25,7 +25,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.random_state import random_state_kept, seed_everything
 from landscape.objective.training import TrainingData
 from landscape.objective.trees import has_batch_axis, map_tensors, shapes_in, tensors_in
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 from landscape.run.comm import Communicator
 from landscape.run.kept import Kept
 from landscape.run.task import ItemStopped
@@ -39,7 +39,7 @@ _PLACES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class FitOptions(Settings):
     """What every study that fits curves asks of their training; see `fit_curve`."""
 
     kind: Annotated[str, OneOf(CURVES)] = "bezier"
@@ -61,6 +61,7 @@ class FitSettings(FitOptions):
     places: Annotated[str, OneOf(PLACES)] = "stratified"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, value, known in (
             ("kind", self.kind, CURVES),
             ("optimizer", self.optimizer, OPTIMIZERS),
@@ -69,17 +70,6 @@ class FitSettings(FitOptions):
         ):
             if value not in known:
                 raise InputError(f"{name}={value!r} is unknown; {nearest(value, known)}")
-        if self.degree < 2:
-            raise InputError(f"degree={self.degree}; a curve with a free control point has degree 2 or more")
-        for name, number in (("epochs", self.epochs), ("parts", self.parts)):
-            if number < 1:
-                raise InputError(f"{name}={number}; give 1 or more")
-        if not 0 < self.step_size < math.inf:
-            raise InputError(f"lr={self.lr}; a step size is a positive number")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum={self.momentum}; give 0 or more and less than 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay={self.weight_decay}; give 0 or more")
 
     @property
     def step_size(self) -> float:

@@ -8,14 +8,14 @@ from typing import Annotated
 from annotated_types import Ge
 
 from landscape.curvature.operator import OPERATORS
-from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.results.settings import Accuracy, Names, OneOf, Settings
 
 METHODS = ("exact", "products", "probes")
 FEWEST_PROBES = 16  # of the first round
 
 
 @dataclass(frozen=True)
-class DiagonalSettings:
+class DiagonalSettings(Settings):
     """The diagonal of which matrix, how, and how exact; see `measure_diagonal`."""
 
     operator: Annotated[str, OneOf(OPERATORS)] = "hessian"

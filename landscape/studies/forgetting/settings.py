@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from landscape.results.settings import Accuracy
+from landscape.results.settings import Accuracy, Settings
 
 
 @dataclass(frozen=True)
-class ForgettingSettings:
+class ForgettingSettings(Settings):
     """Which key tells the tasks, and how exact the largest eigenvalue is; see `measure_forgetting`."""
 
     sequence: str | None = None

@@ -9,13 +9,13 @@ from annotated_types import Ge
 
 from landscape.curvature.operator import OPERATORS
 from landscape.errors import InputError
-from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.results.settings import Accuracy, Names, OneOf, Settings
 from landscape.studies.spectrum.settings import TraceWay
 from landscape.studies.spectrum.ways import FEWEST_PROBES
 
 
 @dataclass(frozen=True)
-class LayerSpectraSettings:
+class LayerSpectraSettings(Settings):
     """Eigenvalues and trace of every layer's diagonal block, and how exact; see `measure_layer_spectra`."""
 
     k: Annotated[int, Ge(1)] = 1
@@ -29,5 +29,6 @@ class LayerSpectraSettings:
     trace_probes: Annotated[int, Ge(FEWEST_PROBES)] = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.trace == "deflated":
             raise InputError("trace = 'deflated' takes out eigenpairs of the whole matrix, and [layers] computes none")

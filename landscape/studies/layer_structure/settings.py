@@ -9,11 +9,11 @@ from annotated_types import Ge
 
 from landscape.curvature.operator import OPERATORS
 from landscape.network.rules.layer import PLACES
-from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.results.settings import Accuracy, Names, OneOf, Settings
 
 
 @dataclass(frozen=True)
-class LayerStructureSettings:
+class LayerStructureSettings(Settings):
     """How many eigenpairs of which layers' blocks, and how their factors are formed; see `measure_layer_structure`."""
 
     k: Annotated[int, Ge(1)] = 10

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Annotated
 
 from annotated_types import Ge, Gt
 
 from landscape.errors import InputError
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 
 METHODS = ("mala", "sgld")
 PARITIES = ("devinterp",)
@@ -19,7 +18,7 @@ _DEVINTERP_BATCH = 32
 
 
 @dataclass(frozen=True)
-class LLCSettings:
+class LLCSettings(Settings):
     """How chains run; see `measure_llc`."""
 
     chains: Annotated[int, Ge(1)] = 4
@@ -35,23 +34,10 @@ class LLCSettings:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that cannot be, or do not go together."""
+        super().__post_init__()
         for name, known in (("method", METHODS), ("parity", PARITIES)):
             if getattr(self, name) not in (None, *known):
                 raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(known)}")
-        for name, least in (("chains", 1), ("draws", FEWEST_DRAWS), ("burn_in", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise InputError(f"{name}={value!r}; give a whole number of {least} or more")
-        for name in ("nbeta", "step", "localisation"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Real):
-                raise InputError(f"{name}={value!r}; give a number, or leave it out")
-        for name in ("nbeta", "step"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name}={value}; give a finite number above 0")
-        if self.localisation is not None and not (math.isfinite(self.localisation) and self.localisation >= 0):
-            raise InputError(f"localisation={self.localisation}; give a finite number of 0 or more")
         if self.parity is not None:
             self._require_parity()
         if self.method == "mala" and self.batch_size is not None:

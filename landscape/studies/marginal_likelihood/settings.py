@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from landscape.errors import InputError
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 
 KERNELS = ("nngp", "empirical")
 METHODS = ("ep", "laplace", "exact", "orthant", "regression")
@@ -16,7 +16,7 @@ LINKS = ("heaviside", "probit")
 
 
 @dataclass(frozen=True)
-class MarginalLikelihoodSettings:
+class MarginalLikelihoodSettings(Settings):
     """Which kernel, and how the probability is found; see `marginal_likelihood_bound`."""
 
     kernel: Annotated[str, OneOf(KERNELS)] = "nngp"
@@ -31,15 +31,10 @@ class MarginalLikelihoodSettings:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that cannot be, or do not go together."""
+        super().__post_init__()
         for name, names in (("kernel", KERNELS), ("method", METHODS), ("link", LINKS)):
             if getattr(self, name) not in names:
                 raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(names)}")
-        for name, least in (("depth", 0), ("nets", 2), ("bias_variance", 0)):
-            if not getattr(self, name) >= least:
-                raise InputError(f"{name}={getattr(self, name)}; give {least} or more")
-        for name in ("weight_variance", "noise"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}={getattr(self, name)}; give more than 0")
         if self.method == "laplace" and self.link != "probit":
             raise InputError(
                 "method='laplace' needs link='probit': the mode under the Heaviside lies on its edge, where Laplace's "

@@ -30,6 +30,7 @@ from landscape.precise.task import SHARE, PreciseTask, require_objective, settle
 from landscape.precise.told import error_attributes, error_fields
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
+from landscape.results.settings import require_plain
 from landscape.results.study import of_rows
 from landscape.run.comm import Communicator, world
 from landscape.run.failures import Tolerance
@@ -40,6 +41,7 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.curve.result import Curve, curve_from_points
 from landscape.studies.path.result import Path, to_split
+from landscape.studies.path.settings import PathSettings
 
 logger = logging.getLogger(__name__)
 _FINEST = 2.0**-20  # intervals of t shorter than this are not split any more
@@ -246,6 +248,7 @@ def path_task(
     share: float = SHARE,
 ) -> PathTask | PreciseTask:
     """The task of `measure_path`."""
+    require_plain(PathSettings, tol=tol, error=error, share=share)
     require_objective(objective, error, scale, share)
     joined = curve if isinstance(curve, Curve) else _line(objective, curve)
     options = {"batchnorm": batchnorm, "statistics": statistics}

@@ -10,7 +10,7 @@ from annotated_types import Gt, Le
 from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
 from landscape.precise.task import SCALES, SHARE
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 
 
 class _Places:
@@ -30,7 +30,7 @@ Places = Annotated[int | tuple[float, ...], _Places()]
 
 
 @dataclass(frozen=True)
-class PathSettings:
+class PathSettings(Settings):
     """The places on the curve, BatchNorm there, and how exactly the losses are to be known; see `measure_path`."""
 
     t: Places = 61

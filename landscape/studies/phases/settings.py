@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from landscape.checkpoints.states import ModelPairs
 from landscape.errors import InputError
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 from landscape.studies.curve.fit import FitSettings
 from landscape.studies.phases.result import Thresholds
 
@@ -17,7 +17,7 @@ INPUTS = ("mixup", "data")  # that outputs are compared on
 
 
 @dataclass(frozen=True)
-class PhasesSettings:
+class PhasesSettings(Settings):
     """The axes of the map, what is measured for it and how well, and the thresholds; see `measure_phases`."""
 
     load: str
@@ -40,15 +40,11 @@ class PhasesSettings:
     fitted: Annotated[float, Gt(0)] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.load == self.temperature:
             raise InputError(f"load and temperature are both {self.load!r}; name two keys of the models")
-        for name, least in (("places", 3), ("hessian_samples", 2), ("cka_samples", 32), ("bracket_samples", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}; give {least} or more")
         if self.cka_inputs not in INPUTS:
             raise InputError(f"cka_inputs={self.cka_inputs!r} is not one of {', '.join(INPUTS)}")
-        if not self.curve_tol > 0:
-            raise InputError(f"curve_tol={self.curve_tol}; it is in units of the loss, give a number above 0")
         for check in (self.fit, self.thresholds):
             assert check is not None
 

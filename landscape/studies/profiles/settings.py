@@ -11,11 +11,11 @@ from landscape_kernels.normalise import NORMALIZATIONS
 from landscape.objective.batchnorm import WITHOUT_ENDS
 from landscape.planes.grid import Range
 from landscape.precise.task import SCALES, SHARE
-from landscape.results.settings import Names, OneOf
+from landscape.results.settings import Names, OneOf, Settings
 
 
 @dataclass(frozen=True)
-class ProfilesSettings:
+class ProfilesSettings(Settings):
     """How many directions, along which places, how they are made, and the error asked; see `measure_profiles`."""
 
     n: Annotated[int, Ge(1)] = 10

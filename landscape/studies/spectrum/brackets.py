@@ -21,6 +21,9 @@ GROUPS = 16  # of blocks, each left out in turn
 CAUTION = 1.2
 _SPARE = 0.85  # of the error asked that a round aims at: the errors are themselves estimates
 _NARROW = 0.75  # of it, that the width may take where more values are to tell the rest
+_FINER = 1.25  # power of the draws that variances fall with: more draws of a block are finer strata
+_ALMOST = 0.6  # of the data, from which on all of them, which tell a value exactly, are the better buy
+_MARGIN = 1.25  # times the draws that vectors are taken to need
 _GROWTH = 8  # times its draws that a sample gets at most in one round
 
 
@@ -150,8 +153,8 @@ class Spent:
 def next_step(found: Bracket, spent: Spent, error: float, samples: int, full: int) -> Step | None:
     """What is to be measured so that every error is `error` of its value at least cost; None once it is there.
 
-    The width falls with the draws that the vectors follow from, the standard error with the root of those of the
-    values. `full` are the products of a measurement of all data, which is told where nothing else is cheaper.
+    The width falls with the draws that the vectors follow from, the variance with a power of those of the values.
+    `full` are the products of a measurement of all data, which is told where nothing else is cheaper.
     """
     aim = error * np.abs(found.values)
     if bool((found.error <= aim).all()):
@@ -159,20 +162,29 @@ def next_step(found: Bracket, spent: Spent, error: float, samples: int, full: in
     half, m = (found.upper - found.lower) / 2, found.rotation.shape[1]
     options: list[tuple[float, Step]] = [(float(full) * samples, Step(ALL, samples))]
     left = (_SPARE * aim) ** 2 - half**2
-    if bool((left > 0).all()):
+    if bool((half <= _NARROW * aim).all()):  # not at less room, as new vectors have their values measured anew
         everything = np.isinf(spent.single)  # nothing is lacking with all data
         have = spent.draws + np.where(everything, 0.0, spent.single)
-        needed = np.where(everything, 0.0, np.minimum(have * found.stderr**2 / left, _GROWTH * have) - have)
+        needed = np.where(everything, 0.0, _further(have, found.stderr**2 / left, samples))
         lacking = np.flatnonzero(found.error > aim)
         # few rounds: where each ended as soon as its own error came out small, errors would come out too small
-        more = min(math.ceil(max(float(needed[lacking].max()), spent.draws / 2)), samples)
-        lacking = lacking[needed[lacking] > more / 4]
-        if len(lacking):
-            options.append((float(len(lacking) * more), Step(SINGLE, more, tuple(lacking.tolist()))))
+        needed = np.minimum(np.maximum(needed[lacking], spent.draws / 2), samples) * (needed[lacking] > 0)
+        more = math.ceil(float(needed.max()))
+        if more:
+            now = lacking[needed > more / 2]  # the others wait for a round of less
+            options.append((float(needed.sum()), Step(SINGLE, more, tuple(now.tolist()))))
     half = half * min(1.0, spent.quality / spent.draws)
     grown = float((half / (_NARROW * aim)).max())
-    draws = spent.draws if grown <= 1 else math.ceil(spent.draws * min(grown, _GROWTH))
+    # widths vary with the draws, too: where little is to spare, a round of a few more saves another one
+    draws = math.ceil(spent.draws * min(max(_MARGIN * grown, 1.0), _GROWTH))
     left = np.maximum((_SPARE * aim) ** 2 - half**2, (aim / 2) ** 2)
-    later = float(np.clip(spent.draws * found.stderr**2 / left - draws, 0, samples).sum())
-    options.append((m * draws * (1 + (grown > 1)) + later, Step(VECTORS, draws)))
+    later = _further(np.full(len(left), draws), spent.draws / draws * found.stderr**2 / left, samples)
+    options.append((m * draws * (1 + (grown > 1)) + float(later.sum()), Step(VECTORS, draws)))
     return min(options, key=lambda option: option[0])[1]
+
+
+def _further(have: FloatArray, ratio: FloatArray, samples: int) -> FloatArray:
+    """Draws beside those at hand that bring variances down by `ratio`; all data where that is hardly more."""
+    times = np.clip(ratio ** (1 / _FINER), 1.0, _GROWTH)
+    needed: FloatArray = (times - 1) * have
+    return np.where(needed > _ALMOST * samples, float(samples), needed)

@@ -51,10 +51,23 @@ class PreciseTask:
     headline = "error_max"
     count = 1
 
-    def __init__(self, matrix: Matrix, k: int, *, error: float, tol: float, seed: int, state: Path | None) -> None:
-        """`state` is where the Krylov vectors of a measurement of all data are kept while it runs."""
+    def __init__(
+        self,
+        matrix: Matrix,
+        k: int,
+        *,
+        error: float,
+        tol: float,
+        seed: int,
+        state: Path | None,
+        start: Tensor | None = None,
+    ) -> None:
+        """`state` is where the Krylov vectors of a measurement of all data are kept while it runs.
+
+        `start` (j, size) are guesses of eigenvectors.
+        """
         self._matrix, self._k, self._error, self._tol, self._seed = matrix, k, error, tol, seed
-        self._state = state
+        self._state, self._start = state, start
         self._m = min(k + _FURTHER, matrix.size)
         self._samples = matrix.sample.objective.samples
         self._draws: Balanced | None = None
@@ -66,9 +79,8 @@ class PreciseTask:
     def _first(self) -> Step:
         """That of the first round; all data where they are few."""
         objective = self._matrix.sample.objective
-        draws = _FIRST * max(self._k, _FEWEST_PAIRS)
-        small = self._samples < max(FEWEST, 4 * draws) or not objective.data.divisible
-        return Step(ALL, self._samples) if small else Step(KRYLOV, draws)
+        small = self._samples < fewest_samples(self._k) or not objective.data.divisible
+        return Step(ALL, self._samples) if small else Step(KRYLOV, first_draws(self._k))
 
     def describe(self) -> Description:
         """See `Task`."""
@@ -91,7 +103,7 @@ class PreciseTask:
         """See `Planned`."""
         self._steps, description = [self._first()], self.describe()
         for n in range(1, len(rows.done)):
-            self._steps.append(following(description, _head(rows, n)) or self._steps[-1])
+            self._steps.append(following(description, head(rows, n)) or self._steps[-1])
         self._known = known(description, rows)
 
     def extend(self, rows: Rows) -> int:
@@ -130,14 +142,16 @@ class PreciseTask:
             state=self._state,
         )
 
-    def _balanced(self) -> Balanced:
+    def balanced(self) -> Balanced:
+        """The draws, from a forward pass over the data."""
         if self._draws is None:
             self._draws = Balanced.of(self._matrix.sample.objective, self._matrix.theta, self._matrix.buffers)
         return self._draws
 
     def _all_data(self, before: Known | None, group: Communicator) -> dict[str, Any]:
         """The row of a measurement without sampling."""
-        task = self._of_all(None if before is None else torch.from_numpy(before.following).to(self._matrix.theta))
+        start = self._start if before is None else torch.from_numpy(before.following).to(self._matrix.theta)
+        task = self._of_all(start)
         task.report, task.stopping = self.report, self.stopping
         row = dict(task.evaluate(0, group))
         vectors = np.asarray(row.pop("vectors"))
@@ -154,10 +168,11 @@ class PreciseTask:
             if self.report is not None:
                 self.report(f"{products} products, {converged} of {self._k} pairs converged")
 
-        sample = self._balanced().drawn(1, draws, self._seed, "krylov")
+        sample = self.balanced().drawn(1, draws, self._seed, "krylov")
         with self._matrix.bind(group, sample=sample) as H:
             tol = max(self._tol, (_LOOSE * self._error) ** 0.5)
-            found = eigenpairs(H, self._k, tol=tol, seed=derive_seed(self._seed, "eigenpairs"), report=tell)
+            seed = derive_seed(self._seed, "eigenpairs")
+            found = eigenpairs(H, self._k, tol=tol, start=self._start, seed=seed, report=tell)
         basis = torch.cat([found.largest.vectors, found.further.vectors])[: self._m]
         return {
             "basis": padded(basis.double().cpu().numpy(), self._m),
@@ -170,8 +185,8 @@ class PreciseTask:
 
     def _vectors(self, step: Step, before: Known, index: int, group: Communicator) -> dict[str, Any]:
         """V H V' and R'R of independent blocks of draws, and as the next vectors an orthonormal basis of H V'."""
-        blocks, size = _blocks(step.draws, self._matrix.sample.objective.chunk)
-        sample = self._balanced().drawn(blocks, size, self._seed, "values", index)
+        blocks, size = blocks_of(step.draws, self._matrix.sample.objective.chunk)
+        sample = self.balanced().drawn(blocks, size, self._seed, "values", index)
         m, most = len(before.following), self._m
         with self._matrix.bind(group, sample=sample, chunk=size) as H:
             vectors = torch.from_numpy(before.following).to(H.device, H.dtype)
@@ -210,8 +225,8 @@ class PreciseTask:
         pairs, basis = list(step.pairs), torch.from_numpy(before.basis)
         vectors = torch.from_numpy(before.ritz[pairs] @ before.basis)
         objective, everything = self._matrix.sample.objective, step.draws >= self._samples
-        blocks, size = (1, None) if everything else _blocks(step.draws, objective.chunk)
-        sample = None if size is None else self._balanced().drawn(blocks, size, self._seed, "forms", index)
+        blocks, size = (1, None) if everything else blocks_of(step.draws, objective.chunk)
+        sample = None if size is None else self.balanced().drawn(blocks, size, self._seed, "forms", index)
         with self._matrix.bind(group, sample=sample, chunk=size) as H:
             rows, across = vectors.to(H.device, H.dtype), basis.to(H.device)
             forms = torch.zeros((H.chunks, len(pairs), len(basis)), dtype=torch.float64, device=H.device)
@@ -251,23 +266,25 @@ def _without_each(rests: Tensor) -> Tensor:
     return (left @ left.transpose(1, 2) - (own.sum(0) - own)) / pairs
 
 
-def least_products(k: int, samples: int) -> int:
-    """Products of all data that the first rounds come to, about: less than of a measurement without sampling."""
-    draws = _FIRST * max(k, _FEWEST_PAIRS)
-    full = PRODUCTS_PER_PAIR * k
-    if samples < max(FEWEST, 4 * draws):
-        return full
-    return min(full, -(-(full + 3 * _GROWN * (k + _FURTHER)) * draws // samples))
+def first_draws(k: int) -> int:
+    """Draws of the first round."""
+    return _FIRST * max(k, _FEWEST_PAIRS)
 
 
-def _blocks(draws: int, most: int) -> tuple[int, int]:
+def fewest_samples(k: int) -> int:
+    """Samples of the data below which all of them are measured."""
+    return max(FEWEST, 4 * first_draws(k))
+
+
+def blocks_of(draws: int, most: int) -> tuple[int, int]:
     """(number of blocks, a multiple of GROUPS, draws of each, at most `most`) for at least so many draws."""
     each = -(-draws // GROUPS)
     pieces = -(-each // most)
     return GROUPS * pieces, -(-each // pieces)
 
 
-def _head(rows: Rows, n: int) -> Rows:
+def head(rows: Rows, n: int) -> Rows:
+    """The rows of the first n items."""
     return Rows({name: values[:n] for name, values in rows.columns.items()}, rows.done[:n])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Annotated, Any
 
 from annotated_types import Ge
@@ -11,7 +10,7 @@ from annotated_types import Ge
 from landscape.curvature.operator import OPERATORS
 from landscape.curvature.sampling import SAMPLINGS
 from landscape.errors import InputError, nearest
-from landscape.results.settings import Accuracy, Names, OneOf
+from landscape.results.settings import Accuracy, Names, OneOf, Settings
 from landscape.studies.spectrum.ways import FEWEST_PROBES, METHODS
 
 
@@ -29,7 +28,7 @@ TraceWay = Annotated[bool | str, _Way()]
 
 
 @dataclass(frozen=True)
-class SpectrumSettings:
+class SpectrumSettings(Settings):
     """Eigenpairs, trace and density of which matrix, and how exact; see `measure_spectrum`."""
 
     k: Annotated[int, Ge(0)] = 10
@@ -52,6 +51,7 @@ class SpectrumSettings:
     error: Accuracy | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.k or self.smallest or self.trace or self.density):
             raise InputError("k = 0, smallest = 0, trace = false and density = false: nothing is asked for")
         if self.samples is None and self.sampling != "uniform":
@@ -59,21 +59,17 @@ class SpectrumSettings:
         if self.trace == "deflated" and not self.k:
             raise InputError("trace = 'deflated' takes out the largest eigenpairs, and k = 0 asks for none")
         if self.error is not None:
-            self._check_error()
+            self._check_error(self.error)
 
-    def _check_error(self) -> None:
-        if isinstance(self.error, bool) or not (isinstance(self.error, Real) and 0 < self.error < 1):
-            raise InputError(
-                f"error = {self.error!r}; it is relative to each eigenvalue, give a number between 0 and 1, as 0.02"
-            )
+    def _check_error(self, error: float) -> None:
         for name in ("smallest", "samples", "block", "max_products"):
             if getattr(self, name):
                 raise InputError(
-                    f"error = {self.error:g} and {name} = {getattr(self, name)}: with error the samples and products "
+                    f"error = {error:g} and {name} = {getattr(self, name)}: with error the samples and products "
                     f"are chosen so that the largest eigenvalues reach it; leave out one of the two"
                 )
         if self.trace not in (True, False, "sampled"):
             raise InputError(
-                f"trace = {self.trace!r} passes over all data, and error = {self.error:g} asks for less; give true, "
+                f"trace = {self.trace!r} passes over all data, and error = {error:g} asks for less; give true, "
                 "false or 'sampled', or leave out error"
             )

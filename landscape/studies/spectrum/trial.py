@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree, on_rank_0
+from landscape.studies.spectrum.foretell import FIRST, Foretold, first_rounds, foretold
 from landscape.studies.spectrum.measure import DENSITY_DRAWS, STAGES, Plan
-from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR, PreciseTask, least_products
+from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR, PreciseTask, head
 from landscape.studies.spectrum.settings import SpectrumSettings
 from landscape.studies.spectrum.trace import FIRST_PROBES, PROBES, XTRACE_PROBES
 
@@ -43,15 +45,29 @@ def spectrum_trial(objective: Objective, arguments: Mapping[str, Any], out: Path
         "eigenpairs": PRODUCTS_PER_PAIR * (settings.k + settings.smallest),
         "density": settings.density_probes * min(settings.density_steps, plan.matrix.size) if settings.density else 0,
     }
-    if isinstance(tasks.get("eigenpairs"), PreciseTask):
+    work: dict[str, str] = {}
+    if isinstance(eigen := tasks.get("eigenpairs"), PreciseTask):
         samples = plan.matrix.sample.objective.samples
-        products["eigenpairs"] = least_products(settings.k, samples)
+        told = agree(world(), lambda: _foretold(eigen, out / STAGES[0]))
+        products["eigenpairs"] = math.ceil(told.products)
+        work["work"] = f"{told}, for an error of {settings.error:g}; a guess from the first rounds"
         products["density"] = math.ceil(products["density"] * min(1.0, DENSITY_DRAWS / samples))
     if plan.whole:
         whole = plan.matrix.size + settings.k + settings.smallest
         products = {"eigenpairs": whole} if "eigenpairs" in tasks else {"density": whole if settings.density else 0}
     pairs = settings.k + settings.smallest
-    return curvature_trial(objective, plan.matrix, plan.method, tasks, products, pairs, STAGES, out)
+    trial = curvature_trial(objective, plan.matrix, plan.method, tasks, products, pairs, STAGES, out)
+    return replace(trial, said={**trial.said, **work})
+
+
+def _foretold(task: PreciseTask, folder: Path) -> Foretold:
+    """The work to an error, from the rounds that the folder holds, or else from the first ones."""
+    if (folder / "run.json").exists():
+        store = Store.open(folder)
+        rows = store.rows()
+        if rows.done.sum() >= FIRST and rows.done[:FIRST].all():
+            return foretold(store.description(), head(rows, int(rows.done.argmin()) or len(rows.done)))
+    return foretold(task.describe(), first_rounds(task))
 
 
 def curvature_trial(

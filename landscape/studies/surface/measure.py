@@ -19,6 +19,7 @@ from landscape.precise.task import SHARE, PreciseTask, require_objective, settle
 from landscape.precise.told import FOUND, error_attributes, error_fields
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
+from landscape.results.settings import require_plain
 from landscape.results.study import of_rows
 from landscape.run.comm import SERIAL, world
 from landscape.run.failures import Tolerance
@@ -27,6 +28,7 @@ from landscape.run.store import History
 from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.surface.result import Points, Surface
+from landscape.studies.surface.settings import SurfaceSettings
 from landscape.studies.surface.task import SurfaceTask, precision_error
 
 _KNOWN_CHECKED = 3  # points of an imported surface computed again before the others are believed
@@ -49,6 +51,7 @@ def surface_task(
     memory: str | None = None,
 ) -> SurfaceTask | PreciseTask:
     """The task of `measure_surface`."""
+    require_plain(SurfaceSettings, error=error, share=share)
     named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
     if axes is not None and named:
         raise InputError(f"both axes and {', '.join(named)} are given; give one or the other")

@@ -11,12 +11,12 @@ from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
 from landscape.planes.grid import Range
 from landscape.precise.task import SCALES, SHARE
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 from landscape.studies.surface.task import MEMORY
 
 
 @dataclass(frozen=True)
-class SurfaceSettings:
+class SurfaceSettings(Settings):
     """The grid, (start, stop, n) for each axis of the plane, BatchNorm, and the error asked; see `measure_surface`."""
 
     x: Range
@@ -29,5 +29,6 @@ class SurfaceSettings:
     memory: Annotated[str, OneOf(MEMORY)] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.z is not None and self.y is None:
             raise InputError("z is given without y; name the axes in the order x, y, z")

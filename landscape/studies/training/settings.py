@@ -11,6 +11,7 @@ from annotated_types import Ge
 
 from landscape.checkpoints.trained import COLUMNS
 from landscape.errors import InputError, nearest
+from landscape.results.settings import Settings
 from landscape.studies.training.recipe import DEFAULT, KEYS, Recipe, RecipeLike
 
 Cell = Mapping[str, Any]  # key -> value
@@ -78,7 +79,7 @@ Seeds = Annotated[Any, _SeedsForm()]
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class TrainingSettings(Settings):
     """How models are trained, which and of which seeds; see `train_models`."""
 
     recipe: RecipeLike = DEFAULT
@@ -90,6 +91,7 @@ class TrainingSettings:
     batched: bool | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "recipe", Recipe.of(self.recipe))
         forms: dict[str, _CellsForm | _ArmsForm | _SeedsForm] = {
             "cells": _CellsForm(),
@@ -101,8 +103,6 @@ class TrainingSettings:
                 object.__setattr__(self, name, form.check(name, getattr(self, name)))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
-        if type(self.trajectory) is not int or self.trajectory < 0:
-            raise InputError(f"trajectory={self.trajectory!r}; give the steps from one state to the next, 0 for none")
         self._require_sequence()
 
     def _require_sequence(self) -> None:

@@ -8,11 +8,11 @@ from typing import Annotated
 from annotated_types import Ge
 
 from landscape.network.weights import CONVENTIONS
-from landscape.results.settings import OneOf
+from landscape.results.settings import OneOf, Settings
 
 
 @dataclass(frozen=True)
-class WeightsSettings:
+class WeightsSettings(Settings):
     """By which definitions, and how many random matrices each is compared with; see `measure_weights`."""
 
     convention: Annotated[str, OneOf(CONVENTIONS)] = "matrix"

@@ -245,8 +245,8 @@ def test_resumed_and_repeated_are_the_same_bits(trained: ls.Objective, tmp_path:
     [
         ({"cutoff": 1e-9}, "the centre lies outside"),
         ({"cutoff": math.nan}, "give a finite number"),
-        ({"cutoff": "0.8"}, "cutoff='0.8'; give a number"),
-        ({"prior_sigma": "1", "kind": "gaussian"}, "prior_sigma='1'; give a number"),
+        ({"cutoff": "0.8"}, "cutoff='0.8'; give a finite number, or leave it out for 0.1"),
+        ({"prior_sigma": "1", "kind": "gaussian"}, "prior_sigma='1'; give a finite number above 0"),
         ({"of": "error", "cutoff": 2.0}, "at most 1"),
         ({"of": "margin"}, "not one of loss, error, kl"),
         ({"kind": "sphere"}, "not one of filter, gaussian"),

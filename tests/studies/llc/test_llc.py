@@ -299,7 +299,7 @@ def test_what_is_not_to_be_believed_says_why(net: ls.Objective) -> None:
         ({"parity": "devinterp", "step": 1e-3, "burn_in": 5}, "takes all draws in"),
         ({"parity": "devinterp", "step": 1e-3, "method": "mala"}, "runs SGLD"),
         ({"ranks_per_item": 2}, "ranks_per_item=2"),
-        ({"nbeta": "auto"}, "nbeta='auto'; give a number"),
+        ({"nbeta": "auto"}, "nbeta='auto'; give a finite number above 0, or leave it out"),
     ],
 )
 def test_refused(net: ls.Objective, change: dict[str, Any], said: str) -> None:

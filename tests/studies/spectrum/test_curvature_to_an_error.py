@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from landscape.studies.spectrum.brackets import (
 )
 from landscape.studies.spectrum.precise import _Fold, _without_each
 from landscape.studies.spectrum.tables import spectrum_tables
+from landscape.studies.spectrum.trial import spectrum_trial
 from landscape.studies.spectrum.views import spectrum_views
 
 N, K, ERROR = 3000, 2, 0.1
@@ -300,11 +302,30 @@ def _pictures_tell_errors_and_work(spectrum: ls.Spectrum) -> None:
     np.testing.assert_allclose(bars, 2 * spectrum.eigenvalue_error, rtol=1e-4)
 
 
+# -- what is foretold ------------------------------------------------------------------------------------------------
+
+
+def test_the_work_is_foretold(objective: ls.Objective, tmp_path: Path) -> None:
+    """From the first two rounds, or those the folder holds; that of all data where they are few."""
+    asked = {"k": K, "trace": False, "density": False, "error": ERROR}
+    said = spectrum_trial(objective, asked, tmp_path, 1).said["work"]
+    guess = float(re.match(r"about (\S+) products of all data in \d+ rounds, \d+% of a full measurement", said)[1])  # type: ignore[index]
+    spent = measured(objective, out=tmp_path).attributes["work"]
+    assert spent["products_of_all_data"] / 3 < guess < 3 * spent["products_of_all_data"]
+    ended = spectrum_trial(objective, asked, tmp_path, 1).said["work"]
+    told = f"about {spent['products_of_all_data']:.2g} products of all data in {spent['rounds']} rounds, "
+    assert ended.startswith(f"{told}{spent['share_of_full']:.0%} of a full measurement, for an error of 0.1")
+    few = objective.on(objective.data.head(200))
+    assert (
+        spectrum_trial(few, asked, tmp_path / "few", 1).said["work"].startswith("all data are measured: they are few")
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"smallest": 1}, r"error = 0.1 and smallest = 1: .* leave out one of the two"),
-        *(({"error": bad}, "it is relative to each eigenvalue") for bad in (0, -0.1, 1, float("nan"), "a", True)),
+        *(({"error": bad}, "a finite number between 0 and 1,") for bad in (0, -0.1, 1, float("nan"), "a", True)),
         ({"samples": 100}, "error = 0.1 and samples = 100"),
         ({"trace": "hutchinson"}, "trace = 'hutchinson' passes over all data"),
         ({"start": torch.ones(1, 291)}, "start= and error=0.1"),
