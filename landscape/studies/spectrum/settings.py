@@ -14,6 +14,8 @@ from landscape.errors import InputError, nearest
 from landscape.results.settings import Accuracy, Names, OneOf
 from landscape.studies.spectrum.ways import FEWEST_PROBES, METHODS
 
+MEMORY = ("streamed", "flat")
+
 
 class _Way:
     """True, False, or a way to the trace."""
@@ -50,6 +52,7 @@ class SpectrumSettings:
     max_products: Annotated[int, Ge(1)] | None = None
     seed: int = 0
     error: Accuracy | None = None
+    memory: Annotated[str, OneOf(MEMORY)] | None = None
 
     def __post_init__(self) -> None:
         if not (self.k or self.smallest or self.trace or self.density):

@@ -20,6 +20,7 @@ from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree, on_rank_0
+from landscape.studies.spectrum.filed import FiledEigenTask, is_streamed
 from landscape.studies.spectrum.measure import DENSITY_DRAWS, STAGES, Plan
 from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR, PreciseTask, least_products
 from landscape.studies.spectrum.settings import SpectrumSettings
@@ -37,6 +38,8 @@ _TRACE_PRODUCTS = {
 def spectrum_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """The check of products, two products, a gradient and a piece of the trace."""
     settings = SpectrumSettings(**arguments)
+    if agree(world(), lambda: is_streamed(objective, settings, False)):
+        return _streamed_trial(objective, settings, out)
     plan = agree(world(), lambda: Plan.of(objective, settings))
     tasks = agree(world(), lambda: plan.tasks_ahead(out))
     products = {
@@ -52,6 +55,22 @@ def spectrum_trial(objective: Objective, arguments: Mapping[str, Any], out: Path
         products = {"eigenpairs": whole} if "eigenpairs" in tasks else {"density": whole if settings.density else 0}
     pairs = settings.k + settings.smallest
     return curvature_trial(objective, plan.matrix, plan.method, tasks, products, pairs, STAGES, out)
+
+
+def _streamed_trial(objective: Objective, settings: SpectrumSettings, out: Path) -> Trial:
+    """The check of products and one product, of vectors in a file."""
+    task = agree(world(), lambda: FiledEigenTask(objective, settings, out / STAGES[0]))
+    done = on_rank_0(lambda: _done(out, {STAGES[0]: task}, STAGES))
+    chunks, seconds = agree(world(), task.timed_product)
+    product, expected = slowest(seconds), PRODUCTS_PER_PAIR * (settings.k + settings.smallest)
+    said = {
+        "matrix": f"hessian of size {task.size:,}",
+        "data": f"{objective.samples:,} samples in {chunks} chunks",
+        **task.memory,
+        "products": f"eigenpairs about {expected}",
+        "time per product": f"{product:.3g} s, on one rank whatever their number",
+    }
+    return Trial(said, lambda _: expected * product, result=8 * _row_size(task), done=done or {"nothing": "nothing"})
 
 
 def curvature_trial(
