@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from landscape_kernels.filed import FiledVectors
 from safetensors.torch import save_file
 from test_flatness import quadratic
 from torch import Tensor, nn
@@ -160,16 +158,3 @@ def test_half_precision_is_moved_in_float32(mlp: Any) -> None:
         float(ls.critical_sharpness(exact, -gradient)), rel=1e-3
     )
     assert float(ls.critical_sharpness(own)) == pytest.approx(float(ls.critical_sharpness(exact)), rel=0.02)
-
-
-def test_filed_vectors(tmp_path: Path) -> None:
-    rows = FiledVectors(10, tmp_path / "rows")
-    rows.write(2, slice(3, 6), torch.tensor([1.0, 2, 3], dtype=torch.float64))
-    rows.add(2, slice(5, 10), torch.ones(5), alpha=-2)
-    assert rows.read(2, slice(0, 10)).tolist() == [0, 0, 0, 1, 2, 1, -2, -2, -2, -2]
-    assert not rows.read(7, slice(0, 10)).any()
-    rows.close()
-    again = FiledVectors(10, tmp_path / "rows")
-    assert math.isclose(float(again.read(2, slice(0, 10)).sum()), -4)
-    again.clear(2)
-    assert not again.read(2, slice(0, 10)).any()
