@@ -59,6 +59,7 @@ class FiledProducts:
 
     def __init__(self, objective: Objective, vectors: FiledVectors, weight_decay: float = 0.0) -> None:
         self._objective = objective.on(objective.data, chunk=product_chunk(objective))
+        objective.centre.let_go()  # a copy of the model that is of no use here
         self._vectors, self._decay = vectors, weight_decay
         self._blocks = objective.layout.blocks
         self._bound = ExitStack()
