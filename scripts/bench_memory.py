@@ -1,6 +1,10 @@
-"""Peak memory and time of a 3 x 3 surface of large models; prints a Markdown table.
+"""Peak memory and time of a 3 x 3 surface of large models, of an eigenvalue and a critical sharpness; a Markdown table.
 
-    python scripts/bench_memory.py [--threads 2] [--only mlp gpt2 decoder] [--width 5650] [--ways mapped copy flat]
+    python scripts/bench_memory.py [--threads 2] [--only mlp gpt2 decoder eigen sharpness] [--width 5650]
+        [--ways mapped copy flat]
+
+"eigen" is the largest eigenvalue of the MLP's Hessian (k=1) with vectors in a file, "sharpness" its critical sharpness
+along the gradient; "decoder-sharpness" is that of the decoder. "flat" is the eigenvalue with vectors in memory.
 
 Every row is a process of its own. Memory is the peak of resident memory above the built model after a first forward
 pass, in copies of the model's parameters: "mapped" puts the model back from a safetensors file, "copy" makes points in
@@ -21,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from benchmarks import with_transformers
 from safetensors.torch import save_file
@@ -94,7 +99,8 @@ def decoder(_: int) -> tuple[nn.Module, dict[str, Any]]:
     return model, tokens(32000, 33)
 
 
-MODELS = {"mlp": mlp, "gpt2": gpt2, "decoder": decoder}
+MODELS = {"mlp": mlp, "gpt2": gpt2, "decoder": decoder, "eigen": mlp, "sharpness": mlp, "decoder-sharpness": decoder}
+EIGEN_ASKED = 4.0  # copies of the model
 
 
 def memory(key: str) -> int:
@@ -125,9 +131,23 @@ def child(name: str, way: str, width: int, folder: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     began = time.perf_counter()
     objective = ls.Objective(model, "cross_entropy", **given, checkpoint=file if way == "mapped" else None)
-    plane = ls.random_plane(objective, normalize="filter", seed=0)
     built = time.perf_counter() - began
-    surface = ls.measure_surface(objective, plane, x=(-1, 1, 3), y=(-1, 1, 3), memory="flat" if way == "flat" else None)
+    error: float | None = None
+    if name == "eigen":
+        memory_way = "flat" if way == "flat" else "streamed"
+        spectrum = ls.measure_spectrum(objective, k=1, trace=False, density=False, memory=memory_way)
+        found = np.array([*spectrum.eigenvalues, *spectrum.residuals])
+        print(f"eigenvalue {found[0]:.6g}, residual {found[1]:.1e}, {spectrum.products} products", file=sys.stderr)
+    elif "sharpness" in name:
+        sharpness = ls.critical_sharpness(objective)
+        found = np.array([float(sharpness), sharpness.stderr])
+        print(f"critical sharpness {found[0]:.6g} +- {found[1]:.2g}", file=sys.stderr)
+    else:
+        plane = ls.random_plane(objective, normalize="filter", seed=0)
+        built = time.perf_counter() - began
+        kind = "flat" if way == "flat" else None
+        surface = ls.measure_surface(objective, plane, x=(-1, 1, 3), y=(-1, 1, 3), memory=kind)
+        found, error = surface.values["loss"], surface.attributes.get("precision_error_relative")
     took = time.perf_counter() - began
     print(
         json.dumps(
@@ -139,8 +159,8 @@ def child(name: str, way: str, width: int, folder: Path) -> None:
                 "passes": passes,
                 "plane": built,
                 "ratio": took / passes,
-                "error": surface.attributes.get("precision_error_relative"),
-                "losses": hashlib.blake2b(surface.values["loss"].tobytes(), digest_size=4).hexdigest(),
+                "error": error,
+                "losses": hashlib.blake2b(found.tobytes(), digest_size=4).hexdigest(),
             }
         )
     )
@@ -169,7 +189,8 @@ def main() -> None:
                     [*command, "--child", name, way, folder], stdout=subprocess.PIPE, text=True, check=True
                 )
             found = json.loads(done.stdout.strip().splitlines()[-1])
-            asked = "" if ASKED[way] is None else f"<= {ASKED[way]}"
+            most = EIGEN_ASKED if name == "eigen" and way != "flat" else ASKED[way]
+            asked = "" if most is None else f"<= {most}"
             error = "" if found["error"] is None else f"{found['error']:.1e}"
             print(
                 f"| {name}, {found['parameters']:,} | {way} | {found['copies']:.2f} | {asked} | "

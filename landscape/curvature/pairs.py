@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
-from landscape_kernels.krylov import Eigenpairs as RitzEnds
+from landscape_kernels.filed_krylov import FiledEnd
+from landscape_kernels.krylov import RitzPairs
 from landscape_kernels.perturbation import eigenvalue_errors
 from torch import Tensor
 
@@ -50,26 +51,44 @@ def pair_row(
     theta = torch.from_numpy(values.copy()).to(images.device)
     gaps = torch.linalg.vector_norm(images - theta[:, None] * vectors.double(), dim=1).cpu().numpy()
     norm = float(torch.linalg.vector_norm(parts.images.double(), dim=1).max()) if len(values) else 0.0
+    cross = (images * parts.weighted[place].double()).sum(1).cpu().numpy()
+    lengths = images.square().sum(1).cpu().numpy()
+    errors = eigenvalue_errors(
+        parts.forms[:, place], spectrum, first, parts.squares[:, place], cross, lengths, parts.denominators, parts.shift
+    )
+    return pair_numbers(values, gaps, norm, errors, tol, k, prefix, dtype=dtype, rounding=rounding[place])
+
+
+def pair_numbers(
+    values: FloatArray,
+    gaps: FloatArray,
+    norm: float,
+    errors: tuple[FloatArray, FloatArray],
+    tol: float,
+    k: int,
+    prefix: str,
+    *,
+    dtype: torch.dtype,
+    rounding: FloatArray,
+) -> dict[str, FloatArray]:
+    """The columns of eigenvalues (b,) whose products are off by `gaps` (b,), the longest product being `norm` long.
+
+    `errors` are their (stderr, bias), `rounding` (b,) what that of products may move them by.
+    """
     # zero to rounding: an exact eigenvalue 0 has no relative residual
     zero = np.maximum(np.abs(values), gaps) <= _FLOOR * torch.finfo(dtype).eps * norm
     with np.errstate(divide="ignore", invalid="ignore"):
         residuals = np.where(zero, 0.0, gaps / np.abs(values))
-        rounded = np.where(zero, 0.0, rounding[place] / np.abs(values))
-    cross = (images * parts.weighted[place].double()).sum(1).cpu().numpy()
-    lengths = images.square().sum(1).cpu().numpy()
-    stderr, bias = eigenvalue_errors(
-        parts.forms[:, place], spectrum, first, parts.squares[:, place], cross, lengths, parts.denominators, parts.shift
-    )
-    columns = (values, residuals, (residuals <= tol).astype(float), stderr, bias, rounded)
+        rounded = np.where(zero, 0.0, rounding / np.abs(values))
+    columns = (values, residuals, (residuals <= tol).astype(float), *errors, rounded)
     return {name: padded(column, k) for name, column in zip(pair_columns(k, prefix), columns, strict=True)}
 
 
-def seen_row(found: RitzEnds, k: int) -> dict[str, FloatArray]:
+def seen_row(low: RitzPairs | FiledEnd, k: int) -> dict[str, FloatArray]:
     """The columns of the lower end that was not asked for: what the run happened to see, without errors over data.
 
     It ends at the first Ritz pair that says little, by a residual above a tenth of its value; the rest is NaN.
     """
-    low = found.smallest
     with np.errstate(divide="ignore", invalid="ignore"):
         residuals = np.where(low.residuals > 0, low.residuals / np.abs(low.values), 0.0)
     seen = int(np.argmax(np.append(residuals > _SEEN, True)))

@@ -136,6 +136,10 @@ class Centre:
         finally:
             until_done(put_back)
 
+    def let_go(self) -> None:
+        """Forget the buffer of `written`, which the next call makes anew."""
+        self._spare = None
+
     def _put_back(self, stored: StoredTensors) -> None:
         for piece in pieces(self._layout):
             self._own(piece).copy_(self._read(stored, piece))

@@ -260,24 +260,42 @@ class Objective:
         `values(name)` are its trainable parameters in float32, asked for when they are used. Raises InputError where
         the model does not run so.
         """
+        return self._widened(values, buffers, group, None)[0]
+
+    def _widened(
+        self,
+        values: Callable[[str], Tensor],
+        buffers: Mapping[str, Tensor] | None,
+        group: Communicator,
+        groups: SampleGroups | None,
+    ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
         other = copy.copy(self)
         other._data = self._data.converted(widened_tensor)
         idle: set[nn.Module] = set()
-        found = other._estimated(None, buffers, group, False, None, inside=widened(self._model, values, idle=idle))
+        inside = widened(self._model, values, idle=idle)
+        found = other._estimated(None, buffers, group, False, groups, inside=inside)
         if idle:  # their parameters, if they were used at all, were the model's own
-            found = other._estimated(None, buffers, group, False, None, inside=widened(self._model, values, idle))
-        return found[0]
+            found = other._estimated(None, buffers, group, False, groups, inside=widened(self._model, values, idle))
+        return found
 
     def estimates_and_replicates(
-        self, theta: Any = None, *, buffers: Mapping[str, Tensor] | None = None, group: Communicator = SERIAL
+        self,
+        theta: Any = None,
+        *,
+        buffers: Mapping[str, Tensor] | None = None,
+        group: Communicator = SERIAL,
+        values: Callable[[str], Tensor] | None = None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray]]:
         """What `estimates` returns, and {"loss": (GROUPS,), metric: ...}: the values without one group of the samples.
 
         Each group of `SampleGroups` is left out in turn; NaN for groups without a sample. What is made of values at
-        several thetas has the standard error that `jackknife` gives of what is made of their replicates.
+        several thetas has the standard error that `jackknife` gives of what is made of their replicates. With `values`
+        a model in half precision computes in float32 (see `estimates_widened`).
         """
         if self._groups is None:
             self._groups = SampleGroups(self._data, self.device)
+        if values is not None:
+            return self._widened(values, buffers, group, self._groups)[:2]
         return self._estimated(theta, buffers, group, False, self._groups)[:2]
 
     def estimates_and_samples(
@@ -398,13 +416,15 @@ class Objective:
 
     @contextmanager
     def differentiable(
-        self, theta: Any = None, buffers: Mapping[str, Tensor] | None = None
+        self, theta: Any = None, buffers: Mapping[str, Tensor] | None = None, *, half: bool = False
     ) -> Iterator[tuple[nn.Module, list[Tensor]]]:
         """(model, its trainable parameters in the layout's order) at `theta`, autograd on, never in half precision.
 
         Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
+        With `half` a model in half precision is taken as it is, for a gradient that only has to be a direction.
         """
-        self._require_derivatives()
+        if not half:
+            self._require_derivatives()
         vector = None if theta is None else self.vector(theta)
         with (
             self._model.at(vector, buffers) as model,

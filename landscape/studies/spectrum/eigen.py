@@ -152,7 +152,7 @@ class EigenTask:
         if low:
             row |= pair_row(known, bottom, parts, ends[0], self._tol, low, "smallest_", dtype=dtype, rounding=rounding)
         else:
-            row |= seen_row(found, min(k, self.size))
+            row |= seen_row(found.smallest, min(k, self.size))
         independent = independent_stderr = np.full(k, np.nan)
         if self._independent is not None:
             with self._matrix.bind(group, sample=self._independent) as other:

@@ -33,6 +33,7 @@ from landscape.run.task import Description, Task
 from landscape.run.together import agree
 from landscape.studies.spectrum.density import DensityTask, check_density, density_from_rows
 from landscape.studies.spectrum.eigen import EigenTask, space_rows
+from landscape.studies.spectrum.filed import FILED, FiledEigenTask, is_streamed
 from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR, PreciseTask, settled
 from landscape.studies.spectrum.result import Density, Eigenpairs, Spectrum, Trace
 from landscape.studies.spectrum.sampled_trace import METHOD, SampledTraceTask, sampled_trace
@@ -72,6 +73,7 @@ def measure_spectrum(
     max_products: int | None = None,
     seed: int = 0,
     error: float | None = None,
+    memory: str | None = None,
     ranks_per_item: int = 1,
     limit_items: int | None = None,
     tolerance: Tolerance | None = None,
@@ -120,6 +122,11 @@ def measure_spectrum(
     Where it costs little against the rest, the values of a run in float32 are quotients in float64 of the vectors
     found; elsewhere `rounding` tells what rounding moves them by.
 
+    `memory` is "flat", vectors held in memory, or "streamed": Krylov vectors in a file (below `out`, else in the folder
+    of temporary files), products in at most four copies of the parameters beside the model, one rank; of eigenpairs
+    alone (trace=False, density=False), without a search for copies and `rounding`. Eigenvectors are then files in
+    `out`. By default it is "streamed" where that is all that is asked and the parameters take 256 MiB or more.
+
     `block` vectors share a pass over the data; by default 1, or 2 where the graph of the data does not fit in memory.
     `start` (j, size) are guesses of eigenvectors.
     `out` is the run folder: what is found there is not computed again, a killed run goes on from the Krylov vectors it
@@ -148,9 +155,11 @@ def measure_spectrum(
         max_products=max_products,
         seed=seed,
         error=error,
+        memory=memory,
     )
     folder = None if out is None else Path(out)
-    plan = agree(world(), lambda: Plan.of(objective, settings, folder, theta=theta, buffers=buffers, start=start))
+    elsewhere = theta is not None or buffers is not None or start is not None
+    streamed = agree(world(), lambda: is_streamed(objective, settings, elsewhere))
     run = Measurement(
         out,
         stages=STAGES,
@@ -160,6 +169,12 @@ def measure_spectrum(
         progress=progress,
         job=job,
     )
+    if streamed:
+        place = None if run.folder is None else run.folder / "eigenpairs"
+        task = agree(world(), lambda: FiledEigenTask(objective, settings, place))
+        run.run(task, ranks_per_item=1, tolerant=False, kept=None if place is None else place / FILED)
+        return run.result(spectrum_from_stages)
+    plan = agree(world(), lambda: Plan.of(objective, settings, folder, theta=theta, buffers=buffers, start=start))
     eigen = agree(world(), lambda: plan.eigenpairs(run.folder))
     if eigen is not None:
         state = None if run.folder is None else run.folder / "eigenpairs" / KRYLOV_STATE

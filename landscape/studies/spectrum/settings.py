@@ -13,6 +13,8 @@ from landscape.errors import InputError, nearest
 from landscape.results.settings import Accuracy, Names, OneOf, Settings
 from landscape.studies.spectrum.ways import FEWEST_PROBES, METHODS
 
+MEMORY = ("streamed", "flat")
+
 
 class _Way:
     """True, False, or a way to the trace."""
@@ -49,6 +51,7 @@ class SpectrumSettings(Settings):
     max_products: Annotated[int, Ge(1)] | None = None
     seed: int = 0
     error: Accuracy | None = None
+    memory: Annotated[str, OneOf(MEMORY)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,7 @@ from landscape.run.comm import SERIAL, world
 from landscape.run.store import Store
 from landscape.run.task import Task
 from landscape.run.together import agree, on_rank_0
+from landscape.studies.spectrum.filed import FiledEigenTask, is_streamed
 from landscape.studies.spectrum.foretell import FIRST, Foretold, first_rounds, foretold
 from landscape.studies.spectrum.measure import DENSITY_DRAWS, STAGES, Plan
 from landscape.studies.spectrum.precise import PRODUCTS_PER_PAIR, PreciseTask, head
@@ -39,6 +40,8 @@ _TRACE_PRODUCTS = {
 def spectrum_trial(objective: Objective, arguments: Mapping[str, Any], out: Path, ranks_per_item: int) -> Trial:
     """The check of products, two products, a gradient and a piece of the trace."""
     settings = SpectrumSettings(**arguments)
+    if agree(world(), lambda: is_streamed(objective, settings, False)):
+        return _streamed_trial(objective, settings, out)
     plan = agree(world(), lambda: Plan.of(objective, settings))
     tasks = agree(world(), lambda: plan.tasks_ahead(out))
     products = {
@@ -68,6 +71,22 @@ def _foretold(task: PreciseTask, folder: Path) -> Foretold:
         if rows.done.sum() >= FIRST and rows.done[:FIRST].all():
             return foretold(store.description(), head(rows, int(rows.done.argmin()) or len(rows.done)))
     return foretold(task.describe(), first_rounds(task))
+
+
+def _streamed_trial(objective: Objective, settings: SpectrumSettings, out: Path) -> Trial:
+    """The check of products and one product, of vectors in a file."""
+    task = agree(world(), lambda: FiledEigenTask(objective, settings, out / STAGES[0]))
+    done = on_rank_0(lambda: _done(out, {STAGES[0]: task}, STAGES))
+    chunks, seconds = agree(world(), task.timed_product)
+    product, expected = slowest(seconds), PRODUCTS_PER_PAIR * (settings.k + settings.smallest)
+    said = {
+        "matrix": f"hessian of size {task.size:,}",
+        "data": f"{objective.samples:,} samples in {chunks} chunks",
+        **task.memory,
+        "products": f"eigenpairs about {expected}",
+        "time per product": f"{product:.3g} s, on one rank whatever their number",
+    }
+    return Trial(said, lambda _: expected * product, result=8 * _row_size(task), done=done or {"nothing": "nothing"})
 
 
 def curvature_trial(

@@ -1,0 +1,74 @@
+"""Long vectors in a file, read and written in stretches: none of them is held in memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class FiledVectors:
+    """Rows of `size` values of one type in one file, each of them as long as it is written.
+
+    Without a path the file has no name: it lies in the system's folder for temporary files (TMPDIR) and is gone with
+    this object, or with the process. One at a `path` stays, and what it holds is kept when it is opened again.
+
+    >>> rows = FiledVectors(4)
+    >>> rows.write(1, slice(1, 3), torch.tensor([5.0, 6.0]))
+    >>> rows.read(1, slice(0, 3))
+    tensor([0., 5., 6.])
+    """
+
+    def __init__(self, size: int, path: Path | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self.size, self.dtype = size, dtype
+        if path is None:
+            handle, name = tempfile.mkstemp(prefix="landscape-")
+            Path(name).unlink()
+        else:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file = handle
+        self.close = weakref.finalize(self, os.close, handle)
+
+    def read(self, row: int, place: slice) -> Tensor:
+        """(stop - start,) values of a row on the CPU; 0 where nothing was written."""
+        values = torch.zeros(place.stop - place.start, dtype=self.dtype)
+        view, at, done = _bytes(values), self._byte(row, place), 0
+        while done < len(view):
+            count = os.preadv(self._file, [view[done:]], at + done)
+            if count == 0:  # beyond the end of the file
+                break
+            done += count
+        return values
+
+    def write(self, row: int, place: slice, values: Tensor) -> None:
+        """Values of a row, from any device and in any type."""
+        view, at = _bytes(values.detach().to("cpu", self.dtype).contiguous()), self._byte(row, place)
+        done = 0
+        while done < len(view):
+            done += os.pwrite(self._file, view[done:], at + done)
+
+    def add(self, row: int, place: slice, values: Tensor, alpha: float = 1.0) -> None:
+        """row <- row + alpha values at a place."""
+        self.write(row, place, self.read(row, place).add_(values.detach().to("cpu", self.dtype), alpha=alpha))
+
+    def clear(self, row: int) -> None:
+        """Make a row zero."""
+        step = 1 << 20
+        for start in range(0, self.size, step):
+            stop = min(start + step, self.size)
+            self.write(row, slice(start, stop), torch.zeros(stop - start, dtype=self.dtype))
+
+    def flush(self) -> None:
+        """Wait until the disk has all that was written."""
+        os.fsync(self._file)
+
+    def _byte(self, row: int, place: slice) -> int:
+        return self.dtype.itemsize * (row * self.size + int(place.start))
+
+
+def _bytes(values: Tensor) -> memoryview:
+    return memoryview(values.numpy()).cast("B")  # type: ignore[arg-type]

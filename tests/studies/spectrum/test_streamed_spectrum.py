@@ -1,0 +1,154 @@
+"""Eigenpairs with vectors in a file, against those with vectors in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import landscape as ls
+from landscape.curvature.filed import FiledProducts, check_filed
+from landscape.studies.spectrum import filed
+from landscape.studies.spectrum.trial import spectrum_trial
+
+ALONE: dict[str, Any] = {"trace": False, "density": False}
+
+
+@pytest.fixture(scope="module")
+def objective() -> ls.Objective:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 20), nn.Tanh(), nn.Linear(20, 5))
+    return ls.Objective(net, data=(torch.randn(90, 12), torch.randint(5, (90,))))  # the last chunk is a short one
+
+
+def test_values_errors_and_vectors_are_those_of_vectors_in_memory(objective: ls.Objective, tmp_path: Path) -> None:
+    own = objective.theta
+    asked: dict[str, Any] = {"k": 2, "smallest": 1, "tol": 1e-5, "weight_decay": 0.1, **ALONE}
+    flat = ls.measure_spectrum(objective, memory="flat", **asked)
+    streamed = ls.measure_spectrum(objective, memory="streamed", out=tmp_path / "run", **asked)
+    for one, other in ((flat.largest, streamed.largest), (flat.smallest, streamed.smallest)):
+        assert other.values == pytest.approx(one.values, rel=1e-6)
+        assert other.converged.all()
+        assert (other.residuals < 1e-5).all()
+        assert other.stderr == pytest.approx(one.stderr, rel=1e-3)
+        assert other.bias == pytest.approx(one.bias, rel=0.2)  # as far as the rest of the spectrum is known to both
+    assert flat.largest.vectors is not None
+    for number in range(2):
+        stored = load_file(tmp_path / "run" / "eigenpairs" / f"largest-{number + 1}.safetensors")
+        vector = torch.cat([stored[name].reshape(-1) for name in objective.layout.names])
+        assert abs(float(vector.double() @ torch.from_numpy(flat.largest.vectors[number]))) == pytest.approx(
+            1, abs=1e-6
+        )
+    assert "not known" in streamed.completeness
+    again = ls.open(tmp_path / "run")
+    assert isinstance(again, ls.Spectrum)
+    assert np.array_equal(again.eigenvalues, streamed.eigenvalues)
+    assert torch.equal(objective.theta, own)
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(
+    objective: ls.Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ls.measure_spectrum(objective, k=1, memory="streamed", **ALONE)
+    monkeypatch.setattr(filed, "_SAVE_EVERY", 0.0)
+    monkeypatch.setattr(filed, "_SAVE_SHARE", 0.0)
+    multiply, made = FiledProducts.multiply, []
+
+    def dying(self: FiledProducts, row: int, to: int) -> None:
+        made.append(row)
+        if len(made) == 8:
+            raise SystemExit(9)
+        multiply(self, row, to)
+
+    known = check_filed(objective)
+    monkeypatch.setattr(filed, "check_filed", lambda _: known)
+    monkeypatch.setattr(FiledProducts, "multiply", dying)
+    with pytest.raises(SystemExit):
+        ls.measure_spectrum(objective, k=1, memory="streamed", out=tmp_path / "run", **ALONE)
+    assert len(made) == 8
+    resumed = ls.measure_spectrum(objective, k=1, memory="streamed", out=tmp_path / "run", **ALONE)
+    assert len(made) == whole.products  # one was lost, and that with the eigenvector is made elsewhere
+    assert np.array_equal(resumed.eigenvalues, whole.eigenvalues)
+    assert np.array_equal(resumed.residuals, whole.residuals)
+    assert not (tmp_path / "run" / "eigenpairs" / filed.FILED).exists()
+
+
+def test_large_models_are_streamed_where_that_is_all_that_is_asked(
+    objective: ls.Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = check_filed(objective)
+    monkeypatch.setattr(filed, "check_filed", lambda _: known)
+    asked = filed.SpectrumSettings
+    assert not filed.is_streamed(objective, asked(k=1, **ALONE), False)
+    monkeypatch.setattr(filed, "LARGE", 1)
+    assert filed.is_streamed(objective, asked(k=1, **ALONE), False)
+    for other in (asked(k=1), asked(k=1, operator="ggn", **ALONE), asked(k=1, memory="flat", **ALONE)):
+        assert not filed.is_streamed(objective, other, False)
+    assert not filed.is_streamed(objective, asked(k=1, **ALONE), True)
+    with pytest.raises(ls.InputError, match="trace, density, block"):
+        ls.measure_spectrum(objective, k=1, block=2, memory="streamed")
+    told = spectrum_trial(objective, {"k": 1, **ALONE}, tmp_path / "run", 1).said
+    assert "in a file" in told["vectors"]
+    assert "4 copies" in told["memory beside the model"]
+    monkeypatch.setattr(filed.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    with pytest.raises(ls.InputError, match=r"10 bytes|0.00977 kB"):
+        ls.measure_spectrum(objective, k=1, **ALONE)
+
+
+class _Square(torch.autograd.Function):
+    """x^2 whose derivative is wrong by `factor`, or has none of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float, dead: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.how = factor, dead
+        return x**2
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (factor, dead) = ctx.saved_tensors, ctx.how
+        return factor * 2 * (x.detach() if dead else x) * slopes[0], None, None
+
+
+class _Net(nn.Module):
+    def __init__(self, factor: float, dead: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.how = nn.Linear(4, 6), nn.Linear(6, 2), (factor, dead)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(_Square.apply(self.first(x), *self.how))  # type: ignore[no-any-return, no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    ("factor", "dead", "told"), [(1.0, False, ""), (1.0, True, "off"), (1.5, False, "the gradient")]
+)
+def test_products_that_are_wrong_are_refused(factor: float, dead: bool, told: str) -> None:
+    torch.manual_seed(0)
+    net = _Net(factor, dead)
+    of = ls.Objective(net, "mse", (torch.randn(8, 4), torch.randn(8, 2)))
+    if not told:
+        check = check_filed(of)
+        assert max(check.symmetry, check.difference, check.parts) < 1e-5
+        return
+    with pytest.raises(ls.InputError, match=told):
+        check_filed(of)
+
+
+def test_samples_that_depend_on_each_other_are_refused() -> None:
+    class Centred(nn.Linear):
+        share = 0.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - self.share * x.mean(0)) ** 2
+
+    net = Centred(4, 2)
+    of = ls.Objective(net, "mse", (torch.randn(8, 4), torch.randn(8, 2)))
+    check_filed(of)
+    net.share = 0.5
+    with pytest.raises(ls.InputError, match="depend on the other samples"):
+        check_filed(of)
