@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike
-from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of
+from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of, own_device
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
 from landscape.objective.trees import (
-    digest,
+    digest_of,
     digest_text,
 )
 from landscape.objective.units import Units
@@ -110,7 +111,7 @@ class Objective:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         self.dtype = dtype_of(self.precision, model)
-        self.device = choose_device(device)
+        self.device = choose_device(device if device is not None else own_device(model))
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
         self._memory_budget, self._check, self._may_be_channels_last = memory_budget, check, channels_last
         self._model = BoundModel(model, self.device, self.dtype, as_is=self.precision == "own", checkpoint=checkpoint)
@@ -173,7 +174,7 @@ class Objective:
     @property
     def frozen(self) -> dict[str, Tensor]:
         """The parameters that do not vary, by name."""
-        return dict(zip(self._model.frozen_names, self._model.frozen_values, strict=True))
+        return dict(zip(self._model.frozen_names, self._model.frozen_values(), strict=True))
 
     @property
     def batchnorm_names(self) -> list[str]:
@@ -206,7 +207,7 @@ class Objective:
             "structure": digest_text(self._model.structure),
             "layout": digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
             "centre": self._model.own.digest if centre else "",
-            "fixed": digest(*buffers, *self._model.frozen_values),
+            "fixed": digest_of(chain(buffers, self._model.frozen_values())),
             "data": self._data.digest,
             "samples": self.samples,
             "loss": self._quantities[0].describe,
@@ -260,6 +261,8 @@ class Objective:
         `values(name)` are its trainable parameters in float32, asked for when they are used. Raises InputError where
         the model does not run so.
         """
+        if self._model.placement is not None and not self._model.placement.is_spread_alone:
+            raise InputError("parameters that are offloaded or sharded are brought in by hooks, in their own precision")
         other = copy.copy(self)
         other._data = self._data.converted(widened_tensor)
         idle: set[nn.Module] = set()
@@ -325,6 +328,8 @@ class Objective:
                         groups.add_(parts[number, k], number, units)
                     if chosen:
                         chosen.take(k, number, units)
+            if self._model.placement is not None and self._model.placement.is_sharded:
+                self._keep_company(model, group)
         totals = _summed(sums, group)
         estimates: dict[str, Estimate] = {}
         for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
@@ -334,6 +339,14 @@ class Objective:
             return estimates, {}, totals
         return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True)), totals
 
+    def _keep_company(self, model: Callable[..., Any], group: Communicator) -> None:
+        """One more call where other ranks of the group have a chunk more: a sharded model is called by all of them."""
+        left = self._data.count % group.size
+        if left and group.rank >= left:
+            if self._writes_buffers:
+                self._model.reset_buffers()
+            self.units(model, next(self._data.chunks(0, self._data.count))[1])
+
     @keeps_random_state
     def reestimate(self, theta: Any, statistics: Any = None) -> dict[str, Tensor]:
         """BatchNorm statistics at `theta` from `statistics` (read, or to be), by default the objective's own data.
@@ -341,6 +354,11 @@ class Objective:
         {buffer name: value}, to be given to `evaluate` as `buffers`: mean and unbiased variance pooled over all
         samples and positions, as torch stores them after one training-mode pass over the data as one batch.
         """
+        if self._model.placement is not None and self._model.placement.is_sharded:
+            raise InputError(
+                "statistics of BatchNorm are found in passes that end at a layer, which a sharded model does not bear; "
+                "use batchnorm='frozen', or the model before it was sharded"
+            )
         data = statistics if isinstance(statistics, Data) else self.read_statistics(statistics)
 
         def chunks() -> Iterator[Batch]:
@@ -419,6 +437,12 @@ class Objective:
             yield model
 
     def _require_derivatives(self) -> None:
+        if self._model.placement is not None:
+            raise InputError(
+                "derivatives and training need all parameters on one device of this process, and those of the model "
+                "are spread over devices, offloaded or sharded: surfaces, profiles and what is made of losses alone "
+                "can be measured of it as it lies; load it whole for the rest"
+            )
         if self.precision == "own":
             raise InputError(
                 "derivatives and training need float32, and this model is measured in its own half precision; make the "

@@ -86,7 +86,8 @@ def settle(
     trial = _trial_batch(data)
     untouched = Remembered(dict(calls.model.model.named_modules()))
     calls = _tried(calls, trial)
-    if channels_last:
+    lies = calls.model.placement is not None  # what is not exchanged is not laid out anew either
+    if channels_last and not lies:
         calls = _in_memory_format(calls, trial)
     with calls.context(True):
         calls.model.settle_filters(trial, calls.outputs)
@@ -106,10 +107,10 @@ def settle(
     writes_buffers = _side_effects(calls, quantities, data)
     folding = Folding(calls.model.model)
     # Frozen BatchNorm is folded where that is safe: not for functions of the user's, which may call submodules.
-    if calls.forward is None and not calls.needs_grad and not writes_buffers:
+    if calls.forward is None and not calls.needs_grad and not writes_buffers and not lies:
         with calls.context(True):
             folding = settled_folding(calls.model, calls.call, _trial_batch(data), _ROUNDING[calls.dtype])
-    if calls.precision == "bf16":
+    if calls.precision == "bf16" and not lies:
         tell_slow_half(calls, quantities, data.first)
     return Settled(calls, undivided, data, chunk, values_per_sample, quantities, writes_buffers, folding)
 

@@ -48,7 +48,7 @@ def widened(
             if parameter is not None and parameter.dtype in _HALF:
                 saved.append((_setter(parameter), parameter.data))
                 name = names.get(id(parameter))
-                parameter.data = parameter.data.float() if name is None else values(name)
+                parameter.data = parameter.data.float() if name is None else values(name).to(parameter.device)
         for key, buffer in module._buffers.items():
             if buffer is not None and buffer.dtype in _HALF:
                 saved.append((_slot(module, key), buffer))
