@@ -71,10 +71,10 @@ def default_precision(model: nn.Module) -> str:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
     dtype = _real_dtype(model.parameters())
-    varying = {p.dtype for p in model.parameters() if p.requires_grad}
-    if len(varying) == 1 and varying <= set(_HALF) and placement_of(model) is not None:
+    if _own_dtype(model) is not None and placement_of(model) is not None:
         return "own"
-    alike = varying == {dtype}  # not those with adapters in float32
+    # not those with adapters in float32, which may not run so
+    alike = {p.dtype for p in model.parameters() if p.requires_grad} == {dtype}
     if alike and dtype in _HALF and sum(p.numel() * p.element_size() for p in model.parameters()) >= LARGE:
         return "own"
     return "float64" if dtype == torch.float64 else "float32"
@@ -84,13 +84,21 @@ def dtype_of(precision: str, model: nn.Module) -> torch.dtype:
     """The dtype of theta in a precision. Raises InputError where "own" is of a model that is not in half precision."""
     if precision != "own":
         return torch.float64 if precision == "float64" else torch.float32
-    found = {p.dtype for p in model.parameters() if p.requires_grad}
-    if len(found) == 1 and (dtype := found.pop()) in _HALF:
-        return dtype
+    found = _own_dtype(model)
+    if found is not None:
+        return found
+    varying = sorted({str(p.dtype) for p in model.parameters() if p.requires_grad})
     raise InputError(
-        "precision='own' keeps the parameters of a model in bfloat16 or float16 as they are, and those that vary here "
-        f"are {', '.join(sorted(map(str, found))) or 'of another dtype'}; leave precision out"
+        "precision='own' keeps the parameters of a model in bfloat16 or float16 as they are, or adapters in float32 "
+        f"beside them, and those that vary here are {', '.join(varying) or 'none'}; leave precision out"
     )
+
+
+def _own_dtype(model: nn.Module) -> torch.dtype | None:
+    """The one dtype of the parameters that vary, where a model has some in half precision and is measured as it is."""
+    varying = {p.dtype for p in model.parameters() if p.requires_grad}
+    half = any(p.dtype in _HALF for p in model.parameters())
+    return varying.pop() if half and len(varying) == 1 and varying <= {*_HALF, torch.float32} else None
 
 
 def _real_dtype(parameters: Iterable[Tensor]) -> torch.dtype | None:
@@ -404,6 +412,12 @@ class BoundModel:
             entries = {key: self._moved(entry) for key, entry in value.items()}
             return value if all(entries[key] is entry for key, entry in value.items()) else entries
         return value
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The dtype that layers compute in, the shortest of several."""
+        found = {p.dtype for p in (*self._trainable, *self._frozen)} if self._as_is else set()
+        return next((half for half in _HALF if half in found), self.dtype)
 
     @property
     def trainable(self) -> list[Tensor]:

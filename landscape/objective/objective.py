@@ -68,16 +68,18 @@ class Objective:
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
     (autocast over float32 parameters); by default that of the model's parameters. "own" keeps parameters in bfloat16 or
-    float16 as they are, for surfaces; large models in half precision are measured so by default. `device` defaults to
-    this rank's GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each
-    evaluation. `check` reads the data twice and refuses it when the passes differ. `chunk` is how many samples are
-    evaluated at a time, by default what follows from the model's sizes, and `channels_last` whether images may be laid
-    out so where the model answers alike: `speed_trial` tells what is faster here, and values depend on both in their
-    last bits. Where bf16 is slower than float32 on a first chunk, a warning says by how much.
+    float16 as they are, and adapters in float32 beside them, for surfaces; large models in half precision are measured
+    so by default. `device` defaults to this rank's GPU, else the CPU. `memory_budget` bytes of data are held in memory,
+    more is streamed at each evaluation. `check` reads the data twice and refuses it when the passes differ. `chunk` is
+    how many samples are evaluated at a time, by default what follows from the model's sizes, and `channels_last`
+    whether images may be laid out so where the model answers alike: `speed_trial` tells what is faster here, and values
+    depend on both in their last bits. Where bf16 is slower than float32 on a first chunk, a warning says by how much.
 
     A large model (parameters of 256 MiB or more) is not copied: nobody else may write to it while the objective is
     used. `checkpoint`, a safetensors file or a folder of them with the same values, lets points be made in the model
-    itself, which is put back from there; without it a copy holds them.
+    itself, which is put back from there; without it a copy holds them. A model that is spread over devices, offloaded
+    to host memory by accelerate, or sharded by FSDP2 over the ranks that share an item, is used where it lies, in its
+    own precision (see the page on large models).
 
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
