@@ -578,13 +578,14 @@ class BoundModel:
     @contextmanager
     def _in_place(self, placement: Placement, theta: Tensor | None) -> Iterator[None]:
         """The model where it lies, at `theta` (size,); None is what its parameters hold."""
-
-        def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
-            for piece in chosen if theta is not None else ():
-                parts[piece.block.name][piece.inside].copy_(theta[piece.slice])
-
         with ExitStack() as stack:
             if theta is not None:
+                vector = theta
+
+                def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
+                    for piece in chosen:
+                        parts[piece.block.name][piece.inside].copy_(vector[piece.slice])
+
                 stack.enter_context(self.own.written(write))
             stack.enter_context(placement.slots_kept())
             stack.callback(placement.reshard)

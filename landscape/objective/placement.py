@@ -107,7 +107,8 @@ class Placement:
         if name in self._maps:
             return self._held(name).data
         parameter: Any = self._parameters[name]
-        return parameter.full_tensor().data if name in self._sharded else parameter.data
+        found: Tensor = parameter.full_tensor() if name in self._sharded else parameter
+        return found.data
 
     def lying(self) -> list[Tensor]:
         """The tensors of this process in which the values of all parameters lie."""
@@ -140,9 +141,9 @@ class Placement:
         if not self._sharded:
             return
         parameter: Any = self._parameters[self._sharded[0]]
-        mesh, device = parameter.device_mesh, parameter.to_local().device
+        mesh = parameter.device_mesh
         axis = next((n for n, placement in enumerate(parameter.placements) if placement.is_shard()), 0)
-        ends = torch.tensor([mark, -mark], device=device)
+        ends = torch.tensor([mark, -mark], device=mesh.device_type)
         torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX, group=mesh.get_group(axis))
         if ends.tolist() != [mark, -mark]:
             raise InputError(
