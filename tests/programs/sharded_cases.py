@@ -1,4 +1,4 @@
-"""A model sharded by FSDP2 over the ranks of one group: mpiexec -n 2 python sharded_cases.py FOLDER [KILL]"""
+"""A model sharded by FSDP2 over the ranks of one group: mpiexec -n 2 python sharded_cases.py FOLDER [CALL]"""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def objective(model: nn.Module, **more: Any) -> ls.Objective:
     return ls.Objective(model, data=data(), chunk=16, metrics=("accuracy",), **more)  # 3 chunks: uneven for two ranks
 
 
-def start(folder: Path) -> None:
-    where = f"file://{folder.resolve()}/meeting"
+def start(meeting: Path) -> None:
+    where = f"file://{meeting.resolve()}"
     torch.distributed.init_process_group("gloo", init_method=where, rank=world().rank, world_size=world().size)
 
 
@@ -105,14 +105,14 @@ def cases(folder: Path) -> None:
         assert words in told, told
 
 
-def killed(folder: Path, stop: int) -> None:
-    """A surface whose second rank is killed at call `stop`, or that goes on; writes the bits of the losses."""
+def killed(folder: Path) -> None:
+    """A surface whose second rank is killed at a call; where it comes to its end, against one in one go."""
     model, calls = network(world().size), 0
 
     def forward(module: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
-        if calls == stop and world().rank == 1:
+        if calls == int(sys.argv[2]) and world().rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return module(batch[0]), batch[1]
 
@@ -121,19 +121,19 @@ def killed(folder: Path, stop: int) -> None:
     sharded = ls.Objective(model, data=batches, forward=forward)
     plane = ls.random_plane(sharded, seed=3)
     calls = 0
-    grid = {"x": (-1, 1, 11), "y": (-1, 1, 11)}
-    found = ls.measure_surface(sharded, plane, **grid, out=folder / "killed" if stop else None, ranks_per_item=2)
-    if world().rank == 0:
-        sys.stdout.write(f"loss {found.values['loss'].tobytes().hex()}\n")
+    grid: dict[str, Any] = {"x": (-1, 1, 11), "y": (-1, 1, 11), "ranks_per_item": world().size}
+    found = ls.measure_surface(sharded, plane, **grid, out=folder / "killed")
+    calls = -(10**9)
+    assert found.values["loss"].tobytes() == ls.measure_surface(sharded, plane, **grid).values["loss"].tobytes()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     cutting.PIECE = 16
-    where = Path(sys.argv[1])
-    start(where)
-    if len(sys.argv) > 2:
-        killed(where, int(sys.argv[2]))
+    where, attempt = Path(sys.argv[1]), " ".join(sys.argv[2:])
+    start(where / f"meeting{attempt}")
+    if attempt:
+        killed(where)
     else:
         cases(where)
     torch.distributed.destroy_process_group()
