@@ -63,7 +63,7 @@ class Calls:
             what = "the model cannot be evaluated on a batch"
             with user_code(what, lambda: shapes_in(batch)):
                 try:
-                    return main_output(model(*inputs, **named)), targets
+                    return self._here(main_output(model(*inputs, **named))), targets
                 except TypeError as error:
                     if named and _ARGUMENT.search(str(error)):
                         raise told_of_user(error, what, shapes_in(batch), _of_keys(named)) from error
@@ -71,6 +71,7 @@ class Calls:
         with user_code("forward cannot be evaluated on a batch", lambda: shapes_in(batch)):
             # It gets new tensors and containers: what it pops, or sets requires_grad on, is whole again the next time.
             result = self.forward(model, map_tensors(batch, Tensor.detach))  # type: ignore[arg-type]
+        result = self._here(result)
         if self.loss_is_returned:
             return result, batch
         if not (isinstance(result, (tuple, list)) and len(result) == 2):
@@ -79,6 +80,12 @@ class Calls:
                 "loss=None the loss itself"
             )
         return result[0], result[1]
+
+    def _here(self, outputs: Any) -> Any:
+        """Outputs on the data's device, which the last layers of a model that is spread may not be on."""
+        if self.model.placement is None:
+            return outputs
+        return map_tensors(outputs, lambda tensor: tensor.to(self.device))
 
     def outputs(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:
         """`call` with scores in float32 or better, so that losses do not sum in half precision."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from landscape_kernels.layout import Layout
-from landscape_kernels.pieces import Piece, pieces
+from landscape_kernels.layout import Block, Layout
+from landscape_kernels.pieces import Piece, pieces, pieces_of
 from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.files.slices import StoredTensors
 from landscape.objective.interrupts import until_done
+from landscape.objective.placement import Home, Placement, home_of, mark_of
 from landscape.objective.trees import Digest, as_real
 
+# Puts values of the pieces into flat tensors, one for each block by name.
+Write = Callable[[Sequence[Piece], Mapping[str, Tensor]], None]
+_MARKED = 256  # values of a parameter by which processes tell whether they are at the same point
 # Bytes of parameters from which on a model is its own centre: no copy of them is made where none is asked for.
 LARGE = 256 << 20
 
@@ -25,7 +29,8 @@ class Centre:
     """The values of a model's trainable parameters, in the working precision.
 
     They are a copy of them, unless the model is large, or a `checkpoint` is given that it can be put back from. Then it
-    is `live`: its parameters are the centre, read where they lie, and nobody else may write to them.
+    is `live`: its parameters are the centre, read where they lie, and nobody else may write to them. So is a model that
+    has a `placement`, which is written to in place, and put back from its checkpoint or from a copy in host memory.
     """
 
     def __init__(
@@ -38,20 +43,32 @@ class Centre:
         device: torch.device,
         dtype: torch.dtype,
         checkpoint: str | Path | None,
+        placement: Placement | None = None,
     ) -> None:
         self._layout, self._trainable, self.device, self.dtype = layout, trainable, device, dtype
         self._numbers = {name: number for number, name in enumerate(layout.names)}
-        every = [*trainable, *frozen, *buffers]
-        self._parameters = [*trainable, *frozen]
+        self._parameters, self._placement = [*trainable, *frozen], placement
+        every = [*(placement.lying() if placement else self._parameters), *buffers]
         self._versions = self._now()
+        self.mark = 0  # of what a sharded model holds: another number at another point, 0 at the centre
         self._known = ""  # digest of a `live` model, once it was taken
+        if placement is not None:
+            self._require_as_they_lie(placement, every, attributes)
         large = sum(t.numel() * t.element_size() for t in every) >= LARGE
-        self.live = (large or checkpoint is not None) and all(map(self._as_it_lies, trainable))
-        # a view of a parameter that a module keeps has the centre's values at every point
-        self.live = self.live and not _overlap(every) and not _share(trainable, attributes)
+        self.live = placement is not None or (
+            (large or checkpoint is not None)
+            and all(map(self._as_it_lies, trainable))
+            and not _overlap(every)
+            # a view of a parameter that a module keeps has the centre's values at every point
+            and not _share(trainable, attributes)
+        )
         self._vector = None if self.live else self._made()
         self._spare: Tensor | None = None
-        self._stored = None if checkpoint is None else self._opened(checkpoint)
+        self._stored: StoredTensors | _Copy | None = None
+        if checkpoint is not None:
+            self._stored = self._opened(checkpoint)
+        elif placement is not None:
+            self._stored = _Copy(layout, placement, dtype)
 
     def converted(self, dtype: torch.dtype) -> Centre:
         """The same values in another precision, as a copy."""
@@ -73,8 +90,13 @@ class Centre:
 
     @property
     def in_place(self) -> bool:
-        """Whether the model's own tensors are written to, and put back from its checkpoint."""
+        """Whether the model's own tensors are written to, and put back from its checkpoint or a copy."""
         return self._stored is not None
+
+    @property
+    def copied(self) -> bool:
+        """Whether a copy of the values is held in memory, beside the model's own tensors, to put them back."""
+        return isinstance(self._stored, _Copy)
 
     @property
     def digest(self) -> str:
@@ -89,7 +111,7 @@ class Centre:
         found = Digest(self.dtype, (self._layout.size,))
         for piece in pieces(self._layout):
             values = self.at(piece)
-            if self._stored is not None and not _same(values, self._own(piece)):
+            if self._stored is not None and not self._is_here(piece, values):
                 raise _changed()
             found.add(values)
         if self.live and self._known not in ("", found.text):
@@ -112,16 +134,17 @@ class Centre:
             raise _changed()
 
     @contextmanager
-    def written(self, write: Callable[[Sequence[Tensor]], None]) -> Iterator[Tensor | None]:
-        """theta (size,) into whose parts, a flat tensor for each block, `write` has put values.
+    def written(self, write: Write) -> Iterator[Tensor | None]:
+        """theta (size,) into whose parts, a flat tensor for each block by name, `write` has put the pieces it is told.
 
-        None, which stands for the model's own tensors, where these can be put back from a checkpoint: that is done on
-        every way out. Else theta is a buffer that the next call writes to again.
+        None, which stands for the model's own tensors, where these can be put back: that is done on every way out.
+        Else theta is a buffer that the next call writes to again.
         """
         if self._stored is None:
             if self._spare is None:
                 self._spare = torch.empty(self._layout.size, dtype=self.dtype, device=self.device)
-            write(self._spare.split_with_sizes([block.size for block in self._layout.blocks]))
+            parts = self._spare.split_with_sizes([block.size for block in self._layout.blocks])
+            write(pieces(self._layout), dict(zip(self._layout.names, parts, strict=True)))
             yield self._spare
             return
         stored = self._stored
@@ -131,7 +154,7 @@ class Centre:
             self._put_back(stored)
 
         try:
-            write([as_real(p.data).view(-1) for p in self._trainable])
+            self._write(write)
             yield None
         finally:
             until_done(put_back)
@@ -140,24 +163,86 @@ class Centre:
         """Forget the buffer of `written`, which the next call makes anew."""
         self._spare = None
 
-    def _put_back(self, stored: StoredTensors) -> None:
+    def _write(self, write: Write) -> None:
+        """Have the model's own tensors written to; of those that lie here in part the pieces of that part alone."""
+        mark = 0
+        chosen: list[Piece] = []
+        parts: dict[str, Tensor] = {}
+        for block in self._layout.blocks:
+            home, cut = self._home(block), pieces_of(block)
+            if home.values.numel() == block.size:
+                chosen += cut
+                parts[block.name] = home.values
+                continue
+            room = torch.empty(block.size, dtype=self.dtype)  # pages that nothing is written to take no memory
+            # the first one on every process, to tell what is computed
+            here = [piece for piece in cut if piece.start == 0 or (piece.start < home.stop and piece.stop > home.start)]
+            write(here, {block.name: room})
+            home.values.copy_(room[home.start : home.stop])
+            mark = mark_of(mark, room[: min(_MARKED, here[0].stop)])
+        write(chosen, parts)
+        if self._placement is not None and self._placement.is_sharded:
+            for values in parts.values():
+                mark = mark_of(mark, values[:_MARKED])
+        self.mark = mark
+
+    def _put_back(self, stored: StoredTensors | _Copy) -> None:
+        self.mark = 0
         for piece in pieces(self._layout):
-            self._own(piece).copy_(self._read(stored, piece))
+            part, own = self._own(piece)
+            if part.size:
+                own.copy_(self._read(stored, part))
         stored.require_unchanged()
 
     def _now(self) -> list[int]:
         """How often each parameter was written to, as torch counts it."""
+        if self._placement is not None:
+            return self._placement.versions()
         return [0 if p.is_inference() else p._version for p in self._parameters]
 
     def _made(self) -> Tensor:
+        if self._placement is not None:
+            return torch.cat([self.at(piece) for piece in pieces(self._layout)])
         return torch.cat([as_real(p.data).to(self.device, self.dtype).reshape(-1) for p in self._trainable])
 
-    def _own(self, piece: Piece) -> Tensor:
-        """A piece of a parameter of a `live` model, where it lies."""
-        return as_real(self._trainable[self._numbers[piece.block.name]].data).view(-1)[piece.inside]
+    def _home(self, block: Block) -> Home:
+        """Where the values of a parameter of a `live` model lie."""
+        if self._placement is not None:
+            return self._placement.home(block.name)
+        return home_of(self._trainable[self._numbers[block.name]])
 
-    def _read(self, stored: StoredTensors, piece: Piece) -> Tensor:
+    def _own(self, piece: Piece) -> tuple[Piece, Tensor]:
+        """What of a piece of a `live` model lies in this process, which may be nothing, and its values there."""
+        home = self._home(piece.block)
+        start = max(piece.start, home.start)
+        stop = max(start, min(piece.stop, home.stop))
+        return Piece(piece.block, start, stop), home.values[start - home.start : stop - home.start]
+
+    def _is_here(self, piece: Piece, values: Tensor) -> bool:
+        """Whether the model has these values of a piece, as far as it lies in this process."""
+        part, own = self._own(piece)
+        return _same(values[part.start - piece.start : part.stop - piece.start].to(own.device), own)
+
+    def _read(self, stored: StoredTensors | _Copy, piece: Piece) -> Tensor:
         return stored.read(piece.block.name, piece.start, piece.stop).to(self.device, self.dtype)
+
+    def _require_as_they_lie(self, placement: Placement, every: list[Tensor], attributes: Sequence[Tensor]) -> None:
+        """Raise InputError where parameters of a model with a placement cannot be written to in place."""
+        lying = []
+        for block in self._layout.blocks:
+            values = placement.home(block.name).values
+            lying.append(values)
+            if values.dtype != self.dtype:
+                raise InputError(
+                    f"parameter {block.name} is {values.dtype}, and the precision asked for {self.dtype}; a model that "
+                    "is spread over devices, offloaded or sharded is measured as it lies: leave precision out, or "
+                    "convert all parameters that vary before it is distributed"
+                )
+        if _overlap(every) or _share(lying, attributes):
+            raise InputError(
+                "parameters of a model that is spread over devices, offloaded or sharded share memory without being "
+                "one tensor, so they cannot vary where they lie; clone() one of them"
+            )
 
     def _as_it_lies(self, p: Tensor) -> bool:
         """Whether a parameter can be used without a copy."""
@@ -182,12 +267,30 @@ class Centre:
                 raise InputError(f"{block.name} is complex, which safetensors do not hold; leave checkpoint out")
             stored.require(block.name, block.shape)
         for piece in pieces(self._layout):
-            if not _same(self._read(stored, piece), self._own(piece)):
+            if not self._is_here(piece, self._read(stored, piece)):
                 raise InputError(
                     f"checkpoint {checkpoint} has other values of {piece.block.name} than the model; give the file "
                     "that the model was loaded from, or leave checkpoint out: a copy is then held in memory"
                 )
         return stored
+
+
+class _Copy:
+    """The values of a model's parameters in host memory, read as a checkpoint is."""
+
+    def __init__(self, layout: Layout, placement: Placement, dtype: torch.dtype) -> None:
+        self._flat = torch.empty(layout.size, dtype=dtype)
+        self._offsets = {block.name: block.offset for block in layout.blocks}
+        for block in layout.blocks:
+            self._flat[block.slice].copy_(as_real(placement.whole(block.name)).reshape(-1))
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Values `start` to `stop` of a tensor in row-major order."""
+        offset = self._offsets[name]
+        return self._flat[offset + start : offset + stop]
+
+    def require_unchanged(self) -> None:
+        """Nobody else knows of them."""
 
 
 def _share(parameters: Iterable[Tensor], others: Iterable[Tensor]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from landscape_kernels.layout import Filters, Layout
+from landscape_kernels.pieces import Piece
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -24,6 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from landscape.errors import InputError, nearest, user_code
 from landscape.objective.centre import LARGE, Centre
 from landscape.objective.interrupts import until_done
+from landscape.objective.placement import Placement, placement_of
 from landscape.objective.random_state import random_state_kept, torch_random_state_kept
 from landscape.objective.statistics import LayerReached, PooledStatistics
 from landscape.objective.trees import as_real, equal, tensors_in, why_without_values
@@ -53,17 +55,26 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
+def own_device(model: nn.Module) -> torch.device | None:
+    """Where data have to be for a model that is used where it lies; None for any other."""
+    placement = placement_of(model) if isinstance(model, nn.Module) else None
+    return None if placement is None else placement.device
+
+
 def default_precision(model: nn.Module) -> str:
     """The precision of the first parameter of numbers: "float64", or "float32" for that and anything shorter.
 
     A large model whose parameters that vary are in half precision is measured in its "own": in float32 it would be
-    twice as large.
+    twice as large. So is one that has a `Placement`, which is not converted.
     Raises InputError for what is no nn.Module.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
     dtype = _real_dtype(model.parameters())
-    alike = {p.dtype for p in model.parameters() if p.requires_grad} == {dtype}  # not those with adapters in float32
+    if _own_dtype(model) is not None and placement_of(model) is not None:
+        return "own"
+    # not those with adapters in float32, which may not run so
+    alike = {p.dtype for p in model.parameters() if p.requires_grad} == {dtype}
     if alike and dtype in _HALF and sum(p.numel() * p.element_size() for p in model.parameters()) >= LARGE:
         return "own"
     return "float64" if dtype == torch.float64 else "float32"
@@ -73,13 +84,21 @@ def dtype_of(precision: str, model: nn.Module) -> torch.dtype:
     """The dtype of theta in a precision. Raises InputError where "own" is of a model that is not in half precision."""
     if precision != "own":
         return torch.float64 if precision == "float64" else torch.float32
-    found = {p.dtype for p in model.parameters() if p.requires_grad}
-    if len(found) == 1 and (dtype := found.pop()) in _HALF:
-        return dtype
+    found = _own_dtype(model)
+    if found is not None:
+        return found
+    varying = sorted({str(p.dtype) for p in model.parameters() if p.requires_grad})
     raise InputError(
-        "precision='own' keeps the parameters of a model in bfloat16 or float16 as they are, and those that vary here "
-        f"are {', '.join(sorted(map(str, found))) or 'of another dtype'}; leave precision out"
+        "precision='own' keeps the parameters of a model in bfloat16 or float16 as they are, or adapters in float32 "
+        f"beside them, and those that vary here are {', '.join(varying) or 'none'}; leave precision out"
     )
+
+
+def _own_dtype(model: nn.Module) -> torch.dtype | None:
+    """The one dtype of the parameters that vary, where a model has some in half precision and is measured as it is."""
+    varying = {p.dtype for p in model.parameters() if p.requires_grad}
+    half = any(p.dtype in _HALF for p in model.parameters())
+    return varying.pop() if half and len(varying) == 1 and varying <= {*_HALF, torch.float32} else None
 
 
 def _real_dtype(parameters: Iterable[Tensor]) -> torch.dtype | None:
@@ -88,7 +107,7 @@ def _real_dtype(parameters: Iterable[Tensor]) -> torch.dtype | None:
     return None if found is None else found.dtype.to_real()
 
 
-def parameter_layout(model: nn.Module) -> Layout:
+def parameter_layout(model: nn.Module, placement: Placement | None = None) -> Layout:
     """Layout of the trainable parameters in `named_parameters` order, each tensor once however often it is tied.
 
     A filter holds the weights of one output unit: a row of Linear, Embedding, recurrent and attention projections
@@ -96,7 +115,8 @@ def parameter_layout(model: nn.Module) -> Layout:
     or not), and an output channel of each group of a transposed convolution, whose axis 0 counts inputs. The
     (in, out) weight of transformers' `Conv1D` has a filter per column, and a (1, N, D) table of positions one per
     position, like an Embedding. A complex tensor has a last axis of 2 more, its real and imaginary parts, which lie in
-    the same filter. Of other layers axis 0 is taken here; see `BoundModel.settle_filters`.
+    the same filter. Of other layers axis 0 is taken here; see `BoundModel.settle_filters`. Parameters whose values are
+    elsewhere are known to the `placement`.
     """
     owners = _owners(model)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -105,8 +125,10 @@ def parameter_layout(model: nn.Module) -> Layout:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise InputError(f"parameter {name} has no shape yet; run the model once on one batch before measuring")
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or (placement and name in placement.tied):
             continue
+        if not (placement and placement.holds(name)):
+            _require_values(f"parameter {name}", parameter)
         _require_numbers(name, parameter)
         module, local = owners[id(parameter)]
         shapes[name] = tuple(parameter.shape)
@@ -123,19 +145,18 @@ def _require_values(what: str, tensor: Tensor) -> None:
     lacks = why_without_values(tensor)
     if "DTensor" in lacks:
         raise InputError(
-            f"{what} {lacks}; give the whole model on every rank (full_tensor(), or the model before it was sharded): "
-            "ranks share the data here, not the model"
+            f"{what} {lacks}; give it whole on every rank (full_tensor(), or the model before it was sharded): "
+            "of what is sharded only parameters are found"
         )
     if lacks:
         raise InputError(
-            f"{what} {lacks}; load the weights first (to_empty() and load_state_dict, or from_pretrained without "
-            "device_map)"
+            f"{what} {lacks}; load the weights first (to_empty() and load_state_dict, or from_pretrained). Of what "
+            "accelerate offloads, parameters are found in host memory, buffers are not (offload_buffers=False)"
         )
 
 
 def _require_numbers(name: str, parameter: Tensor) -> None:
     """Raise InputError for a parameter whose values cannot be put into a vector."""
-    _require_values(f"parameter {name}", parameter)
     if not (parameter.is_floating_point() or parameter.is_complex()):
         raise InputError(f"parameter {name} is {parameter.dtype}; parameters that vary hold floating-point numbers")
     if parameter.layout != torch.strided:
@@ -276,11 +297,12 @@ class BoundModel:
     ) -> None:
         model = _unwrapped(model)
         self.model = model
+        self.placement = placement = placement_of(model)  # of a model that is used where it lies
         self.device = device
         self.dtype = dtype
-        self._as_is = as_is  # frozen parameters, buffers and constants keep their dtype
-        self.layout = parameter_layout(model)
-        named = dict(model.named_parameters())
+        self._as_is = as_is or placement is not None  # frozen parameters, buffers and constants keep their dtype
+        self.layout = parameter_layout(model, placement)
+        named = {k: p for k, p in model.named_parameters() if not (placement and k in placement.tied)}
         self._trainable = [named.pop(name) for name in self.layout.names]
         if not self._trainable:
             raise InputError(_nothing_to_vary(model))
@@ -291,11 +313,14 @@ class BoundModel:
         self._frozen = list(named.values())
         self.frozen_names = tuple(named)
         for name, held in [*named.items(), *model.named_buffers()]:
-            _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
+            if not (placement and placement.holds(name)):
+                _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
         buffers, attributes = list(model.buffers()), _attributes(model)
-        self.own = Centre(self.layout, self._trainable, self._frozen, buffers, attributes, device, dtype, checkpoint)
-        moved = [self._to_device(p.data) for p in self._frozen]
-        self.frozen_values = moved if self.own.live else [value.clone() for value in moved]
+        self.own = Centre(
+            self.layout, self._trainable, self._frozen, buffers, attributes, device, dtype, checkpoint, placement
+        )
+        moved = [] if placement else [self._to_device(p.data) for p in self._frozen]
+        self._frozen_values = moved if self.own.live else [value.clone() for value in moved]
         self.complex_names = tuple(
             name for name, p in zip(self.layout.names, self._trainable, strict=True) if p.is_complex()
         )
@@ -330,11 +355,16 @@ class BoundModel:
 
     def in_precision(self, dtype: torch.dtype) -> BoundModel:
         """The same model with the same centre, buffers and frozen parameters in another precision."""
+        if self.placement is not None:
+            raise InputError(
+                "a model that is spread over devices, offloaded or sharded is measured as it lies, in no other "
+                "precision than that of its parameters"
+            )
         other = copy.copy(self)
         other.dtype = dtype
         other._as_is = False
         other.own = self.own.converted(dtype)
-        other.frozen_values = [other._to_device(value) for value in self.frozen_values]
+        other._frozen_values = [other._to_device(value) for value in self._frozen_values]
         other.buffers = {name: other._to_device(value) for name, value in self.buffers.items()}
         other._constants = other._find_constants()
         return other
@@ -344,11 +374,19 @@ class BoundModel:
         """The trainable parameters as one vector (size,), which is not to be written to."""
         return self.own.vector
 
+    def frozen_values(self) -> Iterator[Tensor]:
+        """The parameters that do not vary, one after another; the ranks that share a sharded one call this together."""
+        if self.placement is None:
+            return iter(self._frozen_values)
+        return map(self.placement.whole, self.frozen_names)
+
     def _find_constants(self) -> list[tuple[nn.Module, str]]:
         """Attributes of modules that hold tensors which are no buffers, and which this precision or device needs moved.
 
         Those of the model's own precision follow it; what is in another is meant to be.
         """
+        if self.placement is not None:
+            return []
         return [
             (module, key)
             for module in self._modules
@@ -376,13 +414,19 @@ class BoundModel:
         return value
 
     @property
+    def arithmetic(self) -> torch.dtype:
+        """The dtype that layers compute in, the shortest of several."""
+        found = {p.dtype for p in (*self._trainable, *self._frozen)} if self._as_is else set()
+        return next((half for half in _HALF if half in found), self.dtype)
+
+    @property
     def trainable(self) -> list[Tensor]:
         """The trainable parameters themselves, in the layout's order."""
         return list(self._trainable)
 
     def settle_filters(self, batch: Any, call: Callable[[nn.Module, Any], object]) -> None:
         """Find from `call(model, batch)` which axes make outputs in layers that are not known; else axis 0 stays."""
-        if not self.along_axis_0:
+        if not self.along_axis_0 or (self.placement and not self.placement.is_spread_alone):
             return
         named = dict(zip(self.layout.names, self._trainable, strict=True))
         with self.at(None) as model:
@@ -460,7 +504,8 @@ class BoundModel:
         """
         if theta is None:
             self.own.require_unchanged()
-        parameters = [*self._trainable, *self._frozen]
+        placement = self.placement
+        parameters = [] if placement else [*self._trainable, *self._frozen]
         saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
         modes = [module.training for module in self._modules]
@@ -487,13 +532,16 @@ class BoundModel:
             stack.enter_context(random_state_kept() if self.draws_elsewhere else torch_random_state_kept())
             if self.device.type == "cuda":
                 self._settle_gpu(stack)
+            if placement is not None:
+                stack.enter_context(self._in_place(placement, theta))
             try:
                 for parameter in parameters:
                     parameter.grad = None
                 training = gradient is not None
                 whole = self.own.held if theta is None else theta
                 parts = () if whole is None else whole.split_with_sizes(self._sizes)
-                for number, (parameter, shape) in enumerate(zip(self._trainable, self._shapes, strict=True)):
+                exchanged = () if placement else zip(self._trainable, self._shapes, strict=True)
+                for number, (parameter, shape) in enumerate(exchanged):
                     value = parameter.data if whole is None else shaped_like(parameter, aligned(parts[number]), shape)
                     # Once here rather than in every convolution of every chunk.
                     parameter.data = (
@@ -512,7 +560,7 @@ class BoundModel:
                         hook: Any = parameter.register_post_accumulate_grad_hook(add)  # type: ignore[no-untyped-call]
                         stack.callback(hook.remove)
                     stack.callback(self._loads.clear)
-                for parameter, value in zip(self._frozen, self.frozen_values, strict=True):
+                for parameter, value in zip(() if placement else self._frozen, self._frozen_values, strict=True):
                     parameter.data = value
                 for module, key, name in self._buffer_slots:
                     module._buffers[key] = working[name]
@@ -526,6 +574,24 @@ class BoundModel:
                 yield self.model
             finally:
                 until_done(put_back)
+
+    @contextmanager
+    def _in_place(self, placement: Placement, theta: Tensor | None) -> Iterator[None]:
+        """The model where it lies, at `theta` (size,); None is what its parameters hold."""
+        with ExitStack() as stack:
+            if theta is not None:
+                vector = theta
+
+                def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
+                    for piece in chosen:
+                        parts[piece.block.name][piece.inside].copy_(vector[piece.slice])
+
+                stack.enter_context(self.own.written(write))
+            stack.enter_context(placement.slots_kept())
+            stack.callback(placement.reshard)
+            placement.reshard()
+            placement.require_together(self.own.mark)
+            yield
 
     def load(self) -> None:
         """Inside `at` with a gradient: let parameters that could not be views of `theta` have its values now."""
@@ -643,7 +709,7 @@ class BoundModel:
         dtype = tensor.dtype
         if tensor.is_floating_point() or tensor.is_complex():
             dtype = dtype if self._as_is else self.dtype.to_complex() if tensor.is_complex() else self.dtype
-        return tensor.detach().to(self.device, dtype)
+        return tensor.detach().to(tensor.device if self.placement else self.device, dtype)
 
     def _check_batchnorm(self) -> None:
         for name, module in self.model.named_modules():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from landscape_kernels.pieces import PIECE, pieces
+from landscape_kernels.pieces import PIECE, Piece, pieces
 from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
@@ -39,14 +39,13 @@ class Moves:
         elif held is not None:
             yield held + scale * self._step
         else:
-            with self._model.own.written(lambda parts: self._write(scale, parts)) as theta:
+            with self._model.own.written(lambda chosen, parts: self._write(scale, chosen, parts)) as theta:
                 yield theta
 
-    def _write(self, scale: float, parts: Sequence[Tensor]) -> None:
-        of = dict(zip(self._model.layout.names, parts, strict=True))
-        for piece in self._pieces:
-            out = of[piece.block.name][piece.inside]
+    def _write(self, scale: float, chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
+        for piece in chosen:
+            out = parts[piece.block.name][piece.inside]
             out.copy_(self._model.own.at(piece))
             for start in range(0, piece.size, len(self._step)):
                 part = out[start : start + len(self._step)]
-                part.add_(self._step[: len(part)], alpha=scale)
+                part.add_(self._step[: len(part)].to(out.device), alpha=scale)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike
-from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of
+from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of, own_device
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
 from landscape.objective.trees import (
-    digest,
+    digest_of,
     digest_text,
 )
 from landscape.objective.units import Units
@@ -67,16 +68,18 @@ class Objective:
     `metrics` are names ("accuracy", "error") or callables like `loss`. The model runs in eval mode; its parameters,
     buffers, modes and the random state are untouched between calls. `precision` is "float32", "float64" or "bf16"
     (autocast over float32 parameters); by default that of the model's parameters. "own" keeps parameters in bfloat16 or
-    float16 as they are, for surfaces; large models in half precision are measured so by default. `device` defaults to
-    this rank's GPU, else the CPU. `memory_budget` bytes of data are held in memory, more is streamed at each
-    evaluation. `check` reads the data twice and refuses it when the passes differ. `chunk` is how many samples are
-    evaluated at a time, by default what follows from the model's sizes, and `channels_last` whether images may be laid
-    out so where the model answers alike: `speed_trial` tells what is faster here, and values depend on both in their
-    last bits. Where bf16 is slower than float32 on a first chunk, a warning says by how much.
+    float16 as they are, and adapters in float32 beside them, for surfaces; large models in half precision are measured
+    so by default. `device` defaults to this rank's GPU, else the CPU. `memory_budget` bytes of data are held in memory,
+    more is streamed at each evaluation. `check` reads the data twice and refuses it when the passes differ. `chunk` is
+    how many samples are evaluated at a time, by default what follows from the model's sizes, and `channels_last`
+    whether images may be laid out so where the model answers alike: `speed_trial` tells what is faster here, and values
+    depend on both in their last bits. Where bf16 is slower than float32 on a first chunk, a warning says by how much.
 
     A large model (parameters of 256 MiB or more) is not copied: nobody else may write to it while the objective is
     used. `checkpoint`, a safetensors file or a folder of them with the same values, lets points be made in the model
-    itself, which is put back from there; without it a copy holds them.
+    itself, which is put back from there; without it a copy holds them. A model that is spread over devices, offloaded
+    to host memory by accelerate, or sharded by FSDP2 over the ranks that share an item, is used where it lies, in its
+    own precision (see the page on large models).
 
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
@@ -110,7 +113,7 @@ class Objective:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         self.dtype = dtype_of(self.precision, model)
-        self.device = choose_device(device)
+        self.device = choose_device(device if device is not None else own_device(model))
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
         self._memory_budget, self._check, self._may_be_channels_last = memory_budget, check, channels_last
         self._model = BoundModel(model, self.device, self.dtype, as_is=self.precision == "own", checkpoint=checkpoint)
@@ -173,7 +176,7 @@ class Objective:
     @property
     def frozen(self) -> dict[str, Tensor]:
         """The parameters that do not vary, by name."""
-        return dict(zip(self._model.frozen_names, self._model.frozen_values, strict=True))
+        return dict(zip(self._model.frozen_names, self._model.frozen_values(), strict=True))
 
     @property
     def batchnorm_names(self) -> list[str]:
@@ -206,7 +209,7 @@ class Objective:
             "structure": digest_text(self._model.structure),
             "layout": digest_text(repr([(b.name, b.shape) for b in self.layout.blocks])),
             "centre": self._model.own.digest if centre else "",
-            "fixed": digest(*buffers, *self._model.frozen_values),
+            "fixed": digest_of(chain(buffers, self._model.frozen_values())),
             "data": self._data.digest,
             "samples": self.samples,
             "loss": self._quantities[0].describe,
@@ -269,6 +272,8 @@ class Objective:
         group: Communicator,
         groups: SampleGroups | None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
+        if self._model.placement is not None and not self._model.placement.is_spread_alone:
+            raise InputError("parameters that are offloaded or sharded are brought in by hooks, in their own precision")
         other = copy.copy(self)
         other._data = self._data.converted(widened_tensor)
         idle: set[nn.Module] = set()
@@ -362,6 +367,8 @@ class Objective:
                         groups.add_(parts[number, k], number, units)
                     if chosen:
                         chosen.take(k, number, units)
+            if self._model.placement is not None and self._model.placement.is_sharded:
+                self._keep_company(model, group)
         totals = _summed(sums, group)
         estimates: dict[str, Estimate] = {}
         for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
@@ -371,6 +378,14 @@ class Objective:
             return estimates, {}, totals
         return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True)), totals
 
+    def _keep_company(self, model: Callable[..., Any], group: Communicator) -> None:
+        """One more call where other ranks of the group have a chunk more: a sharded model is called by all of them."""
+        left = self._data.count % group.size
+        if left and group.rank >= left:
+            if self._writes_buffers:
+                self._model.reset_buffers()
+            self.units(model, next(self._data.chunks(0, self._data.count))[1])
+
     @keeps_random_state
     def reestimate(self, theta: Any, statistics: Any = None) -> dict[str, Tensor]:
         """BatchNorm statistics at `theta` from `statistics` (read, or to be), by default the objective's own data.
@@ -378,6 +393,11 @@ class Objective:
         {buffer name: value}, to be given to `evaluate` as `buffers`: mean and unbiased variance pooled over all
         samples and positions, as torch stores them after one training-mode pass over the data as one batch.
         """
+        if self._model.placement is not None and self._model.placement.is_sharded:
+            raise InputError(
+                "statistics of BatchNorm are found in passes that end at a layer, which a sharded model does not bear; "
+                "use batchnorm='frozen', or the model before it was sharded"
+            )
         data = statistics if isinstance(statistics, Data) else self.read_statistics(statistics)
 
         def chunks() -> Iterator[Batch]:
@@ -458,6 +478,12 @@ class Objective:
             yield model
 
     def _require_derivatives(self) -> None:
+        if self._model.placement is not None:
+            raise InputError(
+                "derivatives and training need all parameters on one device of this process, and those of the model "
+                "are spread over devices, offloaded or sharded: surfaces, profiles and what is made of losses alone "
+                "can be measured of it as it lies; load it whole for the rest"
+            )
         if self.precision == "own":
             raise InputError(
                 "derivatives and training need float32, and this model is measured in its own half precision; make the "

@@ -86,7 +86,8 @@ def settle(
     trial = _trial_batch(data)
     untouched = Remembered(dict(calls.model.model.named_modules()))
     calls = _tried(calls, trial)
-    if channels_last:
+    lies = calls.model.placement is not None  # what is not exchanged is not laid out anew either
+    if channels_last and not lies:
         calls = _in_memory_format(calls, trial)
     with calls.context(True):
         calls.model.settle_filters(trial, calls.outputs)
@@ -106,10 +107,10 @@ def settle(
     writes_buffers = _side_effects(calls, quantities, data)
     folding = Folding(calls.model.model)
     # Frozen BatchNorm is folded where that is safe: not for functions of the user's, which may call submodules.
-    if calls.forward is None and not calls.needs_grad and not writes_buffers:
+    if calls.forward is None and not calls.needs_grad and not writes_buffers and not lies:
         with calls.context(True):
-            folding = settled_folding(calls.model, calls.call, _trial_batch(data), _ROUNDING[calls.dtype])
-    if calls.precision == "bf16":
+            folding = settled_folding(calls.model, calls.call, _trial_batch(data), _ROUNDING[calls.model.arithmetic])
+    if calls.precision == "bf16" and not lies:
         tell_slow_half(calls, quantities, data.first)
     return Settled(calls, undivided, data, chunk, values_per_sample, quantities, writes_buffers, folding)
 
@@ -396,7 +397,7 @@ def _in_memory_format(calls: Calls, trial: Batch) -> Calls:
     except RuntimeError as error:
         logger.info("channels-last inputs are not used: %s", error)
         return calls
-    same = alike(floats_in(plain), floats_in(found), _ROUNDING[calls.dtype])
+    same = alike(floats_in(plain), floats_in(found), _ROUNDING[calls.model.arithmetic])
     calls.model.channels_last = same
     return other if same else calls
 
@@ -435,9 +436,9 @@ def _check_determinism(calls: Calls, quantities: Sequence[Quantity], data: Data)
     """The same batch twice, and half of it alone: refuse models that draw random numbers or couple samples."""
     _, batch = next(data.chunks())
     first, second = (_loss_units(calls, quantities, batch, seed) for seed in (0, 1))
-    if not alike([first.numerators], [second.numerators], _SAME[calls.dtype]):
+    if not alike([first.numerators], [second.numerators], _SAME[calls.model.arithmetic]):
         third = _loss_units(calls, quantities, batch, 1)
-        if not alike([second.numerators], [third.numerators], _SAME[calls.dtype]):
+        if not alike([second.numerators], [third.numerators], _SAME[calls.model.arithmetic]):
             raise InputError(
                 "the model answers differently to the same batch in eval mode, also where all random streams of torch, "
                 "numpy and Python begin at the same place: its forward or loss keeps something from call to call (a "
@@ -456,7 +457,7 @@ def _check_determinism(calls: Calls, quantities: Sequence[Quantity], data: Data)
         _check_crossed(calls, batch, size)
     elif first.per_sample:
         half = _loss_units(calls, quantities, map_tensors(batch, lambda t: take_rows(t, slice(size // 2))), 0)
-        if not alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[calls.dtype]):
+        if not alike([first.numerators[: size // 2]], [half.numerators], _ROUNDING[calls.model.arithmetic]):
             raise InputError(
                 "the loss of a sample changes with the other samples of its batch, so its mean depends on the "
                 "batching. Normalise per sample or with fixed statistics; where a solver chooses its steps for a whole "
@@ -512,7 +513,7 @@ def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data, untou
         if not still:
             break
     back = _answers(calls, quantities, trial, None)
-    if not alike(centre, back, _SAME[calls.dtype]):
+    if not alike(centre, back, _SAME[calls.model.arithmetic]):
         raise InputError(
             "the model answers differently at its own parameters after it was evaluated at others: its forward "
             "keeps something from call to call. Compute it anew in each call."
@@ -543,7 +544,7 @@ def _check_remembered(
         return
     with untouched.as_before():
         anew = _answers(calls, quantities, batch, theta)
-    if not alike(seen, anew, _SAME[calls.dtype]):
+    if not alike(seen, anew, _SAME[calls.model.arithmetic]):
         raise InputError(
             "at other parameters the model answers differently after an earlier call than without one: its forward "
             f"keeps something made of the parameters ({', '.join(names[:5])}). Compute it anew in each call; where "

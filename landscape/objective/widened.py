@@ -38,17 +38,17 @@ def widened(
     called: set[nn.Module] = set()
 
     def narrow(parameter: nn.Parameter | None) -> bool:
-        return parameter is not None and id(parameter) in names and parameter.dtype in _HALF
+        return parameter is not None and id(parameter) in names
 
     def before(module: nn.Module, _inputs: Any) -> None:
         called.add(module)
         saved: _Saved = []
         stacks.setdefault(module, []).append(saved)
         for parameter in module._parameters.values():
-            if parameter is not None and parameter.dtype in _HALF:
+            name = names.get(id(parameter))
+            if parameter is not None and (name is not None or parameter.dtype in _HALF):
                 saved.append((_setter(parameter), parameter.data))
-                name = names.get(id(parameter))
-                parameter.data = parameter.data.float() if name is None else values(name)
+                parameter.data = parameter.data.float() if name is None else values(name).to(parameter.device)
         for key, buffer in module._buffers.items():
             if buffer is not None and buffer.dtype in _HALF:
                 saved.append((_slot(module, key), buffer))

@@ -81,7 +81,7 @@ class Plane:
         for piece, directions in self.directions_at(pieces, axes):
             out = parts[piece.block.name][piece.inside]
             moved = [direction.to(out.device) for direction in directions]
-            perturb_(out, self.centre_at(piece), moved, [coordinates[axis] for axis in axes])
+            perturb_(out, self.centre_at(piece).to(out.device), moved, [coordinates[axis] for axis in axes])
 
     def buffers_at(self, coordinates: Sequence[float]) -> dict[str, Tensor]:
         """Buffers interpolated along with the parameters; variances extrapolated below 0 are 0."""

@@ -15,7 +15,7 @@ import numpy as np
 from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError, raised_by
 from landscape.run.book import Book
 from landscape.run.claims import BYE, FAILED, STOPPED, ManagedClaims, RequestedClaims, Source
-from landscape.run.comm import SERIAL, Communicator, PartnerFailedError, RanksLostError, world
+from landscape.run.comm import Communicator, PartnerFailedError, RanksLostError, world
 from landscape.run.failures import Failure, Ledger, Tolerance, ended
 from landscape.run.heartbeat import Heartbeat
 from landscape.run.progress import Progress, Tally
@@ -89,7 +89,7 @@ def run_task(
     if recheck is not None and out is not None:
         found = book.rows()
         _plan(comm, task, found)
-        agree(comm, lambda: _recheck(task, found, recheck, out) if comm.rank == 0 else None)
+        agree(comm, lambda: _recheck(task, found, recheck, out, group) if comm.rank < group.size else None)
     run = _Run(task, description, book, comm, group, ranks_per_item, progress, tolerance)
     try:
         with StopSignals() as signals:
@@ -131,15 +131,19 @@ def _plan(comm: Communicator, task: Task, rows: Rows) -> None:
         agree(comm, lambda: task.plan(rows))
 
 
-def _recheck(task: Task, rows: Rows, rtol: float, out: str | Path) -> None:
-    """Compute two finished rows again before the others are believed.
+def _recheck(task: Task, rows: Rows, rtol: float, out: str | Path, group: Communicator) -> None:
+    """Compute two finished rows again, in the first group of ranks, before the others are believed.
 
     The identity of a task cannot hold everything that its values depend on: a loss may read a global variable. The
     headline may differ by `rtol`, as between machines, and the other columns by 100 times that.
     """
     done = np.flatnonzero(rows.done)
     for item in sorted({int(done[0]), int(done[len(done) // 2])}) if len(done) else ():
-        again = task.evaluate(item, SERIAL)
+        try:
+            again = task.evaluate(item, group)
+        except Exception:
+            group.leave()
+            raise
         for name, values in rows.columns.items():
             stored, known = values[item], np.isfinite(values[item])
             allowed = rtol if name == task.headline else 100 * rtol

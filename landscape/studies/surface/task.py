@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from landscape_kernels.pieces import pieces, pieces_of
+from landscape_kernels.pieces import Piece, pieces_of
 from torch import Tensor
 
 from landscape.errors import InputError
@@ -55,7 +55,6 @@ class SurfaceTask:
         self.streamed = objective.centre.live or plane.streamed if memory is None else memory == "streamed"
         plane = plane if self.streamed else plane.flat()
         self._objective, self._plane, self.grid = objective, plane, grid
-        self._pieces = pieces(objective.layout)
         between = plane.about.get("kind") in _BETWEEN
         self.statistics = chosen_statistics(objective, batchnorm, statistics, between=between)
         if self.statistics.mode == "interpolated" and not plane.buffers:
@@ -149,6 +148,8 @@ class SurfaceTask:
         """How points are made, and the memory that takes beside the model: name -> text."""
         objective, copies = self._objective, 2 + self._plane.axes
         one = objective.layout.size * objective.dtype.itemsize
+        if self.streamed and objective.centre.copied:
+            return {"points are made": f"in the model itself, put back from a copy in memory, {bytes_text(one)}"}
         if self.streamed and objective.centre.in_place:
             return {"points are made": "in the model itself, which is put back from its checkpoint; no copy of it"}
         if self.streamed:
@@ -168,10 +169,9 @@ class SurfaceTask:
                 theta = points.vectors[point]
                 buffers = points.buffers[point] if points.buffers else None
             elif self._theta is None:
-                names = self._objective.layout.names
 
-                def write(parts: Sequence[Tensor]) -> None:
-                    plane.write(coordinates, self._pieces, dict(zip(names, parts, strict=True)))
+                def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
+                    plane.write(coordinates, chosen, parts)
 
                 theta = stack.enter_context(self._objective.centre.written(write))
             else:

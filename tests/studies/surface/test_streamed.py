@@ -6,6 +6,7 @@ import linecache
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -144,7 +145,12 @@ def test_interrupted_while_it_is_put_back(checkpoint: Path, monkeypatch: pytest.
         return read(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(own, "_read", interrupted)
-    with pytest.raises(KeyboardInterrupt), own.written(lambda parts: [part.zero_() for part in parts] and None):
+
+    def write(_: object, parts: Mapping[str, Tensor]) -> None:
+        for part in parts.values():
+            part.zero_()
+
+    with pytest.raises(KeyboardInterrupt), own.written(write):
         pass
     assert bits(model) == bits(network())
 
