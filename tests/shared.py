@@ -81,17 +81,17 @@ class _Block(nn.Module):
         return F.relu(y + x)
 
 
-class ResNet20(nn.Module):
-    """CIFAR ResNet-20 (He et al. 2015) with parameter-free shortcuts."""
+class ResNet(nn.Module):
+    """CIFAR ResNet (He et al. 2015) with parameter-free shortcuts, of 6 n + 2 layers."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         inputs = 16
         for stage, outputs in enumerate((16, 32, 64)):
             blocks = []
-            for i in range(3):
+            for i in range(n):
                 blocks.append(_Block(inputs, outputs, 2 if stage and not i else 1))
                 inputs = outputs
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -101,6 +101,13 @@ class ResNet20(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(F.avg_pool2d(x, x.size(3)).flatten(1))
+
+
+class ResNet20(ResNet):
+    """The ResNet of 20 layers."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
 
 
 def resnet20_checkpoint() -> Path:

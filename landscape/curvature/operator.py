@@ -28,14 +28,16 @@ from landscape.curvature.unfinished import broken_rows, not_finite
 from landscape.errors import InputError, NumericalError
 from landscape.objective.batches import Batch
 from landscape.objective.gate import require_objective
+from landscape.objective.gpu import free_memory, on_host
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import select_blocks
-from landscape.run.comm import SERIAL, Communicator, available_memory, local_size
+from landscape.run.comm import SERIAL, Communicator
 
 OPERATORS = ("hessian", "ggn")
 # Standard errors rest on differences between chunks, so there are at least this many where the data allow it.
 _CHUNKS = 32
 _FEW = 8  # samples; smaller chunks cost more than they tell
+_LOOKED_AT = 16  # chunks on a GPU after which their products are seen to be finite: each look waits for it
 # Graphs of chunks are kept from one product to the next up to this many bytes; a product then costs a third less.
 _GRAPH_BYTES = 6 << 30
 
@@ -78,10 +80,10 @@ def require_operator(objective: Objective, operator: str, weight_decay: float) -
         raise InputError(f"weight_decay={weight_decay}; give a finite number of 0 or more")
 
 
-def _graph_room() -> int:
-    """Bytes of graphs that a rank keeps: `_GRAPH_BYTES`, or less where ranks share a machine with little memory."""
+def _graph_room(device: torch.device) -> int:
+    """Bytes of graphs that a rank keeps: `_GRAPH_BYTES`, or less where little memory is free, or ranks share it."""
     # Only a quarter of the available memory: a graph takes about twice the bytes of the tensors that are counted.
-    return min(_GRAPH_BYTES, available_memory() // (4 * local_size()))
+    return min(_GRAPH_BYTES, free_memory(device) // 4)
 
 
 class CurvatureOperator:
@@ -138,7 +140,7 @@ class CurvatureOperator:
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
         self._leaf: object = None  # where the kept graphs end at the first parameter
-        self._room = _graph_room()
+        self._room = _graph_room(self.device)
         self._denominators: FloatArray = np.zeros(self._objective.chunks)
         self._summed_up = False  # whether the denominators are known for all chunks
 
@@ -153,7 +155,7 @@ class CurvatureOperator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._kept.clear()
-        self._room = _graph_room()
+        self._room = _graph_room(self.device)
         self._bound.close()
 
     @property
@@ -260,16 +262,27 @@ class CurvatureOperator:
         """(number, its vectors (count, size), their products with the summed loss) of this rank's chunks."""
         self.passes += 1
         self.products += count
+        seen: list[tuple[int, Tensor]] = []
         for number, chunk in self._chunks():
             vectors = draw(number)
             if vectors.ndim != 2 or vectors.shape[1] != self.size or count not in (0, len(vectors)):
                 raise InputError(f"vectors of shape {tuple(vectors.shape)}; give (b, {self.size}), one vector a row")
             rows = vectors.to(self.device, self._objective.dtype)
             image = image_rows(chunk, rows, self._selected).to(self.dtype)
-            if not bool(image.isfinite().all()):
-                raise self._not_finite(number, rows)
+            seen.append((number, image.isfinite().all()))
+            if on_host(image) or len(seen) == _LOOKED_AT:
+                self._require_finite(seen, draw)
             yield number, vectors, image
+        self._require_finite(seen, draw)
         self._sum_up()
+
+    def _require_finite(self, seen: list[tuple[int, Tensor]], draw: Callable[[int], Tensor]) -> None:
+        """Raise NumericalError where one of the chunks `seen`, which are then forgotten, has products that are not."""
+        finite = torch.stack([flag for _, flag in seen]).tolist() if seen else []
+        for (number, _), is_finite in zip(seen, finite, strict=True):
+            if not is_finite:
+                raise self._not_finite(number, draw(number).to(self.device, self._objective.dtype))
+        seen.clear()
 
     def _not_finite(self, number: int, vectors: Tensor) -> NumericalError:
         """The error that names the samples of a chunk whose own products are not finite."""
@@ -328,18 +341,18 @@ class CurvatureOperator:
         leaf = get_gradient_edge(first).node
         if leaf is not self._leaf:
             self._kept.clear()
-            self._room = _graph_room()
+            self._room = _graph_room(self.device)
             self._leaf = leaf
 
     def _weights_of(self, number: int) -> Tensor | None:
         start = number * self._objective.chunk
         return None if self._weights is None else self._weights[start : start + self._objective.samples_of(number)]
 
-    def _note(self, number: int, count: float) -> None:
+    def _note(self, number: int, count: float | Tensor) -> None:
         """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
         if not self._summed_up:
             even = self._objective.samples_of(number) / self._objective.samples
-            self._denominators[number] = count if self._total is None else even * self._total
+            self._denominators[number] = float(count) if self._total is None else even * self._total
 
     def _sum_up(self) -> None:
         """Let every rank know all denominators; raises InputError where their sum says nothing."""

@@ -150,16 +150,16 @@ class Chunk:
     """Products of the summed loss of one batch."""
 
     image: Image
-    denominators: float  # their sum
+    denominators: float | Tensor  # their sum
     graph_bytes: int  # what keeping it for more products holds; 0: nothing is gained by keeping it
 
 
-def summed_loss(objective: Objective, batch: Batch, weights: Tensor | None) -> tuple[Tensor, float]:
+def summed_loss(objective: Objective, batch: Batch, weights: Tensor | None) -> tuple[Tensor, float | Tensor]:
     """(sum of the loss' numerators, each times its sample's weight, sum of the denominators) where the model is."""
     return summed(objective.loss_units(*objective.outputs(objective.folded(), batch)), weights)
 
 
-def summed(units: Units, weights: Tensor | None) -> tuple[Tensor, float]:
+def summed(units: Units, weights: Tensor | None) -> tuple[Tensor, float | Tensor]:
     """(sum of the numerators, each times its sample's weight, sum of the denominators).
 
     Raises InputError for denominators that move with the parameters.
@@ -170,12 +170,12 @@ def summed(units: Units, weights: Tensor | None) -> tuple[Tensor, float]:
             "sum over batches; return (numerators, denominators) with denominators made of the data alone"
         )
     if weights is None:
-        return units.numerators.sum(), units.total
+        return units.numerators.sum(), units.weight
     if not units.per_sample:
         raise InputError(
             "importance sampling weighs samples, and the loss gives one value per batch; return values per sample"
         )
-    return (units.numerators * weights.to(units.numerators)).sum(), units.total
+    return (units.numerators * weights.to(units.numerators)).sum(), units.weight
 
 
 def chunk_of(
@@ -260,4 +260,7 @@ class _SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
 def norm(parts: Parts) -> float:
     """Euclidean norm of all parts as one vector, summed in float64."""
-    return math.sqrt(sum(float(as_real(part.detach()).double().square().sum()) for part in parts))
+    if not parts:
+        return 0.0
+    squares = torch.stack([as_real(part.detach()).double().square().sum() for part in parts])
+    return math.sqrt(sum(squares.tolist()))

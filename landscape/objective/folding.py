@@ -43,11 +43,10 @@ class Pair:
     layer: Any  # one of the classes in _NORMS
     norm: _BatchNorm
 
-    def forwards(self) -> tuple[Forward, Forward]:
-        """What layer and norm compute instead at the values they hold now.
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """(weight, bias) of the layer at the values that both hold now.
 
-        With s = gamma / sqrt(variance + eps) the layer gets the weight s w and the bias beta + s (b - mean), and the
-        norm passes on what it is given.
+        With s = gamma / sqrt(variance + eps) the weight is s w and the bias beta + s (b - mean).
         """
         layer, norm = self.layer, self.norm
         assert norm.running_mean is not None
@@ -58,7 +57,11 @@ class Pair:
         shift = (-norm.running_mean if layer.bias is None else layer.bias - norm.running_mean) * scale
         if norm.affine:
             shift = shift + norm.bias
-        weight = layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+        return layer.weight * scale.reshape(-1, *[1] * (layer.weight.ndim - 1)), shift
+
+    def forwards(self, weight: Tensor, shift: Tensor) -> tuple[Forward, Forward]:
+        """What layer and norm compute with `folded` values: the norm passes on what it is given."""
+        layer, norm = self.layer, self.norm
 
         # The norm's channels are axis 1. For inputs of other shapes (no batch axis, or a Linear along a third one) they
         # are no longer the layer's own, and both modules go on as they are.
@@ -77,6 +80,25 @@ class Pair:
         return layer_forward, norm_forward
 
 
+def folded(pairs: Sequence[Pair]) -> list[tuple[Tensor, Tensor]]:
+    """`Pair.folded` of each; where no graph is wanted each step is one call for all, which on a GPU is one kernel."""
+    norms: list[Any] = [pair.norm for pair in pairs]
+    if torch.is_grad_enabled() or not all(norm.affine for norm in norms):
+        return [pair.folded() for pair in pairs]
+    scales = torch._foreach_rsqrt(torch._foreach_add([n.running_var for n in norms], [n.eps for n in norms]))
+    scales = torch._foreach_mul(scales, [n.weight for n in norms])
+    shifts = list(torch._foreach_neg([n.running_mean for n in norms]))
+    biased = [k for k, pair in enumerate(pairs) if pair.layer.bias is not None]
+    if biased:
+        moved = torch._foreach_add([shifts[k] for k in biased], [pairs[k].layer.bias for k in biased])
+        for k, shift in zip(biased, moved, strict=True):
+            shifts[k] = shift
+    shifts = list(torch._foreach_add(torch._foreach_mul(shifts, scales), [n.bias for n in norms]))
+    weights = [pair.layer.weight for pair in pairs]
+    by_row = [s.reshape(-1, *[1] * (w.ndim - 1)) for s, w in zip(scales, weights, strict=True)]
+    return list(zip(torch._foreach_mul(weights, by_row), shifts, strict=True))
+
+
 class Folding:
     """The pairs of a model that are computed as one layer each, and the model called so.
 
@@ -93,8 +115,8 @@ class Folding:
         if not self.pairs or has_hooks(self.model):
             return self.model
         forwards: dict[nn.Module, Forward] = {}
-        for pair in self.pairs:
-            forwards[pair.layer], forwards[pair.norm] = pair.forwards()
+        for pair, values in zip(self.pairs, folded(self.pairs), strict=True):
+            forwards[pair.layer], forwards[pair.norm] = pair.forwards(*values)
 
         def call(*inputs: Any, **named: Any) -> Any:
             try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from landscape.errors import InputError, nearest, user_code
 from landscape.objective.callables import callable_quantity
 from landscape.objective.described import describe_callable
+from landscape.objective.gpu import on_host
 from landscape.objective.trees import kind_of, shapes_in, tensors_in
 from landscape.objective.units import Quantity, Units, broadcast_error, main_output, per_sample_sums
 
@@ -229,7 +230,8 @@ def _unreduced(
 def _class_weights(settings: Mapping[str, Any]) -> Callable[[Any, Any, Tensor], Tensor | None]:
     """Weight of each element of a class loss in torch's mean: 0 where ignored, the class weight, else 1.
 
-    None, for all ones, where nothing is ignored or weighted, and for any other loss, which has no settings.
+    None, for all ones, where nothing is ignored or weighted, as far as that is seen without waiting for a device, and
+    for any other loss, which has no settings.
     """
     weight, ignore = settings.get("weight"), settings.get("ignore_index", -100)
 
@@ -243,7 +245,8 @@ def _class_weights(settings: Mapping[str, Any]) -> Callable[[Any, Any, Tensor], 
             return None
         kept = targets != ignore
         if weight is None:
-            return None if values.ndim == 1 and bool(kept.all()) else kept.to(values.dtype)
+            plain = values.ndim == 1 and on_host(kept) and bool(kept.all())
+            return None if plain else kept.to(values.dtype)
         return torch.where(kept, weight.to(values)[targets.where(kept, 0)], torch.zeros_like(values))
 
     return weigh
@@ -272,7 +275,7 @@ def _correct(outputs: Any, targets: Any, ignored: int = -100, threshold: float =
     # no class is the largest of scores that are NaN
     undecided = scores.isnan().reshape(size, -1).any(1)
     right = right.masked_fill(undecided, float("nan"))
-    if hit.ndim == 1 and bool(kept.all()):
+    if hit.ndim == 1 and on_host(kept) and bool(kept.all()):
         return Units(right, None, per_sample=True)
     return Units(right, kept.reshape(size, -1).sum(1).double(), per_sample=True)
 

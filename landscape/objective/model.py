@@ -24,6 +24,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from landscape.errors import InputError, nearest, user_code
 from landscape.objective.centre import LARGE, Centre
+from landscape.objective.gpu import cudnn, settled
 from landscape.objective.interrupts import until_done
 from landscape.objective.placement import Placement, placement_of
 from landscape.objective.random_state import random_state_kept, torch_random_state_kept
@@ -52,6 +53,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         raise InputError(
             f"device {device!r} is asked for, but torch sees no CUDA device; leave device out, or use 'cpu'"
         )
+    if chosen.type == "cuda" and chosen.index is None:  # tensors there have a number, and are compared by it
+        return torch.device("cuda", torch.cuda.current_device())
     return chosen
 
 
@@ -531,7 +534,7 @@ class BoundModel:
         with ExitStack() as stack:
             stack.enter_context(random_state_kept() if self.draws_elsewhere else torch_random_state_kept())
             if self.device.type == "cuda":
-                self._settle_gpu(stack)
+                stack.enter_context(settled(self.device))
             if placement is not None:
                 stack.enter_context(self._in_place(placement, theta))
             try:
@@ -598,14 +601,6 @@ class BoundModel:
         for parameter, part in self._loads:
             as_real(parameter.data).view(-1).copy_(part)
 
-    def _settle_gpu(self, stack: ExitStack) -> None:
-        """For the length of the stack, float32 means float32 on the GPU, and kernels are the same every time."""
-        stack.enter_context(torch.random.fork_rng([self.device]))
-        stack.enter_context(torch.cuda.device(self.device))
-        stack.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
-        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-        torch.set_float32_matmul_precision("highest")
-
     def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""
         unknown = sorted(set(given) - set(self.buffers))
@@ -665,7 +660,7 @@ class BoundModel:
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent and self.device.type == "cuda":
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                stack.enter_context(cudnn(enabled=False))
             yield
 
     def call_with(self, values: Sequence[Tensor], function: Callable[[nn.Module, Any], Any], batch: Any) -> Tensor:

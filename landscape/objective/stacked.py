@@ -121,18 +121,19 @@ class Stacked:
 
     def _summed(self, thetas: Tensor, group: Communicator, stacked: bool) -> FloatArray:
         objective = self._objective
-        sums = np.zeros((objective.chunks, 2, len(thetas)))
+        parts = torch.zeros((objective.chunks, 2, len(thetas)), dtype=torch.float64, device=objective.device)
         with torch.no_grad():
             if stacked:
                 with objective.at(objective.theta):
                     for number, batch in objective.batches(group):
                         blocks = [self._of_block(block, batch, number) for block in torch.split(thetas, _BLOCK)]
-                        sums[number] = torch.cat(blocks, 1).cpu().numpy()
+                        parts[number] = torch.cat(blocks, 1)
             else:
                 for k, theta in enumerate(thetas):
                     with objective.at(theta) as model:
                         for number, batch in objective.batches(group):
-                            sums[number, :, k] = torch.stack(self._of_one(model, batch, number)).cpu().numpy()
+                            parts[number, :, k] = torch.stack(self._of_one(model, batch, number))
+        sums = parts.cpu().numpy()
         group.allreduce_(sums)
         total = np.add.reduce(sums, axis=0)  # one chunk after the other: the order is fixed
         result: FloatArray = total[0] / total[1]

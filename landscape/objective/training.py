@@ -87,8 +87,8 @@ class TrainingData:
     def epoch(self, seed: int, epoch: int) -> Generator[Batch, None, None]:
         """The batches of one epoch, each made with the random streams at (seed, epoch, step); it moves all of them."""
         if self._whole is not None:
-            for part in np.array_split(self._order(seed, epoch), self._batches):
-                yield _rows(self._whole, torch.from_numpy(part))
+            for part in self._placed(self._order(seed, epoch)).tensor_split(self._batches):
+                yield _rows(self._whole, part)
             return
         seed_everything(derive_seed(seed, "epoch", epoch))
         own = [g for g in map(_generator, _samplers(self._loader)) if g is not None]
@@ -119,8 +119,12 @@ class TrainingData:
     def epoch_of_several(self, seeds: Sequence[int], epoch: int) -> Iterator[Batch]:
         """The batches of one epoch of several seeds side by side, (seeds, samples, ...); of data that are tensors."""
         orders = np.stack([self._order(seed, epoch) for seed in seeds])
-        for part in np.array_split(orders, self._batches, axis=1):
-            yield _rows(self._whole, torch.from_numpy(part))
+        for part in self._placed(orders).tensor_split(self._batches, dim=1):
+            yield _rows(self._whole, part)
+
+    def _placed(self, order: IntArray) -> torch.Tensor:
+        """An order where the data are: once for an epoch, since what is copied to a device waits for it."""
+        return torch.from_numpy(order).to(next(tensors_in(self._whole)).device)
 
     def _order(self, seed: int, epoch: int) -> IntArray:
         """The samples in the order of an epoch, of data that are tensors."""

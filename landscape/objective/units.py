@@ -33,9 +33,14 @@ class Units:
     per_sample: bool
 
     @property
+    def weight(self) -> float | Tensor:
+        """Sum of the denominators, a number or where they are."""
+        return self.numerators.numel() if self.denominators is None else self.denominators.double().sum()
+
+    @property
     def total(self) -> float:
         """Sum of the denominators."""
-        return self.numerators.numel() if self.denominators is None else float(self.denominators.double().sum())
+        return self.numerators.numel() if self.denominators is None else float(self.weight)
 
 
 @dataclass(frozen=True)

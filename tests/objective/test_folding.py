@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from landscape.objective.folding import foldable_pairs
+from landscape.objective.folding import Pair, foldable_pairs, folded
 from landscape.objective.objective import Objective
 
 N, CLASSES = 21, 3
@@ -397,3 +397,31 @@ def test_ranks_that_share_the_data_get_the_same_bits() -> None:
     for group.rank in range(2):
         shared = objective.evaluate(moved(objective), group=group)["loss"]
     assert shared == objective.evaluate(moved(objective))["loss"]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_all_pairs_at_once_are_each_by_itself_to_the_bit(affine: bool) -> None:
+    """Layers with a bias and without, of one kind and of several, in the layout of images; with a graph, one by one."""
+    torch.manual_seed(0)
+    layers = [
+        (conv(bias=False).to(memory_format=torch.channels_last), nn.BatchNorm2d(4)),
+        (conv(), nn.BatchNorm2d(4, eps=1e-3, affine=affine)),
+        (nn.Linear(5, 4), nn.BatchNorm1d(4)),
+        (nn.Linear(5, 3, bias=False), nn.BatchNorm1d(3)),
+    ]
+    for _, norm in layers:
+        for tensor in norm.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 2)
+    pairs = [Pair(layer, norm) for layer, norm in layers]
+    with torch.no_grad():
+        together, apart = folded(pairs), [pair.folded() for pair in pairs]
+        assert all(
+            torch.equal(a, b)
+            for one, other in zip(together, apart, strict=True)
+            for a, b in zip(one, other, strict=True)
+        )
+        assert together[0][0].is_contiguous(memory_format=torch.channels_last)
+    weight, shift = folded(pairs)[0]
+    assert weight.requires_grad
+    assert shift.requires_grad

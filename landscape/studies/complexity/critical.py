@@ -253,5 +253,5 @@ def loss_and_gradient(objective: Objective, theta: Tensor) -> tuple[float, Tenso
         for _, batch in objective.batches():
             loss, count = summed_loss(objective, batch, None)
             total += flat([part.detach() for part in gradient_parts(loss, parameters)]).double()
-            value, weight = value + float(loss.detach()), weight + count
+            value, weight = value + float(loss.detach()), weight + float(count)
     return value / weight, (total / weight).to(objective.dtype)

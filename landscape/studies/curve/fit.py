@@ -164,6 +164,7 @@ class CurveFit:
         objective, settings = self._objective, self._settings
         lr = settings.lr_at(epoch)
         theta, gradient = torch.empty_like(self._points[0]), torch.zeros_like(self._points[0])
+        slopes = torch.empty_like(self._free)
         sums = torch.zeros((len(objective.quantities), 2), dtype=torch.float64, device=objective.device)
         before, looked = self._steps, time.monotonic()
         with (
@@ -179,8 +180,9 @@ class CurveFit:
                 sums += self._gradient(model, batch, theta, gradient, group)
                 if settings.decay == "point" and settings.weight_decay:
                     gradient.add_(theta, alpha=settings.weight_decay)
-                inner = torch.as_tensor(coefficients[1:-1]).to(gradient)
-                self._descent.step(gradient * inner[:, None], lr)  # d gamma(t) / d p_i = w_i(t)
+                for slope, weight in zip(slopes, coefficients[1:-1].tolist(), strict=True):
+                    torch.mul(gradient, weight, out=slope)  # d gamma(t) / d p_i = w_i(t)
+                self._descent.step(slopes, lr)
                 self._steps += 1
                 now = time.monotonic()
                 if now - looked >= _REPORT_EVERY:
@@ -219,7 +221,7 @@ class CurveFit:
                     units[0].numerators.sum().backward()  # type: ignore[no-untyped-call]
             for k, unit in enumerate(units):
                 sums[number, k, 0] = unit.numerators.detach().sum()
-                sums[number, k, 1] = unit.total
+                sums[number, k, 1] = unit.weight
             if gradients:
                 gradients[number].copy_(gradient)
         if group.size > 1:

@@ -206,7 +206,7 @@ class ModelTraining:
                     units = objective.loss_of(model, batch)
                     with user_code("the gradient of the loss cannot be computed on a training batch"):
                         units.numerators.sum().backward()  # type: ignore[no-untyped-call]
-                    gradient.div_(units.total)
+                    gradient.div_(units.weight)
                     if self._poison is not None:
                         weight = recipe.poison_weight_at(self._steps, self._total)
                         self._add_poison(model, next(wrong), weight)
