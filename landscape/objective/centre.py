@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from landscape_kernels.layout import Layout
-from landscape_kernels.pieces import Piece, pieces
+from landscape_kernels.pieces import Piece, pieces, put_alone_
 from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.files.slices import StoredTensors
 from landscape.objective.interrupts import until_done
+from landscape.objective.threads import in_threads
 from landscape.objective.trees import Digest, as_real
 
 # Bytes of parameters from which on a model is its own centre: no copy of them is made where none is asked for.
@@ -45,6 +47,7 @@ class Centre:
         self._parameters = [*trainable, *frozen]
         self._versions = self._now()
         self._known = ""  # digest of a `live` model, once it was taken
+        self._of_file = ""  # digest of the checkpoint's values, once it was taken
         large = sum(t.numel() * t.element_size() for t in every) >= LARGE
         self.live = (large or checkpoint is not None) and all(map(self._as_it_lies, trainable))
         # a view of a parameter that a module keeps has the centre's values at every point
@@ -83,19 +86,39 @@ class Centre:
         Raises InputError where a `live` model, or the checkpoint of one, was written to, also where torch did not count
         it (`parameter.data`).
         """
+        found = self.hashed()
+        if self.live and self._known not in ("", found):
+            raise _changed()
+        self._known = found
+        return found
+
+    def hashed(self) -> str:
+        """`digest` without a look at what it was before; of a checkpoint that is as it was it is taken once."""
         self.require_unchanged()
         if self._stored is not None:
             self._stored.require_unchanged()
+            if self._of_file:
+                if not all(in_threads(self._is_stored, pieces(self._layout))):
+                    raise _changed()
+                return self._of_file
         found = Digest(self.dtype, (self._layout.size,))
         for piece in pieces(self._layout):
             values = self.at(piece)
             if self._stored is not None and not _same(values, self._own(piece)):
                 raise _changed()
             found.add(values)
-        if self.live and self._known not in ("", found.text):
-            raise _changed()
-        self._known = found.text
+        if self._stored is not None:
+            self._of_file = found.text
         return found.text
+
+    def fill(self, piece: Piece, out: Tensor) -> None:
+        """Put the values of a piece into `out` (size,), of any floating-point type, in this thread alone."""
+        name = piece.block.name
+        stored = self._stored
+        if stored is not None and out.device.type == "cpu" and stored.dtype(name) == self.dtype == out.dtype:
+            stored.fill(out, name, piece.start)
+        else:
+            put_alone_(out, self.at(piece))
 
     def at(self, piece: Piece) -> Tensor:
         """Values of a piece (size,), a view where they are in memory."""
@@ -137,8 +160,7 @@ class Centre:
             until_done(put_back)
 
     def _put_back(self, stored: StoredTensors) -> None:
-        for piece in pieces(self._layout):
-            self._own(piece).copy_(self._read(stored, piece))
+        in_threads(lambda piece: self.fill(piece, self._own(piece)), pieces(self._layout))
         stored.require_unchanged()
 
     def _now(self) -> list[int]:
@@ -154,6 +176,11 @@ class Centre:
 
     def _read(self, stored: StoredTensors, piece: Piece) -> Tensor:
         return stored.read(piece.block.name, piece.start, piece.stop).to(self.device, self.dtype)
+
+    def _is_stored(self, piece: Piece) -> bool:
+        """Whether the model holds a piece as its checkpoint does."""
+        assert self._stored is not None
+        return _same(self._read(self._stored, piece), self._own(piece))
 
     def _as_it_lies(self, p: Tensor) -> bool:
         """Whether a parameter can be used without a copy."""
@@ -177,8 +204,10 @@ class Centre:
             if parameter.is_complex():
                 raise InputError(f"{block.name} is complex, which safetensors do not hold; leave checkpoint out")
             stored.require(block.name, block.shape)
-        for piece in pieces(self._layout):
-            if not _same(self._read(stored, piece), self._own(piece)):
+        every = pieces(self._layout)
+        same = in_threads(lambda piece: _same(self._read(stored, piece), self._own(piece)), every)
+        for piece, is_same in zip(every, same, strict=True):
+            if not is_same:
                 raise InputError(
                     f"checkpoint {checkpoint} has other values of {piece.block.name} than the model; give the file "
                     "that the model was loaded from, or leave checkpoint out: a copy is then held in memory"
@@ -194,7 +223,10 @@ def _share(parameters: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two vectors of one type hold the same bits."""
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    one, other = (t.contiguous().view(torch.uint8).cpu().numpy() for t in (a, b))
+    longs = len(one) // 8 * 8  # compared eight bytes at a time
+    words = (bits[:longs].view(np.int64) for bits in (one, other))
+    return np.array_equal(*words) and np.array_equal(one[longs:], other[longs:])
 
 
 def _changed() -> InputError:
