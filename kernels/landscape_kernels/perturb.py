@@ -35,7 +35,7 @@ def perturb_alone_(out: Tensor, directions: Sequence[Tensor], coefficients: Sequ
     """`perturb_` of a piece that holds its centre, in this thread alone; returns `out`."""
     if out.device.type != "cpu":
         return perturb_(out, out, directions, coefficients)
-    for part, *parts in zip(out.split(ALONE), *(d.split(ALONE) for d in directions), strict=True):
+    for part, *parts in zip(*(torch.split(vector, ALONE) for vector in (out, *directions)), strict=True):
         perturb_(part, part, parts, coefficients)
     return out
 

@@ -34,6 +34,13 @@ _AHEAD = 2  # pieces that are made before they are asked for
 _Made = TypeVar("_Made")
 
 
+class _Rooms(threading.local):
+    """Memory of each thread, by axis: to draw in, and for values in the directions' precision."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, tuple[FloatArray, Tensor]] = {}
+
+
 class SeededDirections:
     """Directions `axes` of the layout's size, each from (seed, "direction", axis), scaled as `normalise_` does.
 
@@ -63,7 +70,7 @@ class SeededDirections:
         sizes = [piece.size for piece in self.pieces]
         self._drawn = [NormalPieces(sizes, seed, "direction", axis) for axis in range(axes)]
         self._scales: list[dict[int, FloatArray]] = [{} for _ in range(axes)]  # piece -> factors of its groups
-        self._rooms = threading.local()
+        self._rooms = _Rooms()
 
     def settle(
         self, made: Callable[[int, Piece, Tensor], None], see: Callable[[Piece, Sequence[Tensor]], None]
@@ -97,7 +104,7 @@ class SeededDirections:
     def at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
         """Values (size,) of a piece of each of the `axes`, in memory that this thread writes to again."""
         number = self._numbers[piece.slice.start]
-        rooms: dict[int, tuple[FloatArray, Tensor]] = self._rooms.__dict__
+        rooms = self._rooms.of
         for axis in axes:
             if axis not in rooms or len(rooms[axis][0]) < piece.size:
                 rooms[axis] = np.empty(piece.size), torch.empty(piece.size, dtype=self.dtype)
@@ -168,7 +175,7 @@ class SeededDirections:
         return torch.cat(
             [
                 _factors(part, of_theta, Piece(piece.block, 0, len(part)), self._how)
-                for part, of_theta in zip(values.split(step), theta.split(step), strict=True)
+                for part, of_theta in zip(torch.split(values, step), torch.split(theta, step), strict=True)
             ]
         )
 

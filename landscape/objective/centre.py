@@ -225,8 +225,8 @@ def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two vectors of one type hold the same bits."""
     one, other = (t.contiguous().view(torch.uint8).cpu().numpy() for t in (a, b))
     longs = len(one) // 8 * 8  # compared eight bytes at a time
-    words = (bits[:longs].view(np.int64) for bits in (one, other))
-    return np.array_equal(*words) and np.array_equal(one[longs:], other[longs:])
+    same = np.array_equal(one[:longs].view(np.int64), other[:longs].view(np.int64))
+    return same and np.array_equal(one[longs:], other[longs:])
 
 
 def _changed() -> InputError:

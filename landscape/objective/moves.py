@@ -50,11 +50,12 @@ class Moves:
         def put(piece: Piece) -> None:
             out = of[piece.block.name][piece.inside]
             self._model.own.fill(piece, out)
-            for part in out.split(len(self._step)):
+            for part in torch.split(out, len(self._step)):
                 perturb_alone_(part, [self._step[: len(part)]], [scale])
 
         in_threads(put, self._pieces)
 
 
 def _sum_of_sizes(values: Tensor) -> float:
-    return sum(float(part.abs().sum(dtype=torch.float64)) for part in values.split(ALONE))
+    parts: tuple[Tensor, ...] = torch.split(values, ALONE)
+    return sum(float(part.abs().sum(dtype=torch.float64)) for part in parts)

@@ -25,6 +25,13 @@ from landscape.planes.plane import Plane, geometry_of
 _STRETCH = 1 << 13  # values whose products numpy takes at once, in this thread alone
 
 
+class _Rooms(threading.local):
+    """Memory of each thread for values of a piece, by axis."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, Tensor] = {}
+
+
 class Seeded:
     """The directions of a random plane as seeds, and what one pass over their values tells.
 
@@ -36,7 +43,7 @@ class Seeded:
         self.own, self.size = own, layout.size
         self.directions = SeededDirections(layout, own.at, normalize, ignored, seed=seed, axes=axes, dtype=dtype)
         self.scratch = Scratch.where_there_is_room(axes * layout.size * dtype.itemsize)
-        self._rooms = threading.local()
+        self._rooms = _Rooms()
         hashes = [Digest(dtype, (layout.size,)) for _ in range(axes)]
         self.products = np.zeros((axes, axes))
         self.zero = set(range(axes))  # directions that lead nowhere
@@ -53,7 +60,7 @@ class Seeded:
 
         def see(piece: Piece, values: Sequence[Tensor]) -> None:
             products = np.zeros((axes, axes))
-            for stretch in zip(*(part.split(_STRETCH) for part in values), strict=True):
+            for stretch in zip(*(torch.split(part, _STRETCH) for part in values), strict=True):
                 doubles = [part.double().numpy() for part in stretch]
                 products += [[a @ b for b in doubles] for a in doubles]
             self.products += products
@@ -71,7 +78,7 @@ class Seeded:
 
     def at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
         """Values (size,) of a piece of each of the directions `axes`, in memory that this thread writes to again."""
-        scratch, rooms = self.scratch, self._rooms.__dict__
+        scratch, rooms = self.scratch, self._rooms.of
         if scratch is None:
             return self.directions.at(piece, axes)
         for axis in axes:
@@ -88,7 +95,8 @@ class Seeded:
 
     def _place(self, axis: int, piece: Piece) -> int:
         """Where a piece of a direction begins in the scratch file."""
-        return (axis * self.size + piece.slice.start) * self.directions.dtype.itemsize
+        first: int = axis * self.size + piece.slice.start
+        return first * self.directions.dtype.itemsize
 
 
 class SeededPlane(Plane):
