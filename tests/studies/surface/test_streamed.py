@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import landscape as ls
 from landscape.errors import InputError
 from landscape.files.scratch import Scratch
+from landscape.studies.surface.measure import surface_task
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,8 @@ def test_directions_are_read_or_drawn_again(
     objective = ls.Objective(network(), data=[data()], forward=forward, checkpoint=checkpoint)
     plane = ls.random_plane(objective, seed=3)
     assert (plane.scratch is None) == (trouble in ("no room", "write"))
+    told = surface_task(objective, plane, **AXES).memory["directions are"]
+    assert told.startswith("read from a file without" if plane.scratch else "drawn anew for every point")
     if trouble == "none":
         monkeypatch.setattr("landscape_kernels.seeded.SeededDirections.at", None)
     assert losses(ls.measure_surface(objective, plane, **AXES)) == expected
