@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from landscape_kernels.pieces import ALONE
+
 
 def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
     """out <- centre + sum_i coefficients[i] * directions[i], all (size,) on one device; returns `out`.
@@ -26,6 +28,15 @@ def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coeffici
     torch.add(centre, direction, alpha=first, out=out)
     for coefficient, direction in rest:
         out.add_(direction, alpha=coefficient)
+    return out
+
+
+def perturb_alone_(out: Tensor, directions: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """`perturb_` of a piece that holds its centre, in this thread alone; returns `out`."""
+    if out.device.type != "cpu":
+        return perturb_(out, out, directions, coefficients)
+    for part, *parts in zip(*(torch.split(vector, ALONE) for vector in (out, *directions)), strict=True):
+        perturb_(part, part, parts, coefficients)
     return out
 
 

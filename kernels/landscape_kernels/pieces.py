@@ -12,6 +12,7 @@ from landscape_kernels.layout import Block, Layout
 
 PIECE = 1 << 18  # values of a piece, where a tensor can be cut
 WHOLE = 1 << 21  # values that are held at once where a norm is of all of them; larger ones are normed by pieces
+ALONE = (1 << 15) - 64  # values that torch works on in the thread that asks, without others of its own
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,15 @@ def pieces_of(block: Block) -> tuple[Piece, ...]:
 def pieces(layout: Layout) -> tuple[Piece, ...]:
     """The pieces of all blocks, in the order of the flat vector."""
     return tuple(piece for block in layout.blocks for piece in pieces_of(block))
+
+
+def put_alone_(out: Tensor, values: Tensor) -> Tensor:
+    """out <- values, both (size,), in this thread alone, as where several work on a piece each; returns `out`."""
+    if out.device.type != "cpu":
+        return out.copy_(values)
+    for part, given in zip(torch.split(out, ALONE), torch.split(values, ALONE), strict=True):
+        part.copy_(given)
+    return out
 
 
 def norm_of(parts: Iterable[Tensor], size: int, columns: int = 0) -> Tensor:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +17,28 @@ from torch import Tensor
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Block, Filters, Layout
 from landscape_kernels.normalise import NORMALIZATIONS, block_norms
-from landscape_kernels.pieces import WHOLE, Piece, columns_of, combined, norm_of, norm_of_piece, pieces
+from landscape_kernels.pieces import (
+    ALONE,
+    WHOLE,
+    Piece,
+    columns_of,
+    combined,
+    norm_of,
+    norm_of_piece,
+    pieces,
+    put_alone_,
+)
 from landscape_kernels.probes import NormalPieces
 
-_AHEAD = 2  # pieces that a thread draws before they are asked for
+_AHEAD = 2  # pieces that are made before they are asked for
+_Made = TypeVar("_Made")
+
+
+class _Rooms(threading.local):
+    """Memory of each thread, by axis: to draw in, and for values in the directions' precision."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, tuple[FloatArray, Tensor]] = {}
 
 
 class SeededDirections:
@@ -38,68 +59,79 @@ class SeededDirections:
         seed: int,
         axes: int,
         dtype: torch.dtype,
-        threads: int,
     ) -> None:
         if how not in NORMALIZATIONS:
             raise ValueError(f"normalisation {how!r} is not one of {', '.join(NORMALIZATIONS)}")
         self.layout, self.axes, self.dtype = layout, axes, dtype
         self.pieces = pieces(layout)
         self._numbers = {piece.slice.start: number for number, piece in enumerate(self.pieces)}
-        self._centre, self._how, self._threads = centre, how, max(1, threads)
+        self._centre, self._how = centre, how
         self._still = frozenset(block.name for block in ignored)
         sizes = [piece.size for piece in self.pieces]
         self._drawn = [NormalPieces(sizes, seed, "direction", axis) for axis in range(axes)]
         self._scales: list[dict[int, FloatArray]] = [{} for _ in range(axes)]  # piece -> factors of its groups
+        self._rooms = _Rooms()
 
-    def settle(self, see: Callable[[Piece, Sequence[Tensor]], None]) -> None:
+    def settle(
+        self, made: Callable[[int, Piece, Tensor], None], see: Callable[[Piece, Sequence[Tensor]], None]
+    ) -> None:
         """Find the factors that scale the directions, and show every piece of all axes, in order.
 
+        Each axis has a thread, which gives (axis, piece, values) to `made`; `see` then gets the values of all axes.
         Norms over more than a piece take a pass of their own before.
         """
         if self._how == "model" or (self._how in ("filter", "layer") and any(self._wide(p) for p in self.pieces)):
             self._norms()
         # Room for all factors at once: arrays kept piece by piece would split the memory that pieces leave free.
-        room, at = np.empty((self.axes, sum(map(self._groups, self.pieces)))), 0
-        for number, drawn in self._ahead(range(self.axes), self._raw):
+        ends = np.cumsum([0, *map(self._groups, self.pieces)])
+        room = np.empty((self.axes, int(ends[-1])))
+
+        def make(axis: int, number: int, out: FloatArray, rounded: Tensor) -> Tensor:
             piece = self.pieces[number]
-            count = self._groups(piece)
-            theta = self._theta(piece) if count else None
-            for axis, values in enumerate(drawn):
-                if theta is not None:
-                    found = _factors(torch.from_numpy(values), theta, piece, self._how).numpy()
-                    self._scales[axis][number] = room[axis, at : at + count].reshape(found.shape)
-                    self._scales[axis][number][...] = found
-            at += count
-            see(piece, [self._placed(number, self._scaled(axis, number, v)) for axis, v in enumerate(drawn)])
+            values = self._raw(axis, number, out)
+            factors = room[axis, ends[number] : ends[number + 1]]
+            if factors.size:
+                found = self._factors(torch.from_numpy(values), piece)
+                self._scales[axis][number] = factors.reshape(found.shape)
+                self._scales[axis][number][...] = found.numpy()
+            result = self._placed(number, self._scaled(axis, number, values), rounded)
+            made(axis, piece, result)
+            return result
 
-    def each(self, axes: Sequence[int], chosen: Sequence[Piece] | None = None) -> Iterator[tuple[Piece, list[Tensor]]]:
-        """(piece, its values (size,) of each of the `axes`) of the chosen pieces, by default of all, in order."""
-        numbers = None if chosen is None else [self._numbers[piece.slice.start] for piece in chosen]
-        for number, drawn in self._ahead(axes, self._made, numbers):
-            yield self.pieces[number], [self._placed(number, values) for values in drawn]
+        for number, values in self._ahead(make):
+            see(self.pieces[number], values)
 
-    def _ahead(
-        self,
-        axes: Sequence[int],
-        make: Callable[[int, int, FloatArray], FloatArray],
-        numbers: Sequence[int] | None = None,
-    ) -> Iterator[tuple[int, list[FloatArray]]]:
-        """(number, `make(axis, number, room for it)` for each axis) of all pieces, made by threads a few pieces ahead.
+    def at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
+        """Values (size,) of a piece of each of the `axes`, in memory that this thread writes to again."""
+        number = self._numbers[piece.slice.start]
+        rooms = self._rooms.of
+        for axis in axes:
+            if axis not in rooms or len(rooms[axis][0]) < piece.size:
+                rooms[axis] = np.empty(piece.size), torch.empty(piece.size, dtype=self.dtype)
+        return [
+            self._placed(number, self._scaled(axis, number, self._raw(axis, number, rooms[axis][0])), rooms[axis][1])
+            for axis in axes
+        ]
 
-        The arrays are written to again once the next is asked for.
+    def _ahead(self, make: Callable[[int, int, FloatArray, Tensor], _Made]) -> Iterator[tuple[int, list[_Made]]]:
+        """(number, `make(axis, number, room to draw in, room for values)` of each axis) of all pieces, in order.
+
+        A thread for each axis makes them a few pieces ahead. The rooms are written to again once the next is asked for.
         """
-        waiting: deque[tuple[int, list[Future[FloatArray]]]] = deque()
-        room = max(1, _AHEAD * self._threads // max(1, len(axes)))
-        numbers = range(len(self.pieces)) if numbers is None else numbers
-        longest = max((self.pieces[number].size for number in numbers), default=0)
-        rooms = [[np.empty(longest) for _ in axes] for _ in range(room + 1)]
-        with ThreadPoolExecutor(self._threads) as pool:
+        waiting: deque[tuple[int, list[Future[_Made]]]] = deque()
+        longest = max(piece.size for piece in self.pieces)
+        rooms = [
+            [(np.empty(longest), torch.empty(longest, dtype=self.dtype)) for _ in range(self.axes)]
+            for _ in range(_AHEAD + 1)
+        ]
+        with ExitStack() as stack:
+            threads = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(self.axes)]
             try:
-                for place, number in enumerate(numbers):
-                    if len(waiting) == room:
+                for number in range(len(self.pieces)):
+                    if len(waiting) == _AHEAD:
                         yield _next(waiting)
-                    outs = zip(axes, rooms[place % len(rooms)], strict=True)
-                    waiting.append((number, [pool.submit(make, axis, number, out) for axis, out in outs]))
+                    outs = enumerate(rooms[number % len(rooms)])
+                    waiting.append((number, [threads[axis].submit(make, axis, number, *out) for axis, out in outs]))
                 while waiting:
                     yield _next(waiting)
             finally:
@@ -114,9 +146,6 @@ class SeededDirections:
             values[:] = 0
         return values
 
-    def _made(self, axis: int, number: int, out: FloatArray) -> FloatArray:
-        return self._scaled(axis, number, self._raw(axis, number, out))
-
     def _scaled(self, axis: int, number: int, values: FloatArray) -> FloatArray:
         factors = self._scales[axis].get(number)
         if factors is not None and factors.size == 1:
@@ -126,14 +155,29 @@ class SeededDirections:
             np.multiply(view, factors, out=view)
         return values
 
-    def _placed(self, number: int, values: FloatArray) -> Tensor:
-        found = torch.from_numpy(values)
+    def _placed(self, number: int, values: FloatArray, out: Tensor) -> Tensor:
+        """The values in the directions' precision, in `out`."""
         if self._how == "weight":
-            found.mul_(self._theta(self.pieces[number]).abs())
-        return found.to(self.dtype)
+            values *= np.abs(self._theta(self.pieces[number]).numpy())
+        return put_alone_(out[: len(values)], torch.from_numpy(values))
 
     def _theta(self, piece: Piece) -> Tensor:
-        return self._centre(piece).double().cpu()
+        return put_alone_(torch.empty(piece.size, dtype=torch.float64), self._centre(piece).cpu())
+
+    def _factors(self, values: Tensor, piece: Piece) -> Tensor:
+        """The factors of a piece, of a few rows at a time where each is a group, in this thread alone."""
+        theta, filters = self._theta(piece), piece.block.filters
+        rows = self._how == "filter" and filters is not None and filters.inner == tuple(range(1, len(filters.shape)))
+        row = piece.size // piece.shape[0] if rows and piece.size else 0
+        if not 0 < row <= ALONE:  # torch sums a longer one in another order where it is alone
+            return _factors(values, theta, piece, self._how)
+        step = ALONE // row * row
+        return torch.cat(
+            [
+                _factors(part, of_theta, Piece(piece.block, 0, len(part)), self._how)
+                for part, of_theta in zip(torch.split(values, step), torch.split(theta, step), strict=True)
+            ]
+        )
 
     def _wide(self, piece: Piece) -> bool:
         """Whether a norm is over more than the piece."""
@@ -164,7 +208,7 @@ class SeededDirections:
             name: sum(self.pieces[n].size for n in numbers if self.pieces[n].block.name not in self._still)
             for name, numbers in groups.items()
         }
-        for number, drawn in self._ahead(range(self.axes), self._raw):
+        for number, drawn in self._ahead(lambda axis, number, out, _: self._raw(axis, number, out)):
             name = of.get(number)
             if name is None:
                 continue
@@ -200,7 +244,7 @@ class _Norm:
         return norm_of(parts, self._size, self._columns) if self._size <= WHOLE else combined(parts)
 
 
-def _next(waiting: deque[tuple[int, list[Future[FloatArray]]]]) -> tuple[int, list[FloatArray]]:
+def _next(waiting: deque[tuple[int, list[Future[_Made]]]]) -> tuple[int, list[_Made]]:
     number, futures = waiting.popleft()
     return number, [future.result() for future in futures]
 

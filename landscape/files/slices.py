@@ -80,17 +80,24 @@ class StoredTensors:
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Values `start` to `stop` of a tensor in row-major order, as they are stored."""
+        values = torch.empty(stop - start, dtype=self.dtype(name))
+        self.fill(values, name, start)
+        return values
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The type that a tensor is stored in."""
+        return self._places[name].dtype
+
+    def fill(self, out: Tensor, name: str, start: int) -> None:
+        """Put values of a tensor from `start` on, in row-major order, into `out` (size,), of the type they have."""
         place = self._places[name]
-        width = place.dtype.itemsize
-        values = torch.empty(stop - start, dtype=place.dtype)
-        view = memoryview(values.view(torch.uint8).numpy())  # type: ignore[arg-type]
+        view = memoryview(out.view(torch.uint8).numpy())  # type: ignore[arg-type]
         done = 0
         while done < len(view):
-            count = os.preadv(place.file, [view[done:]], place.begin + start * width + done)
+            count = os.preadv(place.file, [view[done:]], place.begin + start * place.dtype.itemsize + done)
             if count == 0:
                 raise InputError(f"checkpoint {self._path} ends inside {name!r}; it is not whole any more")
             done += count
-        return values
 
     def _now(self) -> list[tuple[int, int]]:
         return [(stat.st_mtime_ns, stat.st_size) for stat in map(os.fstat, self._files)]

@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from landscape_kernels.layout import Block, Layout
-from landscape_kernels.pieces import Piece, pieces, pieces_of
+from landscape_kernels.pieces import Piece, pieces, pieces_of, put_alone_
 from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.files.slices import StoredTensors
 from landscape.objective.interrupts import until_done
 from landscape.objective.placement import Home, Placement, home_of, mark_of
+from landscape.objective.threads import in_threads
 from landscape.objective.trees import Digest, as_real
 
 # Puts values of the pieces into flat tensors, one for each block by name.
@@ -52,6 +54,7 @@ class Centre:
         self._versions = self._now()
         self.mark = 0  # of what a sharded model holds: another number at another point, 0 at the centre
         self._known = ""  # digest of a `live` model, once it was taken
+        self._of_file = ""  # digest of the stored values, once it was taken
         if placement is not None:
             self._require_as_they_lie(placement, every, attributes)
         large = sum(t.numel() * t.element_size() for t in every) >= LARGE
@@ -105,19 +108,43 @@ class Centre:
         Raises InputError where a `live` model, or the checkpoint of one, was written to, also where torch did not count
         it (`parameter.data`).
         """
+        found = self.hashed()
+        if self.live and self._known not in ("", found):
+            raise _changed()
+        self._known = found
+        return found
+
+    def hashed(self) -> str:
+        """`digest` without a look at what it was before; of a checkpoint that is as it was it is taken once."""
         self.require_unchanged()
         if self._stored is not None:
             self._stored.require_unchanged()
+            if self._of_file:
+                if not all(in_threads(self._is_stored, pieces(self._layout))):
+                    raise _changed()
+                return self._of_file
         found = Digest(self.dtype, (self._layout.size,))
         for piece in pieces(self._layout):
             values = self.at(piece)
             if self._stored is not None and not self._is_here(piece, values):
                 raise _changed()
             found.add(values)
-        if self.live and self._known not in ("", found.text):
-            raise _changed()
-        self._known = found.text
+        if self._stored is not None:
+            self._of_file = found.text
         return found.text
+
+    def fill(self, piece: Piece, out: Tensor) -> None:
+        """Put the values of a piece into `out` (size,), of any floating-point type, in this thread alone."""
+        name = piece.block.name
+        stored = self._stored
+        if (
+            isinstance(stored, StoredTensors)
+            and out.device.type == "cpu"
+            and stored.dtype(name) == self.dtype == out.dtype
+        ):
+            stored.fill(out, name, piece.start)
+        else:
+            put_alone_(out, self.at(piece))
 
     def at(self, piece: Piece) -> Tensor:
         """Values of a piece (size,), a view where they are in memory."""
@@ -188,10 +215,13 @@ class Centre:
 
     def _put_back(self, stored: StoredTensors | _Copy) -> None:
         self.mark = 0
-        for piece in pieces(self._layout):
+
+        def put(piece: Piece) -> None:
             part, own = self._own(piece)
             if part.size:
-                own.copy_(self._read(stored, part))
+                self.fill(part, own)
+
+        in_threads(put, pieces(self._layout))
         stored.require_unchanged()
 
     def _now(self) -> list[int]:
@@ -225,6 +255,11 @@ class Centre:
 
     def _read(self, stored: StoredTensors | _Copy, piece: Piece) -> Tensor:
         return stored.read(piece.block.name, piece.start, piece.stop).to(self.device, self.dtype)
+
+    def _is_stored(self, piece: Piece) -> bool:
+        """Whether the model has a piece as it is stored, as far as it lies in this process."""
+        assert self._stored is not None
+        return self._is_here(piece, self._read(self._stored, piece))
 
     def _require_as_they_lie(self, placement: Placement, every: list[Tensor], attributes: Sequence[Tensor]) -> None:
         """Raise InputError where parameters of a model with a placement cannot be written to in place."""
@@ -266,8 +301,10 @@ class Centre:
             if parameter.is_complex():
                 raise InputError(f"{block.name} is complex, which safetensors do not hold; leave checkpoint out")
             stored.require(block.name, block.shape)
-        for piece in pieces(self._layout):
-            if not self._is_here(piece, self._read(stored, piece)):
+        every = pieces(self._layout)
+        same = in_threads(lambda piece: self._is_here(piece, self._read(stored, piece)), every)
+        for piece, is_same in zip(every, same, strict=True):
+            if not is_same:
                 raise InputError(
                     f"checkpoint {checkpoint} has other values of {piece.block.name} than the model; give the file "
                     "that the model was loaded from, or leave checkpoint out: a copy is then held in memory"
@@ -301,7 +338,10 @@ def _share(parameters: Iterable[Tensor], others: Iterable[Tensor]) -> bool:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     """Whether two vectors of one type hold the same bits."""
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+    one, other = (t.contiguous().view(torch.uint8).cpu().numpy() for t in (a, b))
+    longs = len(one) // 8 * 8  # compared eight bytes at a time
+    same = np.array_equal(one[:longs].view(np.int64), other[:longs].view(np.int64))
+    return same and np.array_equal(one[longs:], other[longs:])
 
 
 def _changed() -> InputError:

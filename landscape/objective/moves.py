@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from landscape_kernels.pieces import PIECE, Piece, pieces
+from landscape_kernels.perturb import perturb_alone_
+from landscape_kernels.pieces import ALONE, PIECE, Piece, pieces
 from landscape_kernels.probes import normal_vector
 from torch import Tensor
 
 from landscape.objective.model import BoundModel
+from landscape.objective.threads import in_threads
 
 
 class Moves:
@@ -26,7 +28,7 @@ class Moves:
             at = own.held
             self._step = (at.abs().mean() or 1.0) * normal_vector(size, 0, "moves").to(at)
             return
-        total = sum(float(own.at(piece).abs().sum(dtype=torch.float64)) for piece in self._pieces)
+        total = sum(in_threads(lambda piece: _sum_of_sizes(own.at(piece)), self._pieces))
         drawn = normal_vector(min(PIECE, size), 0, "moves").to(own.device, own.dtype)
         self._step = (total / size or 1.0) * drawn
 
@@ -43,9 +45,15 @@ class Moves:
                 yield theta
 
     def _write(self, scale: float, chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
-        for piece in chosen:
+        def put(piece: Piece) -> None:
             out = parts[piece.block.name][piece.inside]
-            out.copy_(self._model.own.at(piece))
-            for start in range(0, piece.size, len(self._step)):
-                part = out[start : start + len(self._step)]
-                part.add_(self._step[: len(part)].to(out.device), alpha=scale)
+            self._model.own.fill(piece, out)
+            for part in torch.split(out, len(self._step)):
+                perturb_alone_(part, [self._step[: len(part)].to(out.device)], [scale])
+
+        in_threads(put, chosen)
+
+
+def _sum_of_sizes(values: Tensor) -> float:
+    parts: tuple[Tensor, ...] = torch.split(values, ALONE)
+    return sum(float(part.abs().sum(dtype=torch.float64)) for part in parts)

@@ -525,7 +525,7 @@ def _check_moves(calls: Calls, quantities: Sequence[Quantity], data: Data, untou
             "made of them earlier (a cached weight?), or other parameters than those of the given model"
             + (": forward=lambda model, batch: ... has to call the model it is given" if calls.forward else "")
         )
-    if moved is not None:
+    if moved is not None and untouched.changed():
         with move.by(scale) as there:
             _check_remembered(calls, quantities, trial, there, moved, untouched)
 
@@ -540,8 +540,6 @@ def _check_remembered(
 ) -> None:
     """Whether the answers `seen` at theta (size,) are those of a model that was not called before."""
     names = untouched.changed()
-    if not names:
-        return
     with untouched.as_before():
         anew = _answers(calls, quantities, batch, theta)
     if not alike(seen, anew, _SAME[calls.model.arithmetic]):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
-from landscape_kernels.perturb import perturb_
-from landscape_kernels.pieces import Piece
+from landscape_kernels.perturb import perturb_, perturb_alone_
+from landscape_kernels.pieces import Piece, put_alone_
 from landscape_kernels.projection import gram
 from torch import Tensor
 
+from landscape.files.scratch import Scratch
+from landscape.objective.threads import in_threads
 from landscape.objective.trees import digest, digest_of
 
 
@@ -56,18 +58,22 @@ class Plane:
         """Whether no vectors are kept: centre and directions are made anew where they are asked for."""
         return False
 
+    @property
+    def scratch(self) -> Scratch | None:
+        """The file from which the directions of a `streamed` plane are read; None where they are drawn anew."""
+        return None
+
     def flat(self) -> Plane:
         """The same plane with all its vectors in memory."""
         return self
 
-    def centre_at(self, piece: Piece) -> Tensor:
-        """The centre's values of a piece (size,)."""
-        return self.centre[piece.slice]
+    def fill(self, piece: Piece, out: Tensor) -> None:
+        """Put the centre's values of a piece into `out` (size,)."""
+        put_alone_(out, self.centre[piece.slice])
 
-    def directions_at(self, pieces: Sequence[Piece], axes: Sequence[int]) -> Iterator[tuple[Piece, list[Tensor]]]:
-        """(piece, the values (size,) of each of the directions `axes`) of the pieces of a layout in order."""
-        for piece in pieces:
-            yield piece, [self.directions[axis][piece.slice] for axis in axes]
+    def directions_at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
+        """Values (size,) of a piece of each of the directions `axes`; in memory that a thread writes to again."""
+        return [self.directions[axis][piece.slice] for axis in axes]
 
     def point(self, coordinates: Sequence[float], out: Tensor | None = None) -> Tensor:
         """theta at `coordinates`, into `out` where given."""
@@ -78,10 +84,15 @@ class Plane:
     def write(self, coordinates: Sequence[float], pieces: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
         """theta at `coordinates` into `parts`, a flat tensor for each block of a layout by name, piece by piece."""
         axes = [axis for axis, coordinate in enumerate(coordinates) if coordinate != 0]
-        for piece, directions in self.directions_at(pieces, axes):
+        along = [coordinates[axis] for axis in axes]
+
+        def put(piece: Piece) -> None:
             out = parts[piece.block.name][piece.inside]
-            moved = [direction.to(out.device) for direction in directions]
-            perturb_(out, self.centre_at(piece).to(out.device), moved, [coordinates[axis] for axis in axes])
+            self.fill(piece, out)
+            if axes:
+                perturb_alone_(out, [d.to(out.device) for d in self.directions_at(piece, axes)], along)
+
+        in_threads(put, pieces)
 
     def buffers_at(self, coordinates: Sequence[float]) -> dict[str, Tensor]:
         """Buffers interpolated along with the parameters; variances extrapolated below 0 are 0."""

@@ -2,60 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from landscape_kernels.layout import Block
 from landscape_kernels.perturb import wide
-from landscape_kernels.pieces import Piece
-from landscape_kernels.projection import gram_of
+from landscape_kernels.pieces import Piece, put_alone_
 from landscape_kernels.seeded import SeededDirections
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.files.scratch import Scratch
 from landscape.objective.objective import Objective
+from landscape.objective.threads import in_threads
 from landscape.objective.trees import Digest, digest
 from landscape.planes.plane import Plane, geometry_of
 
+_STRETCH = 1 << 13  # values whose products numpy takes at once, in this thread alone
+
+
+class _Rooms(threading.local):
+    """Memory of each thread for values of a piece, by axis."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, Tensor] = {}
+
 
 class Seeded:
-    """The directions of a random plane as seeds, and what one pass over their values tells."""
+    """The directions of a random plane as seeds, and what one pass over their values tells.
+
+    That pass writes them to a scratch file where a disk has room, from which they are read for every point.
+    """
 
     def __init__(self, objective: Objective, normalize: str, ignored: Sequence[Block], seed: int, axes: int) -> None:
         own, layout, dtype = objective.centre, objective.layout, wide(objective.dtype)
         self.own, self.size = own, layout.size
-        self.directions = SeededDirections(
-            layout, own.at, normalize, ignored, seed=seed, axes=axes, dtype=dtype, threads=torch.get_num_threads()
-        )
+        self.directions = SeededDirections(layout, own.at, normalize, ignored, seed=seed, axes=axes, dtype=dtype)
+        self.scratch = Scratch.where_there_is_room(axes * layout.size * dtype.itemsize)
+        self._rooms = _Rooms()
         hashes = [Digest(dtype, (layout.size,)) for _ in range(axes)]
-        centre = Digest(own.dtype, (layout.size,))
         self.products = np.zeros((axes, axes))
         self.zero = set(range(axes))  # directions that lead nowhere
         self.moved: set[str] = set()  # blocks that some direction moves
-        hashed: list[Future[None]] = []
+
+        def made(axis: int, piece: Piece, values: Tensor) -> None:
+            hashes[axis].add(values)
+            scratch = self.scratch
+            if scratch is not None:
+                try:
+                    scratch.write(values, self._place(axis, piece))
+                except OSError:  # a full disk, say: they are drawn again for every point
+                    self.scratch = None
 
         def see(piece: Piece, values: Sequence[Tensor]) -> None:
-            for future in hashed:  # a hash takes its pieces in order
-                future.result()
-            hashed[:] = [pool.submit(state.add, part) for state, part in zip(hashes, values, strict=True)]
-            hashed.append(pool.submit(centre.add, own.at(piece)))
-            self.products += gram_of([part.double() for part in values])
-            moving = {axis for axis, part in enumerate(values) if bool(part.any())}
+            products = np.zeros((axes, axes))
+            for stretch in zip(*(torch.split(part, _STRETCH) for part in values), strict=True):
+                doubles = [part.double().numpy() for part in stretch]
+                products += [[a @ b for b in doubles] for a in doubles]
+            self.products += products
+            # squares of very small values are zero
+            moving = {axis for axis, part in enumerate(values) if products[axis, axis] > 0 or bool(part.any())}
             self.zero -= moving
             if moving:
                 self.moved.add(piece.block.name)
 
-        with ThreadPoolExecutor(axes + 1) as pool:
-            self.directions.settle(see)
+        with ThreadPoolExecutor(1) as beside:
+            centre = beside.submit(own.hashed)
+            self.directions.settle(made, see)
+            self.centre_digest = centre.result()
         self.digests = [state.text for state in hashes]
-        self.centre_digest = centre.text
+
+    def at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
+        """Values (size,) of a piece of each of the directions `axes`, in memory that this thread writes to again."""
+        scratch, rooms = self.scratch, self._rooms.of
+        if scratch is None:
+            return self.directions.at(piece, axes)
+        for axis in axes:
+            if axis not in rooms or len(rooms[axis]) < piece.size:
+                rooms[axis] = torch.empty(piece.size, dtype=self.directions.dtype)
+        found: list[Tensor] = [rooms[axis][: piece.size] for axis in axes]
+        try:
+            for axis, values in zip(axes, found, strict=True):
+                scratch.read(values, self._place(axis, piece))
+        except OSError:
+            self.scratch = None
+            return self.directions.at(piece, axes)
+        return found
+
+    def _place(self, axis: int, piece: Piece) -> int:
+        """Where a piece of a direction begins in the scratch file."""
+        first: int = axis * self.size + piece.slice.start
+        return first * self.directions.dtype.itemsize
 
 
 class SeededPlane(Plane):
-    """The plane of `random_plane`, the same to the bit, whose directions are drawn piece by piece for every point."""
+    """The plane of `random_plane`, the same to the bit, whose directions are made piece by piece for every point."""
 
     def __init__(self, seeded: Seeded, about: Mapping[str, Any]) -> None:
         for name, value in (("about", about), ("points", None), ("buffers", {}), ("buffer_directions", ())):
@@ -82,31 +127,40 @@ class SeededPlane(Plane):
         return True
 
     @property
+    def scratch(self) -> Scratch | None:
+        """See `Plane`."""
+        return self._of.scratch
+
+    @property
     def centre(self) -> Tensor:
         """The centre (size,), made anew."""
         return self._of.own.vector
 
     @property
     def directions(self) -> Sequence[Tensor]:
-        """The directions (size,) each, drawn anew."""
-        found: tuple[list[Tensor], ...] = tuple([] for _ in range(self.axes))
-        for _, values in self._of.directions.each(range(self.axes)):
-            for parts, part in zip(found, values, strict=True):
-                parts.append(part.clone())
-        return tuple(torch.cat(parts).to(self._of.own.device) for parts in found)
+        """The directions (size,) each, made anew."""
+        directions, axes = self._of.directions, range(self.axes)
+        found = [torch.empty(self._of.size, dtype=directions.dtype) for _ in axes]
+
+        def put(piece: Piece) -> None:
+            for whole, values in zip(found, self._of.at(piece, axes), strict=True):
+                put_alone_(whole[piece.slice], values)
+
+        in_threads(put, directions.pieces)
+        return tuple(whole.to(self._of.own.device) for whole in found)
 
     def flat(self) -> Plane:
         """See `Plane`. Raises InputError where the model was changed since the plane was made."""
         self.identity()
         return Plane(self.centre, self.directions, self.about)
 
-    def centre_at(self, piece: Piece) -> Tensor:
+    def fill(self, piece: Piece, out: Tensor) -> None:
         """See `Plane`."""
-        return self._of.own.at(piece)
+        self._of.own.fill(piece, out)
 
-    def directions_at(self, pieces: Sequence[Piece], axes: Sequence[int]) -> Iterator[tuple[Piece, list[Tensor]]]:
+    def directions_at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
         """See `Plane`."""
-        return self._of.directions.each(axes, pieces)
+        return self._of.at(piece, axes)
 
     def point(self, coordinates: Sequence[float], out: Tensor | None = None) -> Tensor:
         """See `Plane`."""

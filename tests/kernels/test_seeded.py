@@ -49,21 +49,24 @@ def theta() -> Tensor:
     return values
 
 
-def seeded(how: str, dtype: torch.dtype, threads: int) -> tuple[SeededDirections, list[Tensor]]:
+def seeded(how: str, dtype: torch.dtype) -> tuple[SeededDirections, list[Tensor]]:
     """The directions, and what they showed while they were settled."""
     values = theta().to(dtype)
 
     def centre(piece: Piece) -> Tensor:
         return values[piece.slice]
 
-    found = SeededDirections(LAYOUT, centre, how, IGNORED, seed=5, axes=2, dtype=dtype, threads=threads)
-    shown: list[list[Tensor]] = [[], []]
+    found = SeededDirections(LAYOUT, centre, how, IGNORED, seed=5, axes=2, dtype=dtype)
+    shown: list[list[Tensor]] = [[], [], [], []]
+
+    def made(axis: int, _: Piece, values: Tensor) -> None:
+        shown[axis].append(values.clone())
 
     def see(_: Piece, parts: Sequence[Tensor]) -> None:
-        for of_axis, part in zip(shown, parts, strict=True):
+        for of_axis, part in zip(shown[2:], parts, strict=True):
             of_axis.append(part.clone())
 
-    found.settle(see)
+    found.settle(made, see)
     return found, [torch.cat(parts) for parts in shown]
 
 
@@ -74,12 +77,23 @@ def test_values_are_those_of_whole_vectors(small: int, how: str, dtype: torch.dt
         normalise_(normal_vector(LAYOUT.size, 5, "direction", axis), theta(), LAYOUT, how, IGNORED).to(dtype)
         for axis in range(2)
     ]
-    for threads in (1, 3):
-        found, shown = seeded(how, dtype, threads)
-        assert all(torch.equal(a, b) for a, b in zip(shown, whole, strict=True))
-        for axis in (1, 0):
-            assert torch.equal(torch.cat([parts[0].clone() for _, parts in found.each([axis])]), whole[axis])
-        assert [piece for piece, _ in found.each([])] == list(pieces(LAYOUT))
+    found, shown = seeded(how, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(shown, whole + whole, strict=True))
+    for piece in reversed(pieces(LAYOUT)):
+        values = found.at(piece, [1, 0])
+        assert all(torch.equal(part, whole[axis][piece.slice]) for part, axis in zip(values, (1, 0), strict=True))
+        assert found.at(piece, []) == []
+
+
+def test_filters_of_all_lengths() -> None:
+    """Rows are normed a few at a time, and those that torch sums in another order where they are alone as they were."""
+    layout = Layout.of({"narrow": (5000, 9), "rows": (20, 5650), "wide": (9, 40_000), "conv": (8, 700, 3, 3)})
+    theta = normal_vector(layout.size, 1, "theta").float()
+    found = SeededDirections(layout, lambda piece: theta[piece.slice], "filter", [], seed=5, axes=1, dtype=theta.dtype)
+    shown: list[Tensor] = []
+    found.settle(lambda _axis, _piece, values: shown.append(values.clone()), lambda _piece, _values: None)
+    whole = normalise_(normal_vector(layout.size, 5, "direction", 0), theta.double(), layout, "filter").float()
+    assert torch.equal(torch.cat(shown), whole)
 
 
 def test_norms_of_pieces_are_norms(small: int) -> None:

@@ -148,13 +148,21 @@ class SurfaceTask:
         """How points are made, and the memory that takes beside the model: name -> text."""
         objective, copies = self._objective, 2 + self._plane.axes
         one = objective.layout.size * objective.dtype.itemsize
-        if self.streamed and objective.centre.copied:
-            return {"points are made": f"in the model itself, put back from a copy in memory, {bytes_text(one)}"}
-        if self.streamed and objective.centre.in_place:
-            return {"points are made": "in the model itself, which is put back from its checkpoint; no copy of it"}
-        if self.streamed:
-            return {"points are made": f"piece by piece in one copy of the parameters, {bytes_text(one)}"}
-        return {"points are made": f"of {copies} vectors of all parameters, {bytes_text(copies * one)}"}
+        if not self.streamed:
+            return {"points are made": f"of {copies} vectors of all parameters, {bytes_text(copies * one)}"}
+        told = {"points are made": f"piece by piece in one copy of the parameters, {bytes_text(one)}"}
+        if objective.centre.copied:
+            told = {"points are made": f"in the model itself, put back from a copy in memory, {bytes_text(one)}"}
+        elif objective.centre.in_place:
+            told = {"points are made": "in the model itself, which is put back from its checkpoint; no copy of it"}
+        if self._plane.streamed:
+            scratch = self._plane.scratch
+            told["directions are"] = (
+                "drawn anew for every point, which is slow: TMPDIR and /var/tmp have no room for twice their size"
+                if scratch is None
+                else f"read from a file without a name of {bytes_text(scratch.size)} in {scratch.folder} (TMPDIR)"
+            )
+        return told
 
     @contextmanager
     def at(self, index: int) -> Iterator[tuple[Tensor | None, Mapping[str, Tensor] | None, bool]]:

@@ -17,12 +17,15 @@ import pytest
 import streamed_cases
 import torch
 from conftest import PROGRAMS
+from landscape_kernels.pieces import Piece
 from safetensors.torch import save_file
 from streamed_cases import AXES, data, forward, network, surface
 from torch import Tensor, nn
 
 import landscape as ls
 from landscape.errors import InputError
+from landscape.files.scratch import Scratch
+from landscape.studies.surface.measure import surface_task
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +73,39 @@ def test_values_are_those_of_whole_vectors(normalize: str, checkpoint: Path, mon
         assert losses(ls.measure_surface(objective, seeds, **AXES, memory="flat")) == expected
         assert losses(ls.measure_surface(objective, plane, **AXES)) == expected  # its vectors, in slices
         assert bits(model) == bits(network())
+
+
+@pytest.mark.parametrize("trouble", ["none", "no room", "write", "read"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_directions_are_read_or_drawn_again(
+    trouble: str, threads: int, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn once where a disk has room; the same bits where it has none, or fails in the middle."""
+    expected = losses(surface(None, None))
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    calls = 0
+
+    def fails(*given: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise OSError("no space left on device")
+        whole(*given)
+
+    if trouble == "no room":
+        monkeypatch.setattr(Scratch, "where_there_is_room", lambda size: None)
+    elif trouble != "none":
+        whole = getattr(Scratch, trouble)
+        monkeypatch.setattr(Scratch, trouble, lambda *given: fails(*given))
+    objective = ls.Objective(network(), data=[data()], forward=forward, checkpoint=checkpoint)
+    plane = ls.random_plane(objective, seed=3)
+    assert (plane.scratch is None) == (trouble in ("no room", "write"))
+    told = surface_task(objective, plane, **AXES).memory["directions are"]
+    assert told.startswith("read from a file without" if plane.scratch else "drawn anew for every point")
+    if trouble == "none":
+        monkeypatch.setattr("landscape_kernels.seeded.SeededDirections.at", None)
+    assert losses(ls.measure_surface(objective, plane, **AXES)) == expected
+    assert (plane.scratch is None) == (trouble != "none")
 
 
 def test_statistics_and_complex_parameters(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:
@@ -135,16 +171,16 @@ def test_interrupted_while_it_is_put_back(checkpoint: Path, monkeypatch: pytest.
     model = network()
     objective = ls.Objective(model, data=data(), checkpoint=checkpoint)
     own = objective.centre
-    read, calls = own._read, 0
+    fill, calls = own.fill, 0
 
-    def interrupted(*given: object) -> Tensor:
+    def interrupted(piece: Piece, out: Tensor) -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return read(*given)  # type: ignore[arg-type]
+        fill(piece, out)
 
-    monkeypatch.setattr(own, "_read", interrupted)
+    monkeypatch.setattr(own, "fill", interrupted)
 
     def write(_: object, parts: Mapping[str, Tensor]) -> None:
         for part in parts.values():
