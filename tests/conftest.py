@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -46,6 +47,12 @@ def mpi_command(ranks: int, program: str, *arguments: object) -> list[str]:
     if launcher is None:
         pytest.skip("mpiexec is not installed: pip install 'loss-landscape-engine[mpi]'")
     return [launcher, "-n", str(ranks), sys.executable, str(PROGRAMS / program), *map(str, arguments)]
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the collector of cycles, else a tenth of the time, need not look at it again."""
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="session")

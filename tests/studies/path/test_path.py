@@ -657,7 +657,7 @@ class ConvNet(nn.Module):
 
 
 def test_published_curve_between_convolutional_networks() -> None:
-    """All 10,000 CIFAR-10 test images: the ends, the middles of the line and the curve, a point of the stored plane."""
+    """All 10,000 CIFAR-10 test images: the ends and the middle of the curve, a point of the stored plane."""
     folder = shared("data", "ckpt_cifar10_convnet_curve")
     with np.load(shared("data", "cifar10", "cifar10_test.npz")) as file:
         images, labels = torch.from_numpy(file["x"]).float() / 255, torch.from_numpy(file["y"]).long()
@@ -671,9 +671,6 @@ def test_published_curve_between_convolutional_networks() -> None:
     np.testing.assert_allclose(path.values["accuracy"], published[:, 2], atol=1e-6)
     assert path.mc == pytest.approx(100 * (0.776 - (0.8025 + 0.7918) / 2), abs=1e-4)
     start, theta, end = curve.control_points
-    middle = objective.evaluate(torch.lerp(start, end, 0.5))
-    assert float(middle["loss"]) == pytest.approx(known["linear_test"][5][1], rel=1e-6)
-    assert float(middle["accuracy"]) == pytest.approx(known["linear_test"][5][2], abs=1e-6)
     with np.load(folder / "lossmesh.npz") as mesh:
         x, y, loss = (float(mesh[name][10, 12]) for name in ("x", "y", "loss"))
     value = objective.evaluate(theta + x * (start - theta) + y * (end - theta))["loss"]

@@ -53,9 +53,9 @@ def golden(name: str) -> tuple[ls.Objective, ls.Plane, ls.Surface]:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_stored_surface_is_reproduced_on_a_sub_grid(name: str) -> None:
     objective, plane, stored = golden(name)
-    columns, rows = [0, len(stored.x) // 2, len(stored.x) - 2], [1]
+    columns, rows = [0, len(stored.x) - 2], [1]
     ours = ls.measure_surface(objective, plane, x=stored.x[columns], y=stored.y[rows])
-    assert ours.values["loss"].shape == (1, 3)
+    assert ours.values["loss"].shape == (1, 2)
     picked = np.ix_(rows, columns)
     np.testing.assert_allclose(ours.values["loss"], stored.values["loss"][picked], rtol=RTOL)
     # one image of 60,000 may fall on the other side of a tie
