@@ -67,7 +67,7 @@ CPU = "CPU, float64"
 
 def surface(check: Check) -> None:
     """Losses and accuracies on a grid, statistics re-estimated at every point, too."""
-    found = ways(check, *resnet(check, 3, 64), metrics=("accuracy",))
+    found = ways(check, *resnet(check, 3, 32), metrics=("accuracy",))
     for mode in ("frozen", "reestimated"):
         measured = {
             name: ls.measure_surface(
@@ -277,9 +277,10 @@ def steps(check: Check) -> None:
     def ours() -> None:
         ls.fit_curve(objective, *ends, epochs=2, train=data, batch_size=128, seed=0)
 
-    ours(), plain()
+    if not check.quick:
+        ours(), plain()  # warm
     note = "two epochs; ours with its checks, TensorFloat32 off"
-    check.ratio("steps of a curve's fit, batch 128", "steps of plain training", in_turn(ours, plain, 3), note)
+    check.ratio("steps of a curve's fit, batch 128", "steps of plain training", in_turn(ours, plain, 1 if check.quick else 3), note)
 
 
 PARTS: dict[str, Callable[[Check], None]] = {
