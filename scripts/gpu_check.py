@@ -48,7 +48,7 @@ class Check:
         good = gap <= asked
         if not good:
             self.failed.append(self.part)
-        self.add(what, against, f"{gap:.1e}" if good else f"**{gap:.1e}: FAILED**", asked=f"<= {asked:g}")
+        self.add(what, against, f"{gap:.2g}" if good else f"**{gap:.2g}: FAILED**", asked=f"<= {asked:g}")
 
     def ratio(self, what: str, against: str, found: Any, note: str = "") -> None:
         """A row of a `benchmarks.Ratios`."""
