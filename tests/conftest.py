@@ -49,10 +49,14 @@ def mpi_command(ranks: int, program: str, *arguments: object) -> list[str]:
     return [launcher, "-n", str(ranks), sys.executable, str(PROGRAMS / program), *map(str, arguments)]
 
 
-def pytest_collection_finish() -> None:
-    """What is loaded by now stays: the collector of cycles, else a tenth of the time, need not look at it again."""
-    gc.freeze()
+def pytest_configure() -> None:
+    """The collector of cycles, which is else a tenth of the time, comes less often."""
     gc.set_threshold(10_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays, so that the collector need not look at it again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
