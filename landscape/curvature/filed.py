@@ -106,7 +106,8 @@ class FiledProducts:
             self._vectors.clear(weighted)
             vector = self._vector(row)
             for number, batch in objective.batches():
-                loss, share = summed_loss(objective, batch, None)
+                loss, count = summed_loss(objective, batch, None)
+                share = float(count)
                 self._backward(loss, vector)
                 for piece, product, mine in self._pieces(vector):
                     found = product + share * self._decay * mine
@@ -330,7 +331,7 @@ def each_gradient(
             loss, count = summed_loss(objective, batch, None)
             if loss.requires_grad:
                 torch.autograd.backward(loss, inputs=parameters)
-            value, weight = value + float(loss.detach()), weight + count
+            value, weight = value + float(loss.detach()), weight + float(count)
     return value, weight
 
 

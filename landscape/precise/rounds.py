@@ -32,6 +32,7 @@ _BETWEEN = 0.6  # of the error allowed, that interpolation alone may take: 0.6^2
 _TORN = 3  # times the error allowed, by which neighbours may miss one another where a point is left to interpolation
 _GROWTH = 8  # times its samples that a point gets more at most in a round: its error is not known better
 _ALIKE = 16  # times the squared error of a point, up to which those of full passes tell what its residuals lack
+_NONE = 1e-8  # of the squared errors of full passes, up to which the residuals of a point are those of the ridge alone
 _UNSEEN = 1 / 2  # of what full passes miss beyond their stated variance, that points between them have at least
 _APART = 2.0  # lines, in lengths of one: what is nearest to a point is on its own line
 _AT_ONCE = 1 << 21  # numbers of controls on samples at once, 16 MiB
@@ -268,15 +269,19 @@ class _Further:
         squares = np.square(own).sum(0)
         # Full passes with residuals no larger tell what such residuals lack: larger ones of others would hide it.
         size = self.stated[near] * self.asked.block / n
-        alike = size <= np.maximum(_ALIKE * squares, size.min(1))[:, None]
+        line = len(self.asked.axes) == 1
+        least = np.median(size, 1) if line else size.min(1)  # of a line one alone, an end perhaps, tells little
+        alike = size <= np.maximum(_ALIKE * squares, least)[:, None]
         counts = alike.sum(1)
         missed, stated = ((part[near] * alike).sum(1) / counts for part in (self.missed, self.stated))
-        beyond = np.maximum(missed - stated, 0.0) * self.asked.block / n
+        # Residuals that are none, as of counts that the sub-sample holds none of, leave all that full passes missed.
+        none = line & (squares <= _NONE * least)
+        beyond = np.maximum(missed - np.where(none, 0.0, stated), 0.0) * self.asked.block / n
         with np.errstate(divide="ignore", invalid="ignore"):
             part = np.where(stated > 0, np.minimum(squares / stated, _ALIKE), 0.0)
-            least = np.maximum(squares + part * beyond, beyond * np.where(squares > 0, _UNSEEN, 1.0))
-            least = np.maximum(least, floor)
-            scaled: FloatArray = np.where(squares > 0, own * np.sqrt(least / squares), np.sqrt(least / n))
+            needed = np.maximum(squares + part * beyond, beyond * np.where(squares > 0, _UNSEEN, 1.0))
+            needed = np.maximum(needed, floor)
+            scaled: FloatArray = np.where(squares > 0, own * np.sqrt(needed / squares), np.sqrt(needed / n))
         return scaled
 
 

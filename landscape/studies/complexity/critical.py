@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.moments import jackknife
 from landscape_kernels.perturb import wide
-from landscape_kernels.pieces import Piece, pieces, pieces_of
+from landscape_kernels.pieces import Piece, pieces_of
 from torch import Tensor
 
 from landscape.curvature.routes import flat, gradient_parts, summed_loss
@@ -52,7 +52,6 @@ class _Ray:
 
     def __init__(self, objective: Objective, direction: Direction, group: Communicator) -> None:
         self._objective, self._direction, self._group = objective, direction, group
-        self._pieces = pieces(objective.layout)
         self._blocks = {block.name: block for block in objective.layout.blocks}
         self.eps = torch.finfo(wide(objective.dtype)).eps
         self.forward = 0
@@ -62,10 +61,9 @@ class _Ray:
         self.forward += 1
         objective = self._objective
 
-        def write(parts: Sequence[Tensor]) -> None:
-            of = dict(zip(objective.layout.names, parts, strict=True))
-            for piece in self._pieces:
-                of[piece.block.name][piece.inside] = self._at(piece, eta)
+        def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
+            for piece in chosen:
+                parts[piece.block.name][piece.inside] = self._at(piece, eta)
 
         def values(name: str) -> Tensor:
             block = self._blocks[name]

@@ -17,7 +17,7 @@ from landscape.studies.profiles.tables import profiles_columns
 from landscape.studies.profiles.views import profiles_views
 
 LINES: dict[str, Any] = {"n": 3, "x": (-8, 8, 13), "seed": 3}
-ASKED: dict[str, Any] = {"error": 0.008, "share": 0.8}  # several rounds
+ASKED: dict[str, Any] = {"error": 0.015, "share": 0.8}  # several rounds
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_values_are_those_of_full_passes_within_their_error(precise: ls.Profiles
         np.testing.assert_array_equal(precise.stderr[name][anchors], brute.stderr[name][anchors])
         assert np.median(np.abs(precise.stderr[name] / brute.stderr[name] - 1)) < 0.1
     about = precise.attributes
-    close = precise.error["loss"] <= 0.008 * precise.values["loss"]
+    close = precise.error["loss"] <= 0.015 * precise.values["loss"]
     assert about["error_reached"] == close.mean() >= 0.8
     work = about["work"]
     assert work["share_of_brute_force"] == pytest.approx(work["sample_passes"] / 1200 / 39)
@@ -90,9 +90,9 @@ def test_file_tables_columns_and_words_tell_it(precise: ls.Profiles, brute: ls.P
     ]
     assert columns["found"] == precise.found.ravel().tolist()  # type: ignore[union-attr]
     told = str(next(result_tables(precise, "p")))
-    assert "0.008 relative" in told
+    assert "0.015 relative" in told
     assert "of brute force" in told
-    assert "error 0.008 relative asked at 80% of the points" in str(precise)
+    assert "error 0.015 relative asked at 80% of the points" in str(precise)
     without = ls.open(brute.save(tmp_path / "b.h5"))
     assert isinstance(without, ls.Profiles)
     assert without.error is None
@@ -164,9 +164,9 @@ def test_what_else_goes_with_an_error(how: str, objective: ls.Objective) -> None
 def test_a_check_foretells_the_work(objective: ls.Objective, precise: ls.Profiles, tmp_path: Path) -> None:
     assert STUDY.trial is not None
     trial = STUDY.trial(objective, {**LINES, **ASKED}, tmp_path / "out", 1)
-    assert "of brute force, for an error of 0.008 relative at 80% of the points" in trial.said["work"]
+    assert "of brute force, for an error of 0.015 relative at 80% of the points" in trial.said["work"]
     told = float(trial.said["work"].split()[1])
-    assert 0.5 < told / precise.attributes["work"]["full_passes"] < 2
+    assert 0.4 < told / precise.attributes["work"]["full_passes"] < 2
     plain = STUDY.trial(objective, LINES, tmp_path / "out", 1)
     assert plain.said["points"].startswith("39,")
 
