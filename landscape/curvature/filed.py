@@ -106,8 +106,8 @@ class FiledProducts:
             self._vectors.clear(weighted)
             vector = self._vector(row)
             for number, batch in objective.batches():
-                loss, count = summed_loss(objective, batch, None)
-                share = float(count)
+                loss, weight = summed_loss(objective, batch, None)
+                share = float(weight)
                 self._backward(loss, vector)
                 for piece, product, mine in self._pieces(vector):
                     found = product + share * self._decay * mine
