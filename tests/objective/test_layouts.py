@@ -290,12 +290,22 @@ def test_parameters_without_values_are_refused_in_a_sentence() -> None:
     with pytest.raises(InputError, match="parameter weight is on the meta device and has no values; load the weights"):
         Objective(nn.Linear(4, 3, device="meta"), "cross_entropy", (X, Y))
 
+    class Shard:
+        dim = 1
+
+        def is_replicate(self) -> bool:
+            return False
+
     class DTensor(nn.Parameter):
-        pass
+        placements = (Shard(),)
 
     model = nn.Linear(4, 3)
     model.weight = DTensor(model.weight.detach())
-    with pytest.raises(InputError, match="weight is a DTensor, of which this process holds a part; give the whole"):
+    with pytest.raises(InputError, match=r"weight is a DTensor placed as .*: rows of axis 0, split once"):
+        Objective(model, "cross_entropy", (X, Y))
+    model = nn.Linear(4, 3)
+    model.register_buffer("mask", DTensor(torch.ones(3)).detach().as_subclass(DTensor))
+    with pytest.raises(InputError, match="mask is a DTensor, of which this process holds a part; give it whole"):
         Objective(model, "cross_entropy", (X, Y))
     model = nn.Linear(4, 3)
     model.register_buffer("mask", torch.empty(3, device="meta"))
