@@ -54,6 +54,7 @@ class Centre:
         self.live = self.live and not _overlap(every) and not _share(trainable, attributes)
         self._vector = None if self.live else self._made()
         self._spare: Tensor | None = None
+        self._others: list[Tensor] | None = None
         self._stored = None if checkpoint is None else self._opened(checkpoint)
 
     def converted(self, dtype: torch.dtype) -> Centre:
@@ -61,6 +62,7 @@ class Centre:
         other = object.__new__(Centre)
         other.__dict__ |= self.__dict__
         other.dtype, other.live, other._spare, other._stored = dtype, False, None, None
+        other._others = None
         other._vector = self.vector.to(dtype)
         return other
 
@@ -138,9 +140,14 @@ class Centre:
     def written(self, write: Callable[[Sequence[Tensor]], None]) -> Iterator[Tensor | None]:
         """theta (size,) into whose parts, a flat tensor for each block, `write` has put values.
 
-        None, which stands for the model's own tensors, where these can be put back from a checkpoint: that is done on
-        every way out. Else theta is a buffer that the next call writes to again.
+        None of a `live` model, which holds the values itself meanwhile, and is put back on every way out: in its own
+        tensors where there is a checkpoint to put them back from, else in others of their sizes. Else theta is a
+        buffer that the next call writes to again.
         """
+        if self.live and self._stored is None:
+            with self._in_others(write):
+                yield None
+            return
         if self._stored is None:
             if self._spare is None:
                 self._spare = torch.empty(self._layout.size, dtype=self.dtype, device=self.device)
@@ -156,6 +163,28 @@ class Centre:
         try:
             write([as_real(p.data).view(-1) for p in self._trainable])
             yield None
+        finally:
+            until_done(put_back)
+
+    @contextmanager
+    def _in_others(self, write: Callable[[Sequence[Tensor]], None]) -> Iterator[None]:
+        """The parameters hold what `write` puts into other tensors of theirs, each of which begins at a whole word.
+
+        In one vector most would not, and would be copied once more.
+        """
+        if self._others is None:
+            self._others = [torch.empty_like(p.data) for p in self._trainable]
+        write([as_real(other).view(-1) for other in self._others])
+        own = [p.data for p in self._trainable]
+
+        def put_back() -> None:
+            for parameter, data in zip(self._trainable, own, strict=True):
+                parameter.data = data
+
+        try:
+            for parameter, other in zip(self._trainable, self._others, strict=True):
+                parameter.data = other
+            yield
         finally:
             until_done(put_back)
 
