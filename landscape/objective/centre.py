@@ -67,6 +67,7 @@ class Centre:
         )
         self._vector = None if self.live else self._made()
         self._spare: Tensor | None = None
+        self._others: list[Tensor] | None = None
         self._stored: StoredTensors | _Copy | None = None
         if checkpoint is not None:
             self._stored = self._opened(checkpoint)
@@ -78,6 +79,7 @@ class Centre:
         other = object.__new__(Centre)
         other.__dict__ |= self.__dict__
         other.dtype, other.live, other._spare, other._stored = dtype, False, None, None
+        other._others = None
         other._vector = self.vector.to(dtype)
         return other
 
@@ -164,9 +166,14 @@ class Centre:
     def written(self, write: Write) -> Iterator[Tensor | None]:
         """theta (size,) into whose parts, a flat tensor for each block by name, `write` has put the pieces it is told.
 
-        None, which stands for the model's own tensors, where these can be put back: that is done on every way out.
-        Else theta is a buffer that the next call writes to again.
+        None of a `live` model, which holds the values itself meanwhile, and is put back on every way out: in its own
+        tensors where these can be put back, else in others of their sizes. Else theta is a buffer that the next call
+        writes to again.
         """
+        if self.live and self._stored is None:
+            with self._in_others(write):
+                yield None
+            return
         if self._stored is None:
             if self._spare is None:
                 self._spare = torch.empty(self._layout.size, dtype=self.dtype, device=self.device)
@@ -188,7 +195,30 @@ class Centre:
 
     def let_go(self) -> None:
         """Forget the buffer of `written`, which the next call makes anew."""
-        self._spare = None
+        self._spare = self._others = None
+
+    @contextmanager
+    def _in_others(self, write: Write) -> Iterator[None]:
+        """The parameters hold what `write` puts into other tensors of theirs, each of which begins at a whole word.
+
+        In one vector most would not, and would be copied once more.
+        """
+        if self._others is None:
+            self._others = [torch.empty_like(p.data) for p in self._trainable]
+        flat = (as_real(other).view(-1) for other in self._others)
+        write(pieces(self._layout), dict(zip(self._layout.names, flat, strict=True)))
+        own = [p.data for p in self._trainable]
+
+        def put_back() -> None:
+            for parameter, data in zip(self._trainable, own, strict=True):
+                parameter.data = data
+
+        try:
+            for parameter, other in zip(self._trainable, self._others, strict=True):
+                parameter.data = other
+            yield
+        finally:
+            until_done(put_back)
 
     def _write(self, write: Write) -> None:
         """Have the model's own tensors written to; of those that lie here in part the pieces of that part alone."""

@@ -440,3 +440,16 @@ def test_adapters_in_float32_on_a_large_model_in_half_precision(monkeypatch: pyt
     model = nn.Sequential(nn.Linear(6, 6).bfloat16().requires_grad_(False), nn.Linear(6, 3))
     objective = ls.Objective(model, data=data())
     assert (objective.precision, objective.layout.size) == ("float32", 21)
+
+
+def test_a_copy_holds_each_tensor_at_a_whole_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut from one vector they would begin anywhere, and be copied once more where that is in the middle of a word."""
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3))
+    before = [(p.data_ptr(), p.clone()) for p in model.parameters()]
+    objective = ls.Objective(model, data=(torch.randn(8, 3), torch.arange(8) % 3))
+    with objective.centre.written(lambda parts: [part.fill_(2) for part in parts] and None) as theta:
+        assert theta is None
+        assert all(p.data_ptr() % 16 == 0 and bool((p == 2).all()) for p in model.parameters())
+    assert [p.data_ptr() for p in model.parameters()] == [place for place, _ in before]
+    assert all(torch.equal(p, values) for p, (_, values) in zip(model.parameters(), before, strict=True))
