@@ -254,7 +254,7 @@ def test_resumed_and_repeated_are_the_same_bits(trained: ls.Objective, tmp_path:
         ({"rtol": 2.0}, "between 0 and 1"),
         ({"precondition": "diagonal"}, "needs kind='gaussian'"),
         ({"prior_sigma": 1.0}, "needs kind='gaussian'"),
-        ({"prior_sigma": -1.0, "kind": "gaussian"}, "give a positive number"),
+        ({"prior_sigma": -1.0, "kind": "gaussian"}, "give a finite number above 0, or leave it out"),
         ({"precondition": "hessian", "kind": "gaussian"}, "diagonal, krylov, adam"),
         ({"second_moments": {}}, "used with precondition='adam' alone"),
         ({"second_moments": {}, "precondition": "adam", "kind": "gaussian"}, "nothing for parameter '0.weight'"),

@@ -281,8 +281,8 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "target as group": ({}, {"groups": "test_accuracy"}, "the target itself"),
     "group as metric": ({}, {"metrics": "depth"}, "says the groups"),
     "no metric": ({}, {"metrics": []}, "metrics is empty"),
-    "level": ({}, {"level": 95}, "not between 0 and 1"),
-    "draws": ({}, {"draws": 10}, "too few"),
+    "level": ({}, {"level": 95}, "level=95; give a finite number between 0 and 1"),
+    "draws": ({}, {"draws": 10}, "draws=10; give a whole number of 100 or more"),
 }
 
 

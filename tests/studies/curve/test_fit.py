@@ -397,7 +397,7 @@ THETA = fit_job.objective().theta
         ({"momentum": -0.1}, "momentum=-0.1; give a finite number of 0 or more and below 1"),
         ({"momentum": 1.0}, "momentum=1.0; give a finite number of 0 or more and below 1"),
         ({"weight_decay": -1e-4}, "weight_decay=-0.0001; give a finite number of 0 or more"),
-        ({"batch_size": 0}, "batch_size=0; give 1 or more samples"),
+        ({"batch_size": 0}, "batch_size=0; give a whole number of 1 or more"),
         ({"train": []}, "is empty"),
         ({"train": (batch for batch in [1])}, "generator can be read only once"),
         (

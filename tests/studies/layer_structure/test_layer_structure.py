@@ -479,7 +479,7 @@ def test_errors_name_what_cannot_be_and_the_way_out() -> None:
     refused: list[tuple[str, Any]] = [
         (r"memory_budget=500 allows 0.488 kB; give more, or fewer layers in params=.*largest are 0 \(6 x 4, 0.438 kB",
          lambda: ls.measure_layer_structure(objective, memory_budget=500)),
-        ("k=0; give 1 or more", lambda: ls.measure_layer_structure(objective, k=0)),
+        ("k=0; give a whole number of 1 or more", lambda: ls.measure_layer_structure(objective, k=0)),
         ("places='mean' is not one of reduce, expand", lambda: ls.measure_layer_structure(objective, places="mean")),
         ("params='fc' matches no", lambda: ls.measure_layer_structure(objective, params="fc")),
         ("no layer has factors.*bias is no weight",

@@ -168,7 +168,7 @@ def test_what_cannot_settle_is_told() -> None:
         ({"method": "laplace"}, "needs link='probit'"),
         ({"method": "exact"}, "for 3 samples at most, and there are 30"),
         ({"method": "orthant", "inputs": inputs(51), "labels": labels(51)}, "for 50 samples at most"),
-        ({"nets": 1}, "nets=1; give 2 or more"),
+        ({"nets": 1}, "nets=1; give a whole number of 2 or more"),
         ({"noise": 0.0}, "noise=0.0; give a finite number above 0"),
         ({"ranks_per_item": 2}, "ranks_per_item=2"),
     ],

@@ -570,7 +570,7 @@ def two_nets() -> tuple[ls.Objective, list[nn.Sequential]]:
         ({"t": (0, 1, 5)}, r"t=\[0, 0.25, 1\]; it takes no \(start, stop, n\)"),
         ({"t": [0.5, math.nan]}, r"t holds nan; a curve runs from 0 to 1"),
         ({"t": []}, r"t of shape \(0,\)"),
-        ({"tol": 0.0}, "tol=0.0 is not a positive number"),
+        ({"tol": 0.0}, "tol=0.0; give a finite number above 0"),
         ({"batchnorm": "fresh"}, "'fresh' is not one of frozen, reestimated, interpolated"),
         ({"batchnorm": "frozen", "statistics": samples(40)}, "does not use them; say 'reestimated'"),
         ({"statistics": samples(31)}, "31 samples .* too few, at least 32 .* 10 % with 100, 1 % with 10,000"),

@@ -172,7 +172,7 @@ def test_numbers_over_directions_leave_out_what_is_missing_and_keep_nan_and_inf(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 0}, "n=0; give 1 or more directions"),
+        ({"n": 0}, "n=0; give a whole number of 1 or more"),
         ({"x": (1, -1, 5)}, "smaller end first"),
         ({"normalize": "filters"}, "did you mean 'filter'"),
         ({"ignore": ("weight", "bias", "norm")}, "no direction is left"),
