@@ -124,7 +124,7 @@ def test_without_blocks_every_point_gets_a_full_pass_and_the_centre_one() -> Non
 
 
 def test_a_count_whose_residuals_are_none_is_not_known_exactly() -> None:
-    """Full passes nearby state errors as large as what they miss; a point has the sub-sample's mistakes of one of them."""
+    """Full passes nearby state errors as large as what they miss; a point has the same samples wrong as one of them."""
     losses = (np.random.default_rng(6).random((LINES * len(X), SAMPLES)) < 0.02).astype(float)
     asked = wish()
     of = meeting(asked.axes, LINES)
