@@ -15,6 +15,7 @@ from landscape.precise.rounds import (
     SAMPLED,
     Asked,
     Held,
+    estimate,
     lattice,
     meeting,
     next_items,
@@ -120,3 +121,16 @@ def test_without_blocks_every_point_gets_a_full_pass_and_the_centre_one() -> Non
     assert (now.found == ANCHOR).all()
     assert spent == (LINES * (len(X) - 1) + 1) * SAMPLES
     assert next_items(wish(blocks=0), held, {(p, FULL) for p in range(wish().size)}) == []
+
+
+def test_a_count_whose_residuals_are_none_is_not_known_exactly() -> None:
+    """Full passes nearby state errors as large as what they miss; a point has the same samples wrong as one of them."""
+    losses = (np.random.default_rng(6).random((LINES * len(X), SAMPLES)) < 0.02).astype(float)
+    asked = wish()
+    of = meeting(asked.axes, LINES)
+    full = np.isin(of, asked.first)
+    known = [*np.flatnonzero(full).tolist(), 1]
+    units = {p: losses[of[p], :BLOCK] for p in known} | {1: losses[0, :BLOCK]}
+    now = estimate(asked, Held(full, losses.mean(1)[of], losses.std(1)[of], units), positive=False)
+    assert now.found[1] == SAMPLED
+    assert 2 / SAMPLES < now.error[1] < 40 / SAMPLES
