@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,18 @@ class Moving(TorchFunctionMode):
         if function is Tensor.to and not isinstance(args[0], Far) and ELSEWHERE in args[1:2]:
             return Far(args[0].to(*args[2:]) if args[2:] else args[0])
         return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def _in_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Moving` is of the thread that enters it: what is given to another one is done here."""
+
+    def submit(_: object, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*given))
+        return done
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", submit)
 
 
 class Two(nn.Module):

@@ -448,7 +448,12 @@ def test_a_copy_holds_each_tensor_at_a_whole_word(monkeypatch: pytest.MonkeyPatc
     model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 3))
     before = [(p.data_ptr(), p.clone()) for p in model.parameters()]
     objective = ls.Objective(model, data=(torch.randn(8, 3), torch.arange(8) % 3))
-    with objective.centre.written(lambda parts: [part.fill_(2) for part in parts] and None) as theta:
+
+    def write(_: object, parts: Mapping[str, Tensor]) -> None:
+        for part in parts.values():
+            part.fill_(2)
+
+    with objective.centre.written(write) as theta:
         assert theta is None
         assert all(p.data_ptr() % 16 == 0 and bool((p == 2).all()) for p in model.parameters())
     assert [p.data_ptr() for p in model.parameters()] == [place for place, _ in before]
