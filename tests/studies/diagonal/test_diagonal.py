@@ -325,7 +325,7 @@ def test_what_cannot_be_measured_is_said_before() -> None:
         ls.measure_diagonal(objective, method="guess")
     with pytest.raises(InputError, match=r"tol=1\.5; give a finite number between 0 and 1"):
         ls.measure_diagonal(objective, tol=1.5)
-    with pytest.raises(InputError, match="max_probes=8; give 16 or more"):
+    with pytest.raises(InputError, match="max_probes=8; give a whole number of 16 or more"):
         ls.measure_diagonal(objective, max_probes=8)
     with pytest.raises(InputError, match="fist"):
         ls.measure_diagonal(objective, params="fist")

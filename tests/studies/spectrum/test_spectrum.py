@@ -477,7 +477,7 @@ def test_layers_smaller_than_k() -> None:
     assert np.isfinite(found.eigenvalues[0]).all()
     assert np.isnan(found.eigenvalues[1]).tolist() == [False] * 5 + [True] * 2
     assert not found.converged[1, 5:].any()
-    with pytest.raises(InputError, match="k=0; give 1 or more eigenvalues per layer"):
+    with pytest.raises(InputError, match="k=0; give a whole number of 1 or more"):
         ls.measure_layer_spectra(small(), 0)
 
 
