@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from landscape_kernels.arrays import FloatArray
 
 from landscape.files import hdf5
-from landscape.precise.task import Settled
+from landscape.precise.task import Settled, settled
 from landscape.results.quantities import words
+from landscape.run.store import History
+from landscape.run.task import Description, Rows
 
 FOUND = ("anchor", "sampled", "interpolated")  # how the value at a point was found: "anchor" is a full pass
 NOT_COMPUTED = ""
@@ -32,6 +35,9 @@ _LABELS = {
     "error_interpolation": "error by interpolation of",
 }
 _CODES = (*FOUND, NOT_COMPUTED)  # their numbers in files
+
+
+_Result = TypeVar("_Result")
 
 
 class Precise(Protocol):
@@ -84,18 +90,26 @@ def quantity_label(result: Precise, quantity: str) -> str:
     return words(quantity, result.attributes)
 
 
-def error_fields(found: Settled, shape: tuple[int, ...]) -> dict[str, Any]:
+def of_rows_to_an_error(
+    made: Callable[[Description, Rows, History], _Result], description: Description, rows: Rows, history: History
+) -> _Result:
+    """The result that `made` makes of the rows of a task; of a precise one of what they settle, with its errors."""
+    if "precision_asked" not in description.identity:
+        return made(description, rows, history)
+    found = settled(description, rows, history.failed)
+    result: Any = made(description, found.rows, history)
+    attributes = {**result.attributes, **found.about, "error": ESTIMATED}
+    changed: _Result = replace(result, attributes=attributes, **_error_fields(found, result.computed.shape))
+    return changed
+
+
+def _error_fields(found: Settled, shape: tuple[int, ...]) -> dict[str, Any]:
     """The fields of a result that tell its errors, arrays of a shape, by their names."""
     parts = zip(ERRORS, (found.error, found.sampling, found.interpolation), strict=True)
     fields: dict[str, Any] = {
         part: {name: values.reshape(shape) for name, values in errors.items()} for part, errors in parts
     }
     return fields | {"found": np.array(_CODES)[found.found].reshape(shape)}
-
-
-def error_attributes(found: Settled) -> dict[str, Any]:
-    """The attributes of such a result."""
-    return {**found.about, "error": ESTIMATED}
 
 
 def precision_words(about: Mapping[str, Any]) -> str:

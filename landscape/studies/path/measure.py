@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path as FilePath
 from typing import Any
@@ -26,8 +26,8 @@ from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL, REPLICATES, evaluated, replicate_columns, replicated
 from landscape.objective.trees import digest
 from landscape.planes.grid import Grid
-from landscape.precise.task import SHARE, PreciseTask, require_objective, settled
-from landscape.precise.told import error_attributes, error_fields
+from landscape.precise.task import SHARE, PreciseTask, require_objective
+from landscape.precise.told import of_rows_to_an_error
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import require_plain
@@ -365,12 +365,7 @@ def _go_on(task: PathTask, out: str | FilePath | None) -> None:
 
 def path_from_rows(description: Description, rows: Rows, history: History) -> Path:
     """The result in the rows of a path task, masked where rows are missing."""
-    if "precision_asked" not in description.identity:
-        return _of_places(description, rows, history)
-    found = settled(description, rows, history.failed)
-    path = _of_places(description, found.rows, history)
-    attributes = {**path.attributes, **error_attributes(found)}
-    return replace(path, attributes=attributes, **error_fields(found, path.t.shape))
+    return of_rows_to_an_error(_of_places, description, rows, history)
 
 
 def _of_places(description: Description, rows: Rows, history: History) -> Path:

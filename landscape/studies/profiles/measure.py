@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from landscape.objective.parameters import blocks_matching
 from landscape.objective.rows import RECHECK_RTOL, evaluated
 from landscape.planes.directions import random_direction, random_plane
 from landscape.planes.grid import Grid, axis_values
-from landscape.precise.task import SHARE, PreciseTask, require_objective, settled
-from landscape.precise.told import error_attributes, error_fields
+from landscape.precise.task import SHARE, PreciseTask, require_objective
+from landscape.precise.told import of_rows_to_an_error
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import name_tuple
@@ -174,12 +173,7 @@ def measure_profiles(
 
 def profiles_from_rows(description: Description, rows: Rows, history: History) -> Profiles:
     """The result in the rows of a profiles task, masked where rows are missing."""
-    if "precision_asked" not in description.identity:
-        return _of_points(description, rows, history)
-    found = settled(description, rows, history.failed)
-    profiles = _of_points(description, found.rows, history)
-    attributes = {**profiles.attributes, **error_attributes(found)}
-    return replace(profiles, attributes=attributes, **error_fields(found, profiles.computed.shape))
+    return of_rows_to_an_error(_of_points, description, rows, history)
 
 
 def _of_points(description: Description, rows: Rows, history: History) -> Profiles:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from landscape.objective.objective import Objective
 from landscape.objective.rows import RECHECK_RTOL
 from landscape.planes.grid import AXIS_NAMES, Grid
 from landscape.planes.plane import Plane
-from landscape.precise.task import SHARE, PreciseTask, require_objective, settled
-from landscape.precise.told import FOUND, error_attributes, error_fields
+from landscape.precise.task import SHARE, PreciseTask, require_objective
+from landscape.precise.told import FOUND, of_rows_to_an_error
 from landscape.results.attributes import EXACT, result_attributes
 from landscape.results.measured import Measurement
 from landscape.results.settings import require_plain
@@ -153,12 +152,7 @@ def measure_surface(
 
 def surface_from_rows(description: Description, rows: Rows, history: History) -> Surface:
     """The result in the rows of a surface task, masked where rows are missing."""
-    if "precision_asked" not in description.identity:
-        return _of_points(description, rows, history)
-    found = settled(description, rows, history.failed)
-    surface = _of_points(description, found.rows, history)
-    attributes = {**surface.attributes, **error_attributes(found)}
-    return replace(surface, attributes=attributes, **error_fields(found, surface.computed.shape))
+    return of_rows_to_an_error(_of_points, description, rows, history)
 
 
 def _of_points(description: Description, rows: Rows, history: History) -> Surface:
