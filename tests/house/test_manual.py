@@ -383,7 +383,10 @@ def test_the_manual_is_made_without_a_warning(tmp_path: Path, capsys: pytest.Cap
     """By a plain theme, in this process, which has torch: its own and the site's theme would take twice as long."""
     from sphinx.cmd.build import main
 
-    told = ["-W", "--keep-going", "-q", "-b", "html", "-D", "html_theme=basic", str(DOCS), str(tmp_path)]
+    # preserved defaults would be put into our functions, for all tests that come after
+    asked = ("html_theme=basic", "autodoc_preserve_defaults=0")
+    settings = [word for one in asked for word in ("-D", one)]
+    told = ["-W", "--keep-going", "-q", "-b", "html", *settings, str(DOCS), str(tmp_path)]
     assert main(told) == 0, capsys.readouterr().err
     for page in DOCS.rglob("*.md"):
         assert (tmp_path / page.relative_to(DOCS)).with_suffix(".html").is_file()

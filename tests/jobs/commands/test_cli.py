@@ -277,15 +277,15 @@ def test_a_surface_to_an_error_is_foretold_and_measured(folder: Path) -> None:
     told = " ".join(done("check", folder / "job.toml").split())
     assert "for an error of 0.05 log at 90% of the points" in told
     guess = float(re.search(r"about (\S+) full passes", told).group(1))  # type: ignore[union-attr]
-    assert "25, of which 0 are there already" in told
+    assert "9, of which 0 are there already" in told
     assert "rounds nothing" in told
     landscape("run", folder / "job.toml", "--limit-items", 7)
     begun = " ".join(done("check", folder / "job.toml").split())
-    assert "25, of which 7 are there already" in begun
+    assert "9, of which 7 are there already" in begun
     assert "rounds 7 full passes and 0 times 128 samples" in re.sub(r"\W*│\W*", " ", begun)
     done("run", folder / "job.toml")
     ended = re.sub(r"\W*│\W*", " ", " ".join(done("check", folder / "job.toml").split()))
-    assert "25, of which 25 are there already" in ended
+    assert "9, of which 9 are there already" in ended
     assert "1 thread each 0:00:00" in ended
     surface = ls.open(folder / "runs/a")
     sampled, full = (int((surface.found == how).sum()) for how in ("sampled", "anchor"))
@@ -293,7 +293,7 @@ def test_a_surface_to_an_error_is_foretold_and_measured(folder: Path) -> None:
     assert int(re.search(r"passes and (\d+) times 128 samples", ended).group(1)) >= sampled  # type: ignore[union-attr]
     assert surface.attributes["error_scale"] == "log"
     spent = surface.attributes["work"]["full_passes"]
-    assert 25 < spent < 144 / 2
+    assert 9 < spent < 144 / 2
     assert spent / 2 < guess < 2 * spent
     assert "error 0.05 log asked at 90% of the points" in str(surface)
     everywhere = done("check", folder / "job.toml", "--set", "data.args.samples=20", "--set", "run.out=b")

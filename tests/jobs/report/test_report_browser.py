@@ -15,6 +15,7 @@ from landscape_jobs.report.page import write_report
 from test_report import agreement, bowl, connectivity, curve, layers, path, spectrum, surface, trajectory, with_holes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+playwright.expect.set_options(timeout=30_000)  # ms; a loaded machine draws slowly
 
 RESULTS = {
     "surface": trajectory,

@@ -396,7 +396,7 @@ def words_as_key(models: TrainedModels) -> TrainedModels:
         ("models.txt is not there; give a table of models", lambda models: "models.txt", {}),
         ("pairs", None, {"pairs": "some"}),
         ("places=2", None, {"places": 2}),
-        ("alike=2 is not a CKA", None, {"alike": 2}),
+        ("alike=2; give a finite number of 0 or more and of at most 1", None, {"alike": 2}),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_measured(
