@@ -65,7 +65,7 @@ class StoredTensors:
         """Raise InputError where a tensor is missing, or has another shape."""
         if name not in self._places:
             raise InputError(f"checkpoint {self._path} has no tensor {name!r}; {nearest(name, self._places)}")
-        if math.prod(self._places[name].shape) != math.prod(shape):
+        if not alike(self._places[name].shape, shape):
             raise InputError(
                 f"checkpoint {self._path}: {name} has shape {self._places[name].shape}, the model's has {shape}"
             )
@@ -101,6 +101,16 @@ class StoredTensors:
 
     def _now(self) -> list[tuple[int, int]]:
         return [(stat.st_mtime_ns, stat.st_size) for stat in map(os.fstat, self._files)]
+
+
+def alike(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether a tensor's values are in the order of those of the other shape: that, but for axes of length 1, or flat.
+
+    >>> alike((2, 1, 3), (2, 3)), alike((6,), (2, 3)), alike((3, 2), (2, 3))
+    (True, True, False)
+    """
+    one, two = ([size for size in axes if size != 1] for axes in (shape, other))
+    return one == two or one == [size for size in (math.prod(other),) if size != 1]
 
 
 def _places(file: int) -> dict[str, _Place]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from landscape.curvature.filed import each_gradient
 from landscape.errors import InputError, nearest, user_code
-from landscape.files.slices import StoredTensors
+from landscape.files.slices import StoredTensors, alike
 from landscape.objective.objective import Objective
 from landscape.objective.trees import as_real
 
@@ -84,12 +84,12 @@ class _Named:
         if block.name != self._name:
             with user_code(f"the direction of {block.name} cannot be had"):
                 given = torch.as_tensor(self._values(block.name)).detach()
-            flat = as_real(given).reshape(-1)
-            if flat.numel() != block.size:
+            values = as_real(given)
+            if not alike(tuple(values.shape), block.shape):
                 raise InputError(
-                    f"the direction of {block.name} has shape {tuple(given.shape)}, the parameter {tuple(block.shape)}"
+                    f"the direction of {block.name} has shape {tuple(values.shape)}, the parameter {block.shape}"
                 )
-            self._name, self._held = block.name, flat.to(self._device)
+            self._name, self._held = block.name, values.reshape(-1).to(self._device)
         return self._held[piece.inside]
 
 
@@ -146,8 +146,9 @@ def _state_in(content: Any) -> Mapping[str, Any] | None:
 class _Update:
     """The last update of torch's Adam, AdamW or SGD with momentum over its learning rate, by their own states.
 
-    Adam: -m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps), and of AdamW less w theta besides, w its weight decay;
-    SGD: minus the momentum. Groups of smaller learning rates count by their share of the largest one.
+    Adam: -m / (1 - beta_1^t) / (sqrt(v / (1 - beta_2^t)) + eps), and of AdamW less w theta besides, w its weight decay
+    and theta as it was before that update; SGD: minus the momentum. States of `maximize=True` hold minus the gradient,
+    so that the signs are the same. Groups of smaller learning rates count by their share of the largest one.
     """
 
     def __init__(self, objective: Objective, state: Mapping[str, Any], source: str) -> None:
@@ -173,8 +174,8 @@ class _Update:
                 raise InputError(f"{source} has no parameter {block.name!r}; {nearest(block.name, place)}")
             kept, group = state["state"].get(place[block.name], {}), of[place[block.name]]
             self._require(block, kept, group)
-            alike = all(one["lr"] == groups[0]["lr"] for one in groups)
-            self._kept[block.name] = kept, group, 1.0 if alike else float(group["lr"]) / highest
+            even = all(one["lr"] == groups[0]["lr"] for one in groups)
+            self._kept[block.name] = kept, group, 1.0 if even else float(group["lr"]) / highest
         if not any(kept for kept, _, _ in self._kept.values()):
             raise InputError(
                 f"{source} has no state yet, or is of an optimiser without one (SGD without momentum, whose update is "
@@ -185,7 +186,9 @@ class _Update:
         """Raise InputError for a state whose update is not known."""
         adam = {"exp_avg", "exp_avg_sq", "step"} <= kept.keys() and {"betas", "eps", "amsgrad"} <= group.keys()
         adam = adam and "mu_product" not in kept  # NAdam's
-        momentum = kept.get("momentum_buffer") is not None and not group.get("nesterov")
+        # others, too, have a buffer of that name: Muon's is made orthogonal before it is a step
+        plain = "dampening" in group and not group.get("nesterov")
+        momentum = kept.get("momentum_buffer") is not None and plain
         if kept and not (adam or momentum):
             raise InputError(
                 f"{self._source} keeps {', '.join(map(str, kept))} of {block.name}, and updates are known of torch's "
@@ -213,13 +216,14 @@ class _Update:
             found: Tensor = kept[key]
             return as_real(found).reshape(-1)[piece.inside].double()
 
-        sign = -share if not group.get("maximize") else share
         if "exp_avg" not in kept:
-            return sign * values("momentum_buffer")
+            return -share * values("momentum_buffer")
         step, (first, second) = float(kept["step"]), group["betas"]
         squares = values("max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq")
         mean, spread = values("exp_avg") / (1 - first**step), (squares / (1 - second**step)).sqrt()
-        update: Tensor = sign * mean / (spread + group["eps"])
+        update: Tensor = -share * mean / (spread + group["eps"])
         if group.get("weight_decay") and group["decoupled_weight_decay"]:
-            update -= share * group["weight_decay"] * self._centre.at(piece).to(update)
+            decay = group["weight_decay"]
+            update -= share * decay * self._centre.at(piece).to(update)
+            update /= (1 - float(group["lr"]) * decay) or 1.0  # theta before the step, of that after it
         return update

@@ -97,6 +97,44 @@ def test_the_state_of_an_optimiser_is_its_last_step(kind: str, mlp: Any, tmp_pat
     assert float(along.value) == pytest.approx(float(search(of, update).value), rel=3e-3)
 
 
+@pytest.mark.parametrize("kind", ["adamw", "maximised adam", "maximised sgd"])
+def test_decay_is_of_the_weights_before_the_step_and_maximising_states_descend(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, rate = nn.Linear(5, 3).double(), 0.1
+    optimiser: Any = {
+        "adamw": lambda: torch.optim.AdamW(net.named_parameters(), lr=rate, weight_decay=0.5),
+        "maximised adam": lambda: torch.optim.AdamW(net.named_parameters(), lr=rate, weight_decay=0.5, maximize=True),
+        "maximised sgd": lambda: torch.optim.SGD(net.named_parameters(), lr=rate, momentum=0.9, maximize=True),
+    }[kind]()
+    x, y = torch.randn(20, 5).double(), torch.randint(3, (20,))
+    for _ in range(2):
+        before = flat(net)
+        optimiser.zero_grad()
+        loss = F.cross_entropy(net(x), y)
+        (-loss if "maximised" in kind else loss).backward()
+        optimiser.step()
+    torch.save(optimiser.state_dict(), tmp_path / "state.pt")
+    of = ls.Objective(net, data=(x, y))
+    read = direction_of(of, tmp_path / "state.pt")
+    found = torch.cat([read(piece) for piece in map(_whole, of.layout.blocks)])
+    torch.testing.assert_close(found, (flat(net) - before) / rate, rtol=1e-10, atol=1e-12)
+
+
+def test_transposed_tensors_are_no_direction(mlp: Any, tmp_path: Path) -> None:
+    net, data = mlp
+    of = ls.Objective(net, data=data)
+    right = {name: -p.detach() for name, p in net.named_parameters()}
+    turned = {name: value.T.contiguous() if value.ndim == 2 else value for name, value in right.items()}
+    save_file(turned, tmp_path / "turned.safetensors")
+    torch.save(turned, tmp_path / "turned.pt")
+    for given in (turned, turned.__getitem__, tmp_path / "turned.safetensors", tmp_path / "turned.pt"):
+        with pytest.raises(ls.InputError, match=r"has shape \(6, 9\).*\(9, 6\)"):
+            ls.critical_sharpness(of, given)
+    as_vectors = direction_of(of, {name: value.reshape(-1) for name, value in right.items()})
+    for block in of.layout.blocks:
+        assert torch.equal(as_vectors(_whole(block)), right[block.name].reshape(-1))
+
+
 def _whole(block: Any) -> Any:
     from landscape_kernels.pieces import Piece
 
@@ -110,6 +148,7 @@ def test_states_that_do_not_say_their_update_are_refused(mlp: Any, tmp_path: Pat
     for optimiser, told in (
         (torch.optim.SGD(net.named_parameters(), lr=0.1, momentum=0.9, nesterov=True), "Nesterov"),
         (torch.optim.NAdam(net.named_parameters()), "callable"),
+        (torch.optim.RMSprop(net.named_parameters(), momentum=0.9), "callable"),
         (torch.optim.Adam([{"params": last}, {"params": first}]), "no names"),
         (torch.optim.Adam([*last, *first]), "in another order"),
         (torch.optim.SGD(net.named_parameters(), lr=0.1), "leave direction out"),
@@ -127,6 +166,19 @@ def test_states_that_do_not_say_their_update_are_refused(mlp: Any, tmp_path: Pat
     ):
         with pytest.raises(ls.InputError, match=told):
             ls.critical_sharpness(of, given)
+
+
+def test_the_momentum_of_muon_is_not_its_update(tmp_path: Path) -> None:
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    net = nn.Linear(4, 3, bias=False)
+    optimiser = torch.optim.Muon(net.named_parameters(), lr=0.1, nesterov=False)
+    net(torch.ones(2, 4)).sum().backward()
+    optimiser.step()
+    torch.save(optimiser.state_dict(), tmp_path / "state.pt")
+    of = ls.Objective(net, data=(torch.randn(6, 4), torch.randint(3, (6,))))
+    with pytest.raises(ls.InputError, match="momentum_buffer of weight"):
+        direction_of(of, tmp_path / "state.pt")
 
 
 def test_a_model_in_its_own_memory_has_the_same_values(mlp: Any, tmp_path: Path) -> None:
