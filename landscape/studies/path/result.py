@@ -96,8 +96,9 @@ class Path(Result):
     as its `n`, and NaN where there are none, as in paths that earlier versions measured.
 
     Of a path to a stated error `barrier`, `rebasin_barrier` and `mc` are made of the places that had full passes alone,
-    and have errors for new samples; what is not known of the barrier is told by `peak`. `maximum`, `minimum` and `mean`
-    are of all places and as unsure as `error` says; the mean has no error for new samples.
+    and of values that are not finite. They have errors for new samples; what is not known of the barrier is told by
+    `peak`. `maximum`, `minimum` and `mean` are of all places and as unsure as `error` says; the mean has no error for
+    new samples.
     """
 
     t: FloatArray  # (n,), ascending from 0 to 1
@@ -176,10 +177,11 @@ class Path(Result):
 
         t* is found anew in each replicate, so that the error is large where two places are about as far from the ends.
         """
-        values = self._known(quantity, self._full)
+        places = self._telling(quantity)
+        values = self._known(quantity, places)
         if not self._has_ends:
             return _UNKNOWN
-        return _estimate(mode_connectivity(values), mode_connectivities(self._replicates(quantity, self._full)))
+        return _estimate(mode_connectivity(values), mode_connectivities(self._replicates(quantity, places)))
 
     @property
     def barrier(self) -> Estimate:
@@ -193,13 +195,14 @@ class Path(Result):
         to 3 of its errors or by rounding: how far above 0 the barrier may be. Where it lies further below, the barrier
         is 0 whatever the samples and the error NaN, as it is where there is no place between the ends.
         """
-        values, t = self._known(quantity, self._full), self.t[self._full]
+        places = self._telling(quantity)
+        values, t = self._known(quantity, places), self.t[places]
         if not self._has_ends:
             return _UNKNOWN
         of_groups = np.zeros(0)
         if len(t) > 2:
             top = 1 + int(np.argmax(above_ends(t, values)[1:-1]))
-            of_groups = above_ends(t, self._replicates(quantity, self._full))[top]
+            of_groups = above_ends(t, self._replicates(quantity, places))[top]
             height = above_ends(t, values)[top]
             limit = max(_BELOW * jackknife(of_groups)[0], self.rounding_of(quantity))
             if height < -limit:
@@ -233,7 +236,8 @@ class Path(Result):
         """max_t L(t) - 1/2 (L(0) + L(1)) of the loss, as Git Re-Basin defines it; above 0 is a barrier."""
         if not self._has_ends:
             return _UNKNOWN
-        values, of_groups = self._known("loss", self._full), self._replicates("loss", self._full)
+        places = self._telling("loss")
+        values, of_groups = self._known("loss", places), self._replicates("loss", places)
         with np.errstate(invalid="ignore"):
             height = values.max() - (values[0] + values[-1]) / 2
             return _estimate(height, of_groups[np.argmax(values)] - (of_groups[0] + of_groups[-1]) / 2)
@@ -261,6 +265,11 @@ class Path(Result):
     def _full(self) -> BoolArray:
         """(n,), the places that had full passes: all that were computed, but where an error was asked for."""
         return self.computed if self.found is None else self.computed & (self.found == FOUND[0])
+
+    def _telling(self, quantity: str) -> BoolArray:
+        """(n,), those places, and others whose value of a quantity is not finite: a full pass holds these samples."""
+        values = self.values.get(quantity)  # an unknown one is refused where its values are asked for
+        return self._full if values is None else self._full | (self.computed & ~np.isfinite(values))
 
     def _known(self, quantity: str, places: BoolArray | None = None) -> FloatArray:
         """The values at all places computed, or some of them."""

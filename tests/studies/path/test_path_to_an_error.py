@@ -9,6 +9,7 @@ import numpy as np
 import path_cases
 import pytest
 import surface_cases
+import torch
 
 import landscape as ls
 from landscape.errors import InputError
@@ -125,6 +126,33 @@ def test_stopped_and_resumed_is_the_same_to_the_byte(
         assert not (out / "landscape.h5").exists()
     assert arrays(part) == arrays(precise["frozen"])
     assert arrays(ls.open(out)) == arrays(precise["frozen"])
+
+
+class Holed(torch.nn.Module):
+    """Outputs of a line from a = 0 to 1, NaN or infinite where a lies in a hole."""
+
+    def __init__(self, low: float, high: float, inside: float) -> None:
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.zeros(1))
+        self.low, self.high, self.inside = low, high, inside
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hole = (self.a > self.low) & (self.a < self.high)
+        return torch.where(hole, torch.full_like(x, self.inside), x + self.a * (1 - self.a))
+
+
+@pytest.mark.parametrize("inside", [float("nan"), float("inf")])
+def test_a_barrier_is_not_finite_where_a_place_without_a_full_pass_is_not(inside: float) -> None:
+    x = torch.rand(1100, 1, generator=torch.Generator().manual_seed(0))
+    objective = ls.Objective(Holed(0.3, 0.4, inside), loss="mse", data=(x, torch.zeros(1100, 1)), chunk=256)
+    ends = [torch.tensor([0.0]), torch.tensor([1.0])]
+    full, found = (ls.measure_path(objective, ends, t=17, **asked) for asked in ({}, {"error": 0.01}))
+    assert found.found is not None
+    assert found.attributes["work"]["share_of_brute_force"] < 1
+    np.testing.assert_array_equal(np.isfinite(found.values["loss"]), np.isfinite(full.values["loss"]))
+    for name in ("barrier", "rebasin_barrier", "mc"):
+        np.testing.assert_array_equal(float(getattr(found, name)), float(getattr(full, name)), err_msg=name)
+        assert np.isnan(getattr(found, name).stderr)
 
 
 def test_small_data_get_full_passes() -> None:
