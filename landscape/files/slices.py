@@ -47,8 +47,13 @@ class StoredTensors:
                 self._files.append(os.open(file, os.O_RDONLY))
                 weakref.finalize(self, os.close, self._files[-1])
                 self._places |= _places(self._files[-1])
+            except FileNotFoundError as error:
+                raise InputError(f"checkpoint {file} does not exist; give the path of a safetensors file") from error
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise InputError(f"checkpoint {file} is not a readable safetensors file: {error}") from error
+                raise InputError(
+                    f"checkpoint {file} is not a readable safetensors file: {error}; write one by "
+                    "safetensors.torch.save_file(tensors, file)"
+                ) from error
         if not self._places:
             raise InputError(f"checkpoint {path} holds no floating-point tensors of safetensors; give such a file")
         self._stamps = self._now()

@@ -71,7 +71,10 @@ def metric_quantities(
     result: list[Quantity] = []
     for name, metric in items:
         if name in _RESERVED or name.endswith("_stderr") or name in {q.name for q in result}:
-            raise InputError(f"metric name {name!r} is taken; name it otherwise: metrics={{'my_name': function}}")
+            raise InputError(
+                f"metric name {name!r} is taken: the result file uses it for something else, or two metrics have it; "
+                "name it otherwise: metrics={'my_name': function}"
+            )
         if not name.isidentifier():
             raise InputError(
                 f"metric name {name!r} cannot name a variable of the result file; use letters, digits and _, and name "

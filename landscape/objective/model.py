@@ -46,7 +46,10 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         if not torch.cuda.is_available():
             return torch.device("cpu")
         return torch.device("cuda", local_rank() % torch.cuda.device_count())
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device={device!r} is no device; give 'cpu', 'cuda' or 'cuda:1', or leave it out") from error
     if chosen.type not in DEVICES:
         raise InputError(f"device {device!r} is not supported; use 'cpu' or 'cuda' (float64 sums are needed)")
     if chosen.type == "cuda" and not torch.cuda.is_available():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def random_plane(
         raise InputError(f"normalize={normalize!r} is unknown; {nearest(normalize, NORMALIZATIONS)}")
     if axes < 1:
         raise InputError(f"axes={axes}; a plane has at least 1")
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise InputError(f"seed={seed!r}; give a whole number, or leave it out for 0")
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     layout = objective.layout
     ignored = blocks_matching(layout, ignore)

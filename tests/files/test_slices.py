@@ -36,8 +36,11 @@ def test_files_that_are_none_or_change_are_told(tmp_path: Path) -> None:
         (tmp_path / "a.safetensors").write_bytes(content)
         with pytest.raises(InputError, match=r"a\.safetensors"):
             StoredTensors(tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match=r"nowhere\.safetensors is not a readable"):
+    with pytest.raises(InputError, match=r"nowhere\.safetensors does not exist"):
         StoredTensors(tmp_path / "nowhere.safetensors")
+    torch.save({"t": torch.randn(8)}, tmp_path / "a.pt")
+    with pytest.raises(InputError, match=r"a\.pt is not a readable safetensors file.*write one by safetensors"):
+        StoredTensors(tmp_path / "a.pt")
     save_file({"t": torch.randn(8)}, tmp_path / "a.safetensors")
     stored = StoredTensors(tmp_path / "a.safetensors")
     stored.require_unchanged()

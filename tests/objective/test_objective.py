@@ -433,6 +433,17 @@ def test_precision_follows_the_model_or_the_wish(dtype: torch.dtype) -> None:
         Objective(model, data=(X, Y), precision="float16")
 
 
+@pytest.mark.parametrize("device", ["gpu", 3.5])
+def test_what_is_no_device_is_refused(device: Any) -> None:
+    with pytest.raises(InputError, match=f"device={device!r} is no device; give 'cpu', 'cuda'"):
+        Objective(nn.Linear(4, 3), data=(X, Y), device=device)
+
+
+def test_a_metric_with_a_name_of_the_file_is_told_why() -> None:
+    with pytest.raises(InputError, match="metric name 'x' is taken: the result file uses it"):
+        Objective(nn.Linear(4, 3), data=(torch.randn(3, 4), torch.tensor([0, 1, 2])), metrics=("x",))
+
+
 def test_a_callable_sees_float32_under_bf16() -> None:
     objective = Objective(built("mlp")[0], lambda o, t: (o**2).mean(), (X, Y), precision="bf16")
     assert objective.evaluate()["loss"].n == N

@@ -402,3 +402,9 @@ def test_a_checkpoint_that_diverged_is_named(objective: Objective) -> None:
 
 def test_the_public_names() -> None:
     assert (ls.random_plane, ls.plane_through, ls.pca_plane) == (random_plane, plane_through, pca_plane)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", None, True])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    with pytest.raises(InputError, match=f"seed={seed!r}; give a whole number"):
+        random_plane(objective_of(), seed=seed)

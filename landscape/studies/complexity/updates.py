@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Number
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +43,8 @@ def direction_of(objective: Objective, given: Any) -> Direction:
         return _Named(objective, given)
     if isinstance(given, Mapping):
         return _Named(objective, _entry_of(given, "direction", objective))
+    if isinstance(given, Number):
+        raise InputError(f"direction={given!r} is a number; give {_KINDS}")
     vector = objective.vector(given, torch.float64 if objective.dtype == torch.float64 else torch.float32)
     return lambda piece: vector[piece.slice]
 

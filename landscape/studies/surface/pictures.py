@@ -134,6 +134,7 @@ class Cut:
 
     values: FloatArray
     stderr: FloatArray
+    error: FloatArray  # of what was not measured; NaN where no error was asked for
     computed: BoolArray
     place: str  # where further axes were cut, empty when there are none
 
@@ -395,7 +396,9 @@ def _line(surface: Surface, quantity: str, along: str) -> Cut:
 def _cut(surface: Surface, quantity: str, index: tuple[int | slice, ...], place: str) -> Cut:
     values = surface.values[quantity][index]
     stderr = surface.stderr[quantity][index] if quantity in surface.stderr else np.full(values.shape, np.nan)
-    return Cut(values, stderr, surface.computed[index], place)
+    error = (surface.error or {}).get(quantity)
+    told = np.full(values.shape, np.nan) if error is None else error[index]
+    return Cut(values, stderr, told, surface.computed[index], place)
 
 
 def _nearest_zero(axis: FloatArray) -> int:
@@ -433,6 +436,9 @@ def _finish(
     highest = max(float(np.abs(cut.values[cut.finite]).max(initial=0.0)) for cut in cuts)
     if known.size and settled(float(known.max()), highest) > 0 and cuts[0].values.ndim > 1:  # others have bands
         notes.append(f"standard error at most {known.max():.2g}")
+    asked = np.concatenate([cut.error[cut.finite] for cut in cuts])
+    if (asked > 0).any():
+        notes.append(f"error of what was not measured at most {np.nanmax(asked):.2g}")
     return finish(figure, [ax], notes)
 
 

@@ -83,10 +83,18 @@ def _quantities(surface: Surface) -> Table:
             bare = name.endswith("_residual")  # an error itself, which has none
             told = number(values[place], stderr=None if bare else stderr[place], rounding=rounding)
             found = told if computed[place] else Cell("not computed")
+            errors = [] if surface.error is None else [_error(surface.error.get(name), place)]
             where = [number(c, 4) for c in grid.coordinates(place)]
-            rows.append((Cell(name), Cell(named), found, *where, missing))
-    columns = ("quantity", "place", "value", *grid.axes, "NaN or Inf")
+            rows.append((Cell(name), Cell(named), found, *errors, *where, missing))
+    asked = () if surface.error is None else ("error",)
+    columns = ("quantity", "place", "value", *asked, *grid.axes, "NaN or Inf")
     return Table("values +- standard error", columns, tuple(rows))
+
+
+def _error(errors: FloatArray | None, place: int) -> Cell:
+    """What a value may be off from all data; empty where that is not known."""
+    known = errors is not None and np.isfinite(errors.flat[place])
+    return number(errors.flat[place], 2) if errors is not None and known else Cell("")
 
 
 def _points(points: Points, axes: tuple[str, ...], quantities: Sequence[str]) -> Iterator[Table]:

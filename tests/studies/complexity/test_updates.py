@@ -210,3 +210,10 @@ def test_half_precision_is_moved_in_float32(mlp: Any) -> None:
         float(ls.critical_sharpness(exact, -gradient)), rel=1e-3
     )
     assert float(ls.critical_sharpness(own)) == pytest.approx(float(ls.critical_sharpness(exact)), rel=0.02)
+
+
+def test_a_number_is_no_direction() -> None:
+    torch.manual_seed(0)
+    objective = ls.Objective(torch.nn.Linear(4, 3), data=(torch.randn(6, 4), torch.arange(6) % 3))
+    with pytest.raises(ls.InputError, match="direction=3 is a number; give a vector"):
+        ls.critical_sharpness(objective, 3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.text import Text
 from torch import nn
 
 import landscape as ls
@@ -98,6 +99,13 @@ def test_both_ends_are_known_to_the_error_asked(objective: ls.Objective, plane: 
     told = str(next(iter(surface_tables(found, "map"))))
     assert f"{work['products_of_all_data']:,.1f} products of all data" in told
     assert "4 sampled" in told
+    values = next(table for table in surface_tables(found, "map") if table.title.startswith("values"))
+    assert "error" in values.columns
+    largest = f"{found.error['eigenvalue_max'].ravel()[found.values['eigenvalue_max'].argmax()]:.2g}"
+    assert largest in [cell.text for row in values.rows for cell in row]
+    assert "error of what was not measured at most " in " ".join(
+        text.get_text() for text in found.plot("eigenvalue_max").findobj(Text)
+    )
     np.testing.assert_array_equal(surface_columns(found)["eigenvalue_min_error"], found.error["eigenvalue_min"].ravel())
     said = map_trial(objective, {"plane": plane, **POINT, "error": ERROR}, tmp_path / "other", 1).said
     assert f"of what all data take, for an error of {ERROR:g}; a guess from two lines" in said["work"]

@@ -152,3 +152,9 @@ def test_samples_that_depend_on_each_other_are_refused() -> None:
     net.share = 0.5
     with pytest.raises(ls.InputError, match="depend on the other samples"):
         check_filed(of)
+
+
+@pytest.mark.parametrize("memory", ["stream", 4])
+def test_another_way_to_keep_vectors_is_refused(objective: ls.Objective, memory: Any) -> None:
+    with pytest.raises(ls.InputError, match=f"memory={memory!r} is not one of streamed, flat; leave it out"):
+        ls.measure_spectrum(objective, k=1, memory=memory, **ALONE)
