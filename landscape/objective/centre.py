@@ -236,11 +236,13 @@ class Centre:
             here = [piece for piece in cut if piece.start == 0 or (piece.start < home.stop and piece.stop > home.start)]
             write(here, {block.name: room})
             home.values.copy_(room[home.start : home.stop])
-            mark = mark_of(mark, room[: min(_MARKED, here[0].stop)])
+            mark ^= mark_of(block.offset & 0xFFFFFFFF, room[: min(_MARKED, here[0].stop)])
         write(chosen, parts)
         if self._placement is not None and self._placement.is_sharded:
-            for values in parts.values():
-                mark = mark_of(mark, values[:_MARKED])
+            # in no order: a parameter of one row is whole on one process and nothing on the others
+            for block in self._layout.blocks:
+                if block.name in parts:
+                    mark ^= mark_of(block.offset & 0xFFFFFFFF, parts[block.name][:_MARKED])
         self.mark = mark
 
     def _put_back(self, stored: StoredTensors | _Copy) -> None:

@@ -100,7 +100,9 @@ class Placement:
         local, start = _share_of(name, parameter)
         found = home_of(local)
         rows = local.shape[0] if local.ndim else 0
-        return Home(found.values, start * (found.values.numel() // rows) if rows else 0, found.version)
+        # torch counts what is written to a DTensor there, and not in the tensor that holds this process's rows
+        version = found.version + parameter._version
+        return Home(found.values, start * (found.values.numel() // rows) if rows else 0, version)
 
     def whole(self, name: str) -> Tensor:
         """All values of a parameter in its shape; the processes that share it call this together."""

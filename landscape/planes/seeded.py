@@ -133,7 +133,8 @@ class SeededPlane(Plane):
 
     @property
     def centre(self) -> Tensor:
-        """The centre (size,), made anew."""
+        """The centre (size,), made anew. Raises InputError where the model was changed since it was bound."""
+        self._of.own.require_unchanged()
         return self._of.own.vector
 
     @property
@@ -163,7 +164,8 @@ class SeededPlane(Plane):
         return self._of.at(piece, axes)
 
     def point(self, coordinates: Sequence[float], out: Tensor | None = None) -> Tensor:
-        """See `Plane`."""
+        """See `Plane`. Raises InputError where the model was changed since it was bound."""
+        self._of.own.require_unchanged()
         own, blocks = self._of.own, self._of.directions.layout.blocks
         vector = torch.empty(self._of.size, dtype=own.dtype, device=own.device) if out is None else out
         self.write(coordinates, self._of.directions.pieces, {b.name: vector[b.slice] for b in blocks})

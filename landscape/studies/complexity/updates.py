@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from numbers import Number
 from pathlib import Path
@@ -19,6 +21,7 @@ from landscape.errors import InputError, nearest, user_code
 from landscape.files.slices import StoredTensors, alike
 from landscape.objective.objective import Objective
 from landscape.objective.trees import as_real
+from landscape.results.trial import bytes_text
 
 _KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optimizer_state")  # of checkpoints with more in them
 _KINDS = "a vector, an Objective, a file of tensors, the path of an optimiser's state, or a callable"
@@ -50,7 +53,17 @@ def direction_of(objective: Objective, given: Any) -> Direction:
 
 
 def descent(objective: Objective) -> Direction:
-    """Minus the gradient of the loss at the centre, kept in a file without a name; no copy of it is held in memory."""
+    """Minus the gradient of the loss at the centre, kept in a file without a name; no copy of it is held in memory.
+
+    Raises InputError where the disk has no room for it.
+    """
+    needed, folder = 4 * objective.layout.size, tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"the gradient takes {bytes_text(needed)} of disk, and {folder} has {bytes_text(free)} free; give TMPDIR "
+            "on a larger disk, or the direction of an optimiser's state or a callable, which take none"
+        )
     filed = FiledVectors(objective.layout.size)
 
     def add(piece: Piece, values: Tensor) -> None:

@@ -14,6 +14,7 @@ from test_flatness import quadratic
 from torch import Tensor, nn
 
 import landscape as ls
+from landscape.studies.complexity import updates
 from landscape.studies.complexity.critical import loss_and_gradient, memory_told, search
 from landscape.studies.complexity.updates import descent, direction_of
 
@@ -198,6 +199,16 @@ def test_a_model_in_its_own_memory_has_the_same_values(mlp: Any, tmp_path: Path)
     assert all(p.grad is None for p in net.parameters())
     assert "in the model itself" in memory_told(live)
     assert "temporary file" in memory_told(live)
+
+
+def test_a_disk_without_room_for_the_gradient_is_refused(mlp: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    net, data = mlp
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    live = ls.Objective(net, data=data, checkpoint=tmp_path / "net.safetensors")
+    monkeypatch.setattr(updates.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    for given in (None, live.elsewhere(data)):
+        with pytest.raises(ls.InputError, match=r"0\.363 kB of disk.*TMPDIR"):
+            ls.critical_sharpness(live, given)
 
 
 def test_half_precision_is_moved_in_float32(mlp: Any) -> None:

@@ -379,6 +379,18 @@ def test_a_changed_model_is_not_evaluated(name: str, monkeypatch: pytest.MonkeyP
         objective.evaluate()
 
 
+def test_a_plane_of_a_changed_model_has_no_centre_and_no_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
+    model = network()
+    plane = ls.random_plane(ls.Objective(model, data=[data()], forward=forward), seed=3)
+    assert torch.equal(plane.point((0.0, 0.0)), plane.centre)
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    for asked in (lambda: plane.centre, lambda: plane.point((0.5, 0.0))):
+        with pytest.raises(InputError, match="changed after the objective was made"):
+            asked()
+
+
 def test_a_plane_of_a_changed_model_is_not_made_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("landscape.objective.centre.LARGE", 0)
     model = network()
