@@ -64,8 +64,9 @@ class Points(Protocol):
 
 def require_objective(objective: Objective, error: float | None, scale: str, share: float) -> None:
     """Raise InputError where no error can be asked for, or what is said of it without one."""
-    if error is None and (scale, share) != (SCALES[0], SHARE):
-        raise InputError(f"scale={scale!r} and share={share!r} say what error= is of; give an error, as error=0.01")
+    given = [f"scale={scale!r}"] * (scale != SCALES[0]) + [f"share={share!r}"] * (share != SHARE)
+    if error is None and given:
+        raise InputError(f"{' and '.join(given)} without error=, of which that is said; give an error, as error=0.01")
     if error is not None and objective.precision == "own":
         raise InputError(
             "error= needs parameters in float32, and precision is 'own'; leave error out, or say 'float32'"
