@@ -297,11 +297,10 @@ class Objective:
         several thetas has the standard error that `jackknife` gives of what is made of their replicates. With `values`
         a model in half precision computes in float32 (see `estimates_widened`).
         """
-        if self._groups is None:
-            self._groups = SampleGroups(self._data, self.device)
+        groups = self._sample_groups()
         if values is not None:
-            return self._widened(values, buffers, group, self._groups)[:2]
-        return self._estimated(theta, buffers, group, False, self._groups)[:2]
+            return self._widened(values, buffers, group, groups)[:2]
+        return self._estimated(theta, buffers, group, False, groups)[:2]
 
     def estimates_and_samples(
         self,
@@ -333,13 +332,16 @@ class Objective:
         replicates: bool = True,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray, FloatArray]:
         """What `estimates_and_replicates` and `estimates_and_samples` return, of one pass; {} without `replicates`."""
-        if replicates and self._groups is None:
-            self._groups = SampleGroups(self._data, self.device)
-        groups = self._groups if replicates else None
+        groups = self._sample_groups() if replicates else None
         estimates, left_out, totals = self._estimated(theta, buffers, group, full_precision, groups, chosen)
         weights: FloatArray = totals[:, 2] / totals[:, 0]
         single = np.array([estimate.unit == "sample" for estimate in estimates.values()])
         return estimates, left_out, chosen.taken(group), np.where(single, weights, np.nan)
+
+    def _sample_groups(self) -> SampleGroups:
+        if self._groups is None:
+            self._groups = SampleGroups(self._data, self.device)
+        return self._groups
 
     def _estimated(
         self,

@@ -154,7 +154,7 @@ def _kept_in_a_file(objective: Objective) -> bool:
 def search(objective: Objective, direction: Any = None, group: Communicator = SERIAL) -> Critical:
     """`critical_sharpness` with its cost: forward passes, and 3 for a gradient, whose backward pass counts 2."""
     slope: float | None = None
-    cost = 0.0 if direction is None or not isinstance(direction, Objective) else 3.0
+    cost = 3.0 if isinstance(direction, Objective) else 0.0
     if direction is not None:
         d = direction_of(objective, direction)
     elif _kept_in_a_file(objective):
@@ -165,7 +165,7 @@ def search(objective: Objective, direction: Any = None, group: Communicator = SE
     squared = square(objective, d)
     if direction is None:
         slope = -squared
-    length = math.sqrt(squared) if squared >= 0 else squared
+    length = math.sqrt(squared)
     if not 0 < length < math.inf:
         what = "the gradient" if direction is None else "direction"
         raise InputError(f"{what} has the length {length:.4g}; there is no direction to measure along")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Source:
     loss: Any
     sequence: str | None = None  # key of tasks that followed each other, "" for none; None where the models do not tell
     given: Callable[[int], tuple[Any, str, str]] | None = None  # row -> data given anew; hash and precision there
+    _digests: dict[tuple[int, str], str] = field(default_factory=dict, repr=False)  # of data given anew, which are kept
 
     def arguments(self, row: int) -> dict[str, Any]:
         """What of a model's keys its factory takes."""
@@ -92,8 +93,11 @@ class Source:
         data, hashed, precision = (None, "", "") if self.given is None else self.given(row)
         if not hashed:
             return False
-        there = Objective(self.untrained(row), self.loss, data, device="cpu", precision=precision, check=False)
-        return there.data.digest != hashed
+        place = id(data), precision  # many models are of the same data, which takes a look at every sample
+        if place not in self._digests:
+            there = Objective(self.untrained(row), self.loss, data, device="cpu", precision=precision, check=False)
+            self._digests[place] = there.data.digest
+        return self._digests[place] != hashed
 
 
 def of_other_data(seen: Mapping[str, bool]) -> str:
