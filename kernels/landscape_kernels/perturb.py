@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from landscape_kernels.pieces import ALONE
+from landscape_kernels.pieces import ALONE, put_alone_
 
 
 def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
@@ -35,9 +35,14 @@ def perturb_alone_(out: Tensor, directions: Sequence[Tensor], coefficients: Sequ
     """`perturb_` of a piece that holds its centre, in this thread alone; returns `out`."""
     if out.device.type != "cpu":
         return perturb_(out, out, directions, coefficients)
-    for part, *parts in zip(*(torch.split(vector, ALONE) for vector in (out, *directions)), strict=True):
-        perturb_(part, part, parts, coefficients)
-    return out
+    terms = [(c, d) for c, d in zip(coefficients, directions, strict=True) if c != 0]
+    if not terms:
+        return out
+    dtype = wide(terms[0][1].dtype)
+    total = out if out.dtype == dtype else put_alone_(torch.empty(out.shape, dtype=dtype), out)
+    for coefficient, direction in terms:  # one call for all parts: as many calls take as long as their sums
+        torch._foreach_add_(torch.split(total, ALONE), torch.split(direction.to(dtype), ALONE), alpha=coefficient)
+    return out if total is out else put_alone_(out, total)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -78,8 +78,7 @@ def put_alone_(out: Tensor, values: Tensor) -> Tensor:
     """out <- values, both (size,), in this thread alone, as where several work on a piece each; returns `out`."""
     if out.device.type != "cpu":
         return out.copy_(values)
-    for part, given in zip(torch.split(out, ALONE), torch.split(values, ALONE), strict=True):
-        part.copy_(given)
+    torch._foreach_copy_(torch.split(out, ALONE), torch.split(values, ALONE))
     return out
 
 

@@ -136,7 +136,15 @@ class Centre:
         return found.text
 
     def fill(self, piece: Piece, out: Tensor) -> None:
-        """Put the values of a piece into `out` (size,), of any floating-point type, in this thread alone."""
+        """Put the values of a piece into `out` (size,), of any floating-point type, in this thread alone.
+
+        Where `out` is the model's own memory, which `written` gives to be written to, they are there already.
+        """
+        if not self._is_own(piece, out):
+            self._restore(piece, out)
+
+    def _restore(self, piece: Piece, out: Tensor) -> None:
+        """`fill`, also of the model's own memory that holds other values."""
         name = piece.block.name
         stored = self._stored
         if (
@@ -251,7 +259,7 @@ class Centre:
         def put(piece: Piece) -> None:
             part, own = self._own(piece)
             if part.size:
-                self.fill(part, own)
+                self._restore(part, own)
 
         in_threads(put, pieces(self._layout))
         stored.require_unchanged()
@@ -279,6 +287,10 @@ class Centre:
         start = max(piece.start, home.start)
         stop = max(start, min(piece.stop, home.stop))
         return Piece(piece.block, start, stop), home.values[start - home.start : stop - home.start]
+
+    def _is_own(self, piece: Piece, out: Tensor) -> bool:
+        """Whether a tensor is the place where the model itself has the values of a piece."""
+        return self.in_place and out.data_ptr() == self._own(piece)[1].data_ptr()
 
     def _is_here(self, piece: Piece, values: Tensor) -> bool:
         """Whether the model has these values of a piece, as far as it lies in this process."""

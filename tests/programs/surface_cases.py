@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import streamed_cases
 import torch
-from streamed_cases import streamed_bytes
 
 import landscape as ls
 from landscape.run.comm import world
@@ -71,7 +71,7 @@ def results() -> dict[str, str]:
         "to an error": precise_bytes,
         "to an error, data over ranks": lambda: precise_bytes(ranks_per_item=size),
         "profiles to an error": lines_bytes,
-        "in the model's memory": streamed_bytes,
         "batchnorm": lambda: surface_bytes(batchnorm="reestimated", ranks_per_item=size),
     }
-    return {name: case() for name, case in cases.items()}
+    streamed = {f"in pieces, {how}": found for how, found in streamed_cases.results().items()}
+    return streamed | {name: case() for name, case in cases.items()}

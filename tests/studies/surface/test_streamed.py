@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import linecache
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import streamed_cases
 import torch
-from conftest import PROGRAMS
+from conftest import PROGRAMS, RunMpi
 from landscape_kernels.pieces import Piece
 from safetensors.torch import save_file
 from streamed_cases import AXES, data, forward, network, surface
@@ -73,6 +74,19 @@ def test_values_are_those_of_whole_vectors(normalize: str, checkpoint: Path, mon
         assert losses(ls.measure_surface(objective, seeds, **AXES, memory="flat")) == expected
         assert losses(ls.measure_surface(objective, plane, **AXES)) == expected  # its vectors, in slices
         assert bits(model) == bits(network())
+
+
+@pytest.mark.mpi
+def test_two_ranks_give_the_bytes_of_one(run_mpi: RunMpi, tmp_path: Path) -> None:
+    """For every normalisation; four do so in run/test_same_bytes."""
+    done = run_mpi(2, "streamed_cases.py", tmp_path / "result.json")
+    assert done.returncode == 0, done.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert json.loads((tmp_path / "result.json").read_text()) == streamed_cases.results()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("trouble", ["none", "no room", "write", "read"])
@@ -171,16 +185,16 @@ def test_interrupted_while_it_is_put_back(checkpoint: Path, monkeypatch: pytest.
     model = network()
     objective = ls.Objective(model, data=data(), checkpoint=checkpoint)
     own = objective.centre
-    fill, calls = own.fill, 0
+    restore, calls = own._restore, 0
 
     def interrupted(piece: Piece, out: Tensor) -> None:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        fill(piece, out)
+        restore(piece, out)
 
-    monkeypatch.setattr(own, "fill", interrupted)
+    monkeypatch.setattr(own, "_restore", interrupted)
 
     def write(_: object, parts: Mapping[str, Tensor]) -> None:
         for part in parts.values():
