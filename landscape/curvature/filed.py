@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -34,6 +34,7 @@ _STEPS = (1e-6, 1e-7)  # of differences in float64, in lengths of the parameters
 _AGREES = 0.02  # relative gap between a product in float32 and such differences; silent faults make tens of percent
 _APART = 1e-4  # relative gap between samples together and in parts
 _SLOPE = 0.05  # relative gap between the gradient and differences of the loss
+Take = Callable[[Piece, Tensor], None]  # is given a gradient or a product in pieces
 COPIES = 4  # of the model's parameters in float32 that a run takes beside the model, at most
 
 
@@ -53,8 +54,8 @@ class FiledProducts:
     """The Hessian of the mean loss, with weight decay w I added, as products of rows of a file.
 
     A context manager: the model is bound at its own parameters inside `with`. Of the graph of a gradient its values are
-    let go of, and products are added up where gradients are: beside the model are a vector, its product, and what
-    backward passes hold, about one copy, and activations.
+    let go of, and products are added up in the file: beside the model are a vector and what backward passes hold, the
+    gradient of all parameters at most, and activations.
     """
 
     def __init__(self, objective: Objective, vectors: FiledVectors, weight_decay: float = 0.0) -> None:
@@ -78,16 +79,16 @@ class FiledProducts:
 
     def multiply(self, row: int, to: int) -> None:
         """Make row `to` of the file H times row `row`."""
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._vectors.clear(to)
         vector = self._vector(row)
         for number, batch in self._objective.batches():
             loss, self.denominators[number] = summed_loss(self._objective, batch, None)
-            self._backward(loss, vector)
+            self._product(loss, vector, lambda piece, values: self._vectors.add(to, piece.slice, values))
         total = float(self.denominators.sum())
         if not total > 0:
             raise InputError("the loss' denominators sum to 0 (is every target ignored?), so its mean is not defined")
-        for piece, image, values in self._pieces(vector):
+        for piece in pieces(self._objective.layout):
+            image, values = (self._vectors.read(one, piece.slice) for one in (to, row))
             self._vectors.write(to, piece.slice, image / total + self._decay * values)
 
     def forms(self, rows: list[int], values: FloatArray, others: list[int], free: int) -> FiledForms:
@@ -108,15 +109,18 @@ class FiledProducts:
             for number, batch in objective.batches():
                 loss, weight = summed_loss(objective, batch, None)
                 share = float(weight)
-                self._backward(loss, vector)
-                for piece, product, mine in self._pieces(vector):
-                    found = product + share * self._decay * mine
-                    squares[number, i] += float(found.double().square().sum())
+
+                def take(piece: Piece, product: Tensor) -> None:
+                    mine = self._vectors.read(row, piece.slice).to(product)  # noqa: B023  (called inside the loop alone)
+                    found = product + share * self._decay * mine  # noqa: B023
+                    squares[number, i] += float(found.double().square().sum())  # noqa: B023
                     for j, other in enumerate(every):
-                        forms[number, i, j] += _dot(found, self._vectors.read(other, piece.slice))
+                        forms[number, i, j] += _dot(found, self._vectors.read(other, piece.slice))  # noqa: B023
                     self._vectors.add(image, piece.slice, found)
                     if not even:
-                        self._vectors.add(weighted, piece.slice, found, alpha=share)
+                        self._vectors.add(weighted, piece.slice, found, alpha=share)  # noqa: B023
+
+                self._product(loss, vector, take)
             del vector
             total = float(self.denominators.sum())
             for piece in pieces(objective.layout):
@@ -138,23 +142,44 @@ class FiledProducts:
             parts.append(shaped_like(parameter, aligned(flat), block.shape))
         return parts
 
-    def _backward(self, loss: Tensor, vector: list[Tensor]) -> None:
-        """Add the product of a loss to the gradients."""
+    def _product(self, loss: Tensor, vector: list[Tensor], take: Take) -> None:
+        """Give `take` the product of a loss with a vector, tensor by tensor as the backward pass has it, in pieces."""
         slopes = gradient_parts(loss, self._parameters, create_graph=True)
         moving = [(get_gradient_edge(g), v) for g, v in zip(slopes, vector, strict=True) if g.requires_grad]
         del slopes  # the graph does without their values
-        if moving:
-            edges, along = zip(*moving, strict=True)
-            torch.autograd.backward(edges, along, inputs=self._parameters)
+        with _let_go(self._parameters, self._blocks, take) as taken:
+            if moving:
+                edges, along = zip(*moving, strict=True)
+                torch.autograd.backward(edges, along, inputs=self._parameters)
+        for block in self._blocks:
+            for piece in () if block.name in taken else pieces_of(block):  # the loss is linear in it
+                take(piece, torch.zeros(piece.size, dtype=loss.dtype, device=loss.device))
 
-    def _pieces(self, vector: list[Tensor]) -> Iterator[tuple[Piece, Tensor, Tensor]]:
-        """(piece, what has gathered in the gradients, the vector) piece by piece; gradients are let go of."""
-        for block, parameter, mine in zip(self._blocks, self._parameters, vector, strict=True):
-            gradient = torch.zeros_like(mine) if parameter.grad is None else parameter.grad
-            flat, values = as_real(gradient).reshape(-1), as_real(mine).reshape(-1)
+
+@contextmanager
+def _let_go(parameters: Sequence[Tensor], blocks: Sequence[Block], take: Take) -> Iterator[set[str]]:
+    """Have the gradients of a backward pass given to `take` in pieces, each forgotten before the next; whose they were.
+
+    No copy of the gradient is held.
+    """
+    taken: set[str] = set()
+
+    def hook(block: Block) -> Callable[[Tensor], None]:
+        def give(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            flat = as_real(parameter.grad).reshape(-1)
             for piece in pieces_of(block):
-                yield piece, flat[piece.inside], values[piece.inside]
+                take(piece, flat[piece.inside])
             parameter.grad = None
+            taken.add(block.name)
+
+        return give
+
+    with ExitStack() as stack:
+        for parameter, block in zip(parameters, blocks, strict=True):
+            added: Any = parameter.register_post_accumulate_grad_hook(hook(block))  # type: ignore[no-untyped-call]
+            stack.callback(added.remove)
+        yield taken
 
 
 def _dot(first: Tensor, second: Tensor) -> float:
@@ -247,7 +272,7 @@ class _FiledTrial:
             return 0.0
         found = FiledVectors(self._few.layout.size)
 
-        def add(factor: float) -> Callable[[Piece, Tensor], None]:
+        def add(factor: float) -> Take:
             return lambda piece, values: found.add(0, piece.slice, values, alpha=factor)
 
         def size() -> float:
@@ -303,30 +328,14 @@ class _FiledTrial:
         return sum(_dot(self._rows.read(row, p.slice), self._rows.read(other, p.slice)) for p in self._pieces)
 
 
-def each_gradient(
-    objective: Objective, take: Callable[[Piece, Tensor], None], *, half: bool = False
-) -> tuple[float, float]:
+def each_gradient(objective: Objective, take: Take, *, half: bool = False) -> tuple[float, float]:
     """(sum of the loss' numerators, of its denominators); `take(piece, values)` gets the gradient of the former.
 
     It comes batch by batch and tensor by tensor in pieces, which add up to the whole: no copy of it is held.
     """
 
-    def hook(block: Block) -> Callable[[Tensor], None]:
-        def give(parameter: Tensor) -> None:
-            assert parameter.grad is not None
-            flat = as_real(parameter.grad).reshape(-1)
-            for piece in pieces_of(block):
-                take(piece, flat[piece.inside])
-            parameter.grad = None  # room for the next one's
-
-        return give
-
     value = weight = 0.0
-    with ExitStack() as stack:
-        _, parameters = stack.enter_context(objective.differentiable(half=half))
-        for parameter, block in zip(parameters, objective.layout.blocks, strict=True):
-            added: Any = parameter.register_post_accumulate_grad_hook(hook(block))  # type: ignore[no-untyped-call]
-            stack.callback(added.remove)
+    with objective.differentiable(half=half) as (_, parameters), _let_go(parameters, objective.layout.blocks, take):
         for _, batch in objective.batches():
             loss, count = summed_loss(objective, batch, None)
             if loss.requires_grad:

@@ -65,7 +65,7 @@ class Centre:
             # a view of a parameter that a module keeps has the centre's values at every point
             and not _share(trainable, attributes)
         )
-        self._vector = None if self.live else self._made()
+        self._vector = None if self.live else self._made(dtype)
         self._spare: Tensor | None = None
         self._others: list[Tensor] | None = None
         self._stored: StoredTensors | _Copy | None = None
@@ -80,13 +80,13 @@ class Centre:
         other.__dict__ |= self.__dict__
         other.dtype, other.live, other._spare, other._stored = dtype, False, None, None
         other._others = None
-        other._vector = self.vector.to(dtype)
+        other._vector = self._made(dtype) if self._vector is None else self._vector.to(dtype)
         return other
 
     @property
     def vector(self) -> Tensor:
         """The values (size,), which are not to be written to; made anew where the model is `live`."""
-        return self._made() if self._vector is None else self._vector
+        return self._made(self.dtype) if self._vector is None else self._vector
 
     @property
     def held(self) -> Tensor | None:
@@ -115,6 +115,14 @@ class Centre:
             raise _changed()
         self._known = found
         return found
+
+    def require_same_values(self) -> None:
+        """Raise InputError where the values are no longer those of the first `digest`, or of the checkpoint.
+
+        It reads all of them, as `digest` does, for what asks for no digest.
+        """
+        if self.live:
+            self.digest  # noqa: B018
 
     def hashed(self) -> str:
         """`digest` without a look at what it was before; of a checkpoint that is as it was it is taken once."""
@@ -270,10 +278,16 @@ class Centre:
             return self._placement.versions()
         return [0 if p.is_inference() else p._version for p in self._parameters]
 
-    def _made(self) -> Tensor:
+    def _made(self, dtype: torch.dtype) -> Tensor:
+        """The values (size,) of the model's tensors; nothing as large is held beside them."""
+        found = torch.empty(self._layout.size, dtype=dtype, device=self.device)
         if self._placement is not None:
-            return torch.cat([self.at(piece) for piece in pieces(self._layout)])
-        return torch.cat([as_real(p.data).to(self.device, self.dtype).reshape(-1) for p in self._trainable])
+            for piece in pieces(self._layout):
+                found[piece.slice] = self.at(piece)
+            return found
+        for block, parameter in zip(self._layout.blocks, self._trainable, strict=True):
+            found[block.slice].view(block.shape).copy_(as_real(parameter.data))
+        return found
 
     def _home(self, block: Block) -> Home:
         """Where the values of a parameter of a `live` model lie."""

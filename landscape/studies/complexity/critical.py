@@ -124,6 +124,7 @@ def critical_sharpness(objective: Objective, direction: Any = None) -> Estimate:
     scalable measure of loss landscape curvature", 2026 (relative: lambda_c^(1 -> 2) for the direction of 1 and the loss
     of 2); the search is our own.
     """
+    objective.centre.require_same_values()
     logger.info("critical sharpness: %s", memory_told(objective, direction))
     found = search(objective, direction)
     logger.info("critical sharpness took %.3g passes over the data", found.passes)

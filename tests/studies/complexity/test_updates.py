@@ -201,6 +201,19 @@ def test_a_model_in_its_own_memory_has_the_same_values(mlp: Any, tmp_path: Path)
     assert "temporary file" in memory_told(live)
 
 
+def test_a_model_that_was_written_to_is_refused(mlp: Any, tmp_path: Path) -> None:
+    """Also where torch does not count it: points would be made of the file, and the start of what the model holds."""
+    net, data = deepcopy(mlp[0]), mlp[1]
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    live = ls.Objective(net, data=data, checkpoint=tmp_path / "net.safetensors")
+    net[0].bias.data.add_(1)
+    changed = flat(net)
+    for direction in (None, torch.ones(live.layout.size)):
+        with pytest.raises(ls.InputError, match="changed after the objective was made"):
+            ls.critical_sharpness(live, direction)
+    assert torch.equal(flat(net), changed)
+
+
 def test_a_disk_without_room_for_the_gradient_is_refused(mlp: Any, tmp_path: Path, monkeypatch: Any) -> None:
     net, data = mlp
     save_file(net.state_dict(), tmp_path / "net.safetensors")
