@@ -23,7 +23,6 @@ from landscape_kernels.pieces import (
     Piece,
     columns_of,
     combined,
-    norm_of,
     norm_of_piece,
     pieces,
     put_alone_,
@@ -199,49 +198,57 @@ class SeededDirections:
         for number, piece in enumerate(self.pieces):
             if self._how == "model" or (self._wide(piece) and piece.block.name not in self._still):
                 groups.setdefault("" if self._how == "model" else piece.block.name, []).append(number)
-        last = {numbers[-1]: numbers for numbers in groups.values()}
         of = {number: name for name, numbers in groups.items() for number in numbers}
-        gathered = [_Norm() for _ in range(self.axes)]
-        theta = _Norm()
-        sizes = {name: sum(self.pieces[n].size for n in numbers) for name, numbers in groups.items()}
         kept = {
-            name: sum(self.pieces[n].size for n in numbers if self.pieces[n].block.name not in self._still)
+            name: [n for n in numbers if self.pieces[n].block.name not in self._still]
             for name, numbers in groups.items()
         }
+        size_of = {name: self._size(numbers) for name, numbers in groups.items()}
+        size_of_kept = {name: self._size(numbers) for name, numbers in kept.items()}
+        longest = max((n for n in (*size_of.values(), *size_of_kept.values()) if n <= WHOLE), default=0)
+        norms = [_Norm(room) for room in np.empty((self.axes, longest))]
         for number, drawn in self._ahead(lambda axis, number, out, _: self._raw(axis, number, out)):
             name = of.get(number)
             if name is None:
                 continue
-            piece = self.pieces[number]
-            columns = columns_of(piece.block) if self._how == "filter" else 0
-            for norm, values in zip(gathered, drawn, strict=True):
-                norm.add(torch.from_numpy(values), sizes[name], columns)
-            if piece.block.name not in self._still:
-                theta.add(self._theta(piece), kept[name], columns)
-            if number in last:
-                of_theta = theta.taken()
-                for axis, norm in enumerate(gathered):
-                    length = norm.taken()
-                    factor = torch.where(length > 0, of_theta / length, torch.zeros_like(length))
-                    self._scales[axis] |= dict.fromkeys(last[number], factor.reshape(-1).numpy())
+            columns = columns_of(self.pieces[number].block) if self._how == "filter" else 0
+            for norm, values in zip(norms, drawn, strict=True):
+                norm.add(torch.from_numpy(values), size_of[name], columns)
+            if number == groups[name][-1]:
+                lengths = [norm.taken(columns) for norm in norms]
+                of_theta = norms[0]  # whose room is free again
+                for other in kept[name]:
+                    of_theta.add(self._theta(self.pieces[other]), size_of_kept[name], columns)
+                wanted = of_theta.taken(columns)
+                for axis, length in enumerate(lengths):
+                    factor = torch.where(length > 0, wanted / length, torch.zeros_like(length))
+                    self._scales[axis] |= dict.fromkeys(groups[name], factor.reshape(-1).numpy())
+
+    def _size(self, numbers: Sequence[int]) -> int:
+        return sum(self.pieces[number].size for number in numbers)
 
 
 class _Norm:
     """The norm of values that come piece by piece, as `norm_of` has it."""
 
-    def __init__(self) -> None:
-        self._parts: list[Tensor] = []
-        self._size = self._columns = 0
+    def __init__(self, room: FloatArray) -> None:
+        """`room` is for the values of a group that is normed as one vector: pieces of their own would split memory."""
+        self._room, self._filled = room, 0
+        self._norms: list[Tensor] = []
 
     def add(self, values: Tensor, size: int, columns: int) -> None:
         """Values of a group of that size, or of a matrix with so many columns that are a group each."""
-        self._size, self._columns = size, columns
-        self._parts.append(values.clone() if size <= WHOLE else norm_of_piece(values, columns))
+        if size > WHOLE:
+            self._norms.append(norm_of_piece(values, columns))
+            return
+        self._room[self._filled : self._filled + len(values)] = values.numpy()
+        self._filled += len(values)
 
-    def taken(self) -> Tensor:
-        """The norm, and a new beginning."""
-        parts, self._parts = self._parts, []
-        return norm_of(parts, self._size, self._columns) if self._size <= WHOLE else combined(parts)
+    def taken(self, columns: int) -> Tensor:
+        """The norm, or those of so many columns, and a new beginning."""
+        norms, filled = self._norms, self._filled
+        self._norms, self._filled = [], 0
+        return combined(norms) if norms else norm_of_piece(torch.from_numpy(self._room[:filled]), columns)
 
 
 def _next(waiting: deque[tuple[int, list[Future[_Made]]]]) -> tuple[int, list[_Made]]:
