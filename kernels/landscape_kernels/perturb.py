@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,18 +31,24 @@ def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coeffici
     return out
 
 
-def perturb_alone_(out: Tensor, directions: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """`perturb_` of a piece that holds its centre, in this thread alone; returns `out`."""
+def perturb_alone_(out: Tensor, directions: Iterable[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """`perturb_` of a piece that holds its centre, in this thread alone; returns `out`.
+
+    Of directions that come one by one no two are held at once.
+    """
     if out.device.type != "cpu":
-        return perturb_(out, out, directions, coefficients)
-    terms = [(c, d) for c, d in zip(coefficients, directions, strict=True) if c != 0]
-    if not terms:
-        return out
-    dtype = wide(terms[0][1].dtype)
-    total = out if out.dtype == dtype else put_alone_(torch.empty(out.shape, dtype=dtype), out)
-    for coefficient, direction in terms:  # one call for all parts: as many calls take as long as their sums
-        torch._foreach_add_(torch.split(total, ALONE), torch.split(direction.to(dtype), ALONE), alpha=coefficient)
-    return out if total is out else put_alone_(out, total)
+        return perturb_(out, out, list(directions), coefficients)
+    total: Tensor | None = None
+    for coefficient, direction in zip(coefficients, directions, strict=True):
+        if coefficient == 0:
+            continue
+        if total is None:
+            dtype = wide(direction.dtype)
+            total = out if out.dtype == dtype else put_alone_(torch.empty(out.shape, dtype=dtype), out)
+        # one call for all parts: as many calls take as long as their sums
+        parts = torch.split(direction.to(total.dtype), ALONE)
+        torch._foreach_add_(torch.split(total, ALONE), parts, alpha=coefficient)
+    return out if total is None or total is out else put_alone_(out, total)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

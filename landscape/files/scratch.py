@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import tempfile
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+_BRING_IN = 22  # MADV_POPULATE_READ of Linux 5.14, which Python does not name
 _ROOM = 2  # times its size that has to be free on the disk
 _IN_MEMORY = ("tmpfs", "ramfs", "rootfs")  # file systems that are no disks
 
@@ -24,6 +29,7 @@ class Scratch:
             os.posix_fallocate(file.fileno(), 0, size)
             self._file = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._file)
+        self._mapped = mmap.mmap(self._file, size)
 
     @classmethod
     def where_there_is_room(cls, size: int) -> Scratch | None:
@@ -43,14 +49,38 @@ class Scratch:
         while done < len(view):
             done += os.pwrite(self._file, view[done:], begin + done)
 
-    def read(self, out: Tensor, begin: int) -> None:
-        """Fill a tensor from a byte on. Raises OSError where the disk does not give them."""
-        view, done = _bytes_of(out), 0
+    @contextmanager
+    def values(self, begin: int, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
+        """(count,) values from a byte on where the system keeps them of the file, to be looked at inside `with` alone.
+
+        They are brought in before, so that what a disk does not give raises OSError and is no fault of the process, and
+        are no memory of the process afterwards. A system that cannot do so reads a copy.
+        """
+        end = begin + count * dtype.itemsize
+        if end > self.size:
+            raise OSError(f"a scratch file in {self.folder} ends early")
+        first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        try:
+            self._mapped.madvise(_BRING_IN, first, end - first)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            yield self._copy(begin, count, dtype)
+            return
+        try:
+            yield torch.frombuffer(self._mapped, dtype=dtype, count=count, offset=begin)
+        finally:
+            self._mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
+
+    def _copy(self, begin: int, count: int, dtype: torch.dtype) -> Tensor:
+        found = torch.empty(count, dtype=dtype)
+        view, done = _bytes_of(found), 0
         while done < len(view):
-            count = os.preadv(self._file, [view[done:]], begin + done)
-            if count == 0:
+            read = os.preadv(self._file, [view[done:]], begin + done)
+            if read == 0:
                 raise OSError(f"a scratch file in {self.folder} ends early")
-            done += count
+            done += read
+        return found
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

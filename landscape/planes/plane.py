@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +71,9 @@ class Plane:
         """Put the centre's values of a piece into `out` (size,)."""
         put_alone_(out, self.centre[piece.slice])
 
-    def directions_at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
-        """Values (size,) of a piece of each of the directions `axes`; in memory that a thread writes to again."""
-        return [self.directions[axis][piece.slice] for axis in axes]
+    def directions_at(self, piece: Piece, axes: Sequence[int]) -> Iterator[Tensor]:
+        """Values (size,) of a piece of each of the directions `axes`; each is there until the next is asked for."""
+        return (self.directions[axis][piece.slice] for axis in axes)
 
     def point(self, coordinates: Sequence[float], out: Tensor | None = None) -> Tensor:
         """theta at `coordinates`, into `out` where given."""
@@ -90,7 +90,7 @@ class Plane:
             out = parts[piece.block.name][piece.inside]
             self.fill(piece, out)
             if axes:
-                perturb_alone_(out, [d.to(out.device) for d in self.directions_at(piece, axes)], along)
+                perturb_alone_(out, (d.to(out.device) for d in self.directions_at(piece, axes)), along)
 
         in_threads(put, pieces)
 

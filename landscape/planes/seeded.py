@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,6 @@ from landscape.planes.plane import Plane, geometry_of
 _STRETCH = 1 << 13  # values whose products numpy takes at once, in this thread alone
 
 
-class _Rooms(threading.local):
-    """Memory of each thread for values of a piece, by axis."""
-
-    def __init__(self) -> None:
-        self.of: dict[int, Tensor] = {}
-
-
 class Seeded:
     """The directions of a random plane as seeds, and what one pass over their values tells.
 
@@ -43,7 +36,6 @@ class Seeded:
         self.own, self.size = own, layout.size
         self.directions = SeededDirections(layout, own.at, normalize, ignored, seed=seed, axes=axes, dtype=dtype)
         self.scratch = Scratch.where_there_is_room(axes * layout.size * dtype.itemsize)
-        self._rooms = _Rooms()
         hashes = [Digest(dtype, (layout.size,)) for _ in range(axes)]
         self.products = np.zeros((axes, axes))
         self.zero = set(range(axes))  # directions that lead nowhere
@@ -76,22 +68,20 @@ class Seeded:
             self.centre_digest = centre.result()
         self.digests = [state.text for state in hashes]
 
-    def at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
-        """Values (size,) of a piece of each of the directions `axes`, in memory that this thread writes to again."""
-        scratch, rooms = self.scratch, self._rooms.of
-        if scratch is None:
-            return self.directions.at(piece, axes)
+    def at(self, piece: Piece, axes: Sequence[int]) -> Iterator[Tensor]:
+        """Values (size,) of a piece of each of the directions `axes`; each is there until the next is asked for."""
         for axis in axes:
-            if axis not in rooms or len(rooms[axis]) < piece.size:
-                rooms[axis] = torch.empty(piece.size, dtype=self.directions.dtype)
-        found: list[Tensor] = [rooms[axis][: piece.size] for axis in axes]
-        try:
-            for axis, values in zip(axes, found, strict=True):
-                scratch.read(values, self._place(axis, piece))
-        except OSError:
-            self.scratch = None
-            return self.directions.at(piece, axes)
-        return found
+            with ExitStack() as stack:
+                yield self._values(axis, piece, stack)
+
+    def _values(self, axis: int, piece: Piece, stack: ExitStack) -> Tensor:
+        if self.scratch is not None:
+            try:
+                values = self.scratch.values(self._place(axis, piece), piece.size, self.directions.dtype)
+                return stack.enter_context(values)
+            except OSError:
+                self.scratch = None
+        return self.directions.at(piece, [axis])[0]
 
     def _place(self, axis: int, piece: Piece) -> int:
         """Where a piece of a direction begins in the scratch file."""
@@ -159,7 +149,7 @@ class SeededPlane(Plane):
         """See `Plane`."""
         self._of.own.fill(piece, out)
 
-    def directions_at(self, piece: Piece, axes: Sequence[int]) -> list[Tensor]:
+    def directions_at(self, piece: Piece, axes: Sequence[int]) -> Iterator[Tensor]:
         """See `Plane`."""
         return self._of.at(piece, axes)
 
