@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Layout
-from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
+from landscape_kernels.moments import ratio, without_each
 from torch import Tensor, nn
 
 from landscape.errors import InputError, raised_by
@@ -32,6 +32,7 @@ from landscape.objective.model import BoundModel, choose_device, default_precisi
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
+from landscape.objective.sums import Sums, summed
 from landscape.objective.trees import (
     digest_of,
     digest_text,
@@ -354,8 +355,8 @@ class Objective:
         inside: AbstractContextManager[object] | None = None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
         vector = None if theta is None else self.vector(theta)
-        sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
-        parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
+        sums = Sums(self._data.count, len(self._quantities), self.device)
+        parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else None
         per_sample = [True] * len(self._quantities)
         with self._model.at(vector, buffers), self._calls.context(full_precision), inside or nullcontext():
             model = self._folding.applied()
@@ -363,22 +364,23 @@ class Objective:
                 if self._writes_buffers:  # no chunk may see what another left, whoever computes it
                     self._model.reset_buffers()
                 for k, units in enumerate(self.units(model, batch)):
-                    moments_(sums[number, k], units.numerators, units.denominators)
+                    sums.put(number, k, units)
                     per_sample[k] &= units.per_sample
-                    if groups:
+                    if groups and parts is not None:
                         groups.add_(parts[number, k], number, units)
                     if chosen:
                         chosen.take(k, number, units)
             if self._model.placement is not None and self._model.placement.is_sharded:
                 self._keep_company(model, group)
-        totals = _summed(sums, group)
+        totals = summed(sums.fetched(), group)
         estimates: dict[str, Estimate] = {}
         for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
             value, stderr, n = ratio(moments)
             estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
-        if not groups:
+        if parts is None:
             return estimates, {}, totals
-        return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True)), totals
+        left_out = without_each(summed(parts.cpu().numpy(), group))
+        return estimates, dict(zip(self.quantities, left_out, strict=True)), totals
 
     def _keep_company(self, model: Callable[..., Any], group: Communicator) -> None:
         """One more call where other ranks of the group have a chunk more: a sharded model is called by all of them."""
@@ -661,6 +663,8 @@ class Objective:
 
     def vector(self, theta: Any, dtype: torch.dtype | None = None) -> Tensor:
         """`theta` as a vector on the device, by default in the working precision. Raises InputError for other sizes."""
+        if dtype is None and type(theta) is Tensor and self._is_vector(theta):
+            return theta
         try:
             tensor = torch.as_tensor(theta).detach().to(self.device, dtype or self.dtype).reshape(-1)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -675,10 +679,6 @@ class Objective:
             )
         return tensor
 
-
-def _summed(parts: Tensor, group: Communicator) -> FloatArray:
-    """What every chunk gave (chunks, ...), over the ranks of a group, added in chunk order."""
-    array: FloatArray = parts.cpu().numpy()
-    group.allreduce_(array)
-    total: FloatArray = np.add.reduce(array, axis=0)  # adds whole chunks one after the other: the order is fixed
-    return total
+    def _is_vector(self, theta: Tensor) -> bool:
+        as_asked = theta.dtype == self.dtype and theta.device == self.device and not theta.requires_grad
+        return as_asked and theta.ndim == 1 and theta.numel() == self.layout.size
