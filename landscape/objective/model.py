@@ -652,16 +652,38 @@ class BoundModel:
         for parameter, part in self._loads:
             as_real(parameter.data).view(-1).copy_(part)
 
-    def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""
-        if not self.buffers and not given:
-            return {}
-        unknown = sorted(set(given) - set(self.buffers))
+    def refresh(self, theta: Tensor) -> None:
+        """Inside `at(theta)`: let parameters that are copies (laid out anew, or aligned) have theta's values now."""
+        for parameter, shape, part in zip(
+            self._trainable, self._shapes, theta.split_with_sizes(self._sizes), strict=True
+        ):
+            value = shaped_like(parameter, part, shape)
+            if parameter.data_ptr() != value.data_ptr():
+                parameter.data.copy_(value)
+
+    @property
+    def working_buffers(self) -> dict[str, Tensor]:
+        """Inside `at`: the tensors that stand for the buffers, by name."""
+        return self._working
+
+    def read_now(self) -> list[Any]:
+        """Inside `at`: all that a pass reads at its address, to be kept as long as the pass may be started again."""
+        constants = [vars(module).get(key) for module, key in self._constants]
+        values = [parameter.data for parameter in self._exchanged]
+        return [values, dict(self._working), constants, _attributes(self.model)]
+
+    def all_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The buffers by name, those `given` in place of the model's own. Raises InputError for other names."""
+        unknown = sorted(set(given) - set(self.buffers)) if given else []
         if unknown:
             raise InputError(f"the model has no buffer {unknown[0]!r}; {nearest(unknown[0], self.buffers)}")
+        return {**self.buffers, **given}
+
+    def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""
         return {
-            name: given.get(name, value).to(value.device, value.dtype, copy=True)
-            for name, value in self.buffers.items()
+            name: value.to(self.buffers[name].device, self.buffers[name].dtype, copy=True)
+            for name, value in self.all_buffers(given).items()
         }
 
     def reestimate(

@@ -32,6 +32,12 @@ class Sums:
         else:
             self._table[chunk, quantity] = moments(units.numerators, units.denominators)
 
+    @property
+    def table(self) -> Tensor:
+        """They where the device has them, (chunks, quantities, 6)."""
+        assert isinstance(self._table, Tensor), "on the CPU they are numbers"
+        return self._table
+
     def fetched(self) -> FloatArray:
         """All of them, (chunks, quantities, 6), once the device has computed them."""
         return self._table.cpu().numpy() if isinstance(self._table, Tensor) else self._table
