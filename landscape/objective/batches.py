@@ -34,6 +34,8 @@ def inputs_and_targets(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any], A
 
     A mapping, or a named tuple, has the targets under one of a few keys. Raises InputError for a batch without targets.
     """
+    if type(batch) is tuple and len(batch) == 2 and isinstance(batch[0], Tensor):  # by far the most, at every point
+        return batch[:1], {}, batch[1]
     if isinstance(batch, Mapping):
         key = next((k for k in LABEL_KEYS if k in batch), None)
         if key is None:

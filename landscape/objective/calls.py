@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,16 +39,20 @@ class Calls:
     copies_inputs: bool = False  # the model writes to its inputs
     channels_last: bool = False  # memory format of images
 
-    @contextmanager
-    def context(self, full_precision: bool) -> Iterator[None]:
+    def context(self, full_precision: bool) -> AbstractContextManager[object]:
         """Autograd and autocast as the forward pass needs them; `full_precision` leaves autocast off."""
         autocast = self.precision == "bf16" and not full_precision
         # Entering takes time, so it is left out where it would change nothing. An autocast of the caller's is undone.
-        switch = autocast or torch.is_autocast_enabled(self.device.type)
-        with (
-            torch.set_grad_enabled(self.needs_grad),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=autocast) if switch else nullcontext(),
-        ):
+        if autocast or torch.is_autocast_enabled(self.device.type):
+            return self._switched(autocast)
+        return self._autograd()
+
+    def _autograd(self) -> AbstractContextManager[object]:
+        return torch.enable_grad() if self.needs_grad else torch.no_grad()
+
+    @contextmanager
+    def _switched(self, autocast: bool) -> Iterator[None]:
+        with self._autograd(), torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
             yield
 
     def call(self, model: Callable[..., Any], batch: Batch) -> tuple[Any, Any]:

@@ -16,7 +16,12 @@ _EXACT = ("ieee", "none")
 
 def on_host(tensor: Tensor) -> bool:
     """Whether its values can be looked at without waiting for a device."""
-    return tensor.device.type == "cpu"
+    return is_host(tensor.device)
+
+
+def is_host(device: torch.device) -> bool:
+    """Whether it is the processor, which has its values at once."""
+    return device.type == "cpu"
 
 
 def free_memory(device: torch.device) -> int:

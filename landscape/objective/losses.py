@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -246,13 +247,24 @@ def _class_weights(settings: Mapping[str, Any]) -> Callable[[Any, Any, Tensor], 
             or targets.shape != values.shape
         ):
             return None
+        if weight is None and values.ndim == 1 and _none_ignored(targets, ignore):
+            return None
         kept = targets != ignore
         if weight is None:
-            plain = values.ndim == 1 and on_host(kept) and bool(kept.all())
-            return None if plain else kept.to(values.dtype)
+            return kept.to(values.dtype)
         return torch.where(kept, weight.to(values)[targets.where(kept, 0)], torch.zeros_like(values))
 
     return weigh
+
+
+def _none_ignored(labels: Tensor, ignored: int) -> bool:
+    """Whether no label is the ignored one, as far as that is seen without waiting for a device.
+
+    It is asked of every chunk at every point; the least label mostly tells.
+    """
+    if not on_host(labels):
+        return False
+    return labels.numel() == 0 or labels.min().item() > ignored or bool((labels != ignored).all())
 
 
 def _correct(outputs: Any, targets: Any, ignored: int = -100, threshold: float = 0.0) -> Units:
@@ -268,19 +280,19 @@ def _correct(outputs: Any, targets: Any, ignored: int = -100, threshold: float =
                 "one (several labels at once?); give a callable of (outputs, targets) that says what counts as right"
             )
         labels = labels.argmax(dim=1)
-    if scores.ndim == labels.ndim:
-        hit = (scores > threshold) == (labels > 0.5)
-        kept = torch.ones_like(hit)
-    else:
-        hit, kept = scores.argmax(dim=1) == labels, labels != ignored
+    by_element = scores.ndim == labels.ndim
+    # of several largest scores both max and argmax give the first; on CPUs argmax takes half as long again
+    hit = (scores > threshold) == (labels > 0.5) if by_element else scores.max(dim=1).indices == labels
     size = hit.shape[0]
-    right = (hit & kept).reshape(size, -1).sum(1).double()
-    # no class is the largest of scores that are NaN
-    undecided = scores.isnan().reshape(size, -1).any(1)
-    right = right.masked_fill(undecided, float("nan"))
-    if hit.ndim == 1 and on_host(kept) and bool(kept.all()):
-        return Units(right, None, per_sample=True)
-    return Units(right, kept.reshape(size, -1).sum(1).double(), per_sample=True)
+    if hit.ndim == 1 and on_host(hit) and (by_element or _none_ignored(labels, ignored)):
+        right, weights = hit.double(), None
+    else:
+        kept = torch.ones_like(hit) if by_element else labels != ignored
+        right, weights = (part.reshape(size, -1).sum(1).double() for part in (hit & kept, kept))
+    # no class is the largest of scores that are NaN; a sum shows whether there are any
+    if not on_host(scores) or math.isnan(scores.sum().item()):
+        right = right.masked_fill(scores.isnan().reshape(size, -1).any(1), float("nan"))
+    return Units(right, weights, per_sample=True)
 
 
 def _wrong(outputs: Any, targets: Any, ignored: int = -100, threshold: float = 0.0) -> Units:

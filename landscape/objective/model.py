@@ -6,8 +6,9 @@ import copy
 import logging
 import math
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -318,6 +319,10 @@ class BoundModel:
         self._sizes = [block.size for block in self.layout.blocks]
         self._frozen = list(named.values())
         self.frozen_names = tuple(named)
+        self._exchanged = [*self._trainable, *self._frozen]
+        self._are_complex = [p.is_complex() for p in self._trainable]
+        self._viewed: Callable[[], Tensor | None] = lambda: None  # the vector that `_views` are views of
+        self._viewed_at, self._views = 0, list[Tensor]()
         for name, held in [*named.items(), *model.named_buffers()]:
             if not (placement and placement.holds(name)):
                 _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
@@ -510,19 +515,25 @@ class BoundModel:
         """
         if theta is None:
             self.own.require_unchanged()
-        placement = self.placement
-        parameters = [] if placement else [*self._trainable, *self._frozen]
-        saved = [(p.data, p.grad, p.requires_grad) for p in parameters]
+        placement, training = self.placement, gradient is not None
+        # It is done at every point, and what a small network computes there takes no longer than a hundred calls of
+        # torch: so it asks before it writes, and writes nothing that is there.
+        parameters = () if placement else self._exchanged
+        saved = [(p, p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
         modes = [module.training for module in self._modules]
         constants = [vars(module).get(key) for module, key in self._constants]
+        hooks: list[Any] = []
 
         def put_back() -> None:
-            for parameter, (data, grad, requires_grad) in zip(parameters, saved, strict=True):
-                parameter.grad = None
+            for parameter, data, grad, requires_grad in saved:
+                if parameter.grad is not None:
+                    parameter.grad = None
                 parameter.data = data
-                parameter.grad = grad
-                parameter.requires_grad_(requires_grad)
+                if grad is not None:
+                    parameter.grad = grad
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)
             for (module, key, _), buffer in zip(self._buffer_slots, saved_buffers, strict=True):
                 module._buffers[key] = buffer
             for (module, key), constant in zip(self._constants, constants, strict=True):
@@ -530,25 +541,21 @@ class BoundModel:
             for module, mode in zip(self._modules, modes, strict=True):
                 if module.training != mode:
                     module.training = mode
+            for hook in hooks:
+                hook.remove()
+            if training:
+                self._loads.clear()
 
-        working = self._working_buffers(buffers or {})
-        self._working = working
-        self._given = {**self.buffers, **(buffers or {})}
-        with ExitStack() as stack:
-            stack.enter_context(random_state_kept() if self.draws_elsewhere else torch_random_state_kept())
-            if self.device.type == "cuda":
-                stack.enter_context(settled(self.device))
-            if placement is not None:
-                stack.enter_context(self._in_place(placement, theta))
+        self._given = {**self.buffers, **buffers} if buffers else self.buffers
+        self._working = working = self._working_buffers(buffers or {})
+        with self._around(theta):
             try:
-                for parameter in parameters:
-                    parameter.grad = None
-                training = gradient is not None
+                for parameter, _, grad, _ in saved:
+                    if grad is not None:
+                        parameter.grad = None
                 whole = self.own.held if theta is None else theta
-                parts = () if whole is None else whole.split_with_sizes(self._sizes)
-                exchanged = () if placement else zip(self._trainable, self._shapes, strict=True)
-                for number, (parameter, shape) in enumerate(exchanged):
-                    value = parameter.data if whole is None else shaped_like(parameter, aligned(parts[number]), shape)
+                values = [] if placement else self._values_in(whole)
+                for parameter, value in zip(self._trainable, values, strict=False):
                     # Once here rather than in every convolution of every chunk.
                     parameter.data = (
                         value.contiguous(memory_format=torch.channels_last)
@@ -556,16 +563,8 @@ class BoundModel:
                         else value
                     )
                 if gradient is not None:
-                    slopes = gradient.split_with_sizes(self._sizes)
-                    for parameter, shape, part, slope in zip(self._trainable, self._shapes, parts, slopes, strict=True):
-                        if is_aligned(part) and is_aligned(slope):
-                            parameter.grad = shaped_like(parameter, slope, shape)
-                            continue
-                        self._loads.append((parameter, part))
-                        add = partial(_add_gradient, slope)
-                        hook: Any = parameter.register_post_accumulate_grad_hook(add)  # type: ignore[no-untyped-call]
-                        stack.callback(hook.remove)
-                    stack.callback(self._loads.clear)
+                    assert whole is not None
+                    hooks += self._receive(whole, gradient)
                 for parameter, value in zip(() if placement else self._frozen, self._frozen_values, strict=True):
                     parameter.data = value
                 for module, key, name in self._buffer_slots:
@@ -574,12 +573,61 @@ class BoundModel:
                     vars(module)[key] = self._moved(constant)
                 if training:
                     self.model.train()  # which may leave some layers in eval mode
-                for module in () if training else self._modules:
-                    if module.training:
+                elif True in modes:
+                    for module in self._modules:
                         module.training = False
                 yield self.model
             finally:
                 until_done(put_back)
+
+    def _around(self, theta: Tensor | None) -> AbstractContextManager[object]:
+        """Inside, random streams are kept, and the device and a model that is used where it lies are made ready."""
+        streams = random_state_kept() if self.draws_elsewhere else torch_random_state_kept()
+        if self.device.type != "cuda" and self.placement is None:
+            return streams
+        return self._ready(streams, theta)
+
+    @contextmanager
+    def _ready(self, streams: AbstractContextManager[object], theta: Tensor | None) -> Iterator[None]:
+        exact = settled(self.device) if self.device.type == "cuda" else nullcontext()
+        there = nullcontext() if self.placement is None else self._in_place(self.placement, theta)
+        with streams, exact, there:
+            yield
+
+    def _values_in(self, vector: Tensor | None) -> list[Tensor]:
+        """The values of the trainable parameters: views of `vector` (size,), copies where one would not be aligned.
+
+        None is what the parameters hold.
+        """
+        if vector is None:
+            return [parameter.data for parameter in self._trainable]
+        address = vector.data_ptr()
+        if self._viewed() is vector and self._viewed_at == address and self._views:
+            return self._views  # the points of a surface are written into one vector, again and again
+        start, width, step = vector.storage_offset(), vector.element_size(), vector.stride(0)
+        views: list[Tensor] = []
+        copied = False
+        parts = vector.detach().split_with_sizes(self._sizes)
+        for block, part, is_complex in zip(self.layout.blocks, parts, self._are_complex, strict=True):
+            place = block.offset * step
+            if (address + place * width) % _ALIGNED or (start + place) * width % _ALIGNED:
+                copied, part = True, part.clone()
+            value = part.view(block.shape)
+            views.append(torch.view_as_complex(value) if is_complex else value)
+        if not copied:  # they are kept as long as the vector is, and show what is written to it
+            self._viewed, self._viewed_at, self._views = weakref.ref(vector, lambda _: views.clear()), address, views
+        return views
+
+    def _receive(self, vector: Tensor, gradient: Tensor) -> Iterator[Any]:
+        """Let gradients of the parameters, which are views of `vector`, be views of `gradient` (size,); the hooks."""
+        parts, slopes = vector.split_with_sizes(self._sizes), gradient.split_with_sizes(self._sizes)
+        for parameter, shape, part, slope in zip(self._trainable, self._shapes, parts, slopes, strict=True):
+            if is_aligned(part) and is_aligned(slope):
+                parameter.grad = shaped_like(parameter, slope, shape)
+                continue
+            self._loads.append((parameter, part))
+            add = partial(_add_gradient, slope)
+            yield parameter.register_post_accumulate_grad_hook(add)  # type: ignore[no-untyped-call]
 
     @contextmanager
     def _in_place(self, placement: Placement, theta: Tensor | None) -> Iterator[None]:
@@ -604,14 +652,38 @@ class BoundModel:
         for parameter, part in self._loads:
             as_real(parameter.data).view(-1).copy_(part)
 
-    def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""
-        unknown = sorted(set(given) - set(self.buffers))
+    def refresh(self, theta: Tensor) -> None:
+        """Inside `at(theta)`: let parameters that are copies (laid out anew, or aligned) have theta's values now."""
+        for parameter, shape, part in zip(
+            self._trainable, self._shapes, theta.split_with_sizes(self._sizes), strict=True
+        ):
+            value = shaped_like(parameter, part, shape)
+            if parameter.data_ptr() != value.data_ptr():
+                parameter.data.copy_(value)
+
+    @property
+    def working_buffers(self) -> dict[str, Tensor]:
+        """Inside `at`: the tensors that stand for the buffers, by name."""
+        return self._working
+
+    def read_now(self) -> list[Any]:
+        """Inside `at`: all that a pass reads at its address, to be kept as long as the pass may be started again."""
+        constants = [vars(module).get(key) for module, key in self._constants]
+        values = [parameter.data for parameter in self._exchanged]
+        return [values, dict(self._working), constants, _attributes(self.model)]
+
+    def all_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The buffers by name, those `given` in place of the model's own. Raises InputError for other names."""
+        unknown = sorted(set(given) - set(self.buffers)) if given else []
         if unknown:
             raise InputError(f"the model has no buffer {unknown[0]!r}; {nearest(unknown[0], self.buffers)}")
+        return {**self.buffers, **given}
+
+    def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""
         return {
-            name: given.get(name, value).to(value.device, value.dtype, copy=True)
-            for name, value in self.buffers.items()
+            name: value.to(self.buffers[name].device, self.buffers[name].dtype, copy=True)
+            for name, value in self.all_buffers(given).items()
         }
 
     def reestimate(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Layout
-from landscape_kernels.moments import MOMENTS, moments_, ratio, without_each
+from landscape_kernels.moments import ratio, without_each
 from torch import Tensor, nn
 
 from landscape.errors import InputError, raised_by
@@ -26,12 +26,14 @@ from landscape.objective.chosen import ChosenSamples
 from landscape.objective.counting import Counting
 from landscape.objective.data import Data, read_data
 from landscape.objective.described import describe_callable
+from landscape.objective.graphs import PointGraph, point_graph, require_gpu, require_recordable
 from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike
 from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of, own_device
 from landscape.objective.random_state import keeps_random_state, random_state_kept
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
+from landscape.objective.sums import Sums, summed
 from landscape.objective.trees import (
     digest_of,
     digest_text,
@@ -75,6 +77,10 @@ class Objective:
     whether images may be laid out so where the model answers alike: `speed_trial` tells what is faster here, and values
     depend on both in their last bits. Where bf16 is slower than float32 on a first chunk, a warning says by how much.
 
+    `cuda_graphs` has the pass over the data recorded as a CUDA graph, and started again at each point, with the same
+    values to the bit; `speed_trial` tells whether that is faster. It is refused where a pass does more than start the
+    same kernels on data that are held on the device.
+
     A large model (parameters of 256 MiB or more) is not copied: nobody else may write to it while the objective is
     used. `checkpoint`, a safetensors file or a folder of them with the same values, lets points be made in the model
     itself, which is put back from there; without it a copy holds them. A model that is spread over devices, offloaded
@@ -102,6 +108,7 @@ class Objective:
         chunk: int | None = None,
         channels_last: bool = True,
         checkpoint: str | Path | None = None,
+        cuda_graphs: bool = False,
     ) -> None:
         if data is None:
             raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
@@ -114,6 +121,8 @@ class Objective:
             raise InputError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
         self.dtype = dtype_of(self.precision, model)
         self.device = choose_device(device if device is not None else own_device(model))
+        if cuda_graphs:
+            require_gpu(self.device)
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
         self._memory_budget, self._check, self._may_be_channels_last = memory_budget, check, channels_last
         self._model = BoundModel(model, self.device, self.dtype, as_is=self.precision == "own", checkpoint=checkpoint)
@@ -124,6 +133,14 @@ class Objective:
         self._writes_buffers, self._values_per_sample = settled.writes_buffers, settled.values_per_sample
         self._undivided, self._data, self.chunk = settled.undivided, settled.data, settled.chunk
         self._groups: SampleGroups | None = None  # made where they are asked for
+        self._graphs: dict[tuple[int, int], PointGraph | None] | None = None  # of a rank's share of the chunks
+        if cuda_graphs:
+            self._record()
+
+    def _record(self) -> None:
+        """Have points computed by recorded passes from now on. Raises InputError where that cannot be."""
+        require_recordable(self._model, self._calls, self._quantities, self._data, self._writes_buffers)
+        self._graphs = {}
 
     def __repr__(self) -> str:
         return (
@@ -147,6 +164,11 @@ class Objective:
     def channels_last(self) -> bool:
         """Whether images and convolutions are laid out channels-last."""
         return self._calls.channels_last
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether points are computed by recorded passes, where these can be recorded."""
+        return self._graphs is not None
 
     @property
     def layout(self) -> Layout:
@@ -354,31 +376,68 @@ class Objective:
         inside: AbstractContextManager[object] | None = None,
     ) -> tuple[dict[str, Estimate], dict[str, FloatArray], FloatArray]:
         vector = None if theta is None else self.vector(theta)
-        sums = torch.zeros((self._data.count, len(self._quantities), MOMENTS), dtype=torch.float64, device=self.device)
-        parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else sums
-        per_sample = [True] * len(self._quantities)
-        with self._model.at(vector, buffers), self._calls.context(full_precision), inside or nullcontext():
-            model = self._folding.applied()
-            for number, batch in self._data.chunks(group.rank, group.size):
-                if self._writes_buffers:  # no chunk may see what another left, whoever computes it
-                    self._model.reset_buffers()
-                for k, units in enumerate(self.units(model, batch)):
-                    moments_(sums[number, k], units.numerators, units.denominators)
-                    per_sample[k] &= units.per_sample
-                    if groups:
-                        groups.add_(parts[number, k], number, units)
-                    if chosen:
-                        chosen.take(k, number, units)
-            if self._model.placement is not None and self._model.placement.is_sharded:
-                self._keep_company(model, group)
-        totals = _summed(sums, group)
+        parts = groups.sums(len(self._quantities), group.rank, group.size) if groups else None
+
+        def each(number: int, k: int, units: Units) -> None:
+            if groups and parts is not None:
+                groups.add_(parts[number, k], number, units)
+            if chosen:
+                chosen.take(k, number, units)
+
+        plain = not (groups or chosen or inside or full_precision)
+        graph = self._graph(vector, buffers or {}, group) if plain and self._graphs is not None else None
+        if graph is not None:
+            self._model.all_buffers(buffers or {})  # which refuses unknown ones
+            moments = graph.moments(self._model.centre if vector is None else vector, buffers or {})
+            per_sample = graph.per_sample
+        else:
+            sums = self._sums()
+            with self._model.at(vector, buffers), self._calls.context(full_precision), inside or nullcontext():
+                per_sample = self._pass(sums, group, each if groups or chosen else None)
+            moments = sums.fetched()
+        totals = summed(moments, group)
         estimates: dict[str, Estimate] = {}
         for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
             value, stderr, n = ratio(moments)
             estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
-        if not groups:
+        if parts is None:
             return estimates, {}, totals
-        return estimates, dict(zip(self.quantities, without_each(_summed(parts, group)), strict=True)), totals
+        left_out = without_each(summed(parts.cpu().numpy(), group))
+        return estimates, dict(zip(self.quantities, left_out, strict=True)), totals
+
+    def _sums(self) -> Sums:
+        return Sums(self._data.count, len(self._quantities), self.device)
+
+    def _pass(
+        self, sums: Sums, group: Communicator, each: Callable[[int, int, Units], None] | None = None
+    ) -> list[bool]:
+        """This rank's chunks through the bound model: moments into `sums`, and `each` quantity's units of each chunk.
+
+        Returns of each quantity whether it has values per sample.
+        """
+        model, per_sample = self._folding.applied(), [True] * len(self._quantities)
+        for number, batch in self._data.chunks(group.rank, group.size):
+            if self._writes_buffers:  # no chunk may see what another left, whoever computes it
+                self._model.reset_buffers()
+            for k, units in enumerate(self.units(model, batch)):
+                sums.put(number, k, units)
+                per_sample[k] &= units.per_sample
+                if each is not None:
+                    each(number, k, units)
+        if self._model.placement is not None and self._model.placement.is_sharded:
+            self._keep_company(model, group)
+        return per_sample
+
+    def _graph(self, vector: Tensor | None, buffers: Mapping[str, Tensor], group: Communicator) -> PointGraph | None:
+        """The recorded pass of this rank, recorded at the first point; None where it cannot be used."""
+        assert self._graphs is not None
+        share = group.rank, group.size
+        if share not in self._graphs:
+            at = self._model.centre if vector is None else vector
+            self._graphs[share] = point_graph(
+                self._model, self._calls, self._sums(), lambda sums: self._pass(sums, group), at, buffers
+            )
+        return self._graphs[share]
 
     def _keep_company(self, model: Callable[..., Any], group: Communicator) -> None:
         """One more call where other ranks of the group have a chunk more: a sharded model is called by all of them."""
@@ -607,11 +666,18 @@ class Objective:
         return self._loss == "cross_entropy"
 
     def on(
-        self, data: Data, *, chunk: int | None = None, precision: str | None = None, channels_last: bool = True
+        self,
+        data: Data,
+        *,
+        chunk: int | None = None,
+        precision: str | None = None,
+        channels_last: bool = True,
+        cuda_graphs: bool | None = None,
     ) -> Objective:
         """The same model and loss on other data (see `read`), in chunks of another size or another precision.
 
-        Without `channels_last` images are laid out as they come.
+        Without `channels_last` images are laid out as they come. `cuda_graphs` are used as by this objective where it
+        is not said, and the data are held on the device.
 
         Nothing is checked again. Raises InputError for data that were not read, and for a model that does not run in
         that precision.
@@ -646,6 +712,9 @@ class Objective:
                     "Make constants with the dtype of what they meet (torch.eye(3).to(x)), or keep them by "
                     "register_buffer; or stay in its own precision"
                 ) from error
+        other._graphs = {} if self._graphs is not None and cuda_graphs is not False and data.held else None
+        if cuda_graphs and other._graphs is None:
+            other._record()
         return other
 
     @keeps_random_state
@@ -661,6 +730,8 @@ class Objective:
 
     def vector(self, theta: Any, dtype: torch.dtype | None = None) -> Tensor:
         """`theta` as a vector on the device, by default in the working precision. Raises InputError for other sizes."""
+        if dtype is None and type(theta) is Tensor and self._is_vector(theta):
+            return theta
         try:
             tensor = torch.as_tensor(theta).detach().to(self.device, dtype or self.dtype).reshape(-1)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -675,10 +746,6 @@ class Objective:
             )
         return tensor
 
-
-def _summed(parts: Tensor, group: Communicator) -> FloatArray:
-    """What every chunk gave (chunks, ...), over the ranks of a group, added in chunk order."""
-    array: FloatArray = parts.cpu().numpy()
-    group.allreduce_(array)
-    total: FloatArray = np.add.reduce(array, axis=0)  # adds whole chunks one after the other: the order is fixed
-    return total
+    def _is_vector(self, theta: Tensor) -> bool:
+        as_asked = theta.dtype == self.dtype and theta.device == self.device and not theta.requires_grad
+        return as_asked and theta.ndim == 1 and theta.numel() == self.layout.size

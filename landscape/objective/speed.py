@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from landscape.errors import InputError
 from landscape.files.durable import write_durably
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
@@ -42,6 +43,7 @@ class Speed:
     memory_format: Mapping[str, float]  # "channels last", "contiguous": of images
     threads: Mapping[int, float]
     precision: Mapping[str, float]  # "float32", "bf16"
+    cuda_graphs: Mapping[str, float]  # "off", "on"
 
     @property
     def proposal(self) -> dict[str, tuple[object, float]]:
@@ -60,10 +62,11 @@ class Speed:
 def speed_trial(objective: Objective, folder: Path | None = None, timer: Timer = time.perf_counter) -> Speed:
     """What pays on this machine: seconds a sample takes in other chunks, another memory format, threads, precision.
 
-    Each is tried alone, for some seconds in all, on a few chunks at the centre. What was found is remembered by a hash
-    of machine and model in `folder`, by default `$XDG_CACHE_HOME/landscape/speed` (`~/.cache` where that is not set),
-    and not tried again. Nothing is changed: values depend on the chunk in their last bits, so that it never follows
-    from a clock. To take a proposal, give `chunk=` or `channels_last=` to the Objective, and set torch's threads.
+    On a GPU with CUDA graphs, too. Each is tried alone, for some seconds in all, on a few chunks at the centre. What
+    was found is remembered by a hash of machine and model in `folder`, by default `$XDG_CACHE_HOME/landscape/speed`
+    (`~/.cache` where that is not set), and not tried again. Nothing is changed: values depend on the chunk in their
+    last bits, so that it never follows from a clock. To take a proposal, give `chunk=`, `channels_last=` or
+    `cuda_graphs=` to the Objective, and set torch's threads.
     """
     path = (folder or _cache()) / f"{_hash(objective)}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or not one of ours
@@ -97,6 +100,8 @@ def _as_key(name: str, value: object) -> str:
     """The line of a job file that takes a proposal."""
     if name == "memory_format":
         return f"objective.channels_last = {'true' if value == 'channels last' else 'false'}"
+    if name == "cuda_graphs":
+        return f"objective.cuda_graphs = {'true' if value == 'on' else 'false'}"
     if name == "threads":
         return f"run.threads = {value}"
     return f'objective.{name} = "{value}"' if isinstance(value, str) else f"objective.{name} = {value}"
@@ -121,7 +126,8 @@ def _hash(objective: Objective) -> str:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     machine = (_processor(), processor_count(), torch.get_num_threads(), torch.__version__, gpu)
     model = {key: identity[key] for key in ("model", "structure", "layout", "loss", "metrics", "forward")}
-    data = (shapes_in(objective.batch(0)), objective.chunk, objective.channels_last, objective.precision)
+    graphs = ("cuda graphs",) if objective.cuda_graphs else ()
+    data = (shapes_in(objective.batch(0)), objective.chunk, objective.channels_last, objective.precision, *graphs)
     return hashlib.blake2b(repr((machine, model, data)).encode(), digest_size=16).hexdigest()
 
 
@@ -135,7 +141,8 @@ def _processor() -> str:
 def _read(path: Path) -> Speed:
     held = json.loads(path.read_text(encoding="utf-8"))
     numbers = {name: {int(k): float(v) for k, v in held[name].items()} for name in ("chunk", "threads")}
-    words = {name: {str(k): float(v) for k, v in held[name].items()} for name in ("memory_format", "precision")}
+    named = ("memory_format", "precision", "cuda_graphs")
+    words = {name: {str(k): float(v) for k, v in held[name].items()} for name in named}
     return Speed(**numbers, **words)  # type: ignore[arg-type]
 
 
@@ -161,7 +168,19 @@ def _measured(objective: Objective, timer: Timer) -> Speed:
         _shortest({name: _passes(of, timer) for name, of in formats.items()}, rounds),
         _shortest({count: _passes(few, timer, count) for count in threads}, rounds),
         _precisions(one, timer, rounds),
+        _graphs(few, timer, rounds),
     )
+
+
+def _graphs(objective: Objective, timer: Timer, rounds: int) -> dict[str, float]:
+    """Without and with CUDA graphs, as now first; nothing where they cannot be used."""
+    words = {"on": True, "off": False} if objective.cuda_graphs else {"off": False, "on": True}
+    try:
+        both = {word: objective.on(objective.data, cuda_graphs=used) for word, used in words.items()}
+    except InputError as error:
+        logger.info("%s", error)
+        return {}
+    return _shortest({word: _passes(of, timer) for word, of in both.items()}, rounds)
 
 
 def _precisions(objective: Objective, timer: Timer, rounds: int) -> dict[str, float]:

@@ -109,8 +109,13 @@ class Grid:
 
     def coordinates(self, index: int) -> tuple[float, ...]:
         """Coordinates of point `index`, first axis first."""
-        places = np.unravel_index(index, self.shape)[::-1]
-        return tuple(float(values[place]) for values, place in zip(self.axes.values(), places, strict=True))
+        left, found = index, []
+        for values in self.axes.values():
+            left, place = divmod(left, len(values))
+            found.append(float(values[place]))
+        if left:
+            raise ValueError(f"point {index} is out of bounds: the grid has {self.size}")
+        return tuple(found)
 
     def nearest(self, coordinates: Sequence[float]) -> int:
         """Index of the grid point whose coordinates are nearest, axis by axis."""

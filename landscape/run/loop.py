@@ -325,7 +325,8 @@ class _Run:
             return
         self._failed_in_a_row.clear()
         self._book.writer.add(item, row)
-        source.finished(float(np.min(row[self._task.headline])))
+        headline = np.asarray(row[self._task.headline])
+        source.finished(float(headline.min()) if headline.ndim else headline.item())
         share.computed += 1
 
     def _row(self, item: int) -> tuple[Row | None, str]:

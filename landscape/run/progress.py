@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 logger = logging.getLogger(__name__)
 
 _REPORT = 0.1  # seconds between two calls of the progress callback
@@ -59,7 +57,8 @@ class Tally:
         """`count` more rows are finished, the smallest headline value among them `minimum`."""
         with self._lock:
             self._computed += count
-            self._minimum = float(np.fmin(self._minimum, minimum))
+            if not minimum >= self._minimum and not math.isnan(minimum):  # NaN before the first row
+                self._minimum = minimum
             self._note = ""
             self._tell()
 

@@ -169,6 +169,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
     for module in ("losses.on_host", "gpu.on_host"):
         monkeypatch.setattr(f"landscape.objective.{module}", lambda tensor: False)
     monkeypatch.setattr("landscape.curvature.operator.on_host", lambda tensor: False)
+    monkeypatch.setattr("landscape.objective.sums.is_host", lambda device: False)
     return found
 
 

@@ -39,7 +39,8 @@ class ObjectiveTable(JobTable):
     """What is measured, see `landscape.Objective`; loss "returned" means that `forward` returns the loss itself.
 
     `batch_size` is how many samples every batch holds, or a callable of a batch that says it; `chunk` how many samples
-    are evaluated at a time, and `channels_last` whether images may be laid out so.
+    are evaluated at a time, `channels_last` whether images may be laid out so, and `cuda_graphs` whether a GPU records
+    what it computes at a point.
     """
 
     loss: Annotated[str, named_or_callable((*named_losses(), RETURNED))] = "cross_entropy"
@@ -50,6 +51,7 @@ class ObjectiveTable(JobTable):
     batch_size: Annotated[int | str | None, BeforeValidator(count_or_callable)] = None
     chunk: PositiveInt | None = None
     channels_last: bool = True
+    cuda_graphs: bool = False
 
 
 class RunTable(JobTable):

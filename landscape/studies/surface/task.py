@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -170,20 +170,20 @@ class SurfaceTask:
         coordinates, point, full = self._item(index)
         buffers: Mapping[str, Tensor] | None = None
         points, plane = self._plane.points, self._plane
-        with ExitStack() as stack:
-            theta: Tensor | None
-            if point is not None:  # a model as it is, with its own statistics where it brought them
-                assert points is not None
-                theta = points.vectors[point]
-                buffers = points.buffers[point] if points.buffers else None
-            elif self._theta is None:
+        made: AbstractContextManager[Tensor | None]
+        if point is not None:  # a model as it is, with its own statistics where it brought them
+            assert points is not None
+            made = nullcontext(points.vectors[point])
+            buffers = points.buffers[point] if points.buffers else None
+        elif self._theta is None:
 
-                def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
-                    plane.write(coordinates, chosen, parts)
+            def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
+                plane.write(coordinates, chosen, parts)
 
-                theta = stack.enter_context(self._objective.centre.written(write))
-            else:
-                theta = plane.point(coordinates, self._theta)
+            made = self._objective.centre.written(write)
+        else:
+            made = nullcontext(plane.point(coordinates, self._theta))
+        with made as theta:
             if point is None and self.statistics.mode == "interpolated":
                 buffers = plane.buffers_at(coordinates)
             if self.statistics.data is not None:
