@@ -53,6 +53,7 @@ from typing import Any
 
 from pydantic import ValidationError, create_model, model_validator
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.results.study import Study
 from landscape_jobs.spec.planes import PlaneTable, RandomPlane
@@ -141,6 +142,7 @@ class Job(JobTable):
 _JOB = create_model("Job", __base__=Job, **{name: (table | None, None) for name, table in TABLES.items()})  # type: ignore[call-overload]
 
 
+@checked()
 def load_job(path: str | Path | TomlFile, overrides: Sequence[str] = ()) -> Job:
     """The job in a TOML file, with `overrides` of the form "table.key=value" put in before it is checked.
 

@@ -17,6 +17,7 @@ from landscape_kernels.curves import arc_length, combine_, difference_gram
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, checked
 from landscape.checkpoints.states import ThetaLike
 from landscape.errors import InputError
 from landscape.objective.batchnorm import FEWEST, chosen_statistics
@@ -269,6 +270,7 @@ def path_task(
 
 
 @of_objective
+@checked(PathSettings)
 def measure_path(
     objective: Objective,
     curve: Curve | Sequence[ThetaLike],
@@ -282,8 +284,8 @@ def measure_path(
     scale: str = "relative",
     share: float = SHARE,
     out: str | FilePath | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -8,6 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 from landscape_kernels.normalise import NORMALIZATIONS
 
+from landscape.arguments import Seed
 from landscape.objective.batchnorm import WITHOUT_ENDS
 from landscape.planes.grid import Range
 from landscape.precise.task import SCALES, SHARE
@@ -22,7 +23,7 @@ class ProfilesSettings(Settings):
     x: Range = (-1.0, 1.0, 51)
     normalize: Annotated[str, OneOf(NORMALIZATIONS)] = "filter"
     ignore: Names = ("bias", "norm")
-    seed: int = 0
+    seed: Seed = 0
     batchnorm: Annotated[str, OneOf(WITHOUT_ENDS)] | None = None
     error: Annotated[float, Gt(0)] | None = None
     scale: Annotated[str, OneOf(SCALES)] = "relative"

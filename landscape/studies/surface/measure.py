@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.arguments import Count, Natural, checked
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
@@ -66,6 +67,7 @@ def surface_task(
 
 
 @of_objective
+@checked(SurfaceSettings)
 def measure_surface(
     objective: Objective,
     plane: Plane,
@@ -82,8 +84,8 @@ def measure_surface(
     scale: str = "relative",
     share: float = SHARE,
     memory: str | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",
