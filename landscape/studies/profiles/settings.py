@@ -11,7 +11,7 @@ from landscape_kernels.normalise import NORMALIZATIONS
 from landscape.arguments import Seed
 from landscape.objective.batchnorm import WITHOUT_ENDS
 from landscape.planes.grid import Range
-from landscape.precise.task import SCALES, SHARE
+from landscape.precise.task import SCALES, SHARE, require_asked
 from landscape.results.settings import Names, OneOf, Settings
 
 
@@ -28,3 +28,7 @@ class ProfilesSettings(Settings):
     error: Annotated[float, Gt(0)] | None = None
     scale: Annotated[str, OneOf(SCALES)] = "relative"
     share: Annotated[float, Gt(0), Le(1)] = SHARE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_asked(self.error, self.scale, self.share)

@@ -51,7 +51,7 @@ def surface_task(
     memory: str | None = None,
 ) -> SurfaceTask | PreciseTask:
     """The task of `measure_surface`."""
-    require_plain(SurfaceSettings, error=error, share=share)
+    require_plain(SurfaceSettings, error=error, scale=scale, share=share, memory=memory)
     named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
     if axes is not None and named:
         raise InputError(f"both axes and {', '.join(named)} are given; give one or the other")
