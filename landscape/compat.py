@@ -16,6 +16,7 @@ from landscape_kernels.krylov import dense_eigenpairs, eigenpairs, lanczos_quadr
 from landscape_kernels.probes import normal_vector, rademacher_vector
 from torch import Tensor, nn
 
+from landscape.arguments import Count, Seed, checked
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import CurvatureOperator
 from landscape.curvature.pairs import check_tol
@@ -61,6 +62,7 @@ class PyHessian:
     ([4.0, 1.0], torch.Size([1, 2]))
     """
 
+    @checked()
     def __init__(
         self,
         model: nn.Module,
@@ -81,8 +83,9 @@ class PyHessian:
         sample, point = Sample(self._objective, None, None), self._objective.theta
         self._matrix = Matrix(sample, "hessian", None, 0.0, point, None, self._check)
 
+    @checked()
     def eigenvalues(
-        self, maxIter: int = 100, tol: float = 1e-3, top_n: int = 1
+        self, maxIter: Count = 100, tol: float = 1e-3, top_n: Count = 1
     ) -> tuple[list[float], list[list[Tensor]]]:
         """The `top_n` eigenvalues of largest magnitude, with sign, and unit eigenvectors as one tensor per parameter.
 
@@ -95,8 +98,6 @@ class PyHessian:
         """
         if not 1 <= top_n <= self._objective.layout.size:
             raise InputError(f"top_n={top_n}; give 1 to {self._objective.layout.size}, the number of parameters")
-        if maxIter < 1:
-            raise InputError(f"maxIter={maxIter}; give 1 or more")
         check_tol(tol, self._objective, self._check)
         seed = _drawn_seed()
         if small(self._matrix, 0) and self._matrix.size <= maxIter * top_n:
@@ -130,7 +131,8 @@ class PyHessian:
         layout = self._objective.layout
         return values[order].tolist(), [list(layout.unflatten(vector).values()) for vector in vectors]
 
-    def trace(self, maxIter: int = 100, tol: float = 1e-3) -> list[float]:
+    @checked()
+    def trace(self, maxIter: Count = 100, tol: float = 1e-3) -> list[float]:
         """z'Hz of random signs z, one number per probe; their mean estimates the trace.
 
         Stops when the standard error of the mean is at most `tol` of it, after `maxIter` probes at the latest: with
@@ -139,8 +141,6 @@ class PyHessian:
         is negative). The standard error is numpy.std(found, ddof=1) / len(found) ** 0.5. `measure_spectrum` has the
         trace without probes where the network allows.
         """
-        if maxIter < 1:
-            raise InputError(f"maxIter={maxIter}; give 1 or more")
         seed = _drawn_seed()
         found: list[float] = []
         with self._operator() as H:
@@ -151,15 +151,14 @@ class PyHessian:
                 found += (probes * H.apply(probes)).sum(1, dtype=torch.float64).tolist()
         return found
 
-    def density(self, iter: int = 100, n_v: int = 1) -> tuple[list[list[float]], list[list[float]]]:
+    @checked()
+    def density(self, iter: Count = 100, n_v: Count = 1) -> tuple[list[list[float]], list[list[float]]]:
         """(eigenvalues, weights) of the spectral density: `n_v` lists of `iter` nodes, and weights of sum 1.
 
         Stochastic Lanczos quadrature as there, reorthogonalised in full, with a solver that torch still has (there:
         torch.eig, gone since torch 1.13, so that density() crashes). A Krylov space that is exhausted before `iter`
         steps has fewer nodes; the list is then filled up with its largest node at weight 0.
         """
-        if iter < 1 or n_v < 1:
-            raise InputError(f"iter={iter}, n_v={n_v}; give 1 or more of each")
         seed = _drawn_seed()
         nodes_of: list[list[float]] = []
         weights_of: list[list[float]] = []
@@ -229,13 +228,14 @@ class ProductComparison:
         return self.worst <= self.allowed
 
 
+@checked()
 def compare_with_pyhessian(
     objective: Objective,
     *,
-    vectors: int = 3,
-    samples: int | None = 128,
+    vectors: Count = 3,
+    samples: Count | None = 128,
     precision: str | None = "float64",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> ProductComparison:
     """Hessian products by `CurvatureOperator` and by pyhessian's `dataloader_hv_product`, on the same data.
 
@@ -253,11 +253,7 @@ def compare_with_pyhessian(
             "pyhessian calls criterion(model(inputs), targets) itself, so an Objective with forward= or loss=None "
             "cannot be compared with it; build one with a model(inputs), a loss and (inputs, targets)"
         )
-    if vectors < 1:
-        raise InputError(f"vectors={vectors}; give 1 or more")
     if samples is not None:
-        if samples < 1:
-            raise InputError(f"samples={samples}; give 1 or more, or None to take all")
         objective = objective.on(objective.data.head(samples))
     if precision is not None:
         objective = objective.on(objective.data, precision=precision)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from landscape.arguments import Count, checked
 from landscape.checkpoints.recorder import TrajectoryRecorder
 
 _PACKAGES = ("lightning", "pytorch_lightning")
@@ -32,7 +33,8 @@ class TrajectoryCallback(_base()):  # type: ignore[misc]
     and at the end, in a training that goes on from a checkpoint, too. Raises what `TrajectoryRecorder` raises.
     """
 
-    def __init__(self, folder: str | Path, every: int = 100) -> None:
+    @checked()
+    def __init__(self, folder: str | Path, every: Count = 100) -> None:
         super().__init__()
         self._folder, self._every = folder, every
         self._recorder: TrajectoryRecorder | None = None

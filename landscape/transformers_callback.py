@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from landscape.arguments import Count, checked
 from landscape.checkpoints.recorder import TrajectoryRecorder
 
 try:
@@ -24,7 +25,8 @@ class TrajectoryCallback(TrainerCallback):
     its place. Raises what `TrajectoryRecorder` raises.
     """
 
-    def __init__(self, folder: str | Path, every: int = 100) -> None:
+    @checked()
+    def __init__(self, folder: str | Path, every: Count = 100) -> None:
         self._folder, self._every = folder, every
         self._recorder: TrajectoryRecorder | None = None
 

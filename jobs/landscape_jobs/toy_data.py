@@ -12,11 +12,13 @@ import torch
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 
 _TURNS = 600 / 360  # of a spiral
 
 
+@checked()
 def swiss_roll(count: int = 400, noise: float = 0.5, seed: int = 0) -> tuple[Tensor, Tensor]:
     """(points (count, 2), labels (count,)): two spirals n (-cos n, sin n) x 1.5, the second turned by half a turn.
 
@@ -33,6 +35,7 @@ def swiss_roll(count: int = 400, noise: float = 0.5, seed: int = 0) -> tuple[Ten
     return torch.from_numpy(points).float(), torch.from_numpy(labels)
 
 
+@checked()
 def concentric_circles(layers: int = 10, each: int = 100, gap: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
     """(points (layers x each, 2), labels): circles of radii 1, 1 + gap, ..., whose classes alternate.
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ _STEPS = ("step", "checkpoint", "epoch")  # of a name that holds several, the fi
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
+@checked()
 def read_state(path: str | Path) -> dict[str, Tensor]:
     """{name: tensor} of a checkpoint on the CPU, prefixes of wrappers stripped.
 
@@ -429,6 +431,7 @@ def check_state(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...
         )
 
 
+@checked()
 def load_checkpoint(model: Any, path: str | Path) -> None:
     """Load a checkpoint (see `read_state`) into `model` (an nn.Module), under its own names (see `fit_state`).
 

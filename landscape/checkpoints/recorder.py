@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, checked
 from landscape.checkpoints.reading import same_values, strip_prefixes
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
@@ -41,13 +42,10 @@ class TrajectoryRecorder:
     where the folder cannot be written.
     """
 
-    def __init__(self, model: Any, folder: str | Path, every: int = 100, start: int | None = None) -> None:
+    @checked()
+    def __init__(self, model: Any, folder: str | Path, every: Count = 100, start: Natural | None = None) -> None:
         if not hasattr(model, "state_dict") or not hasattr(model, "named_parameters"):
             raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise InputError(f"every={every!r}; give the optimiser steps from one state to the next, 1 or more")
-        if start is not None and start < 0:
-            raise InputError(f"start={start}; give the optimiser steps that the model has taken, 0 or more")
         _require_whole(model)
         self._model = model
         self._folder = Path(folder)
@@ -69,7 +67,8 @@ class TrajectoryRecorder:
     def __repr__(self) -> str:
         return f"TrajectoryRecorder({str(self._folder)!r}, every={self._every}, at step {self._steps})"
 
-    def step(self, number: int | None = None) -> None:
+    @checked()
+    def step(self, number: Natural | None = None) -> None:
         """Note that the model has taken `number` steps in all, by default one more than before.
 
         Its state is written where a multiple of `every` has been reached. Raises StoreError where that fails.

@@ -15,6 +15,7 @@ from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from landscape.arguments import Count, checked
 from landscape.curvature.check import ProductCheck, check_products
 from landscape.curvature.routes import (
     Chunk,
@@ -106,6 +107,7 @@ class CurvatureOperator:
             [1., 2., 2.]])
     """
 
+    @checked()
     def __init__(
         self,
         objective: Objective,
@@ -119,7 +121,7 @@ class CurvatureOperator:
         total: float | None = None,
         group: Communicator = SERIAL,
         check: ProductCheck | None = None,
-        chunk: int | None = None,
+        chunk: Count | None = None,
     ) -> None:
         require_objective(objective)
         require_operator(objective, operator, weight_decay)

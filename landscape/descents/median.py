@@ -10,6 +10,7 @@ import torch
 from landscape_kernels.descent import window_direction
 from torch.optim import Optimizer
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 
 
@@ -18,6 +19,7 @@ class _Windowed(Optimizer):
 
     _name = ""
 
+    @checked()
     def __init__(self, params: Any, lr: float, weight_decay: float = 0.0) -> None:
         require_rates(lr, weight_decay)
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})

@@ -11,6 +11,7 @@ from landscape_kernels.robust import winsorised_mean
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from landscape.arguments import checked
 from landscape.descents.median import require_rates
 from landscape.errors import InputError
 from landscape.network.layers import GradientSquares
@@ -30,6 +31,7 @@ class WinsorisedGradient:
     Raises InputError for a percentage that cannot be.
     """
 
+    @checked()
     def __init__(self, model: nn.Module, percent: float) -> None:
         require_percent(percent)
         self._percent = percent
@@ -68,6 +70,7 @@ class WinsorisedSGD(Optimizer):
     one of each example.
     """
 
+    @checked()
     def __init__(self, model: nn.Module, lr: float, percent: float, weight_decay: float = 0.0) -> None:
         require_rates(lr, weight_decay)
         self._gradient = WinsorisedGradient(model, percent)

@@ -22,6 +22,7 @@ from landscape_kernels.matching import (
 )
 from torch import Tensor
 
+from landscape.arguments import Seed, checked
 from landscape.checkpoints.states import ThetaLike, named_state, read_model
 from landscape.errors import InputError, nearest
 from landscape.network.symmetry import Listener, Symmetry, Table, find_symmetry, first_difference, symmetry_from_table
@@ -51,6 +52,7 @@ class Alignment:
     change: float  # largest change of an output by the permutation, relative to the largest output
     symmetry: Symmetry = field(repr=False)
 
+    @checked()
     def permute(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """{name: tensor} with the units permuted: parameters and buffers of model b, or anything laid out like them.
 
@@ -71,13 +73,14 @@ class Alignment:
 
 
 @of_objective
+@checked()
 def align(
     objective: Objective,
     theta_a: ThetaLike,
     theta_b: ThetaLike,
     method: str = "weights",
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     sweeps: int = 100,
     restarts: int = 3,
     table: Table | None = None,
@@ -109,13 +112,14 @@ def align(
 
 
 @of_objective
+@checked()
 def find_alignment(
     objective: Objective,
     theta_a: ThetaLike,
     theta_b: ThetaLike,
     method: str = "weights",
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     sweeps: int = 100,
     restarts: int = 3,
     table: Table | None = None,

@@ -18,6 +18,7 @@ from landscape_kernels.layout import Layout
 from landscape_kernels.moments import ratio, without_each
 from torch import Tensor, nn
 
+from landscape.arguments import Count, Natural, checked
 from landscape.errors import InputError, raised_by
 from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls
@@ -92,20 +93,21 @@ class Objective:
     """
 
     @keeps_random_state
+    @checked()
     def __init__(
         self,
         model: nn.Module,
         loss: LossLike | None = "cross_entropy",
         data: Any = None,
         *,
-        metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
+        metrics: str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
         forward: Callable[[nn.Module, Any], Any] | None = None,
         device: str | torch.device | None = None,
         precision: str | None = None,
-        memory_budget: int = 4 << 30,
+        memory_budget: Natural = 4 << 30,
         check: bool = True,
         batch_size: int | Callable[[Any], int] | None = None,
-        chunk: int | None = None,
+        chunk: Count | None = None,
         channels_last: bool = True,
         checkpoint: str | Path | None = None,
         cuda_graphs: bool = False,
@@ -244,6 +246,7 @@ class Objective:
         }
 
     @keeps_random_state
+    @checked()
     def evaluate(
         self,
         theta: Any = None,

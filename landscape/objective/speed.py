@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.files.durable import write_durably
 from landscape.objective.gate import of_objective
@@ -59,6 +60,7 @@ class Speed:
 
 
 @of_objective
+@checked()
 def speed_trial(objective: Objective, folder: Path | None = None, timer: Timer = time.perf_counter) -> Speed:
     """What pays on this machine: seconds a sample takes in other chunks, another memory format, threads, precision.
 

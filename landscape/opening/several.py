@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from landscape.arguments import checked
 from landscape.errors import InputError, StoreError, UnfinishedError
 from landscape.files import hdf5
 from landscape.files.schema import check_version, file_tree, merged_group, to_datatree
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import xarray
 
 
+@checked()
 def open_anything(path: str | Path, *, run: str | None = None, group: str | None = None) -> Result | xarray.DataTree:
     """What is at `path`: one result, or all runs of a sweep's folder or of a merged file as an `xarray.DataTree`.
 
@@ -36,6 +38,7 @@ def open_anything(path: str | Path, *, run: str | None = None, group: str | None
     return to_datatree(place.tree)
 
 
+@checked()
 def merge_runs(
     folders: Sequence[str | Path] | Mapping[str, str | Path | None],
     path: str | Path,

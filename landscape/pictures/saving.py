@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from landscape.arguments import checked
 from landscape.errors import InputError, StoreError
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ SUFFIXES = (".png", ".pdf", ".svg")
 _UNDATED: Mapping[str, dict[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 
 
+@checked()
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure as PNG, PDF or SVG, by the suffix of `path`, without empty margins; returns the path.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from landscape_kernels.probes import normal_vector
 from landscape_kernels.projection import principal_axes, project
 from torch import Tensor
 
+from landscape.arguments import Count, Seed, checked
 from landscape.checkpoints.states import ModelVectors, ThetaLike, in_order, model_labels, read_model
 from landscape.errors import InputError, nearest
 from landscape.objective.gate import of_objective
@@ -45,14 +45,15 @@ def random_directions(
 
 
 @of_objective
+@checked()
 def random_plane(
     objective: Objective,
     *,
     normalize: str = "filter",
-    ignore: Sequence[str] = ("bias", "norm"),
+    ignore: str | Sequence[str] = ("bias", "norm"),
     params: str | Sequence[str] | None = None,
-    seed: int = 0,
-    axes: int = 2,
+    seed: Seed = 0,
+    axes: Count = 2,
     orthogonal: bool = False,
 ) -> Plane:
     """Gaussian directions at the objective's centre, each from (seed, axis) alone, scaled to the parameters.
@@ -70,10 +71,6 @@ def random_plane(
     """
     if normalize not in NORMALIZATIONS:
         raise InputError(f"normalize={normalize!r} is unknown; {nearest(normalize, NORMALIZATIONS)}")
-    if axes < 1:
-        raise InputError(f"axes={axes}; a plane has at least 1")
-    if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise InputError(f"seed={seed!r}; give a whole number, or leave it out for 0")
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     layout = objective.layout
     ignored = blocks_matching(layout, ignore)
@@ -149,6 +146,7 @@ def _drawn(
 
 
 @of_objective
+@checked()
 def plane_from_directions(
     objective: Objective, directions: Sequence[Any], *, centre: ThetaLike = None, labels: Sequence[str] = ()
 ) -> Plane:
@@ -167,6 +165,7 @@ def plane_from_directions(
 
 
 @of_objective
+@checked()
 def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: Sequence[str] = ()) -> Plane:
     """The line through two models, the plane through three, in general n - 1 axes through n.
 
@@ -211,11 +210,12 @@ def plane_through(objective: Objective, thetas: Sequence[ThetaLike], *, labels: 
 
 
 @of_objective
+@checked()
 def pca_plane(
     objective: Objective,
     thetas: str | Path | Sequence[ThetaLike],
     *,
-    axes: int = 2,
+    axes: Count = 2,
     labels: Sequence[str] = (),
 ) -> Plane:
     """The plane of the leading principal axes of a trajectory of checkpoints, through the objective's centre.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.arguments import is_number
 from landscape.errors import InputError
 
 AXIS_NAMES = ("x", "y", "z", "u", "v", "w")
@@ -20,7 +21,7 @@ class AxisRange:
 
     def check(self, name: str, value: Any) -> Any:
         """The range as a tuple. Raises InputError for what is none."""
-        numbers = isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)
+        numbers = isinstance(value, (list, tuple)) and all(map(is_number, value))
         if not numbers or len(value) != 3:
             raise InputError("a range is three numbers, [start, stop, n]")
         if not isinstance(value[2], int):
@@ -45,13 +46,14 @@ def axis_values(name: str, axis: AxisLike) -> FloatArray:
     array([-1. , -0.5,  0. ,  0.5,  1. ])
     """
     if hasattr(axis, "__array__"):
-        return _checked(name, np.array(axis, dtype=np.float64))
-    try:
-        start, stop, n = (float(v) for v in axis)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{name}={axis!r}; give (start, stop, n), or an array of coordinates: np.array([-1, 0, 1])"
-        ) from error
+        values = np.array(axis)
+        if values.dtype.kind not in "iuf":
+            raise InputError(f"{name} is an array of {values.dtype}; coordinates are real numbers")
+        return _checked(name, values.astype(np.float64))
+    given = list(axis) if isinstance(axis, Iterable) and not isinstance(axis, (str, Mapping)) else []
+    if len(given) != 3 or not all(map(is_number, given)):
+        raise InputError(f"{name}={axis!r}; give (start, stop, n), or an array of coordinates: np.array([-1, 0, 1])")
+    start, stop, n = map(float, given)
     if not (math.isfinite(start) and math.isfinite(stop)):
         raise InputError(f"{name} runs from {start} to {stop}; both ends must be finite numbers")
     if not n.is_integer() or n < 1:

@@ -62,11 +62,21 @@ class Points(Protocol):
         """(theta or None, buffers or None, whether autocast is left off) of a point, for `Objective.estimates`."""
 
 
-def require_objective(objective: Objective, error: float | None, scale: str, share: float) -> None:
-    """Raise InputError where no error can be asked for, or what is said of it without one."""
+def require_asked(error: float | None, scale: str, share: float) -> None:
+    """Raise InputError for an error that is none on its scale, or for what is said of one that is not asked."""
     given = [f"scale={scale!r}"] * (scale != SCALES[0]) + [f"share={share!r}"] * (share != SHARE)
     if error is None and given:
         raise InputError(f"{' and '.join(given)} without error=, of which that is said; give an error, as error=0.01")
+    if error is not None and scale != "absolute" and not error < 1:
+        raise InputError(
+            f"error={error} is 1 or more on the scale {scale!r}, where 0.01 is a hundredth; give less, or say "
+            "scale='absolute' for an error in units of the loss"
+        )
+
+
+def require_objective(objective: Objective, error: float | None, scale: str, share: float) -> None:
+    """Raise InputError where no error can be asked for, or what is said of it without one."""
+    require_asked(error, scale, share)
     if error is not None and objective.precision == "own":
         raise InputError(
             "error= needs parameters in float32, and precision is 'own'; leave error out, or say 'float32'"
@@ -83,7 +93,7 @@ class PreciseTask:
     headline = "loss"
 
     def __init__(self, objective: Objective, points: Points, error: float, scale: str, share: float) -> None:
-        _check(error, scale)
+        require_asked(error, scale, share)
         self._objective, self._points, self.grid = objective, points, points.grid
         n = objective.samples
         small = not objective.data.divisible or n < max(_FEWEST * BLOCK, 2 * objective.chunk)
@@ -173,16 +183,6 @@ class PreciseTask:
         self.plan(rows)
         self._items += _next(self.describe(), rows, self._items)
         return len(self._items)
-
-
-def _check(error: float, scale: str) -> None:
-    if scale not in SCALES:
-        raise InputError(f"scale={scale!r} is not one of {', '.join(SCALES)}")
-    if scale != "absolute" and not error < 1:
-        raise InputError(
-            f"error={error} is 1 or more on the scale {scale!r}, where 0.01 is a hundredth; give less, or say "
-            "scale='absolute' for an error in units of the loss"
-        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from landscape.arguments import checked
 from landscape.files import hdf5
 from landscape.files.fields import flat
 from landscape.files.schema import file_tree, to_xarray
@@ -22,6 +23,7 @@ class Result:
 
     attributes: Mapping[str, Any]  # where it comes from, and what it is of
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write the result as one HDF5 file (netCDF-4), whole or not at all; returns the path.
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from landscape_kernels.arrays import BoolArray
 
-from landscape.errors import InputError, StoreError
+from landscape.arguments import Natural, Positive, require_fields
+from landscape.errors import StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import time_now
 from landscape.run.records import MOMENT, NUMBER, TEXT, WHOLE, as_json, read_record, unwritable
@@ -39,14 +40,11 @@ class Tolerance:
     that cannot be.
     """
 
-    retries: int = 2
-    item_seconds: float | None = None
+    retries: Natural = 2
+    item_seconds: Positive | None = None
 
     def __post_init__(self) -> None:
-        if self.retries < 0:
-            raise InputError(f"retries={self.retries}; give 0 (a failed item is given up at once) or more")
-        if self.item_seconds is not None and not self.item_seconds > 0:
-            raise InputError(f"item_seconds={self.item_seconds}; give a time above 0, or leave it out for no bound")
+        require_fields(self)
 
 
 @dataclass(frozen=True)

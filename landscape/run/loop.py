@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from landscape.arguments import Count, Natural, checked
 from landscape.errors import InputError, LandscapeError, RunFailedError, RunInterrupted, StoreError, raised_by
 from landscape.run.book import Book
 from landscape.run.claims import BYE, FAILED, STOPPED, ManagedClaims, RequestedClaims, Source
@@ -53,12 +54,13 @@ class Outcome:
         return bool(ended(self.rows.done, self.history.failed).all())
 
 
+@checked()
 def run_task(
     task: Task,
     out: str | Path | None = None,
     *,
-    ranks_per_item: int = 1,
-    limit: int | None = None,
+    ranks_per_item: Count = 1,
+    limit: Natural | None = None,
     known: Mapping[int, Row] | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

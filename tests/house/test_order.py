@@ -18,6 +18,7 @@ from landscape.studies.table import STUDIES
 ORDER = (
     ("landscape_kernels",),
     ("landscape.errors",),
+    ("landscape.arguments",),
     ("landscape.files", "landscape.pictures"),
     ("landscape.run",),
     ("landscape.results",),

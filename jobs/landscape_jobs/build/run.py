@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import landscape as ls
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.opening.runs import run_stages, run_stores
 from landscape.results.base import Result
@@ -19,6 +20,7 @@ from landscape_jobs.spec.job import Job, parse_job
 logger = logging.getLogger(__name__)
 
 
+@checked()
 def run_job(
     job: Job, *, limit_items: int | None = None, progress: Callable[[ls.Progress], None] | None = None
 ) -> Result:

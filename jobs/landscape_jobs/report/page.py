@@ -15,6 +15,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from landscape.arguments import checked
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 from landscape.files.provenance import engine_version, time_now
@@ -53,6 +54,7 @@ class Part:
     changes: Mapping[str, Any] | None = None  # of a sweep's cell: key -> value
 
 
+@checked()
 def write_report(results: Any, path: str | Path, *, title: str = "", notes: Sequence[str] = ()) -> Path:
     """Write one self-contained HTML page of results, at most 8 MB, and return its path.
 

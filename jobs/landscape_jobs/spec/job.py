@@ -51,8 +51,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError, create_model, model_validator
+from pydantic import ValidationError, create_model
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.results.study import Study
 from landscape_jobs.spec.planes import PlaneTable, RandomPlane
@@ -74,35 +75,6 @@ class Job(JobTable):
     objective: ObjectiveTable = ObjectiveTable()
     plane: PlaneTable = RandomPlane()
     run: RunTable
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Job:
-        given = [name for name in TABLES if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise InputError(
-                f"a job measures one thing, so it holds one of the tables {bracketed(list(TABLES))}; this one holds "
-                f"{bracketed(given) or 'none of them'}"
-            )
-        study, named = self.study, self.table.inputs()
-        subject = study.inputs.get(study.subject)
-        if subject is not None and subject.form == "models" and study.subject not in named and self.model is None:
-            raise InputError(
-                f"[{study.name}] has nothing to be measured on; name checkpoints or the run of a training by "
-                f"{study.name}.{subject.key or study.subject}, or a network by [model]"
-            )
-        if "plane" not in study.inputs and "plane" in self.model_fields_set:
-            planar = [name for name, table in TABLES.items() if "plane" in table.study.inputs]
-            raise InputError(
-                f"[plane] belongs to {bracketed(planar)}, and this job measures [{given[0]}]; leave it out"
-            )
-        if not study.leaves_out and (useless := {"retries", "item_seconds"} & self.run.model_fields_set):
-            raise InputError(
-                f"run.{min(useless)} is for items that can be left out, and a {study.kind.words} is made of all of its "
-                "own; leave it out"
-            )
-        if self.objective.loss == RETURNED and self.objective.forward is None:
-            raise InputError(f"objective.loss = {RETURNED!r} needs objective.forward, the function that returns it")
-        return self
 
     @property
     def table(self) -> StudyTable:
@@ -141,6 +113,7 @@ class Job(JobTable):
 _JOB = create_model("Job", __base__=Job, **{name: (table | None, None) for name, table in TABLES.items()})  # type: ignore[call-overload]
 
 
+@checked()
 def load_job(path: str | Path | TomlFile, overrides: Sequence[str] = ()) -> Job:
     """The job in a TOML file, with `overrides` of the form "table.key=value" put in before it is checked.
 
@@ -164,7 +137,7 @@ def job_of(said: Mapping[str, Any], source: str | Path, overrides: Sequence[str]
     home = Path(source).resolve().parent
     folder = content.get("folder", "")
     content["folder"] = home / folder if isinstance(folder, str) else folder
-    problems = _lacking(content)
+    problems = _of_tables(content)
     try:
         found: Job = _JOB.model_validate(content)
     except ValidationError as error:
@@ -174,15 +147,39 @@ def job_of(said: Mapping[str, Any], source: str | Path, overrides: Sequence[str]
     return found
 
 
-def _lacking(content: Mapping[str, Any]) -> list[str]:
-    """What is wrong where a table is not there that the study needs."""
-    measured = [name for name in TABLES if name in content]
-    return [
-        f"{table} is missing; [{name}] is not measured without [{table}]"
-        for name in measured[:1]
-        for table in TABLES[name].study.needs
-        if table not in content
-    ]
+def _of_tables(content: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the tables that are there and those that are not, whatever else stands in them."""
+    given = [name for name in TABLES if name in content]
+    tables = {name: table if isinstance(table, Mapping) else {} for name, table in content.items()}
+    found = []
+    if len(given) != 1:
+        found.append(
+            f"a job measures one thing, so it holds one of the tables {bracketed(list(TABLES))}; this one holds "
+            f"{bracketed(given) or 'none of them'}"
+        )
+    for name in given[:1]:
+        study = TABLES[name].study
+        lacking = [table for table in study.needs if table not in content]
+        found += [f"{table} is missing; [{name}] is not measured without [{table}]" for table in lacking]
+        subject = study.inputs.get(study.subject)
+        key = (subject and subject.key) or study.subject
+        if subject is not None and subject.form == "models" and key not in tables[name] and "model" not in content:
+            found.append(
+                f"[{name}] has nothing to be measured on; name checkpoints or the run of a training by {name}.{key}, "
+                "or a network by [model]"
+            )
+        if "plane" not in study.inputs and "plane" in content:
+            planar = [other for other, table in TABLES.items() if "plane" in table.study.inputs]
+            found.append(f"[plane] belongs to {bracketed(planar)}, and this job measures [{name}]; leave it out")
+        if not study.leaves_out and (useless := {"retries", "item_seconds"} & tables.get("run", {}).keys()):
+            found.append(
+                f"run.{min(useless)} is for items that can be left out, and a {study.kind.words} is made of all of its "
+                "own; leave it out"
+            )
+    objective = tables.get("objective", {})
+    if objective.get("loss") == RETURNED and "forward" not in objective:
+        found.append(f"objective.loss = {RETURNED!r} needs objective.forward, the function that returns it")
+    return found
 
 
 def put_in(content: dict[str, Any], override: str) -> None:

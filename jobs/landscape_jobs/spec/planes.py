@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from landscape_kernels.normalise import NORMALIZATIONS
 from pydantic import Discriminator, Field, Tag
 
 from landscape.results.settings import NameList
-from landscape_jobs.spec.words import JobTable, Strings, called, one_of
+from landscape_jobs.spec.words import FilePath, JobTable, Natural, Strings, Truth, called, one_of
 
 
 class RandomPlane(JobTable):
@@ -18,8 +17,8 @@ class RandomPlane(JobTable):
     kind: Literal["random"] = "random"
     normalize: Annotated[str, one_of(NORMALIZATIONS)] = "filter"
     ignore: Strings = ("bias", "norm")
-    seed: int = 0
-    orthogonal: bool = False
+    seed: Natural = 0
+    orthogonal: Truth = False
     params: Annotated[tuple[str, ...], called(NameList())] | None = None
 
 
@@ -41,14 +40,14 @@ class DirectionsPlane(JobTable):
     """Directions from a file that loss-landscape wrote, see `landscape.read_loss_landscape_directions`."""
 
     kind: Literal["directions"]
-    file: Path
+    file: FilePath
 
 
 class CurvePlane(JobTable):
     """The plane of a fitted curve (a run folder or file of one), see `landscape.curve_plane`."""
 
     kind: Literal["curve"]
-    curve: Path
+    curve: FilePath
 
 
 PLANES: dict[str, type[JobTable]] = {

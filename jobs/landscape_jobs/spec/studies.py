@@ -5,7 +5,6 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model, model_validator
@@ -14,7 +13,7 @@ from landscape.errors import InputError
 from landscape.planes.grid import AXIS_NAMES
 from landscape.results.study import Input, Study, studies
 from landscape_jobs.spec.tables import DataTable
-from landscape_jobs.spec.words import JobTable, Strings, called
+from landscape_jobs.spec.words import FilePath, JobTable, Real, Strings, Truth, Whole, called
 
 
 class StudyTable(JobTable):
@@ -54,13 +53,13 @@ class StudyTable(JobTable):
 # What stands in a job file in the place of an argument; a plane has a table of its own.
 _FORMS: dict[str, Any] = {
     "data": DataTable,
-    "model": Path,
-    "checkpoint": Path,
+    "model": FilePath,
+    "checkpoint": FilePath,
     "models": Annotated[Strings, Field(min_length=1)],
     "curve": Annotated[Strings, Field(min_length=1, max_length=2)],
-    "surface": Path,
+    "surface": FilePath,
     "table": Annotated[Strings, Field(min_length=1)],
-    "trained": Path,
+    "trained": FilePath,
 }
 
 
@@ -81,18 +80,18 @@ def table_of(study: Study[Any]) -> type[StudyTable]:
     return table
 
 
+_STRICT: dict[Any, Any] = {int: Whole, bool: Truth, float: Real}
+
+
 def _strict(hint: Any) -> Any:
     """A type as pydantic takes it: no conversions but of whole numbers to real ones, and our constraints called."""
-    if hint is int:
-        return Annotated[int, Field(strict=True)]
-    if hint is bool:
-        return Annotated[bool, Field(strict=True)]
-    if hint is float:
-        return Annotated[float, Field(allow_inf_nan=False)]
+    if hint in _STRICT:
+        return _STRICT[hint]
     if get_origin(hint) is Annotated:
         base, *constraints = get_args(hint)
         if base is float and any(getattr(one, "after", False) for one in constraints):
-            return Annotated[(base, *(called(one) for one in constraints))]  # whose own words fit NaN as well
+            strict = Field(strict=True)  # not finite: the words of such a constraint fit NaN as well
+            return Annotated[(base, strict, *(called(one) for one in constraints))]
         return Annotated[(_strict(base), *(called(one) for one in constraints))]
     if get_origin(hint) in (Union, types.UnionType):
         parts = [_strict(part) for part in get_args(hint)]

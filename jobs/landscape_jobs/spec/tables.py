@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field
 
 from landscape.objective.losses import named_losses, named_metrics
 from landscape.objective.objective import PRECISIONS
-from landscape_jobs.spec.words import CallableName, JobTable, count_or_callable, named_or_callable, one_of
+from landscape_jobs.spec.words import (
+    CallableName,
+    Count,
+    FilePath,
+    JobTable,
+    Natural,
+    Real,
+    Truth,
+    count_or_callable,
+    named_or_callable,
+    one_of,
+)
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
 DATA = ("statistics", "train", "test")  # tables of data inside a table
@@ -32,7 +42,7 @@ class ModelTable(JobTable):
 
     factory: CallableName
     args: dict[str, Any] = Field(default_factory=dict)
-    checkpoint: Path | None = None
+    checkpoint: FilePath | None = None
 
 
 class ObjectiveTable(JobTable):
@@ -49,9 +59,9 @@ class ObjectiveTable(JobTable):
     precision: Annotated[str, one_of(PRECISIONS)] | None = None
     device: str | None = None
     batch_size: Annotated[int | str | None, BeforeValidator(count_or_callable)] = None
-    chunk: PositiveInt | None = None
-    channels_last: bool = True
-    cuda_graphs: bool = False
+    chunk: Count | None = None
+    channels_last: Truth = True
+    cuda_graphs: Truth = False
 
 
 class RunTable(JobTable):
@@ -62,9 +72,9 @@ class RunTable(JobTable):
     the first does once and sends them to the others.
     """
 
-    out: Path
-    threads: PositiveInt | None = None
-    ranks_per_item: PositiveInt = 1
-    retries: NonNegativeInt = 2
-    item_seconds: PositiveFloat | None = None
+    out: FilePath
+    threads: Count | None = None
+    ranks_per_item: Count = 1
+    retries: Natural = 2
+    item_seconds: Annotated[Real, Field(gt=0)] | None = None
     read: Literal["each", "once"] = "each"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from landscape.errors import InputError, nearest
 
@@ -56,6 +57,19 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _named(value: Any) -> Any:
+    if value == "":
+        raise InputError("no path is given; name a file or folder")
+    return value
+
+
+# Numbers and truths are those of TOML: no texts of them, no true for 1.
+Whole = Annotated[int, Field(strict=True)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Truth = Annotated[bool, Field(strict=True)]
+FilePath = Annotated[Path, BeforeValidator(_named)]
 CallableName = Annotated[str, AfterValidator(_callable_name)]
 Strings = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape_jobs.spec.job import Job, job_of, put_in
 from landscape_jobs.spec.toml import SWEEP, TomlFile, parse_toml, read_toml, to_toml, toml_key
@@ -80,6 +81,7 @@ class Sweep:
         return self.cells[number]
 
 
+@checked()
 def load_sweep(path: str | Path | TomlFile, overrides: Sequence[str] = ()) -> Sweep:
     """The sweep in a TOML file, with `overrides` of the form "table.key=value" put into its base job.
 

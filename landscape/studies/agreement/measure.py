@@ -19,6 +19,7 @@ from landscape_kernels.probes import derive_seed
 from landscape_kernels.similarity import SMALLEST_CHUNK, Comoments
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, checked
 from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_models
 from landscape.errors import InputError, nearest
 from landscape.objective.batches import Batch
@@ -304,6 +305,7 @@ class AgreementTask:
 
 
 @of_objective
+@checked(AgreementSettings)
 def measure_agreement(
     objective: Objective,
     thetas: Sequence[ThetaLike],
@@ -315,8 +317,8 @@ def measure_agreement(
     statistics: Any = None,
     labels: Sequence[str] = (),
     out: str | Path | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

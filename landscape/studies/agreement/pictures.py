@@ -8,6 +8,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.pictures.heat_map import WRITTEN, heat_map, side_of
 from landscape.pictures.style import StyledFigure, finish, styled
 from landscape.results.kind import Asked, Pictures
@@ -15,6 +16,7 @@ from landscape.studies.agreement.result import MEASURES, Agreement, measure_word
 
 
 @styled
+@checked()
 def plot_agreement(agreement: Agreement, measure: str = "cka") -> Figure:
     """A heat map of one measure over the pairs of models; cells of pairs that were not measured are hatched.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.quantities import Meaning
@@ -65,6 +66,7 @@ class Agreement(Result):
         """Whether the values are of all of the data."""
         return self.samples == int(self.attributes.get("samples", self.samples))
 
+    @checked()
     def matrix(self, measure: str = "cka") -> FloatArray:
         """The measure as a symmetric matrix, (N, N), NaN where no pair was measured and so on the diagonal.
 
@@ -77,6 +79,7 @@ class Agreement(Result):
         result[i, j] = result[j, i] = self.values[measure]
         return result
 
+    @checked()
     def plot(self, measure: str = "cka") -> Figure:
         """A heat map of one measure; see `plot_agreement`."""
         return self._drawn(measure)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.arguments import Seed, checked
 from landscape.errors import InputError
 from landscape.files.provenance import engine_version
 from landscape.results.settings import name_tuple, require_plain
@@ -19,6 +20,7 @@ from landscape.studies.audit.statistics import compare, follow
 from landscape.studies.corpus.reading import ModelTable, read_table
 
 
+@checked(AuditSettings)
 def audit_table(
     table: Any,
     measures: str | Sequence[str],
@@ -31,7 +33,7 @@ def audit_table(
     within: float = 0.01,
     level: float = 0.95,
     draws: int = 2000,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Audit:
     """How fragile measures of generalisation are, from a table of models with their measures.
 

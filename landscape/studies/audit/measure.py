@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.errors import InputError, NumericalError, UserCodeError
 from landscape.objective.described import describe_callable
 from landscape.objective.losses import LossLike
@@ -121,6 +122,7 @@ class AuditTask:
 
 
 @keeps_random_state
+@checked(AuditSettings)
 def audit_fragility(
     models: ModelsLike,
     measures: str | Measure | Sequence[str | Measure],
@@ -136,10 +138,10 @@ def audit_fragility(
     rescale: float = 10.0,
     level: float = 0.95,
     draws: int = 2000,
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | Path | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, short
 from landscape.pictures.scale import name_log_ticks
@@ -35,6 +36,7 @@ _TICKS = 5  # sizes named along an axis
 
 
 @styled
+@checked()
 def plot_audit(audit: Audit, kind: str = "matrix", measure: str | None = None, knob: str | None = None) -> Figure:
     """Draw an audit as one of three kinds of picture.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.frames import frame
@@ -162,6 +163,7 @@ class Audit(Result):
         """Keys that have several values."""
         return tuple(name for name, column in self.keys.items() if len(set(column)) > 1)
 
+    @checked()
     def rows_of(self, measure: str, knob: str) -> list[int]:
         """The comparisons of a measure and a knob. Raises InputError for one that is not there."""
         self.require(measure)
@@ -170,6 +172,7 @@ class Audit(Result):
         found = zip(self.comparisons.measure, self.comparisons.knob, strict=True)
         return [row for row, one in enumerate(found) if one == (measure, knob)]
 
+    @checked()
     def verdict(self, measure: str, knob: str) -> str:
         """ "fragile" where it is in one comparison of the knob, "robust" where in all, else "undecided".
 
@@ -178,6 +181,7 @@ class Audit(Result):
         states = {self.comparisons.verdict[row] for row in self.rows_of(measure, knob)}
         return FRAGILE if FRAGILE in states else ROBUST if states == {ROBUST} else UNDECIDED
 
+    @checked()
     def fold(self, measure: str, knob: str) -> float:
         """The largest factor between two values of a knob, 1 or more; NaN where no pair is matched.
 
@@ -199,11 +203,13 @@ class Audit(Result):
         """`models` as a DataFrame; `audit_table` takes it, several below each other, too."""
         return frame(self.models())
 
+    @checked()
     def require(self, measure: str) -> None:
         """Raise InputError for a measure that is not there."""
         if measure not in self.values:
             raise InputError(f"no measure {measure!r} is in this audit; {nearest(measure, self.values)}")
 
+    @checked()
     def plot(self, kind: str = "matrix", **options: Any) -> Figure:
         """A "matrix" of measures by knobs, "ratios" of all comparisons, or "curves" of a measure; see `plot_audit`."""
         return self._drawn(kind, **options)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
+from landscape.arguments import Seed
 from landscape.errors import InputError
 from landscape.results.settings import Accuracy, Names, Settings
 
@@ -25,7 +26,7 @@ class AuditSettings(Settings):
     rescale: Annotated[float, Gt(0)] = 10.0
     level: Accuracy = 0.95
     draws: Annotated[int, Ge(_LEAST_DRAWS)] = 2000
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from landscape_kernels.probes import normal_vector
 from landscape_kernels.volumes import log_ball_contributions, log_gaussian_contributions, log_mean_exp
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
@@ -226,6 +227,7 @@ class BasinTask:
 
 
 @of_objective
+@checked(BasinSettings)
 def measure_basin(
     objective: Objective,
     cutoff: float = 0.1,
@@ -238,10 +240,10 @@ def measure_basin(
     *,
     ignore: str | Sequence[str] | None = None,
     rtol: float = 1e-6,
-    seed: int = 0,
+    seed: Seed = 0,
     second_moments: Any = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -13,6 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.objective.objective import Objective
 from landscape.pictures.style import BLUE, GREY, LINE_COLOURS, RED, VALUES, StyledFigure, finish, line_look, styled
@@ -28,6 +29,7 @@ _SIDE = 200  # of the grid of a decision boundary
 
 
 @styled
+@checked()
 def plot_basin(basin: Basin, what: str = "radii") -> Figure:
     """The histogram of the "radii" or of the "contributions" to the log volume, or the "profiles" of directions.
 
@@ -85,6 +87,7 @@ def _profiles(ax: Axes, basin: Basin) -> None:
 
 
 @styled
+@checked()
 def plot_volumes(
     basins: Sequence[Basin],
     values: Sequence[float],
@@ -132,6 +135,7 @@ def plot_volumes(
 
 
 @styled
+@checked()
 def plot_minima(
     plane: Plane, values: Sequence[float], *, axis: str = "test accuracy", labels: Sequence[str] = ()
 ) -> Figure:
@@ -183,6 +187,7 @@ def plot_minima(
 
 
 @styled
+@checked()
 def plot_boundary(objective: Objective, theta: Tensor | None = None, *, margin: float = 0.1, title: str = "") -> Figure:
     """Which class a network says in the plane, with its data, whose inputs are two numbers.
 

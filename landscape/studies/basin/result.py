@@ -12,6 +12,7 @@ import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 from landscape_kernels.volumes import LARGEST_TAIL, Aggregate, aggregate, fewest_effective
 
+from landscape.arguments import checked
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
 
@@ -200,6 +201,7 @@ class Basin(Result):
             "comparing `mean`, a lower bound, instead"
         )
 
+    @checked()
     def plot(self, what: str = "radii") -> Figure:
         """A Figure of the "radii", the "profiles" or the "contributions"; see `plot_basin`."""
         return self._drawn(what)

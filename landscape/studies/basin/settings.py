@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from landscape.arguments import Seed
 from landscape.errors import InputError
 from landscape.objective.stacked import OF
 from landscape.results.settings import Accuracy, Names, OneOf, Settings
@@ -27,7 +28,7 @@ class BasinSettings(Settings):
     prior_sigma: Annotated[float, Gt(0)] | None = None
     ignore: Names | None = None
     rtol: Accuracy = 1e-6
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from landscape_kernels.coherence import alpha_and_error
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, checked
 from landscape.checkpoints.states import ThetaLike, in_order, read_model
 from landscape.errors import InputError
 from landscape.network.samples import SampleGradients
@@ -256,6 +257,7 @@ def _is_folder(theta: Any) -> bool:
 
 
 @of_objective
+@checked(CoherenceSettings)
 def measure_coherence(
     objective: Objective,
     thetas: Any = None,
@@ -266,8 +268,8 @@ def measure_coherence(
     examples: bool = False,
     train: bool = False,
     labels: Sequence[str] = (),
-    ranks_per_item: int | None = None,
-    limit_items: int | None = None,
+    ranks_per_item: Count | None = None,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -8,6 +8,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.pictures.heat_map import WRITTEN, coloured_cells, short_names, side_of
 from landscape.pictures.style import ERROR, LINE_COLOURS, VALUES, StyledFigure, finish, styled
@@ -19,6 +20,7 @@ _NAMED = 12  # layers that a legend names
 
 
 @styled
+@checked()
 def plot_coherence(coherence: Coherence, quantity: str = "m_coherence") -> Figure:
     """One quantity over the parameter vectors, a line for each layer; of a single vector, points over the layers.
 

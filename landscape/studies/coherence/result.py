@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
@@ -68,6 +69,7 @@ class Coherence(Result):
         """Whether every parameter vector was computed."""
         return bool(self.computed.all())
 
+    @checked()
     def quantity(self, name: str) -> FloatArray:
         """One of "alpha", "m_coherence", "share", "noise_scale", "signal_to_noise", "diversity", (T, R).
 
@@ -81,6 +83,7 @@ class Coherence(Result):
             found: FloatArray = alpha * self.samples if name == "m_coherence" else _OF_ALPHA[name][0](alpha)
         return found
 
+    @checked()
     def error(self, name: str) -> FloatArray:
         """The standard error of a quantity, (T, R), for the population; that of shares is not known, NaN.
 
@@ -93,6 +96,7 @@ class Coherence(Result):
             slope = self.samples if name == "m_coherence" else _OF_ALPHA[name][1](self.norms / self.squares)
             return self.stderr * slope
 
+    @checked()
     def require(self, name: str) -> None:
         """Raise InputError for an unknown quantity."""
         if name not in MEANINGS:
@@ -152,6 +156,7 @@ class Coherence(Result):
             found[self.labels[t], self.rows[k]] = reason
         return found
 
+    @checked()
     def plot(self, quantity: str = "m_coherence") -> Figure:
         """A Figure of one quantity, or of "between"; see `plot_coherence`."""
         return self._drawn(quantity)

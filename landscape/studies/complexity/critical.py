@@ -17,6 +17,7 @@ from landscape_kernels.perturb import wide
 from landscape_kernels.pieces import Piece, pieces_of
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.curvature.routes import flat, gradient_parts, summed_loss
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
@@ -99,6 +100,7 @@ class _Ray:
 
 
 @of_objective
+@checked()
 def critical_sharpness(objective: Objective, direction: Any = None) -> Estimate:
     """lambda_c = 2 / eta_c, with eta_c the first step found along a direction d at which L(theta + eta d) = L(theta).
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest, text_of
 from landscape.results.estimate import Estimate
 from landscape.studies.complexity.subject import NO_INITIAL, Subject
@@ -41,6 +42,7 @@ class Measure:
     family: str = ""  # measures that share work; they are one item of a run
     own: bool = False  # whether it is the user's
 
+    @checked()
     def adjusted(self, value: Estimate, samples: int) -> Estimate:
         """The value after adjustment, its error by the first derivative; NaN for measures without one.
 
@@ -58,6 +60,7 @@ class Measure:
         return Estimate(math.nan, stderr=math.nan, n=value.n, unit=value.unit)
 
 
+@checked()
 def measure(name: str, function: Callable[[Subject], Any], needs: str | Sequence[str] = ()) -> Measure:
     """A measure of the user's own, for `measures=` of a call, or of a job as "package.module:callable".
 

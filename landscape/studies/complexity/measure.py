@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.checkpoints.states import read_model
 from landscape.errors import InputError, NumericalError, UserCodeError, raised_by
 from landscape.objective.described import describe_callable
@@ -179,6 +180,7 @@ def _batchnorm(objective: Objective) -> str:
 
 
 @of_objective
+@checked(ComplexitySettings)
 def measure_complexity(
     objective: Objective,
     out: str | Path | None = None,
@@ -187,9 +189,9 @@ def measure_complexity(
     measures: str | Measure | Sequence[str | Measure] = "all",
     parity: str | None = None,
     tol: float = 0.05,
-    seed: int = 0,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    seed: Seed = 0,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

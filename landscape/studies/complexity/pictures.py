@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.pictures.bars import bar_figure, bars
 from landscape.pictures.marks import counted
@@ -16,6 +17,7 @@ from landscape.studies.complexity.result import Complexity
 
 
 @styled
+@checked()
 def plot_complexity(complexity: Complexity, kind: str = "bars") -> Figure:
     """Bars of log10 of the size of each value, and of the values after adjustment, with two standard errors.
 

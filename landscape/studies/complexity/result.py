@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
@@ -96,6 +97,7 @@ class Complexity(Result):
         is_log = np.array([base is not None for base in bases], dtype=bool)
         return np.where(is_log, self.value * scale, logs), np.where(is_log, self.stderr * scale, errors)
 
+    @checked()
     def plot(self, kind: str = "bars") -> Figure:
         """Bars of the values, on a logarithmic scale where they allow one; see `plot_complexity`."""
         return self._drawn(kind)

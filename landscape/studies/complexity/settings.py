@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from landscape.arguments import Seed
 from landscape.results.settings import Accuracy, Names, OneOf, Settings
 
 PARITIES = ("jiang",)
@@ -17,4 +18,4 @@ class ComplexitySettings(Settings):
     measures: Names = ("all",)
     parity: Annotated[str, OneOf(PARITIES)] | None = None
     tol: Accuracy = 0.05
-    seed: int = 0
+    seed: Seed = 0

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.network.paths import Convolutions
 from landscape.objective.gate import require_objective
@@ -26,6 +27,7 @@ _SHARE = 10  # the margin is that of every tenth sample
 class Subject:
     """A network at its parameters, on its training data, with the weights that it began from."""
 
+    @checked()
     def __init__(
         self,
         objective: Objective,
@@ -139,6 +141,7 @@ class Subject:
             self.note("the margin is negative, its size is taken")
         return Estimate(abs(found), stderr=found.stderr, n=found.n, unit=found.unit)
 
+    @checked()
     def once(self, key: str, make: Callable[[], T]) -> T:
         """What `make` returns, computed when it is first asked for under that key."""
         if key not in self._kept:
@@ -146,6 +149,7 @@ class Subject:
         found: T = self._kept[key]
         return found
 
+    @checked()
     def note(self, text: str) -> None:
         """Say something of the value that is being measured."""
         if text not in self.notes:

@@ -14,6 +14,7 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.checkpoints.states import ThetaLike, model_labels, model_pairs, read_model, read_models, require_finite
 from landscape.errors import InputError, nearest
 from landscape.network.alignment import METHODS, align
@@ -228,6 +229,7 @@ class ConnectivityTask:
 
 
 @of_objective
+@checked(ConnectivitySettings)
 def measure_connectivity(
     objective: Objective,
     thetas: Sequence[ThetaLike],
@@ -251,9 +253,9 @@ def measure_connectivity(
     statistics: Any = None,
     test: Any = None,
     labels: Sequence[str] = (),
-    seed: int = 0,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    seed: Seed = 0,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

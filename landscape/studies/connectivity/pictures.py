@@ -11,6 +11,7 @@ from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.heat_map import heat_map, short_names, side_of
 from landscape.pictures.style import GREY, StyledFigure, finish, line_look, styled
@@ -27,6 +28,7 @@ _MOST_PATHS = 3  # pairs drawn in one picture unless asked for
 
 
 @styled
+@checked()
 def plot_connectivity(
     result: Connectivity,
     kind: str = "table",

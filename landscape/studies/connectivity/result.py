@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
@@ -72,12 +73,14 @@ class Connectivity(Result):
         """Whether every pair was measured."""
         return bool(self.computed.all())
 
+    @checked()
     def line_path(self, i: int, j: int) -> Path:
         """What was measured on the straight line from model i to model j, as a Path."""
         k, turned = self._place(i, j)
         arc = self.t * self.distance[k]
         return self._path(k, turned, self.line, self.line_stderr, self.line_replicates, arc, "line")
 
+    @checked()
     def curve_path(self, i: int, j: int) -> Path:
         """What was measured on the fitted curve from model i to model j, as a Path. InputError where none was."""
         if not self.curve:
@@ -129,6 +132,7 @@ class Connectivity(Result):
             found[f"{kind}_mc"] = [path.mc for path in paths]
         return found
 
+    @checked()
     def matrix(self, name: str) -> FloatArray:
         """One of the `numbers` as a symmetric table (N, N); NaN where a pair was not asked for, 0 on the diagonal."""
         numbers = self.numbers
@@ -140,6 +144,7 @@ class Connectivity(Result):
         table[i, j] = table[j, i] = numbers[name]
         return table
 
+    @checked()
     def groups(self, threshold: float, by: str | None = None) -> list[list[str]]:
         """Connected parts of the low-loss graph, largest first: models joined where a barrier is at most `threshold`.
 
@@ -159,6 +164,7 @@ class Connectivity(Result):
         """The number that pictures and groups are about unless told otherwise."""
         return "barrier" if self.curve else "line_barrier"
 
+    @checked()
     def plot(self, kind: str = "table", **options: Any) -> Figure:
         """A Figure: "table" (heat maps of barriers), "graph" (models and low barriers) or "paths" (every pair)."""
         return self._drawn(kind, **options)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.checkpoints.states import ModelPairs
 from landscape.network.alignment import METHODS
 from landscape.objective.batchnorm import WITHOUT_ENDS
@@ -24,7 +25,7 @@ class ConnectivitySettings(FitOptions):
     batch_size: Annotated[int, Ge(1)] = 128
     align: Annotated[str, OneOf(METHODS)] | None = None
     batchnorm: Annotated[str, OneOf(WITHOUT_ENDS)] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def fit(self) -> FitSettings | None:

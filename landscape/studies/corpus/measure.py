@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.rank_statistics import holm
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.files.provenance import engine_version
 from landscape.results.attributes import provenance
 from landscape.results.measured import Measurement
@@ -99,6 +100,7 @@ def corpus_task(table: Any, **asked: Any) -> CorpusTask:
     return CorpusTask(table, CorpusSettings(**asked))
 
 
+@checked(CorpusSettings)
 def analyse_corpus(
     table: Any,
     target: str = "test_accuracy",
@@ -108,10 +110,10 @@ def analyse_corpus(
     hyperparameters: str | Sequence[str] = (),
     level: float = 0.95,
     draws: int = 2000,
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | Path | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -11,6 +11,7 @@ from landscape_kernels.rank_statistics import slope
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, short
 from landscape.pictures.style import BLUE, LINE_COLOURS, ORANGE, RED, StyledFigure, finish, line_look, styled
@@ -22,6 +23,7 @@ _ROWS = 40  # metrics drawn; the table has them all
 
 
 @styled
+@checked()
 def plot_corpus(corpus: Corpus, kind: str = "chart", metric: str | None = None, groups: str | None = None) -> Figure:
     """Draw a corpus as one of two kinds of picture, by the grouping `groups`, the first by default.
 

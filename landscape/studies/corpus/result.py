@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 
@@ -84,6 +85,7 @@ class Corpus(Result):
         pairs = zip(self.metric, self.simpson, strict=True)
         return tuple(dict.fromkeys(metric for metric, state in pairs if state == PARADOX))
 
+    @checked()
     def row(self, metric: str, grouping: str | None = None) -> int:
         """The row of a metric and a grouping, by default the first. Raises InputError for one that is not there."""
         if metric not in self.metric:
@@ -93,10 +95,12 @@ class Corpus(Result):
             raise InputError(f"no grouping {grouping!r} is in this corpus; {nearest(grouping, self.groups)}")
         return list(zip(self.metric, self.grouping, strict=True)).index((metric, grouping))
 
+    @checked()
     def rows_of(self, grouping: str) -> IntArray:
         """The rows of a grouping."""
         return np.array([k for k, name in enumerate(self.grouping) if name == grouping], dtype=np.int64)
 
+    @checked()
     def widest(self, grouping: str) -> tuple[str, ...]:
         """Metrics by how far tau overall and within are apart, the farthest first, paradoxes before others."""
         rows = self.rows_of(grouping)
@@ -104,11 +108,13 @@ class Corpus(Result):
         flagged = np.array([self.simpson[k] == PARADOX for k in rows], dtype=bool)
         return tuple(self.metric[int(rows[k])] for k in np.lexsort((-apart, ~flagged)))
 
+    @checked()
     def known(self, metric: str, grouping: str) -> BoolArray:
         """(N,), models with metric, target and group."""
         there = np.array([group != OUTSIDE for group in self.groups[grouping]], dtype=bool)
         return there & np.isfinite(self.columns[metric]) & np.isfinite(self.columns[self.target])
 
+    @checked()
     def plot(self, kind: str = "chart", **options: Any) -> Figure:
         """A "chart" of overall against within for all metrics, or a "scatter" of one; see `plot_corpus`."""
         return self._drawn(kind, **options)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.results.settings import Accuracy, Names, Settings
 
 LEAST_DRAWS = 100
@@ -22,4 +23,4 @@ class CorpusSettings(Settings):
     hyperparameters: Names = ()
     level: Accuracy = 0.95
     draws: Annotated[int, Ge(LEAST_DRAWS)] = 2000
-    seed: int = 0
+    seed: Seed = 0

@@ -12,6 +12,7 @@ from landscape_kernels.rank_statistics import percentile_interval, redrawn, weig
 from landscape_kernels.sign_errors import Environments, environments, over_axes
 from landscape_kernels.sign_errors import sign_errors as errors_of
 
+from landscape.arguments import Seed, checked
 from landscape.errors import InputError
 from landscape.files.provenance import engine_version
 from landscape.results.settings import name_tuple
@@ -21,6 +22,7 @@ from landscape.studies.measures.result import Measures
 _LEAST_DRAWS = 100
 
 
+@checked()
 def sign_errors(
     table: Any,
     gap: str = "gap",
@@ -31,7 +33,7 @@ def sign_errors(
     least: float = 12.0,
     level: float = 0.95,
     draws: int = 1000,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Measures:
     """The sign error of each measure: how often it orders two models otherwise than their generalisation gap does.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.checkpoints.reading import SUFFIXES, checkpoint_files
 from landscape.checkpoints.tensors import digest, open_tensors
 from landscape.checkpoints.trained import VALUES, TrainedModels
@@ -276,6 +277,7 @@ def corpus_table_task(
 
 
 @keeps_random_state
+@checked(CorpusTableSettings)
 def measure_corpus(
     models: ModelsLike,
     measure: str | Sequence[str] = ("weights",),
@@ -286,10 +288,10 @@ def measure_corpus(
     loss: LossLike | None = None,
     device: str | None = None,
     samples: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | Path | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.errors import InputError, nearest
 from landscape.results.settings import Settings
 from landscape.studies.corpus_table.metric_sets import METRIC_SETS
@@ -34,7 +35,7 @@ class CorpusTableSettings(Settings):
 
     measure: Annotated[tuple[str, ...], _Sets()] = ("weights",)
     samples: Annotated[int, Ge(2)] | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

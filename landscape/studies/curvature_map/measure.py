@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.curvature.matrix import matrix_of
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
@@ -32,6 +33,7 @@ from landscape.studies.surface.result import Surface
 
 
 @of_objective
+@checked(CurvatureMapSettings)
 def measure_curvature_map(
     objective: Objective,
     plane: Plane,
@@ -44,11 +46,11 @@ def measure_curvature_map(
     operator: str = "hessian",
     weight_decay: float = 0.0,
     batchnorm: str = "frozen",
-    seed: int = 0,
+    seed: Seed = 0,
     error: float | None = None,
     out: str | Path | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.curvature.operator import OPERATORS
 from landscape.objective.batchnorm import WITHOUT_ENDS
 from landscape.planes.grid import Range
@@ -25,5 +26,5 @@ class CurvatureMapSettings(Settings):
     operator: Annotated[str, OneOf(OPERATORS)] = "hessian"
     weight_decay: Annotated[float, Ge(0)] = 0.0
     batchnorm: Annotated[str, OneOf(WITHOUT_ENDS)] = "frozen"
-    seed: int = 0
+    seed: Seed = 0
     error: Accuracy | None = None

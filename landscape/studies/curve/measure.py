@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, UnfinishedError
 from landscape.objective.gate import of_objective
@@ -89,6 +90,7 @@ class FitTask:
 
 
 @of_objective
+@checked(CurveSettings)
 def fit_curve(
     objective: Objective,
     theta_a: ThetaLike,
@@ -97,7 +99,7 @@ def fit_curve(
     degree: int = 2,
     epochs: int = 50,
     train: Any = None,
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | Path | None = None,
     *,
     start: Sequence[ThetaLike] | None = None,
@@ -109,8 +111,8 @@ def fit_curve(
     places: str = "stratified",
     batch_size: int = 128,
     parts: int = 1,
-    ranks_per_item: int | None = None,
-    limit_items: int | None = None,
+    ranks_per_item: Count | None = None,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.pictures.style import StyledFigure, finish, styled
 from landscape.results.kind import Asked, Pictures
@@ -17,6 +18,7 @@ from landscape.studies.curve.result import Curve
 
 
 @styled
+@checked()
 def plot_history(curve: Curve) -> Figure:
     """Loss, metrics and step size over the epochs of a fit. Raises InputError for a curve that was not fitted."""
     if not curve.history:

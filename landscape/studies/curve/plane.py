@@ -7,6 +7,7 @@ import torch
 from landscape_kernels.curves import combine_
 from landscape_kernels.projection import gram
 
+from landscape.arguments import Count, checked
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
@@ -16,7 +17,8 @@ from landscape.studies.curve.result import Curve
 
 
 @of_objective
-def curve_plane(objective: Objective, curve: Curve, *, places: int = 21) -> Plane:
+@checked()
+def curve_plane(objective: Objective, curve: Curve, *, places: Count = 21) -> Plane:
     """The plane of a curve: its first end at (0, 0), its last at x = 1, `places` of its points kept in `points`.
 
     y is the leading principal axis of the inner control points' offsets from the straight line, as long as the x axis

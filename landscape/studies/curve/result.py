@@ -14,6 +14,7 @@ from landscape_kernels.arrays import FloatArray
 from landscape_kernels.curves import CURVES, arc_length, combine_, difference_gram, slopes, weights
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.checkpoints.states import ThetaLike, read_model, require_finite
 from landscape.errors import InputError, nearest
 from landscape.objective.gate import of_objective
@@ -44,6 +45,7 @@ class Curve(Result):
             f"Curve({self.kind} of {n} control points in {size:,} parameters, {self.attributes.get('made', 'given')})"
         )
 
+    @checked()
     def point(self, t: float, out: Tensor | None = None) -> Tensor:
         """gamma(t), (size,), into `out` where given; the ends are met to the bit. Raises InputError outside [0, 1]."""
         out = torch.empty_like(self.control_points[0]) if out is None else out
@@ -51,12 +53,14 @@ class Curve(Result):
             out, self.control_points.unbind(), weights(self.kind, len(self.control_points), _inside(t)).tolist()
         )
 
+    @checked()
     def tangent(self, t: float) -> Tensor:
         """gamma'(t), (size,); at a bend of a chain that of the later segment."""
         points = self.control_points.unbind()
         steps = [b - a for a, b in itertools.pairwise(points)]
         return combine_(torch.empty_like(points[0]), steps, slopes(self.kind, len(points), _inside(t)).tolist())
 
+    @checked()
     def arc(self, t: Sequence[float] | FloatArray) -> FloatArray:
         """Length of the curve from 0 to each t, in parameter units."""
         return np.array([arc_length(self.kind, self._differences, _inside(s)) for s in t])
@@ -75,6 +79,7 @@ class Curve(Result):
     def _differences(self) -> FloatArray:
         return difference_gram(self.control_points.unbind())
 
+    @checked()
     def placed(self, objective: Objective) -> Curve:
         """The same curve on the objective's device, in its precision. Raises InputError where the model is another."""
         points = [objective.vector(point) for point in self.control_points]
@@ -90,6 +95,7 @@ class Curve(Result):
 
 
 @of_objective
+@checked()
 def curve_from_points(objective: Objective, points: Sequence[ThetaLike], kind: str = "polychain") -> Curve:
     """The curve with the given control points, models in any form: `kind` "polychain" or "bezier".
 

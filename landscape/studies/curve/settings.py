@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.studies.curve.fit import FitSettings
 
 
@@ -15,7 +16,7 @@ class CurveSettings(FitSettings):
     """The curve's form, and how it is fitted; see `fit_curve`."""
 
     batch_size: Annotated[int, Ge(1)] = 128
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def fit(self) -> FitSettings:

@@ -14,6 +14,7 @@ from landscape_kernels.moments import ratios
 from landscape_kernels.probes import rademacher_vector
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.operator import product_chunk
 from landscape.curvature.pairs import product_chunks
@@ -232,6 +233,7 @@ def _method_for(matrix: Matrix, max_probes: int) -> str:
 
 
 @of_objective
+@checked(DiagonalSettings)
 def measure_diagonal(
     objective: Objective,
     operator: str = "hessian",
@@ -244,9 +246,9 @@ def measure_diagonal(
     method: str | None = None,
     tol: float = 0.05,
     max_probes: int = 64,
-    seed: int = 0,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    seed: Seed = 0,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

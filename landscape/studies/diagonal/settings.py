@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.curvature.operator import OPERATORS
 from landscape.results.settings import Accuracy, Names, OneOf, Settings
 
@@ -24,4 +25,4 @@ class DiagonalSettings(Settings):
     method: Annotated[str, OneOf(METHODS)] | None = None
     tol: Accuracy = 0.05
     max_probes: Annotated[int, Ge(FEWEST_PROBES)] = 64
-    seed: int = 0
+    seed: Seed = 0

@@ -16,6 +16,7 @@ from landscape_kernels.moments import jackknife
 from landscape_kernels.perturbation import form_errors
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.operator import CurvatureOperator
 from landscape.errors import told_of
@@ -193,6 +194,7 @@ def _by_chunk(
 
 
 @keeps_random_state
+@checked(ForgettingSettings)
 def measure_forgetting(
     models: ModelsLike,
     *,
@@ -203,10 +205,10 @@ def measure_forgetting(
     loss: LossLike | None = None,
     device: str | None = None,
     tol: float = 1e-3,
-    seed: int = 0,
+    seed: Seed = 0,
     out: str | Path | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

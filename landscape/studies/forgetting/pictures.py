@@ -11,6 +11,7 @@ from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import short
 from landscape.pictures.marks import counted
@@ -24,6 +25,7 @@ _NEAR = 1e-2  # of the largest value: below it a scale with negative values is l
 
 
 @styled
+@checked()
 def plot_forgetting(forgetting: Forgetting, kind: str = "bound") -> Figure:
     """Draw forgetting as one of two kinds of picture.
 

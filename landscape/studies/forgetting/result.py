@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.results.base import Result
 from landscape.results.quantities import QUANTITIES, Meaning
@@ -136,11 +137,13 @@ class Forgetting(Result):
             found.setdefault(words or "all", []).append(k)
         return {words: tuple(rows) for words, rows in found.items()}
 
+    @checked()
     def label(self, row: int) -> str:
         """One pair in words."""
         keys = [f"{name}={value}" for name, value in zip(self.keys, self._cell(row), strict=True)]
         return ",".join([*keys, f"seed={self.seed[row]}", f"{self.sequence}={self.task[row]} after {self.later[row]}"])
 
+    @checked()
     def plot(self, kind: str = "bound") -> Figure:
         """A Figure of forgetting against the quadratic form and the bound, or of layers; see `plot_forgetting`."""
         return self._drawn(kind)

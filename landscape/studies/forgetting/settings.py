@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from landscape.arguments import Seed
 from landscape.results.settings import Accuracy, Settings
 
 
@@ -13,4 +14,4 @@ class ForgettingSettings(Settings):
 
     sequence: str | None = None
     tol: Accuracy = 1e-3
-    seed: int = 0
+    seed: Seed = 0

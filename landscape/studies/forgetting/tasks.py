@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.arguments import Seed, checked
 from landscape.errors import InputError
 
 Labelled = tuple[Tensor, Tensor]  # inputs (n, ...), labels (n,)
 
 
+@checked()
 def rotated_task(data: Labelled, task: int, *, degrees: float = 10.0) -> Labelled:
     """Images (n, h, w), (n, c, h, w) or (n, h^2), labels (n,) of task k: turned left by k `degrees`.
 
@@ -40,7 +42,8 @@ def rotated_task(data: Labelled, task: int, *, degrees: float = 10.0) -> Labelle
     return F.grid_sample(stacked, grid, align_corners=False).reshape(images.shape), labels
 
 
-def permuted_task(data: Labelled, task: int, *, seed: int = 0) -> Labelled:
+@checked()
+def permuted_task(data: Labelled, task: int, *, seed: Seed = 0) -> Labelled:
     """Inputs (n, ...) with their values in another order, the same for all samples, drawn for task k; labels (n,).
 
     Task 0 has them as they are. Goodfellow et al., arXiv 1312.6211.
@@ -53,6 +56,7 @@ def permuted_task(data: Labelled, task: int, *, seed: int = 0) -> Labelled:
     return inputs.flatten(1)[:, order].reshape(inputs.shape), labels
 
 
+@checked()
 def split_task(data: Labelled, task: int, *, classes: int = 2) -> Labelled:
     """The samples of task k: those of labels k `classes` to (k + 1) `classes` - 1, whose labels begin at 0 again.
 

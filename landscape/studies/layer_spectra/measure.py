@@ -12,6 +12,7 @@ from landscape_kernels.krylov import dense_eigenpairs, eigenpairs
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_columns, pair_row
 from landscape.curvature.rounding import checked_products
@@ -116,6 +117,7 @@ def block_pairs(
 
 
 @of_objective
+@checked(LayerSpectraSettings)
 def measure_layer_spectra(
     objective: Objective,
     k: int = 1,
@@ -129,10 +131,10 @@ def measure_layer_spectra(
     buffers: Mapping[str, Tensor] | None = None,
     weight_decay: float = 0.0,
     trace_tol: float = 0.02,
-    seed: int = 0,
+    seed: Seed = 0,
     trace_probes: int = 64,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

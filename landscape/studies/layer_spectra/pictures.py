@@ -9,6 +9,7 @@ from landscape_kernels.arrays import BoolArray, FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.pictures.bars import bar_figure, bars
 from landscape.pictures.style import finish, styled
 from landscape.results.kind import Asked, Pictures
@@ -17,6 +18,7 @@ from landscape.studies.spectrum.pictures import cost, trace_words
 
 
 @styled
+@checked()
 def plot_layers(layers: LayerSpectra) -> Figure:
     """Bars of the largest eigenvalue and the trace of each layer's block, with two standard errors (population).
 

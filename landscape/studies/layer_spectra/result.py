@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.arguments import checked
 from landscape.results.base import Result
 from landscape.studies.spectrum.result import Trace, completeness
 
@@ -37,6 +38,7 @@ class LayerSpectra(Result):
     missed: FloatArray | None = None  # (L,)
     whole: BoolArray | None = None  # (L,)
 
+    @checked()
     def completeness(self, layer: int) -> str:
         """How the list of eigenvalues of the layer with this number is known to be complete."""
         if self.missed is None or self.searched is None or self.whole is None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.curvature.operator import OPERATORS
 from landscape.errors import InputError
 from landscape.results.settings import Accuracy, Names, OneOf, Settings
@@ -25,7 +26,7 @@ class LayerSpectraSettings(Settings):
     operator: Annotated[str, OneOf(OPERATORS)] = "hessian"
     weight_decay: Annotated[float, Ge(0)] = 0.0
     trace_tol: Accuracy = 0.02
-    seed: int = 0
+    seed: Seed = 0
     trace_probes: Annotated[int, Ge(FEWEST_PROBES)] = 64
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from landscape_kernels.moments import ratios
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.checkpoints.states import ThetaLike, read_model
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.pairs import check_tol, pair_columns
@@ -146,6 +147,7 @@ def _padded(values: FloatArray, k: int) -> FloatArray:
 
 
 @of_objective
+@checked(LayerStructureSettings)
 def measure_layer_structure(
     objective: Objective,
     k: int = 10,
@@ -158,10 +160,10 @@ def measure_layer_structure(
     buffers: Mapping[str, Tensor] | None = None,
     places: str = "reduce",
     tol: float = 1e-3,
-    seed: int = 0,
+    seed: Seed = 0,
     memory_budget: int = 2 << 30,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -9,6 +9,7 @@ from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.pictures.bars import bar_figure, short
 from landscape.pictures.style import BLUE, GREEN, MISSING, RED, finish, styled
 from landscape.results.kind import Asked, Pictures
@@ -19,6 +20,7 @@ _APART = 0.18  # of two rows of dots of one layer
 
 
 @styled
+@checked()
 def plot_structure(result: LayerStructure) -> Figure:
     """Three panels over the layers: eigenvalues of blocks and approximations, overlaps, and rank-one shares.
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.curvature.operator import OPERATORS
 from landscape.network.rules.layer import PLACES
 from landscape.results.settings import Accuracy, Names, OneOf, Settings
@@ -21,5 +22,5 @@ class LayerStructureSettings(Settings):
     operator: Annotated[str, OneOf(OPERATORS)] = "hessian"
     places: Annotated[str, OneOf(PLACES)] = "reduce"
     tol: Accuracy = 1e-3
-    seed: int = 0
+    seed: Seed = 0
     memory_budget: Annotated[int, Ge(1)] = 2 << 30

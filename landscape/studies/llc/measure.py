@@ -11,6 +11,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.langevin import quadratic_coefficient
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.curvature.operator import CurvatureOperator
 from landscape.curvature.small import unit_products
 from landscape.errors import InputError, NumericalError, raised_by
@@ -149,6 +150,7 @@ class LLCTask:
 
 
 @of_objective
+@checked(LLCSettings)
 def measure_llc(
     objective: Objective,
     chains: int = 4,
@@ -161,10 +163,10 @@ def measure_llc(
     method: str | None = None,
     batch_size: int | None = None,
     burn_in: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     parity: str | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.marks import counted, mark_nonfinite
 from landscape.pictures.style import BLUE, ERROR, GREY, RED, VALUES, StyledFigure, finish, hatch_spans, styled
@@ -20,6 +21,7 @@ _POINTS = 1500  # of a line
 
 
 @styled
+@checked()
 def plot_llc(llc: LLC, kind: str = "traces") -> Figure:
     """The draws of each chain ("traces"), the burn-in shaded; or the coefficient by each chain ("chains").
 

@@ -12,6 +12,7 @@ import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 from landscape_kernels.chains import drift, effective_samples, mean_and_error, r_hat, slow_error
 
+from landscape.arguments import checked
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
 
@@ -217,6 +218,7 @@ class LLC(Result):
         more = slow_error(longer) * math.sqrt(longer.shape[1] / draws.shape[1])
         return float(np.fmax(_error(draws), more))
 
+    @checked()
     def plot(self, kind: str = "traces") -> Figure:
         """A Figure of the traces of the loss, or of "chains", the coefficient by each; see `plot_llc`."""
         return self._drawn(kind)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from landscape.arguments import Seed
 from landscape.errors import InputError
 from landscape.results.settings import OneOf, Settings
 
@@ -29,7 +30,7 @@ class LLCSettings(Settings):
     method: Annotated[str, OneOf(METHODS)] | None = None
     batch_size: Annotated[int, Ge(1)] | None = None
     burn_in: Annotated[int, Ge(0)] | None = None
-    seed: int = 0
+    seed: Seed = 0
     parity: Annotated[str, OneOf(PARITIES)] | None = None
 
     def __post_init__(self) -> None:

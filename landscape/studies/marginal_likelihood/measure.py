@@ -20,6 +20,7 @@ from landscape_kernels.nngp import packed, unpacked
 from landscape_kernels.probes import derive_seed
 from landscape_kernels.propagation import propagated_orthant
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.errors import InputError
 from landscape.network.random_kernel import initial_network, network_kernel
 from landscape.objective.random_state import keeps_random_state
@@ -167,6 +168,7 @@ class EvidenceTask:
 
 
 @keeps_random_state
+@checked(MarginalLikelihoodSettings)
 def marginal_likelihood_bound(
     inputs: Any,
     labels: Any,
@@ -181,10 +183,10 @@ def marginal_likelihood_bound(
     bias_variance: float = 0.01,
     nets: int = 64,
     noise: float = 1.0,
-    seed: int = 0,
+    seed: Seed = 0,
     device: str | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.pictures.bars import bar_figure, bars
 from landscape.pictures.marks import counted
 from landscape.pictures.style import finish, styled
@@ -15,6 +16,7 @@ from landscape.studies.marginal_likelihood.result import MarginalLikelihood
 
 
 @styled
+@checked()
 def plot_marginal_likelihood(found: MarginalLikelihood) -> Figure:
     """Bars of -log P for each sample, a bar for each class, with two standard errors; ln 2 is that of a coin."""
     values, errors = -found.log_evidences / found.samples, found.errors() / found.samples

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from landscape.arguments import Seed
 from landscape.errors import InputError
 from landscape.results.settings import OneOf, Settings
 
@@ -27,7 +28,7 @@ class MarginalLikelihoodSettings(Settings):
     bias_variance: Annotated[float, Ge(0)] = 0.01
     nets: Annotated[int, Ge(2)] = 64
     noise: Annotated[float, Gt(0)] = 1.0
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Raise InputError for values that cannot be, or do not go together."""

@@ -10,6 +10,7 @@ from landscape_kernels.arrays import FloatArray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, bars, short
 from landscape.pictures.heat_map import coloured_cells, short_names
@@ -37,6 +38,7 @@ _NAMED = 20  # points up to which each has its name
 
 
 @styled
+@checked()
 def plot_measures(
     measures: Measures,
     kind: str = "bars",

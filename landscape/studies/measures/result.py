@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 
@@ -50,6 +51,7 @@ class Measures(Result):
         """Whether every row was computed."""
         return bool(self.computed.all())
 
+    @checked()
     def plot(self, kind: str = "bars", **options: Any) -> Figure:
         """Bars of each quantity, a "heat_map" of rows and quantities, or a "scatter" of one against another.
 
@@ -57,6 +59,7 @@ class Measures(Result):
         """
         return self._drawn(kind, **options)
 
+    @checked()
     def chosen(self, quantities: str | Sequence[str] | None) -> tuple[str, ...]:
         """The quantities that are meant; None means all. Raises InputError for one that is not there."""
         asked = list(self.values) if quantities is None else [quantities] if isinstance(quantities, str) else quantities
@@ -65,10 +68,12 @@ class Measures(Result):
                 raise InputError(f"no quantity {name!r} is here; {nearest(name, self.values)}")
         return tuple(asked)
 
+    @checked()
     def errors(self, quantity: str) -> FloatArray:
         """(R,) standard errors of a quantity, NaN where it has none."""
         return self.stderr.get(quantity, np.full(len(self.rows), np.nan))
 
+    @checked()
     def label(self, quantity: str) -> str:
         """A quantity with its unit, for an axis."""
         unit = self.units.get(quantity, "1")

@@ -17,6 +17,7 @@ from landscape_kernels.curves import arc_length, combine_, difference_gram
 from landscape_kernels.probes import derive_seed
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, checked
 from landscape.checkpoints.states import ThetaLike
 from landscape.errors import InputError
 from landscape.objective.batchnorm import FEWEST, chosen_statistics
@@ -41,7 +42,7 @@ from landscape.run.task import Description, Row, Rows
 from landscape.run.together import agree
 from landscape.studies.curve.result import Curve, curve_from_points
 from landscape.studies.path.result import Path, to_split
-from landscape.studies.path.settings import PathSettings
+from landscape.studies.path.settings import PathSettings, require_tol_or_error
 
 logger = logging.getLogger(__name__)
 _FINEST = 2.0**-20  # intervals of t shorter than this are not split any more
@@ -248,17 +249,13 @@ def path_task(
     share: float = SHARE,
 ) -> PathTask | PreciseTask:
     """The task of `measure_path`."""
-    require_plain(PathSettings, tol=tol, error=error, share=share)
+    require_plain(PathSettings, tol=tol, error=error, scale=scale, share=share)
+    require_tol_or_error(tol, error)
     require_objective(objective, error, scale, share)
     joined = curve if isinstance(curve, Curve) else _line(objective, curve)
     options = {"batchnorm": batchnorm, "statistics": statistics}
     if error is None:
         return PathTask(objective, joined, places_of(t), test=test, tol=tol, **options)
-    if tol is not None:
-        raise InputError(
-            f"tol={tol} and error={error} are both given: tol adds places, which error measures on samples; leave one "
-            "out, or give more places t"
-        )
     if test is not None:
         raise InputError(
             "test and error are both given, and samples are chosen of one set of data; measure the test data in a run "
@@ -269,6 +266,7 @@ def path_task(
 
 
 @of_objective
+@checked(PathSettings)
 def measure_path(
     objective: Objective,
     curve: Curve | Sequence[ThetaLike],
@@ -282,8 +280,8 @@ def measure_path(
     scale: str = "relative",
     share: float = SHARE,
     out: str | FilePath | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.style import ERROR, LINE_COLOURS, RED, StyledFigure, finish, line_look, styled
 from landscape.precise.told import UNSURE
@@ -28,6 +29,7 @@ _WORDS = {"t": "t", "arc": "arc length in parameter units"}
 
 
 @styled
+@checked()
 def plot_paths(
     paths: Path | Sequence[Path],
     labels: Sequence[str] = (),

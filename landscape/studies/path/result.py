@@ -13,6 +13,7 @@ from landscape_kernels.gaps import above_ends
 from landscape_kernels.moments import jackknife
 from landscape_kernels.rounding import rounding_of
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.precise.rounds import squared_rises
 from landscape.precise.told import FOUND, precision_words
@@ -172,6 +173,7 @@ class Path(Result):
                 return 100 * self.rounding_of(name)
         return self.rounding_of("loss")
 
+    @checked()
     def mc_of(self, quantity: str) -> Estimate:
         """Mode connectivity of one quantity, in its own unit; see `mode_connectivity`.
 
@@ -188,6 +190,7 @@ class Path(Result):
         """Barrier of the loss; see `barrier`."""
         return self.barrier_of("loss")
 
+    @checked()
     def barrier_of(self, quantity: str) -> Estimate:
         """Barrier of one quantity; see `barrier`.
 
@@ -247,6 +250,7 @@ class Path(Result):
         """How far the largest loss between the places may be above that at the places; see `upper_bounds`."""
         return maximum_excess(self.t[self.computed], self._known("loss")) if self._has_ends else float("nan")
 
+    @checked()
     def rounding_of(self, quantity: str) -> float:
         """What is surely rounding in differences of its values, barrier and mc: by its largest value and precision."""
         values = self._known(quantity)

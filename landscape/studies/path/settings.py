@@ -9,7 +9,7 @@ from annotated_types import Gt, Le
 
 from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
-from landscape.precise.task import SCALES, SHARE
+from landscape.precise.task import SCALES, SHARE, require_asked
 from landscape.results.settings import OneOf, Settings
 
 
@@ -39,3 +39,17 @@ class PathSettings(Settings):
     error: Annotated[float, Gt(0)] | None = None
     scale: Annotated[str, OneOf(SCALES)] = "relative"
     share: Annotated[float, Gt(0), Le(1)] = SHARE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_asked(self.error, self.scale, self.share)
+        require_tol_or_error(self.tol, self.error)
+
+
+def require_tol_or_error(tol: float | None, error: float | None) -> None:
+    """Raise InputError where both are asked for."""
+    if tol is not None and error is not None:
+        raise InputError(
+            f"tol={tol} and error={error} are both given: tol adds places, which error measures on samples; leave one "
+            "out, or give more places t"
+        )

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.studies.phases.cells import Cells, mean_over_seeds, summed_up
 from landscape.studies.phases.result import METRICS, Phases, Thresholds
+from landscape.studies.phases.settings import PhasesSettings
 
 _STDERR = "_stderr"
 _NEEDED = ("lambda_max", "mc", "cka")
 
 
+@checked(PhasesSettings)
 def phases_from_table(
     path: str | Path,
     load: str,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import FloatArray
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.errors import InputError
 from landscape.objective.losses import LossLike
 from landscape.objective.random_state import keeps_random_state
@@ -38,6 +39,7 @@ _ERROR = (
 
 
 @keeps_random_state
+@checked(PhasesSettings)
 def measure_phases(
     models: ModelsLike,
     *,
@@ -52,21 +54,21 @@ def measure_phases(
     curve_epochs: int = 50,
     curve_lr: float | None = None,
     curve_batch_size: int = 128,
-    places: int = 5,
+    places: Count = 5,
     hessian_samples: int = 200,
     cka_samples: int = 768,
     cka_inputs: str = "mixup",
     well: bool = True,
     bracket_samples: int = 2000,
     curve_tol: float = 0.01,
-    seed: int = 0,
+    seed: Seed = 0,
     sharp: float = 20.0,
     connected: float = -1.0,
     alike: float = 0.7,
     fitted: float | None = None,
     out: str | Path | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

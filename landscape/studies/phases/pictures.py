@@ -14,6 +14,7 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.style import (
     GREEN,
@@ -42,6 +43,7 @@ _TICKS = 9  # values named along an axis
 
 
 @styled
+@checked()
 def plot_phases(phases: Phases, kind: str = "panels", metrics: str | Sequence[str] | None = None) -> Figure:
     """Draw phases: "panels", one for each of the `metrics` and the diagram; or "diagram" alone.
 

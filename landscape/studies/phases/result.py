@@ -13,6 +13,7 @@ import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.quantities import Meaning
@@ -223,6 +224,7 @@ class Phases(Result):
         found = np.array([[0.5 * math.erfc(-one / math.sqrt(2)) for one in row] for row in z.tolist()])
         return np.where((values == limit) & (errors == 0), at, found)
 
+    @checked()
     def errors(self, metric: str) -> FloatArray:
         """(n_load, n_temperature), standard errors of a metric; NaN where none is known."""
         return self.stderr.get(metric, np.full(self.reason.shape, np.nan))
@@ -235,17 +237,20 @@ class Phases(Result):
         names = [*both, *(name for name in self.values if name not in METRICS)]
         return [name for name in names if not np.isnan(self.values[name]).all()]
 
+    @checked()
     def logarithmic(self, metric: str) -> bool:
         """Whether a picture shows a metric by logarithms: where all its values are positive and span over a decade."""
         known = self.values[metric][np.isfinite(self.values[metric])]
         share = any(word in metric for word in ("cka", "error", "accuracy"))
         return bool(len(known) and not share and known.min() > 0 and known.max() > 10 * known.min())
 
+    @checked()
     def meaning(self, metric: str) -> Meaning:
         """What a metric is; one that a user's table brought is told by its name."""
         found = METRICS.get(metric, Meaning(metric.replace("_", " ")))
         return replace(found, unit="") if self.attributes.get("mc_of") == "loss" and found.unit == "%" else found
 
+    @checked()
     def require(self, metric: str) -> None:
         """Raise InputError for an unknown metric."""
         if metric not in self.values:
@@ -269,6 +274,7 @@ class Phases(Result):
             self.require(metric)
         return found
 
+    @checked()
     def plot(self, kind: str = "panels", **options: Any) -> Figure:
         """A Figure: "panels" (each metric and the diagram) or "diagram" (the phases alone); see `plot_phases`."""
         return self._drawn(kind, **options)

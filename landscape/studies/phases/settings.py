@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
+from landscape.arguments import Seed
 from landscape.checkpoints.states import ModelPairs
 from landscape.errors import InputError
 from landscape.results.settings import OneOf, Settings
@@ -33,7 +34,7 @@ class PhasesSettings(Settings):
     well: bool = True
     bracket_samples: Annotated[int, Ge(2)] = 2000
     curve_tol: Annotated[float, Gt(0)] = 0.01
-    seed: int = 0
+    seed: Seed = 0
     sharp: Annotated[float, Gt(0)] = 20.0
     connected: float = -1.0
     alike: Annotated[float, Ge(0), Le(1)] = 0.7

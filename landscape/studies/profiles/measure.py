@@ -12,6 +12,7 @@ import torch
 from landscape_kernels.perturb import perturb_, wide
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.errors import InputError
 from landscape.objective.batchnorm import WITHOUT_ENDS, chosen_statistics
 from landscape.objective.gate import of_objective
@@ -122,13 +123,14 @@ def profiles_task(
 
 
 @of_objective
+@checked(ProfilesSettings)
 def measure_profiles(
     objective: Objective,
     n: int = 10,
     x: Any = (-1, 1, 51),
     normalize: str = "filter",
-    ignore: Sequence[str] = ("bias", "norm"),
-    seed: int = 0,
+    ignore: str | Sequence[str] = ("bias", "norm"),
+    seed: Seed = 0,
     out: str | Path | None = None,
     *,
     batchnorm: str | None = None,
@@ -136,8 +138,8 @@ def measure_profiles(
     error: float | None = None,
     scale: str = "relative",
     share: float = SHARE,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -9,6 +9,7 @@ import numpy as np
 from landscape_kernels.arrays import FloatArray
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.marks import coordinate_words, counted, mark_nonfinite
 from landscape.pictures.scale import choose_scale
@@ -22,6 +23,7 @@ _BARRED = 10  # places with bars
 
 
 @styled
+@checked()
 def plot_profiles(profiles: Profiles, quantity: str = "loss", *, levels: str | Sequence[float] = "auto") -> Figure:
     """One quantity along every direction (thin), its median, and the band that holds the middle 80 % of directions.
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.precise.told import errors_as_quantities, precision_words
 from landscape.results.base import Result
@@ -60,6 +61,7 @@ class Profiles(Result):
         """
         return {name: self._over_directions(name, lambda values: np.std(values, ddof=1), 2) for name in self.values}
 
+    @checked()
     def quantile(self, quantity: str, share: float) -> FloatArray:
         """The value that a `share` of the directions computed lies below, (nx,); 0.5 is the median.
 
@@ -77,6 +79,7 @@ class Profiles(Result):
         unknown = dict.fromkeys(errors, np.full(self.computed.shape, np.nan))
         return replace(self, values={**self.values, **errors}, stderr={**self.stderr, **unknown})
 
+    @checked()
     def plot(self, quantity: str | None = None, *, levels: str = "auto") -> Figure:
         """A Figure of every direction with median and band; see `plot_profiles`."""
         return self._drawn(quantity or next(iter(self.values)), levels=levels)

@@ -13,6 +13,7 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.curvature.check import check_products
 from landscape.curvature.matrix import Matrix, matrix_of
 from landscape.curvature.sampling import Balanced, Sample
@@ -48,6 +49,7 @@ _SMALLEST = 200  # more of them for one of the smallest, which lie close togethe
 
 
 @of_objective
+@checked(SpectrumSettings)
 def measure_spectrum(
     objective: Objective,
     k: int = 10,
@@ -71,11 +73,11 @@ def measure_spectrum(
     block: int | None = None,
     start: Any = None,
     max_products: int | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     error: float | None = None,
     memory: str | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

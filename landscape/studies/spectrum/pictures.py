@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.bars import bar_figure, bars, short
 from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, StyledFigure, finish, styled
@@ -28,6 +29,7 @@ _TILES = 16  # filters drawn along each side of a tensor's image
 
 
 @styled
+@checked()
 def plot_spectrum(spectrum: Spectrum, kind: str = "spectrum", *, count: int = 3) -> Figure:
     """A picture of a spectrum; eigenvalues are per unit of (parameter)^2 of a loss, so without a unit.
 

@@ -7,6 +7,7 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 
+from landscape.arguments import Count, checked
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
@@ -16,7 +17,8 @@ from landscape.studies.spectrum.result import Spectrum
 
 
 @of_objective
-def eigenvector_plane(objective: Objective, spectrum: Spectrum, axes: int = 2, *, smallest: bool = False) -> Plane:
+@checked()
+def eigenvector_plane(objective: Objective, spectrum: Spectrum, axes: Count = 2, *, smallest: bool = False) -> Plane:
     """The plane of the leading eigenvectors of a spectrum, through the objective's centre; coordinates are distances.
 
     With `smallest` the last axis is the eigenvector of the smallest eigenvalue. Raises InputError where the spectrum

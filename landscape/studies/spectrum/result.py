@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.arguments import checked
 from landscape.results.base import Result
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class Spectrum(Result):
         """(k,), whether each of the largest pairs reached the tolerance."""
         return self.largest.converged
 
+    @checked()
     def plot(self, kind: str = "spectrum", **options: Any) -> Figure:
         """A matplotlib Figure: "spectrum", "density", "layers" (their traces) or "vectors"; see `plot_spectrum`."""
         return self._drawn(kind, **options)

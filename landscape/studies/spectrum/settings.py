@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.curvature.operator import OPERATORS
 from landscape.curvature.sampling import SAMPLINGS
 from landscape.errors import InputError, nearest
@@ -49,7 +50,7 @@ class SpectrumSettings(Settings):
     trace_probes: Annotated[int, Ge(FEWEST_PROBES)] = 64
     block: Annotated[int, Ge(1)] | None = None
     max_products: Annotated[int, Ge(1)] | None = None
-    seed: int = 0
+    seed: Seed = 0
     error: Accuracy | None = None
     memory: Annotated[str, OneOf(MEMORY)] | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.scale import choose_scale
 from landscape.pictures.style import DIFFERENCES, StyledFigure, cell_borders, finish, hatch_cells, styled
@@ -16,6 +17,7 @@ _SAME = 1e-9  # of an axis' extent, by which coordinates of the same point may d
 
 
 @styled
+@checked()
 def plot_difference(
     first: Surface, second: Surface, quantity: str = "loss", *, labels: tuple[str, str] = ("first", "second")
 ) -> Figure:

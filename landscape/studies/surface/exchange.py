@@ -6,21 +6,19 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from landscape_kernels.arrays import FloatArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.files import hdf5
 from landscape.objective.gate import require_objective
+from landscape.objective.objective import Objective
 from landscape.studies.surface.result import Surface
-
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
-
 
 # The tool's key, our name, and the factor from our value to the tool's (accuracies there are in percent).
 _KEYS = (
@@ -32,6 +30,7 @@ _KEYS = (
 _MISSING = -1.0
 
 
+@checked()
 def read_loss_landscape_surface(path: str | Path) -> Surface:
     """The surface in a file written by loss-landscape, of one axis or two.
 
@@ -90,6 +89,7 @@ def surface_of_loss_landscape(tree: hdf5.Group, path: str | Path) -> Surface:
     return Surface(axes, values, unknown, computed, attributes=attributes)
 
 
+@checked()
 def write_loss_landscape_surface(
     path: str | Path, surface: Surface, *, directions_file: str | Path | None = None
 ) -> Path:
@@ -127,6 +127,7 @@ def write_loss_landscape_surface(
     return hdf5.write(path, hdf5.Group(variables))
 
 
+@checked()
 def read_loss_landscape_directions(path: str | Path, objective: Objective) -> list[torch.Tensor]:
     """The directions in a file written by loss-landscape, one flat vector (objective.layout order) per axis, x first.
 
@@ -149,6 +150,7 @@ def read_loss_landscape_directions(path: str | Path, objective: Objective) -> li
     return [_read_direction(f"{path}: {name}", groups[name], objective) for name in names]
 
 
+@checked()
 def write_loss_landscape_directions(path: str | Path, objective: Objective, directions: Sequence[torch.Tensor]) -> Path:
     """Write one or two flat directions (objective.layout order) as loss-landscape does; returns the path.
 

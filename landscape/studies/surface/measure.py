@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.arguments import Count, Natural, checked
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
@@ -50,7 +51,7 @@ def surface_task(
     memory: str | None = None,
 ) -> SurfaceTask | PreciseTask:
     """The task of `measure_surface`."""
-    require_plain(SurfaceSettings, error=error, share=share)
+    require_plain(SurfaceSettings, error=error, scale=scale, share=share, memory=memory)
     named = {name: axis for name, axis in (("x", x), ("y", y), ("z", z)) if axis is not None}
     if axes is not None and named:
         raise InputError(f"both axes and {', '.join(named)} are given; give one or the other")
@@ -66,6 +67,7 @@ def surface_task(
 
 
 @of_objective
+@checked(SurfaceSettings)
 def measure_surface(
     objective: Objective,
     plane: Plane,
@@ -82,8 +84,8 @@ def measure_surface(
     scale: str = "relative",
     share: float = SHARE,
     memory: str | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

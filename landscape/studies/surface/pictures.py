@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.marks import coordinate_words, counted, mark_nonfinite
 from landscape.pictures.scale import Scale, check_levels, choose_scale
@@ -42,6 +43,7 @@ _NAMED = 6  # heights that a 3d axis names at most
 
 
 @styled
+@checked()
 def plot_surface(
     surface: Surface,
     quantity: str = "loss",

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from landscape_kernels.arrays import BoolArray, FloatArray
 
+from landscape.arguments import checked
 from landscape.precise.told import errors_as_quantities, precision_words
 from landscape.results.base import Result
 
@@ -98,6 +99,7 @@ class Surface(Result):
         """Whether every grid point was computed, and to a stated error all rounds."""
         return bool(self.computed.all() and self.attributes.get("finished", True))
 
+    @checked()
     def plot(self, quantity: str | None = None, kind: str | None = None, **options: Any) -> Figure:
         """A matplotlib Figure of one quantity, the first by default; see `plot_surface`."""
         return self._drawn(quantity or next(iter(self.values)), kind, **options)

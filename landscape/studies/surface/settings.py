@@ -10,7 +10,7 @@ from annotated_types import Gt, Le
 from landscape.errors import InputError
 from landscape.objective.objective import BATCHNORM_MODES
 from landscape.planes.grid import Range
-from landscape.precise.task import SCALES, SHARE
+from landscape.precise.task import SCALES, SHARE, require_asked
 from landscape.results.settings import OneOf, Settings
 from landscape.studies.surface.task import MEMORY
 
@@ -32,3 +32,4 @@ class SurfaceSettings(Settings):
         super().__post_init__()
         if self.z is not None and self.y is None:
             raise InputError("z is given without y; name the axes in the order x, y, z")
+        require_asked(self.error, self.scale, self.share)

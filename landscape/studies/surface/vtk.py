@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from landscape.arguments import checked
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 from landscape.studies.surface.result import Surface
@@ -17,6 +18,7 @@ from landscape.studies.surface.result import Surface
 _TYPES = {"f8": "double", "u1": "unsigned_char"}
 
 
+@checked()
 def write_vtk(path: str | Path, surface: Surface) -> Path:
     """Write a surface of 1, 2 or 3 axes as a rectilinear grid in VTK's legacy binary format.
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.studies.surface.result import Surface
 from landscape.studies.topology.result import (
@@ -26,6 +27,7 @@ from landscape.studies.topology.result import (
 )
 
 
+@checked()
 def find_topology(
     surface: Surface, quantity: str = "loss", *, z: float = 3.0, threshold: float | None = None
 ) -> Topology:

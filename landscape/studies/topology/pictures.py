@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.pictures.scale import Scale, choose_scale
 from landscape.pictures.style import BLUE, ERROR, GREEN, ORANGE, RED, StyledFigure, finish, styled
@@ -28,6 +29,7 @@ _SMALL: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small"}
 
 
 @styled
+@checked()
 def plot_topology(topology: Topology, kind: str = "barcode") -> Figure:
     """A picture of a topology; heights are values of the quantity, in its unit, and minima bear their numbers.
 

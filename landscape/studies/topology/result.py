@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.results.base import Result
 from landscape.studies.surface.result import Surface
 
@@ -157,6 +158,7 @@ class Topology(Result):
         above = stderr[tree.point[tree.parent[: len(self.minima)][known]]]
         return float(np.hypot(self.minima.stderr[known], above).mean())
 
+    @checked()
     def plot(self, kind: str = "barcode") -> Figure:
         """A matplotlib Figure: "barcode", "tree" or "surface"; see `plot_topology`."""
         return self._drawn(kind)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from landscape.arguments import Count, Natural, checked
 from landscape.errors import InputError
 from landscape.objective.described import describe_callable
 from landscape.objective.losses import LossLike
@@ -164,6 +165,7 @@ def _gathered(comm: Communicator, mine: Callable[[], dict[int, T]]) -> dict[int,
 
 
 @keeps_random_state
+@checked(TrainingSettings)
 def train_models(
     factory: Callable[..., Any],
     data: Any,
@@ -181,8 +183,8 @@ def train_models(
     device: str | None = None,
     trajectory: int = 0,
     batched: bool | None = None,
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.pictures.style import VALUES, StyledFigure, finish, styled
 from landscape.results.kind import Asked, Pictures
@@ -18,6 +19,7 @@ _NAMED = 12  # cells that a legend names
 
 
 @styled
+@checked()
 def plot_training(training: Training, quantity: str | None = None) -> Figure:
     """A quantity over the epochs, by default each in a panel of its own: a line for each model, a colour for each cell.
 

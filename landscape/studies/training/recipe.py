@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from landscape_kernels.descent import OPTIMIZERS
 
+from landscape.arguments import require_fields
 from landscape.errors import InputError, nearest
 from landscape.objective.objective import PRECISIONS
 
@@ -63,6 +64,7 @@ class Recipe:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        require_fields(self)
         for name, known in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.checkpoints.trained import VALUES, TrainedModels
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
@@ -70,11 +71,13 @@ class Training(Result):
         """Whether every model was trained, or left out for a reason that is known."""
         return all(done or row in self.left_out for row, done in enumerate(self.computed))
 
+    @checked()
     def final(self, quantity: str) -> FloatArray:
         """A quantity at the final weights, (n,); NaN for models that are left out. Raises InputError for another."""
         self.require(quantity)
         return self._final(self.values[quantity])
 
+    @checked()
     def final_stderr(self, quantity: str) -> FloatArray:
         """Its standard error over samples, (n,). Raises InputError for an unknown quantity."""
         self.require(quantity)
@@ -103,6 +106,7 @@ class Training(Result):
         values = {name: self.final(name) for name in VALUES if name in self.values}
         return TrainedModels(self.keys, self.seed, of("initial", begun), of("final", there), values, self.left_out)
 
+    @checked()
     def recipe(self, row: int = 0) -> Recipe:
         """How one model was trained."""
         changes = {name: column[row] for name, column in self.keys.items() if name in KEYS}
@@ -115,12 +119,14 @@ class Training(Result):
         """The key whose values are tasks that followed each other; empty where every model began for itself."""
         return str(self.attributes.get("sequence", ""))
 
+    @checked()
     def training_data(self, row: int = 0) -> Any:
         """What one model was trained on, its noisy labels among it. Raises InputError where the data are not known."""
         if self.data is None:
             raise InputError("the training was opened from its folder, which does not hold the data; give them anew")
         return trained_on(DataSets(self.data).data(self._cell(row)), self.recipe(row))
 
+    @checked()
     def data_hash(self, row: int = 0) -> str:
         """The hash of the data of one model, before its recipe took a fraction of them; empty where it is not known."""
         told = str(self.attributes.get("data_hash", "")).strip()
@@ -130,6 +136,7 @@ class Training(Result):
         found = (one.rsplit(" ", 1) for one in told.split("; "))  # "task=0 HASH", one for each value
         return next((hashed for keys, hashed in found if set(keys.split(",")) <= own), "")
 
+    @checked()
     def test_data(self, row: int = 0) -> Any:
         """The test data of one model; None where there are none, or they are not known."""
         return DataSets(None, self.test).test(self._cell(row))
@@ -137,23 +144,28 @@ class Training(Result):
     def _cell(self, row: int) -> dict[str, Any]:
         return {name: column[row] for name, column in self.keys.items()}
 
+    @checked()
     def label(self, row: int) -> str:
         """One model in words."""
         return self.checkpoints.label(row)
 
+    @checked()
     def at(self, folder: Path) -> Training:
         """The same run in a folder, in which its weights are."""
         return replace(self, folder=folder)
 
+    @checked()
     def made(self, folder: Path, factory: Callable[..., Any], data: Any, test: Any, loss: Any) -> Training:
         """The same run with what it was made with."""
         return replace(self, folder=folder, factory=factory, data=data, test=test, loss=loss)
 
+    @checked()
     def require(self, quantity: str) -> None:
         """Raise InputError for an unknown quantity."""
         if quantity not in self.values:
             raise InputError(f"the training has no quantity {quantity!r}; {nearest(quantity, self.values)}")
 
+    @checked()
     def plot(self, quantity: str | None = None) -> Figure:
         """A Figure of the curves of training; see `plot_training`."""
         return self._drawn(quantity)

@@ -15,6 +15,7 @@ import torch
 from landscape_kernels.spectra import gram_spectrum
 from torch import Tensor
 
+from landscape.arguments import Count, Natural, Seed, checked
 from landscape.checkpoints.reading import INDEX, checkpoint_files, step_files
 from landscape.checkpoints.states import in_order
 from landscape.checkpoints.tensors import HeldTensors, TensorSource, digest, open_tensors
@@ -305,6 +306,7 @@ def weights_task(model: Any, initial: Any = None, labels: Sequence[str] = (), **
     return WeightsTask(model, WeightsSettings(**asked), initial, labels)
 
 
+@checked(WeightsSettings)
 def measure_weights(
     model: Any,
     initial: Any = None,
@@ -313,10 +315,10 @@ def measure_weights(
     *,
     shuffles: int = 20,
     roundings: int = 3,
-    seed: int = 0,
+    seed: Seed = 0,
     labels: Sequence[str] = (),
-    ranks_per_item: int = 1,
-    limit_items: int | None = None,
+    ranks_per_item: Count = 1,
+    limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
     progress: Callable[[Progress], None] | None = None,
     job: str = "",

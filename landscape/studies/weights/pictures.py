@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.arguments import checked
 from landscape.errors import InputError
 from landscape.pictures.bars import short
 from landscape.pictures.marks import counted
@@ -24,6 +25,7 @@ _MODELS = 6  # side by side, the last ones
 
 
 @styled
+@checked()
 def plot_weights(
     weights: Weights, kind: str = "alpha", *, layer: str | None = None, model: str | None = None, metric: str = "alpha"
 ) -> Figure:

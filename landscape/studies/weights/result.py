@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from landscape_kernels.arrays import BoolArray, FloatArray, IntArray
 
+from landscape.arguments import checked
 from landscape.errors import InputError, nearest
 from landscape.results.base import Result
 from landscape.results.estimate import Estimate
@@ -94,6 +95,7 @@ class Weights(Result):
             if reason and done
         }
 
+    @checked()
     def of(self, model: str) -> Weights:
         """One of several models. Raises InputError for one that is not here."""
         if model not in self.models:
@@ -116,18 +118,21 @@ class Weights(Result):
             **picked,
         )
 
+    @checked()
     def over_models(self, metric: str = "alpha") -> Mapping[str, Estimate]:
         """{model: mean of a metric over its matrices}, in order. Raises InputError for a metric that is not here."""
         self.require(metric)
         values = self.values[metric]
         return {label: self._mean(values[self.model_of == k]) for k, label in enumerate(self.models)}
 
+    @checked()
     def spectrum(self, layer: str, model: str | None = None) -> FloatArray:
         """The eigenvalues of W'W of a layer, ascending. Raises InputError for a layer that is not here."""
         row = self.row(layer, model)
         found: FloatArray = self.spectra[row][np.isfinite(self.spectra[row])]
         return found
 
+    @checked()
     def row(self, layer: str, model: str | None = None) -> int:
         """The number of a layer's row, of the last model where none is named. Raises InputError for an unknown one."""
         label = self.models[-1] if model is None else model
@@ -142,16 +147,19 @@ class Weights(Result):
             raise InputError(f"layer {layer!r} was left out: {reason}")
         raise InputError(f"no layer {layer!r} is here; {nearest(layer, dict.fromkeys(self.layers))}")
 
+    @checked()
     def require(self, metric: str) -> None:
         """Raise InputError for a metric that is not here."""
         if metric not in self.values:
             raise InputError(f"no metric {metric!r} is here; {nearest(metric, self.values)}")
 
+    @checked()
     def definition(self, metric: str) -> str:
         """The formula of a metric. Raises InputError for one that is not here."""
         self.require(metric)
         return EVERY[metric].long_name
 
+    @checked()
     def sentence(self, layer: str, model: str | None = None) -> str:
         """What is to be said of a layer's alpha, and how sure it is. Raises InputError for a layer that is not here."""
         row = self.row(layer, model)
@@ -185,6 +193,7 @@ class Weights(Result):
         table = super().to_pandas()
         return table.set_index("layer" if len(self.models) == 1 else ["model", "layer"])
 
+    @checked()
     def plot(self, kind: str = "alpha", layer: str | None = None, **options: Any) -> Figure:
         """The "esd" of one layer with its fit, or "alpha" (or another `metric`) of all; see `plot_weights`."""
         return self._drawn(kind, layer=layer, **options)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from landscape.arguments import Seed
 from landscape.network.weights import CONVENTIONS
 from landscape.results.settings import OneOf, Settings
 
@@ -18,4 +19,4 @@ class WeightsSettings(Settings):
     convention: Annotated[str, OneOf(CONVENTIONS)] = "matrix"
     shuffles: Annotated[int, Ge(0)] = 20
     roundings: Annotated[int, Ge(0)] = 3
-    seed: int = 0
+    seed: Seed = 0

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.checkpoints.states import read_model
 from landscape.checkpoints.tensors import HeldTensors, open_tensors
 from landscape.errors import InputError
@@ -22,6 +23,7 @@ from landscape.studies.measures.result import Measures
 _WORDS = "at weights whose matrices keep the share of largest singular values that the row names"
 
 
+@checked()
 def truncate_weights(model: Any, share: float) -> dict[str, Tensor]:
     """{name: tensor} of a model, every weight matrix truncated to its largest singular values.
 
@@ -55,6 +57,7 @@ def keep_largest(matrix: WeightMatrix, tensor: Tensor, kept: int) -> None:
 
 
 @of_objective
+@checked()
 def measure_smoothing(objective: Objective, shares: Sequence[float] = (0.1, 0.2)) -> Measures:
     """Loss and metrics where every weight matrix is truncated to a share of its singular values, and as it is.
 

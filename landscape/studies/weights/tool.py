@@ -14,6 +14,7 @@ from landscape_kernels.arrays import FloatArray
 from landscape_kernels.spectra import gram_spectrum
 from torch import Tensor
 
+from landscape.arguments import checked
 from landscape.checkpoints.tensors import TensorSource, open_tensors
 from landscape.errors import InputError, nearest
 from landscape.network.weights import ToolLimits
@@ -82,6 +83,7 @@ class WeightWatcher:
             f"WeightWatcher has no {name!r}; {nearest(name, [own for own in dir(type(self)) if own[0] != '_'])}"
         )
 
+    @checked()
     def describe(
         self,
         model: Any = None,
@@ -100,6 +102,7 @@ class WeightWatcher:
         found = kept_layers(self._model(model), layers, limits, start_ids)
         return _table([{**layer.about, **({} if pool else {"num_evals": layer.matrix.smaller})} for layer in found])
 
+    @checked()
     def analyze(
         self,
         model: Any = None,
@@ -163,6 +166,7 @@ class WeightWatcher:
         details = self.details if details is None else details
         return {} if details is None else {name: details[name].mean() for name in _SUMMARY if name in details}
 
+    @checked()
     def get_ESD(  # noqa: N802  (the tool's names)
         self, model: Any = None, layer: int | str | None = None, random: bool = False, seed: int | None = None
     ) -> FloatArray:
@@ -180,6 +184,7 @@ class WeightWatcher:
             return shuffled(found.matrices(), np.random.RandomState(seed))
         return pooled([gram_spectrum(w) for w in found.matrices()])
 
+    @checked()
     def SVDSmoothing(  # noqa: N802
         self, model: Any = None, percent: float = 0.8, *, layers: Any = (), method: str = "detX", **others: Any
     ) -> Any:
@@ -211,6 +216,7 @@ class WeightWatcher:
         smoothed.load_state_dict(state)
         return smoothed
 
+    @checked()
     def distances(
         self, model_1: Any, model_2: Any, method: str = "raw", layers: Sequence[Any] = (), **others: Any
     ) -> tuple[float, float, pandas.DataFrame]:

@@ -174,9 +174,9 @@ def test_numbers_over_directions_leave_out_what_is_missing_and_keep_nan_and_inf(
     [
         ({"n": 0}, "n=0; give a whole number of 1 or more"),
         ({"x": (1, -1, 5)}, "smaller end first"),
-        ({"normalize": "filters"}, "did you mean 'filter'"),
+        ({"normalize": "filters"}, "give one of none, filter, layer"),
         ({"ignore": ("weight", "bias", "norm")}, "no direction is left"),
-        ({"batchnorm": "interpolated"}, "is not one of frozen, reestimated"),
+        ({"batchnorm": "interpolated"}, "give one of frozen, reestimated"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: dict[str, Any], message: str) -> None:

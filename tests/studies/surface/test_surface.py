@@ -259,7 +259,7 @@ def test_nan_and_inf_are_results(tmp_path: Path) -> None:
         ({"x": (-1, 1, 0), "y": (0, 1, 2)}, "x has n=0 points"),
         ({"x": (1, -1, 3), "y": (0, 1, 2)}, "x runs from 1.0 down to -1.0"),
         ({"x": (-1, 1, 3), "y": (0, float("nan"), 2)}, "y runs from 0.0 to nan"),
-        ({"x": (-1, 1, 3), "y": (0, 1, 2), "batchnorm": "fozen"}, "batchnorm='fozen' is not one of frozen, reest"),
+        ({"x": (-1, 1, 3), "y": (0, 1, 2), "batchnorm": "fozen"}, "batchnorm='fozen'; give one of frozen, reest"),
         ({"x": (-1, 1, 3), "y": (0, 1, 2), "batchnorm": "reestimated"}, "the model has no BatchNorm layer"),
         ({"x": (-1, 1, 3), "y": (0, 1, 2), "batchnorm": "frozen", "statistics": (1, 2)}, "statistics are given, but"),
     ],
