@@ -43,6 +43,7 @@ write_configuration() {
   memory=$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
   grep -qw -- "$host" /etc/hosts || echo "127.0.0.1 $host" >>/etc/hosts
   # TmpFS of its own for each virtual node: PMIx servers of two nodes on one host would meet in one path.
+  # Times are such that a daemon which waits for a processor on a crowded machine is not taken for one that is gone.
   cat >"$folder/slurm.conf" <<EOF
 ClusterName=tests
 SlurmctldHost=$host(127.0.0.1)
@@ -74,8 +75,12 @@ JobCompLoc=$folder/jobs.txt
 JobRequeue=1
 KillWait=5
 ReturnToService=2
-SlurmctldTimeout=30
-SlurmdTimeout=15
+SlurmctldTimeout=120
+SlurmdTimeout=120
+MessageTimeout=60
+TCPTimeout=30
+BatchStartTimeout=120
+UnkillableStepTimeout=240
 SlurmctldParameters=preempt_send_user_signal
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 NodeName=n[1-$nodes] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + nodes))] \
@@ -96,14 +101,14 @@ up() {
     mkdir -p "$folder/spool.n$node" "$folder/tmp.n$node"
     slurmd -N "n$node"
   done
-  for _ in $(seq 300); do
+  for _ in $(seq 1200); do
     if [ "$(sinfo -h -p low -o '%t %D' 2>/dev/null)" = "idle $nodes" ]; then
       echo "export SLURM_CONF=$SLURM_CONF"
       return
     fi
     sleep 0.1
   done
-  say "the nodes are not idle after 30 s; see $folder/slurmctld.log"
+  say "the nodes are not idle after two minutes; see $folder/slurmctld.log"
   sinfo >&2 || true
   return 1
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import atexit
 import contextlib
 import faulthandler
@@ -10,6 +11,7 @@ import logging
 import math
 import os
 import re
+import stat
 import sys
 import time
 import traceback
@@ -18,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +39,7 @@ _NEWS = 1.0  # seconds in which a rank's death becomes known to all
 SAID_AFTER = 8.0  # seconds that a rank waits for others before that is said; after half of it, it tells that it is here
 _PATIENCE = 3.0  # seconds that a rank which ends without a call waits to tell so
 _STARTED = 20.0  # seconds in which all ranks usually start MPI
+_READ = 5.0  # seconds that a rank which ends all waits at most until the launcher has read what it printed
 _HERE = 3  # tag of the message "I have come to meeting n"; the run loop has 1 and 2
 _ENDED = 2  # what a rank gives to the meeting where it ends its program is its number and this
 _COMMANDS = "landscape_jobs.commands."  # its modules' functions have the names of the commands
@@ -574,9 +577,27 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _flush() -> None:
-    """MPI's Abort ends the process without it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Hand over what was printed: MPI's Abort ends the process without it.
+
+    MPICH's launcher also loses what it has not read from a rank's pipe by then, so this waits until it has, a while.
+    """
+    deadline = time.monotonic() + _READ
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        while _unread(stream) and time.monotonic() < deadline:
+            time.sleep(LAST_POLL)
+
+
+def _unread(stream: TextIO) -> int:
+    """Bytes that lie in the pipe behind a stream; 0 of a file, of a terminal, and where the system does not tell."""
+    count = array.array("i", [0])
+    with contextlib.suppress(ImportError, AttributeError, OSError, ValueError):
+        import fcntl
+        import termios
+
+        if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+            fcntl.ioctl(stream.fileno(), termios.FIONREAD, count)
+    return count[0]
 
 
 def _abort_all(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -50,14 +50,14 @@ def test_a_part_that_fails_is_told_and_the_others_go_on(monkeypatch: pytest.Monk
         found.agree("a value", "another", 0.0, 1e-3)
 
     monkeypatch.setattr(gpu_parts, "PARTS", {"surface": broken, "spectrum": slow, "curve": good})
-    monkeypatch.setattr(gpu_check, "EACH", 0.2)
+    monkeypatch.setattr(gpu_check, "EACH", 1.0)
     out = tmp_path / "table.md"
     given = ["--device", "cpu", "--quick", "--only", "surface", "spectrum", "curve", "--out", str(out)]
     assert gpu_check.main(given) == 1
     text = out.read_text(encoding="utf-8")
     assert "**FAILED**: RuntimeError: CUDA error: out of / memory" in text
     assert "**nan: FAILED**" in text
-    assert "TimeoutError: ended after 0 s" in text
+    assert "TimeoutError: ended after 1 s" in text
     assert "| curve | a value | another | 0 |" in text
 
 

@@ -143,7 +143,8 @@ def overdue(folder: Path) -> str:
 
     begun: dict[int, float] = {}
     with patched(signals, "_ALARM_EVERY", 0.1):
-        outcome = run_task(Toy(COUNT, before=before), folder / "run", tolerance=Tolerance(retries=0, item_seconds=0.5))
+        # tried again, since on a crowded machine a rank may get no processor for so long
+        outcome = run_task(Toy(COUNT, before=before), folder / "run", tolerance=Tolerance(retries=1, item_seconds=0.5))
     together()
     assert set(outcome.history.failed) == {11, 12}
     assert "longer than 0.5 s" in outcome.history.failed[11]

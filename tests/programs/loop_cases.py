@@ -333,16 +333,24 @@ def full_disk(folder: Path) -> str:
     """One rank's disk is full: all stop with the reason, rows written before stay, and the next call goes on."""
     original = shards.write_durably
     written: list[Path] = []
+    mine: list[int] = []
+    full, last = folder / "full", world().rank == world().size - 1
 
     def write(path: Path, content: bytes) -> None:
-        if path.suffix == ".npz" and world().rank == world().size - 1:
+        if path.suffix == ".npz" and last:
             if len(written) == 2:
+                full.touch()
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             written.append(path)
         original(path, content)
 
+    def before(item: int) -> None:
+        mine.append(item)
+        while len(mine) > 2 and not last and not full.exists():
+            time.sleep(1e-3)  # it must get there before the others have finished all
+
     with patched(shards, "write_durably", write), patched(shards, "_LAST_INTERVAL", 0.0):  # a shard for every row
-        told = refused(StoreError, lambda: run_task(Toy(COUNT, folder / "log", delay=1e-3), folder / "run"))
+        told = refused(StoreError, lambda: run_task(Toy(COUNT, folder / "log", before=before), folder / "run"))
     assert "No space left on device" in told
     assert "make room" in told
     assert ".npz" in told
@@ -354,6 +362,12 @@ def full_disk(folder: Path) -> str:
     return completes(folder / "run", folder / "log", again=1)
 
 
+def others_wait(item: int, rank: int, there: Path) -> None:
+    """In groups of two, those without `rank` keep some items back until it has left its mark."""
+    while item > 9 and world().rank // 2 != rank // 2 and not there.exists():
+        time.sleep(1e-3)
+
+
 def groups(folder: Path) -> str:
     """Ranks that share items: the same bits; a failure or a signal inside a group ends it for all."""
     size = 2 if world().size % 2 == 0 else 1
@@ -363,12 +377,13 @@ def groups(folder: Path) -> str:
     assert noted(log) == dict.fromkeys(range(COUNT), 1)
     if size == 2:
         for broken in (0, world().size - 1):  # a leader, a follower
+            there = folder / f"{broken} is broken"
 
-            def before(item: int, broken: int = broken) -> None:
+            def before(item: int, broken: int = broken, there: Path = there) -> None:
                 if world().rank == broken and item > 5:
+                    there.touch()
                     raise ArithmeticError("half of a group is broken")
-                if item > 9:
-                    time.sleep(1e-2)  # so that the broken rank comes to an item above 5
+                others_wait(item, broken, there)
 
             again, trace = folder / f"run {broken}", folder / f"log {broken}"
             task = Shared(COUNT, trace, before=before)
@@ -379,9 +394,13 @@ def groups(folder: Path) -> str:
             together()
             assert digest(run_task(Shared(COUNT, trace), again, ranks_per_item=2).rows) == digest(outcome.rows)
 
+        shot = folder / "is shot"
+
         def shoot(item: int) -> None:
             if world().rank == world().size - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
+                shot.touch()
+            others_wait(item, world().size - 1, shot)
             time.sleep(1e-2)
 
         task = Shared(COUNT, before=shoot)

@@ -75,6 +75,12 @@ class Cluster:
         pairs = (word.partition("=") for word in self.ask("scontrol", "--oneliner", "show", "job", job).split())
         return {name: value for name, _, value in pairs}
 
+    def progress(self, job: str) -> object:
+        """What changes while a job gets on: its state, and the files of its run."""
+        about = self.about(job)
+        run = Path(about["StdOut"]).parents[1]
+        return about["JobState"], about["Restarts"], sum(len(files) for _, _, files in os.walk(run))
+
     def begin_again(self, job: str) -> None:
         """Let a requeued job begin when its nodes are tidy, not after 120 s.
 
@@ -87,7 +93,7 @@ class Cluster:
     def has_begun(self, job: str, ready: Callable[[], bool]) -> None:
         """Wait until `ready()`; AssertionError, with what it wrote, of a job that ends before, or hangs."""
         try:
-            wait_for(lambda: ready() or self.about(job)["JobState"] in _ENDED)
+            wait_for(lambda: ready() or self.about(job)["JobState"] in _ENDED, lambda: self.progress(job))
             assert ready()
         except AssertionError as error:
             about = self.about(job)
@@ -97,7 +103,7 @@ class Cluster:
 
     def ended(self, job: str) -> dict[str, str]:
         """What is told of a job when it has ended."""
-        wait_for(lambda: self.about(job)["JobState"] in _ENDED)
+        wait_for(lambda: self.about(job)["JobState"] in _ENDED, lambda: self.progress(job))
         return self.about(job)
 
     def ended_for_good(self, job: str) -> dict[str, str]:
@@ -108,7 +114,7 @@ class Cluster:
         return about
 
     def _ended_or_waiting(self, job: str) -> dict[str, str]:
-        wait_for(lambda: (now := self.about(job))["JobState"] in _ENDED or _requeued(now))
+        wait_for(lambda: (now := self.about(job))["JobState"] in _ENDED or _requeued(now), lambda: self.progress(job))
         return self.about(job)
 
     def processes(self) -> dict[int, str]:
@@ -151,6 +157,20 @@ class Cluster:
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)
         return frozen
+
+    @contextmanager
+    def patience(self, seconds: int) -> Iterator[None]:
+        """While inside, a node that is silent for so long is taken for one that is gone."""
+        file = self.folder / "slurm.conf"
+        before = file.read_text()
+        shorter = re.sub(r"^(SlurmdTimeout|MessageTimeout)=.*$", rf"\1={seconds}", before, flags=re.MULTILINE)
+        file.write_text(shorter)
+        try:
+            self.ask("scontrol", "reconfigure")
+            yield
+        finally:
+            file.write_text(before)
+            self.ask("scontrol", "reconfigure")
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon again."""
@@ -229,11 +249,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(str(reason))
 
 
-def wait_for(ready: Callable[[], bool]) -> None:
-    """Until `ready()`; AssertionError when that takes so long that it means a hang."""
-    end = time.monotonic() + GUARD
+def wait_for(ready: Callable[[], bool], progress: Callable[[], object] = lambda: None) -> None:
+    """Until `ready()`; AssertionError when `progress()` stays the same for so long that it means a hang."""
+    end, before = time.monotonic() + GUARD, progress()
     while not ready():
-        assert time.monotonic() < end, "waited in vain"
+        if time.monotonic() > end:
+            now = progress()
+            assert now != before, "waited in vain"
+            end, before = time.monotonic() + GUARD, now
         time.sleep(0.2)
 
 

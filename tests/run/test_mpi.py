@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +22,7 @@ from conftest import GUARD, PROGRAMS, RunMpi, mpi_command, mpi_environment
 from toys import check_rows, noted
 
 from landscape.errors import InputError
+from landscape.run import comm
 from landscape.run.comm import Launch, Serial, launch
 from landscape.run.store import Store
 
@@ -186,6 +189,31 @@ def test_wrong_launcher_is_refused() -> None:
 def test_launch(variables: dict[str, str], expected: int | None) -> None:
     found = launch(variables)
     assert (found.size if isinstance(found, Launch) else found) == expected
+
+
+def test_what_was_printed_is_read_before_a_rank_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher that is slow to read the rank's pipe gets all of it, and one that never reads is not waited for."""
+    end, pipe = os.pipe()
+    read: list[bytes] = []
+
+    def launcher() -> None:
+        time.sleep(0.3)
+        read.append(os.read(end, 1 << 16))
+
+    slow = threading.Thread(target=launcher)
+    with os.fdopen(pipe, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        stream.write("rank 1 failed:\n")
+        slow.start()
+        comm._flush()
+        assert comm._unread(stream) == 0
+        slow.join()
+        assert read == [b"rank 1 failed:\n"]
+        monkeypatch.setattr(comm, "_READ", 0.05)
+        stream.write("nobody reads this")
+        comm._flush()
+        assert comm._unread(stream) == len("nobody reads this")
+    os.close(end)
 
 
 def test_one_rank_has_no_groups() -> None:

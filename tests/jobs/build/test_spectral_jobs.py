@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import GUARD
 from landscape_jobs.build.objects import build
 from landscape_jobs.build.run import run_job
 from landscape_jobs.spec.job import load_job
@@ -306,7 +307,7 @@ def test_a_run_made_from_python_names_its_function(folder: Path) -> None:
 def test_a_killed_job_goes_on_and_two_ranks_give_the_spectrum_of_one(folder: Path) -> None:
     more = ("--set", "spectrum.density_probes=150")
     process = start("run", folder / "job.toml", *more, ranks=2, start_new_session=True)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + GUARD
     while not list((folder / "runs/a/density/shards").glob("*.npz")):
         assert time.monotonic() < deadline
         assert process.poll() is None, ended(process)
@@ -344,7 +345,7 @@ def test_two_ranks_leave_their_eigenpairs_together(folder: Path) -> None:
     words = [word for o in more for word in ("--set", o)]
     process = start("run", folder / "job.toml", *words, ranks=2)
     attempt = folder / "runs/a/eigenpairs/attempts/0001.json"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + GUARD
     while not attempt.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import GUARD
 from landscape_jobs.cluster.options import Options
 from landscape_jobs.cluster.script import Places, batch_script, command_script, sbatch_quoted
 from landscape_jobs.cluster.slurm import array_of
@@ -19,7 +20,6 @@ from landscape_jobs.cluster.slurm import array_of
 from landscape.errors import InputError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-GUARD = 30  # seconds after which a script counts as hanging
 ODD = 'it\'s a "run" %j #1 $(touch injected) `touch injected` ; & é'
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import GUARD
 from landscape_jobs.build.objects import build, set_threads
 from landscape_jobs.build.run import run_job
 from landscape_jobs.cli import app
@@ -629,7 +630,7 @@ def start(*words: object, ranks: int = 1, **options: Any) -> subprocess.Popen[st
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=GUARD)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -653,7 +654,7 @@ def test_no_command_shows_the_help() -> None:
 def test_ctrl_c_ends_with_3_and_resume_completes_the_same_surface(folder: Path) -> None:
     slow = ("--set", "objective.loss=job_nets:slow", "--set", "surface.x=[-1,1,31]")
     process = start("run", folder / "job.toml", *slow, "--set", "run.out=stopped")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + GUARD
     while not list((folder / "stopped/shards").glob("*.npz")):
         assert time.monotonic() < deadline
         assert process.poll() is None, ended(process)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import GUARD
 from landscape_jobs.report.page import write_report
 from test_report import agreement, bowl, connectivity, curve, layers, path, spectrum, surface, trajectory, with_holes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
-playwright.expect.set_options(timeout=30_000)  # ms; a loaded machine draws slowly
+SLOW = 1000 * GUARD  # ms after which a browser counts as hanging
+playwright.expect.set_options(timeout=SLOW)
 
 RESULTS = {
     "surface": trajectory,
@@ -55,7 +57,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("needs Chromium on the path: apt-get install chromium")
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=program, args=[*sandbox, "--disable-3d-apis"])
+        opened = started.chromium.launch(executable_path=program, args=[*sandbox, "--disable-3d-apis"], timeout=SLOW)
         yield opened
         opened.close()
 
@@ -70,6 +72,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(browser: Any, file: Path, width: int, scheme: str) -> Reader:
     """A new page of that width and colour scheme."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.set_default_timeout(SLOW)
     reader = Reader(page, [], [])
     page.on("request", lambda request: reader.requests.append(request.url))
     page.on("pageerror", lambda error: reader.complaints.append(str(error)))

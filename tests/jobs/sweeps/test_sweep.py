@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
-from conftest import mpi_environment
+from conftest import GUARD, mpi_environment
 from landscape_jobs.cli import app
 from landscape_jobs.spec.job import load_job
 from landscape_jobs.spec.toml import read_toml
@@ -456,7 +456,7 @@ def test_ranks_go_on_together_after_a_cell_that_fails(home: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=GUARD,
     )
     assert done.returncode == 4, done.stderr
     raising, *others = sweep_cells(Path("runs/sweep"))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import streamed_cases
 import torch
-from conftest import PROGRAMS, RunMpi
+from conftest import GUARD, PROGRAMS, RunMpi
 from landscape_kernels.pieces import Piece
 from safetensors.torch import save_file
 from streamed_cases import AXES, data, forward, network, surface
@@ -208,7 +208,7 @@ def test_interrupted_while_it_is_put_back(checkpoint: Path, monkeypatch: pytest.
 def test_killed_nothing_of_the_users_is_changed(checkpoint: Path, tmp_path: Path) -> None:
     before = checkpoint.read_bytes()
     program = [sys.executable, str(PROGRAMS / "streamed_cases.py"), str(checkpoint), str(tmp_path / "run")]
-    assert subprocess.run(program, check=False, timeout=120).returncode == -signal.SIGKILL
+    assert subprocess.run(program, check=False, timeout=GUARD).returncode == -signal.SIGKILL
     assert checkpoint.read_bytes() == before
     assert losses(surface(checkpoint, tmp_path / "run")) == losses(surface(None, None))
 
