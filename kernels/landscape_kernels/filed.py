@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from landscape_kernels.pieces import stretches
+
 
 class FiledVectors:
     """Rows of `size` values of one type in one file, each of them as long as it is written.
@@ -35,11 +37,12 @@ class FiledVectors:
 
     def read(self, row: int, place: slice) -> Tensor:
         """(stop - start,) values of a row on the CPU; 0 where nothing was written."""
-        values = torch.zeros(place.stop - place.start, dtype=self.dtype)
+        values = torch.empty(place.stop - place.start, dtype=self.dtype)
         view, at, done = _bytes(values), self._byte(row, place), 0
         while done < len(view):
             count = os.preadv(self._file, [view[done:]], at + done)
             if count == 0:  # beyond the end of the file
+                view[done:] = bytes(len(view) - done)
                 break
             done += count
         return values
@@ -53,7 +56,10 @@ class FiledVectors:
 
     def add(self, row: int, place: slice, values: Tensor, alpha: float = 1.0) -> None:
         """row <- row + alpha values at a place."""
-        self.write(row, place, self.read(row, place).add_(values.detach().to("cpu", self.dtype), alpha=alpha))
+        found = self.read(row, place)
+        for part, more in stretches(found, values.detach().cpu()):
+            part.add_(more.to(self.dtype), alpha=alpha)
+        self.write(row, place, found)
 
     def clear(self, row: int) -> None:
         """Make a row zero."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,15 @@ def pieces_of(block: Block) -> tuple[Piece, ...]:
 def pieces(layout: Layout) -> tuple[Piece, ...]:
     """The pieces of all blocks, in the order of the flat vector."""
     return tuple(piece for block in layout.blocks for piece in pieces_of(block))
+
+
+def stretches(*vectors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same parts of vectors (size,) of one device, each so short that torch works on it in this thread alone.
+
+    Threads of its own wait for each other after every operation, which is long where other programs run as well.
+    """
+    step = ALONE if vectors[0].device.type == "cpu" else max(1, len(vectors[0]))
+    return zip(*(torch.split(vector, step) for vector in vectors), strict=True)
 
 
 def put_alone_(out: Tensor, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hessian products of a large model with vectors in a file: beside the model three of its copies, and no more."""
+"""Hessian products of a large model with vectors in a file: beside the model at most COPIES of it are held."""
 
 from __future__ import annotations
 
@@ -196,6 +196,7 @@ def check_filed(objective: Objective) -> ProductCheck:
     and gradients of samples together are those of two parts. Where the model does not run in float64, symmetry is all
     that is seen, with a warning. Raises InputError where one of it is not so.
     """
+    objective.centre.require_same_values()  # differences are taken of those, and products of what the model holds
     few = objective.on(objective.data.head(_SAMPLES))
     trial = _FiledTrial(few)
     symmetry = trial.symmetry()

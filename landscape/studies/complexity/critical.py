@@ -14,7 +14,7 @@ import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.moments import jackknife
 from landscape_kernels.perturb import wide
-from landscape_kernels.pieces import Piece, pieces_of
+from landscape_kernels.pieces import Piece, pieces_of, stretches
 from torch import Tensor
 
 from landscape.arguments import checked
@@ -22,6 +22,7 @@ from landscape.curvature.routes import flat, gradient_parts, summed_loss
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
 from landscape.objective.objective import Objective
+from landscape.objective.threads import in_threads
 from landscape.results.estimate import Estimate
 from landscape.results.trial import bytes_text
 from landscape.run.comm import SERIAL, Communicator
@@ -63,14 +64,12 @@ class _Ray:
         objective = self._objective
 
         def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
-            for piece in chosen:
-                parts[piece.block.name][piece.inside] = self._at(piece, eta)
+            in_threads(lambda piece: self._put(parts[piece.block.name][piece.inside], piece, eta), chosen)
 
         def values(name: str) -> Tensor:
             block = self._blocks[name]
             found = torch.empty(block.size, dtype=torch.float32, device=objective.device)
-            for piece in pieces_of(block):
-                found[piece.inside] = self._at(piece, eta)
+            in_threads(lambda piece: self._put(found[piece.inside], piece, eta), pieces_of(block))
             return found.view(block.shape)
 
         with ExitStack() as stack:
@@ -82,10 +81,11 @@ class _Ray:
             )
         return float(found["loss"]), replicates["loss"]
 
-    def _at(self, piece: Piece, eta: float) -> Tensor:
-        """Values of a piece of theta + eta d in float64, to be rounded once."""
-        at = self._objective.centre.at(piece).double()
-        return at + eta * self._direction(piece).to(at)
+    def _put(self, out: Tensor, piece: Piece, eta: float) -> None:
+        """out (size,) <- a piece of theta + eta d, made in float64 and rounded once."""
+        at = self._objective.centre.at(piece)
+        for part, here, along in stretches(out, at.to(out.device), self._direction(piece).to(out.device)):
+            part.copy_(here.double() + eta * along.double())
 
     def is_rounding(self, rise: float, eta: float) -> bool:
         """Whether the loss changes by no more than it is rounded by."""

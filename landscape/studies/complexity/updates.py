@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from numbers import Number
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any, Protocol
 import torch
 from landscape_kernels.filed import FiledVectors
 from landscape_kernels.layout import Block
-from landscape_kernels.pieces import Piece, pieces
+from landscape_kernels.pieces import Piece, pieces, stretches
 from torch import Tensor
 
 from landscape.curvature.filed import each_gradient
 from landscape.errors import InputError, nearest, user_code
 from landscape.files.slices import StoredTensors, alike
 from landscape.objective.objective import Objective
+from landscape.objective.threads import in_threads
 from landscape.objective.trees import as_real
 from landscape.results.trial import bytes_text
 
@@ -31,7 +33,7 @@ class Direction(Protocol):
     """A direction d in the space of the parameters."""
 
     def __call__(self, piece: Piece) -> Tensor:
-        """(size,) values of a piece, on any device."""
+        """(size,) values of a piece, on any device; asked for in several threads."""
         ...
 
 
@@ -70,12 +72,23 @@ def descent(objective: Objective) -> Direction:
         filed.add(0, piece.slice, values, alpha=-1.0)
 
     _, weight = each_gradient(objective, add, half=True)
-    return lambda piece: filed.read(0, piece.slice).div_(weight)
+
+    def read(piece: Piece) -> Tensor:
+        values = filed.read(0, piece.slice)
+        for (part,) in stretches(values):
+            part.div_(weight)
+        return values
+
+    return read
 
 
 def square(objective: Objective, direction: Direction) -> float:
     """|d|^2, summed in float64."""
-    return math.fsum(float(direction(piece).double().square().sum()) for piece in pieces(objective.layout))
+
+    def of(piece: Piece) -> float:
+        return math.fsum(float(part.double().square().sum()) for (part,) in stretches(direction(piece)))
+
+    return math.fsum(in_threads(of, pieces(objective.layout)))
 
 
 def _require_same(objective: Objective, other: Objective) -> None:
@@ -94,19 +107,21 @@ class _Named:
     def __init__(self, objective: Objective, values: Callable[[str], Any]) -> None:
         self._values, self._device = values, objective.device
         self._name, self._held = "", torch.empty(0)
+        self._lock = threading.Lock()
 
     def __call__(self, piece: Piece) -> Tensor:
         block = piece.block
-        if block.name != self._name:
-            with user_code(f"the direction of {block.name} cannot be had"):
-                given = torch.as_tensor(self._values(block.name)).detach()
-            values = as_real(given)
-            if not alike(tuple(values.shape), block.shape):
-                raise InputError(
-                    f"the direction of {block.name} has shape {tuple(values.shape)}, the parameter {block.shape}"
-                )
-            self._name, self._held = block.name, values.reshape(-1).to(self._device)
-        return self._held[piece.inside]
+        with self._lock:
+            if block.name != self._name:
+                with user_code(f"the direction of {block.name} cannot be had"):
+                    given = torch.as_tensor(self._values(block.name)).detach()
+                values = as_real(given)
+                if not alike(tuple(values.shape), block.shape):
+                    raise InputError(
+                        f"the direction of {block.name} has shape {tuple(values.shape)}, the parameter {block.shape}"
+                    )
+                self._name, self._held = block.name, values.reshape(-1).to(self._device)
+            return self._held[piece.inside]
 
 
 def _entry_of(tensors: Mapping[str, Any], what: str, objective: Objective) -> Callable[[str], Any]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from landscape_kernels.filed import FiledVectors
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import landscape as ls
@@ -152,6 +153,45 @@ def test_samples_that_depend_on_each_other_are_refused() -> None:
     net.share = 0.5
     with pytest.raises(ls.InputError, match="depend on the other samples"):
         check_filed(of)
+
+
+def test_parameters_of_which_the_loss_has_no_second_derivative() -> None:
+    """Their part of a product is that of the weight decay alone."""
+
+    class Shifted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 1)
+            self.shift, self.unused = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) ** 2 + (x[:, :2] @ self.shift)[:, None]
+
+    torch.manual_seed(0)
+    x = torch.randn(30, 3)
+    objective = ls.Objective(Shifted(), lambda out, _: out.flatten(), (x, x[:, 0]), chunk=8)
+    v, rows = torch.randn(objective.layout.size), FiledVectors(objective.layout.size)
+    rows.write(0, slice(0, len(v)), v)
+    with FiledProducts(objective, rows, weight_decay=0.5) as H:
+        H.multiply(0, 1)
+        found = H.forms([0], np.array([0.0]), [], 2)
+    block = {b.name: v[b.slice] for b in objective.layout.blocks}
+    slopes = torch.cat([x, torch.ones(30, 1)], 1)  # the Hessian is 2 x'x / n, with a column of ones for the bias
+    inner = 2 * slopes.T @ (slopes @ torch.cat([block["weight"], block["bias"]])) / 30
+    parts = {"weight": inner[:3], "bias": inner[3:], "shift": torch.zeros(2), "unused": torch.zeros(4)}
+    expected = torch.cat([parts[name] for name in objective.layout.names]) + 0.5 * v
+    torch.testing.assert_close(rows.read(1, slice(0, len(v))), expected, rtol=1e-5, atol=1e-6)
+    assert found.lengths[0] == pytest.approx(float(expected.square().sum()), rel=1e-5)
+    assert found.forms.sum() / 30 == pytest.approx(float(v @ expected), rel=1e-5)
+
+
+def test_a_model_that_was_written_to_is_refused(tmp_path: Path) -> None:
+    """Also where torch does not count it, before products are compared with differences of what the file holds."""
+    net = nn.Linear(4, 3)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    of = ls.Objective(net, data=(torch.randn(8, 4), torch.arange(8) % 3), checkpoint=tmp_path / "net.safetensors")
+    net.weight.data.mul_(2)
+    with pytest.raises(ls.InputError, match="changed after the objective was made"):
+        ls.measure_spectrum(of, k=1, memory="streamed", **ALONE)
 
 
 @pytest.mark.parametrize("memory", ["stream", 4])
