@@ -180,14 +180,14 @@ def require_recordable(
 
 def _looks(model: BoundModel, calls: Calls, quantities: list[Quantity], data: Data) -> list[str]:
     """The operations of a pass over the first chunk after which the processor knows a value."""
-    looks = _Looks()
+    looks = Looks()
     with model.at(None) as bound, calls.context(False), looks:
         calls.units(quantities, bound, data.first)
     return [f"{name} {count} times" if count > 1 else name for name, count in looks.counted.items()]
 
 
-class _Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what waits for a device."""
+class Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what waits for a device, inside."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
