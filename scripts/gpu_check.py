@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ALL, EACH = 330.0, 100.0  # seconds for everything, and for one part
 NEEDED = ("torch", "numpy", "scipy")
 BESIDE = ("h5py", "safetensors", "annotated_types")  # imported with the engine, and not used by what is checked here
-NAMES = ("surface", "spectrum", "curve", "settings", "waits", "points", "products", "steps")
+NAMES = ("surface", "spectrum", "curve", "settings", "waits", "points", "graphs", "products", "steps")
 COLUMNS = ("part", "what", "against", "measured", "spread", "asked", "times")
 
 

@@ -231,6 +231,28 @@ def points(check: Check) -> None:
     check.ratio("the same in bf16", "ours in float32", found, f"its error, as stored: {known:.1e}")
 
 
+def graphs(check: Check) -> None:
+    """Points of a small network by a recorded pass, against the same points without."""
+    name = "points of a small MLP by a CUDA graph"
+    if check.device.type != "cuda":
+        check.add(name, "the same without", "not recorded without a GPU")
+        return
+    model, data = mlp(check)
+    plain = ls.Objective(model, "cross_entropy", data, device=check.device, metrics=("accuracy",))
+    graphed = plain.on(plain.data, cuda_graphs=True)
+    plane = ls.random_plane(plain, seed=0)
+    theta, places = torch.empty_like(plane.centre), np.linspace(-1, 1, 10 if check.quick else 100)
+
+    def losses(of: Any) -> list[float]:
+        return [float(of.estimates(plane.point((x, -x / 2), theta))["loss"]) for x in places.tolist()]
+
+    both = losses(graphed), losses(plain)
+    check.agree(f"{name}: not recorded", "recorded", float(not graphed.cuda_graphs), 0.0)
+    check.agree(f"{name}: losses", "the same without", gap(*both), 0.0)
+    found = in_turn(lambda: losses(graphed), lambda: losses(plain), 1 if check.quick else 7)
+    check.ratio(f"{len(places)} {name}, {len(data[1])} samples", "the same without", found)
+
+
 def products(check: Check) -> None:
     """A Hessian product."""
     model, data = resnet(check, 3, 1024)
@@ -294,6 +316,7 @@ PARTS: dict[str, Callable[[Check], None]] = {
     "settings": settings,
     "waits": waits,
     "points": points,
+    "graphs": graphs,
     "products": products,
     "steps": steps,
 }

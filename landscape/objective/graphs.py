@@ -45,7 +45,8 @@ class CudaRecorder:
 
     def capture(self, function: Callable[[], None]) -> None:
         """Recording asks for a stream of its own, on which all has run before."""
-        here, beside = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        here = torch.cuda.current_stream(self._device)
+        beside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         beside.wait_stream(here)
         with torch.cuda.stream(beside):
             for _ in range(_WARM):
@@ -179,17 +180,17 @@ def require_recordable(
 
 def _looks(model: BoundModel, calls: Calls, quantities: list[Quantity], data: Data) -> list[str]:
     """The operations of a pass over the first chunk after which the processor knows a value."""
-    looks = _Looks()
+    looks = Looks()
     with model.at(None) as bound, calls.context(False), looks:
         calls.units(quantities, bound, data.first)
     return [f"{name} {count} times" if count > 1 else name for name, count in looks.counted.items()]
 
 
-class _Looks(TorchDispatchMode):
-    """Counts what waits for a device."""
+class Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what waits for a device, inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

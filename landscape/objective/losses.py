@@ -249,7 +249,7 @@ def _class_weights(settings: Mapping[str, Any]) -> Callable[[Any, Any, Tensor], 
             return None
         if weight is None and values.ndim == 1 and _none_ignored(targets, ignore):
             return None
-        kept = targets != ignore
+        kept: Tensor = targets != ignore
         if weight is None:
             return kept.to(values.dtype)
         return torch.where(kept, weight.to(values)[targets.where(kept, 0)], torch.zeros_like(values))

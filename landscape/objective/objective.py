@@ -169,8 +169,8 @@ class Objective:
 
     @property
     def cuda_graphs(self) -> bool:
-        """Whether points are computed by recorded passes, where these can be recorded."""
-        return self._graphs is not None
+        """Whether points are computed by recorded passes; False, too, where a first one could not be recorded."""
+        return self._graphs is not None and None not in self._graphs.values()
 
     @property
     def layout(self) -> Layout:

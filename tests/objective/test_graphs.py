@@ -188,6 +188,7 @@ def test_what_cannot_be_replayed_is_told_and_computed_plainly(
     theta = objective.theta * 1.5
     found = bits(objective.estimates(theta))
     assert told in caplog.text
+    assert not objective.cuda_graphs
     assert found == bits(ls.Objective(made(), data=DATA).estimates(theta))
     assert torch.equal(model.state_dict()["head.weight"], before)
     caplog.clear()

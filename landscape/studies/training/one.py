@@ -244,7 +244,7 @@ class ModelTraining:
 
     def _winsorise(self, model: Any, batch: Any) -> None:
         """Put the winsorised mean of the examples' gradients in the place of the gradient."""
-        scale: list[float] = []
+        scale: list[float | Tensor] = []
 
         def losses() -> Tensor:
             units = self._objective.loss_of(model, batch)
@@ -253,7 +253,7 @@ class ModelTraining:
                     f"winsorise={self._recipe.winsorise} clips the gradients of single examples, and the loss gives "
                     "one value for a batch; return values per sample"
                 )
-            scale.append(units.numerators.numel() / units.total)
+            scale.append(units.numerators.numel() / units.weight)
             return units.numerators
 
         with user_code("the gradients of the examples cannot be computed on a training batch"):

@@ -262,6 +262,11 @@ def test_check_estimates_and_writes_nothing(folder: Path) -> None:
     objective = build(load_job(folder / "job.toml")).subject
     proposed = load_job(folder / "job.toml", ["objective.chunk=4", "objective.channels_last=false"])
     assert build(proposed).subject.chunk == 4 != objective.chunk
+    recorded = landscape(
+        "check", folder / "job.toml", "--set", "objective.cuda_graphs=true", "--set", "objective.device='cpu'"
+    )
+    assert recorded.exit_code == 2
+    assert "records what a GPU computes" in recorded.stderr
     assert f"{float(objective.evaluate()['loss']):.6g}" in told
     landscape("run", folder / "job.toml", "--limit-items", 5)
     assert "15, of which 5 are there already" in done("check", folder / "job.toml")

@@ -26,8 +26,9 @@ from training_job import RECIPE, SAMPLES, data, mlp, net, trained
 
 import landscape as ls
 from landscape.errors import InputError, RunInterrupted
+from landscape.objective.graphs import Looks
 from landscape.objective.training import TrainingData
-from landscape.studies.training import one, plan
+from landscape.studies.training import one, plan, together
 from landscape.studies.training.data import trained_on
 from landscape.studies.training.tables import training_tables
 
@@ -216,6 +217,28 @@ def test_a_damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         trained(tmp_path / "run", recipe=RECIPE.with_keys(weight_decay=0.5), **ONE)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+def test_no_step_waits_for_a_device(batched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are looked at after an epoch alone, as large as it may be."""
+    monkeypatch.setattr("landscape.objective.losses.on_host", lambda tensor: False)
+    looks, steps = Looks(), 0
+    kind = together.SeedsTraining if batched else one.ModelTraining
+    run = kind._run_epoch
+
+    def counted(self: Any, *given: Any) -> None:
+        nonlocal steps
+        before = self._steps
+        with looks:
+            run(self, *given)
+        steps += self._steps - before
+
+    monkeypatch.setattr(kind, "_run_epoch", counted)
+    recipe = RECIPE.with_keys(epochs=2, clip=1.0)
+    trained(tmp_path / "run", mlp, batched=batched, recipe=recipe, cells={"width": [4]}, seeds=2)
+    assert steps > 8
+    assert not looks.counted
+
+
 # -- all seeds as one ------------------------------------------------------------------------------------------------
 
 
@@ -225,15 +248,15 @@ def test_seeds_trained_as_one_have_the_same_losses(optimizer: str, keep: str, tm
     recipe = RECIPE.with_keys(optimizer=optimizer, epochs=8, stop_loss=0.85, keep=keep, fraction=0.7, label_noise=0.2)
     asked: dict[str, Any] = {"recipe": recipe, "cells": {"width": [4], "lr": [0.02, 0.2]}, "seeds": 3}
     alone = trained(tmp_path / "alone", mlp, batched=False, **asked)
-    together = trained(tmp_path / "together", mlp, batched=True, **asked)
-    assert len(together.attributes["items"]) == 2
+    as_one = trained(tmp_path / "together", mlp, batched=True, **asked)
+    assert len(as_one.attributes["items"]) == 2
     assert len(set(alone.epochs.tolist())) > 1
-    assert together.epochs.tolist() == alone.epochs.tolist()
-    assert together.ended == alone.ended
-    assert together.kept.tolist() == alone.kept.tolist()
+    assert as_one.epochs.tolist() == alone.epochs.tolist()
+    assert as_one.ended == alone.ended
+    assert as_one.kept.tolist() == alone.kept.tolist()
     for name, values in alone.values.items():
-        np.testing.assert_allclose(together.values[name], values, rtol=1e-10, atol=1e-12, err_msg=name)
-    for ours, theirs in zip(together.checkpoints.final, alone.checkpoints.final, strict=True):
+        np.testing.assert_allclose(as_one.values[name], values, rtol=1e-10, atol=1e-12, err_msg=name)
+    for ours, theirs in zip(as_one.checkpoints.final, alone.checkpoints.final, strict=True):
         for name, value in load_file(theirs).items():
             torch.testing.assert_close(load_file(ours)[name], value, rtol=1e-9, atol=1e-12)
 
