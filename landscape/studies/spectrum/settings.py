@@ -14,6 +14,7 @@ from landscape.results.settings import Accuracy, Names, OneOf, Settings
 from landscape.studies.spectrum.ways import FEWEST_PROBES, METHODS
 
 MEMORY = ("streamed", "flat")
+VECTORS = ("float32", "bf16")
 
 
 class _Way:
@@ -52,6 +53,7 @@ class SpectrumSettings(Settings):
     seed: int = 0
     error: Accuracy | None = None
     memory: Annotated[str, OneOf(MEMORY)] | None = None
+    vectors: Annotated[str, OneOf(VECTORS)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +63,8 @@ class SpectrumSettings(Settings):
             raise InputError(
                 f"memory={self.memory!r} is not one of {', '.join(MEMORY)}; leave it out to choose by what is asked"
             )
+        if self.vectors not in (None, *VECTORS):
+            raise InputError(f"vectors={self.vectors!r} is not one of {', '.join(VECTORS)}; leave it out for float32")
         if self.samples is None and self.sampling != "uniform":
             raise InputError(f"sampling = {self.sampling!r} needs samples, the number of samples to draw")
         if self.trace == "deflated" and not self.k:
