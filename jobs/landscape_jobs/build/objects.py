@@ -195,6 +195,7 @@ def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
         ("batch_size", asked.batch_size, "samples are counted by the data"),
         ("chunk", asked.chunk, "it follows from the model's sizes"),
         ("channels_last", not asked.channels_last, "it follows from the model"),
+        ("recompute", asked.recompute, "trainings keep activations"),
     ):
         if value:
             raise InputError(f"objective.{key} is not used by [{job.study.name}]: {way}; leave it out")
@@ -269,6 +270,7 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
         batch_size=_imported("objective.batch_size", size) if isinstance(size, str) else size,
         chunk=asked.chunk,
         channels_last=asked.channels_last,
+        recompute=asked.recompute,
         checkpoint=None if read and read.state else _put_back_from(model, _centre(job, models), asked.device),
     )
 

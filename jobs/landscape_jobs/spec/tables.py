@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, StrictBool
 
 from landscape.objective.losses import named_losses, named_metrics
 from landscape.objective.objective import PRECISIONS
-from landscape_jobs.spec.words import CallableName, JobTable, count_or_callable, named_or_callable, one_of
+from landscape_jobs.spec.words import CallableName, JobTable, Strings, count_or_callable, named_or_callable, one_of
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
 DATA = ("statistics", "train", "test")  # tables of data inside a table
@@ -39,7 +39,8 @@ class ObjectiveTable(JobTable):
     """What is measured, see `landscape.Objective`; loss "returned" means that `forward` returns the loss itself.
 
     `batch_size` is how many samples every batch holds, or a callable of a batch that says it; `chunk` how many samples
-    are evaluated at a time, and `channels_last` whether images may be laid out so.
+    are evaluated at a time, `channels_last` whether images may be laid out so, and `recompute` whether derivatives
+    compute activations again, true or of the modules named.
     """
 
     loss: Annotated[str, named_or_callable((*named_losses(), RETURNED))] = "cross_entropy"
@@ -50,6 +51,7 @@ class ObjectiveTable(JobTable):
     batch_size: Annotated[int | str | None, BeforeValidator(count_or_callable)] = None
     chunk: PositiveInt | None = None
     channels_last: bool = True
+    recompute: StrictBool | Strings = False
 
 
 class RunTable(JobTable):

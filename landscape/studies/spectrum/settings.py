@@ -79,6 +79,11 @@ class SpectrumSettings(Settings):
                     f"error = {error:g} and {name} = {getattr(self, name)}: with error the samples and products "
                     f"are chosen so that the largest eigenvalues reach it; leave out one of the two"
                 )
+        if self.tol != type(self).tol:
+            raise InputError(
+                f"error = {error:g} and tol = {self.tol:g}: with error residuals follow from it, and tol is that of a "
+                "measurement of all data; leave out one of the two"
+            )
         if self.trace not in (True, False, "sampled"):
             raise InputError(
                 f"trace = {self.trace!r} passes over all data, and error = {error:g} asks for less; give true, "
