@@ -3,7 +3,8 @@
     python scripts/bench_memory.py [--threads 2] [--only mlp gpt2 decoder eigen sharpness] [--width 5650]
         [--ways mapped copy flat]
 
-"eigen" is the largest eigenvalue of the MLP's Hessian (k=1) with vectors in a file, "sharpness" its critical sharpness
+"eigen" is the largest eigenvalue of the MLP's Hessian (k=1) with vectors in a file (way "bf16": in bf16, "recompute":
+activations computed again; `bench_recompute.py` has models of which these are most), "sharpness" its critical sharpness
 along the gradient; "decoder-sharpness" is that of the decoder, "decoder-lora" a surface in the space of its adapters
 alone. "flat" is the eigenvalue with vectors in memory.
 
@@ -42,8 +43,8 @@ import landscape as ls
 from landscape.run.comm import SERIAL
 from landscape.studies.surface.measure import surface_task
 
-WAYS = ("mapped", "copy", "flat")
-ASKED = {"mapped": 0.3, "copy": 1.3, "flat": None}  # copies of the model
+WAYS = ("mapped", "copy", "flat", "bf16", "recompute")  # the last two of "eigen" alone
+ASKED = {"mapped": 0.3, "copy": 1.3, "flat": None, "bf16": None, "recompute": None}  # copies of the model
 
 
 def mlp(width: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -191,13 +192,16 @@ def child(name: str, way: str, width: int, folder: Path) -> None:
     base = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     began = time.perf_counter()
-    objective = ls.Objective(model, "cross_entropy", **given, checkpoint=file if way == "mapped" else None)
+    objective = ls.Objective(
+        model, "cross_entropy", **given, checkpoint=file if way == "mapped" else None, recompute=way == "recompute"
+    )
     built = time.perf_counter() - began
     error: float | None = None
     point: list[float] | None = None
     if name == "eigen":
         memory_way = "flat" if way == "flat" else "streamed"
-        spectrum = ls.measure_spectrum(objective, k=1, trace=False, density=False, memory=memory_way)
+        kind = "bf16" if way == "bf16" else None
+        spectrum = ls.measure_spectrum(objective, k=1, trace=False, density=False, memory=memory_way, vectors=kind)
         found = np.array([*spectrum.eigenvalues, *spectrum.residuals])
         print(f"eigenvalue {found[0]:.6g}, residual {found[1]:.1e}, {spectrum.products} products", file=sys.stderr)
     elif "sharpness" in name:
@@ -239,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", choices=list(MODELS), default=["mlp", "gpt2"])
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS[:3]))
     parser.add_argument("--width", type=int, default=5650, help="of the MLP's hidden layers")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()

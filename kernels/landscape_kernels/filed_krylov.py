@@ -5,6 +5,19 @@ classical Gram-Schmidt, all coefficients kept, thick restarts. Rows are in float
 of products over stretches, so that only stretches of rows are in memory. Copies of a multiple eigenvalue are not looked
 for: there is no random part beyond the first vector.
 
+The rows of V may be in a shorter type, bfloat16 say. The vector that is multiplied stays in float32, and is rounded
+where it is stored, v~ = v + d with |d| about u / 2.5, u = 2^-8. Products are orthogonalised against what is stored, so
+that A V' = [V~; q]' C holds as before, and what rounding did to a vector is taken out of the following ones. The Ritz
+vector y = V~'s then has
+
+    |A y - theta y| <= |C s - theta [s; 0]| + |A D's|,      D = V~ - V,
+
+where d is as good as random: |A D's| is about u / 2.5 |A|_F / sqrt(size), far below u |A| where few eigenvalues are
+large. The error of theta is quadratic in the vector's: at most the square of the residual over the gap to the next
+eigenvalue (Kato and Temple; Parlett, ch. 11). The Ritz vectors that are wanted are combined, and kept over restarts, in
+float32: nothing would take out what rounding does to them. The term |A D's| is not known to the run, so that half of
+the tolerance is left to it, and the residual told should come from one more product, with y.
+
 Sources: as in `krylov`.
 """
 
@@ -28,6 +41,7 @@ _STRETCH = 1 << 16  # values of a row that are held at once
 _SWEEPS = 5  # of Gram-Schmidt; two are the rule
 _ROUNDING = 10  # a number below _ROUNDING eps |A| cannot be told from zero
 _EPS = torch.finfo(torch.float32).eps
+_WORK = 2  # rows in float32 of a run whose other rows are rounded: the vector that is multiplied, and its product
 
 
 @dataclass(frozen=True)
@@ -82,9 +96,19 @@ def basis_rows(k: int, smallest: int, size: int) -> int:
     return min(2 * (k + smallest + 1) + 16, size)
 
 
-def rows_of_file(k: int, smallest: int, size: int) -> int:
-    """How many rows of the file a run writes at most: two bases, as a restart writes the other, and Ritz vectors."""
-    return 2 * (basis_rows(k, smallest, size) + 1) + 2 * k + smallest
+def rows_of_file(k: int, smallest: int, size: int, *, rounded: bool = False) -> int:
+    """How many rows of the file a run writes at most: two bases, as a restart writes the other, and Ritz vectors.
+
+    Where rows are `rounded`, in a type shorter than float32, there are two more, for a vector and its product.
+    """
+    return 2 * (basis_rows(k, smallest, size) + 1) + (_WORK if rounded else 0) + 2 * k + smallest
+
+
+def wide_rows(k: int, smallest: int, size: int, rows: int) -> tuple[int, ...]:
+    """Which of the file's `rows` rows are in float32 where the others are rounded."""
+    base = basis_rows(k, smallest, size) + 1
+    wanted = range(min(k + smallest, base))
+    return (*wanted, *(base + row for row in wanted), *range(2 * base, rows))
 
 
 def filed_eigenpairs(
@@ -102,9 +126,10 @@ def filed_eigenpairs(
 ) -> FiledEigenpairs:
     """The k largest and the `smallest` smallest eigenpairs of A, where `multiply(i, j)` makes row j A times row i.
 
-    Stops as `krylov.eigenpairs` does, but looks for no copies. `save(state, restarted)` is called after every product
-    and restart; a run given such a state and the same file goes on to the same bits, where the state after each restart
-    was kept. Raises FloatingPointError where a product holds NaN or Inf.
+    Stops as `krylov.eigenpairs` does, but looks for no copies, and where rounding alone keeps pairs from the tolerance.
+    `save(state, restarted)` is called after every product and restart; a run given such a state and the same file goes
+    on to the same bits, where the state after each restart was kept. `vectors` in a type shorter than float32 are to be
+    `wide` as `wide_rows` says. Raises FloatingPointError where a product holds NaN or Inf.
 
     >>> A, rows = torch.diag(torch.tensor([5.0, 1.0, -2.0])), FiledVectors(3)
     >>> def multiply(i, j):
@@ -116,9 +141,9 @@ def filed_eigenpairs(
     run = _Run(vectors, multiply, basis_rows(k, smallest, vectors.size), seed, state)
     most = max_products or 200 + 50 * (k + smallest)
     while True:
-        values, rotation, residuals, converged = run.ritz(tol)
+        values, rotation, residuals, converged, over = run.ritz(tol)
         wanted = np.unique(np.r_[0 : min(smallest, run.m), max(run.m - k, 0) : run.m]).astype(int)
-        enough = run.m >= max(k, smallest) and bool(converged[wanted].all())
+        enough = run.m >= max(k, smallest) and bool(over[wanted].all())
         if run.m == vectors.size or enough or run.products >= most:
             break
         if report is not None:
@@ -132,11 +157,13 @@ def filed_eigenpairs(
         if save is not None:
             save(run.state, False)
     top, bottom = np.arange(run.m)[::-1], np.arange(run.m)
-    free = 2 * (run.limit + 1)
+    free = run.work + (_WORK if run.rounded else 0)
 
     def end(chosen: npt.NDArray[np.intp], made: bool = True) -> FiledEnd:
         nonlocal free
         rows = run.combine(rotation[:, chosen], free) if made and len(chosen) else ()
+        for row in rows if run.rounded else ():
+            run.normalise(row)
         free += len(rows)
         return FiledEnd(values[chosen], rows, residuals[chosen], converged[chosen])
 
@@ -157,6 +184,8 @@ class _Run:
         state: FiledState | None,
     ) -> None:
         self._vectors, self._multiply, self.limit, self._seed = vectors, multiply, limit, seed
+        self.rounded = vectors.dtype.itemsize < torch.float32.itemsize
+        self.work = 2 * (limit + 1)  # the first row after both bases
         self._coefficients = np.zeros((1, 0))
         self._base = self.products = self.restarts = self._fresh = 0
         self.norm = self._lost = 0.0
@@ -165,7 +194,7 @@ class _Run:
             self.products, self.restarts, self._fresh = state.products, state.restarts, state.fresh
             self.norm, self._lost = state.norm, state.lost
         else:
-            self._random(self._base, 0)
+            self._random(self._rows[0], 0)
 
     @property
     def m(self) -> int:
@@ -178,21 +207,38 @@ class _Run:
         counters = self._base, self.products, self.restarts, self._fresh
         return FiledState(self._coefficients.copy(), *counters, self.norm, self._lost)
 
-    def ritz(self, tol: float) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray]:
-        """Values ascending, coefficients (m, m) of the vectors, residuals, and which are within the tolerance."""
+    @property
+    def _rows(self) -> tuple[int, int]:
+        """Where the vector to be multiplied is in float32, and where its product goes."""
+        if self.rounded:
+            return self.work + self.products % _WORK, self.work + (self.products + 1) % _WORK
+        return self._base + self.m, self._base + self.m + 1
+
+    def ritz(self, tol: float) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray, BoolArray]:
+        """Values ascending, coefficients (m, m) of the vectors, residuals, which are within the tolerance.
+
+        Last of which nothing more is to be had: they are within it, or what further products change, the coupling to q,
+        is the smaller part of a residual whose other part alone is beyond it.
+        """
         m = self.m
         values, rotation = np.linalg.eigh((self._coefficients[:m] + self._coefficients[:m].T) / 2)
         rest = self._coefficients @ rotation
         rest[:m] -= rotation * values
-        residuals = np.hypot(np.linalg.norm(rest, axis=0), math.hypot(_EPS * self.norm, self._lost))
+        unseen = math.hypot(_EPS * self.norm, self._lost)
+        residuals = np.hypot(np.linalg.norm(rest, axis=0), unseen)
+        inside, coupled = np.hypot(np.linalg.norm(rest[:m], axis=0), unseen), np.linalg.norm(rest[m:], axis=0)
         zero = np.maximum(np.abs(values), residuals) <= self._floor
-        return values, rotation, residuals, (residuals <= tol * np.abs(values)) | zero
+        asked = (tol / 2 if self.rounded else tol) * np.abs(values)  # half of it is left to what is not known
+        converged = (residuals <= asked) | zero
+        return values, rotation, residuals, converged, converged | ((inside > asked) & (coupled <= inside))
 
     def step(self) -> None:
         """Multiply q, which joins V, and make what is left of the product the next q."""
         m = self.m
-        row = self._base + m + 1
-        self._multiply(row - 1, row)
+        here, row = self._rows
+        if self.rounded:
+            self._copy(here, self._base + m)
+        self._multiply(here, row)
         self.products += 1
         length = self._length(row)
         if not math.isfinite(length):
@@ -215,15 +261,15 @@ class _Run:
         spare = max(1, (self.limit - 2 - k - smallest) // 2)
         low = smallest + (max(1, spare * smallest // (k + smallest)) if smallest else 0)
         high = min(k + spare - (low - smallest), m - low - 1)
-        kept = np.r_[0:low, m - high : m].astype(int)
+        kept = np.r_[0:smallest, m - k : m, smallest:low, m - high : m - k].astype(int)  # the wanted ones first
         given_up = np.delete(rotation, kept, axis=1)
         chosen = rotation[:, kept]
         coupled = given_up.T @ self._coefficients[:m] @ chosen
         self._lost = math.hypot(self._lost, float(np.linalg.norm(coupled, 2)) if coupled.size else 0.0)
         base = 0 if self._base else self.limit + 1
         self.combine(chosen, base)
-        for place in self._places():
-            self._vectors.write(base + len(kept), place, self._vectors.read(self._base + m, place))
+        if not self.rounded:
+            self._copy(self._base + m, base + len(kept))
         self._coefficients = np.concatenate(
             [chosen.T @ self._coefficients[:m] @ chosen, self._coefficients[m:] @ chosen]
         )
@@ -239,6 +285,10 @@ class _Run:
                 self._vectors.write(first + number, place, part)
         return tuple(range(first, first + len(factor)))
 
+    def normalise(self, row: int) -> None:
+        """Make a row of length one."""
+        self._scale(row, 1 / self._length(row))
+
     # -- inside -------------------------------------------------------------------------------------------------
 
     @property
@@ -250,7 +300,11 @@ class _Run:
         return (slice(start, min(start + _STRETCH, size)) for start in range(0, size, _STRETCH))
 
     def _basis(self, count: int, place: slice) -> Tensor:
-        return torch.stack([self._vectors.read(self._base + row, place) for row in range(count)])
+        return torch.stack([self._vectors.read(self._base + row, place).float() for row in range(count)])
+
+    def _copy(self, row: int, to: int) -> None:
+        for place in self._places():
+            self._vectors.write(to, place, self._vectors.read(row, place))
 
     def _random(self, row: int, count: int) -> None:
         """A row of random values of length one, orthogonal to the first `count` of the basis."""
@@ -260,7 +314,7 @@ class _Run:
         for number, place in enumerate(places):
             values = drawn.draw(number, np.empty(place.stop - place.start))
             self._vectors.write(row, place, torch.from_numpy(values))
-        self._scale(row, 1 / self._length(row))
+        self.normalise(row)
         if count:
             _, left = self._orthogonalise(row, count)
             self._scale(row, 1 / left)

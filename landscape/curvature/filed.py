@@ -42,11 +42,12 @@ COPIES = 4  # of the model's parameters in float32 that a run takes beside the m
 class FiledForms:
     """What the data's C chunks have in products with b vectors; see `operator.ChunkProducts`."""
 
+    values: FloatArray  # (b,), v'Hv / v'v
     forms: FloatArray  # (C, b, b + e), v_i' H_c w_j
     squares: FloatArray  # (C, b), |H_c v|^2
     cross: FloatArray  # (b,), Hv' (sum_c d_c H_c v / sum_c d_c)
     lengths: FloatArray  # (b,), |Hv|^2
-    gaps: FloatArray  # (b,), |Hv - lambda v|
+    gaps: FloatArray  # (b,), |Hv - lambda v|, lambda the value
     denominators: FloatArray  # (C,), d_c
 
 
@@ -91,15 +92,15 @@ class FiledProducts:
             image, values = (self._vectors.read(one, piece.slice) for one in (to, row))
             self._vectors.write(to, piece.slice, image / total + self._decay * values)
 
-    def forms(self, rows: list[int], values: FloatArray, others: list[int], free: int) -> FiledForms:
-        """Products with the vectors in `rows`, whose eigenvalues are `values`, and what the chunks have in them.
+    def forms(self, rows: list[int], others: list[int], free: int) -> FiledForms:
+        """Products with the vectors in `rows`, and what the chunks have in them.
 
         `others` are more vectors that products are projected on; rows of the file from `free` on are written to.
         """
         objective, every = self._objective, [*rows, *others]
         count, chunks = len(rows), objective.chunks
         forms, squares = np.zeros((chunks, count, len(every))), np.zeros((chunks, count))
-        cross, lengths, gaps = np.zeros((3, count))
+        values, cross, lengths, gaps = np.zeros((4, count))
         image, weighted = free, free + 1
         even = bool((self.denominators == self.denominators[0]).all())  # then both are the same but for a factor
         for i, row in enumerate(rows):
@@ -122,15 +123,20 @@ class FiledProducts:
 
                 self._product(loss, vector, take)
             del vector
-            total = float(self.denominators.sum())
+            total, square = float(self.denominators.sum()), 0.0
             for piece in pieces(objective.layout):
                 at = self._vectors.read(image, piece.slice).double() / total
                 beside = at * self.denominators[0] if even else self._vectors.read(weighted, piece.slice) / total
+                mine = self._vectors.read(row, piece.slice)
                 lengths[i] += float(at.square().sum())
                 cross[i] += _dot(at, beside)
-                mine = self._vectors.read(row, piece.slice).double()
-                gaps[i] += float((at - values[i] * mine).square().sum())
-        return FiledForms(forms, squares, cross, lengths, np.sqrt(gaps), self.denominators.copy())
+                values[i] += _dot(at, mine)
+                square += _square(mine)
+            values[i] /= square
+            for piece in pieces(objective.layout):
+                at = self._vectors.read(image, piece.slice).double() / total
+                gaps[i] += _square(at - values[i] * self._vectors.read(row, piece.slice).double())
+        return FiledForms(values, forms, squares, cross, lengths, np.sqrt(gaps), self.denominators.copy())
 
     # -- inside -------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.check import ProductCheck, check_products
-from landscape.curvature.operator import CurvatureOperator, product_chunk, require_operator
+from landscape.curvature.operator import CurvatureOperator, product_chunk, require_finite, require_operator
 from landscape.curvature.sampling import Sample, draw, whole
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
@@ -165,8 +165,7 @@ def matrix_of(
         logger.info("products are computed in float32: half precision has no digits for second derivatives")
         objective = objective.on(objective.data, precision="float32")
     point = objective.theta if theta is None else objective.vector(theta)
-    if not bool(point.isfinite().all()):
-        raise InputError(f"theta holds {int((~point.isfinite()).sum())} values that are NaN or infinite")
+    require_finite(point)
     sample, independent = whole(objective), None
     if samples is not None:
         sample, independent = draw(objective, samples, sampling, seed, theta=point, buffers=buffers)

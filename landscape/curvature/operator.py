@@ -81,6 +81,28 @@ def require_operator(objective: Objective, operator: str, weight_decay: float) -
         raise InputError(f"weight_decay={weight_decay}; give a finite number of 0 or more")
 
 
+def require_finite(theta: Tensor) -> None:
+    """Raise InputError for a point that has NaN or infinite values."""
+    if not bool(theta.isfinite().all()):
+        raise InputError(f"theta holds {int((~theta.isfinite()).sum())} values that are NaN or infinite")
+
+
+def _require_weights(objective: Objective, weights: Tensor | None, total: float | None) -> None:
+    """Raise InputError for weights that are not one for each sample, and for a total without them."""
+    if total is not None and (weights is None or not (math.isfinite(total) and total > 0)):
+        raise InputError(f"total={total}; it is the positive sum of denominators that weights= go with")
+    if weights is None:
+        return
+    if not objective.data.divisible:
+        raise InputError("weights= are of samples one by one, and these data are batches; leave weights out")
+    right = weights.shape == (objective.samples,) and bool((weights.isfinite() & (weights >= 0)).all())
+    if not right:
+        raise InputError(
+            f"weights of shape {tuple(weights.shape)}; give ({objective.samples},), a finite number of 0 or more for "
+            "each sample"
+        )
+
+
 def _graph_room(device: torch.device) -> int:
     """Bytes of graphs that a rank keeps: `_GRAPH_BYTES`, or less where little memory is free, or ranks share it."""
     # Only a quarter of the available memory: a graph takes about twice the bytes of the tensors that are counted.
@@ -125,12 +147,16 @@ class CurvatureOperator:
     ) -> None:
         require_objective(objective)
         require_operator(objective, operator, weight_decay)
+        _require_weights(objective, weights, total)
+        if chunk is not None and chunk < 1:
+            raise InputError(f"chunk={chunk}; give how many samples are computed at a time, 1 or more")
         self.operator = operator
         self.blocks = select_blocks(objective, params)
         self.size = sum(block.size for block in self.blocks)
         self.dtype, self.device = objective.dtype, objective.device
         self.products = self.passes = 0
         self._theta = objective.theta if theta is None else objective.vector(theta)
+        require_finite(self._theta)
         self._buffers, self._weight_decay = buffers, weight_decay
         self._weights, self._total, self._group = weights, total, group
         names = {block.name for block in self.blocks}

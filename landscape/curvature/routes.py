@@ -156,7 +156,13 @@ class Chunk:
 
 def summed_loss(objective: Objective, batch: Batch, weights: Tensor | None) -> tuple[Tensor, float | Tensor]:
     """(sum of the loss' numerators, each times its sample's weight, sum of the denominators) where the model is."""
-    return summed(objective.loss_units(*objective.outputs(objective.folded(), batch)), weights)
+    return summed(objective.loss_units(*outputs_of(objective, batch)), weights)
+
+
+def outputs_of(objective: Objective, batch: Batch) -> tuple[Any, Any]:
+    """(outputs, targets) of one batch where the model is, for derivatives of any order."""
+    with objective.recomputing():
+        return objective.outputs(objective.folded(), batch)
 
 
 def summed(units: Units, weights: Tensor | None) -> tuple[Tensor, float | Tensor]:
@@ -213,7 +219,7 @@ def chunk_of(
     saved = _SavedBytes()
     with saved:
         if operator == "ggn":
-            outputs, targets = objective.outputs(objective.folded(), batch)
+            outputs, targets = outputs_of(objective, batch)
             if not isinstance(outputs, Tensor):
                 raise InputError(f"operator='ggn' needs outputs that are one tensor, not {type(outputs).__name__}")
             _, count = summed(objective.loss_units(outputs.detach(), targets), weights)

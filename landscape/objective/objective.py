@@ -32,6 +32,7 @@ from landscape.objective.groups import SampleGroups
 from landscape.objective.losses import LossLike
 from landscape.objective.model import BoundModel, choose_device, default_precision, dtype_of, own_device
 from landscape.objective.random_state import keeps_random_state, random_state_kept
+from landscape.objective.recompute import Recomputing
 from landscape.objective.reductions import check_batches
 from landscape.objective.settling import counted, settle, settled_quantities
 from landscape.objective.sums import Sums, summed
@@ -88,6 +89,10 @@ class Objective:
     to host memory by accelerate, or sharded by FSDP2 over the ranks that share an item, is used where it lies, in its
     own precision (see the page on large models).
 
+    With `recompute` derivatives keep of each block of the model its inputs alone, and compute its activations again in
+    backward passes, also in those of Hessian products: blocks are the entries of the model's ModuleLists and
+    Sequentials, of single layers about sqrt(n) together, or the modules named. Values are the same.
+
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
     """
@@ -111,6 +116,7 @@ class Objective:
         channels_last: bool = True,
         checkpoint: str | Path | None = None,
         cuda_graphs: bool = False,
+        recompute: bool | str | Sequence[str] = False,
     ) -> None:
         if data is None:
             raise InputError("data is missing; give (inputs, targets), a Dataset, a DataLoader or a list of batches")
@@ -136,6 +142,8 @@ class Objective:
         self._undivided, self._data, self.chunk = settled.undivided, settled.data, settled.chunk
         self._groups: SampleGroups | None = None  # made where they are asked for
         self._graphs: dict[tuple[int, int], PointGraph | None] | None = None  # of a rank's share of the chunks
+        self._recomputing = None if recompute is False else Recomputing(self._model.model, recompute)
+        self._check_recomputing()
         if cuda_graphs:
             self._record()
 
@@ -562,8 +570,25 @@ class Objective:
         """The bound model with frozen BatchNorm folded into the layers before it where that is safe.
 
         Its graph reaches the parameters, so derivatives of any order are right, and cheaper by the layers left out.
+        With `recompute` nothing is folded: a block is computed again with its own parameters.
         """
-        return self._folding.applied()
+        return self._folding.applied() if self._recomputing is None else self._model.model
+
+    def recomputing(self) -> AbstractContextManager[None]:
+        """Inside `differentiable`: calls of the model keep of each block its inputs alone, where that is asked for."""
+        return nullcontext() if self._recomputing is None else self._recomputing.active()
+
+    @property
+    def recomputed(self) -> tuple[str, ...]:
+        """Names of the blocks whose activations are computed again."""
+        return () if self._recomputing is None else tuple(self._recomputing.names)
+
+    def _check_recomputing(self) -> None:
+        if self._recomputing is None:
+            return
+        few = self.on(self._undivided.head(1))
+        with few.differentiable(half=self.precision == "own" and self._model.placement is None) as (model, _):
+            self._recomputing.check(lambda: few.outputs(model, few.batch(0)))
 
     @property
     def folded_pairs(self) -> tuple[tuple[str, str, float], ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import landscape.curvature.operator
 from landscape.curvature.check import ProductCheck
 from landscape.curvature.operator import CurvatureOperator, product_chunk
 from landscape.curvature.routes import ROUTES
+from landscape.errors import InputError
 from landscape.objective.objective import Objective
 
 N = 23
@@ -334,3 +337,18 @@ def test_graphs_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
             assert not H.keeps_graphs
             assert torch.equal(H.apply(vectors), kept[0])
             assert torch.equal(H.apply(vectors), kept[1])
+
+
+def test_an_operator_of_ones_own_is_checked_as_that_of_a_study() -> None:
+    objective = Objective(nn.Linear(2, 1), "mse", (torch.randn(6, 2), torch.randn(6, 1)))
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"theta": torch.tensor([1.0, math.nan, math.inf])}, "theta holds 2 values"),
+        ({"weights": torch.ones(5)}, r"shape \(5,\); give \(6,\)"),
+        ({"weights": -torch.ones(6)}, "0 or more"),
+        ({"total": 3.0}, "total=3.0"),
+        ({"weights": torch.ones(6), "total": 0.0}, "total=0.0"),
+        ({"chunk": 0}, "chunk=0"),
+    ]
+    for given, told in wrong:
+        with pytest.raises(InputError, match=told):
+            CurvatureOperator(objective, **given)

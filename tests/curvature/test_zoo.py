@@ -337,6 +337,36 @@ def test_product(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["TransformerEncoder", "ResNet-18", "ViT", "GPT-2", "BERT", "Llama", "Mixtral", "T5"])
+def test_products_whose_activations_are_computed_again(name: str) -> None:
+    """They are those with activations kept: to rounding."""
+    torch.manual_seed(0)
+    entry = ZOO[name]()
+    model = entry.model.double().eval()
+    perturb(model)
+    for module in model.modules():
+        if hasattr(module, "config"):
+            module.config.use_cache = False
+    plain, again = (
+        Objective(model, "cross_entropy", entry.data, forward=entry.forward, recompute=r) for r in (False, True)
+    )
+    assert len(again.recomputed) > 1
+    with CurvatureOperator(plain) as H:
+        directions = seeded(2, H.size, seed=3)
+        found, gradient, check = H.apply(directions), H.gradient(), H.check
+    with CurvatureOperator(again, check=check) as H:
+        digits = 1e-5 if entry.rounds else 1e-10
+        torch.testing.assert_close(H.apply(directions), found, rtol=digits, atol=digits * float(found.abs().max()))
+        torch.testing.assert_close(H.gradient(), gradient, rtol=digits, atol=digits * float(gradient.abs().max()))
+
+
+def test_a_cache_of_keys_is_refused_with_the_way_out() -> None:
+    entry = gpt2()
+    with pytest.raises(ValueError, match=r"cannot be computed again.*use_cache=False"):
+        Objective(entry.model.eval(), "cross_entropy", entry.data, forward=entry.forward, recompute=True)
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "route"),
     [

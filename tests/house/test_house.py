@@ -107,11 +107,12 @@ def test_one_gate_for_each_dependency(package: str) -> None:
     assert users <= GATES[package]
 
 
-# parameters and buffers; BatchNorm folded away; per-sample gradients of each layer; what is linear; a user's networks
+# parameters and buffers; BatchNorm folded away; blocks computed again; per-sample gradients; what is linear; networks
 KNOW_MODULES = {
     "landscape/objective/model.py",
     "landscape/objective/statistics.py",
     "landscape/objective/folding.py",
+    "landscape/objective/recompute.py",
     "landscape/network/layers.py",
     "landscape/network/piecewise.py",
     "landscape/network/recurrent.py",

@@ -196,6 +196,7 @@ def _given_to_factory(job: Job, read: _Read | None) -> dict[str, Any]:
         ("chunk", asked.chunk, "it follows from the model's sizes"),
         ("channels_last", not asked.channels_last, "it follows from the model"),
         ("cuda_graphs", asked.cuda_graphs, "trainings are not recorded"),
+        ("recompute", asked.recompute, "trainings keep activations"),
     ):
         if value:
             raise InputError(f"objective.{key} is not used by [{job.study.name}]: {way}; leave it out")
@@ -271,6 +272,7 @@ def _objective(job: Job, models: list[Path], read: _Read | None) -> ls.Objective
         chunk=asked.chunk,
         channels_last=asked.channels_last,
         cuda_graphs=asked.cuda_graphs,
+        recompute=asked.recompute,
         checkpoint=None if read and read.state else _put_back_from(model, _centre(job, models), asked.device),
     )
 

@@ -15,6 +15,7 @@ from landscape_jobs.spec.words import (
     JobTable,
     Natural,
     Real,
+    Strings,
     Truth,
     count_or_callable,
     named_or_callable,
@@ -49,8 +50,8 @@ class ObjectiveTable(JobTable):
     """What is measured, see `landscape.Objective`; loss "returned" means that `forward` returns the loss itself.
 
     `batch_size` is how many samples every batch holds, or a callable of a batch that says it; `chunk` how many samples
-    are evaluated at a time, `channels_last` whether images may be laid out so, and `cuda_graphs` whether a GPU records
-    what it computes at a point.
+    are evaluated at a time, `channels_last` whether images may be laid out so, `cuda_graphs` whether a GPU records what
+    it computes at a point, and `recompute` whether derivatives compute activations again, true or of the modules named.
     """
 
     loss: Annotated[str, named_or_callable((*named_losses(), RETURNED))] = "cross_entropy"
@@ -62,6 +63,7 @@ class ObjectiveTable(JobTable):
     chunk: Count | None = None
     channels_last: Truth = True
     cuda_graphs: Truth = False
+    recompute: Truth | Strings = False
 
 
 class RunTable(JobTable):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.filed import FiledVectors
-from landscape_kernels.filed_krylov import FiledEigenpairs, FiledState, filed_eigenpairs, rows_of_file
+from landscape_kernels.filed_krylov import FiledEigenpairs, FiledState, filed_eigenpairs, rows_of_file, wide_rows
 from landscape_kernels.perturbation import eigenvalue_errors
 from landscape_kernels.probes import derive_seed
 from safetensors.torch import save_file
@@ -66,9 +66,14 @@ def is_streamed(objective: Objective, asked: SpectrumSettings, elsewhere: bool) 
             f"and here is {', '.join(cannot)}; give trace=False, density=False and leave the others out, or "
             "memory='flat', which takes about 50 vectors of all parameters"
         )
-    if asked.memory is not None:
-        return asked.memory == "streamed"
-    return not cannot and objective.layout.size * objective.dtype.itemsize >= LARGE
+    large = not cannot and objective.layout.size * objective.dtype.itemsize >= LARGE
+    streamed = large if asked.memory is None else asked.memory == "streamed"
+    if asked.vectors is not None and not streamed:
+        raise InputError(
+            f"vectors={asked.vectors!r} is the type of Krylov vectors in a file, and here they are held in memory; "
+            "give memory='streamed' with trace=False and density=False, or leave vectors out"
+        )
+    return streamed
 
 
 class FiledEigenTask:
@@ -87,17 +92,31 @@ class FiledEigenTask:
             raise InputError(
                 f"k={asked.k} and smallest={asked.smallest}; the matrix has {self.size} rows, so give 1 to {self.size}"
             )
-        self.file_bytes = 4 * self.size * (rows_of_file(asked.k, asked.smallest, self.size) + _SCRATCH)
+        self._rounded = asked.vectors == "bf16"
+        self._rows = rows_of_file(asked.k, asked.smallest, self.size, rounded=self._rounded) + _SCRATCH
+        wide = len(self._types.get("wide", range(self._rows)))
+        self.file_bytes = self.size * (4 * wide + 2 * (self._rows - wide))
         on_rank_0(self._require_room)
         logger.info("eigenpairs: %s", "; ".join(f"{name}: {text}" for name, text in self.memory.items()))
         self._check: ProductCheck = on_rank_0(lambda: check_filed(self._objective))
         check_tol(asked.tol, self._objective, self._check)
 
     @property
+    def _types(self) -> dict[str, Any]:
+        """The types of the rows of the file."""
+        if not self._rounded:
+            return {}
+        return {
+            "dtype": torch.bfloat16,
+            "wide": wide_rows(self._asked.k, self._asked.smallest, self.size, self._rows),
+        }
+
+    @property
     def memory(self) -> dict[str, str]:
         """Where vectors are, and the memory that takes beside the model: name -> text."""
+        kind = ", in bf16 but for those that are multiplied or wanted" if self._rounded else ", in float32"
         return {
-            "vectors": f"in a file of up to {bytes_text(self.file_bytes)} in {self._place}",
+            "vectors": f"in a file of up to {bytes_text(self.file_bytes)} in {self._place}{kind}",
             "memory beside the model": f"{COPIES} copies of its parameters at most, "
             f"{bytes_text(COPIES * 4 * self.size)}, and activations",
         }
@@ -108,11 +127,12 @@ class FiledEigenTask:
 
     def _require_room(self) -> None:
         there = next(folder for folder in (self._place, *self._place.parents) if folder.exists())
-        free = shutil.disk_usage(there).free
+        free, smaller = shutil.disk_usage(there).free, "vectors='bf16', "
         if free < self.file_bytes:
             raise InputError(
                 f"vectors take up to {bytes_text(self.file_bytes)} of disk, and {there} has {bytes_text(free)} free; "
-                "give out= (or TMPDIR) on a larger disk, fewer eigenpairs, or memory='flat'"
+                f"give out= (or TMPDIR) on a larger disk, fewer eigenpairs, {'' if self._rounded else smaller}"
+                "or memory='flat'"
             )
 
     def timed_product(self) -> tuple[int, float]:
@@ -146,6 +166,7 @@ class FiledEigenTask:
             "seed": asked.seed,
             "max_products": asked.max_products,
             "memory": "streamed",
+            **({"vectors": asked.vectors} if self._rounded else {}),
         }
         about = {
             "device": str(self._objective.device),
@@ -161,23 +182,22 @@ class FiledEigenTask:
         path = None if self._folder is None else self._folder / FILED
         if path is not None:
             path.mkdir(parents=True, exist_ok=True)
-        vectors = FiledVectors(self.size, None if path is None else path / _VECTORS)
+        vectors = FiledVectors(self.size, None if path is None else path / _VECTORS, **self._types)
         with FiledProducts(self._objective, vectors, asked.weight_decay) as H:
             found = self._eigenpairs(H, vectors, None if path is None else path / _STATE)
             if found.products == 0 or not H.denominators.any():
                 H.multiply(0, found.free)  # a run that was complete has made no product: it tells the denominators
             rows = [*found.largest.rows, *found.smallest.rows]
-            values = np.concatenate([found.largest.values, found.smallest.values[: len(found.smallest.rows)]])
-            forms = H.forms(rows, values, list(found.further.rows), found.free)
+            forms = H.forms(rows, list(found.further.rows), found.free)
         self._write(vectors, found)
-        spectrum = np.concatenate([values, found.further.values])
+        spectrum = np.concatenate([forms.values, found.further.values])
         row: dict[str, Any] = self._columns(forms, spectrum, 0, asked.k, "")
         if asked.smallest:
             row |= self._columns(forms, spectrum, len(found.largest.rows), asked.smallest, "smallest_")
         else:
             row |= seen_row(found.smallest, min(asked.k, self.size))
         unknown = np.full(asked.k, np.nan)
-        return row | {
+        row |= {
             "vectors": np.zeros((0, self.size)),
             "smallest_vectors": np.zeros((0, self.size)),
             "independent": unknown,
@@ -188,6 +208,8 @@ class FiledEigenTask:
             "searched": 0,
             "missed": 0.0 if max(asked.k, asked.smallest) == 1 else np.nan,
         }
+        self._warn(row)
+        return row
 
     def extend(self, rows: Rows) -> int:
         """See `Task`: one round."""
@@ -233,6 +255,21 @@ class FiledEigenTask:
             raise NumericalError(
                 f"{error}; look whether the loss is finite, or at fewer data: memory='flat' names the samples it is of"
             ) from error
+
+    def _warn(self, row: Row) -> None:
+        """Tell of pairs that did not make it, and what would."""
+        asked = self._asked
+        ends = ["", *(["smallest_"] if asked.smallest else [])]
+        found = {name: np.concatenate([row[f"{end}{name}"] for end in ends]) for name in ("converged", "residuals")}
+        missed = found["converged"] == 0
+        if missed.any():
+            finer = "vectors='float32', as rounding to bf16 may leave residuals of about 2e-3, "
+            logger.warning(
+                "%d of %d eigenpairs did not reach tol=%g in %d products: residuals are up to %.1e; `converged` says "
+                "which; give %smore max_products, or a larger tol",
+                *(int(missed.sum()), len(missed), asked.tol, row["products"], float(found["residuals"][missed].max())),
+                finer if self._rounded else "",
+            )
 
     def _columns(
         self, forms: FiledForms, spectrum: FloatArray, first: int, count: int, prefix: str

@@ -15,6 +15,7 @@ from landscape.results.settings import Accuracy, Names, OneOf, Settings
 from landscape.studies.spectrum.ways import FEWEST_PROBES, METHODS
 
 MEMORY = ("streamed", "flat")
+VECTORS = ("float32", "bf16")
 
 
 class _Way:
@@ -53,6 +54,7 @@ class SpectrumSettings(Settings):
     seed: Seed = 0
     error: Accuracy | None = None
     memory: Annotated[str, OneOf(MEMORY)] | None = None
+    vectors: Annotated[str, OneOf(VECTORS)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +64,8 @@ class SpectrumSettings(Settings):
             raise InputError(
                 f"memory={self.memory!r} is not one of {', '.join(MEMORY)}; leave it out to choose by what is asked"
             )
+        if self.vectors not in (None, *VECTORS):
+            raise InputError(f"vectors={self.vectors!r} is not one of {', '.join(VECTORS)}; leave it out for float32")
         if self.samples is None and self.sampling != "uniform":
             raise InputError(f"sampling = {self.sampling!r} needs samples, the number of samples to draw")
         if self.trace == "deflated" and not self.k:
@@ -76,6 +80,11 @@ class SpectrumSettings(Settings):
                     f"error = {error:g} and {name} = {getattr(self, name)}: with error the samples and products "
                     f"are chosen so that the largest eigenvalues reach it; leave out one of the two"
                 )
+        if self.tol != type(self).tol:
+            raise InputError(
+                f"error = {error:g} and tol = {self.tol:g}: with error residuals follow from it, and tol is that of a "
+                "measurement of all data; leave out one of the two"
+            )
         if self.trace not in (True, False, "sampled"):
             raise InputError(
                 f"trace = {self.trace!r} passes over all data, and error = {error:g} asks for less; give true, "

@@ -83,6 +83,7 @@ def _streamed_trial(objective: Objective, settings: SpectrumSettings, out: Path)
         "matrix": f"hessian of size {task.size:,}",
         "data": f"{objective.samples:,} samples in {chunks} chunks",
         **task.memory,
+        **_recomputed(objective),
         "products": f"eigenpairs about {expected}",
         "time per product": f"{product:.3g} s, on one rank whatever their number",
     }
@@ -113,6 +114,7 @@ def curvature_trial(
     said = {
         "matrix": f"{matrix.operator} of size {matrix.size:,} ({whole} parameters, {layers} layers)",
         "data": f"{matrix.sample.objective.samples:,} samples in {chunks} chunks",
+        **_recomputed(objective),
         "route of products": check.route,
         "seen on a few samples": f"off from central differences by {check.difference:.1e}, from symmetry by "
         f"{check.symmetry:.1e}, from {check.precision} by {check.rounding:.1e}",
@@ -131,6 +133,14 @@ def curvature_trial(
         result=8 * sum(_row_size(task) for task in tasks.values()),
         done=done or {"nothing": "nothing"},
     )
+
+
+def _recomputed(objective: Objective) -> dict[str, str]:
+    """Which activations are not kept, where any are not."""
+    names = objective.recomputed
+    more = ", ..." if len(names) > 3 else ""
+    text = f"of {len(names)} blocks ({', '.join(names[:3])}{more}) computed again, and not kept"
+    return {"activations": text} if names else {}
 
 
 def _trace_words(method: str, gradients: float, products: Mapping[str, int]) -> str:

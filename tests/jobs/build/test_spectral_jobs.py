@@ -566,3 +566,28 @@ def test_progress_on_a_terminal_has_a_bar_for_each_task() -> None:
         display(ls.Progress(2, 4, 2, 1.0, 9.0, "density"))
     assert "eigenpairs: 0 of 1 rows (0 %), 4 products, 1 of 3 pairs converged, 0:00:02 so far" in file.getvalue()
     assert "density: 2 of 4 rows" in file.getvalue()
+
+
+def test_vectors_in_bf16_and_activations_computed_again(folder: Path) -> None:
+    """Both are keys of the job; `check` tells of them, and a run is the one of Python."""
+    text = SPECTRUM.replace('precision = "float64"', 'recompute = ["0", "2"]')
+    asked = 'k = 2\ntrace = false\ndensity = false\nmemory = "streamed"\nvectors = "bf16"\n'
+    text = text[: text.index("k = 3")] + asked + text[text.index("[run]") :]
+    (folder / "streamed.toml").write_text(text, encoding="utf-8")
+    told = " ".join(done("check", folder / "streamed.toml").split())
+    assert "in bf16 but for those that are multiplied or wanted" in told
+    assert "of 2 blocks (0, 2) computed again, and not kept" in told
+    done("run", folder / "streamed.toml")
+    found = ls.open(folder / "runs" / "a")
+    assert isinstance(found, ls.Spectrum)
+    assert found.largest.converged.all()
+    whole = build(load_job(folder / "streamed.toml", ["objective.recompute=false"])).subject
+    assert whole.recomputed == ()
+    plain = ls.measure_spectrum(whole, k=2, trace=False, density=False, memory="streamed")
+    assert found.eigenvalues == pytest.approx(plain.eigenvalues, rel=1e-4)
+    for wrong, told in (("objective.recompute=3", "recompute"), ("spectrum.vectors='fp8'", "vectors")):
+        refused = landscape("check", folder / "streamed.toml", "--set", wrong)
+        assert refused.exit_code == 2
+        assert told in refused.stderr
+    named = load_job(folder / "streamed.toml", ["objective.recompute='0'"])
+    assert build(named).subject.recomputed == ("0",)

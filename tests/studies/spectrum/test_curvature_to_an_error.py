@@ -327,6 +327,7 @@ def test_the_work_is_foretold(objective: ls.Objective, tmp_path: Path) -> None:
         ({"smallest": 1}, r"error = 0.1 and smallest = 1: .* leave out one of the two"),
         *(({"error": bad}, "a finite number between 0 and 1,") for bad in (0, -0.1, 1, float("nan"), "a", True)),
         ({"samples": 100}, "error = 0.1 and samples = 100"),
+        ({"tol": 0.01}, "error = 0.1 and tol = 0.01"),
         ({"trace": "hutchinson"}, "trace = 'hutchinson' passes over all data"),
         ({"start": torch.ones(1, 291)}, "start= and error=0.1"),
     ],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from landscape_jobs.demo import digits
 from landscape_kernels.filed import FiledVectors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -198,3 +201,77 @@ def test_a_model_that_was_written_to_is_refused(tmp_path: Path) -> None:
 def test_another_way_to_keep_vectors_is_refused(objective: ls.Objective, memory: Any) -> None:
     with pytest.raises(ls.InputError, match=f"memory={memory!r} is not one of streamed, flat; leave it out"):
         ls.measure_spectrum(objective, k=1, memory=memory, **ALONE)
+
+
+@pytest.fixture(scope="module")
+def trained() -> ls.Objective:
+    """An MLP of the digits after some steps, so that few eigenvalues are large."""
+    inputs, targets = (part[:200] for part in digits())
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 12), nn.Tanh(), nn.Linear(12, 10))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs), targets).backward()
+        optimizer.step()
+    return ls.Objective(net, data=(inputs, targets))
+
+
+def test_vectors_in_bf16_find_the_eigenvalues_of_the_dense_hessian(trained: ls.Objective, tmp_path: Path) -> None:
+    net, (inputs, targets) = copy.deepcopy(trained.folded()).double(), (part[:200] for part in digits())
+    shapes = [block.shape for block in trained.layout.blocks]
+
+    def loss(theta: Tensor) -> Tensor:
+        parts = theta.split([math.prod(shape) for shape in shapes])
+        named = {n: p.view(s) for n, p, s in zip(trained.layout.names, parts, shapes, strict=True)}
+        return nn.functional.cross_entropy(torch.func.functional_call(net, named, (inputs.double(),)), targets)
+
+    dense = torch.func.hessian(loss)(trained.theta.double())
+    right = torch.linalg.eigvalsh(dense).flip(0)
+    exact = ls.measure_spectrum(trained, k=4, memory="streamed", vectors="float32", **ALONE)
+    short = ls.measure_spectrum(trained, k=4, memory="streamed", vectors="bf16", out=tmp_path / "run", **ALONE)
+    assert short.largest.converged.all()
+    for number in range(4):
+        stored = load_file(tmp_path / "run" / "eigenpairs" / f"largest-{number + 1}.safetensors")
+        y = torch.cat([stored[name].reshape(-1) for name in trained.layout.names]).double()
+        value = float(y @ dense @ y) / float(y @ y)
+        residual = float((dense @ y - value * y).norm())
+        # what is told is what the vector that is returned has
+        assert short.eigenvalues[number] == pytest.approx(value, rel=1e-5)
+        assert short.residuals[number] * value == pytest.approx(residual, rel=0.01)
+        gap = min(abs(float(right[other]) - value) for other in range(len(right)) if other != number)
+        assert abs(value - float(right[number])) <= residual**2 / gap + 1e-5 * value
+    assert short.eigenvalues == pytest.approx(exact.eigenvalues, rel=1e-4)
+    assert not np.array_equal(short.eigenvalues, exact.eigenvalues)
+
+
+def test_what_bf16_cannot_reach_is_told_with_the_way_out(
+    trained: ls.Objective, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: dict[str, Any] = {"k": 1, "tol": 1e-5, "memory": "streamed", **ALONE}
+    found = ls.measure_spectrum(trained, vectors="bf16", out=tmp_path / "run", **asked)
+    assert not found.largest.converged.any()
+    assert 1e-5 < found.residuals[0] < 2e-3
+    assert found.products < 100
+    assert "give vectors='float32'" in caplog.text
+    with pytest.raises(ls.InputError, match="vectors"):
+        ls.measure_spectrum(trained, out=tmp_path / "run", **asked)
+
+
+def test_the_type_of_vectors_is_told_and_refused_where_there_is_no_file(
+    trained: ls.Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = check_filed(trained)
+    monkeypatch.setattr(filed, "check_filed", lambda _: known)
+    sizes = {}
+    for kind in (None, "bf16"):
+        asked = filed.SpectrumSettings(k=1, memory="streamed", vectors=kind, **ALONE)
+        task = filed.FiledEigenTask(trained, asked, tmp_path)
+        sizes[kind] = task.file_bytes
+        assert ("bf16" if kind else "float32") in task.memory["vectors"]
+    assert sizes[None] == 46 * 4 * trained.layout.size
+    assert sizes["bf16"] == (40 * 2 + 8 * 4) * trained.layout.size
+    with pytest.raises(ls.InputError, match="memory='streamed' with trace=False"):
+        ls.measure_spectrum(trained, k=1, vectors="bf16")
+    with pytest.raises(ls.InputError, match="not one of float32, bf16"):
+        ls.measure_spectrum(trained, k=1, memory="streamed", vectors="fp8", **ALONE)
