@@ -664,19 +664,25 @@ class Objective:
 
     def vector(self, theta: Any, dtype: torch.dtype | None = None) -> Tensor:
         """`theta` as a vector on the device, by default in the working precision. Raises InputError for other sizes."""
-        try:
-            tensor = torch.as_tensor(theta).detach().to(self.device, dtype or self.dtype).reshape(-1)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"theta of type {type(theta).__name__} is not a vector of numbers ({error}); from a state dict or a "
-                "checkpoint, plane_through and pca_plane take it as it is"
-            ) from error
+        way_out = "from a module, a state dict or a checkpoint, plane_through and pca_plane take it as it is"
+        tensor = real_tensor(theta, "theta", way_out).to(self.device, dtype or self.dtype).reshape(-1)
         if tensor.numel() != self.layout.size:
             raise InputError(
                 f"theta has {tensor.numel()} values, the model {self.layout.size} trainable ones "
                 f"({len(self.layout.blocks)} tensors from {self.layout.names[0]!r} on)"
             )
         return tensor
+
+
+def real_tensor(given: Any, name: str, way_out: str) -> Tensor:
+    """What was given as a tensor of real numbers. Raises InputError, which ends with the way out, for anything else."""
+    try:
+        tensor = torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} of type {type(given).__name__} is not a vector of numbers; {way_out}") from error
+    if tensor.is_complex() or tensor.dtype is torch.bool:
+        raise InputError(f"{name} is of {tensor.dtype}, not of real numbers; {way_out}")
+    return tensor
 
 
 def _summed(parts: Tensor, group: Communicator) -> FloatArray:
