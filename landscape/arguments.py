@@ -178,7 +178,7 @@ def _form(hint: Any) -> _Form | None:
     if not getattr(kind, "_is_protocol", False):
         return _Form(words, _instance(kind))
     asked = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
-    return _Form(words, lambda value: value if all(hasattr(value, name) for name in asked) else _REFUSED)
+    return _Form(words, lambda value: value if any(hasattr(value, name) for name in asked) else _REFUSED)
 
 
 def _within(form: _Form | None, constraints: Sequence[Any]) -> _Form | None:

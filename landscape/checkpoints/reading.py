@@ -42,6 +42,11 @@ _STEP = re.compile(r"(?:^|[^a-z])(step|checkpoint|epoch)[-_=]?(\d+)", re.IGNOREC
 _STEPS = ("step", "checkpoint", "epoch")  # of a name that holds several, the first of these counts
 
 
+def is_model(given: Any) -> bool:
+    """Whether something has a state dict, as a module and what wraps one have; the class of a module has none yet."""
+    return not isinstance(given, type) and callable(getattr(given, "state_dict", None))
+
+
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -437,6 +442,8 @@ def load_checkpoint(model: Any, path: str | Path) -> None:
 
     Raises InputError naming every key that does not fit.
     """
+    if not is_model(model) or not hasattr(model, "load_state_dict"):
+        raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
     load_state(model, read_state(path), path)
 
 

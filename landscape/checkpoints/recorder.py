@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from landscape.arguments import Count, Natural, checked
-from landscape.checkpoints.reading import same_values, strip_prefixes
+from landscape.checkpoints.reading import is_model, same_values, strip_prefixes
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import write_durably
 
@@ -44,7 +44,7 @@ class TrajectoryRecorder:
 
     @checked()
     def __init__(self, model: Any, folder: str | Path, every: Count = 100, start: Natural | None = None) -> None:
-        if not hasattr(model, "state_dict") or not hasattr(model, "named_parameters"):
+        if not is_model(model) or not hasattr(model, "named_parameters"):
             raise InputError(f"model is {type(model).__name__}; give a torch.nn.Module")
         _require_whole(model)
         self._model = model

@@ -16,6 +16,7 @@ from landscape.checkpoints.reading import (
     entries_of,
     fit_state,
     in_step_order,
+    is_model,
     read_state,
     step_files,
     step_of,
@@ -39,11 +40,12 @@ def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | N
     source = _source(theta)
     if isinstance(theta, (str, Path)):
         theta = read_state(theta)
-    elif hasattr(theta, "state_dict"):
+    elif is_model(theta):
         theta = theta.state_dict()
     if not isinstance(theta, Mapping):
         return None
-    values = {name: value.detach() if isinstance(value, Tensor) else value for name, value in theta.items()}
+    tensors = {str(name): value for name, value in theta.items() if hasattr(value, "shape")}  # no extra state
+    values = {name: value.detach() if isinstance(value, Tensor) else value for name, value in tensors.items()}
     state = strip_prefixes(values, objective.state_shapes)
     parameters = {  # a complex tensor has an axis less than its block
         block.name: block.shape[: -1 if block.name in objective.complex_names else None]
@@ -60,7 +62,7 @@ def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | N
 def _source(theta: ThetaLike) -> str:
     if isinstance(theta, (str, Path)):
         return f"checkpoint {theta}"
-    return type(theta).__name__ if hasattr(theta, "state_dict") else "the given state"
+    return type(theta).__name__ if is_model(theta) else "the given state"
 
 
 def read_model(objective: Objective, theta: ThetaLike) -> tuple[Tensor, dict[str, Tensor]]:
@@ -221,7 +223,7 @@ def model_labels(thetas: Sequence[ThetaLike], labels: Sequence[str]) -> tuple[st
     >>> model_labels(["a/best.pt", "b/best.pt", "c/last.pt"], ())
     ('a/best', 'b/best', 'c/last')
     """
-    if isinstance(thetas, (str, Path, Mapping)) or hasattr(thetas, "state_dict"):
+    if isinstance(thetas, (str, Path, Mapping)) or is_model(thetas):
         what = f"one path, {str(thetas)!r}" if isinstance(thetas, (str, Path)) else "one model"
         raise InputError(f"{what} is given where a list of models is meant; as in sorted(glob.glob('trained/*.pt'))")
     if labels and len(labels) != len(thetas):

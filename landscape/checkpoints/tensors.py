@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from landscape.checkpoints.reading import checkpoint_files, read_state, strip_prefixes
+from landscape.checkpoints.reading import checkpoint_files, is_model, read_state, strip_prefixes
 from landscape.errors import InputError
 
 _DTYPES = {
@@ -123,7 +123,7 @@ def open_tensors(model: Any) -> TensorSource:
         if all(file.suffix == ".safetensors" for file in files):
             return FiledTensors(files)
         return HeldTensors(read_state(path))
-    if hasattr(model, "state_dict"):
+    if is_model(model):
         return HeldTensors(model.state_dict(keep_vars=True))
     if isinstance(model, Mapping):
         return HeldTensors(strip_prefixes(dict(model)))

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from landscape_kernels.arrays import FloatArray
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
@@ -138,7 +139,7 @@ class CurvatureOperator:
         params: str | Sequence[str] | None = None,
         theta: Any = None,
         buffers: Mapping[str, Tensor] | None = None,
-        weight_decay: float = 0.0,
+        weight_decay: Annotated[float, Ge(0)] = 0.0,
         weights: Tensor | None = None,
         total: float | None = None,
         group: Communicator = SERIAL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -15,6 +16,8 @@ def write_durably(path: Path, content: bytes) -> None:
     Whoever looks sees the old content or the new one, also after a power cut. Raises OSError, and then leaves the old
     file as it was and no temporary one.
     """
+    if not path.name:  # the folder one is in, or the root
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as handle:

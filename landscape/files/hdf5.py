@@ -45,7 +45,7 @@ def write(path: str | Path, tree: Group) -> Path:
     """
     path = Path(path)
     # In memory first: HDF5 cannot close a file any more when the disk is full, and complains until the process ends.
-    with _in_memory(path.name) as file:
+    with _in_memory(path.name or "nameless") as file:
         _write_group(file, tree)
         file.flush()
         image = file.id.get_file_image()

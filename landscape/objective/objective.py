@@ -760,13 +760,8 @@ class Objective:
         """`theta` as a vector on the device, by default in the working precision. Raises InputError for other sizes."""
         if dtype is None and type(theta) is Tensor and self._is_vector(theta):
             return theta
-        try:
-            tensor = torch.as_tensor(theta).detach().to(self.device, dtype or self.dtype).reshape(-1)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"theta of type {type(theta).__name__} is not a vector of numbers ({error}); from a state dict or a "
-                "checkpoint, plane_through and pca_plane take it as it is"
-            ) from error
+        way_out = "from a module, a state dict or a checkpoint, plane_through and pca_plane take it as it is"
+        tensor = real_tensor(theta, "theta", way_out).to(self.device, dtype or self.dtype).reshape(-1)
         if tensor.numel() != self.layout.size:
             raise InputError(
                 f"theta has {tensor.numel()} values, the model {self.layout.size} trainable ones "
@@ -777,3 +772,14 @@ class Objective:
     def _is_vector(self, theta: Tensor) -> bool:
         as_asked = theta.dtype == self.dtype and theta.device == self.device and not theta.requires_grad
         return as_asked and theta.ndim == 1 and theta.numel() == self.layout.size
+
+
+def real_tensor(given: Any, name: str, way_out: str) -> Tensor:
+    """What was given as a tensor of real numbers. Raises InputError, which ends with the way out, for anything else."""
+    try:
+        tensor = torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} of type {type(given).__name__} is not a vector of numbers; {way_out}") from error
+    if tensor.is_complex() or tensor.dtype is torch.bool:
+        raise InputError(f"{name} is of {tensor.dtype}, not of real numbers; {way_out}")
+    return tensor

@@ -18,10 +18,10 @@ from landscape_kernels.projection import principal_axes, project
 from torch import Tensor
 
 from landscape.arguments import Count, Seed, checked
-from landscape.checkpoints.states import ModelVectors, ThetaLike, in_order, model_labels, read_model
+from landscape.checkpoints.states import ModelVectors, ThetaLike, in_order, model_labels, read_model, require_finite
 from landscape.errors import InputError, nearest
 from landscape.objective.gate import of_objective
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, real_tensor
 from landscape.objective.parameters import blocks_matching, select_blocks
 from landscape.planes.plane import Plane, PlanePoints
 from landscape.planes.seeded import Seeded, SeededPlane
@@ -157,7 +157,10 @@ def plane_from_directions(
     if len(directions) == 0:
         raise InputError("directions is empty; give at least one")
     vectors = [_direction(objective, d, i) for i, d in enumerate(directions)]
-    middle = objective.theta if centre is None else read_model(objective, centre)[0]
+    middle = objective.theta
+    if centre is not None:
+        middle = read_model(objective, centre)[0]
+        require_finite(middle, "centre")
     about: dict[str, Any] = {"kind": "given"}
     if labels:
         about["labels"] = list(labels)
@@ -233,8 +236,8 @@ def pca_plane(
     too few directions, for NaN or infinity, and where a file was changed meanwhile.
     """
     thetas, names = in_order(thetas, labels)
-    if axes < 1 or len(thetas) <= axes:
-        raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give at least 1 axis and one more checkpoint")
+    if len(thetas) <= axes:
+        raise InputError(f"{len(thetas)} checkpoints for {axes} axes; give one more than there are axes, or more")
     vectors = ModelVectors(objective, thetas, names)
     try:
         # an eighth of them in float64 are a quarter of all in float32
@@ -298,9 +301,11 @@ def _direction(objective: Objective, direction: Any, number: int) -> Tensor:
             direction = objective.layout.flatten(
                 {k: torch.as_tensor(v, dtype=torch.float64, device="cpu") for k, v in full.items()}
             )
-        except ValueError as error:
-            raise InputError(f"direction {number}: {error}") from error
-    vector = objective.vector(direction, wide(objective.dtype)).clone()  # the caller's own may change
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"direction {number}: {error}; give a tensor for each name") from error
+    way_out = f"give a flat vector ({objective.layout.size},), or {{parameter name: tensor}}"
+    real = real_tensor(direction, f"direction {number}", way_out)
+    vector = objective.vector(real, wide(objective.dtype)).clone()  # the caller's own may change
     if not bool(vector.isfinite().all()):
         raise InputError(f"direction {number} has {int((~vector.isfinite()).sum())} values that are NaN or infinite")
     if not bool(vector.any()):

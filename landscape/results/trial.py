@@ -137,10 +137,17 @@ def rows_there(out: Path, task: Task) -> Rows:
 
 def require_writable(out: Path) -> None:
     """Raise InputError where a run folder could not be made or written to."""
+    there = require_folder(out)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"run.out = {str(out)!r}: {there} may not be written to; name a folder that may")
+
+
+def require_folder(out: Path) -> Path:
+    """The folder that a run folder is, or would be made in. Raises InputError where that is a file."""
     there = next(folder for folder in (out, *out.parents) if folder.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        reason = "may not be written to" if there.is_dir() else "is not a folder"
-        raise InputError(f"run.out = {str(out)!r}: {there} {reason}; name a folder that can be made or written to")
+    if not there.is_dir():
+        raise InputError(f"run.out = {str(out)!r}: {there} is not a folder; name a folder that can be made")
+    return there
 
 
 def bytes_text(count: int) -> str:

@@ -136,7 +136,7 @@ def test_bad_requests_are_named(objective: Objective) -> None:
         ({"params": "layer1"}, r"params='layer1' matches no trainable parameter"),
         ({"params": "1"}, r"covers all 2 parameter tensors of params='1'; no direction is left"),
         ({"normalize": "filters"}, "did you mean 'filter'"),
-        ({"axes": 0}, "at least 1"),
+        ({"axes": 0}, "axes=0; give a whole number of 1 or more"),
     ]
     for options, says in cases:
         with pytest.raises(InputError, match=says):
@@ -335,9 +335,11 @@ def test_principal_axes_distances_and_variance_are_numpys(objective: Objective) 
 
 def test_trajectories_that_span_too_little_are_refused(objective: Objective) -> None:
     a, b = flat(net(1)), flat(net(2))
-    for thetas, axes in (([], 2), ([a, b], 2), ([a, b], 0), ([a, b, a + 2 * (b - a)], 2)):
+    for thetas, axes in (([], 2), ([a, b], 2), ([a, b, a + 2 * (b - a)], 2)):
         with pytest.raises(InputError, match="checkpoint"):
             pca_plane(objective, thetas, axes=axes)
+    with pytest.raises(InputError, match="axes=0; give a whole number of 1 or more"):
+        pca_plane(objective, [a, b], axes=0)
 
 
 def test_a_folder_of_checkpoints_is_a_trajectory_in_the_order_of_steps(objective: Objective, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from landscape.errors import InputError
 from landscape.opening.runs import run_stages, run_stores
 from landscape.results.base import Result
 from landscape.results.study import study_of
+from landscape.results.trial import require_folder
 from landscape.run.comm import RanksLostError, world
 from landscape_jobs.build.objects import build
 from landscape_jobs.spec.job import Job, parse_job
@@ -29,6 +30,7 @@ def run_job(
     Where ranks die and the MPI library lets the others live, these begin again without them, and go on from the rows
     that are there. Raises what the function of the library raises that measures it.
     """
+    require_folder(job.out)
     while True:
         try:
             return _measured(job, limit_items, progress)

@@ -23,6 +23,7 @@ from typing import Any
 
 from landscape.errors import InputError, StoreError
 from landscape.files.durable import create_durably, write_durably
+from landscape.results.trial import require_folder
 from landscape.run.records import TABLE, TEXT, or_none, read_record
 from landscape_jobs.cluster.options import TIME_VARIABLE, Options
 from landscape_jobs.cluster.queue import JobName, Queue
@@ -279,6 +280,7 @@ def _submission(
         if command_finished(work) and not anew:
             return None, [f"its command has succeeded before, as {work.folder / FINISHED} says"]
         return _numbered(work.name, work, work.folder, _options([], layers), layers), []
+    require_folder(work.out)
     if isinstance(work, Job):
         options = _options([work], layers)
         return _numbered(work.out.name, work, work.out.absolute(), options, layers), []

@@ -50,6 +50,11 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from None
     except CommandEnded:
         raise
+    except OSError as error:  # names that are too long, folders that may not be read, full disks
+        if error.filename is None:
+            raise
+        tell(f"landscape: {error.filename}: {error.strerror}; name another path")
+        raise typer.Exit(BAD_INPUT) from None
     except (SystemExit, MemoryError) as error:
         users = told_at_the_end(error)
         if users is None:

@@ -48,6 +48,8 @@ def read_toml(path: str | Path, what: str = "job file") -> TomlFile:
         raise InputError(f"{what} {path} is not UTF-8 text ({error}); it is to be TOML") from error
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror}; give the path of a TOML file") from error
+    if not text.strip():
+        raise InputError(f"{what} {path} is empty; it is to be TOML")
     return parse_toml(text, path, what)
 
 

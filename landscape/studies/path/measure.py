@@ -462,9 +462,12 @@ def places_of(t: int | Sequence[float] | FloatArray) -> FloatArray:
             raise InputError(f"t={t} places; a path has its two ends at least")
         return np.linspace(0, 1, int(t))
     try:
-        places = np.asarray(t, dtype=np.float64)
+        given = np.asarray(t)
     except (TypeError, ValueError) as error:
         raise InputError(f"t={t!r} is not a number of places or a list of them in [0, 1]") from error
+    if given.dtype.kind not in "iuf":
+        raise InputError(f"t={t!r} is not a number of places or a list of them in [0, 1]")
+    places = given.astype(np.float64)
     if places.ndim != 1 or not places.size:
         raise InputError(f"t of shape {places.shape} is not a list of places; give numbers in [0, 1], or how many")
     if not ((places >= 0) & (places <= 1)).all():

@@ -20,7 +20,7 @@ from landscape.curvature.sampling import Balanced, Sample
 from landscape.curvature.small import small
 from landscape.errors import InputError
 from landscape.objective.gate import of_objective
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, real_tensor
 from landscape.objective.parameters import layers_of
 from landscape.results.attributes import result_attributes, whole_time
 from landscape.results.measured import Measurement
@@ -256,7 +256,12 @@ class Plan:
         else:
             method = choose_method(matrix, settings.trace, settings.k, whole=whole) if settings.trace else ""
         if start is not None:
-            start = torch.as_tensor(start).to(objective.device, objective.dtype)
+            start = real_tensor(start, "start", f"give guesses of eigenvectors, a tensor (j, {matrix.size})")
+            if start.ndim not in (1, 2) or start.shape[-1] != matrix.size:
+                raise InputError(
+                    f"start has shape {tuple(start.shape)}; give guesses of eigenvectors, (j, {matrix.size})"
+                )
+            start = start.to(objective.device, objective.dtype)
         return cls(settings, matrix, independent, method, whole, start)
 
     @property

@@ -391,7 +391,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "unknown representation": (lambda: measure_agreement(objective(), MODELS, of="logits"), "outputs, probabilities"),
     "unknown batchnorm": (
         lambda: measure_agreement(objective(), MODELS, batchnorm="interpolated"),
-        "'interpolated' is not one of frozen, reestimated",
+        "batchnorm='interpolated'; give one of frozen, reestimated",
     ),
     "statistics in vain": (
         lambda: measure_agreement(objective(), MODELS, statistics=data()),

@@ -246,7 +246,7 @@ def test_what_cannot_be_swept(objective: ls.Objective, models: list[dict[str, to
     refused(r"pair \(0, 2\) is not two different numbers of models from 0 to 1", pairs=[(0, 2)])
     refused(r"pair \(1, 0\) is given twice", pairs=[(0, 1), (1, 0)])
     refused("epochs=-1; give a whole number of 0 or more", epochs=-1)
-    refused("align='weight' is unknown; did you mean 'weights'", align="weight")
+    refused("align='weight'; give one of weights, activations", align="weight")
     refused("batchnorm='interpolated' gives no statistics that fit", batchnorm="interpolated")
     refused("10 samples for BatchNorm statistics are too few", statistics=sweep_nets.data(10))
     other = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 10))

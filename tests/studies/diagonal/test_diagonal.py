@@ -321,7 +321,7 @@ def test_what_cannot_be_measured_is_said_before() -> None:
     objective = CASES["tanh"]().objective()
     with pytest.raises(InputError, match="piecewise linear layer by layer"):
         ls.measure_diagonal(objective, method="exact")
-    with pytest.raises(InputError, match="method='guess' is not one of exact, products, probes"):
+    with pytest.raises(InputError, match="method='guess'; give one of exact, products, probes"):
         ls.measure_diagonal(objective, method="guess")
     with pytest.raises(InputError, match=r"tol=1\.5; give a finite number between 0 and 1"):
         ls.measure_diagonal(objective, tol=1.5)

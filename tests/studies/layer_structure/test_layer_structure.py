@@ -480,7 +480,7 @@ def test_errors_name_what_cannot_be_and_the_way_out() -> None:
         (r"memory_budget=500 allows 0.488 kB; give more, or fewer layers in params=.*largest are 0 \(6 x 4, 0.438 kB",
          lambda: ls.measure_layer_structure(objective, memory_budget=500)),
         ("k=0; give a whole number of 1 or more", lambda: ls.measure_layer_structure(objective, k=0)),
-        ("places='mean' is not one of reduce, expand", lambda: ls.measure_layer_structure(objective, places="mean")),
+        ("places='mean'; give one of reduce, expand", lambda: ls.measure_layer_structure(objective, places="mean")),
         ("params='fc' matches no", lambda: ls.measure_layer_structure(objective, params="fc")),
         ("no layer has factors.*bias is no weight",
          lambda: ls.measure_layer_structure(objective_of(nets.settled(nn.Linear(4, 3)), x, y), params="bias")),

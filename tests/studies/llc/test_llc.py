@@ -292,7 +292,7 @@ def test_what_is_not_to_be_believed_says_why(net: ls.Objective) -> None:
         ({"nbeta": 0.0}, "nbeta=0.0; give a finite number above 0"),
         ({"step": -1.0}, "step=-1.0; give a finite number above 0"),
         ({"localisation": math.inf}, "localisation=inf"),
-        ({"method": "hmc"}, "method='hmc' is not one of mala, sgld"),
+        ({"method": "hmc"}, "method='hmc'; give one of mala, sgld"),
         ({"method": "mala", "batch_size": 8}, "needs the loss of all data at every step"),
         ({"burn_in": 0}, "burn_in=0 without a step"),
         ({"parity": "devinterp"}, "needs step=, its lr"),

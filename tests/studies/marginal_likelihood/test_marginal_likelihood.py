@@ -155,7 +155,7 @@ def test_what_cannot_settle_is_told() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"kernel": "cnn"}, "kernel='cnn' is not one of nngp, empirical"),
+        ({"kernel": "cnn"}, "kernel='cnn'; give one of nngp, empirical"),
         ({"kernel": "empirical"}, r"needs factory= \(in a job \[model\]\)"),
         ({"kernel": "empirical", "factory": lambda: 3}, "returned int"),
         ({"kernel": "empirical", "factory": lambda: nn.Unflatten(1, (2, 2))}, r"returned \(30, 2, 2\)"),

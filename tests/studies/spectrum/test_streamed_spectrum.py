@@ -199,7 +199,7 @@ def test_a_model_that_was_written_to_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("memory", ["stream", 4])
 def test_another_way_to_keep_vectors_is_refused(objective: ls.Objective, memory: Any) -> None:
-    with pytest.raises(ls.InputError, match=f"memory={memory!r} is not one of streamed, flat; leave it out"):
+    with pytest.raises(ls.InputError, match=f"memory={memory!r}; give one of streamed, flat, or leave it out"):
         ls.measure_spectrum(objective, k=1, memory=memory, **ALONE)
 
 

@@ -215,7 +215,7 @@ def test_killed_nothing_of_the_users_is_changed(checkpoint: Path, tmp_path: Path
 
 def test_what_cannot_be_is_told(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = ls.Objective(network(), data=data())
-    with pytest.raises(InputError, match="memory='mapped' is not one of streamed, flat"):
+    with pytest.raises(InputError, match="memory='mapped'; give one of streamed, flat"):
         ls.measure_surface(objective, ls.random_plane(objective), **AXES, memory="mapped")
     other = network()
     with torch.no_grad():
