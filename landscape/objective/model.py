@@ -321,8 +321,8 @@ class BoundModel:
         self.frozen_names = tuple(named)
         self._exchanged = [*self._trainable, *self._frozen]
         self._are_complex = [p.is_complex() for p in self._trainable]
-        self._viewed: Callable[[], Tensor | None] = lambda: None  # the vector that `_views` are views of
-        self._viewed_at, self._views = 0, list[Tensor]()
+        # (a vector, where its values are, the parameters as views of it), of the last one
+        self._viewed: tuple[Callable[[], Tensor | None], int, list[Tensor]] = (lambda: None, 0, [])
         for name, held in [*named.items(), *model.named_buffers()]:
             if not (placement and placement.holds(name)):
                 _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
@@ -602,20 +602,20 @@ class BoundModel:
         if vector is None:
             return [parameter.data for parameter in self._trainable]
         address = vector.data_ptr()
-        if self._viewed() is vector and self._viewed_at == address and self._views:
-            return self._views  # the points of a surface are written into one vector, again and again
+        known, place, views = self._viewed
+        if known() is vector and place == address:
+            return views  # the points of a surface are written into one vector, again and again
         start, width, step = vector.storage_offset(), vector.element_size(), vector.stride(0)
-        views: list[Tensor] = []
-        copied = False
+        views, copied = [], False
         parts = vector.detach().split_with_sizes(self._sizes)
         for block, part, is_complex in zip(self.layout.blocks, parts, self._are_complex, strict=True):
-            place = block.offset * step
-            if (address + place * width) % _ALIGNED or (start + place) * width % _ALIGNED:
+            before = block.offset * step
+            if (address + before * width) % _ALIGNED or (start + before) * width % _ALIGNED:
                 copied, part = True, part.clone()
             value = part.view(block.shape)
             views.append(torch.view_as_complex(value) if is_complex else value)
-        if not copied:  # they are kept as long as the vector is, and show what is written to it
-            self._viewed, self._viewed_at, self._views = weakref.ref(vector, lambda _: views.clear()), address, views
+        if not copied:  # they show what is written to the vector, and are kept as long as it is there
+            self._viewed = weakref.ref(vector, lambda _: views.clear()), address, views
         return views
 
     def _receive(self, vector: Tensor, gradient: Tensor) -> Iterator[Any]:

@@ -256,6 +256,38 @@ def test_everything_is_as_it_was_after_any_exit(fail: type[BaseException] | None
     assert objective.evaluate()["loss"] == here  # and what one evaluation writes, the next does not see
 
 
+@pytest.mark.parametrize("width", [4, 3])  # whose tensors begin at whole 16 bytes, and not
+def test_a_vector_that_is_written_to_again_is_read_again(width: int) -> None:
+    """Its views are kept from point to point, as long as it lies where it lay; what has to be aligned is copied anew."""
+    model = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2))
+    objective, other = (ls.Objective(model, data=(X, Y)) for _ in range(2))
+    theta = objective.theta
+    elsewhere = theta * 3
+    seen = []
+    for change in (
+        lambda: theta,
+        lambda: theta.mul_(-2),
+        lambda: theta.add_(1),
+        lambda: setattr(theta, "data", elsewhere),
+    ):
+        change()
+        with objective.at(theta) as bound:
+            assert torch.equal(torch.cat([p.detach().reshape(-1) for p in bound.parameters()]), theta)
+        seen.append(float(objective.estimates(theta)["loss"]))
+        assert seen[-1] == float(other.estimates(theta.clone())["loss"])
+    assert len(set(seen)) == 4
+
+
+def test_a_vector_that_is_gone_is_not_kept() -> None:
+    objective = ls.Objective(nn.Linear(4, 4), data=(torch.randn(8, 4), torch.arange(8) % 4))
+    theta = objective.theta
+    objective.estimates(theta)
+    views = objective._model._viewed[2]
+    assert [tuple(view.shape) for view in views] == [(4, 4), (4,)]
+    del theta
+    assert views == []
+
+
 def test_the_objective_keeps_its_centre_when_the_model_moves_on() -> None:
     model = Busy()
     objective = ls.Objective(model, data=(X, Y))
