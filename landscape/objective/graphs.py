@@ -101,7 +101,8 @@ def point_graph(
     """
     fixed = theta.clone()
     try:
-        with model.at(fixed, buffers), calls.context(False):
+        # all buffers are given, so that they are copies of its own
+        with model.at(fixed, model.all_buffers(buffers)), calls.context(False):
             graph = PointGraph(fixed, model, buffers, sums, recorder_on(calls.device))
 
             def passed() -> None:

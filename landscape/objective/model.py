@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 DEVICES = ("cpu", "cuda")
 _ALIGNED = 16  # bytes
 _HALF = (torch.bfloat16, torch.float16)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _NORM_NAME = re.compile(r"norm", re.IGNORECASE)  # LayerNorm, GroupNorm, LlamaRMSNorm, ...
 
 
@@ -321,8 +322,8 @@ class BoundModel:
         self.frozen_names = tuple(named)
         self._exchanged = [*self._trainable, *self._frozen]
         self._are_complex = [p.is_complex() for p in self._trainable]
-        self._viewed: Callable[[], Tensor | None] = lambda: None  # the vector that `_views` are views of
-        self._viewed_at, self._views = 0, list[Tensor]()
+        # (a vector, where its values are, the parameters as views of it), of the last one
+        self._viewed: tuple[Callable[[], Tensor | None], int, list[Tensor]] = (lambda: None, 0, [])
         for name, held in [*named.items(), *model.named_buffers()]:
             if not (placement and placement.holds(name)):
                 _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
@@ -356,6 +357,16 @@ class BoundModel:
         # Whether a forward pass may draw from numpy's or Python's random streams: keeping them costs more than all else
         # here, so the objective finds out on a trial.
         self.draws_elsewhere = True
+        # Whether a forward pass writes to buffers, found out on a trial, too. Where it does not, those of BatchNorm are
+        # lent to it, (tensor, how often it was written to), and copied anew where it did all the same.
+        self.writes_buffers = True
+        self._lent: dict[str, tuple[Tensor, int]] = {}
+        self._lendable = {
+            f"{name}.{key}" if name else key
+            for name, module in model.named_modules()
+            if type(module) in _NORMS  # what a subclass does with its buffers is its own affair
+            for key in module._buffers
+        }
         self.channels_last = False  # whether convolution weights are laid out like channels-last images
         self._working: dict[str, Tensor] = {}
         self._given: dict[str, Tensor] = {}
@@ -377,6 +388,7 @@ class BoundModel:
         other.own = self.own.converted(dtype)
         other._frozen_values = [other._to_device(value) for value in self._frozen_values]
         other.buffers = {name: other._to_device(value) for name, value in self.buffers.items()}
+        other._lent = {}
         other._constants = other._find_constants()
         return other
 
@@ -547,7 +559,7 @@ class BoundModel:
                 self._loads.clear()
 
         self._given = {**self.buffers, **buffers} if buffers else self.buffers
-        self._working = working = self._working_buffers(buffers or {})
+        self._working = working = self._working_buffers(buffers or {}, lend=not training)
         with self._around(theta):
             try:
                 for parameter, _, grad, _ in saved:
@@ -602,20 +614,21 @@ class BoundModel:
         if vector is None:
             return [parameter.data for parameter in self._trainable]
         address = vector.data_ptr()
-        if self._viewed() is vector and self._viewed_at == address and self._views:
-            return self._views  # the points of a surface are written into one vector, again and again
+        known, place, views = self._viewed
+        if known() is vector and place == address:
+            return views  # the points of a surface are written into one vector, again and again
         start, width, step = vector.storage_offset(), vector.element_size(), vector.stride(0)
-        views: list[Tensor] = []
-        copied = False
+        views, copied = [], False
         parts = vector.detach().split_with_sizes(self._sizes)
         for block, part, is_complex in zip(self.layout.blocks, parts, self._are_complex, strict=True):
-            place = block.offset * step
-            if (address + place * width) % _ALIGNED or (start + place) * width % _ALIGNED:
+            before = block.offset * step
+            if (address + before * width) % _ALIGNED or (start + before) * width % _ALIGNED:
                 copied, part = True, part.clone()
             value = part.view(block.shape)
             views.append(torch.view_as_complex(value) if is_complex else value)
-        if not copied:  # they are kept as long as the vector is, and show what is written to it
-            self._viewed, self._viewed_at, self._views = weakref.ref(vector, lambda _: views.clear()), address, views
+        # They show what is written to the vector, and are kept as long as it is there.
+        if not copied and not torch.is_inference_mode_enabled():
+            self._viewed = weakref.ref(vector, lambda _: views.clear()), address, views
         return views
 
     def _receive(self, vector: Tensor, gradient: Tensor) -> Iterator[Any]:
@@ -679,12 +692,24 @@ class BoundModel:
             raise InputError(f"the model has no buffer {unknown[0]!r}; {nearest(unknown[0], self.buffers)}")
         return {**self.buffers, **given}
 
-    def _working_buffers(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of the buffers, which a forward pass may write to, with the given ones in their place."""
-        return {
-            name: value.to(self.buffers[name].device, self.buffers[name].dtype, copy=True)
-            for name, value in self.all_buffers(given).items()
-        }
+    def _working_buffers(self, given: Mapping[str, Tensor], *, lend: bool) -> dict[str, Tensor]:
+        """Copies of the buffers, which a forward pass may write to, with the given ones in their place.
+
+        With `lend` those of BatchNorm are the copies of the last time, unless they were written to.
+        """
+        found: dict[str, Tensor] = {}
+        lend = lend and not self.writes_buffers and not torch.is_inference_mode_enabled()
+        for name, value in self.all_buffers(given).items():
+            own = self.buffers[name]
+            if not lend or name in given or name not in self._lendable:
+                found[name] = value.to(own.device, own.dtype, copy=True)
+                continue
+            lent, version = self._lent.get(name, (None, 0))
+            if lent is None or lent._version != version:
+                lent = own.clone()
+                self._lent[name] = lent, lent._version
+            found[name] = lent
+        return found
 
     def reestimate(
         self,

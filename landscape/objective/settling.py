@@ -561,7 +561,7 @@ def _answers(calls: Calls, quantities: Sequence[Quantity], batch: Batch, theta: 
 def _side_effects(calls: Calls, quantities: Sequence[Quantity], data: Data) -> bool:
     """Whether evaluating the first batch writes to buffers; whether it moves numpy's or Python's random stream, too.
 
-    The model keeps the latter, as `draws_elsewhere`.
+    The model keeps both, as `writes_buffers` and `draws_elsewhere`.
     """
     _, batch = next(data.chunks())
     before = random_streams()
@@ -570,4 +570,5 @@ def _side_effects(calls: Calls, quantities: Sequence[Quantity], data: Data) -> b
         calls.units(quantities, model, batch)
         written = calls.model.buffers_were_written()
     calls.model.draws_elsewhere = random_streams() != before
+    calls.model.writes_buffers = written
     return written

@@ -256,6 +256,89 @@ def test_everything_is_as_it_was_after_any_exit(fail: type[BaseException] | None
     assert objective.evaluate()["loss"] == here  # and what one evaluation writes, the next does not see
 
 
+@pytest.mark.parametrize("width", [4, 3])  # whose tensors begin at whole 16 bytes, and not
+def test_a_vector_that_is_written_to_again_is_read_again(width: int) -> None:
+    """Its views are kept from point to point while it lies where it lay; what has to be aligned is copied anew."""
+    model = nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 2))
+    objective, other = (ls.Objective(model, data=(X, Y)) for _ in range(2))
+    theta = objective.theta
+    elsewhere = theta * 3
+    seen = []
+    for change in (
+        lambda: theta,
+        lambda: theta.mul_(-2),
+        lambda: theta.add_(1),
+        lambda: setattr(theta, "data", elsewhere),
+    ):
+        change()
+        with objective.at(theta) as bound:
+            assert torch.equal(torch.cat([p.detach().reshape(-1) for p in bound.parameters()]), theta)
+        seen.append(float(objective.estimates(theta)["loss"]))
+        assert seen[-1] == float(other.estimates(theta.clone())["loss"])
+    assert len(set(seen)) == 4
+
+
+class Rarely(nn.Module):
+    """It writes to its statistics, but not where it was tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn = nn.Linear(3, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.bn(self.a(x))
+        if float(self.a.bias.detach().max()) > 1e4:
+            self.bn.running_mean.add_(1)
+        return found
+
+
+def test_what_is_written_to_lent_statistics_stays_at_that_point() -> None:
+    model = Rarely().eval()
+    objective = ls.Objective(model, data=(X, Y), chunk=10)
+    own, before = model.bn.running_mean, model.bn.running_mean.clone()
+    far = torch.full_like(objective.theta, 1e5)
+    first = [float(objective.estimates(at)["loss"]) for at in (objective.theta, far)]
+    with objective.at(None) as bound:
+        lent = bound.bn.running_mean
+    with objective.at(None) as bound:
+        assert bound.bn.running_mean is lent  # not copied at every point
+        bound.bn.running_mean = None  # type: ignore[assignment]
+    with objective.at(None, {"bn.running_mean": own + 1}) as bound:
+        assert torch.equal(bound.bn.running_mean, own + 1)
+    for _ in range(2):
+        assert [float(objective.estimates(at)["loss"]) for at in (objective.theta, far)] == first
+    with objective.training(objective.theta, torch.zeros_like(objective.theta)) as bound:
+        assert bound.bn.running_mean is not lent
+        bound(X)
+    with objective.at(None) as bound:
+        assert torch.equal(bound.bn.running_mean, before)
+    assert model.bn.running_mean is own
+    assert torch.equal(own, before)
+
+
+def test_what_is_kept_in_inference_mode_is_not_trained_on() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
+    objective = ls.Objective(model, data=(X, Y))
+    theta, gradient = objective.theta, torch.zeros_like(objective.theta)
+    here = float(objective.estimates(theta)["loss"])
+    with torch.inference_mode():
+        assert float(objective.estimates(theta)["loss"]) == here
+        assert float(objective.estimates(objective.theta)["loss"]) == here
+    with objective.training(theta, gradient) as bound:
+        bound(X).sum().backward()
+    assert gradient.abs().sum() > 0
+
+
+def test_a_vector_that_is_gone_is_not_kept() -> None:
+    objective = ls.Objective(nn.Linear(4, 4), data=(torch.randn(8, 4), torch.arange(8) % 4))
+    theta = objective.theta
+    objective.estimates(theta)
+    views = objective._model._viewed[2]
+    assert [tuple(view.shape) for view in views] == [(4, 4), (4,)]
+    del theta
+    assert views == []
+
+
 def test_the_objective_keeps_its_centre_when_the_model_moves_on() -> None:
     model = Busy()
     objective = ls.Objective(model, data=(X, Y))
