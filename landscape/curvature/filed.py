@@ -60,12 +60,13 @@ class FiledProducts:
     """
 
     def __init__(self, objective: Objective, vectors: FiledVectors, weight_decay: float = 0.0) -> None:
-        self._objective = objective.on(objective.data, chunk=product_chunk(objective))
+        # A product reads all parameters some ten times for every chunk, so chunks are those of an evaluation; there are
+        # more of them where they are compared.
+        self._objective, self._compared = objective, objective.on(objective.data, chunk=product_chunk(objective))
         objective.centre.let_go()  # a copy of the model that is of no use here
         self._vectors, self._decay = vectors, weight_decay
         self._blocks = objective.layout.blocks
         self._bound = ExitStack()
-        self.denominators: FloatArray = np.zeros(self._objective.chunks)
 
     def __enter__(self) -> FiledProducts:
         with ExitStack() as stack:
@@ -81,11 +82,11 @@ class FiledProducts:
     def multiply(self, row: int, to: int) -> None:
         """Make row `to` of the file H times row `row`."""
         self._vectors.clear(to)
-        vector = self._vector(row)
-        for number, batch in self._objective.batches():
-            loss, self.denominators[number] = summed_loss(self._objective, batch, None)
+        vector, total = self._vector(row), 0.0
+        for _, batch in self._objective.batches():
+            loss, weight = summed_loss(self._objective, batch, None)
+            total += float(weight)
             self._product(loss, vector, lambda piece, values: self._vectors.add(to, piece.slice, values))
-        total = float(self.denominators.sum())
         if not total > 0:
             raise InputError("the loss' denominators sum to 0 (is every target ignored?), so its mean is not defined")
         for piece in pieces(self._objective.layout):
@@ -97,12 +98,14 @@ class FiledProducts:
 
         `others` are more vectors that products are projected on; rows of the file from `free` on are written to.
         """
-        objective, every = self._objective, [*rows, *others]
+        objective, every = self._compared, [*rows, *others]
         count, chunks = len(rows), objective.chunks
         forms, squares = np.zeros((chunks, count, len(every))), np.zeros((chunks, count))
         values, cross, lengths, gaps = np.zeros((4, count))
         image, weighted = free, free + 1
-        even = bool((self.denominators == self.denominators[0]).all())  # then both are the same but for a factor
+        denominators = self.denominators()
+        total = float(denominators.sum())
+        even = bool((denominators == denominators[0]).all())  # then both are the same but for a factor
         for i, row in enumerate(rows):
             self._vectors.clear(image)
             self._vectors.clear(weighted)
@@ -123,10 +126,10 @@ class FiledProducts:
 
                 self._product(loss, vector, take)
             del vector
-            total, square = float(self.denominators.sum()), 0.0
+            square = 0.0
             for piece in pieces(objective.layout):
                 at = self._vectors.read(image, piece.slice).double() / total
-                beside = at * self.denominators[0] if even else self._vectors.read(weighted, piece.slice) / total
+                beside = at * denominators[0] if even else self._vectors.read(weighted, piece.slice) / total
                 mine = self._vectors.read(row, piece.slice)
                 lengths[i] += float(at.square().sum())
                 cross[i] += _dot(at, beside)
@@ -136,7 +139,20 @@ class FiledProducts:
             for piece in pieces(objective.layout):
                 at = self._vectors.read(image, piece.slice).double() / total
                 gaps[i] += _square(at - values[i] * self._vectors.read(row, piece.slice).double())
-        return FiledForms(values, forms, squares, cross, lengths, np.sqrt(gaps), self.denominators.copy())
+        return FiledForms(values, forms, squares, cross, lengths, np.sqrt(gaps), denominators)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks of the data are compared."""
+        return self._compared.chunks
+
+    def denominators(self) -> FloatArray:
+        """Those of the loss in every chunk that is compared, of a pass forward."""
+        found = np.zeros(self.chunks)
+        with torch.no_grad():
+            for number, batch in self._compared.batches():
+                found[number] = float(summed_loss(self._compared, batch, None)[1])
+        return found
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -265,7 +281,7 @@ class _FiledTrial:
         with FiledProducts(self._few, self._rows) as H:
             H.multiply(self._U, self._HU)
             H.multiply(self._V, self._HV)
-            self._count = float(H.denominators.sum())
+            self._count = float(H.denominators().sum())
         gap = abs(self._product(self._U, self._HV) - self._product(self._V, self._HU))
         size = math.sqrt(self._product(self._HV, self._HV) * self._product(self._U, self._U))
         if not math.isfinite(size):

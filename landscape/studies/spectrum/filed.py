@@ -141,7 +141,7 @@ class FiledEigenTask:
         with FiledProducts(self._objective, vectors, self._asked.weight_decay) as H:
             started = time.perf_counter()
             H.multiply(0, 1)
-            return len(H.denominators), time.perf_counter() - started
+            return H.chunks, time.perf_counter() - started
 
     def describe(self) -> Description:
         """See `Task`."""
@@ -185,8 +185,6 @@ class FiledEigenTask:
         vectors = FiledVectors(self.size, None if path is None else path / _VECTORS, **self._types)
         with FiledProducts(self._objective, vectors, asked.weight_decay) as H:
             found = self._eigenpairs(H, vectors, None if path is None else path / _STATE)
-            if found.products == 0 or not H.denominators.any():
-                H.multiply(0, found.free)  # a run that was complete has made no product: it tells the denominators
             rows = [*found.largest.rows, *found.smallest.rows]
             forms = H.forms(rows, list(found.further.rows), found.free)
         self._write(vectors, found)

@@ -176,7 +176,7 @@ def test_parameters_of_which_the_loss_has_no_second_derivative() -> None:
     rows.write(0, slice(0, len(v)), v)
     with FiledProducts(objective, rows, weight_decay=0.5) as H:
         H.multiply(0, 1)
-        found = H.forms([0], np.array([0.0]), [], 2)
+        found = H.forms([0], [], 2)
     block = {b.name: v[b.slice] for b in objective.layout.blocks}
     slopes = torch.cat([x, torch.ones(30, 1)], 1)  # the Hessian is 2 x'x / n, with a column of ones for the bias
     inner = 2 * slopes.T @ (slopes @ torch.cat([block["weight"], block["bias"]])) / 30
