@@ -6,17 +6,17 @@ of products over stretches, so that only stretches of rows are in memory. Copies
 for: there is no random part beyond the first vector.
 
 The rows of V may be in a shorter type, bfloat16 say. The vector that is multiplied stays in float32, and is rounded
-where it is stored, v~ = v + d with |d| about u / 2.5, u = 2^-8. Products are orthogonalised against what is stored, so
-that A V' = [V~; q]' C holds as before, and what rounding did to a vector is taken out of the following ones. The Ritz
-vector y = V~'s then has
+where it is stored: v~ = v + d, |d| about 0.0015 in bfloat16. Products are orthogonalised against what is stored; a
+vector couples to the product before it as it was. So A V' = [V~; q]' C - E, and the Ritz vector y = V~'s has
 
-    |A y - theta y| <= |C s - theta [s; 0]| + |A D's|,      D = V~ - V,
+    |A y - theta y| <= |C s - theta [s; 0]| + |E s| + |A (V~ - V)'s|,    |E s|^2 = sum_i |d_i|^2 (sum_{j<i} C_ij s_j)^2
 
-where d is as good as random: |A D's| is about u / 2.5 |A|_F / sqrt(size), far below u |A| where few eigenvalues are
-large. The error of theta is quadratic in the vector's: at most the square of the residual over the gap to the next
-eigenvalue (Kato and Temple; Parlett, ch. 11). The Ritz vectors that are wanted are combined, and kept over restarts, in
-float32: nothing would take out what rounding does to them. The term |A D's| is not known to the run, so that half of
-the tolerance is left to it, and the residual told should come from one more product, with y.
+as what rounding takes is as good as random, and orthogonal to all else. As |C_ij| is at most half of what lies between
+the ends of the spectrum, |E s| is at most 0.0008 of that; the last term, about 0.0015 |A|_F / sqrt(size), is far less
+where few eigenvalues are large. |E s| is known, and counted in residuals; what restarts round is, too, but they keep
+the wanted Ritz vectors in float32. More products do not make it smaller: a run ends where it is all that keeps pairs
+from the tolerance. The error of theta is quadratic in the vector's: at most the square of the residual over the gap to
+the next eigenvalue (Kato and Temple; Parlett, ch. 11).
 
 Sources: as in `krylov`.
 """
@@ -41,6 +41,7 @@ _STRETCH = 1 << 16  # values of a row that are held at once
 _SWEEPS = 5  # of Gram-Schmidt; two are the rule
 _ROUNDING = 10  # a number below _ROUNDING eps |A| cannot be told from zero
 _EPS = torch.finfo(torch.float32).eps
+_KNOWN = 0.9  # share of the tolerance that the known part of a residual may take where rows are rounded
 _WORK = 2  # rows in float32 of a run whose other rows are rounded: the vector that is multiplied, and its product
 
 
@@ -78,17 +79,21 @@ class FiledState:
     fresh: int
     norm: float
     lost: float
+    noise: FloatArray  # (r, m), whose products with s are as long as E s
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Plain arrays, for a file."""
         counters = np.array([self.base, self.products, self.restarts, self.fresh], dtype=np.int64)
-        return {"coefficients": self.coefficients, "counters": counters, "norms": np.array([self.norm, self.lost])}
+        norms = np.array([self.norm, self.lost])
+        return {"coefficients": self.coefficients, "counters": counters, "norms": norms, "noise": self.noise}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> FiledState:
-        """The state that `to_arrays` wrote."""
+        """The state that `to_arrays` wrote, also before rows were rounded."""
         counters, norms = (arrays[name].tolist() for name in ("counters", "norms"))
-        return cls(np.array(arrays["coefficients"], dtype=np.float64), *counters, *norms)
+        coefficients = np.array(arrays["coefficients"], dtype=np.float64)
+        noise = np.array(arrays["noise"]) if "noise" in arrays else np.zeros((0, coefficients.shape[1]))
+        return cls(coefficients, *counters, *norms, noise)
 
 
 def basis_rows(k: int, smallest: int, size: int) -> int:
@@ -161,9 +166,7 @@ def filed_eigenpairs(
 
     def end(chosen: npt.NDArray[np.intp], made: bool = True) -> FiledEnd:
         nonlocal free
-        rows = run.combine(rotation[:, chosen], free) if made and len(chosen) else ()
-        for row in rows if run.rounded else ():
-            run.normalise(row)
+        rows = run.vectors(rotation[:, chosen], free) if made and len(chosen) else ()
         free += len(rows)
         return FiledEnd(values[chosen], rows, residuals[chosen], converged[chosen])
 
@@ -186,13 +189,13 @@ class _Run:
         self._vectors, self._multiply, self.limit, self._seed = vectors, multiply, limit, seed
         self.rounded = vectors.dtype.itemsize < torch.float32.itemsize
         self.work = 2 * (limit + 1)  # the first row after both bases
-        self._coefficients = np.zeros((1, 0))
+        self._coefficients, self._noise = np.zeros((1, 0)), np.zeros((0, 0))
         self._base = self.products = self.restarts = self._fresh = 0
         self.norm = self._lost = 0.0
         if state is not None:
             self._coefficients, self._base = state.coefficients, state.base
             self.products, self.restarts, self._fresh = state.products, state.restarts, state.fresh
-            self.norm, self._lost = state.norm, state.lost
+            self.norm, self._lost, self._noise = state.norm, state.lost, state.noise
         else:
             self._random(self._rows[0], 0)
 
@@ -205,7 +208,7 @@ class _Run:
     def state(self) -> FiledState:
         """All that there is beside the file."""
         counters = self._base, self.products, self.restarts, self._fresh
-        return FiledState(self._coefficients.copy(), *counters, self.norm, self._lost)
+        return FiledState(self._coefficients.copy(), *counters, self.norm, self._lost, self._noise.copy())
 
     @property
     def _rows(self) -> tuple[int, int]:
@@ -224,11 +227,11 @@ class _Run:
         values, rotation = np.linalg.eigh((self._coefficients[:m] + self._coefficients[:m].T) / 2)
         rest = self._coefficients @ rotation
         rest[:m] -= rotation * values
-        unseen = math.hypot(_EPS * self.norm, self._lost)
+        unseen = np.hypot(math.hypot(_EPS * self.norm, self._lost), np.linalg.norm(self._noise @ rotation, axis=0))
         residuals = np.hypot(np.linalg.norm(rest, axis=0), unseen)
         inside, coupled = np.hypot(np.linalg.norm(rest[:m], axis=0), unseen), np.linalg.norm(rest[m:], axis=0)
         zero = np.maximum(np.abs(values), residuals) <= self._floor
-        asked = (tol / 2 if self.rounded else tol) * np.abs(values)  # half of it is left to what is not known
+        asked = (_KNOWN if self.rounded else 1) * tol * np.abs(values)
         converged = (residuals <= asked) | zero
         return values, rotation, residuals, converged, converged | ((inside > asked) & (coupled <= inside))
 
@@ -237,7 +240,9 @@ class _Run:
         m = self.m
         here, row = self._rows
         if self.rounded:
-            self._copy(here, self._base + m)
+            taken = self._copy(here, self._base + m)
+            self._noise = np.vstack([self._noise, taken * self._coefficients[m]])
+        self._noise = np.pad(self._noise, ((0, 0), (0, 1)))
         self._multiply(here, row)
         self.products += 1
         length = self._length(row)
@@ -267,7 +272,8 @@ class _Run:
         coupled = given_up.T @ self._coefficients[:m] @ chosen
         self._lost = math.hypot(self._lost, float(np.linalg.norm(coupled, 2)) if coupled.size else 0.0)
         base = 0 if self._base else self.limit + 1
-        self.combine(chosen, base)
+        taken = self._combine(chosen, base)
+        self._noise = np.linalg.qr(np.vstack([self._noise @ chosen, np.diag(taken * values[kept])]), mode="r")
         if not self.rounded:
             self._copy(self._base + m, base + len(kept))
         self._coefficients = np.concatenate(
@@ -276,18 +282,12 @@ class _Run:
         self._base = base
         self.restarts += 1
 
-    def combine(self, rotation: FloatArray, first: int) -> tuple[int, ...]:
-        """Rows from `first` on become rotation' V; their numbers."""
-        factor = torch.from_numpy(np.ascontiguousarray(rotation.T)).float()
-        for place in self._places():
-            made = factor @ self._basis(self.m, place)
-            for number, part in enumerate(made):
-                self._vectors.write(first + number, place, part)
-        return tuple(range(first, first + len(factor)))
-
-    def normalise(self, row: int) -> None:
-        """Make a row of length one."""
-        self._scale(row, 1 / self._length(row))
+    def vectors(self, rotation: FloatArray, first: int) -> tuple[int, ...]:
+        """Rows from `first` on become the Ritz vectors rotation' V, of length one where V is rounded; their numbers."""
+        rows = tuple(range(first, first + self._combine(rotation, first).size))
+        for row in rows if self.rounded else ():
+            self._scale(row, 1 / self._length(row))
+        return rows
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -302,9 +302,24 @@ class _Run:
     def _basis(self, count: int, place: slice) -> Tensor:
         return torch.stack([self._vectors.read(self._base + row, place).float() for row in range(count)])
 
-    def _copy(self, row: int, to: int) -> None:
+    def _combine(self, rotation: FloatArray, first: int) -> FloatArray:
+        """Rows from `first` on become rotation' V; lengths of what rounding takes from them."""
+        factor = torch.from_numpy(np.ascontiguousarray(rotation.T)).float()
+        squares = np.zeros(len(factor))
         for place in self._places():
-            self._vectors.write(to, place, self._vectors.read(row, place))
+            made = factor @ self._basis(self.m, place)
+            squares += [self._write(first + number, place, part) for number, part in enumerate(made)]
+        return np.sqrt(squares)
+
+    def _copy(self, row: int, to: int) -> float:
+        """Make a row another; the length of what rounding takes from it."""
+        return math.sqrt(sum(self._write(to, place, self._vectors.read(row, place)) for place in self._places()))
+
+    def _write(self, row: int, place: slice, values: Tensor) -> float:
+        """Write values of a row; the square of the length of what rounding takes from them."""
+        self._vectors.write(row, place, values)
+        kind = self._vectors.dtype_of(row)
+        return 0.0 if kind == values.dtype else float((values - values.to(kind)).double().square().sum())
 
     def _random(self, row: int, count: int) -> None:
         """A row of random values of length one, orthogonal to the first `count` of the basis."""
@@ -314,7 +329,7 @@ class _Run:
         for number, place in enumerate(places):
             values = drawn.draw(number, np.empty(place.stop - place.start))
             self._vectors.write(row, place, torch.from_numpy(values))
-        self.normalise(row)
+        self._scale(row, 1 / self._length(row))
         if count:
             _, left = self._orthogonalise(row, count)
             self._scale(row, 1 / left)

@@ -130,6 +130,7 @@ def test_rounded_vectors_cost_residuals_and_no_eigenvalues(k: int, large: int, r
         value = float(y @ matrix @ y)
         residual = float((matrix @ y - value * y).norm())
         assert residual <= 1e-3 * value  # though rounding a vector alone makes one of 1.5e-3 of its value
+        assert residual == pytest.approx(found.largest.residuals[number], rel=0.3)  # known without a product of its own
         assert value == pytest.approx(found.largest.values[number], rel=1e-3)
         gap = min(abs(float(right[other]) - value) for other in range(len(right)) if other != number)
         assert abs(value - float(right[number])) <= residual**2 / gap + 1e-6

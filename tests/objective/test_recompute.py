@@ -22,6 +22,7 @@ X, Y = nets.seeded(24, 6), nets.labels(24)
 def products(objective: ls.Objective, operator: str = "hessian", **asked: Any) -> tuple[Tensor, Tensor, float]:
     """(products with a few vectors, gradient, bytes of a kept graph of a sample)."""
     with CurvatureOperator(objective, operator=operator, **asked) as H:
+        assert H.check.route == "double backward"  # the others compute nothing again
         vectors = torch.randn(3, H.size, dtype=H.dtype, generator=torch.Generator().manual_seed(1))
         return H.apply(vectors), H.gradient(), H.check.graph_bytes
 

@@ -261,7 +261,7 @@ class FiledEigenTask:
         found = {name: np.concatenate([row[f"{end}{name}"] for end in ends]) for name in ("converged", "residuals")}
         missed = found["converged"] == 0
         if missed.any():
-            finer = "vectors='float32', as rounding to bf16 may leave residuals of about 2e-3, "
+            finer = "vectors='float32', as rounding to bf16 leaves residuals of up to 8e-4 of the spectrum's width, "
             logger.warning(
                 "%d of %d eigenpairs did not reach tol=%g in %d products: residuals are up to %.1e; `converged` says "
                 "which; give %smore max_products, or a larger tol",
