@@ -150,17 +150,17 @@ class Argument:
 # -- forms ---------------------------------------------------------------------------------------------------------
 
 
-def _form(hint: Any) -> _Form | None:
-    """What a value of an annotation may be; None where that is anything."""
+def _form(hint: Any, *, inside: bool = False) -> _Form | None:
+    """What a value of an annotation may be; None where that is anything. NaN is a number `inside` lists and mappings."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _within(_form(parts[0]), parts[1:])
+        return _within(_form(parts[0], inside=inside), parts[1:])
     if origin in (Union, types.UnionType):
-        return _either(parts)
+        return _either(parts, inside=inside)
     if hint is bool:
         return _Form("True or False", _truth, plain=True)
     if hint in (int, float):
-        return _number(hint)
+        return _number(hint, finite=not inside)
     if hint is str:
         return _Form("a text", _instance(str), plain=True)
     if hint is Path:
@@ -168,9 +168,9 @@ def _form(hint: Any) -> _Form | None:
     if Callable in (origin, hint):
         return _Form("something to call", lambda value: value if callable(value) else _REFUSED)
     if origin in (Sequence, tuple):
-        return _listed(_form(parts[0]) if origin is Sequence or parts[1:] == (...,) else None)
+        return _listed(_form(parts[0], inside=True) if origin is Sequence or parts[1:] == (...,) else None)
     if origin is Mapping:
-        return _mapped(*map(_form, parts))
+        return _mapped(*(_form(part, inside=True) for part in parts))
     kind = hint if origin is None else origin
     if hint is Any or not isinstance(kind, type):
         return None
@@ -205,10 +205,10 @@ def _range(constraint: Any) -> tuple[str, Callable[[Any], bool]] | None:
     return (constraint.words, constraint.holds) if hasattr(constraint, "holds") else None
 
 
-def _either(parts: Sequence[Any]) -> _Form | None:
+def _either(parts: Sequence[Any], *, inside: bool) -> _Form | None:
     """What is of one of these annotations."""
     kept = [part for part in parts if part is not types.NoneType and not (part is str and Path in parts)]
-    forms = [_form(part) for part in kept]
+    forms = [_form(part, inside=inside) for part in kept]
     if Path in parts and str in parts:
         forms[kept.index(Path)] = _Form("a path", lambda value: _path(value, str, Path))
     known = [form for form in forms if form is not None]
@@ -230,13 +230,14 @@ def _truth(value: Any) -> Any:
     return truth if isinstance(truth, bool) else _REFUSED
 
 
-def _number(base: type) -> _Form:
+def _number(base: type, *, finite: bool) -> _Form:
     def take(value: Any) -> Any:
         number = bare(value)
         fits = isinstance(number, Integral if base is int else Real) and is_number(number)
-        return number if fits and math.isfinite(number) else _REFUSED
+        return number if fits and (math.isfinite(number) or not finite) else _REFUSED
 
-    return _Form("a whole number" if base is int else "a finite number", take, plain=True)
+    words = "a whole number" if base is int else "a finite number" if finite else "a number"
+    return _Form(words, take, plain=True)
 
 
 def _instance(kind: type) -> Callable[[Any], Any]:

@@ -100,7 +100,7 @@ def test_batchnorm_that_is_not_fused_is_named() -> None:
     [
         ({"measures": "pathnorm"}, "path_norm"),
         ({"measures": []}, "names none"),
-        ({"measures": 3}, "int"),
+        ({"measures": 3}, "measures=3; give a text or a Measure"),
         ({"measures": "no_such_module:f"}, "cannot be imported"),
         ({"measures": "test_complexity:nrm"}, "norm"),
         ({"measures": "test_complexity:MEASURES"}, "dict"),

@@ -568,7 +568,7 @@ def two_nets() -> tuple[ls.Objective, list[nn.Sequential]]:
         ({"t": 1}, "t=1 places; a path has its two ends"),
         ({"t": [0.5, 1.5]}, r"t holds 1.5; a curve runs from 0 to 1"),
         ({"t": (0, 1, 5)}, r"t=\[0, 0.25, 1\]; it takes no \(start, stop, n\)"),
-        ({"t": [0.5, math.nan]}, r"t=\[0.5, nan\]; give a whole number or a list, each a finite number"),
+        ({"t": [0.5, math.nan]}, r"t holds nan; a curve runs from 0 to 1"),
         ({"t": []}, r"t of shape \(0,\)"),
         ({"tol": 0.0}, "tol=0.0; give a finite number above 0"),
         ({"batchnorm": "fresh"}, "batchnorm='fresh'; give one of frozen, reestimated, interpolated"),

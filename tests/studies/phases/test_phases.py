@@ -181,8 +181,8 @@ def test_cells_that_are_not_there_and_axes_in_any_order(tmp_path: Path) -> None:
         ("is an axis", {"columns": {"lambda_max": "width", "mc": "mc", "cka": "cka"}}),
         ("no metric 'trace'", {"columns": {"lambda_max": "cka", "mc": "mc", "cka": "cka", "trace_stderr": "mc"}}),
         ("above 0", {"sharp": 0.0}),
-        ("between 0 and 1", {"alike": 70.0}),
-        ("mc in per cent", {"connected": math.nan}),
+        ("alike=70.0; give a finite number of 0 or more and of at most 1", {"alike": 70.0}),
+        ("connected=nan; give a finite number", {"connected": math.nan}),
         ("'train_loss' stands", {"fitted": 0.1}),
     ],
 )
