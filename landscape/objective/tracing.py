@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.fx import GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import disable_autocast_cache
 from torch.fx.node import map_arg
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 _aten = torch.ops.aten
 _AS_THEY_ARE = {_aten.detach.default, _aten.expand.default, _aten.view.default, _aten._unsafe_view.default}
@@ -39,13 +42,103 @@ def traced(function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
     and an operation writes to what nobody reads after it. Raises whatever a function does under torch's tracing that
     asks for the value of a number.
     """
-    found: GraphModule = make_fx(function, decomposition_table=_BY_COLUMNS)(*example)
+    found = _recorded(function, example)
     _leave_out(found)
     if not any(_writes(node.target) for node in found.graph.nodes):
         _fold(found)
         _write_in_place(found)
     found.recompile()
     return found
+
+
+# -- recording -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Lies:
+    """How the values of a node lie in memory."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+    device: torch.device
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Lies:
+        return _Lies(tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+
+
+def _recorded(function: Callable[..., Any], example: Sequence[Any]) -> GraphModule:
+    """The operations below autograd and vmap in their order, as torch's `make_fx` has them, which loads the compiler.
+
+    Constants are copied when they are made (`lift_fresh`), since an operation may write to them.
+    """
+    recorder = _Recorder()
+    given = [recorder.given(f"given_{k}", value) for k, value in enumerate(example)]
+    with disable_autocast_cache(), recorder:
+        result = function(*given)
+    recorder.graph.output(recorder.known(result))
+    return GraphModule(recorder.root, recorder.graph)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes in `graph` each operation that reaches torch's dispatch; what it reads besides is kept by `root`."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler, which takes seconds, only to tell it to stay away
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.root, self.graph = nn.Module(), Graph()
+        self._nodes: dict[int, Node] = {}
+        self._tensors: list[Tensor] = []  # kept, or another could get the id of one
+
+    def given(self, name: str, value: Any) -> Any:
+        """An argument of the function."""
+        assert isinstance(value, Tensor), "what is traced is a function of tensors"
+        self._is(value, self.graph.placeholder(name))
+        return value
+
+    def known(self, values: Any) -> Any:
+        """The same with nodes in the place of tensors."""
+        return tree_map_only(Tensor, self._node, values)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        for way in (_BY_COLUMNS.get(func), func.decompose):
+            if way is not None:
+                with self:
+                    made = way(*args, **kwargs)
+                if made is not NotImplemented:
+                    return made
+        if torch.Tag.data_dependent_output in func.tags:
+            raise RuntimeError(f"{func} asks for the value of a number, which is another at each call")
+        if func is _aten.lift_fresh.default:
+            func = _aten.lift_fresh_copy.default
+        node = self.graph.call_function(func, self.known(args), self.known(kwargs))
+        found = func(*args, **kwargs)
+        if isinstance(found, Tensor):
+            self._is(found, node)
+        else:
+            for k, part in enumerate(found if isinstance(found, (list, tuple)) else ()):
+                if isinstance(part, Tensor):
+                    self._is(part, self.graph.call_function(operator.getitem, (node, k)))
+        return found
+
+    def _is(self, tensor: Tensor, node: Node) -> None:
+        node.meta["val"] = _Lies.of(tensor)
+        self._nodes[id(tensor)] = node
+        self._tensors.append(tensor)
+
+    def _node(self, tensor: Tensor) -> Node:
+        if id(tensor) not in self._nodes:
+            name = f"_constant_{len(self._tensors)}"
+            self.root.register_buffer(name, tensor.detach())
+            self._is(tensor, self.graph.get_attr(name))
+        return self._nodes[id(tensor)]
 
 
 def _writes(target: Any) -> bool:
@@ -107,13 +200,13 @@ def _leave_out(found: GraphModule) -> None:
 
 def _lie_alike(node: Node, other: Node) -> bool:
     mine, its = node.meta["val"], other.meta["val"]
-    found: bool = (mine.dtype, mine.shape, mine.stride()) == (its.dtype, its.shape, its.stride())
+    found: bool = (mine.dtype, mine.shape, mine.stride) == (its.dtype, its.shape, its.stride)
     return found
 
 
 def _axes(node: Node) -> set[int]:
-    ndim = node.meta["val"].ndim
-    return {axis % ndim for axis in node.args[1:]}
+    axes: Any = node.args[1:]
+    return {axis % len(node.meta["val"].shape) for axis in axes}
 
 
 def _fold(found: GraphModule) -> None:
@@ -125,8 +218,8 @@ def _fold(found: GraphModule) -> None:
         elif node.op != "call_function" or not _is_pure(node.target):
             continue
         elif node.target in _FILLED:
-            like = node.meta["val"]
-            empty = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
+            like: _Lies = node.meta["val"]
+            empty = torch.empty_strided(like.shape, like.stride, dtype=like.dtype, device=like.device)
             known[node] = empty.fill_(_FILLED[node.target])
         elif all(given in known for given in node.all_input_nodes):
             arguments, named = map_arg((node.args, node.kwargs), lambda given: known[given])

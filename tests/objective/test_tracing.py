@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx import Graph
+from torch.fx.experimental.proxy_tensor import make_fx
 
+from landscape.objective import tracing
 from landscape.objective.tracing import traced
 
 INPUTS, LABELS = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)).double(), torch.arange(40) % 3
@@ -99,6 +105,48 @@ def test_nothing_that_is_read_is_written_to(function: Callable[[Tensor], Tensor]
     found = traced(function, torch.ones(4, 4))
     for _ in range(2):
         torch.testing.assert_close(found(x), function(x), rtol=0, atol=0)
+
+
+def with_constants(x: Tensor) -> Tensor:
+    """One from outside, one that is made inside and written to, and numbers that are drawn."""
+    counts = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    counts += 1
+    return x @ OUTSIDE + counts + torch.zeros(4).bernoulli_(0.5) + x.log_softmax(-1)
+
+
+OUTSIDE = torch.eye(4)
+TRACED: dict[str, tuple[Callable[..., Any], Tensor]] = {
+    **{f.__name__: (f, torch.ones(4, 4)) for f in (read_by_parts, written_twice, turned_about, with_constants)},
+    "slopes": (lambda theta: slopes(theta, 60), torch.zeros(3, 540).double()),
+}
+
+
+def operations(graph: Graph) -> list[tuple[str, int]]:
+    """(name, tensors that it takes) of each operation that changes a value."""
+    graph.eliminate_dead_code()  # parts of a result that nobody asks for
+    nodes = [node for node in graph.nodes if node.target is not torch.ops.aten.detach.default]
+    return [(str(node.target), len(node.all_input_nodes)) for node in nodes if node.op == "call_function"]
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_operations_are_those_that_torch_itself_traces(name: str) -> None:
+    function, example = TRACED[name]
+    theirs = make_fx(lambda x: function(x), decomposition_table=tracing._BY_COLUMNS)(example)
+    assert operations(tracing._recorded(function, [example]).graph) == operations(theirs.graph)
+
+
+def test_the_value_of_a_number_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="asks for the value of a number"):
+        traced(lambda x: x * float(x.sum()), torch.ones(3))
+
+
+def test_tracing_loads_no_compiler() -> None:
+    """Which takes a second or two, in each process."""
+    program = (
+        "import sys, torch\nfrom landscape.objective.tracing import traced\n"
+        "traced(lambda x: x @ x, torch.ones(2, 2))\nassert not {'torch._dynamo', 'torch._inductor'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_functions_that_write_are_left_as_they_are() -> None:
