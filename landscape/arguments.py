@@ -13,6 +13,7 @@ import math
 import operator
 import os
 import reprlib
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import MISSING, dataclass, fields, replace
@@ -151,7 +152,7 @@ class Argument:
 
 
 def _form(hint: Any, *, inside: bool = False) -> _Form | None:
-    """What a value of an annotation may be; None where that is anything. NaN is a number `inside` lists and mappings."""
+    """What a value of an annotation may be; None: anything. NaN is a number `inside` lists and mappings."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _within(_form(parts[0], inside=inside), parts[1:])
@@ -174,11 +175,21 @@ def _form(hint: Any, *, inside: bool = False) -> _Form | None:
     kind = hint if origin is None else origin
     if hint is Any or not isinstance(kind, type):
         return None
-    words = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
+    name = _public_name(kind)
+    words = f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
     if not getattr(kind, "_is_protocol", False):
         return _Form(words, _instance(kind))
     asked = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
     return _Form(words, lambda value: value if any(hasattr(value, name) for name in asked) else _REFUSED)
+
+
+def _public_name(kind: type) -> str:
+    """A class as users know it: those of other packages with the shortest path that leads to it."""
+    own, *_ = packages = kind.__module__.split(".")
+    paths = [] if own == "landscape" else [".".join(packages[: k + 1]) for k in range(len(packages))]
+    known = (path for path in paths if getattr(sys.modules.get(path), kind.__name__, None) is kind)
+    path = next(known, "builtins")
+    return kind.__name__ if path == "builtins" else f"{path}.{kind.__name__}"
 
 
 def _within(form: _Form | None, constraints: Sequence[Any]) -> _Form | None:

@@ -109,5 +109,5 @@ def test_modules_are_asked_for_where_they_are_written_to(given: Any, tmp_path: P
         ls.load_checkpoint(given, "a.pt")
     with pytest.raises(ls.InputError, match=r"^model is .*; give a torch\.nn\.Module"):
         ls.TrajectoryRecorder(given, tmp_path)
-    with pytest.raises(ls.InputError, match=r"^model=.*; give a Module"):
+    with pytest.raises(ls.InputError, match=r"^model=.*; give a torch\.nn\.Module"):
         ls.Objective(given, data=(X, Y))

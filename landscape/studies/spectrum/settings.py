@@ -60,12 +60,6 @@ class SpectrumSettings(Settings):
         super().__post_init__()
         if not (self.k or self.smallest or self.trace or self.density):
             raise InputError("k = 0, smallest = 0, trace = false and density = false: nothing is asked for")
-        if self.memory not in (None, *MEMORY):
-            raise InputError(
-                f"memory={self.memory!r} is not one of {', '.join(MEMORY)}; leave it out to choose by what is asked"
-            )
-        if self.vectors not in (None, *VECTORS):
-            raise InputError(f"vectors={self.vectors!r} is not one of {', '.join(VECTORS)}; leave it out for float32")
         if self.samples is None and self.sampling != "uniform":
             raise InputError(f"sampling = {self.sampling!r} needs samples, the number of samples to draw")
         if self.trace == "deflated" and not self.k:

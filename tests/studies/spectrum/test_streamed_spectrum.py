@@ -273,5 +273,5 @@ def test_the_type_of_vectors_is_told_and_refused_where_there_is_no_file(
     assert sizes["bf16"] == (40 * 2 + 8 * 4) * trained.layout.size
     with pytest.raises(ls.InputError, match="memory='streamed' with trace=False"):
         ls.measure_spectrum(trained, k=1, vectors="bf16")
-    with pytest.raises(ls.InputError, match="not one of float32, bf16"):
+    with pytest.raises(ls.InputError, match="give one of float32, bf16"):
         ls.measure_spectrum(trained, k=1, memory="streamed", vectors="fp8", **ALONE)
