@@ -7,7 +7,7 @@ import linecache
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import landscape as ls
 from landscape.errors import InputError
 from landscape.files.scratch import Scratch
+from landscape.files.slices import StoredTensors
 from landscape.studies.surface.measure import surface_task
 
 
@@ -179,6 +180,23 @@ def test_interrupted_it_has_its_own_weights(checkpoint: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         ls.measure_surface(objective, plane, **AXES)
     assert bits(model) == bits(network())
+
+
+def test_a_point_does_not_read_what_the_model_holds(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directions are added in place; the file is read to put the model back, and no more."""
+    objective = ls.Objective(network(), data=data(), checkpoint=checkpoint)
+    plane = ls.random_plane(objective, seed=3)
+    expected, own, read = plane.point([0.5, -1.0]), objective.centre, []
+    fill = StoredTensors.fill
+    monkeypatch.setattr(StoredTensors, "fill", lambda *given: read.append(given[2]) or fill(*given))
+
+    def write(chosen: Sequence[Piece], parts: Mapping[str, Tensor]) -> None:
+        plane.write([0.5, -1.0], chosen, parts)
+        assert torch.equal(torch.cat([parts[block.name].flatten() for block in objective.layout.blocks]), expected)
+
+    with own.written(write):
+        assert not read
+    assert len(read) == len(cutting.pieces(objective.layout))
 
 
 def test_interrupted_while_it_is_put_back(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
