@@ -90,10 +90,11 @@ class FiledState:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> FiledState:
         """The state that `to_arrays` wrote, also before rows were rounded."""
-        counters, norms = (arrays[name].tolist() for name in ("counters", "norms"))
+        base, products, restarts, fresh = arrays["counters"].tolist()
+        norm, lost = arrays["norms"].tolist()
         coefficients = np.array(arrays["coefficients"], dtype=np.float64)
         noise = np.array(arrays["noise"]) if "noise" in arrays else np.zeros((0, coefficients.shape[1]))
-        return cls(coefficients, *counters, *norms, noise)
+        return cls(coefficients, base, products, restarts, fresh, norm, lost, noise)
 
 
 def basis_rows(k: int, smallest: int, size: int) -> int:
@@ -273,7 +274,8 @@ class _Run:
         self._lost = math.hypot(self._lost, float(np.linalg.norm(coupled, 2)) if coupled.size else 0.0)
         base = 0 if self._base else self.limit + 1
         taken = self._combine(chosen, base)
-        self._noise = np.linalg.qr(np.vstack([self._noise @ chosen, np.diag(taken * values[kept])]), mode="r")
+        noise = np.vstack([self._noise @ chosen, np.diag(taken * values[kept])])
+        self._noise = np.linalg.qr(noise).R  # as long with every s, in fewer rows
         if not self.rounded:
             self._copy(self._base + m, base + len(kept))
         self._coefficients = np.concatenate(
