@@ -151,7 +151,7 @@ class Argument:
 
 
 def _form(hint: Any, *, inside: bool = False) -> _Form | None:
-    """What a value of an annotation may be; None where that is anything. NaN is a number `inside` lists and mappings."""
+    """What a value of an annotation may be; None where that is anything. NaN is a number `inside` lists and dicts."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _within(_form(parts[0], inside=inside), parts[1:])
