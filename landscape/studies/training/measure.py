@@ -224,8 +224,6 @@ def train_models(
     """
     if ranks_per_item != 1:
         raise InputError(f"ranks_per_item={ranks_per_item}: a model is trained by one rank; leave it out")
-    if out is None:  # as other measurements allow
-        raise InputError("out=None: the weights need a folder; name one, as out='runs/train'")
     folder = Path(out)
     task = training_task(
         factory,

@@ -384,9 +384,9 @@ def test_minima_lie_where_their_plane_has_them() -> None:
     with pytest.raises(ls.InputError, match="has 2 axes and no points"):
         plot_minima(ls.random_plane(objective), [0.5])
     for wrong in (0.5, ["good"] * 4, [None] * 4):
-        with pytest.raises(ls.InputError, match="are no numbers"):
+        with pytest.raises(ls.InputError, match=r"values=.*; give a list, each a number"):
             plot_minima(plane, wrong)  # type: ignore[arg-type]
-    with pytest.raises(ls.InputError, match="plane is a list"):
+    with pytest.raises(ls.InputError, match=r"plane=.*; give a Plane"):
         plot_minima([0.5], plane)  # type: ignore[arg-type]
 
 
