@@ -15,11 +15,11 @@ from landscape_jobs.spec.words import (
     JobTable,
     Natural,
     Real,
-    Strings,
     Truth,
     count_or_callable,
     named_or_callable,
     one_of,
+    truth_or_names,
 )
 
 RETURNED = "returned"  # objective.loss: `forward` returns the loss itself
@@ -63,7 +63,7 @@ class ObjectiveTable(JobTable):
     chunk: Count | None = None
     channels_last: Truth = True
     cuda_graphs: Truth = False
-    recompute: Truth | Strings = False
+    recompute: Annotated[bool | tuple[str, ...], BeforeValidator(truth_or_names)] = False
 
 
 class RunTable(JobTable):

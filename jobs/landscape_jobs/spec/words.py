@@ -20,6 +20,14 @@ def _callable_name(value: str) -> str:
     return value
 
 
+def truth_or_names(value: Any) -> Any:
+    """True or false, or names as a tuple."""
+    names = _listed(value)
+    if isinstance(value, bool) or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return value if isinstance(value, bool) else tuple(names)
+    raise InputError("give true, false, a name or a list of names")
+
+
 def count_or_callable(value: Any) -> Any:
     """A whole number from 1 on, or the name of a callable."""
     if isinstance(value, str):
