@@ -52,7 +52,8 @@ class CudaRecorder:
             for _ in range(_WARM):
                 function()
         here.wait_stream(beside)
-        with torch.cuda.graph(self._graph):
+        # other threads of the program may use the device meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             function()
 
     def replay(self) -> None:
