@@ -52,7 +52,8 @@ class CudaRecorder:
             for _ in range(_WARM):
                 function()
         here.wait_stream(beside)
-        with torch.cuda.graph(self._graph):
+        # other threads of the program may use the device meanwhile
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             function()
 
     def replay(self) -> None:
@@ -188,7 +189,7 @@ def _looks(model: BoundModel, calls: Calls, quantities: list[Quantity], data: Da
 
 
 class Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what waits for a device, inside."""
+    """Counts what waits for a device, inside; values that the processor has may be looked at."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -196,6 +197,6 @@ class Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in _LOOKS:
+        if name in _LOOKS and not all(is_host(given.device) for given in args if isinstance(given, Tensor)):
             self.counted[name] += 1
         return func(*args, **(kwargs or {}))

@@ -322,8 +322,8 @@ class BoundModel:
         self.frozen_names = tuple(named)
         self._exchanged = [*self._trainable, *self._frozen]
         self._are_complex = [p.is_complex() for p in self._trainable]
-        # (a vector, where its values are, the parameters as views of it), of the last one
-        self._viewed: tuple[Callable[[], Tensor | None], int, list[Tensor]] = (lambda: None, 0, [])
+        # (the last vector, where its values are and how far apart, the parameters as views of it)
+        self._viewed: tuple[Callable[[], Tensor | None], tuple[int, int], list[Tensor]] = (lambda: None, (0, 0), [])
         for name, held in [*named.items(), *model.named_buffers()]:
             if not (placement and placement.holds(name)):
                 _require_values(f"{'parameter' if isinstance(held, nn.Parameter) else 'buffer'} {name}", held)
@@ -528,8 +528,7 @@ class BoundModel:
         if theta is None:
             self.own.require_unchanged()
         placement, training = self.placement, gradient is not None
-        # It is done at every point, and what a small network computes there takes no longer than a hundred calls of
-        # torch: so it asks before it writes, and writes nothing that is there.
+        # At every point of a small network this is a good part of the time: it asks before it writes.
         parameters = () if placement else self._exchanged
         saved = [(p, p.data, p.grad, p.requires_grad) for p in parameters]
         saved_buffers = [module._buffers[key] for module, key, _ in self._buffer_slots]
@@ -585,8 +584,8 @@ class BoundModel:
                     vars(module)[key] = self._moved(constant)
                 if training:
                     self.model.train()  # which may leave some layers in eval mode
-                elif True in modes:
-                    for module in self._modules:
+                for module in () if training or True not in modes else self._modules:
+                    if module.training:
                         module.training = False
                 yield self.model
             finally:
@@ -613,11 +612,11 @@ class BoundModel:
         """
         if vector is None:
             return [parameter.data for parameter in self._trainable]
-        address = vector.data_ptr()
+        address, step = vector.data_ptr(), vector.stride(0)
         known, place, views = self._viewed
-        if known() is vector and place == address:
+        if known() is vector and place == (address, step):
             return views  # the points of a surface are written into one vector, again and again
-        start, width, step = vector.storage_offset(), vector.element_size(), vector.stride(0)
+        start, width = vector.storage_offset(), vector.element_size()
         views, copied = [], False
         parts = vector.detach().split_with_sizes(self._sizes)
         for block, part, is_complex in zip(self.layout.blocks, parts, self._are_complex, strict=True):
@@ -628,7 +627,7 @@ class BoundModel:
             views.append(torch.view_as_complex(value) if is_complex else value)
         # They show what is written to the vector, and are kept as long as it is there.
         if not copied and not torch.is_inference_mode_enabled():
-            self._viewed = weakref.ref(vector, lambda _: views.clear()), address, views
+            self._viewed = weakref.ref(vector, lambda _: views.clear()), (address, step), views
         return views
 
     def _receive(self, vector: Tensor, gradient: Tensor) -> Iterator[Any]:

@@ -408,8 +408,8 @@ class Objective:
             moments = sums.fetched()
         totals = summed(moments, group)
         estimates: dict[str, Estimate] = {}
-        for quantity, moments, single in zip(self._quantities, totals, per_sample, strict=True):
-            value, stderr, n = ratio(moments)
+        for quantity, total, single in zip(self._quantities, totals, per_sample, strict=True):
+            value, stderr, n = ratio(total)
             estimates[quantity.name] = Estimate(value, stderr=stderr, n=n, unit="sample" if single else "batch")
         if parts is None:
             return estimates, {}, totals

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from landscape_kernels.layout import Filters, Layout
-from landscape_kernels.moments import MOMENTS, moments_, ratio
+from landscape_kernels.moments import MOMENTS, moments, moments_, ratio
 from landscape_kernels.normalise import NORMALIZATIONS, block_norms, normalise_, orthogonalise_
 from landscape_kernels.perturb import perturb_
 from landscape_kernels.probes import derive_seed, normal_vector
@@ -266,6 +266,16 @@ def six(n: np.ndarray, d: np.ndarray | None, chunks: int = 3) -> np.ndarray:
     for k, rows in enumerate(np.array_split(np.arange(len(n)), chunks)):
         moments_(out[k], torch.tensor(n[rows]), None if d is None else torch.tensor(d[rows]))
     return out.sum(0).numpy()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_moments_as_numbers_are_those_that_are_written(dtype: torch.dtype, weighted: bool) -> None:
+    random = torch.Generator().manual_seed(0)
+    n, d = (torch.randn(1797, generator=random).to(dtype).requires_grad_(dtype.is_floating_point) for _ in range(2))
+    out = torch.empty(MOMENTS, dtype=torch.float64)
+    moments_(out, n, d if weighted else None)
+    assert moments(n, d if weighted else None) == tuple(out.tolist())
 
 
 def test_ratio_of_ones_is_a_mean_with_its_standard_error() -> None:

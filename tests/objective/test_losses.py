@@ -331,6 +331,26 @@ def test_names_a_file_cannot_hold_are_refused(name: str) -> None:
         metric_quantities({name: lambda o, t: (o.argmax(1) == t).float()}, SCORES, CLASSES, LOSS)
 
 
+@pytest.mark.parametrize("ignored", [-100, 0, 3])
+def test_accuracy_where_scores_are_equal_or_none(ignored: int) -> None:
+    """The first of equal scores counts; of scores that are NaN none is the largest; labels may be left out."""
+    scores = torch.tensor(
+        [[1.0, 2, 2], [3, 3, 3], [math.nan, 0, 1], [-math.inf, -math.inf, -math.inf], [0, math.inf, 1]]
+    )
+    labels = torch.tensor([1, 0, 2, 0, 2]).where(torch.tensor([True, True, True, ignored != 3, True]), ignored)
+    (accuracy,) = metric_quantities(["accuracy"], scores, labels, dataclasses.replace(LOSS, ignored=ignored))
+    units = accuracy.units(scores, labels)
+    right = torch.tensor([1.0, 1, math.nan, 1, 0], dtype=torch.float64)
+    kept = labels != ignored
+    expected = right.where(kept, 0).where(~right.isnan(), right)
+    assert torch.equal(units.numerators.nan_to_num(7.0), expected.nan_to_num(7.0))
+    if bool(kept.all()):
+        assert units.denominators is None
+    else:
+        assert units.denominators is not None
+        assert torch.equal(units.denominators, kept.double())
+
+
 def test_accuracy_of_probabilities() -> None:
     """Sigmoid outputs and BCELoss: one half is the threshold, as 0 is for logits."""
     probabilities = torch.tensor([0.2, 0.7, 0.4, 0.9])

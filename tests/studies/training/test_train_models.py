@@ -220,7 +220,8 @@ def test_a_damaged_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("batched", [False, True])
 def test_no_step_waits_for_a_device(batched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are looked at after an epoch alone, as large as it may be."""
-    monkeypatch.setattr("landscape.objective.losses.on_host", lambda tensor: False)
+    for name in ("losses.on_host", "graphs.is_host"):
+        monkeypatch.setattr(f"landscape.objective.{name}", lambda where: False)
     looks, steps = Looks(), 0
     kind = together.SeedsTraining if batched else one.ModelTraining
     run = kind._run_epoch
