@@ -260,6 +260,7 @@ class CurvatureOperator:
 
     def chunk_gradients(self) -> Iterator[tuple[int, Tensor]]:
         """(c, gradient (size,) of chunk c's summed loss, without weight decay) of this rank's chunks, in one pass."""
+        _require_autograd()
         for number, batch in self._batches():
             loss, count = summed_loss(self._objective, batch, self._weights_of(number))
             self._note(number, count)
@@ -355,9 +356,12 @@ class CurvatureOperator:
     def _require_bound(self) -> None:
         """Raise RuntimeError where the model stands elsewhere, and let go of graphs that no longer end at it.
 
+        InputError where autograd is off, as all products would be 0.
+
         Tensors of another type in a parameter, as another operator puts there inside this one's `with`, cut every graph
         from it without a word: its derivatives are 0 from then on, also when the old tensor is back.
         """
+        _require_autograd()
         first = self._selected[0]
         if first.data_ptr() != self._place:
             raise RuntimeError(
@@ -392,6 +396,15 @@ class CurvatureOperator:
     def _mean(self, vectors: Tensor, total: Tensor) -> Tensor:
         mean = (total / float(self._denominators.sum())).to(self.dtype)
         return mean + self._weight_decay * vectors.to(mean) if self._weight_decay else mean
+
+
+def _require_autograd() -> None:
+    """Raise InputError where a caller has switched autograd off inside an operator's `with`."""
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise InputError(
+            "products are derivatives, and autograd is off here (torch.no_grad or inference_mode); end that block "
+            "before the products, or open the operator inside torch.no_grad"
+        )
 
 
 def product_chunk(objective: Objective) -> int:

@@ -352,3 +352,15 @@ def test_an_operator_of_ones_own_is_checked_as_that_of_a_study() -> None:
     for given, told in wrong:
         with pytest.raises(InputError, match=told):
             CurvatureOperator(objective, **given)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_products_where_autograd_is_off_are_refused_and_not_zero(off: Any) -> None:
+    objective = Objective(nn.Linear(2, 1), "mse", (torch.randn(6, 2), torch.randn(6, 1)))
+    with CurvatureOperator(objective) as H, off():
+        with pytest.raises(InputError, match="autograd is off"):
+            H.apply(torch.eye(3))
+        with pytest.raises(InputError, match="autograd is off"):
+            H.gradient()
+    with torch.no_grad(), CurvatureOperator(objective) as H:
+        assert H.apply(torch.eye(3)).any()
