@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -92,8 +93,6 @@ def _require_weights(objective: Objective, weights: Tensor | None, total: float 
         raise InputError(f"total={total}; it is the positive sum of denominators that weights= go with")
     if weights is None:
         return
-    if not objective.data.divisible:
-        raise InputError("weights= are of samples one by one, and these data are batches; leave weights out")
     right = weights.shape == (objective.samples,) and bool((weights.isfinite() & (weights >= 0)).all())
     if not right:
         raise InputError(
@@ -163,6 +162,8 @@ class CurvatureOperator:
         # A difference of two gradients has half the digits of one.
         precision = self.check.precision if self.check.route == "finite differences" else None
         self._objective = objective.on(objective.data, chunk=chunk or product_chunk(objective), precision=precision)
+        sizes = [] if weights is None else [self._objective.samples_of(c) for c in range(self._objective.chunks)]
+        self._starts = list(itertools.accumulate(sizes, initial=0))  # of chunks that may differ in length
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
         self._leaf: object = None  # where the kept graphs end at the first parameter
@@ -375,8 +376,10 @@ class CurvatureOperator:
             self._leaf = leaf
 
     def _weights_of(self, number: int) -> Tensor | None:
-        start = number * self._objective.chunk
-        return None if self._weights is None else self._weights[start : start + self._objective.samples_of(number)]
+        if self._weights is None:
+            return None
+        start, size = self._starts[number], self._objective.samples_of(number)
+        return self._weights[start : start + size]
 
     def _note(self, number: int, count: float | Tensor) -> None:
         """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
