@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -94,8 +95,6 @@ def _require_weights(objective: Objective, weights: Tensor | None, total: float 
         raise InputError(f"total={total}; it is the positive sum of denominators that weights= go with")
     if weights is None:
         return
-    if not objective.data.divisible:
-        raise InputError("weights= are of samples one by one, and these data are batches; leave weights out")
     right = weights.shape == (objective.samples,) and bool((weights.isfinite() & (weights >= 0)).all())
     if not right:
         raise InputError(
@@ -166,6 +165,8 @@ class CurvatureOperator:
         # A difference of two gradients has half the digits of one.
         precision = self.check.precision if self.check.route == "finite differences" else None
         self._objective = objective.on(objective.data, chunk=chunk or product_chunk(objective), precision=precision)
+        sizes = [] if weights is None else [self._objective.samples_of(c) for c in range(self._objective.chunks)]
+        self._starts = list(itertools.accumulate(sizes, initial=0))  # of chunks that may differ in length
         self._bound = ExitStack()
         self._kept: dict[int, Chunk] = {}
         self._leaf: object = None  # where the kept graphs end at the first parameter
@@ -263,6 +264,7 @@ class CurvatureOperator:
 
     def chunk_gradients(self) -> Iterator[tuple[int, Tensor]]:
         """(c, gradient (size,) of chunk c's summed loss, without weight decay) of this rank's chunks, in one pass."""
+        _require_autograd()
         for number, batch in self._batches():
             loss, count = summed_loss(self._objective, batch, self._weights_of(number))
             self._note(number, count)
@@ -358,9 +360,12 @@ class CurvatureOperator:
     def _require_bound(self) -> None:
         """Raise RuntimeError where the model stands elsewhere, and let go of graphs that no longer end at it.
 
+        InputError where autograd is off, as all products would be 0.
+
         Tensors of another type in a parameter, as another operator puts there inside this one's `with`, cut every graph
         from it without a word: its derivatives are 0 from then on, also when the old tensor is back.
         """
+        _require_autograd()
         first = self._selected[0]
         if first.data_ptr() != self._place:
             raise RuntimeError(
@@ -374,8 +379,10 @@ class CurvatureOperator:
             self._leaf = leaf
 
     def _weights_of(self, number: int) -> Tensor | None:
-        start = number * self._objective.chunk
-        return None if self._weights is None else self._weights[start : start + self._objective.samples_of(number)]
+        if self._weights is None:
+            return None
+        start, size = self._starts[number], self._objective.samples_of(number)
+        return self._weights[start : start + size]
 
     def _note(self, number: int, count: float | Tensor) -> None:
         """The denominators of a chunk; an even share of `total` where samples were drawn by importance."""
@@ -395,6 +402,15 @@ class CurvatureOperator:
     def _mean(self, vectors: Tensor, total: Tensor) -> Tensor:
         mean = (total / float(self._denominators.sum())).to(self.dtype)
         return mean + self._weight_decay * vectors.to(mean) if self._weight_decay else mean
+
+
+def _require_autograd() -> None:
+    """Raise InputError where a caller has switched autograd off inside an operator's `with`."""
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise InputError(
+            "products are derivatives, and autograd is off here (torch.no_grad or inference_mode); end that block "
+            "before the products, or open the operator inside torch.no_grad"
+        )
 
 
 def product_chunk(objective: Objective) -> int:

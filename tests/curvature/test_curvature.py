@@ -352,3 +352,29 @@ def test_an_operator_of_ones_own_is_checked_as_that_of_a_study() -> None:
     for given, told in wrong:
         with pytest.raises(InputError, match=told):
             CurvatureOperator(objective, **given)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_products_where_autograd_is_off_are_refused_and_not_zero(off: Any) -> None:
+    objective = Objective(nn.Linear(2, 1), "mse", (torch.randn(6, 2), torch.randn(6, 1)))
+    with CurvatureOperator(objective) as H, off():
+        with pytest.raises(InputError, match="autograd is off"):
+            H.apply(torch.eye(3))
+        with pytest.raises(InputError, match="autograd is off"):
+            H.gradient()
+    with torch.no_grad(), CurvatureOperator(objective) as H:
+        assert H.apply(torch.eye(3)).any()
+
+
+def test_weights_are_those_of_samples_in_batches_of_any_length() -> None:
+    x, y, weights = seeded(9, 2), seeded(9, 1, seed=1), torch.arange(9).double()
+
+    def forward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return model(batch[0]), batch[1]
+
+    batches = [(x[:2], y[:2]), (x[2:7], y[2:7]), (x[7:], y[7:])]
+    model = nn.Linear(2, 1).double()
+    with CurvatureOperator(Objective(model, "mse", batches, forward=forward), weights=weights, total=9.0) as H:
+        found = H.apply(torch.eye(3).double())
+    design = torch.cat([x, torch.ones(9, 1)], 1)
+    close(found.numpy(), (2 / 9 * design.T @ (weights[:, None] * design)).numpy())

@@ -49,6 +49,7 @@ def test_values_errors_and_vectors_are_those_of_vectors_in_memory(objective: ls.
             1, abs=1e-6
         )
     assert "not known" in streamed.completeness
+    assert np.isnan(streamed.largest.rounding).all()
     again = ls.open(tmp_path / "run")
     assert isinstance(again, ls.Spectrum)
     assert np.array_equal(again.eigenvalues, streamed.eigenvalues)
@@ -250,6 +251,7 @@ def test_what_bf16_cannot_reach_is_told_with_the_way_out(
 ) -> None:
     asked: dict[str, Any] = {"k": 1, "tol": 1e-5, "memory": "streamed", **ALONE}
     found = ls.measure_spectrum(trained, vectors="bf16", out=tmp_path / "run", **asked)
+    assert found.completeness == "one value an end, which has no copies before it"
     assert not found.largest.converged.any()
     assert 1e-5 < found.residuals[0] < 2e-3
     assert found.products < 100
