@@ -1,9 +1,10 @@
 """What arguments may be, read off their annotations: others are refused before any work, with what to give instead.
 
 `checked` does so for a function, `require_fields` for a record. Looked at are numbers, True and False, texts, paths,
-callables, lists and mappings of those, and instances of classes; what is annotated `Any` may be anything. Ranges are
-constraints of annotated_types (`Ge`, `Gt`, `Le`, `Lt`) in `Annotated`, or objects of our own with `words` and
-`holds(value)`. A number is one of Python, of numpy, or a tensor without axes; the function gets Python's.
+callables, lists and dicts of those, and instances of classes; what is annotated `Any` may be anything. A number is one
+of Python, of numpy, or a tensor without axes; the function gets Python's. Ranges are constraints of annotated_types
+(`Ge`, `Gt`, `Le`, `Lt`) in `Annotated`, or objects of our own with `words` and `holds(value)`. A class may say by which
+call it is `made_by`.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _form(hint: Any, *, inside: bool = False) -> _Form | None:
     kind = hint if origin is None else origin
     if hint is Any or not isinstance(kind, type):
         return None
-    words = f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
+    words = getattr(kind, "made_by", f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}")
     if not getattr(kind, "_is_protocol", False):
         return _Form(words, _instance(kind))
     asked = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]

@@ -435,7 +435,9 @@ def test_precision_follows_the_model_or_the_wish(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", 3.5])
 def test_what_is_no_device_is_refused(device: Any) -> None:
-    with pytest.raises(InputError, match=f"device={device!r} is no device; give 'cpu', 'cuda'"):
+    with pytest.raises(
+        InputError, match=f"device={device!r}( is no device; give 'cpu', 'cuda'|; give a text or a device)"
+    ):
         Objective(nn.Linear(4, 3), data=(X, Y), device=device)
 
 
@@ -504,7 +506,7 @@ def test_bad_calls_are_named() -> None:
     for options, says in cases:
         with pytest.raises(InputError, match=says):
             Objective(model, **options)
-    with pytest.raises(InputError, match=r"give a torch\.nn\.Module"):
+    with pytest.raises(InputError, match="give a Module"):
         Objective(lambda x: x, data=(X, Y))  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA device"):
