@@ -1,9 +1,10 @@
 """What arguments may be, read off their annotations: others are refused before any work, with what to give instead.
 
 `checked` does so for a function, `require_fields` for a record. Looked at are numbers, True and False, texts, paths,
-callables, lists and mappings of those, and instances of classes; what is annotated `Any` may be anything. Ranges are
-constraints of annotated_types (`Ge`, `Gt`, `Le`, `Lt`) in `Annotated`, or objects of our own with `words` and
-`holds(value)`. A number is one of Python, of numpy, or a tensor without axes; the function gets Python's.
+callables, lists and dicts of those, and instances of classes; what is annotated `Any` may be anything. A number is one
+of Python, of numpy, or a tensor without axes; the function gets Python's. Ranges are constraints of annotated_types
+(`Ge`, `Gt`, `Le`, `Lt`) in `Annotated`, or objects of our own with `words` and `holds(value)`. A class may say by which
+call it is `made_by`.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def _form(hint: Any, *, inside: bool = False) -> _Form | None:
     if hint is Any or not isinstance(kind, type):
         return None
     name = _public_name(kind)
-    words = f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+    words = getattr(kind, "made_by", f"{'an' if name[0] in 'AEIOU' else 'a'} {name}")
     if not getattr(kind, "_is_protocol", False):
         return _Form(words, _instance(kind))
     asked = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]

@@ -349,11 +349,6 @@ class Centre:
                 f"checkpoint={str(checkpoint)!r} is what the model is put back from after it was written to in place, "
                 f"which needs dense parameters of {self.dtype} on {self.device} that share no memory; leave it out"
             )
-        if not isinstance(checkpoint, str | Path):
-            raise InputError(
-                f"checkpoint is of type {type(checkpoint).__name__}; give the path of a safetensors file or a "
-                "folder of them"
-            )
         stored = StoredTensors(checkpoint)
         for block, parameter in zip(self._layout.blocks, self._trainable, strict=True):
             if parameter.is_complex():

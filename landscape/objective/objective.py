@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -96,6 +96,8 @@ class Objective:
     Raises InputError for anything that would give numbers that mean something else than asked, and a UserCodeError (one
     of them) with the shapes that met for what the user's own model, loss, metric or data raises.
     """
+
+    made_by: ClassVar[str] = "ls.Objective(model, loss, data)"
 
     @keeps_random_state
     @checked()

@@ -413,8 +413,6 @@ def _largest_activation(calls: Calls, trial: Batch) -> int:
 def _checked_chunk(chunk: int | None, data: Data) -> int | None:
     if chunk is None:
         return None
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise InputError(f"chunk={chunk!r} is no number of samples: give a whole number from 1 on, or leave it out")
     if not data.divisible:
         raise InputError(
             f"chunk={chunk} cannot be used: the batches are the user's own (forward=, or batches that cannot be cut), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class PlanePoints:
 class Plane:
     """theta(c) = centre + sum_i c_i directions[i], for any number of axes."""
 
+    made_by: ClassVar[str] = "a plane, as ls.random_plane(objective)"
     centre: Tensor  # (size,)
     directions: Sequence[Tensor]  # (size,) each, x first
     about: Mapping[str, Any] = field(default_factory=dict)  # how it was made, in plain values

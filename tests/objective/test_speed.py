@@ -161,7 +161,7 @@ def test_batches_of_the_users_own_have_no_other_chunk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [0, 2.5, True])
 def test_chunks_are_whole_numbers(chunk: object) -> None:
-    with pytest.raises(ls.InputError, match="is no number of samples"):
+    with pytest.raises(ls.InputError, match=r"chunk=.*; give a whole number of 1 or more, or leave it out"):
         objective(Clock(), chunk=chunk)
 
 
