@@ -207,7 +207,11 @@ class Centre:
             self._write(write)
             yield None
         finally:
-            until_done(put_back)
+            try:
+                until_done(put_back)
+            except KeyboardInterrupt:  # which may come before its first line
+                until_done(put_back)
+                raise
 
     def let_go(self) -> None:
         """Forget the buffer of `written`, which the next call makes anew."""
@@ -234,7 +238,11 @@ class Centre:
                 parameter.data = other
             yield
         finally:
-            until_done(put_back)
+            try:
+                until_done(put_back)
+            except KeyboardInterrupt:  # which may come before its first line
+                until_done(put_back)
+                raise
 
     def _write(self, write: Write) -> None:
         """Have the model's own tensors written to; of those that lie here in part the pieces of that part alone."""

@@ -589,7 +589,11 @@ class BoundModel:
                         module.training = False
                 yield self.model
             finally:
-                until_done(put_back)
+                try:
+                    until_done(put_back)
+                except KeyboardInterrupt:  # which may come before its first line
+                    until_done(put_back)
+                    raise
 
     def _around(self, theta: Tensor | None) -> AbstractContextManager[object]:
         """Inside, random streams are kept, and the device and a model that is used where it lies are made ready."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import linecache
 import random
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -254,6 +258,47 @@ def test_everything_is_as_it_was_after_any_exit(fail: type[BaseException] | None
     assert unchanged(before, photograph(model))
     model.fail = None
     assert objective.evaluate()["loss"] == here  # and what one evaluation writes, the next does not see
+
+
+def interrupted(call: Callable[[], object], number: int) -> bool:
+    """Whether Ctrl-C came in `call`: at the line of that number in `objective/`, of those where Python looks for it."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal seen
+        if "/landscape/objective/" not in frame.f_code.co_filename:
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and line not in ("try:", "finally:"):
+            seen += 1
+            if seen == number:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_everything_is_as_it_was_after_an_interrupt_at_any_line() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).train()
+    model[2].bias.requires_grad_(False)
+    model(X).sum().backward()
+    objective = ls.Objective(model, data=(X, Y))
+    theta = objective.theta * 1.5
+    before, right = photograph(model), float(objective.estimates(theta)["loss"])
+    number = 1
+    while interrupted(lambda: objective.estimates(theta), number):
+        assert unchanged(before, photograph(model)), number
+        assert float(objective.estimates(theta)["loss"]) == right, number
+        number += 1
+    assert number > 100
 
 
 @pytest.mark.parametrize("width", [4, 3])  # whose tensors begin at whole 16 bytes, and not
