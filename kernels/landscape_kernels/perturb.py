@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from landscape_kernels.pieces import ALONE, put_alone_
+from landscape_kernels.pieces import ALONE, put_alone_, stretches
 
 
 def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
@@ -31,24 +31,32 @@ def perturb_(out: Tensor, centre: Tensor, directions: Sequence[Tensor], coeffici
     return out
 
 
-def perturb_alone_(out: Tensor, directions: Iterable[Tensor], coefficients: Sequence[float]) -> Tensor:
-    """`perturb_` of a piece that holds its centre, in this thread alone; returns `out`.
+def perturb_alone_(out: Tensor, centre: Tensor, directions: Iterable[Tensor], coefficients: Sequence[float]) -> Tensor:
+    """`perturb_` of a piece, in this thread alone; returns `out`, which may be its centre.
 
     Of directions that come one by one no two are held at once.
     """
     if out.device.type != "cpu":
-        return perturb_(out, out, list(directions), coefficients)
+        return perturb_(out, centre, list(directions), coefficients)
     total: Tensor | None = None
     for coefficient, direction in zip(coefficients, directions, strict=True):
         if coefficient == 0:
             continue
+        dtype = wide(direction.dtype) if total is None else total.dtype
+        along = direction.to(dtype)
+        if total is None and centre is not out and centre.dtype == out.dtype == dtype:
+            for part, at, step in stretches(out, centre, along):  # the centre is read and `out` written once
+                torch.add(at, step, alpha=coefficient, out=part)
+            total = out
+            continue
         if total is None:
-            dtype = wide(direction.dtype)
-            total = out if out.dtype == dtype else put_alone_(torch.empty(out.shape, dtype=dtype), out)
+            total = out if out.dtype == dtype else torch.empty(out.shape, dtype=dtype)
+            if total is not centre:
+                put_alone_(total, centre)
         # one call for all parts: as many calls take as long as their sums
-        parts = torch.split(direction.to(total.dtype), ALONE)
-        torch._foreach_add_(torch.split(total, ALONE), parts, alpha=coefficient)
-    return out if total is None or total is out else put_alone_(out, total)
+        torch._foreach_add_(torch.split(total, ALONE), torch.split(along, ALONE), alpha=coefficient)
+    found = centre if total is None else total
+    return out if found is out else put_alone_(out, found)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -151,6 +151,15 @@ class Centre:
         if not self._is_own(piece, out):
             self._restore(piece, out)
 
+    def begun(self, piece: Piece, out: Tensor) -> Tensor:
+        """The values (size,) of a piece where they lie in memory beside `out`; else put there by `fill`."""
+        if not self.in_place:
+            values = self.at(piece)
+            if (values.device, values.dtype) == (out.device, out.dtype):
+                return values
+        self.fill(piece, out)
+        return out
+
     def _restore(self, piece: Piece, out: Tensor) -> None:
         """`fill`, also of the model's own memory that holds other values."""
         name = piece.block.name

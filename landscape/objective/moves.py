@@ -49,7 +49,7 @@ class Moves:
             out = parts[piece.block.name][piece.inside]
             self._model.own.fill(piece, out)
             for part in torch.split(out, len(self._step)):
-                perturb_alone_(part, [self._step[: len(part)].to(out.device)], [scale])
+                perturb_alone_(part, part, [self._step[: len(part)].to(out.device)], [scale])
 
         in_threads(put, chosen)
 

@@ -68,9 +68,10 @@ class Plane:
         """The same plane with all its vectors in memory."""
         return self
 
-    def fill(self, piece: Piece, out: Tensor) -> None:
-        """Put the centre's values of a piece into `out` (size,)."""
-        put_alone_(out, self.centre[piece.slice])
+    def begun(self, piece: Piece, out: Tensor) -> Tensor:
+        """The centre's values (size,) of a piece where they lie; put into `out` where that is of another kind."""
+        values = self.centre[piece.slice]
+        return values if (values.device, values.dtype) == (out.device, out.dtype) else put_alone_(out, values)
 
     def directions_at(self, piece: Piece, axes: Sequence[int]) -> Iterator[Tensor]:
         """Values (size,) of a piece of each of the directions `axes`; each is there until the next is asked for."""
@@ -89,9 +90,8 @@ class Plane:
 
         def put(piece: Piece) -> None:
             out = parts[piece.block.name][piece.inside]
-            self.fill(piece, out)
-            if axes:
-                perturb_alone_(out, (d.to(out.device) for d in self.directions_at(piece, axes)), along)
+            centre = self.begun(piece, out)
+            perturb_alone_(out, centre, (d.to(out.device) for d in self.directions_at(piece, axes)), along)
 
         in_threads(put, pieces)
 

@@ -145,9 +145,9 @@ class SeededPlane(Plane):
         self.identity()
         return Plane(self.centre, self.directions, self.about)
 
-    def fill(self, piece: Piece, out: Tensor) -> None:
+    def begun(self, piece: Piece, out: Tensor) -> Tensor:
         """See `Plane`."""
-        self._of.own.fill(piece, out)
+        return self._of.own.begun(piece, out)
 
     def directions_at(self, piece: Piece, axes: Sequence[int]) -> Iterator[Tensor]:
         """See `Plane`."""
