@@ -113,8 +113,8 @@ def measure_spectrum(
     a sample, quotients on independent draws, and more of whichever is the cheaper to add. `largest.lower` and `upper`
     are the brackets, `eigenvalue_error` what was reached, `attributes["work"]` what was spent. The trace goes on until
     its relative standard error is `error`, by draws, too; the density is that of a sample. Small data are measured
-    whole, and so are those of which samples would not be cheaper; there is no `smallest`, `samples`, `block` or
-    `max_products` beside it.
+    whole, and so are those of which samples would not be cheaper; there is no `tol`, `smallest`, `samples`, `block`
+    or `max_products` beside it.
 
     A small matrix, of up to 256 rows, or of up to 2,048 where that is cheaper than what was asked, is computed whole,
     by the products of all unit vectors in float64: eigenvalues with all copies, trace (where it is not had from
