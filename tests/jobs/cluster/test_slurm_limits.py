@@ -28,7 +28,7 @@ def test_a_time_limit_that_is_too_short_is_met_and_gone_on_after(cluster: Cluste
 
 def test_a_job_of_higher_priority_takes_the_nodes_and_gives_them_back(cluster: Cluster, tmp_path: Path) -> None:
     run = write_job(tmp_path)
-    job = cluster.submit(tmp_path, *points(10), *SRUN, NAP="0.05")
+    job = cluster.submit(tmp_path, *points(10), *SRUN, NAP="0.1")
     wait_for(lambda: bool(shards(run)))
     urgent = ["--partition", "high", "--nodes", "2", "--exclusive", "--output", "/dev/null", "--wrap", "sleep 2"]
     other = cluster.ask("sbatch", "--parsable", *urgent)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slurm
 
 POINTS = 400
 SLOW = points(POINTS // 40)
-NAP = {"NAP": "0.05"}
+NAP = {"NAP": "0.1"}  # long enough to be stopped on a crowded machine
 
 
 @pytest.fixture
