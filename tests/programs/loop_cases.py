@@ -411,7 +411,7 @@ def groups(folder: Path) -> str:
         assert digest(resumed.rows) == digest(outcome.rows)
     for wrong in (0, -1, world().size + 1):
         told = refused(InputError, lambda wrong=wrong: run_task(Toy(3), ranks_per_item=wrong))
-        assert f"ranks_per_item={wrong} " in told
+        assert f"ranks_per_item={wrong}" in told
     return digest(outcome.rows)
 
 

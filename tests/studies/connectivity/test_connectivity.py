@@ -247,7 +247,7 @@ def test_what_cannot_be_swept(objective: ls.Objective, models: list[dict[str, to
     refused(r"pair \(1, 0\) is given twice", pairs=[(0, 1), (1, 0)])
     refused("epochs=-1; give a whole number of 0 or more", epochs=-1)
     refused("align='weight'; give one of weights, activations", align="weight")
-    refused("batchnorm='interpolated' gives no statistics that fit", batchnorm="interpolated")
+    refused("batchnorm='interpolated'; give one of frozen, reestimated", batchnorm="interpolated")
     refused("10 samples for BatchNorm statistics are too few", statistics=sweep_nets.data(10))
     other = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, 10))
     refused("does not fit the model; of another shape: 0.weight", [models[0], other])
