@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import disable_autocast_cache
@@ -78,11 +78,11 @@ def _recorded(function: Callable[..., Any], example: Sequence[Any]) -> GraphModu
     with disable_autocast_cache(), recorder:
         result = function(*given)
     recorder.graph.output(recorder.known(result))
-    return GraphModule(recorder.root, recorder.graph)
+    return GraphModule(recorder.constants, recorder.graph)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes in `graph` each operation that reaches torch's dispatch; what it reads besides is kept by `root`."""
+    """Notes in `graph` each operation that reaches torch's dispatch; what it reads besides are its `constants`."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -90,7 +90,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.root, self.graph = nn.Module(), Graph()
+        self.constants, self.graph = dict[str, Tensor](), Graph()
         self._nodes: dict[int, Node] = {}
         self._tensors: list[Tensor] = []  # kept, or another could get the id of one
 
@@ -136,7 +136,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _node(self, tensor: Tensor) -> Node:
         if id(tensor) not in self._nodes:
             name = f"_constant_{len(self._tensors)}"
-            self.root.register_buffer(name, tensor.detach())
+            self.constants[name] = tensor.detach()
             self._is(tensor, self.graph.get_attr(name))
         return self._nodes[id(tensor)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,3 +86,9 @@ def test_x_runs_fastest_in_an_array_indexed_z_y_x() -> None:
                 index += 1
     with pytest.raises(ValueError, match="out of bounds"):
         grid.coordinates(30)
+
+
+@pytest.mark.parametrize("axis", [("-1", "1", "3"), (-1, True, 3), "123", {"a": 1}, 3, np.array(["0", "1"])])
+def test_texts_and_truths_are_no_coordinates(axis: Any) -> None:
+    with pytest.raises(InputError, match=r"^x(=| is an array of <U1)"):
+        axis_values("x", axis)

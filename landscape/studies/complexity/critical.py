@@ -31,6 +31,7 @@ from landscape.studies.complexity.updates import Direction, descent, direction_o
 logger = logging.getLogger(__name__)
 _EXACT = 3e-3  # relative change of the step at which the search ends
 _FACTOR = 4.0  # between steps that look for the other side
+_TWICE = 2.0  # least growth of a step, once a line through two of them was wrong
 _FIRST = 1e-3  # first step where the slope is not known, in lengths of the parameters
 _FAR = 100.0  # times a step: how far a line through two of them is trusted
 _MOST = 40  # forward passes
@@ -205,7 +206,7 @@ def _both_sides(ray: _Ray, eta: float, slope: float | None) -> tuple[Point, Poin
     """A step at which the loss is lower than at 0, and a longer one at which it is not."""
     low: Point | None = None
     high: Point | None = None
-    begun = eta
+    begun, misled = eta, False  # by a line that said the crossing is near
     before = None if slope is None else (0.0, slope)  # the last place at which `rise` is known
     while low is None or high is None:
         if ray.forward >= _MOST:
@@ -239,7 +240,9 @@ def _both_sides(ray: _Ray, eta: float, slope: float | None) -> tuple[Point, Poin
             crossing = eta - found[0] * (eta - before[0]) / (found[0] - before[1])
             beyond = crossing * (1.05 if high is None else 0.95)
             if eta < beyond < eta * _FAR if high is None else eta / _FAR < beyond < eta:
-                guess = beyond
+                # where the loss levels off every line says so again, and steps would grow by the first one
+                guess = max(beyond, _TWICE * eta) if misled and high is None else beyond
+                misled = True
         if math.isfinite(found[0]) and (slope is None or before is None):
             before = eta, found[0]
         eta = guess

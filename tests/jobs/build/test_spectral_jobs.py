@@ -33,6 +33,9 @@ from landscape.opening.several import save_together
 from landscape.run import progress
 
 NETS = """
+import os
+import time
+
 import torch
 from torch import nn
 
@@ -54,6 +57,11 @@ def data(samples: int = 48):
 
 def own_loss(model, batch):
     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def slow(model, batch):
+    time.sleep(float(os.environ.get("NAP", "0")))
+    return model(batch[0]), batch[1]
 """
 SPECTRUM = """
 [model]
@@ -304,9 +312,14 @@ def test_a_run_made_from_python_names_its_function(folder: Path) -> None:
 
 
 @pytest.mark.mpi
-def test_a_killed_job_goes_on_and_two_ranks_give_the_spectrum_of_one(folder: Path) -> None:
-    more = ("--set", "spectrum.density_probes=150")
+def test_a_killed_job_goes_on_and_two_ranks_give_the_spectrum_of_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes = 40  # which take some seconds of naps until it is killed, and no time after
+    more = ("--set", f"spectrum.density_probes={probes}", "--set", "objective.forward=curved_nets:slow")
+    monkeypatch.setenv("NAP", "0.03")
     process = start("run", folder / "job.toml", *more, ranks=2, start_new_session=True)
+    monkeypatch.delenv("NAP")
     deadline = time.monotonic() + GUARD
     while not list((folder / "runs/a/density/shards").glob("*.npz")):
         assert time.monotonic() < deadline
@@ -318,13 +331,13 @@ def test_a_killed_job_goes_on_and_two_ranks_give_the_spectrum_of_one(folder: Pat
     assert not (folder / "runs/a/landscape.h5").exists()
     kept = contents(folder / "runs/a/eigenpairs/shards") | contents(folder / "runs/a/trace/shards")
     density = run_stores(folder / "runs/a")[-1].rows()
-    assert 0 < density.done.sum() < 150
+    assert 0 < density.done.sum() < probes
     code, out, err = ended(start("resume", folder / "runs/a", ranks=2))
     assert code == 0, err
     assert out.count("landscape.h5") == 1
     assert kept == contents(folder / "runs/a/eigenpairs/shards") | contents(folder / "runs/a/trace/shards")
     record = json.loads((folder / "runs/a/density/attempts/0002.json").read_text())
-    assert record["computed"] == 150 - density.done.sum()
+    assert record["computed"] == probes - density.done.sum()
     done("run", folder / "job.toml", *more, "--set", "run.out=one")
     two, one = ls.open(folder / "runs/a"), ls.open(folder / "one")
     assert isinstance(two, ls.Spectrum)

@@ -214,6 +214,17 @@ def test_a_model_that_was_written_to_is_refused(mlp: Any, tmp_path: Path) -> Non
     assert torch.equal(flat(net), changed)
 
 
+def test_a_loss_that_levels_off_takes_few_passes() -> None:
+    """It falls as exp(-t) and is up again at t = 200: steps have to grow by more than the first one."""
+    x = torch.ones(2, 1, dtype=torch.float64)
+    net = nn.Linear(1, 1, bias=False).double()
+    nn.init.zeros_(net.weight)
+    objective = ls.Objective(net, lambda out, _: torch.exp(-out.flatten()) + (out.flatten() / 200) ** 2, (x, x))
+    found = search(objective)
+    assert float(found.value) == pytest.approx(2 / 200, rel=1e-2)
+    assert found.passes < 25
+
+
 def test_a_disk_without_room_for_the_gradient_is_refused(mlp: Any, tmp_path: Path, monkeypatch: Any) -> None:
     net, data = mlp
     save_file(net.state_dict(), tmp_path / "net.safetensors")
