@@ -10,6 +10,8 @@ from torch import Tensor
 
 from landscape.errors import InputError
 
+_UNIT_ROUNDINGS = 16  # of numbers near 1 that the curvature of one sample's loss is made of
+
 
 def softmax_seeds(outputs: Tensor) -> Tensor:
     """Seeds (C-1, B, C) with sum_s seed_s seed_s' = diag(p) - pp', p the softmax of outputs (B, C).
@@ -38,8 +40,10 @@ def output_seeds(loss_of_outputs: Callable[[Tensor], Tensor], outputs: Tensor) -
             raise InputError(f"the loss returns shape {tuple(values.shape)} for {len(z)} samples; give one value each")
         hessian = _output_hessian(values, z)
     eigenvalues, vectors = torch.linalg.eigh(hessian)
-    rounding = 1e3 * torch.finfo(torch.float64).eps * eigenvalues.abs().amax(1, keepdim=True)
-    if bool((eigenvalues < -rounding).any()):
+    eps = torch.finfo(torch.float64).eps
+    rounding = 1e3 * eps * eigenvalues.abs().amax(1, keepdim=True)
+    # Where a network is sure, curvatures of 1e-17 are differences of numbers near 1, with the rounding of those.
+    if bool((eigenvalues < -torch.clamp(rounding, min=_UNIT_ROUNDINGS * eps)).any()):
         worst = int(eigenvalues[:, 0].argmin())
         raise InputError(
             f"the loss of sample {worst} is not convex in its outputs: its Hessian there has the eigenvalue "

@@ -675,6 +675,14 @@ def test_output_seeds_agree_with_the_closed_forms() -> None:
     assert not weighted[:, 1].any()
 
 
+def test_output_seeds_where_a_network_is_sure() -> None:
+    """Curvatures of a loss of the user's own are then differences of numbers near 1; -1e-17 is no negative one."""
+    z = torch.tensor([[gap, 0.0, 1.0, -2.0] for gap in range(25, 45)], dtype=torch.float64)
+    for sample in z[:, None]:
+        seeds = output_seeds(lambda o: F.cross_entropy(o, torch.tensor([0]), reduction="none"), sample)
+        torch.testing.assert_close(outer(seeds), outer(softmax_seeds(sample)), rtol=0, atol=4 * EPS)
+
+
 def test_output_seeds_of_losses_without_curvature() -> None:
     z = torch.randn(4, 3)
     assert output_seeds(lambda o: o.sum(1), z).shape == (0, 4, 3)
