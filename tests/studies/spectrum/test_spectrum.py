@@ -503,7 +503,7 @@ def test_layers_smaller_than_k() -> None:
         ({"density_steps": 0}, "density_steps=0; give a whole number of 1 or more"),
         ({"max_products": 0}, "max_products=0; give a whole number of 1 or more"),
         ({"block": 0}, "block=0; give a whole number of 1 or more"),
-        ({"start": torch.ones(3)}, r"start holds shape \(3,\); give \(j, 43\)"),
+        ({"start": torch.ones(3)}, r"start has shape \(3,\); give guesses of eigenvectors, \(j, 43\)"),
         ({"start": torch.full((1, 43), np.nan)}, "start holds NaN or Inf"),
         ({"theta": torch.ones(3)}, "theta has 3 values, the model 43 trainable ones"),
         ({"buffers": {"mean": torch.ones(3)}}, "the model has no buffer 'mean'"),
