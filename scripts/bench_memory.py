@@ -138,6 +138,13 @@ POINT_ASKED = 3.0  # times that all parameters are read and written
 ROUNDS = 3
 
 
+def asked_of(name: str, way: str) -> float | None:
+    """Copies of the model that are asked for; None where none are."""
+    if name == "eigen":
+        return None if way == "flat" else EIGEN_ASKED
+    return None if "sharpness" in name else ASKED[way]
+
+
 def memory(key: str) -> int:
     """Bytes of resident memory (VmRSS), or at most so far (VmHWM)."""
     found = re.search(rf"{key}:\s*(\d+)", Path("/proc/self/status").read_text())
@@ -266,7 +273,7 @@ def main() -> None:
                     [*command, "--child", name, way, folder], stdout=subprocess.PIPE, text=True, check=True
                 )
             found = json.loads(done.stdout.strip().splitlines()[-1])
-            most = EIGEN_ASKED if name == "eigen" and way != "flat" else ASKED[way]
+            most = asked_of(name, way)
             asked = "" if most is None else f"<= {most}"
             error = "" if found["error"] is None else f"{found['error']:.1e}"
             point = (
