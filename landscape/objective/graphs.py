@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import torch
 from landscape_kernels.arrays import FloatArray
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from landscape.errors import InputError, raised_by
 from landscape.objective.calls import Calls
@@ -18,6 +19,7 @@ from landscape.objective.data import Data
 from landscape.objective.gpu import is_host
 from landscape.objective.model import BoundModel
 from landscape.objective.sums import Sums
+from landscape.objective.trees import strided_parts
 from landscape.objective.units import Quantity
 
 logger = logging.getLogger(__name__)
@@ -52,8 +54,9 @@ class CudaRecorder:
             for _ in range(_WARM):
                 function()
         here.wait_stream(beside)
-        # other threads of the program may use the device meanwhile
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # Torch's own stream for recordings is one of the first device that recorded. Other threads of the program may
+        # use the device meanwhile.
+        with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
             function()
 
     def replay(self) -> None:
@@ -74,6 +77,9 @@ class PointGraph:
 
     def record(self, function: Callable[[], None]) -> None:
         """Record what it starts."""
+        with Reads() as reads:
+            function()
+        self._kept += reads.found
         self._recorder.capture(function)
 
     def moments(self, theta: Tensor, buffers: Mapping[str, Tensor]) -> FloatArray:
@@ -186,6 +192,37 @@ def _looks(model: BoundModel, calls: Calls, quantities: list[Quantity], data: Da
     with model.at(None) as bound, calls.context(False), looks:
         calls.units(quantities, bound, data.first)
     return [f"{name} {count} times" if count > 1 else name for name, count in looks.counted.items()]
+
+
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Holds the memory that is read inside and was there before, wherever the user's code keeps it.
+
+    A model may make a mask at its first call, and lose it to a longer one, or when its buffers are put back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._before: dict[int, UntypedStorage] = {}
+        self._made: set[int] = set()
+
+    @property
+    def found(self) -> list[UntypedStorage]:
+        """That memory."""
+        return list(self._before.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = _memory((args, kwargs))
+        out = func(*args, **(kwargs or {}))
+        self._before |= {key: held for key, held in given.items() if key not in self._made}
+        self._made |= _memory(out).keys() - self._before.keys()
+        return out
+
+
+def _memory(tree: Any) -> dict[int, UntypedStorage]:
+    """Where the tensors of arguments have their values."""
+    leaves = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    held = (part.untyped_storage() for leaf in leaves for part in strided_parts(leaf))
+    return {storage._cdata: storage for storage in held}
 
 
 class Looks(TorchDispatchMode):  # type: ignore[no-untyped-call]

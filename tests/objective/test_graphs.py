@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import landscape as ls
 from landscape.objective import graphs
@@ -249,6 +249,38 @@ def test_other_data_have_recordings_of_their_own(tapes: list[Tape]) -> None:
     assert bits(few.estimates()) == bits(ls.Objective(made(), data=DATA).on(objective.data.head(8)).estimates())
     assert not objective.on(objective.data, cuda_graphs=False).cuda_graphs
     assert len(tapes) == 1
+
+
+class Growing(Net):
+    """A mask that is made anew where more is asked of it than it holds, as those of attention are."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(1))
+        self.deep = {"of": [torch.ones(1)]}  # where nobody looks
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.mask) < len(x):
+            self.mask = torch.ones(len(x)) * 2
+        if len(self.deep["of"][0]) < len(x):
+            self.deep["of"][0] = torch.ones(len(x))
+        return super().forward(x) * self.mask[: len(x), None] * self.deep["of"][0][: len(x), None]
+
+
+def test_what_a_recording_reads_stays_where_it_is(tapes: list[Tape]) -> None:
+    objective = ls.Objective(Growing().eval(), data=DATA, chunk=16, check=False, cuda_graphs=True)
+    objective.estimates()
+    assert objective.cuda_graphs
+    (graph,) = (objective._graphs or {}).values()
+    assert graph is not None
+    kept = {held.data_ptr() for held in graph._kept if isinstance(held, UntypedStorage)}
+    made: set[int] = set()
+    for _, args, kwargs, out in tapes[0].operations:
+        read = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        assert read - made <= kept
+        made |= {t.untyped_storage().data_ptr() for t in tensors(out)}
 
 
 def test_a_trial_tells_whether_they_pay(tapes: list[Tape], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
