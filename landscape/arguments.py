@@ -3,8 +3,8 @@
 `checked` does so for a function, `require_fields` for a record. Looked at are numbers, True and False, texts, paths,
 callables, lists and dicts of those, and instances of classes; what is annotated `Any` may be anything. A number is one
 of Python, of numpy, or a tensor without axes; the function gets Python's. Ranges are constraints of annotated_types
-(`Ge`, `Gt`, `Le`, `Lt`) in `Annotated`, or objects of our own with `words` and `holds(value)`. A class may say by which
-call it is `made_by`.
+(`Ge`, `Gt`, `Le`, `Lt`) in `Annotated`, or objects of our own with `words` and `holds(value)`. None is
+nothing where the default is empty. A class may say by which call it is `made_by`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import reprlib
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set, Sized, ValuesView
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -36,6 +36,7 @@ Seed = Natural
 Positive = Annotated[float, Gt(0)]
 
 _REFUSED: Any = object()
+_EMPTY: tuple[Any, ...] = ((), "")  # defaults that say nothing, as None does
 # kind of bound -> (in words, whether a value is within)
 _BOUNDS: dict[type, tuple[str, Callable[[Any, Any], bool]]] = {
     Ge: ("of {:g} or more", operator.ge),
@@ -135,6 +136,8 @@ class Argument:
         """The value as it is meant. Raises InputError for one that may not be."""
         if self.form is None:
             return value
+        if value is None and self.default in _EMPTY:
+            return self.default
         taken = self.form.take(value)
         if taken is _REFUSED:
             told = " ".join(reprlib.repr(value).split())
@@ -263,10 +266,20 @@ def _path(value: Any, *kept: type) -> Any:
     return value if isinstance(value, kept) else Path(value)
 
 
+def _as_list(value: Any) -> Any:
+    """What has entries and is no list, as a list: iterators, sets, views of dicts, arrays of texts, own sequences."""
+    if isinstance(value, (Iterator, Set, ValuesView)):
+        return tuple(value)
+    if hasattr(value, "dtype"):
+        return list(value) if getattr(value.dtype, "kind", "") in ("O", "U", "T") and value.shape else value
+    if not isinstance(value, Iterable) and hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return tuple(value[place] for place in range(len(value)))
+    return value
+
+
 def _listed(element: _Form | None) -> _Form:
     def take(value: Any) -> Any:
-        if isinstance(value, Iterator):
-            value = tuple(value)
+        value = _as_list(value)
         if not isinstance(value, Iterable):
             return _REFUSED
         if element is None or hasattr(value, "dtype"):  # arrays are looked at as a whole, where they are used

@@ -7,6 +7,7 @@ from operator import index
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from landscape_kernels.arrays import IntArray
 from torch import Tensor
@@ -44,7 +45,11 @@ def named_state(objective: Objective, theta: ThetaLike) -> dict[str, Tensor] | N
         theta = theta.state_dict()
     if not isinstance(theta, Mapping):
         return None
-    tensors = {str(name): value for name, value in theta.items() if hasattr(value, "shape")}  # no extra state
+    tensors = {  # no extra state
+        str(name): torch.as_tensor(value) if isinstance(value, np.ndarray) and value.dtype.kind in "iufc" else value
+        for name, value in theta.items()
+        if hasattr(value, "shape")
+    }
     values = {name: value.detach() if isinstance(value, Tensor) else value for name, value in tensors.items()}
     state = strip_prefixes(values, objective.state_shapes)
     parameters = {  # a complex tensor has an axis less than its block

@@ -58,7 +58,7 @@ def loss_quantity(loss: LossLike, outputs: Any, targets: Any) -> Quantity:
 
 
 def metric_quantities(
-    metrics: Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]],
+    metrics: Sequence[str | Callable[..., Any]] | Mapping[str, str | Callable[..., Any]],
     outputs: Any,
     targets: Any,
     loss: Quantity,

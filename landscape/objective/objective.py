@@ -8,17 +8,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.layout import Layout
 from landscape_kernels.moments import ratio, without_each
 from torch import Tensor, nn
 
-from landscape.arguments import Count, Natural, checked
+from landscape.arguments import Count, checked
 from landscape.errors import InputError, raised_by
 from landscape.objective.batches import Batch
 from landscape.objective.calls import Calls
@@ -107,11 +108,11 @@ class Objective:
         loss: LossLike | None = "cross_entropy",
         data: Any = None,
         *,
-        metrics: str | Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
+        metrics: str | Sequence[str | Callable[..., Any]] | Mapping[str, str | Callable[..., Any]] = (),
         forward: Callable[[nn.Module, Any], Any] | None = None,
         device: str | torch.device | None = None,
         precision: str | None = None,
-        memory_budget: Natural = 4 << 30,
+        memory_budget: Annotated[float, Ge(0)] = 4 << 30,
         check: bool = True,
         batch_size: int | Callable[[Any], int] | None = None,
         chunk: Count | None = None,
@@ -134,7 +135,7 @@ class Objective:
         if cuda_graphs:
             require_gpu(self.device)
         self._loss, self._metrics = loss, (metrics,) if isinstance(metrics, str) else metrics
-        self._memory_budget, self._check, self._may_be_channels_last = memory_budget, check, channels_last
+        self._memory_budget, self._check, self._may_be_channels_last = int(memory_budget), check, channels_last
         self._model = BoundModel(model, self.device, self.dtype, as_is=self.precision == "own", checkpoint=checkpoint)
         counting = Counting(batch_size)
         self._calls = Calls(self._model, forward, loss is None, self.precision, self.dtype, self.device, counting)

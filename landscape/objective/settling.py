@@ -48,7 +48,7 @@ from landscape.objective.trees import (
 from landscape.objective.units import COMPARING, Quantity, Units, is_pair, mean_as_unit, values_as_units
 
 logger = logging.getLogger(__name__)
-Metrics = Sequence[str | Callable[..., Any]] | Mapping[str, Callable[..., Any]]
+Metrics = Sequence[str | Callable[..., Any]] | Mapping[str, str | Callable[..., Any]]
 # The largest activation of one chunk: about the cache a core has on CPUs (measured best for convolutions: 64 CIFAR
 # images of a ResNet-20), far above launch overhead on GPUs.
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 512 << 20}

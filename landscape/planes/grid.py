@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from landscape_kernels.arrays import FloatArray
 
 from landscape.arguments import is_number
@@ -45,6 +46,9 @@ def axis_values(name: str, axis: AxisLike) -> FloatArray:
     >>> axis_values("x", (-1, 1, 5))
     array([-1. , -0.5,  0. ,  0.5,  1. ])
     """
+    if isinstance(axis, torch.Tensor):
+        axis = axis.detach().cpu()
+        axis = axis.float() if axis.dtype == torch.bfloat16 else axis  # which numpy has not
     if hasattr(axis, "__array__"):
         values = np.array(axis)
         if values.dtype.kind not in "iuf":

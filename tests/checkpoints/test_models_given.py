@@ -71,7 +71,9 @@ OTHERS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("place", PLACES)
 def test_every_form_of_a_model_is_the_same_model(place: str, objective: ls.Objective, tmp_path: Path) -> None:
     torch.save(net(1).state_dict(), tmp_path / "a.pt")
-    forms = (net(1), net(1).state_dict(), str(tmp_path / "a.pt"), tmp_path / "a.pt", vector(1), vector(1).numpy())
+    arrays = {name: value.numpy() for name, value in net(1).state_dict().items()}
+    paths = str(tmp_path / "a.pt"), tmp_path / "a.pt"
+    forms = (net(1), net(1).state_dict(), arrays, *paths, vector(1), vector(1).numpy())
     found = [torch.as_tensor(PLACES[place](objective, form)) for form in forms]
     assert all(torch.equal(found[0], other) for other in found[1:])
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from landscape_jobs import build, report, spec, toy_data
@@ -121,7 +122,7 @@ def wrong_values(parameter: inspect.Parameter) -> tuple[Any, ...]:
     plain = said.removesuffix(" | None")
     if parameter.kind is parameter.VAR_KEYWORD or {"Any", "Figure"} & set(re.split(r"\W+", plain)) or "Like" in plain:
         return ()
-    absent = () if said != plain or parameter.default is None else (None,)
+    absent = () if said != plain or parameter.default in (None, (), "") else (None,)
     if plain.startswith("Callable["):
         return (*WRONG["Callable"], *absent)
     return (*WRONG.get(plain, (Stranger(),)), *absent)
@@ -218,6 +219,52 @@ def test_what_is_said(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as found:
         given(**arguments)
     assert str(found.value) == message
+
+
+class Few:
+    """A sequence of a user's own, without `__iter__`."""
+
+    def __init__(self, *kept: Any) -> None:
+        self.kept = kept
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, place: int) -> Any:
+        return self.kept[place]
+
+
+@checked()
+def listed(names: Sequence[str] = (), thetas: Sequence[Any] = (), job: str = "", most: Sequence[str] = ("a",)) -> Any:
+    return names or thetas or job
+
+
+@pytest.mark.parametrize("make", [tuple, iter, Few, set, np.array, pd.Index, dict.fromkeys])
+def test_what_has_entries_is_a_list(make: Callable[..., Any]) -> None:
+    made = make("a") if make is Few else make(["a"])
+    assert list(listed(names=made.keys() if isinstance(made, dict) else made)) == ["a"]
+
+
+def test_entries_of_any_kind_have_places() -> None:
+    assert listed(thetas={"one": 1, "two": 2}.values()) == (1, 2)
+    assert listed(thetas=Few(1, 2)) == (1, 2)
+
+
+def test_none_is_nothing() -> None:
+    nothing: Any = None
+    assert listed(names=nothing, thetas=nothing, job=nothing) == ""
+    with pytest.raises(InputError, match=r"^most=None; give a list, each a text, or leave it out$"):
+        listed(most=nothing)
+
+
+def test_objects_of_torch_and_floats_that_were_always_taken() -> None:
+    """Names of metrics under names of one's own, memory as 1e9, a torch.device for everything with a device."""
+    net, data = torch.nn.Linear(3, 2), (torch.randn(8, 3), torch.tensor([0, 1] * 4))
+    objective = ls.Objective(net, data=data, metrics={"right": "accuracy"}, memory_budget=1e9)
+    assert objective.quantities == ("loss", "right")
+    for name, function in vars(ls).items():
+        parameters = inspect.signature(function).parameters if inspect.isfunction(function) else {}
+        assert "device" not in parameters or "torch.device" in str(parameters["device"].annotation), name
 
 
 def test_what_is_missing_or_unknown_is_told_by_python() -> None:

@@ -92,3 +92,8 @@ def test_x_runs_fastest_in_an_array_indexed_z_y_x() -> None:
 def test_texts_and_truths_are_no_coordinates(axis: Any) -> None:
     with pytest.raises(InputError, match=r"^x(=| is an array of <U1)"):
         axis_values("x", axis)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_tensors_of_any_type_and_with_gradients_are_coordinates(dtype: torch.dtype) -> None:
+    assert axis_values("x", torch.tensor([-1.0, 0.5, 1], dtype=dtype, requires_grad=True)).tolist() == [-1, 0.5, 1]

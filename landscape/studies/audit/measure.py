@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from landscape.arguments import Count, Natural, Seed, checked
 from landscape.errors import InputError, NumericalError, UserCodeError
@@ -131,7 +132,7 @@ def audit_fragility(
     factory: Callable[..., Any] | None = None,
     data: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     complexity: str | Sequence[str] = (),
     within: float = 0.01,
     adjusted: bool = False,
@@ -210,7 +211,7 @@ def audit_task(
     factory: Callable[..., Any] | None = None,
     data: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     **asked: Any,
 ) -> AuditTask:
     """The task of `audit_fragility`, `asked` being the other fields of `AuditSettings`; all ranks call this."""

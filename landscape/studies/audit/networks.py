@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from landscape_kernels.arrays import FloatArray
 
 from landscape.checkpoints.reading import load_state, read_state
@@ -38,7 +39,7 @@ class Looked:
 class Networks:
     """The models of an audit. Item i is a model, as it is or, where that is asked for, rescaled."""
 
-    def __init__(self, source: Source, settings: AuditSettings, device: str | None) -> None:
+    def __init__(self, source: Source, settings: AuditSettings, device: str | torch.device | None) -> None:
         self.source, self.settings, self._device = source, settings, device
         models = source.models
         if "test_error" not in models.values or not np.isfinite(models.values["test_error"]).any():

@@ -82,6 +82,7 @@ class CoherenceTask:
             self._labels: tuple[str, ...] = ("centre",)
             self._digests = [digest(objective.theta)]
             return
+        thetas = tuple(thetas) if isinstance(thetas, Iterator) else thetas
         if isinstance(thetas, (list, tuple)) and len(thetas) == 1 and _is_folder(thetas[0]) and not labels:
             thetas = thetas[0]  # as job files name it
         self._thetas, self._labels = in_order(thetas, labels)

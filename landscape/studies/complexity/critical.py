@@ -112,7 +112,7 @@ def critical_sharpness(objective: Objective, direction: Any = None) -> Estimate:
       sharpness that its learning rate is to be compared with;
     - a path: of a safetensors file with the direction's tensors by parameter name, of a torch file with them, or with
       the state of torch's Adam, AdamW or SGD with momentum, whose last update over the learning rate is taken. It is
-      read with weights_only=True, and stays on the disk;
+      read with weights_only=True, and stays on the disk. Such an optimiser itself, or its state dict, will do, too;
     - a callable, which is asked for the tensor of each parameter by its name, at every point again;
     - another Objective of the same model: minus the gradient of that one's loss. This is the relative critical
       sharpness, of the loss of `objective` while the other one is minimised.

@@ -26,7 +26,7 @@ from landscape.objective.trees import as_real
 from landscape.results.trial import bytes_text
 
 _KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states", "optimizer_state")  # of checkpoints with more in them
-_KINDS = "a vector, an Objective, a file of tensors, the path of an optimiser's state, or a callable"
+_KINDS = "a vector, an Objective, a file of tensors, an optimiser or the path of its state, or a callable"
 
 
 class Direction(Protocol):
@@ -44,9 +44,16 @@ def direction_of(objective: Objective, given: Any) -> Direction:
         return descent(given)
     if isinstance(given, str | Path):
         return _from_file(objective, Path(given))
+    if hasattr(given, "named_parameters"):
+        raise InputError(f"direction is a module, {type(given).__name__}; give {_KINDS}")
+    if isinstance(given, torch.optim.Optimizer):
+        given = given.state_dict()
     if callable(given):
         return _Named(objective, given)
     if isinstance(given, Mapping):
+        state = _state_in(given)
+        if state is not None:
+            return _Update(objective, state, "direction")
         return _Named(objective, _entry_of(given, "direction", objective))
     if isinstance(given, Number):
         raise InputError(f"direction={given!r} is a number; give {_KINDS}")

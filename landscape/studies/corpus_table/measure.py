@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from landscape.arguments import Count, Natural, Seed, checked
 from landscape.checkpoints.reading import SUFFIXES, checkpoint_files
@@ -136,7 +137,7 @@ def _is_checkpoint(path: Path) -> bool:
 class CorpusTableTask:
     """Item i: all metrics of one model."""
 
-    def __init__(self, models: _Models, settings: CorpusTableSettings, device: str | None) -> None:
+    def __init__(self, models: _Models, settings: CorpusTableSettings, device: str | torch.device | None) -> None:
         self._models, self._settings, self._device = models, settings, device
         self._sets = {name: METRIC_SETS[name] for name in settings.measure}
         self._rows = list(models.labels)
@@ -258,7 +259,7 @@ def corpus_table_task(
     data: Any = None,
     test: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     **asked: Any,
 ) -> CorpusTableTask:
     """The task of `measure_corpus`; all ranks call this."""
@@ -286,7 +287,7 @@ def measure_corpus(
     data: Any = None,
     test: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     samples: int | None = None,
     seed: Seed = 0,
     out: str | Path | None = None,

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from landscape.curvature.sampling import draw
 from landscape.errors import InputError
 from landscape.objective.objective import Objective
@@ -27,7 +29,9 @@ class Asked(Protocol):
 class Subject:
     """One model."""
 
-    def __init__(self, source: Source, row: int, settings: Asked, device: str | None, *, from_start: bool) -> None:
+    def __init__(
+        self, source: Source, row: int, settings: Asked, device: str | torch.device | None, *, from_start: bool
+    ) -> None:
         self._source, self._row, self._device, self._from_start = source, row, device, from_start
         self.settings = settings
 

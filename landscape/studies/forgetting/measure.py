@@ -203,7 +203,7 @@ def measure_forgetting(
     data: Any = None,
     test: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     tol: float = 1e-3,
     seed: Seed = 0,
     out: str | Path | None = None,
@@ -265,7 +265,7 @@ def forgetting_task(
     data: Any = None,
     test: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     **asked: Any,
 ) -> ForgettingTask:
     """The task of `measure_forgetting`, `asked` being the fields of `ForgettingSettings`; all ranks call this."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from landscape.checkpoints.states import read_model, require_finite
@@ -37,7 +38,7 @@ class Looked:
 class Models:
     """The models of runs, of which the data of one task are held at a time."""
 
-    def __init__(self, source: Source, runs: Runs, device: str | None = None) -> None:
+    def __init__(self, source: Source, runs: Runs, device: str | torch.device | None = None) -> None:
         self.source, self.runs, self._device = source, runs, device
         self.items = list(runs.items())
         self._held: tuple[Any, Objective, Objective | None] | None = None

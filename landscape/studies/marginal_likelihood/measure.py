@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from landscape_kernels.arrays import FloatArray
 from landscape_kernels.evidence import (
     exact_orthant,
@@ -184,7 +185,7 @@ def marginal_likelihood_bound(
     nets: int = 64,
     noise: float = 1.0,
     seed: Seed = 0,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     ranks_per_item: Count = 1,
     limit_items: Natural | None = None,
     tolerance: Tolerance | None = None,
@@ -241,7 +242,12 @@ def marginal_likelihood_bound(
 
 
 def marginal_likelihood_plan(
-    inputs: Any, labels: Any, *, factory: Callable[..., Any] | None = None, device: str | None = None, **asked: Any
+    inputs: Any,
+    labels: Any,
+    *,
+    factory: Callable[..., Any] | None = None,
+    device: str | torch.device | None = None,
+    **asked: Any,
 ) -> Plan:
     """The plan of `marginal_likelihood_bound`, `asked` being fields of its settings; all ranks call this."""
     return agree(world(), lambda: Plan(inputs, labels, MarginalLikelihoodSettings(**asked), factory, device))

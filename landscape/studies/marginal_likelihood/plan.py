@@ -31,7 +31,7 @@ class Plan:
         labels: Any,
         settings: MarginalLikelihoodSettings,
         factory: Callable[..., Any] | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
     ) -> None:
         self.settings, self.factory = settings, factory
         self.inputs, found = _inputs(inputs), _labels(labels)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from landscape_kernels.arrays import FloatArray
 
 from landscape.arguments import Count, Natural, Seed, checked
@@ -49,7 +50,7 @@ def measure_phases(
     data: Any = None,
     test: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     pairs: str | Sequence[Sequence[int]] = "all",
     curve_epochs: int = 50,
     curve_lr: float | None = None,
@@ -150,7 +151,7 @@ def phases_tasks(
     data: Any = None,
     test: Any = None,
     loss: LossLike | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     folder: Path | None = None,
 ) -> dict[str, ModelsTask | PairsTask]:
     """The tasks of `measure_phases` by their names; all ranks call this."""

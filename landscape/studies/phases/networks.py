@@ -51,7 +51,9 @@ class Looked:
 class Networks:
     """The models of a map, of which one cell is held at a time."""
 
-    def __init__(self, source: Source, placed: Map, settings: PhasesSettings, device: str | None = None) -> None:
+    def __init__(
+        self, source: Source, placed: Map, settings: PhasesSettings, device: str | torch.device | None = None
+    ) -> None:
         self.source, self.placed, self.settings, self._device = source, placed, settings, device
         self._held: tuple[Place, Objective, Objective | None] | None = None
         self._mixed: tuple[Place, Objective] | None = None

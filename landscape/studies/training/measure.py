@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from landscape.arguments import Count, Natural, checked
 from landscape.errors import InputError
@@ -180,7 +181,7 @@ def train_models(
     test: Any = None,
     loss: LossLike | None = "cross_entropy",
     forward: Callable[..., Any] | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     trajectory: int = 0,
     batched: bool | None = None,
     ranks_per_item: Count = 1,
@@ -256,7 +257,7 @@ def training_task(
     test: Any = None,
     loss: LossLike | None = "cross_entropy",
     forward: Callable[..., Any] | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     folder: Path | None = None,
     **asked: Any,
 ) -> TrainingTask:

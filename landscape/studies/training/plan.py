@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from landscape_kernels.probes import derive_seed
 
 from landscape.checkpoints.recorder import state_of
@@ -68,7 +69,7 @@ class Plan:
         test: Any = None,
         loss: LossLike | None = "cross_entropy",
         forward: Callable[..., Any] | None = None,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         folder: Path | None = None,
     ) -> None:
         """See `train_models`. Raises InputError for keys that nobody knows, and recipes that cannot be."""

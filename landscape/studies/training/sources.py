@@ -76,7 +76,9 @@ class Source:
             raise InputError(f"model {self.models.label(row)}, made with {self.arguments(row)}: {error}") from error
         return model
 
-    def objective(self, row: int, device: str | None = None, metrics: tuple[str, ...] | None = None) -> Objective:
+    def objective(
+        self, row: int, device: str | torch.device | None = None, metrics: tuple[str, ...] | None = None
+    ) -> Objective:
         """The training loss of one model; without `metrics` the error, too, where targets are labels of classes."""
         model, data = self.trained(row), self.data_of(row)
         if metrics is None:

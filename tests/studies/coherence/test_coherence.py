@@ -199,7 +199,7 @@ def test_a_module_that_stands_at_two_places() -> None:
     model = nn.Sequential(layer, bend, layer, bend, nn.Linear(5, 3)).double()
     objective = ls.Objective(model, "cross_entropy", DATA)
     thetas = [objective.theta * scale for scale in (1.0, 1.5, 0.3)]
-    found = ls.measure_coherence(objective, thetas, examples=True)
+    found = ls.measure_coherence(objective, iter(thetas), examples=True)
     assert found.attributes["route"] == "vmap"
     assert all(isinstance(parameter, nn.Parameter) for parameter in model.parameters())
     for t, theta in enumerate(thetas):

@@ -96,6 +96,8 @@ def test_the_state_of_an_optimiser_is_its_last_step(kind: str, mlp: Any, tmp_pat
     along = search(of, tmp_path / "state.pt")
     assert along.passes < 10
     assert float(along.value) == pytest.approx(float(search(of, update).value), rel=3e-3)
+    for held in (optimiser, optimiser.state_dict()):
+        assert float(ls.critical_sharpness(of, held)) == float(along.value)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "maximised adam", "maximised sgd"])
@@ -247,8 +249,10 @@ def test_half_precision_is_moved_in_float32(mlp: Any) -> None:
     assert float(ls.critical_sharpness(own)) == pytest.approx(float(ls.critical_sharpness(exact)), rel=0.02)
 
 
-def test_a_number_is_no_direction() -> None:
+def test_a_number_or_a_module_is_no_direction() -> None:
     torch.manual_seed(0)
     objective = ls.Objective(torch.nn.Linear(4, 3), data=(torch.randn(6, 4), torch.arange(6) % 3))
     with pytest.raises(ls.InputError, match="direction=3 is a number; give a vector"):
         ls.critical_sharpness(objective, 3)
+    with pytest.raises(ls.InputError, match="direction is a module, Linear; give a vector"):
+        ls.critical_sharpness(objective, torch.nn.Linear(4, 3))
