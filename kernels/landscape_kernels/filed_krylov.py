@@ -42,7 +42,9 @@ _SWEEPS = 5  # of Gram-Schmidt; two are the rule
 _ROUNDING = 10  # a number below _ROUNDING eps |A| cannot be told from zero
 _EPS = torch.finfo(torch.float32).eps
 _KNOWN = 0.9  # share of the tolerance that the known part of a residual may take where rows are rounded
-_WORK = 2  # rows in float32 of a run whose other rows are rounded: the vector that is multiplied, and its product
+# Rows in float32 of a run whose other rows are rounded: the vector that is multiplied, its product, and the vector of
+# the state that was kept last, from which a killed run goes on.
+_WORK = 3
 
 
 @dataclass(frozen=True)
@@ -80,21 +82,22 @@ class FiledState:
     norm: float
     lost: float
     noise: FloatArray  # (r, m), whose products with s are as long as E s
+    place: int = 0  # of the rows in float32 that of q, where rows are rounded
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Plain arrays, for a file."""
-        counters = np.array([self.base, self.products, self.restarts, self.fresh], dtype=np.int64)
+        counters = np.array([self.base, self.products, self.restarts, self.fresh, self.place], dtype=np.int64)
         norms = np.array([self.norm, self.lost])
         return {"coefficients": self.coefficients, "counters": counters, "norms": norms, "noise": self.noise}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> FiledState:
         """The state that `to_arrays` wrote, also before rows were rounded."""
-        base, products, restarts, fresh = arrays["counters"].tolist()
+        base, products, restarts, fresh, *place = arrays["counters"].tolist()
         norm, lost = arrays["norms"].tolist()
         coefficients = np.array(arrays["coefficients"], dtype=np.float64)
         noise = np.array(arrays["noise"]) if "noise" in arrays else np.zeros((0, coefficients.shape[1]))
-        return cls(coefficients, base, products, restarts, fresh, norm, lost, noise)
+        return cls(coefficients, base, products, restarts, fresh, norm, lost, noise, *place)
 
 
 def basis_rows(k: int, smallest: int, size: int) -> int:
@@ -105,7 +108,7 @@ def basis_rows(k: int, smallest: int, size: int) -> int:
 def rows_of_file(k: int, smallest: int, size: int, *, rounded: bool = False) -> int:
     """How many rows of the file a run writes at most: two bases, as a restart writes the other, and Ritz vectors.
 
-    Where rows are `rounded`, in a type shorter than float32, there are two more, for a vector and its product.
+    Where rows are `rounded`, in a type shorter than float32, there are three more; see `_WORK`.
     """
     return 2 * (basis_rows(k, smallest, size) + 1) + (_WORK if rounded else 0) + 2 * k + smallest
 
@@ -127,15 +130,16 @@ def filed_eigenpairs(
     seed: int = 0,
     max_products: int | None = None,
     state: FiledState | None = None,
-    save: Callable[[FiledState, bool], None] | None = None,
+    save: Callable[[FiledState, bool], bool] | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> FiledEigenpairs:
     """The k largest and the `smallest` smallest eigenpairs of A, where `multiply(i, j)` makes row j A times row i.
 
     Stops as `krylov.eigenpairs` does, but looks for no copies, and where rounding alone keeps pairs from the tolerance.
-    `save(state, restarted)` is called after every product and restart; a run given such a state and the same file goes
-    on to the same bits, where the state after each restart was kept. `vectors` in a type shorter than float32 are to be
-    `wide` as `wide_rows` says. Raises FloatingPointError where a product holds NaN or Inf.
+    `save(state, restarted)` is called after every product and restart, and says whether it kept the state; a run given
+    the one that was kept last and the same file goes on to the same bits, where that after each restart was kept.
+    `vectors` in a type shorter than float32 are to be `wide` as `wide_rows` says. Raises FloatingPointError where a
+    product holds NaN or Inf.
 
     >>> A, rows = torch.diag(torch.tensor([5.0, 1.0, -2.0])), FiledVectors(3)
     >>> def multiply(i, j):
@@ -156,12 +160,12 @@ def filed_eigenpairs(
             report(run.products, int(converged[wanted].sum()))
         if run.m + 1 >= run.limit and run.limit < vectors.size:
             run.restart(values, rotation, k, smallest)
-            if save is not None:
-                save(run.state, True)
+            if save is not None and save(run.state, True):
+                run.is_kept()
             continue
         run.step()
-        if save is not None:
-            save(run.state, False)
+        if save is not None and save(run.state, False):
+            run.is_kept()
     top, bottom = np.arange(run.m)[::-1], np.arange(run.m)
     free = run.work + (_WORK if run.rounded else 0)
 
@@ -193,10 +197,13 @@ class _Run:
         self._coefficients, self._noise = np.zeros((1, 0)), np.zeros((0, 0))
         self._base = self.products = self.restarts = self._fresh = 0
         self.norm = self._lost = 0.0
+        self._place, self._kept = 0, -1  # rows in float32 of q, and of that of the state that was kept last
         if state is not None:
             self._coefficients, self._base = state.coefficients, state.base
             self.products, self.restarts, self._fresh = state.products, state.restarts, state.fresh
             self.norm, self._lost, self._noise = state.norm, state.lost, state.noise
+            self._place = state.place
+            self.is_kept()
         else:
             self._random(self._rows[0], 0)
 
@@ -209,14 +216,24 @@ class _Run:
     def state(self) -> FiledState:
         """All that there is beside the file."""
         counters = self._base, self.products, self.restarts, self._fresh
-        return FiledState(self._coefficients.copy(), *counters, self.norm, self._lost, self._noise.copy())
+        noise = self._noise.copy()
+        return FiledState(self._coefficients.copy(), *counters, self.norm, self._lost, noise, self._place)
+
+    def is_kept(self) -> None:
+        """Note that a run may go on from the present state: its q stays in the file until another is kept."""
+        self._kept = self._place
 
     @property
     def _rows(self) -> tuple[int, int]:
         """Where the vector to be multiplied is in float32, and where its product goes."""
         if self.rounded:
-            return self.work + self.products % _WORK, self.work + (self.products + 1) % _WORK
+            return self.work + self._place, self.work + self._free
         return self._base + self.m, self._base + self.m + 1
+
+    @property
+    def _free(self) -> int:
+        """Of the rows in float32 one that holds neither q nor that of the state that was kept last."""
+        return next(place for place in range(_WORK) if place not in (self._place, self._kept))
 
     def ritz(self, tol: float) -> tuple[FloatArray, FloatArray, FloatArray, BoolArray, BoolArray]:
         """Values ascending, coefficients (m, m) of the vectors, residuals, which are within the tolerance.
@@ -240,12 +257,14 @@ class _Run:
         """Multiply q, which joins V, and make what is left of the product the next q."""
         m = self.m
         here, row = self._rows
+        following = self._free
         if self.rounded:
             taken = self._copy(here, self._base + m)
             self._noise = np.vstack([self._noise, taken * self._coefficients[m]])
         self._noise = np.pad(self._noise, ((0, 0), (0, 1)))
         self._multiply(here, row)
         self.products += 1
+        self._place = following
         length = self._length(row)
         if not math.isfinite(length):
             raise FloatingPointError(f"product {self.products} of the operator holds NaN or Inf")

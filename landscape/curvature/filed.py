@@ -188,7 +188,8 @@ def _let_go(parameters: Sequence[Tensor], blocks: Sequence[Block], take: Take) -
 
     def hook(block: Block) -> Callable[[Tensor], None]:
         def give(parameter: Tensor) -> None:
-            assert parameter.grad is not None
+            if parameter.grad is None:  # a block that is computed again has none for a parameter that it did not use
+                return
             flat = as_real(parameter.grad).reshape(-1)
             for piece in pieces_of(block):
                 take(piece, flat[piece.inside])

@@ -60,6 +60,23 @@ class Recomputing:
                 f"recompute={asked!r}: {type(model).__name__} has no ModuleList or Sequential of several modules with "
                 "parameters; give the names of the modules that are to be computed again"
             )
+        self._require_apart()
+
+    def _require_apart(self) -> None:
+        """Raise InputError for a block that lies in one of another list or name."""
+        inside: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+        for owner, blocks in self._blocks.items():
+            for block in blocks:
+                for module in {module for part in block.modules for module in part.modules()}:
+                    inside.setdefault(module, []).append((owner, block.name))
+        for owner, blocks in self._blocks.items():
+            for block in blocks:
+                for other, name in inside[block.modules[0]]:
+                    if other is not owner:
+                        raise InputError(
+                            f"recompute: block {block.name!r} lies in block {name!r}, which is computed again as a "
+                            "whole; name one of them alone"
+                        )
 
     @property
     def names(self) -> list[str]:

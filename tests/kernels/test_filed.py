@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,10 +75,11 @@ def test_a_run_goes_on_to_the_same_bits_after_restarts() -> None:
     _, rows, multiply = problem(300)
     states: list[FiledState] = []
 
-    def keep(state: FiledState, restarted: bool) -> None:
+    def keep(state: FiledState, restarted: bool) -> bool:
         states.append(FiledState.from_arrays(state.to_arrays()))
         if len(states) == 40:
             raise KeyboardInterrupt
+        return True
 
     with pytest.raises(KeyboardInterrupt):
         filed_eigenpairs(rows, multiply, 3, tol=1e-5, save=keep)
@@ -144,25 +146,31 @@ def test_what_rounding_forbids_is_not_looked_for_for_ever() -> None:
     assert found.products < 100 < 200 + 50
 
 
-def test_a_run_of_rounded_vectors_goes_on_to_the_same_bits() -> None:
+@pytest.mark.parametrize("every", [1, 4, 100])  # of the states that is kept, besides those after restarts
+@pytest.mark.parametrize("stop", [7, 30])
+def test_a_run_of_rounded_vectors_goes_on_to_the_same_bits(stop: int, every: int) -> None:
     _, rounded = hessian_like(300, flat=True)
     whole = filed_eigenpairs(*rounded(2, 0), 2, tol=1e-3)
-    for stop in (7, 30):
-        rows, multiply = rounded(2, 0)
-        states: list[FiledState] = []
+    rows, multiply = rounded(2, 0)
+    kept: list[FiledState] = []
+    calls = itertools.count(1)
 
-        def keep(state: FiledState, restarted: bool, states: list[FiledState] = states, stop: int = stop) -> None:
-            states.append(FiledState.from_arrays(state.to_arrays()))
-            if len(states) == stop:
-                raise KeyboardInterrupt
+    def keep(state: FiledState, restarted: bool) -> bool:
+        number = next(calls)
+        if keeps := restarted or number % every == 0:
+            kept.append(FiledState.from_arrays(state.to_arrays()))
+        if number == stop:
+            raise KeyboardInterrupt
+        return keeps
 
-        with pytest.raises(KeyboardInterrupt):
-            filed_eigenpairs(rows, multiply, 2, tol=1e-3, save=keep)
-        assert states[-1].restarts == (stop > 20)
-        multiply(2 * 23 + states[-1].products % 2, 2 * 23 + (states[-1].products + 1) % 2)  # half a product
-        resumed = filed_eigenpairs(rows, multiply, 2, tol=1e-3, state=states[-1])
-        assert np.array_equal(resumed.largest.values, whole.largest.values)
-        assert resumed.products == whole.products
+    with pytest.raises(KeyboardInterrupt):
+        filed_eigenpairs(rows, multiply, 2, tol=1e-3, save=keep)
+    last = kept[-1] if kept else None
+    assert (last is not None and last.restarts == 1) == (stop > 20)
+    resumed = filed_eigenpairs(rows, multiply, 2, tol=1e-3, state=last)
+    assert np.array_equal(resumed.largest.values, whole.largest.values)
+    assert np.array_equal(resumed.largest.residuals, whole.largest.residuals)
+    assert resumed.products == whole.products
 
 
 def test_an_invariant_space_and_numbers_that_are_none() -> None:

@@ -251,9 +251,11 @@ class Unused(Listed):
         (Reset(Counting(6, 6)), True, "block 'layers.1'.* answers otherwise"),
         (Unused(nn.Linear(6, 6)), True, "block 'layers.1' is not called"),
         (nn.Linear(6, 3), True, "no ModuleList or Sequential"),
+        (Nested(tied=False), ["blocks", "blocks.1.last"], "block 'blocks.1.last' lies in block 'blocks.1'"),
+        (Nested(tied=False), ["blocks.1.last", "blocks"], "block 'blocks.1.last' lies in block 'blocks.1'"),
         (Listed(nn.Linear(6, 6)), ["layer.1"], "no module 'layer.1'"),
         (Listed(nn.Linear(6, 6)), [], "give true, or names"),
-        (Listed(nn.Linear(6, 6)), 3, "give true, or names"),
+        (Listed(nn.Linear(6, 6)), 3, "give True or False or a text or a list"),
     ],
 )
 def test_what_cannot_be_computed_again_is_refused(model: nn.Module, recompute: Any, told: str) -> None:

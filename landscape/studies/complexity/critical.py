@@ -31,7 +31,7 @@ from landscape.studies.complexity.updates import Direction, descent, direction_o
 logger = logging.getLogger(__name__)
 _EXACT = 3e-3  # relative change of the step at which the search ends
 _FACTOR = 4.0  # between steps that look for the other side
-_TWICE = 2.0  # least growth of a step, once a line through two of them was wrong
+_TWICE = 2.0  # least growth of a step, or shrinking, once a line through two of them was wrong
 _FIRST = 1e-3  # first step where the slope is not known, in lengths of the parameters
 _FAR = 100.0  # times a step: how far a line through two of them is trusted
 _MOST = 40  # forward passes
@@ -240,8 +240,9 @@ def _both_sides(ray: _Ray, eta: float, slope: float | None) -> tuple[Point, Poin
             crossing = eta - found[0] * (eta - before[0]) / (found[0] - before[1])
             beyond = crossing * (1.05 if high is None else 0.95)
             if eta < beyond < eta * _FAR if high is None else eta / _FAR < beyond < eta:
-                # where the loss levels off every line says so again, and steps would grow by the first one
-                guess = max(beyond, _TWICE * eta) if misled and high is None else beyond
+                # where the loss levels off every line says so again, and steps would change by as good as nothing
+                far = _TWICE * eta if high is None else eta / _TWICE
+                guess = beyond if not misled else max(beyond, far) if high is None else min(beyond, far)
                 misled = True
         if math.isfinite(found[0]) and (slope is None or before is None):
             before = eta, found[0]

@@ -224,13 +224,15 @@ class FiledEigenTask:
         except (ValueError, LookupError, TypeError) as error:
             raise kept.damaged(error) from error
 
-        def save(state: FiledState, restarted: bool) -> None:
+        def save(state: FiledState, restarted: bool) -> bool:
             stop = self.stopping is not None and self.stopping()
-            if path is not None and (stop or restarted or kept.due):
+            keep = path is not None and (stop or restarted or kept.due)
+            if keep:
                 vectors.flush()  # the rows that the state tells of are there before it is
                 kept.write(state.to_arrays())
             if stop:
                 raise ItemStopped
+            return keep
 
         def tell(products: int, converged: int) -> None:
             if self.report is not None:

@@ -227,6 +227,17 @@ def test_a_loss_that_levels_off_takes_few_passes() -> None:
     assert found.passes < 25
 
 
+def test_a_loss_that_is_flat_far_away_takes_few_passes_from_there() -> None:
+    """Its first step is the loss over the slope, far beyond the other side: steps have to shrink by more than that."""
+    x = torch.ones(2, 1, dtype=torch.float64)
+    net = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(net.weight, 30.0)
+    objective = ls.Objective(net, lambda out, _: 1 - 1 / (1 + out.flatten() ** 2), (x, x))
+    found = search(objective)
+    assert float(found.value) == pytest.approx(2 / 901**2, rel=1e-2)  # there it is at minus theta
+    assert found.passes < 25
+
+
 def test_a_disk_without_room_for_the_gradient_is_refused(mlp: Any, tmp_path: Path, monkeypatch: Any) -> None:
     net, data = mlp
     save_file(net.state_dict(), tmp_path / "net.safetensors")

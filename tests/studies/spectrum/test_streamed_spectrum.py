@@ -272,8 +272,38 @@ def test_the_type_of_vectors_is_told_and_refused_where_there_is_no_file(
         sizes[kind] = task.file_bytes
         assert ("bf16" if kind else "float32") in task.memory["vectors"]
     assert sizes[None] == 46 * 4 * trained.layout.size
-    assert sizes["bf16"] == (40 * 2 + 8 * 4) * trained.layout.size
+    assert sizes["bf16"] == (40 * 2 + 9 * 4) * trained.layout.size
     with pytest.raises(ls.InputError, match="memory='streamed' with trace=False"):
         ls.measure_spectrum(trained, k=1, vectors="bf16")
     with pytest.raises(ls.InputError, match="give one of float32, bf16"):
         ls.measure_spectrum(trained, k=1, memory="streamed", vectors="fp8", **ALONE)
+
+
+class _Branches(nn.Module):
+    """Blocks with two layers, of which the last block's second one goes nowhere."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.tanh(self.first(x)), torch.sin(self.second(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([self.Both(), self.Both()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.blocks[0](x)
+        first: Tensor = self.blocks[1](left * right)[0]
+        return first[:, :3]
+
+
+def test_layers_without_a_gradient_in_blocks_that_are_computed_again() -> None:
+    data = torch.randn(20, 6, generator=torch.Generator().manual_seed(1)), torch.arange(20) % 3
+    asked: dict[str, Any] = {"k": 2, "tol": 1e-4, "memory": "streamed", **ALONE}
+    again = ls.measure_spectrum(ls.Objective(_Branches(), data=data, recompute=True), **asked)
+    plain = ls.measure_spectrum(ls.Objective(_Branches(), data=data), **asked)
+    assert again.eigenvalues == pytest.approx(plain.eigenvalues, rel=1e-5)
