@@ -234,6 +234,7 @@ class Objective:
         Without the `centre` and its BatchNorm statistics for what is measured elsewhere alone.
         """
         self._model.own.require_unchanged()
+        self._model.require_same_parameters()
         given = self._calls.counting.given
         norms = () if centre else tuple(f"{name}." for name in self.batchnorm_names)
         buffers = [value for name, value in self._model.buffers.items() if not (norms and name.startswith(norms))]
@@ -266,6 +267,7 @@ class Objective:
         full_precision: bool = False,
     ) -> dict[str, Estimate]:
         """{"loss": Estimate, metric: Estimate, ...} at `theta` (size,), the centre by default; see `estimates`."""
+        self._model.require_same_parameters()
         return self.estimates(theta, buffers=buffers, group=group, full_precision=full_precision)
 
     def estimates(
