@@ -519,7 +519,8 @@ class Objective:
         Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
         With `half` a model in half precision is taken as it is, for a gradient that only has to be a direction.
         """
-        if not half:
+        placement = self._model.placement
+        if not half or (placement is not None and not placement.is_spread_alone):  # hooks use other tensors than these
             self._require_derivatives()
         vector = None if theta is None else self.vector(theta)
         with (
