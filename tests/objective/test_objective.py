@@ -506,7 +506,7 @@ def test_bad_calls_are_named() -> None:
     for options, says in cases:
         with pytest.raises(InputError, match=says):
             Objective(model, **options)
-    with pytest.raises(InputError, match="give a torch.nn.Module"):
+    with pytest.raises(InputError, match=r"give a torch\.nn\.Module"):
         Objective(lambda x: x, data=(X, Y))  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA device"):
