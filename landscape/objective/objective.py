@@ -449,9 +449,10 @@ class Objective:
         share = group.rank, group.size
         if share not in self._graphs:
             at = self._model.centre if vector is None else vector
-            self._graphs[share] = point_graph(
-                self._model, self._calls, self._sums(), lambda sums: self._pass(sums, group), at, buffers
-            )
+            with torch.inference_mode(False):  # whose tensors may not be written to outside of it
+                self._graphs[share] = point_graph(
+                    self._model, self._calls, self._sums(), lambda sums: self._pass(sums, group), at, buffers
+                )
         return self._graphs[share]
 
     def _keep_company(self, model: Callable[..., Any], group: Communicator) -> None:
