@@ -284,7 +284,9 @@ def test_what_a_recording_reads_stays_where_it_is(tapes: list[Tape]) -> None:
 
 
 def test_a_recording_of_inference_mode_is_used_outside(tapes: list[Tape]) -> None:
-    plain, graphed = (ls.Objective(made(), data=DATA, chunk=16, check=False, cuda_graphs=used) for used in (False, True))
+    plain, graphed = (
+        ls.Objective(made(), data=DATA, chunk=16, check=False, cuda_graphs=used) for used in (False, True)
+    )
     expected = bits(plain.estimates())
     with torch.inference_mode():
         assert bits(graphed.estimates()) == expected
