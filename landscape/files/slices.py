@@ -101,7 +101,11 @@ class StoredTensors:
         while done < len(view):
             count = os.preadv(place.file, [view[done:]], place.begin + start * place.dtype.itemsize + done)
             if count == 0:
-                raise InputError(f"checkpoint {self._path} ends inside {name!r}; it is not whole any more")
+                raise InputError(
+                    f"checkpoint {self._path} ends inside {name!r}: it was written to while it was used, and a model "
+                    "that is measured is put back from it; load the model again from a whole file, and make a new "
+                    "Objective once nothing writes to the file any more"
+                )
             done += count
 
     def _now(self) -> list[tuple[int, int]]:

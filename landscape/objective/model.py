@@ -403,6 +403,19 @@ class BoundModel:
             return iter(self._frozen_values)
         return map(self.placement.whole, self.frozen_names)
 
+    def require_same_parameters(self) -> None:
+        """Raise InputError where a parameter is no longer in the model, so that what it computes does not follow it."""
+        if self.placement is not None:  # whose hooks exchange them
+            return
+        there = {id(parameter) for parameter in self.model.parameters()}
+        for name, parameter in zip((*self.layout.names, *self.frozen_names), self._exchanged, strict=True):
+            if id(parameter) not in there:
+                raise InputError(
+                    f"parameter {name} was put in another's place after the objective was made, or taken away (a new "
+                    "layer, load_state_dict(..., assign=True)), and the objective still varies the one it knew; make a "
+                    "new Objective of the model as it is now"
+                )
+
     def _find_constants(self) -> list[tuple[nn.Module, str]]:
         """Attributes of modules that hold tensors which are no buffers, and which this precision or device needs moved.
 

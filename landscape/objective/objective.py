@@ -235,6 +235,7 @@ class Objective:
         Without the `centre` and its BatchNorm statistics for what is measured elsewhere alone.
         """
         self._model.own.require_unchanged()
+        self._model.require_same_parameters()
         given = self._calls.counting.given
         norms = () if centre else tuple(f"{name}." for name in self.batchnorm_names)
         buffers = [value for name, value in self._model.buffers.items() if not (norms and name.startswith(norms))]
@@ -267,6 +268,7 @@ class Objective:
         full_precision: bool = False,
     ) -> dict[str, Estimate]:
         """{"loss": Estimate, metric: Estimate, ...} at `theta` (size,), the centre by default; see `estimates`."""
+        self._model.require_same_parameters()
         return self.estimates(theta, buffers=buffers, group=group, full_precision=full_precision)
 
     def estimates(
@@ -448,9 +450,10 @@ class Objective:
         share = group.rank, group.size
         if share not in self._graphs:
             at = self._model.centre if vector is None else vector
-            self._graphs[share] = point_graph(
-                self._model, self._calls, self._sums(), lambda sums: self._pass(sums, group), at, buffers
-            )
+            with torch.inference_mode(False):  # whose tensors may not be written to outside of it
+                self._graphs[share] = point_graph(
+                    self._model, self._calls, self._sums(), lambda sums: self._pass(sums, group), at, buffers
+                )
         return self._graphs[share]
 
     def _keep_company(self, model: Callable[..., Any], group: Communicator) -> None:
@@ -518,7 +521,8 @@ class Objective:
         Attention runs by its plain formula and recurrences without cuDNN: the fused ones have no second derivatives.
         With `half` a model in half precision is taken as it is, for a gradient that only has to be a direction.
         """
-        if not half:
+        placement = self._model.placement
+        if not half or (placement is not None and not placement.is_spread_alone):  # hooks use other tensors than these
             self._require_derivatives()
         vector = None if theta is None else self.vector(theta)
         with (

@@ -93,7 +93,7 @@ def random_plane(
             f"direction {axis} is zero: with normalize={normalize!r} it is scaled by parameters that are all zero. "
             "Use normalize='none', or a trained model."
         )
-    still = [b.name for b in varied if b not in ignored and b.name not in moved]
+    still = [b.name for b in varied if b.size and b not in ignored and b.name not in moved]
     if still:
         logger.warning(
             "no direction moves %s: with normalize=%r a direction is scaled by parameters that are all zero there, as "

@@ -283,6 +283,20 @@ def test_what_a_recording_reads_stays_where_it_is(tapes: list[Tape]) -> None:
         made |= {t.untyped_storage().data_ptr() for t in tensors(out)}
 
 
+def test_a_recording_of_inference_mode_is_used_outside(tapes: list[Tape]) -> None:
+    plain, graphed = (
+        ls.Objective(made(), data=DATA, chunk=16, check=False, cuda_graphs=used) for used in (False, True)
+    )
+    expected = bits(plain.estimates())
+    with torch.inference_mode():
+        assert bits(graphed.estimates()) == expected
+    assert bits(graphed.estimates()) == expected
+    with torch.inference_mode():
+        assert bits(graphed.estimates()) == expected
+    assert len(tapes) == 1
+    assert graphed.cuda_graphs
+
+
 def test_a_trial_tells_whether_they_pay(tapes: list[Tape], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     at, moments = BoundModel.at, graphs.PointGraph.moments

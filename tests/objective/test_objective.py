@@ -506,7 +506,7 @@ def test_bad_calls_are_named() -> None:
     for options, says in cases:
         with pytest.raises(InputError, match=says):
             Objective(model, **options)
-    with pytest.raises(InputError, match="give a Module"):
+    with pytest.raises(InputError, match=r"give a torch\.nn\.Module"):
         Objective(lambda x: x, data=(X, Y))  # type: ignore[arg-type]
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="no CUDA device"):
@@ -667,3 +667,23 @@ def test_the_data_held_are_the_objectives_own() -> None:
     before = float(objective.evaluate()["loss"])
     x.zero_()
     assert objective.evaluate()["loss"] == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "2", nn.Linear(5, 3)),
+        lambda model: setattr(model[0], "weight", nn.Parameter(torch.zeros(5, 6))),
+        lambda model: model.load_state_dict({k: v + 1 for k, v in model.state_dict().items()}, assign=True),
+    ],
+)
+def test_a_parameter_that_was_put_in_anothers_place_is_refused(change: Callable[[nn.Module], object]) -> None:
+    model = mlp()
+    objective = Objective(model, data=(X, Y))
+    before = objective.identity(), float(objective.evaluate()["loss"])
+    model.load_state_dict({name: value + 1 for name, value in model.state_dict().items()})  # has values of its own
+    assert (objective.identity(), float(objective.evaluate()["loss"])) == before
+    change(model)
+    for ask in (objective.identity, objective.evaluate):
+        with pytest.raises(InputError, match=r"parameter (0|2).* was put in another's place .* new Objective"):
+            ask()

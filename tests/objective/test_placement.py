@@ -236,6 +236,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     objective = ls.Objective(offloaded(), data=data())
     with pytest.raises(InputError, match=r"derivatives.*offloaded or sharded.*load it whole"):
         ls.measure_spectrum(objective, k=1)
+    with pytest.raises(InputError, match=r"derivatives.*offloaded or sharded.*load it whole"):
+        ls.critical_sharpness(objective)
     with torch.no_grad():
         weights = objective._model.placement.home("second.weight").values  # type: ignore[union-attr]
     objective.identity()

@@ -161,7 +161,9 @@ def test_zero_weights_that_no_direction_moves_are_told(
     name, weight = next((name, p) for name, p in reversed(list(fresh.named_parameters())) if p.ndim == 2)
     with torch.no_grad():
         weight.zero_()
+    fresh.nothing = nn.Parameter(torch.zeros(0, 2))  # has nothing to move
     random_plane(objective_of(fresh), normalize=normalize)
+    assert "nothing" not in caplog.text
     assert (f"no direction moves {name}: with normalize='{normalize}'" in caplog.text) == still
 
 
