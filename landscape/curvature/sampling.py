@@ -166,21 +166,22 @@ class Balanced:
 
 def output_curvature(objective: Objective, outputs: Tensor, targets: Any) -> Tensor:
     """(B,) float64, trace of each sample's output Hessian of the loss' numerators."""
-    if _is_softmax(objective, outputs, targets):
+    if is_softmax(objective, outputs, targets):
         p = outputs.detach().double().softmax(1)
         curvature: Tensor = (1 - p.square().sum(1)) * (targets != -100)
         return curvature
     return loss_seeds(objective, outputs, targets).double().square().sum((0, 2))
 
 
-def _is_softmax(objective: Objective, outputs: Tensor, targets: Any) -> bool:
+def is_softmax(objective: Objective, outputs: Tensor, targets: Any) -> bool:
+    """Whether the loss is the cross-entropy of classes, which is convex in the outputs."""
     return objective.loss_is_cross_entropy and outputs.ndim == 2 and not targets.is_floating_point()
 
 
 def loss_seeds(objective: Objective, outputs: Tensor, targets: Any) -> Tensor:
     """(S, B, C) factor of each sample's output Hessian of the loss' numerators, outputs flattened to (B, C)."""
     flat = outputs.detach().reshape(len(outputs), -1)
-    if _is_softmax(objective, outputs, targets):
+    if is_softmax(objective, outputs, targets):
         kept = (targets != -100).to(flat)
         seeds: Tensor = softmax_seeds(flat) * kept[None, :, None]
         return seeds

@@ -41,18 +41,19 @@ def widened(
         return parameter is not None and id(parameter) in names
 
     def before(module: nn.Module, _inputs: Any) -> None:
-        called.add(module)
         saved: _Saved = []
         stacks.setdefault(module, []).append(saved)
-        for parameter in module._parameters.values():
-            name = names.get(id(parameter))
-            if parameter is not None and (name is not None or parameter.dtype in _HALF):
-                saved.append((_setter(parameter), parameter.data))
-                parameter.data = parameter.data.float() if name is None else values(name).to(parameter.device)
-        for key, buffer in module._buffers.items():
-            if buffer is not None and buffer.dtype in _HALF:
-                saved.append((_slot(module, key), buffer))
-                module._buffers[key] = buffer.float()
+        for part in _computing(module):
+            called.add(part)
+            for parameter in part._parameters.values():
+                name = names.get(id(parameter))
+                if parameter is not None and (name is not None or parameter.dtype in _HALF):
+                    saved.append((_setter(parameter), parameter.data))
+                    parameter.data = parameter.data.float() if name is None else values(name).to(parameter.device)
+            for key, buffer in part._buffers.items():
+                if buffer is not None and buffer.dtype in _HALF:
+                    saved.append((_slot(part, key), buffer))
+                    part._buffers[key] = buffer.float()
 
     def after(module: nn.Module, _inputs: Any, _output: Any) -> None:
         for put, value in stacks[module].pop():
@@ -75,6 +76,11 @@ def widened(
             for module, left in stacks.items():  # of a pass that was interrupted
                 while left:
                     after(module, None, None)
+
+
+def _computing(module: nn.Module) -> Iterator[nn.Module]:
+    """The modules whose tensors are used in a call of one: torch's attention never calls its output projection."""
+    return module.modules() if hasattr(module, "in_proj_weight") else iter((module,))
 
 
 def _setter(parameter: nn.Parameter) -> Callable[[Tensor], None]:

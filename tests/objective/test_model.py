@@ -489,3 +489,16 @@ def test_unknown_buffers_are_named() -> None:
     objective = ls.Objective(conv_net(), data=(IMAGES, LABELS))
     with pytest.raises(InputError, match=r"no buffer '1.runing_mean'; did you mean '1.running_mean'"):
         objective.evaluate(buffers={"1.runing_mean": torch.zeros(4)})
+
+
+def test_attention_of_torch_in_half_precision_is_widened_with_its_projection() -> None:
+    """Its output projection is never called, and its tensors are used by the attention itself."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.Sequential(layer, nn.Flatten(), nn.Linear(40, 3)).bfloat16()
+    before = [p.detach().clone() for p in net.parameters()]
+    objective = ls.Objective(net, data=(torch.randn(12, 5, 8), torch.arange(12) % 3), precision="own")
+    surface = ls.measure_surface(objective, ls.random_plane(objective), x=(-1, 1, 3), y=(0, 1, 2))
+    assert 0 < surface.attributes["precision_error_relative"] < 0.1
+    assert float(ls.critical_sharpness(objective)) > 0
+    assert all(torch.equal(p, was) for p, was in zip(net.parameters(), before, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from landscape.curvature.matrix import Matrix
 from landscape.curvature.routes import chunk_of
-from landscape.curvature.sampling import loss_seeds
+from landscape.curvature.sampling import is_softmax, loss_seeds
 from landscape.errors import InputError
 from landscape.network.layers import GradientSquares
 from landscape.network.piecewise import piecewise_linear
@@ -61,6 +61,10 @@ def gauss_newton_reasons(matrix: Matrix) -> tuple[str, ...]:
             if not isinstance(outputs, Tensor) or outputs[0].numel() > _MOST_OUTPUTS:
                 return (f"the outputs of a sample are not one tensor of at most {_MOST_OUTPUTS} values",)
             squares.of(outputs, loss_seeds(objective, outputs, targets).reshape(-1, *outputs.shape))
+            if not is_softmax(objective, outputs, targets):  # another loss may be convex at some samples alone
+                with torch.no_grad():
+                    for _, batch in objective.batches():
+                        loss_seeds(objective, *objective.outputs(model, batch))
         except (InputError, ValueError, RuntimeError) as error:
             return (str(error).partition("\n")[0],)
     return ()

@@ -135,3 +135,21 @@ def test_a_later_call_keeps_the_trace(tmp_path: object) -> None:
     assert stored.trace is not None
     assert first.trace is not None
     assert stored.trace.value == first.trace.value
+
+
+def test_a_loss_that_is_convex_at_the_first_samples_alone_has_a_trace() -> None:
+    """Whether per-sample gradients give the trace is asked of every sample; the way that needs no factors is taken."""
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 1).double(), torch.randn(40, 3, dtype=torch.float64)
+    bent = torch.where(torch.arange(40) < 30, 1.0, -0.5).double()[:, None]
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (targets * outputs.square()).flatten(1).sum(1)
+
+    objective = ls.Objective(net, loss=loss, data=(x, bent))
+    found = ls.measure_spectrum(objective, k=1, density=False, block=1).trace
+    rows = torch.cat([x, torch.ones(40, 1, dtype=torch.float64)], 1)
+    assert found is not None
+    assert found.method not in ("exact", "split", "sampled")
+    right = float((2 * bent * rows.square()).sum(1).mean())
+    assert abs(found.value - right) < 4 * found.stderr_probes + 1e-6 * right
