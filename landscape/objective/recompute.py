@@ -200,7 +200,9 @@ def _named(model: nn.Module, asked: bool | str | Sequence[str]) -> dict[str, nn.
     modules = dict(model.named_modules())
     for name in names:
         if name not in modules:
-            raise InputError(f"recompute: the model has no module {name!r}; {nearest(name, list(modules))}")
+            raise InputError(
+                f"recompute: the model has no module {name!r}; {nearest(name, [other for other in modules if other])}"
+            )
     return {name: modules[name] for name in names}
 
 
