@@ -151,11 +151,11 @@ def require_folder(out: Path) -> Path:
 
 
 def bytes_text(count: int) -> str:
-    """A size in kB, MB or GB."""
-    for power, unit in ((30, "GB"), (20, "MB")):
+    """A size in KiB, MiB or GiB."""
+    for power, unit in ((30, "GiB"), (20, "MiB")):
         if count >= 2**power:
             return f"{count / 2**power:.3g} {unit}"
-    return f"{count / 2**10:.3g} kB"
+    return f"{count / 2**10:.3g} KiB"
 
 
 def _times(trial: Trial) -> dict[str, str]:

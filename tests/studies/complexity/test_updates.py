@@ -244,7 +244,7 @@ def test_a_disk_without_room_for_the_gradient_is_refused(mlp: Any, tmp_path: Pat
     live = ls.Objective(net, data=data, checkpoint=tmp_path / "net.safetensors")
     monkeypatch.setattr(updates.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     for given in (None, live.elsewhere(data)):
-        with pytest.raises(ls.InputError, match=r"0\.363 kB of disk.*TMPDIR"):
+        with pytest.raises(ls.InputError, match=r"0\.363 KiB of disk.*TMPDIR"):
             ls.critical_sharpness(live, given)
 
 

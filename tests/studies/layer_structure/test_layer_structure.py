@@ -477,7 +477,7 @@ def test_errors_name_what_cannot_be_and_the_way_out() -> None:
     model, x, y = mlp(nn.ReLU()), nets.seeded(20, 4), nets.labels(20)
     objective = objective_of(model, x, y)
     refused: list[tuple[str, Any]] = [
-        (r"memory_budget=500 allows 0.488 kB; give more, or fewer layers in params=.*largest are 0 \(6 x 4, 0.438 kB",
+        (r"memory_budget=500 allows 0.488 KiB; give more, or fewer layers in params=.*largest are 0 \(6 x 4, 0.438 KiB",
          lambda: ls.measure_layer_structure(objective, memory_budget=500)),
         ("k=0; give a whole number of 1 or more", lambda: ls.measure_layer_structure(objective, k=0)),
         ("places='mean'; give one of reduce, expand", lambda: ls.measure_layer_structure(objective, places="mean")),

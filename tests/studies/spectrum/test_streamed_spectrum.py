@@ -101,7 +101,7 @@ def test_large_models_are_streamed_where_that_is_all_that_is_asked(
     assert "in a file" in told["vectors"]
     assert "4 copies" in told["memory beside the model"]
     monkeypatch.setattr(filed.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    with pytest.raises(ls.InputError, match=r"10 bytes|0.00977 kB"):
+    with pytest.raises(ls.InputError, match=r"10 bytes|0.00977 KiB"):
         ls.measure_spectrum(objective, k=1, **ALONE)
 
 
