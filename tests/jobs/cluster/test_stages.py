@@ -137,7 +137,7 @@ RUN = "command = 'true'"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no stages"),
+        ("", "is empty; it is to be TOML"),
         ("stage = 3", "holds no stages"),
         ("out = 'x'\n" + stage("a", RUN), "'out' is unknown"),
         (stage("a b", RUN), "name = 'a b' of stage 1"),

@@ -386,7 +386,7 @@ def test_minima_lie_where_their_plane_has_them() -> None:
     for wrong in (0.5, ["good"] * 4, [None] * 4):
         with pytest.raises(ls.InputError, match=r"values=.*; give a list, each a number"):
             plot_minima(plane, wrong)  # type: ignore[arg-type]
-    with pytest.raises(ls.InputError, match=r"plane=.*; give a Plane"):
+    with pytest.raises(ls.InputError, match=r"plane=.*; give a plane, as"):
         plot_minima([0.5], plane)  # type: ignore[arg-type]
 
 
